@@ -1,0 +1,1 @@
+"""Dictionaries of real activations (ITDA) for reading language models, beside SAEs in SAELens."""

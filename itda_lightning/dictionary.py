@@ -1,0 +1,251 @@
+"""The dictionary: atoms, bias and sources, with encode, decode and append; saved as safetensors and JSON."""
+
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from itda_lightning.atomic_files import new_directory, write_json
+from itda_lightning.errors import InputError
+from itda_lightning.pursuit import (
+    PursuitName,
+    SparseCode,
+    check_sparsity,
+    check_unit_rows,
+    combine,
+    pursue,
+    update_gram,
+)
+from itda_lightning.sources import COLUMNS, Prompt, Sources
+
+FORMAT_VERSION = 1
+TENSORS_FILE = "dictionary.safetensors"
+INDEX_FILE = "dictionary.json"
+# Above this size the Gram is not kept and pursuits use the residual form.
+GRAM_BYTES = 2 * 2**30
+
+
+class Dictionary(nn.Module):
+    """Atoms that are real activations, each with its source (arXiv 2505.17769, Section 3).
+
+    Args:
+        atoms: (n, d) unit-norm rows.
+        bias: (d,) what is subtracted before encoding and added after decoding (the mean activation); None for zeros.
+        sources: one source an atom, or None.
+        k: the sparsity of codes.
+        pursuit: "mp" (matching pursuit) or "omp" (orthogonal matching pursuit).
+        nonnegative: non-negative coefficients only.
+        capacity: room for this many atoms is allocated at once; None for exactly n.
+        metadata: JSON-serialisable facts about the fit (model_name, hook_name, ...).
+
+    Raises:
+        ValueError: atoms that are not unit rows, k < 1.
+        InputError: an unknown pursuit, a bias or sources of another size, a capacity below n.
+    """
+
+    bias: Tensor
+
+    def __init__(
+        self,
+        atoms: Float[Tensor, "n d"],
+        bias: Float[Tensor, " d"] | None = None,
+        sources: Sources | None = None,
+        *,
+        k: int,
+        pursuit: PursuitName = "mp",
+        nonnegative: bool = False,
+        capacity: int | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        n, d = atoms.shape
+        capacity = n if capacity is None else capacity
+        check_sparsity(k)
+        check_unit_rows(atoms)
+        if pursuit not in get_args(PursuitName):
+            raise InputError(f"pursuit must be one of {get_args(PursuitName)}, got {pursuit!r}")
+        if bias is not None and bias.shape != (d,):
+            raise InputError(f"the bias must have shape ({d},) like an atom, got {tuple(bias.shape)}")
+        if sources is not None and len(sources) != n:
+            raise InputError(f"{len(sources)} sources for {n} atoms: give one source an atom")
+        if capacity < n:
+            raise InputError(f"a capacity of {capacity} cannot hold {n} atoms")
+        self.k = k
+        self.pursuit: PursuitName = pursuit
+        self.nonnegative = nonnegative
+        self.metadata: dict[str, Any] = dict(metadata or {})
+        self.dataset: str | None = sources.dataset if sources is not None else None
+        self.prompts: tuple[Prompt, ...] | None = sources.prompts if sources is not None else None
+        self.register_buffer("_atoms", atoms.detach().new_zeros(capacity, d))
+        self.register_buffer("bias", atoms.new_zeros(d) if bias is None else bias.detach().clone())
+        self.register_buffer("_table", torch.full((capacity, len(COLUMNS)), -1, dtype=torch.int64))
+        self.register_buffer("_count", torch.tensor(n))
+        self._atoms[:n] = atoms.detach()
+        if sources is not None:
+            self._table[:n] = sources.table
+        self._gram: Tensor | None = None
+        self.register_load_state_dict_post_hook(lambda module, _: module._forget_gram())
+
+    @property
+    def n_atoms(self) -> int:
+        return int(self._count)
+
+    @property
+    def capacity(self) -> int:
+        """The number of atoms that fit."""
+        return len(self._atoms)
+
+    @property
+    def d_in(self) -> int:
+        """The dimension of activations and atoms."""
+        return self._atoms.shape[1]
+
+    @property
+    def atoms(self) -> Float[Tensor, "n d"]:
+        """(n, d) unit-norm rows, in the order in which they were appended."""
+        return self._atoms[: self.n_atoms]
+
+    @property
+    def source_table(self) -> Int[Tensor, "n 6"]:
+        """(n, 6) int64 sources of the atoms; rows of -1 where unknown."""
+        return self._table[: self.n_atoms]
+
+    @property
+    def sources(self) -> Sources | None:
+        """The atoms' sources; None for a dictionary that was made without."""
+        if self.dataset is None:
+            return None
+        return Sources(self.source_table.cpu().clone(), self.dataset, self.prompts)
+
+    @property
+    def gram(self) -> Float[Tensor, "n n"] | None:
+        """(n, n) inner products of the atoms, built on first use and kept; None where it would not fit."""
+        gram = self.buffers_for_growth()[1]
+        return None if gram is None else gram[: self.n_atoms, : self.n_atoms]
+
+    def buffers_for_growth(self) -> tuple[Float[Tensor, "capacity d"], Float[Tensor, "capacity capacity"] | None]:
+        """The whole buffers of atoms and of the Gram (None where it would not fit); beyond ``n_atoms`` they are scratch."""
+        if self.capacity**2 * self._atoms.dtype.itemsize > GRAM_BYTES:
+            return self._atoms, None
+        if self._gram is None or (self._gram.device, self._gram.dtype) != (self._atoms.device, self._atoms.dtype):
+            self._gram = self._atoms.new_zeros(self.capacity, self.capacity)
+            update_gram(self._gram, self._atoms, 0, self.n_atoms)
+        return self._atoms, self._gram
+
+    def append(self, atoms: Float[Tensor, "m d"], table: Int[Tensor, "m 6"]) -> None:
+        """Append m unit-norm atoms with their sources, in place.
+
+        Raises:
+            InputError: more atoms than the capacity holds.
+        """
+        start, stop = self.n_atoms, self.n_atoms + len(atoms)
+        if stop > self.capacity:
+            raise InputError(f"{stop} atoms do not fit a capacity of {self.capacity}")
+        self._atoms[start:stop] = atoms
+        self._atoms[stop:] = 0  # growth may have used it as scratch, and the Gram's tiles read beyond the last atom
+        self._table[start:stop] = table.to(self._table.device)
+        self._count.fill_(stop)
+        self.prompts = None
+        if self._gram is not None:
+            update_gram(self._gram, self._atoms, start, stop)
+
+    def encode(self, x: Float[Tensor, "batch d"], error_threshold: float | None = None) -> SparseCode:
+        """Sparse codes of activations by this dictionary's pursuit.
+
+        Args:
+            x: (batch, d) activations, any floating dtype.
+            error_threshold: end a sample once its unexplained share of ``|x - bias|^2`` is at most this.
+
+        Raises:
+            ValueError: x of another width or with non-finite rows.
+        """
+        if x.ndim != 2 or x.shape[1] != self.d_in:
+            raise ValueError(f"x must have shape (batch, {self.d_in}), got {tuple(x.shape)}")
+        bad = ~torch.isfinite(x).all(-1)
+        if bad.any():
+            raise ValueError(
+                f"x has {int(bad.sum())} non-finite rows, the first is row {int(bad.nonzero()[0])}: drop them"
+            )
+        return pursue(self.pursuit, self.centre(x), self.atoms, self.k, self.nonnegative, error_threshold, self.gram)
+
+    def centre(self, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch d"]:
+        """``x - bias`` in at least single precision: what a pursuit sees."""
+        return x.to(torch.promote_types(x.dtype, torch.float32)) - self.bias
+
+    def decode(self, code: SparseCode) -> Float[Tensor, "batch d"]:
+        """The reconstruction ``coefficients @ atoms[support] + bias``, (batch, d)."""
+        return combine(code.support, code.coefficients, self.atoms.to(code.coefficients.dtype)) + self.bias
+
+    def forward(self, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch d"]:
+        """The reconstruction of x, (batch, d)."""
+        return self.decode(self.encode(x))
+
+    def save(self, path: str | Path) -> None:
+        """Write the dictionary to a new directory ``path``, in one step.
+
+        Raises:
+            InputError: ``path`` exists, is not writable, or the disk is full.
+        """
+        with new_directory(Path(path)) as directory:
+            tensors = {"atoms": self.atoms, "bias": self.bias, "sources": self.source_table}
+            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, directory / TENSORS_FILE)
+            index = {
+                "format": "itda_lightning.dictionary",
+                "version": FORMAT_VERSION,
+                "k": self.k,
+                "pursuit": self.pursuit,
+                "nonnegative": self.nonnegative,
+                "dataset": self.dataset,
+                "prompts": self.prompts,
+                "metadata": self.metadata,
+            }
+            write_json(directory / INDEX_FILE, index)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> "Dictionary":
+        """Read what ``save`` wrote.
+
+        Raises:
+            InputError: files that are missing, truncated, of another format or of a newer version.
+        """
+        path = Path(path)
+        try:
+            index = json.loads((path / INDEX_FILE).read_text(encoding="utf-8"))
+            tensors = load_file(path / TENSORS_FILE, device=str(device))
+        except (OSError, ValueError, SafetensorError) as error:
+            raise InputError(
+                f"{path} does not hold a whole dictionary ({INDEX_FILE} and {TENSORS_FILE}): {error}; save it again"
+            ) from error
+        if index.get("format") != "itda_lightning.dictionary" or not {"atoms", "bias", "sources"} <= set(tensors):
+            raise InputError(f"{path} was not written by Dictionary.save: its format is {index.get('format')!r}")
+        if index["version"] > FORMAT_VERSION:
+            raise InputError(
+                f"{path} has format version {index['version']}, this package reads up to {FORMAT_VERSION}: upgrade it"
+            )
+        prompts = index["prompts"]
+        sources = (
+            Sources(
+                tensors["sources"].cpu(),
+                index["dataset"],
+                None if prompts is None else tuple(Prompt(*prompt) for prompt in prompts),
+            )
+            if index["dataset"] is not None
+            else None
+        )
+        return cls(
+            tensors["atoms"],
+            tensors["bias"],
+            sources,
+            k=index["k"],
+            pursuit=index["pursuit"],
+            nonnegative=index["nonnegative"],
+            metadata=index["metadata"],
+        )
+
+    def _forget_gram(self) -> None:
+        self._gram = None

@@ -1,0 +1,28 @@
+"""Sparse codes from activations and atoms. Knows torch and nothing else of this package."""
+
+from itda_lightning.pursuit.code import SparseCode
+from itda_lightning.pursuit.correlation import combine
+from itda_lightning.pursuit.gram import padded, update_gram
+from itda_lightning.pursuit.path import Path
+from itda_lightning.pursuit.public import (
+    PursuitName,
+    check_sparsity,
+    check_unit_rows,
+    matching_pursuit,
+    orthogonal_matching_pursuit,
+    pursue,
+)
+
+__all__ = [
+    "Path",
+    "PursuitName",
+    "SparseCode",
+    "check_sparsity",
+    "check_unit_rows",
+    "combine",
+    "matching_pursuit",
+    "orthogonal_matching_pursuit",
+    "padded",
+    "pursue",
+    "update_gram",
+]

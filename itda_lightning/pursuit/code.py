@@ -1,0 +1,44 @@
+"""The sparse code that every pursuit returns."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class SparseCode(NamedTuple):
+    """Sparse codes of a batch of activations over ``n`` atoms.
+
+    Attributes:
+        support: (batch, k) int64, atom indices in order of selection, -1 where the pursuit stopped earlier.
+        coefficients: (batch, k), the dtype of the computation; 0 where ``support`` is -1. A matching pursuit
+            that picks an atom again gives the second pick a column of its own.
+        residual_energy: (batch,), squared norm of ``x - coefficients @ atoms[support]``.
+    """
+
+    support: Int[Tensor, "batch k"]
+    coefficients: Float[Tensor, "batch k"]
+    residual_energy: Float[Tensor, " batch"]
+
+    def to_dense(self, n: int) -> Float[Tensor, "batch {n}"]:
+        """The code as a dense matrix (batch, n); coefficients of an atom that was picked again are summed."""
+        dense = self.coefficients.new_zeros(len(self.support), n)
+        return dense.scatter_add_(1, self.support.clamp(min=0), self.coefficients)
+
+    def distinct(self) -> "SparseCode":
+        """The same code with every atom at most once: re-picks are added to the first pick's column.
+
+        The columns of later picks become unused (-1, 0), so ``(distinct().support >= 0).sum(-1)`` is L0.
+        """
+        same = (self.support[:, :, None] == self.support[:, None, :]) & (self.support >= 0)[:, :, None]
+        summed = (same * self.coefficients[:, None, :]).sum(-1)
+        earlier = torch.ones_like(same[0]).tril(-1)
+        repeated = (same & earlier).any(-1) | (self.support < 0)
+        return SparseCode(
+            self.support.masked_fill(repeated, -1), summed.masked_fill(repeated, 0.0), self.residual_energy
+        )
+
+    def l0(self) -> Int[Tensor, " batch"]:
+        """(batch,) int64, the number of distinct atoms in each code; at most k."""
+        return (self.distinct().support >= 0).sum(-1)

@@ -1,0 +1,114 @@
+"""What an atom is called: the dataset, document and place of the token whose activation it is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from itda_lightning.errors import InputError
+
+COLUMNS = ("document", "row", "position", "token", "start", "end")
+
+
+class Source(NamedTuple):
+    """One activation's source.
+
+    Attributes:
+        document: index of the document in its dataset.
+        row: index of the row in the tokenised dataset that the model read.
+        position: index of the token in its row.
+        token: the token's id.
+        start, end: the token's character span in the document's text.
+    """
+
+    document: int
+    row: int
+    position: int
+    token: int
+    start: int
+    end: int
+
+
+class Prompt(NamedTuple):
+    """The text that the model read, cut at the marked token; ``before + token`` is the exact prompt."""
+
+    before: str
+    token: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The sources of n atoms, in the order of the atoms.
+
+    Attributes:
+        table: (n, 6) int64 on the CPU, columns as in ``COLUMNS``.
+        dataset: fingerprint of the documents; sources of different datasets have nothing in common.
+        prompts: one ``Prompt`` an atom, or None where only the indices are known.
+    """
+
+    table: Int[Tensor, "n 6"]
+    dataset: str
+    prompts: tuple[Prompt, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.table.ndim != 2 or self.table.shape[1] != len(COLUMNS) or self.table.dtype != torch.int64:
+            raise InputError(
+                f"a table of sources is int64 of shape (n, {len(COLUMNS)}) with columns {COLUMNS}, "
+                f"got {self.table.dtype} of shape {tuple(self.table.shape)}"
+            )
+        if self.prompts is not None and len(self.prompts) != len(self.table):
+            raise InputError(f"{len(self.prompts)} prompts for {len(self.table)} sources: give one prompt a source")
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index: int) -> Source:
+        return Source(*(int(value) for value in self.table[index]))
+
+    def keys(self) -> set[tuple[int, int, int]]:
+        """The set of (document, start, end): what two dictionaries of the same dataset have in common, if anything."""
+        return {(source.document, source.start, source.end) for source in self}
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return (Source(*row) for row in self.table.tolist())
+
+    def intersection(self, other: "Sources") -> set[tuple[int, int, int]]:
+        """Keys that both hold. Raises InputError where the two come from different datasets."""
+        self._check_same_dataset(other)
+        return self.keys() & other.keys()
+
+    def union(self, other: "Sources") -> set[tuple[int, int, int]]:
+        """Keys that either holds. Raises InputError where the two come from different datasets."""
+        self._check_same_dataset(other)
+        return self.keys() | other.keys()
+
+    def recover(self, index: int, documents: Mapping[int, str] | Sequence[str]) -> Prompt:
+        """The whole document of one source, cut at its token.
+
+        Raises:
+            InputError: ``documents`` lacks the document, or its text is shorter than the span: another dataset.
+        """
+        source = self[index]
+        try:
+            text = documents[source.document]
+        except (KeyError, IndexError) as error:
+            raise InputError(
+                f"document {source.document} is not among the documents given: give those of dataset {self.dataset}"
+            ) from error
+        if source.end > len(text):
+            raise InputError(
+                f"document {source.document} has {len(text)} characters but the source's span is "
+                f"{source.start}..{source.end}: these are not the documents of dataset {self.dataset}"
+            )
+        return Prompt(text[: source.start], text[source.start : source.end], text[source.end :])
+
+    def _check_same_dataset(self, other: "Sources") -> None:
+        if self.dataset != other.dataset:
+            raise InputError(
+                f"the sources come from different datasets ({self.dataset} and {other.dataset}): "
+                "fit both dictionaries on the same documents"
+            )
