@@ -1,0 +1,33 @@
+"""Which activations become atoms. Knows pursuit and torch, nothing of Lightning, SAELens or files."""
+
+from collections.abc import Callable
+
+from itda_lightning.growth.calibration import Forecast, calibrate_threshold, forecast
+from itda_lightning.growth.frozen_batch import grow_frozen_batch
+from itda_lightning.growth.rule import (
+    DUPLICATE_COSINE,
+    Growth,
+    GrowthRule,
+    cosine_threshold,
+    unexplained_threshold,
+)
+from itda_lightning.growth.sequential import grow_sequential
+
+GROWTH_POLICIES: dict[str, Callable[..., Growth]] = {
+    "frozen_batch": grow_frozen_batch,
+    "sequential": grow_sequential,
+}
+
+__all__ = [
+    "DUPLICATE_COSINE",
+    "GROWTH_POLICIES",
+    "Forecast",
+    "Growth",
+    "GrowthRule",
+    "calibrate_threshold",
+    "cosine_threshold",
+    "forecast",
+    "grow_frozen_batch",
+    "grow_sequential",
+    "unexplained_threshold",
+]
