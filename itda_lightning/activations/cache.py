@@ -1,0 +1,202 @@
+"""The disk cache of activations, in SAELens's cached-activations format with the sources beside it.
+
+A cache is a directory that ``datasets.load_from_disk`` and SAELens's ``use_cached_activations`` read: Arrow files with one
+column a hook point (``context_size`` is the number of positions kept of each row) and ``token_ids`` (int32). Arrow has no
+bfloat16: such a cache holds the bits as int16 in columns named ``<hook name>.bfloat16``, so that SAELens says that the
+column is missing instead of reading nonsense. ``cache.json`` says what the activations are of; the directory's name is its hash.
+
+Files are written one shard at a time under their final names and ``state.json`` comes last, so a harvest that was
+killed goes on after its last whole shard and a directory without ``state.json`` is never taken for a cache.
+"""
+
+import json
+import logging
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+import xxhash
+from datasets import Array2D, Dataset, Features, Sequence, Value, load_from_disk
+from datasets.arrow_writer import ArrowWriter
+from safetensors.torch import save_file
+from tqdm.auto import tqdm
+
+from itda_lightning.activations.harvest import RowActivations, first_position, harvest
+from itda_lightning.activations.language_model import LanguageModel
+from itda_lightning.activations.rows import Rows
+from itda_lightning.atomic_files import explained, write_file, write_json
+from itda_lightning.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+SHARD_ROWS = 64
+BITS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class ActivationCache:
+    """Activations of all rows at some hook points, on disk.
+
+    Args:
+        root: the directory of all caches.
+        rows: what the model reads.
+        hook_names: the hook points, one column each.
+        model: facts that identify the model (fingerprint, loader, dtype).
+        dtype: "float32", "float16" or "bfloat16", the dtype of the stored activations.
+    """
+
+    def __init__(self, root: Path, rows: Rows, hook_names: list[str], model: dict[str, str], dtype: str) -> None:
+        if dtype not in BITS:
+            raise InputError(f"cache_dtype must be one of {sorted(BITS)}, got {dtype!r}")
+        self.rows, self.hook_names, self.dtype = rows, hook_names, dtype
+        self.skipped_positions = first_position(rows)
+        self.settings: dict[str, Any] = {
+            "version": FORMAT_VERSION,
+            "model": model,
+            "hook_names": hook_names,
+            "rows": rows.fingerprint(),
+            "dataset": rows.dataset,
+            "first_position": self.skipped_positions,
+            "dtype": dtype,
+        }
+        key = xxhash.xxh3_64_hexdigest(json.dumps(self.settings, sort_keys=True).encode())
+        self.path = root.expanduser() / f"activations-{key}"
+        self._open: Dataset | None = None
+
+    @property
+    def n_shards(self) -> int:
+        return -(-len(self.rows) // SHARD_ROWS)
+
+    @property
+    def complete(self) -> bool:
+        """Whether a finished harvest lies at ``path``."""
+        return (self.path / "state.json").exists()
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """d_in of every hook point of a complete cache. Raises InputError where the cache is not readable."""
+        features = self._dataset().features
+        return {hook: features[self._column(hook)].shape[1] for hook in self.hook_names}
+
+    def size_bytes(self, widths: dict[str, int]) -> int:
+        """The size of the finished cache, near enough to plan with."""
+        positions = self.rows.context_size - self.skipped_positions
+        return len(self.rows) * positions * (4 + sum(widths.values()) * BITS[self.dtype].itemsize)
+
+    def fill(self, language_model: LanguageModel, model_batch_size: int) -> int:
+        """Harvest what is missing, with a progress bar; returns the number of tokens that the model read.
+
+        Raises:
+            InputError: no space (said before the model runs) or no permission; activations that do not fit the storage
+                dtype.
+        """
+        features = self._features(language_model.widths)
+        missing = [shard for shard in range(self.n_shards) if not self._shard_path(shard).exists()]
+        if self.n_shards - len(missing):
+            logger.info("going on with the cache %s: %d of %d files are there", self.path, self.n_shards - len(missing),
+                        self.n_shards)
+        with explained(self.path, "writing"):
+            self.path.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(self.path).free
+        needed = self.size_bytes(language_model.widths) * len(missing) // max(self.n_shards, 1)
+        if needed > free:
+            raise InputError(
+                f"the activation cache needs {needed / 1e9:.2f} GB but {self.path} has {free / 1e9:.2f} GB free: lower "
+                "training_tokens, set cache_dtype=bfloat16, or choose another cache_dir"
+            )
+        tokens = self.rows.context_size
+        spans = {shard: (shard * SHARD_ROWS, min((shard + 1) * SHARD_ROWS, len(self.rows))) for shard in missing}
+        total = sum(stop - start for start, stop in spans.values()) * tokens
+        with tqdm(total=total, unit=" tokens", unit_scale=True, desc="Harvest") as bar:
+            for shard, (start, stop) in spans.items():
+                parts = []
+                for part in harvest(language_model, self.rows, model_batch_size, start, stop):
+                    parts.append(part)
+                    bar.update(next(iter(part.activations.values())).shape[0] * tokens)
+                write_file(self._shard_path(shard), partial(self._write_shard, parts=parts, features=features))
+        self._finish(features)
+        return total
+
+    def read(self, start_row: int, stop_row: int) -> RowActivations:
+        """Activations of rows ``start_row..stop_row`` in float32 (float64 is never stored).
+
+        Raises:
+            InputError: a cache whose files are truncated or were not written here.
+        """
+        table = self._dataset()[start_row:stop_row]
+        if not np.array_equal(table["token_ids"], self._tokens(start_row, stop_row)):
+            raise InputError(f"the activation cache {self.path} holds other tokens: remove it and run again")
+        return RowActivations(start_row, {hook: self._decode(table[self._column(hook)]) for hook in self.hook_names})
+
+    def _dataset(self) -> Dataset:
+        if self._open is None:
+            try:
+                opened = load_from_disk(str(self.path)).with_format("numpy")
+                columns = {"token_ids", *(self._column(hook) for hook in self.hook_names)}
+                if len(opened) != len(self.rows) or set(opened.column_names) != columns:
+                    raise ValueError(f"{len(opened)} rows of {sorted(opened.column_names)}")
+            except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+                raise InputError(
+                    f"the activation cache {self.path} is truncated or foreign ({error}): remove it and run again"
+                ) from error
+            self._open = opened
+        return self._open
+
+    def _tokens(self, start: int, stop: int) -> np.ndarray:
+        return self.rows.tokens[start:stop, self.skipped_positions :].numpy().astype(np.int32)
+
+    def _column(self, hook: str) -> str:
+        return f"{hook}.bfloat16" if self.dtype == "bfloat16" else hook
+
+    def _shard_path(self, shard: int) -> Path:
+        return self.path / f"data-{shard:05d}-of-{self.n_shards:05d}.arrow"
+
+    def _features(self, widths: dict[str, int]) -> Features:
+        positions = self.rows.context_size - self.skipped_positions
+        stored = "int16" if self.dtype == "bfloat16" else self.dtype
+        columns: dict[str, Any] = {self._column(h): Array2D((positions, d), stored) for h, d in widths.items()}
+        return Features(columns | {"token_ids": Sequence(Value("int32"), length=positions)})
+
+    def _encode(self, hook: str, values: torch.Tensor) -> np.ndarray:
+        stored = values.to(BITS[self.dtype])
+        overflow = torch.isinf(stored) & torch.isfinite(values)
+        if overflow.any():
+            raise InputError(
+                f"activations at {hook} reach {float(values[overflow].abs().max()):.6g}, more than {self.dtype} holds: "
+                "use cache_dtype=bfloat16 or float32"
+            )
+        return (stored.view(torch.int16) if self.dtype == "bfloat16" else stored).numpy()
+
+    def _decode(self, values: np.ndarray) -> torch.Tensor:
+        if self.dtype == "bfloat16":
+            return torch.from_numpy(values.astype(np.int16)).view(torch.bfloat16).float()
+        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+
+    def _write_shard(self, path: Path, parts: list[RowActivations], features: Features) -> None:
+        writer = ArrowWriter(features=features, path=str(path))
+        for part in parts:
+            columns = {self._column(hook): self._encode(hook, values) for hook, values in part.activations.items()}
+            rows = len(next(iter(columns.values())))
+            writer.write_batch(columns | {"token_ids": self._tokens(part.first_row, part.first_row + rows)})
+        writer.finalize()
+        writer.close()
+
+    def _finish(self, features: Features) -> None:
+        sources = {name: getattr(self.rows, name).contiguous() for name in ("tokens", "document", "start", "end", "kept")}
+        write_file(self.path / "sources.safetensors", lambda path: save_file(sources, path))
+        write_json(self.path / "cache.json", self.settings)
+        write_json(self.path / "dataset_info.json", {"features": features.to_dict()})
+        state = {
+            "_data_files": [{"filename": self._shard_path(shard).name} for shard in range(self.n_shards)],
+            "_fingerprint": self.path.name.removeprefix("activations-"),
+            "_format_columns": None,
+            "_format_kwargs": {},
+            "_format_type": None,
+            "_output_all_columns": False,
+            "_split": None,
+        }
+        write_json(self.path / "state.json", state)

@@ -1,0 +1,71 @@
+"""Harvest: running the language model over rows with SAELens's ActivationsStore, several hook points in one pass."""
+
+import warnings
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from datasets import Dataset
+from jaxtyping import Float
+from sae_lens.training.activations_store import ActivationsStore
+from torch import Tensor
+
+from itda_lightning.activations.language_model import LanguageModel
+from itda_lightning.activations.rows import Rows
+
+
+class RowActivations(NamedTuple):
+    """Activations of consecutive rows.
+
+    Attributes:
+        first_row: index of the first of the rows.
+        activations: for every hook point (rows, positions, d_in), where positions leave out the first one if no
+            activation of a first position is kept.
+    """
+
+    first_row: int
+    activations: dict[str, Float[Tensor, "rows positions d"]]
+
+
+def first_position(rows: Rows) -> int:
+    """The first position whose activations are wanted: 1 where position 0 is left out everywhere, else 0."""
+    return 0 if len(rows) and bool(rows.kept[:, 0].any()) else 1
+
+
+def make_store(
+    language_model: LanguageModel, rows: Rows, start_row: int = 0, model_batch_size: int = 16
+) -> ActivationsStore:
+    """A fresh SAELens store over the rows from ``start_row`` on, which it reads in order."""
+    hook_names = list(language_model.widths)
+    dataset = Dataset.from_dict({"input_ids": rows.tokens[start_row:].tolist()})
+    with warnings.catch_warnings():
+        # It compares the number of rows with a number of tokens.
+        warnings.filterwarnings("ignore", message="The training dataset contains fewer samples")
+        return ActivationsStore.from_config_multi_hook(
+            language_model.model,
+            dataset=dataset,
+            hook_names=hook_names,
+            hook_d_ins=language_model.widths,
+            streaming=False,
+            context_size=rows.context_size,
+            store_batch_size_prompts=model_batch_size,
+            total_training_tokens=rows.tokens.numel(),
+            prepend_bos=False,
+            device="cpu",
+            seqpos_slice=(first_position(rows), None),
+        )
+
+
+def harvest(
+    language_model: LanguageModel, rows: Rows, model_batch_size: int, start_row: int = 0, stop_row: int | None = None
+) -> Iterator[RowActivations]:
+    """Activations of the rows ``start_row..stop_row`` in order, on the CPU, ``model_batch_size`` rows at a time."""
+    stop_row = len(rows) if stop_row is None else stop_row
+    if start_row >= stop_row:
+        return
+    store = make_store(language_model, rows, start_row, model_batch_size)
+    for row in range(start_row, stop_row, model_batch_size):
+        tokens = store.get_batch_tokens(min(model_batch_size, stop_row - row))
+        with torch.no_grad():
+            activations = store.get_multi_hook_activations(tokens)
+        yield RowActivations(row, {hook: values.detach().cpu() for hook, values in activations.items()})
