@@ -1,0 +1,179 @@
+"""``python -m itda_lightning.fit --config configs/NAME.yaml``: fit an ITDA and write a run directory."""
+
+import json
+import logging
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
+
+from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.atomic_files import explained, write_json, write_text
+from itda_lightning.callbacks import StopWhenDone
+from itda_lightning.checkpoints import SafetensorsCheckpointIO
+from itda_lightning.command_line import run_command
+from itda_lightning.errors import InputError
+from itda_lightning.module import ITDA
+from itda_lightning.report.tables import print_metrics
+from itda_lightning.run_directory import CONFIG, DICTIONARIES, METRICS, make_run_directory, versions_and_hardware
+from itda_lightning.wandb_logging import log_dictionary, make_wandb_logger
+
+logger = logging.getLogger("itda_lightning.fit")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Where a run is written and how it is kept.
+
+    Args:
+        directory: the run directory, which must not exist; null for the first free runs_directory/name-NNN.
+        runs_directory: where run directories are made.
+        name: name of the run.
+        checkpoint_every: steps between checkpoints.
+        validate_every: steps between validations on held-out documents.
+        patience: steps without a new atom after which the fit ends.
+        wandb_project: log to this Weights & Biases project; null for CSV only.
+    """
+
+    directory: str | None = None
+    runs_directory: str = "runs"
+    name: str = "itda"
+    checkpoint_every: int = 50
+    validate_every: int = 50
+    patience: int = 100
+    wandb_project: str | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("checkpoint_every", "validate_every", "patience"):
+            if getattr(self, field) < 1:
+                raise InputError(f"run.{field} must be at least 1, got {getattr(self, field)}")
+
+    def checkpoint(self, ckpt_path: str | None) -> str | None:
+        """The checkpoint to resume from. Raises InputError where it is not there."""
+        if ckpt_path is None:
+            return None
+        if ckpt_path != "last":
+            if not Path(ckpt_path).is_file():
+                raise InputError(f"ckpt_path: there is no checkpoint {ckpt_path}; they lie in a run's checkpoints/")
+            return ckpt_path
+        runs = Path(self.runs_directory).expanduser()
+        where = [Path(self.directory).expanduser()] if self.directory is not None else runs.glob(f"{self.name}-*")
+        found = [path for run in where for path in run.glob("checkpoints/*.ckpt")]
+        if not found:
+            raise InputError(
+                f"ckpt_path=last: no run named {self.name} in {runs} has a checkpoint; give the path of one instead"
+            )
+        return str(max(found, key=lambda path: path.stat().st_mtime_ns))
+
+
+class FitCLI(LightningCLI):
+    """LightningCLI with a ``run`` group; trainer, model and data are as in any LightningCLI."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what belongs to a run and not to its parts."""
+        parser.add_class_arguments(RunSettings, "run")
+        parser.add_argument(
+            "--ckpt_path",
+            type=str | None,
+            default=None,
+            help="Resume from this checkpoint, or from the newest one of this run.name with 'last'.",
+        )
+
+
+def main(args: list[str] | None = None) -> Path:
+    """Parse, check, fit, write. Returns the run directory."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("itda_lightning").setLevel(logging.INFO)
+    cli = FitCLI(
+        ITDA,
+        ActivationsDataModule,
+        run=False,
+        save_config_callback=None,
+        auto_configure_optimizers=False,
+        seed_everything_default=0,
+        parser_kwargs={"description": "Fit an ITDA and write a run directory.", "prog": "python -m itda_lightning.fit"},
+        trainer_defaults={
+            "max_epochs": 1,
+            "num_sanity_val_steps": 0,
+            "log_every_n_steps": 10,
+            "enable_model_summary": False,
+            "logger": False,
+            "check_val_every_n_epoch": None,
+        },
+        args=args,
+    )
+    run: RunSettings = cli.config_init["run"]
+    trainer, module, data = cli.trainer, cli.model, cli.datamodule
+    assert isinstance(module, ITDA)
+    assert isinstance(data, ActivationsDataModule)
+    checkpoint = run.checkpoint(cli.config_init["ckpt_path"])
+    for split in ("train", "heldout"):
+        data.rows(split)
+    _ = data.widths  # loads the model, unless the cache is complete, and checks the hook points
+
+    directory = make_run_directory(run.directory, run.runs_directory, run.name)
+    _equip(trainer, run, directory)
+    config = cli.parser.dump(cli.config, skip_none=False)
+    write_text(directory / CONFIG, config if isinstance(config, str) else json.dumps(config))
+    write_json(directory / "versions.json", versions_and_hardware())
+    logger.info("run directory: %s", directory)
+
+    start = time.perf_counter()
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+    trainer.validate(module, datamodule=data, verbose=False)
+    results: dict[str, Any] = {}
+    for hook in module.hook_names:
+        dictionary = module.finished_dictionary(hook)
+        dictionary.save(directory / DICTIONARIES / hook)
+        results[hook] = module.results(hook)
+        for wandb_logger in trainer.loggers:
+            if isinstance(wandb_logger, WandbLogger):
+                log_dictionary(wandb_logger, dictionary, directory / DICTIONARIES / hook)
+    seconds = {
+        "harvest": data.harvest_seconds,
+        "growth": module.growth_seconds,
+        "all": time.perf_counter() - start,
+        "harvest_tokens": data.harvested_tokens,
+    }
+    write_json(directory / METRICS, {"hook_points": results, "seconds": seconds})
+    for hook, metrics in results.items():
+        print(f"\n{hook}")  # noqa: T201
+        print_metrics(metrics)
+    rate = f"{data.harvested_tokens / data.harvest_seconds:,.0f} tokens/s" if data.harvested_tokens else "from the cache"
+    logger.info("harvest: %.1f s (%s); growth: %.1f s (%s activations/s); all: %.1f s", seconds["harvest"], rate,
+                seconds["growth"], f"{int(module.seen) / max(seconds['growth'], 1e-9):,.0f}", seconds["all"])
+    logger.info("run directory: %s", directory)
+    return directory
+
+
+def _equip(trainer: Trainer, run: RunSettings, directory: Path) -> None:
+    """Give the trainer what belongs to this run: loggers, log file, checkpoints, the stop."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Experiment logs directory .* exists")
+        loggers: list[Any] = [CSVLogger(directory, name="", version="")]
+    if run.wandb_project is not None and (wandb_logger := make_wandb_logger(run.wandb_project, directory)):
+        loggers.append(wandb_logger)
+    trainer.loggers = [*trainer.loggers, *loggers]
+    with explained(directory, "writing the log in"):
+        handler = logging.FileHandler(directory / "fit.log", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.getLogger("itda_lightning").addHandler(handler)
+    trainer.strategy.checkpoint_io = SafetensorsCheckpointIO()
+    trainer.val_check_interval = trainer.val_check_batch = run.validate_every
+    checkpoints = ModelCheckpoint(
+        directory / "checkpoints", filename="step{step}", auto_insert_metric_name=False, save_last=True,
+        every_n_train_steps=run.checkpoint_every,
+    )
+    # Lightning keeps checkpoint callbacks last, so that what they save is the state after all others.
+    others = [callback for callback in trainer.callbacks if not isinstance(callback, ModelCheckpoint)]
+    trainer.callbacks = [*others, StopWhenDone(run.patience), checkpoints]
+
+
+if __name__ == "__main__":
+    run_command(main)

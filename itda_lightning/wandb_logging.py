@@ -1,0 +1,60 @@
+"""Weights & Biases: a logger that never stops a fit, a table of atoms with their context, the dictionary as an artifact."""
+
+import importlib.util
+import logging
+import os
+from pathlib import Path
+
+from lightning.pytorch.loggers import WandbLogger
+
+from itda_lightning.dictionary import Dictionary
+
+logger = logging.getLogger(__name__)
+
+ATOMS_IN_TABLE = 1000
+BEFORE, AFTER = 200, 60
+
+
+def make_wandb_logger(project: str, run_directory: Path) -> WandbLogger | None:
+    """A logger, online with a key and a network, else offline; None with a warning where W&B cannot be used at all."""
+    if importlib.util.find_spec("wandb") is None:
+        logger.warning("wandb is not installed: metrics go to CSV only (pip install 'itda-lightning[wandb]')")
+        return None
+    offline = os.environ.get("WANDB_MODE", "online") != "online" or not _logged_in()
+    try:
+        made = WandbLogger(project=project, name=run_directory.name, save_dir=run_directory, offline=offline)
+        _ = made.experiment  # what can fail fails here, before the fit
+    except Exception as error:  # whatever goes wrong at W&B must not cost a fit
+        logger.warning("W&B cannot be used (%s): metrics go to CSV only", error)
+        return None
+    if offline:
+        logger.info("W&B is offline; to upload the run later: wandb sync %s/wandb/offline-run-*", run_directory)
+    return made
+
+
+def log_dictionary(wandb_logger: WandbLogger, dictionary: Dictionary, directory: Path) -> None:
+    """Log a table of the first atoms with their context, and the saved dictionary as an artifact."""
+    import wandb
+
+    hook = dictionary.metadata["hook_name"]
+    try:
+        table = wandb.Table(columns=["atom", "before", "token", "after", "document", "position"])
+        for atom, prompt in enumerate((dictionary.prompts or ())[:ATOMS_IN_TABLE]):
+            document, _, position, *_ = dictionary.source_table[atom].tolist()
+            table.add_data(atom, prompt.before[-BEFORE:], prompt.token, prompt.after[:AFTER], document, position)
+        wandb_logger.experiment.log({f"atoms/{hook}": table})
+        artifact = wandb.Artifact(f"itda-{hook}".replace("/", "."), type="dictionary", metadata={"hook_name": hook})
+        artifact.add_dir(str(directory))
+        wandb_logger.experiment.log_artifact(artifact)
+    except Exception as error:  # as above: the fit is finished and saved
+        logger.warning("could not log the dictionary of %s to W&B: %s", hook, error)
+
+
+def _logged_in() -> bool:
+    import wandb
+
+    try:
+        return bool(wandb.login(prompt=False))
+    except Exception as error:  # no network, an expired key, a key of the wrong length: all mean offline
+        logger.warning("W&B login failed (%s): logging offline", error)
+        return False
