@@ -1,1 +1,29 @@
-"""Dictionaries of real activations (ITDA) for reading language models, beside SAEs in SAELens."""
+"""Dictionaries of real activations (ITDA) for reading language models, beside SAEs in SAELens.
+
+Importing this registers the SAELens architecture ``itda``.
+"""
+
+from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.dictionary import Dictionary
+from itda_lightning.errors import InputError
+from itda_lightning.loading import load_dictionary
+from itda_lightning.module import ITDA
+from itda_lightning.pursuit import SparseCode, matching_pursuit, orthogonal_matching_pursuit
+from itda_lightning.saelens import from_sae, to_sae
+from itda_lightning.sources import Prompt, Source, Sources
+
+__all__ = [
+    "ITDA",
+    "ActivationsDataModule",
+    "Dictionary",
+    "InputError",
+    "Prompt",
+    "Source",
+    "Sources",
+    "SparseCode",
+    "from_sae",
+    "load_dictionary",
+    "matching_pursuit",
+    "orthogonal_matching_pursuit",
+    "to_sae",
+]

@@ -3,11 +3,14 @@
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from itda_lightning.errors import InputError
 
@@ -17,15 +20,28 @@ def explained(path: Path, action: str) -> Iterator[None]:
     """Turn what the operating system refuses into an ``InputError`` that names the path and the remedy."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, SafetensorError) as error:
+        number = _os_error(error)
+        if number is None:
+            raise
+        if number in (errno.ENOSPC, errno.EDQUOT):
             raise InputError(
                 f"no space left while {action} {path}: free some space or choose another place; "
                 "what was written before is untouched"
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR):
-            raise InputError(f"not permitted while {action} {path} ({error.strerror}): choose another place") from error
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+            raise InputError(
+                f"not permitted while {action} {path} ({os.strerror(number)}): choose another place"
+            ) from error
         raise InputError(f"failed while {action} {path}: {error}") from error
+
+
+def _os_error(error: OSError | SafetensorError) -> int | None:
+    """The number of an operating system's error; safetensors only mentions it in its text."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    mentioned = re.search(r"\(os error (\d+)\)", str(error))
+    return int(mentioned[1]) if mentioned else None
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -64,10 +80,12 @@ def new_directory(path: Path) -> Iterator[Path]:
     Raises:
         InputError: ``path`` exists already, its parent is not writable or the disk is full.
     """
-    if path.exists():
-        raise InputError(f"{path} exists already: choose another path or remove it first, nothing is overwritten")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     with explained(path, "writing"):
+        if path.exists():
+            raise InputError(f"{path} exists already: choose another path or remove it first, nothing is overwritten")
+        # Only a process that was killed can have left one of this name, in a container even one of the same number.
+        shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
             yield temporary

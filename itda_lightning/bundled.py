@@ -67,10 +67,13 @@ def _smollm2() -> Path:
     plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     plain.load_state_dict(loaded.state_dict())
     tokenizer = AutoTokenizer.from_pretrained(str(source), gguf_file=GGUF_FILE)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with new_directory(target) as directory:
-        plain.save_pretrained(directory)
-        tokenizer.save_pretrained(directory)
+    try:
+        with new_directory(target) as directory:
+            plain.save_pretrained(directory)
+            tokenizer.save_pretrained(directory)
+    except InputError:
+        if not target.exists():  # else another process was faster, with the same result
+            raise
     return target
 
 

@@ -30,7 +30,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         with safe_open(str(path), framework="pt") as file:
             header = (file.metadata() or {}).get(HEADER)
             if header is None:
-                raise InputError(f"{path} is not a checkpoint of this package: give one of a run's checkpoints/ directory")
+                raise InputError(
+                    f"{path} is not a checkpoint of this package: give one of a run's checkpoints/ directory"
+                )
             return _restore(json.loads(header), lambda name: file.get_tensor(name))
     except FileNotFoundError as error:
         raise InputError(f"there is no checkpoint {path}: give the path of a file in a run's checkpoints/") from error

@@ -49,6 +49,9 @@ class Dictionary(nn.Module):
     """
 
     bias: Tensor
+    _atoms: Tensor
+    _table: Tensor
+    _count: Tensor
 
     def __init__(
         self,
@@ -88,8 +91,9 @@ class Dictionary(nn.Module):
         self._atoms[:n] = atoms.detach()
         if sources is not None:
             self._table[:n] = sources.table
+        self.register_load_state_dict_post_hook(_forget_prompts)
         self._gram: Tensor | None = None
-        self.register_load_state_dict_post_hook(lambda module, _: module._forget_gram())
+        self._gram_of: tuple[int, int] | None = None
 
     @property
     def n_atoms(self) -> int:
@@ -129,12 +133,15 @@ class Dictionary(nn.Module):
         return None if gram is None else gram[: self.n_atoms, : self.n_atoms]
 
     def buffers_for_growth(self) -> tuple[Float[Tensor, "capacity d"], Float[Tensor, "capacity capacity"] | None]:
-        """The whole buffers of atoms and of the Gram (None where it would not fit); beyond ``n_atoms`` they are scratch."""
-        if self.capacity**2 * self._atoms.dtype.itemsize > GRAM_BYTES:
+        """The whole buffers of atoms and of the Gram (None where it would not fit); beyond ``n_atoms`` lies scratch."""
+        # A Gram in half precision would spoil codes that are computed in single precision.
+        dtype = torch.promote_types(self._atoms.dtype, torch.float32)
+        if self.capacity**2 * dtype.itemsize > GRAM_BYTES:
             return self._atoms, None
-        if self._gram is None or (self._gram.device, self._gram.dtype) != (self._atoms.device, self._atoms.dtype):
-            self._gram = self._atoms.new_zeros(self.capacity, self.capacity)
+        if self._gram is None or self._gram_of != self._identity():
+            self._gram = self._atoms.new_zeros(self.capacity, self.capacity, dtype=dtype)
             update_gram(self._gram, self._atoms, 0, self.n_atoms)
+            self._gram_of = self._identity()
         return self._atoms, self._gram
 
     def append(self, atoms: Float[Tensor, "m d"], table: Int[Tensor, "m 6"]) -> None:
@@ -152,7 +159,9 @@ class Dictionary(nn.Module):
         self._count.fill_(stop)
         self.prompts = None
         if self._gram is not None:
+            # Growth has written to the scratch beyond the atoms since; that is no reason to build the Gram anew.
             update_gram(self._gram, self._atoms, start, stop)
+            self._gram_of = self._identity()
 
     def encode(self, x: Float[Tensor, "batch d"], error_threshold: float | None = None) -> SparseCode:
         """Sparse codes of activations by this dictionary's pursuit.
@@ -221,31 +230,31 @@ class Dictionary(nn.Module):
             raise InputError(
                 f"{path} does not hold a whole dictionary ({INDEX_FILE} and {TENSORS_FILE}): {error}; save it again"
             ) from error
-        if index.get("format") != "itda_lightning.dictionary" or not {"atoms", "bias", "sources"} <= set(tensors):
-            raise InputError(f"{path} was not written by Dictionary.save: its format is {index.get('format')!r}")
-        if index["version"] > FORMAT_VERSION:
+        keys = {"format", "version", "k", "pursuit", "nonnegative", "dataset", "prompts", "metadata"}
+        if not isinstance(index, dict) or index.get("format") != "itda_lightning.dictionary":
+            raise InputError(f"{path} was not written by Dictionary.save: {INDEX_FILE} has no such format field")
+        version = index.get("version")
+        if isinstance(version, int) and version > FORMAT_VERSION:
             raise InputError(
-                f"{path} has format version {index['version']}, this package reads up to {FORMAT_VERSION}: upgrade it"
+                f"{path} has format version {version}, this package reads up to {FORMAT_VERSION}: upgrade it"
             )
-        prompts = index["prompts"]
-        sources = (
-            Sources(
-                tensors["sources"].cpu(),
-                index["dataset"],
-                None if prompts is None else tuple(Prompt(*prompt) for prompt in prompts),
-            )
-            if index["dataset"] is not None
-            else None
-        )
-        return cls(
-            tensors["atoms"],
-            tensors["bias"],
-            sources,
-            k=index["k"],
-            pursuit=index["pursuit"],
-            nonnegative=index["nonnegative"],
-            metadata=index["metadata"],
-        )
+        missing = sorted((keys - set(index)) | ({"atoms", "bias", "sources"} - set(tensors)))
+        if missing:
+            raise InputError(f"{path} does not hold a whole dictionary: {missing} are missing; save it again")
+        try:
+            prompts = None if index["prompts"] is None else tuple(Prompt(*prompt) for prompt in index["prompts"])
+            known = index["dataset"] is not None
+            sources = Sources(tensors["sources"].cpu(), index["dataset"], prompts) if known else None
+            settings = {name: index[name] for name in ("k", "pursuit", "nonnegative", "metadata")}
+            return cls(tensors["atoms"], tensors["bias"], sources, **settings)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{path} does not hold a valid dictionary: {error}; save it again") from error
 
-    def _forget_gram(self) -> None:
-        self._gram = None
+    def _identity(self) -> tuple[int, int]:
+        """Changes when the buffer of atoms is replaced (another device or dtype) or written to."""
+        return id(self._atoms), 0 if self._atoms.is_inference() else self._atoms._version
+
+
+def _forget_prompts(dictionary: Dictionary, _: object) -> None:
+    # The prompts are no part of a state_dict: what is left are those of the atoms that were there before.
+    dictionary.prompts = None

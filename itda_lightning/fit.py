@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
@@ -90,6 +89,9 @@ def main(args: list[str] | None = None) -> Path:
     """Parse, check, fit, write. Returns the run directory."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("itda_lightning").setLevel(logging.INFO)
+    warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
+    warnings.filterwarnings("ignore", message=".*configure_optimizers. returned .None.")
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec")
     cli = FitCLI(
         ITDA,
         ActivationsDataModule,
@@ -145,14 +147,22 @@ def main(args: list[str] | None = None) -> Path:
     for hook, metrics in results.items():
         print(f"\n{hook}")  # noqa: T201
         print_metrics(metrics)
-    rate = f"{data.harvested_tokens / data.harvest_seconds:,.0f} tokens/s" if data.harvested_tokens else "from the cache"
-    logger.info("harvest: %.1f s (%s); growth: %.1f s (%s activations/s); all: %.1f s", seconds["harvest"], rate,
-                seconds["growth"], f"{int(module.seen) / max(seconds['growth'], 1e-9):,.0f}", seconds["all"])
+    rate = (
+        f"{data.harvested_tokens / data.harvest_seconds:,.0f} tokens/s" if data.harvested_tokens else "from the cache"
+    )
+    logger.info(
+        "harvest: %.1f s (%s); growth: %.1f s (%s activations/s); all: %.1f s",
+        seconds["harvest"],
+        rate,
+        seconds["growth"],
+        f"{int(module.seen) / max(seconds['growth'], 1e-9):,.0f}",
+        seconds["all"],
+    )
     logger.info("run directory: %s", directory)
     return directory
 
 
-def _equip(trainer: Trainer, run: RunSettings, directory: Path) -> None:
+def _equip(trainer: Any, run: RunSettings, directory: Path) -> None:
     """Give the trainer what belongs to this run: loggers, log file, checkpoints, the stop."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Experiment logs directory .* exists")
@@ -167,7 +177,10 @@ def _equip(trainer: Trainer, run: RunSettings, directory: Path) -> None:
     trainer.strategy.checkpoint_io = SafetensorsCheckpointIO()
     trainer.val_check_interval = trainer.val_check_batch = run.validate_every
     checkpoints = ModelCheckpoint(
-        directory / "checkpoints", filename="step{step}", auto_insert_metric_name=False, save_last=True,
+        directory / "checkpoints",
+        filename="step{step}",
+        auto_insert_metric_name=False,
+        save_last=True,
         every_n_train_steps=run.checkpoint_every,
     )
     # Lightning keeps checkpoint callbacks last, so that what they save is the state after all others.

@@ -1,33 +1,33 @@
 """ITDA, the LightningModule: its training step encodes a batch and appends the activations that are explained worst."""
 
-import logging
-import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import lightning as L
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
+from itda_lightning.activations.bad import BadActivations, usable
 from itda_lightning.activations.batches import ActivationBatch
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.checkpoints import read_checkpoint
 from itda_lightning.dictionary import Dictionary
 from itda_lightning.errors import InputError
-from itda_lightning.growth import GROWTH_POLICIES, GrowthRule, calibrate_threshold, forecast, unexplained_threshold
+from itda_lightning.growth import GROWTH_POLICIES, GrowthRule
 from itda_lightning.pursuit import PursuitName
 from itda_lightning.sources import COLUMNS, Source, Sources
+from itda_lightning.thresholds import find_threshold
 from itda_lightning.validation import ValidationSums
 
-logger = logging.getLogger(__name__)
-
 GrowthPolicy = Literal["sequential", "frozen_batch"]
-# A dictionary that is full after a smaller share of the token budget has not seen most of the data.
-EARLY_FILL = 0.1
-NAMED_BAD_ACTIVATIONS = 5
+# What SAELens calls the loaders; the bridge has the hook names of a HookedTransformer.
+MODEL_CLASSES = {
+    "bridge": "HookedTransformer",
+    "hooked_transformer": "HookedTransformer",
+    "huggingface": "AutoModelForCausalLM",
+}
 
 
 class ITDA(L.LightningModule):
@@ -70,16 +70,19 @@ class ITDA(L.LightningModule):
         paper_threshold: float | None = None,
         center: bool = True,
         calibration_tokens: int = 8192,
-        bad_activations: Literal["skip", "refuse"] = "skip",
+        bad_activations: BadActivations = "skip",
     ) -> None:
         super().__init__()
         for name, value in {"max_atoms": max_atoms, "k": k, "calibration_tokens": calibration_tokens}.items():
             if value < 1:
                 raise InputError(f"model.{name} must be at least 1, got {value}")
-        choices = {"pursuit": get_args(PursuitName), "growth": get_args(GrowthPolicy)}
-        for name, value in {"pursuit": pursuit, "growth": growth}.items():
-            if value not in choices[name]:
-                raise InputError(f"model.{name} must be one of {choices[name]}, got {value!r}")
+        for name, chosen, choices in (
+            ("pursuit", pursuit, get_args(PursuitName)),
+            ("growth", growth, get_args(GrowthPolicy)),
+            ("bad_activations", bad_activations, get_args(BadActivations)),
+        ):
+            if chosen not in choices:
+                raise InputError(f"model.{name} must be one of {choices}, got {chosen!r}")
         if threshold is not None and paper_threshold is not None:
             raise InputError("give model.threshold or model.paper_threshold, not both")
         if threshold is not None and not 0 < threshold < 1:
@@ -134,13 +137,21 @@ class ITDA(L.LightningModule):
         batch = self._data().calibration_batch(self.hparams["calibration_tokens"])
         for index, hook in enumerate(self.hook_names):
             x = batch.activations[hook].to(self.device)
-            x = x[self._usable(x, batch.table, hook)]
+            x = x[usable(x, batch.table, hook, self.hparams["bad_activations"])]
             if not len(x):
                 raise InputError(f"all {len(batch)} calibration activations at {hook} are zero or not finite")
             dictionary = self.dictionary(hook)
             if self.hparams["center"]:
                 dictionary.bias.copy_(x.double().mean(0))
-            self.thresholds[index] = self._find_threshold(dictionary.centre(x), hook)
+            self.thresholds[index] = find_threshold(
+                dictionary.centre(x),
+                self._rule(index),
+                hook,
+                max_atoms=self.hparams["max_atoms"],
+                budget=self._data().rows("train").n_kept,
+                threshold=self.hparams["threshold"],
+                paper_threshold=self.hparams["paper_threshold"],
+            )
 
     def training_step(self, batch: ActivationBatch, batch_idx: int) -> None:
         """Encode the batch with the current dictionaries and append what they explain worse than the threshold."""
@@ -149,11 +160,11 @@ class ITDA(L.LightningModule):
         for index, hook in enumerate(self.hook_names):
             dictionary = self.dictionary(hook)
             n = dictionary.n_atoms
-            usable = self._usable(batch.activations[hook], batch.table, hook)
-            self.skipped[index] += (~usable).sum()
-            if n >= dictionary.capacity or not bool(usable.any()):
+            good = usable(batch.activations[hook], batch.table, hook, self.hparams["bad_activations"])
+            self.skipped[index] += (~good).sum()
+            if n >= dictionary.capacity or not bool(good.any()):
                 continue
-            x, table = dictionary.centre(batch.activations[hook][usable]), batch.table[usable]
+            x, table = dictionary.centre(batch.activations[hook][good]), batch.table[good]
             atoms, gram = dictionary.buffers_for_growth()
             grown = GROWTH_POLICIES[self.hparams["growth"]](x, atoms, gram, n, self._rule(index))
             dictionary.append(grown.atoms, table[grown.accepted])
@@ -220,27 +231,37 @@ class ITDA(L.LightningModule):
         if saved is None:
             raise InputError("the checkpoint is not one of an ITDA fit: give one of a run's checkpoints/ directory")
         if not self.hook_names:
-            shapes = [checkpoint["state_dict"][f"dictionaries.{i}._atoms"].shape for i in range(len(saved["hook_names"]))]
+            shapes = [
+                checkpoint["state_dict"][f"dictionaries.{i}._atoms"].shape for i in range(len(saved["hook_names"]))
+            ]
             self._make_dictionaries({hook: shape[1] for hook, shape in zip(saved["hook_names"], shapes, strict=True)})
             self.dataset = saved["dataset"]
-        mine: dict[str, Any] = {"hook_names": self.hook_names, "dataset": self.dataset, **self.hparams}
-        theirs = {**checkpoint.get("hyper_parameters", {}), "hook_names": saved["hook_names"], "dataset": saved["dataset"]}
+        mine: dict[str, Any] = {"hook_names": self.hook_names, "dataset": self.dataset, **_settings(self.hparams)}
+        theirs = {
+            **checkpoint.get("hyper_parameters", {}),
+            "hook_names": saved["hook_names"],
+            "dataset": saved["dataset"],
+        }
         if self._trainer is not None:
             mine["rows"], theirs["rows"] = self._data().rows("train").fingerprint(), saved["rows"]
             mine["d_in"] = [dictionary.d_in for dictionary in self.dictionaries]
             theirs["d_in"] = [
                 checkpoint["state_dict"][f"dictionaries.{i}._atoms"].shape[1] for i in range(len(saved["hook_names"]))
             ]
-        different = [f"{key}: {theirs[key]!r} there, {mine[key]!r} here" for key in mine if mine[key] != theirs.get(key)]
+        different = [
+            f"{key}: {theirs[key]!r} there, {mine[key]!r} here" for key in mine if mine[key] != theirs.get(key)
+        ]
         if different:
-            raise InputError(f"the checkpoint is of another fit ({'; '.join(different)}): resume with its own config.yaml")
+            raise InputError(
+                f"the checkpoint is of another fit ({'; '.join(different)}): resume with its own config.yaml"
+            )
         self.history = saved["history"]
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: str | Path, **_: Any) -> "ITDA":  # type: ignore[override]
         """The module as it was saved, on the CPU. Raises InputError for a truncated or foreign checkpoint."""
         checkpoint = read_checkpoint(checkpoint_path)
-        module = cls(**checkpoint.get("hyper_parameters", {}))
+        module = cls(**_settings(checkpoint.get("hyper_parameters", {})))
         module.on_load_checkpoint(checkpoint)
         module.load_state_dict(checkpoint["state_dict"])
         return module
@@ -249,7 +270,9 @@ class ITDA(L.LightningModule):
         """The figures of the fit of one hook point: size, data seen, and the last validation."""
         index = self.hook_names.index(hook_name)
         validation = [entry for entry in self.history if entry["hook_name"] == hook_name]
-        last = {key: value for key, value in (validation[-1] if validation else {}).items() if not isinstance(value, str)}
+        last = {
+            key: value for key, value in (validation[-1] if validation else {}).items() if not isinstance(value, str)
+        }
         return {
             "n_atoms": self.dictionary(hook_name).n_atoms,
             "activations_seen": int(self.seen),
@@ -282,7 +305,7 @@ class ITDA(L.LightningModule):
     def metadata(self, hook_name: str) -> dict[str, Any]:
         """JSON facts of the fit of one hook point: model, data, settings, and the curves of growth and FVU."""
         index, n = self.hook_names.index(hook_name), self.dictionary(hook_name).n_atoms
-        data: dict[str, Any] = dict(self._data().hparams) if self._trainer is not None else {}
+        data = _settings(self._data().hparams) if self._trainer is not None else {}
         when = self.appended_at[index, :n].cpu().unique(return_counts=True) if n else ((), ())
         growth, total = [], 0
         for seen, count in zip(*(part.tolist() if isinstance(part, Tensor) else part for part in when), strict=True):
@@ -290,9 +313,16 @@ class ITDA(L.LightningModule):
             growth.append([seen, total])
         return {
             "hook_name": hook_name,
+            # The next six stand under the names that SAELens's tools read.
+            "model_name": data.get("model"),
+            "model_class_name": MODEL_CLASSES[data.get("loader", "bridge")],
+            "dataset_path": data.get("dataset"),
+            "context_size": data.get("context_size"),
+            "prepend_bos": data.get("prepend_bos"),
+            "exclude_special_tokens": data.get("exclude_special_tokens"),
             "data": data,
-            "fit": dict(self.hparams),
-            "threshold": float(self.thresholds[index]),
+            "fit": _settings(self.hparams),
+            "threshold": None if bool(self.thresholds[index].isnan()) else float(self.thresholds[index]),
             "activations_seen": int(self.seen),
             "activations_skipped": int(self.skipped[index]),
             "growth": growth,
@@ -329,69 +359,11 @@ class ITDA(L.LightningModule):
         hp = self.hparams
         return GrowthRule(hp["k"], hp["pursuit"], hp["nonnegative"], float(self.thresholds[index]))
 
-    def _find_threshold(self, x: Float[Tensor, "sample d"], hook: str) -> float:
-        """The threshold asked for, or the calibrated one; with a warning where it fills the dictionary at once or never."""
-        hp = self.hparams
-        budget = self._data().rows("train").n_kept
-        rule = GrowthRule(hp["k"], hp["pursuit"], hp["nonnegative"], 0.5)
-        if hp["threshold"] is None and hp["paper_threshold"] is None:
-            with tqdm(desc=f"Calibrate {hook}", unit=" steps") as bar:
-
-                def progress(done: int, total: int) -> None:
-                    bar.total = total
-                    bar.update(done - bar.n)
-
-                try:
-                    threshold, expected = calibrate_threshold(x, rule, hp["max_atoms"], budget, progress)
-                except ValueError as error:
-                    raise InputError(f"cannot calibrate a threshold at {hook}: {error}") from error
-            how = "calibrated"
-        else:
-            how = "given"
-            threshold = hp["threshold"]
-            if hp["paper_threshold"] is not None:
-                try:
-                    threshold = unexplained_threshold(hp["paper_threshold"], x.shape[1])
-                except ValueError as error:
-                    raise InputError(f"model.paper_threshold: {error}") from error
-                how = f"the paper's {hp['paper_threshold']:g} at d_in {x.shape[1]}"
-            expected = forecast(x, rule._replace(threshold=threshold), hp["max_atoms"], budget)
-        logger.info("threshold at %s: %.4f of the energy left unexplained (%s); a sample of %d activations forecasts %s",
-                    hook, threshold, how, len(x), _describe(expected.fills_after, expected.n_atoms, hp["max_atoms"], budget))
-        if expected.fills_after < EARLY_FILL * budget:
-            logger.warning(
-                "threshold %.4f at %s fills %d atoms after about %d of %d activations: most of the data would not be "
-                "looked at; raise the threshold, raise max_atoms, or leave the threshold out to have it calibrated",
-                threshold, hook, hp["max_atoms"], expected.fills_after, budget)
-        elif expected.n_atoms < EARLY_FILL * hp["max_atoms"]:
-            logger.warning(
-                "threshold %.4f at %s appends only about %d of %d atoms in %d activations: lower it, or leave it out to "
-                "have it calibrated", threshold, hook, expected.n_atoms, hp["max_atoms"], budget)
-        return threshold
-
-    def _usable(self, x: Float[Tensor, "batch d"], table: Tensor, hook: str) -> Bool[Tensor, " batch"]:
-        """Which activations are finite and not all zero; the first others are named with their sources.
-
-        Raises:
-            InputError: there are others and ``bad_activations`` is "refuse".
-        """
-        usable = torch.isfinite(x).all(-1) & (x != 0).any(-1)
-        if bool(usable.all()):
-            return usable
-        bad = (~usable).nonzero()[:, 0].tolist()
-        named = [str(Source(*table[index].tolist())) for index in bad[:NAMED_BAD_ACTIVATIONS]]
-        message = f"{len(bad)} of {len(x)} activations at {hook} are zero or not finite: {', '.join(named)}"
-        if self.hparams["bad_activations"] == "refuse":
-            raise InputError(f"{message}; set model.bad_activations=skip to leave them out, or use model_dtype=float32")
-        logger.warning("%s; they are skipped and counted", message)
-        return usable
-
     def _log(self, name: str, value: float | Tensor, hook: str | None = None, prog_bar: bool = False) -> None:
         full_name = name if hook is None or len(self.hook_names) == 1 else f"{name}/{hook}"
         self.log(full_name, torch.as_tensor(value, dtype=torch.float32), prog_bar=prog_bar, batch_size=1)
 
 
-def _describe(fills_after: float, n_atoms: float, max_atoms: int, budget: int) -> str:
-    if math.isinf(fills_after) or fills_after > budget:
-        return f"{min(n_atoms, max_atoms):,.0f} of {max_atoms:,} atoms after all {budget:,}"
-    return f"{max_atoms:,} atoms after {fills_after:,.0f} of {budget:,}"
+def _settings(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Constructor arguments without what LightningCLI adds to them."""
+    return {key: value for key, value in hyper_parameters.items() if not key.startswith("_")}

@@ -15,6 +15,7 @@ from itda_lightning.errors import InputError
 DICTIONARIES = "dictionaries"
 CONFIG = "config.yaml"
 METRICS = "metrics.json"
+EVALUATION = "evaluation-{hook_name}.json"
 PACKAGES = ("itda-lightning", "torch", "lightning", "sae-lens", "transformer-lens", "transformers", "datasets", "numpy")
 
 

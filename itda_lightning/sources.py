@@ -70,8 +70,11 @@ class Sources:
         return Source(*(int(value) for value in self.table[index]))
 
     def keys(self) -> set[tuple[int, int, int]]:
-        """The set of (document, start, end): what two dictionaries of the same dataset have in common, if anything."""
-        return {(source.document, source.start, source.end) for source in self}
+        """The set of (document, start, end): what two dictionaries of the same dataset have in common, if anything.
+
+        Sources whose document is unknown (-1) have no key: they have nothing in common with any other.
+        """
+        return {(source.document, source.start, source.end) for source in self if source.document >= 0}
 
     def __iter__(self):  # type: ignore[no-untyped-def]
         return (Source(*row) for row in self.table.tolist())
@@ -90,9 +93,12 @@ class Sources:
         """The whole document of one source, cut at its token.
 
         Raises:
-            InputError: ``documents`` lacks the document, or its text is shorter than the span: another dataset.
+            InputError: the source's document is unknown (-1), ``documents`` lacks it, or its text is shorter than the
+                span: another dataset.
         """
         source = self[index]
+        if source.document < 0:
+            raise InputError(f"the document of source {index} is unknown, so its text cannot be recovered")
         try:
             text = documents[source.document]
         except (KeyError, IndexError) as error:

@@ -97,8 +97,12 @@ class ActivationCache:
         features = self._features(language_model.widths)
         missing = [shard for shard in range(self.n_shards) if not self._shard_path(shard).exists()]
         if self.n_shards - len(missing):
-            logger.info("going on with the cache %s: %d of %d files are there", self.path, self.n_shards - len(missing),
-                        self.n_shards)
+            logger.info(
+                "going on with the cache %s: %d of %d files are there",
+                self.path,
+                self.n_shards - len(missing),
+                self.n_shards,
+            )
         with explained(self.path, "writing"):
             self.path.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(self.path).free
@@ -186,11 +190,13 @@ class ActivationCache:
         writer.close()
 
     def _finish(self, features: Features) -> None:
-        sources = {name: getattr(self.rows, name).contiguous() for name in ("tokens", "document", "start", "end", "kept")}
+        sources = {
+            name: getattr(self.rows, name).contiguous() for name in ("tokens", "document", "start", "end", "kept")
+        }
         write_file(self.path / "sources.safetensors", lambda path: save_file(sources, path))
         write_json(self.path / "cache.json", self.settings)
         write_json(self.path / "dataset_info.json", {"features": features.to_dict()})
-        state = {
+        state: dict[str, Any] = {
             "_data_files": [{"filename": self._shard_path(shard).name} for shard in range(self.n_shards)],
             "_fingerprint": self.path.name.removeprefix("activations-"),
             "_format_columns": None,

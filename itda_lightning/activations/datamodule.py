@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import lightning as L
-import torch
 import xxhash
 from sae_lens.training.activations_store import ActivationsStore
 
@@ -187,8 +186,12 @@ class ActivationsDataModule(L.LightningDataModule):
             if cache is None:
                 continue
             if cache.complete:
-                logger.info("reading cached activations of %s tokens (%s) from %s", f"{rows.tokens.numel():,}", split,
-                            cache.path)
+                logger.info(
+                    "reading cached activations of %s tokens (%s) from %s",
+                    f"{rows.tokens.numel():,}",
+                    split,
+                    cache.path,
+                )
                 continue
             logger.info("harvesting %s tokens (%s) into %s", f"{rows.tokens.numel():,}", split, cache.path)
             language_model = self.language_model
@@ -228,7 +231,7 @@ class ActivationsDataModule(L.LightningDataModule):
         cache = self.cache("train")
 
         def read(start_row: int) -> Iterator[RowActivations]:
-            if cache is None:
+            if cache is None or not cache.complete:
                 yield from self._harvest(chosen, start_row)
                 return
             for index, row in enumerate(drawn.tolist()):
@@ -249,7 +252,7 @@ class ActivationsDataModule(L.LightningDataModule):
 
     def _reader(self, split: Split) -> Reader:
         cache = self.cache(split)
-        if cache is not None:
+        if cache is not None and cache.complete:
             return lambda start: (
                 cache.read(row, min(row + SHARD_ROWS, len(cache.rows)))
                 for row in range(start, len(cache.rows), SHARD_ROWS)

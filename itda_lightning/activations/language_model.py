@@ -53,7 +53,9 @@ class LanguageModelName:
             device = torch.device(self.device)
         except RuntimeError as error:
             raise InputError(f"{self.device!r} is not a device: give auto, cpu, cuda or cuda:N") from error
-        if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
+        if device.type == "cuda" and not (
+            torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
+        ):
             raise InputError(
                 f"the device {self.device} was asked for but {torch.cuda.device_count()} CUDA devices are available: "
                 "use device=auto or device=cpu"
@@ -181,7 +183,7 @@ def _load(path: str, name: LanguageModelName, device: torch.device, dtype: torch
                 raise InputError(f"the language model {name.name!r} has no such hook point: {error}") from error
             raise
     if name.loader == "hooked_transformer":
-        options = {"dtype": name.dtype} | ({"revision": name.revision} if name.revision else {})
+        options = {"dtype": dtype} | ({"revision": name.revision} if name.revision else {})
         return load_model("HookedTransformer", path, device, options)
     if name.revision is not None:
         hf_model = AutoModelForCausalLM.from_pretrained(path, revision=name.revision, dtype=dtype)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from itda_lightning.sources import Prompt, Source
 Packing = Literal["concatenate", "one_per_document"]
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """What is used of a fast tokenizer of `transformers`."""
 
@@ -143,8 +144,8 @@ def pack(
     if bos is None or eos is None:
         raise InputError("the tokenizer has neither a BOS nor an EOS token: set one, rows need a separator")
     body = context_size - int(prepend_bos)
-    if body < 2:
-        raise InputError(f"context_size must leave at least 2 tokens of text, got {context_size}")
+    if body < 1:
+        raise InputError(f"context_size must leave room for text beside BOS, got {context_size}")
 
     texts: dict[int, str] = {}
     blocks: list[np.ndarray] = []  # (tokens, document, start, end) x length

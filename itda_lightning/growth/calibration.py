@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -44,7 +43,7 @@ def calibrate_threshold(
     rule: GrowthRule,
     max_atoms: int,
     budget: int,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[float, Forecast]:
     """The threshold whose forecast fills ``max_atoms`` at the end of ``budget`` activations, by bisection.
 
@@ -67,7 +66,8 @@ def calibrate_threshold(
             low = middle
         else:
             high = middle
-        progress(step + 1, BISECTIONS)
+        if progress is not None:
+            progress(step + 1, BISECTIONS)
     threshold = math.exp((low + high) / 2)
     return threshold, forecast(x, rule._replace(threshold=threshold), max_atoms, budget)
 

@@ -7,7 +7,7 @@ Both forms answer the same three questions, so each pursuit is written once:
 - ``ResidualCorrelations`` keeps the residual itself and multiplies by the atoms at each step: no n x n matrix.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -25,6 +25,7 @@ def combine(
     return functional.embedding_bag(support.clamp(min=0), rows, mode="sum", per_sample_weights=weights)
 
 
+@runtime_checkable
 class Correlations(Protocol):
     """Correlations of the current residual with the atoms."""
 
@@ -41,6 +42,8 @@ class Correlations(Protocol):
 
 
 class GramCorrelations:
+    """The Gram form: one row of the Gram an activation and step."""
+
     def __init__(self, x: Float[Tensor, "batch d"], atoms: Float[Tensor, "n d"], gram: Float[Tensor, "n n"]) -> None:
         self.gram = gram
         self.initial = x @ atoms.T
@@ -57,6 +60,8 @@ class GramCorrelations:
 
 
 class ResidualCorrelations:
+    """The residual form: one product with all atoms a step."""
+
     def __init__(self, x: Float[Tensor, "batch d"], atoms: Float[Tensor, "n d"]) -> None:
         self.x, self.atoms = x, atoms
         self.residual = x.clone()

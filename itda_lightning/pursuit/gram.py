@@ -17,11 +17,12 @@ def padded(n: int) -> int:
 def update_gram(gram: Float[Tensor, "m m"], atoms: Float[Tensor, "m d"], start: int, stop: int) -> None:
     """Bring the rows and columns ``start..stop`` of the Gram up to date, in place.
 
-    ``atoms`` holds ``stop`` atoms followed by zeros, ``m`` is a multiple of ``TILE``, and the part of the Gram that
-    belongs to the first ``start`` atoms is right already.
+    ``atoms`` holds ``stop`` atoms followed by zeros, and the part of the Gram that belongs to the first ``start`` atoms
+    is right already. Products are computed in the Gram's dtype. Where ``m`` is no multiple of ``TILE``, the bits of the
+    last, narrower tile depend on ``m`` too.
     """
     for row in range(start // TILE * TILE, stop, TILE):
-        for column in range(0, stop, TILE):
-            block = atoms[row : row + TILE] @ atoms[column : column + TILE].T
+        for column in range(0, row + TILE, TILE):
+            block = atoms[row : row + TILE].to(gram.dtype) @ atoms[column : column + TILE].to(gram.dtype).T
             gram[row : row + TILE, column : column + TILE] = block
             gram[column : column + TILE, row : row + TILE] = block.T

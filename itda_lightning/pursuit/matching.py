@@ -20,7 +20,7 @@ def run_matching_pursuit(
     error_threshold: float | None,
     path: Path | None = None,
 ) -> SparseCode:
-    """k steps of matching pursuit, given the correlations of x. Inputs are valid; ``residual_energy`` is the recursion's.
+    """k steps of matching pursuit, given the correlations of x. Inputs are valid.
 
     Per step: the atom with the largest |correlation| (the lowest index where several are equal) gets that correlation
     added to its coefficient. A sample ends early when nothing correlates above rounding noise, or when its residual
@@ -45,7 +45,9 @@ def run_matching_pursuit(
         chosen = correlations.current.gather(1, atom[:, None])[:, 0] * active
         support[:, step] = torch.where(active, atom, -1)
         coefficients[:, step] = chosen
-        energy = energy - chosen.double().square()
+        # |r - c a|^2 = |r|^2 - c^2 (2 - |a|^2): atoms stored in half precision are not quite of unit norm.
+        square_norm = correlations.inner(atom[:, None], atom)[:, 0].double()
+        energy = energy - chosen.double().square() * (2.0 - square_norm)
         active = active & (energy > target)
         if step + 1 < k:
             correlations.subtract(atom, chosen)

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from itda_lightning.pursuit.code import SparseCode
 from itda_lightning.pursuit.correlation import Correlations
-from itda_lightning.pursuit.path import Path
 from itda_lightning.pursuit.matching import NOISE_FLOOR
+from itda_lightning.pursuit.path import Path
 
 # An atom whose part outside the span of the support has a squared norm below this cannot be told from the span in
 # single precision; taking it would make the least-squares coefficients meaningless.
@@ -51,7 +51,9 @@ def run_orthogonal_matching_pursuit(
         past = support[:, :step]
         inner = correlations.inner(past, atom).double().masked_fill(past < 0, 0.0)
         row = torch.linalg.solve_triangular(factor[:, :step, :step], inner[:, :, None], upper=False)[:, :, 0]
-        new_direction = 1.0 - row.square().sum(-1)
+        # Atoms stored in half precision are not quite of unit norm.
+        square_norm = correlations.inner(atom[:, None], atom)[:, 0].double()
+        new_direction = square_norm - row.square().sum(-1)
         active = active & (new_direction > MIN_NEW_DIRECTION) & ~(past == atom[:, None]).any(-1)
         length = new_direction.clamp(min=MIN_NEW_DIRECTION).sqrt()
         correlation = correlations.current.gather(1, atom[:, None])[:, 0].double()

@@ -14,9 +14,8 @@ from itda_lightning.pursuit.path import Path
 
 PursuitName = Literal["mp", "omp"]
 
-# Bytes of one block's (batch, n) correlations: large enough for efficient products, small enough to stay near the cache.
+# Bytes of one block's correlations: large enough for efficient products, small enough to stay near the cache.
 BLOCK_BYTES = 32 * 2**20
-# A Gram is built for a call only where its 2 n^2 d multiply-adds are repaid: after about n / (k - 1) activations.
 UNIT_NORM_TOLERANCE = 1e-2
 
 
@@ -40,7 +39,8 @@ def pursue(
     gram = gram.to(dtype) if gram is not None else None
     run = run_matching_pursuit if pursuit == "mp" else run_orthogonal_matching_pursuit
     n = len(atoms)
-    rows = max(1, BLOCK_BYTES // (max(n, 1) * dtype.itemsize))
+    # Per sample: n correlations, and for OMP a k x k factor in float64.
+    rows = max(1, BLOCK_BYTES // (max(n, 2 * k * k if pursuit == "omp" else 1) * dtype.itemsize))
     blocks = []
     for start, block in zip(range(0, len(x), rows), x.split(rows), strict=True) if n and len(x) else []:
         correlations: Correlations = (
@@ -77,7 +77,8 @@ def matching_pursuit(
         A ``SparseCode``: support (batch, k), coefficients (batch, k), residual_energy (batch,).
 
     Raises:
-        ValueError: shapes that do not match, k < 1, a threshold outside [0, 1], non-finite x, atoms that are not unit rows.
+        ValueError: shapes that do not match, k < 1, a threshold outside [0, 1], non-finite x, atoms that are not unit
+            rows.
         TypeError: inputs that are not floating-point.
     """
     return _checked("mp", x, atoms, k, nonnegative, error_threshold)
@@ -145,4 +146,5 @@ def check_unit_rows(atoms: Float[Tensor, "n d"]) -> None:
 
 
 def _gram_pays(batch: int, n: int, k: int) -> bool:
-    return 1 < k and n < batch * (k - 1) and n * n * 4 <= 2**31
+    # A Gram's n^2 d multiply-adds are repaid after about n / (k - 1) activations.
+    return k > 1 and n < batch * (k - 1) and n * n * 4 <= 2**31

@@ -1,0 +1,86 @@
+"""Command: SAELens's evals for an ITDA or an SAE on held-out documents (``python -m itda_lightning.evaluate --help``)."""
+
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import auto_cli
+
+from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.atomic_files import write_json
+from itda_lightning.command_line import run_command
+from itda_lightning.evaluation.data import data_for
+from itda_lightning.evaluation.entries import Entry, load_entry
+from itda_lightning.evaluation.harness import evaluate_sae, rows_for_evals
+from itda_lightning.report.tables import print_metrics
+from itda_lightning.run_directory import EVALUATION, versions_and_hardware
+
+
+def evaluate(
+    dictionary: str,
+    hook_name: str | None = None,
+    config: str | None = None,
+    output: str | None = None,
+    tokens: int | None = None,
+    model_batch_size: int = 4,
+    device: str = "auto",
+) -> None:
+    """Run SAELens's evals on held-out documents, print a table and write JSON.
+
+    Position 0 and special tokens are masked. Scores compare with a zero-ablated hook point, which flatters every
+    dictionary, so the raw CE losses stand beside them.
+
+    Args:
+        dictionary: a run directory, a checkpoint, a saved or exported dictionary, a SAELens SAE on disk, or
+            release:sae_id of a pretrained SAE.
+        hook_name: which dictionary, where there are several.
+        config: the fit config whose data section names the model and the documents; by default those of the
+            dictionary's own fit.
+        output: the JSON file to write; by default RUN/evaluation-<hook name>.json, or evaluation.json in this directory.
+        tokens: tokens to evaluate on; by default the fit's validation_tokens.
+        model_batch_size: rows in one forward pass.
+        device: where the model and the dictionary run: auto, cpu, cuda or cuda:N.
+    """
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("itda_lightning").setLevel(logging.INFO)
+    entry = load_entry(dictionary, hook_name)
+    hook = entry.sae.cfg.metadata.hook_name
+    data = data_for(entry.dictionary, config, hook_name=hook, device=device, validation_tokens=tokens)
+    rows = rows_for_evals(data.rows("heldout"), data.tokenizer)
+    entry.sae.to(data.model_name.torch_device())
+    start = time.perf_counter()
+    metrics, _ = evaluate_sae(entry.sae, data.language_model, rows, model_batch_size)
+    path = Path(output) if output is not None else _default_output(dictionary, hook)
+    write_json(path, _facts(entry, data, metrics, time.perf_counter() - start))
+    print_metrics(metrics)
+    sys.stdout.write(f"wrote {path}\n")
+
+
+def _default_output(dictionary: str, hook: str) -> Path:
+    run = Path(dictionary).expanduser()
+    return (
+        run / EVALUATION.format(hook_name=hook)
+        if run.is_dir() and (run / "dictionaries").is_dir()
+        else Path("evaluation.json")
+    )
+
+
+def _facts(entry: Entry, data: ActivationsDataModule, metrics: dict[str, float], seconds: float) -> dict[str, Any]:
+    rows = data.rows("heldout")
+    return {
+        "dictionary": entry.name,
+        "architecture": entry.sae.cfg.architecture(),
+        "hook_name": entry.sae.cfg.metadata.hook_name,
+        "model": data.model_name.name,
+        "model_fingerprint": data.model_name.fingerprint(),
+        "dataset": {"name": data.hparams["dataset"], "fingerprint": rows.dataset, "rows": rows.fingerprint()},
+        "metrics": metrics,
+        "seconds": seconds,
+        "versions": versions_and_hardware(),
+    }
+
+
+if __name__ == "__main__":
+    run_command(lambda: auto_cli(evaluate, as_positional=False))

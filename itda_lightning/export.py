@@ -1,0 +1,44 @@
+"""Command: write a dictionary as a SAELens SAE (``python -m itda_lightning.export --help``)."""
+
+import sys
+from typing import Literal
+
+from jsonargparse import auto_cli
+
+from itda_lightning.command_line import run_command
+from itda_lightning.loading import load_dictionary
+
+
+def export(
+    dictionary: str,
+    output: str,
+    architecture: Literal["itda", "matching_pursuit"] = "itda",
+    hook_name: str | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+) -> None:
+    """Write a dictionary to a new directory that SAELens loads, sources included. Nothing is overwritten.
+
+    Args:
+        dictionary: a run directory, a checkpoint, or a saved or exported dictionary.
+        output: the directory to write; it must not exist.
+        architecture: "itda" keeps every dictionary as it is and shows its codes on an attached model; it needs this
+            package to load. "matching_pursuit" loads in SAELens alone; it has no orthogonal pursuit, and a signed
+            dictionary becomes its atoms and their negatives.
+        hook_name: which dictionary, where there are several.
+        dtype: dtype of the weights. Half precision rounds the atoms, so codes change slightly.
+    """
+    # After the cheap checks: SAELens takes seconds to import.
+    loaded = load_dictionary(dictionary, hook_name)
+    from itda_lightning.saelens import save_export
+
+    sae = save_export(loaded, output, architecture, dtype)
+    imports = "import itda_lightning.saelens; " if architecture == "itda" else ""
+    sys.stdout.write(
+        f"wrote {output}: {loaded.n_atoms} atoms of dimension {loaded.d_in} as a SAELens SAE of architecture "
+        f"{architecture} (d_sae {sae.cfg.d_sae}, {dtype})\n"
+        f"load it with: {imports}from sae_lens import SAE; sae = SAE.load_from_disk({output!r})\n"
+    )
+
+
+if __name__ == "__main__":
+    run_command(lambda: auto_cli(export, as_positional=False))

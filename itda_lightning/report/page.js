@@ -1,0 +1,203 @@
+// Draws the list of atoms and the part of one atom at a time, from the data embedded in the page.
+"use strict";
+
+(() => {
+  const PER_PAGE = 40;
+  const byId = (id) => document.getElementById(id);
+  const data = JSON.parse(byId("data").textContent);
+  const atoms = data.atoms;
+  // The page always holds a plot, so the namespace need not be spelled out here.
+  const svgNamespace = document.querySelector("svg").namespaceURI;
+
+  // ---- elements and numbers
+
+  // Text from data only ever becomes text nodes and attribute values, never markup.
+  function make(tag, attributes = {}, ...children) {
+    const element = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    element.append(...children);
+    return element;
+  }
+
+  function draw(tag, attributes, ...children) {
+    const element = document.createElementNS(svgNamespace, tag);
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    element.append(...children);
+    return element;
+  }
+
+  const minus = (text) => text.replace("-", "−");
+  const whole = (value) => minus(value.toLocaleString("en-US"));
+  const short = (value) => minus(String(Number(value.toPrecision(3))));
+  const share = (value) => (value === 0 ? "never" : `${Number((100 * value).toPrecision(2))}%`);
+  const coefficient = (value) => make("data", { value: String(value) },
+    Math.abs(value) >= 100 ? whole(Math.round(value)) : minus(value.toPrecision(3)));
+
+  function marked(prompt) {
+    if (prompt === null) return make("span", { class: "prompt" }, "prompt unknown");
+    const [before, token, after] = prompt;
+    return make("span", { class: "prompt", dir: "auto" }, before, make("mark", {}, token), after);
+  }
+
+  // ---- the list
+
+  const texts = atoms.map((atom) => (atom.prompt === null ? "" : atom.prompt.join("").toLowerCase()));
+  const largest = (atom) => (atom.top.length ? Math.abs(atom.top[0][0]) : 0);
+  const token = (atom) => (atom.prompt === null ? "" : atom.prompt[1].trim());
+  const orders = {
+    atom: (a, b) => a.atom - b.atom,
+    density: (a, b) => b.count - a.count || a.atom - b.atom,
+    rare: (a, b) => a.count - b.count || a.atom - b.atom,
+    coefficient: (a, b) => largest(b) - largest(a) || a.atom - b.atom,
+    token: (a, b) => token(a).localeCompare(token(b)) || a.atom - b.atom,
+  };
+  let found = atoms;
+  let page = 0;
+  let shown = null;
+
+  function search() {
+    const wanted = byId("find").value.trim().toLowerCase();
+    const matches = (atom) => String(atom.atom) === wanted || texts[atom.atom].includes(wanted);
+    found = (wanted === "" ? atoms.slice() : atoms.filter(matches)).sort(orders[byId("order").value]);
+    page = 0;
+    list();
+  }
+
+  function list() {
+    const first = page * PER_PAGE;
+    const last = Math.min(first + PER_PAGE, found.length);
+    byId("rows").replaceChildren(...found.slice(first, last).map(row));
+    byId("found").textContent = found.length
+      ? `${whole(first + 1)}–${whole(last)} of ${whole(found.length)} atoms`
+      : "No atom’s prompt holds this text";
+    byId("previous").disabled = page === 0;
+    byId("next").disabled = last === found.length;
+  }
+
+  function row(atom) {
+    const current = atom.atom === shown ? { "aria-current": "true" } : {};
+    // The end of the context is what tells atoms apart where room is short.
+    const prompt = atom.prompt && [atom.prompt[0].slice(-24), atom.prompt[1], atom.prompt[2].slice(0, 24)];
+    return make(
+      "tr",
+      { "data-atom": atom.atom, ...current },
+      make("td", {}, make("a", { href: `#atom-${atom.atom}`, class: "number" }, String(atom.atom))),
+      make("td", {}, marked(prompt)),
+      make("td", { class: "number" }, share(atom.density)),
+    );
+  }
+
+  // ---- one atom
+
+  function show(index) {
+    const atom = atoms[index];
+    shown = index;
+    for (const line of byId("rows").children) {
+      if (Number(line.dataset.atom) === index) line.setAttribute("aria-current", "true");
+      else line.removeAttribute("aria-current");
+    }
+    const article = document.querySelector("article.atom");
+    article.id = `atom-${index}`;
+    article.replaceChildren(
+      make("h3", { id: "shown-title", tabindex: "-1" }, `Atom ${whole(index)}`),
+      marked(atom.prompt),
+      make("dl", { class: "strip" }, ...facts(atom).map(([name, value]) =>
+        make("div", {}, make("dt", {}, name), make("dd", {}, value)))),
+      ...(atom.count ? use(atom) : []),
+    );
+    return article;
+  }
+
+  function facts(atom) {
+    const used = make("data", { value: String(atom.count) },
+      atom.count ? `${whole(atom.count)} tokens, ${share(atom.density)}` : `none of ${whole(data.tokens)} tokens`);
+    const source = atom.source === null ? [] : data.columns.map((name, i) => [name, atom.source[i]]);
+    const columns = Object.fromEntries(source);
+    const places = atom.source === null ? [] : [
+      ["document", String(columns.document)],
+      ["row, position", `${columns.row}, ${columns.position}`],
+      ["token id", String(columns.token)],
+      ["characters", `${columns.start}–${columns.end}`],
+    ];
+    return [["used by", used], ...places];
+  }
+
+  function use(atom) {
+    const parts = [heading("Coefficients", `of ${whole(atom.count)} tokens`), histogram(atom.histogram)];
+    if (atom.top.length) parts.push(heading("Largest coefficients", ""), examples(atom.top));
+    for (const range of atom.ranges) {
+      const tokens = range.count === 1 ? "1 token" : `${whole(range.count)} tokens`;
+      parts.push(heading(`From ${short(range.low)} to ${short(range.high)}`, `${tokens}, ${share(range.count / atom.count)}`));
+      parts.push(range.examples.length
+        ? examples(range.examples)
+        : make("p", { class: "note" }, "All of them are among the largest above."));
+    }
+    return parts;
+  }
+
+  const heading = (text, detail) => make("h4", {}, text, " ", make("span", {}, detail));
+
+  const examples = (some) => make("table", {}, make("tbody", {}, ...some.map(([value, prompt]) =>
+    make("tr", {}, make("td", { class: "number" }, coefficient(value)), make("td", {}, marked(prompt))))));
+
+  function histogram({ low, width, counts }) {
+    // As many units as pixels, so that text has the same size on any screen.
+    const all = Math.max(280, document.querySelector("article.atom").clientWidth);
+    const [left, right, top, bottom] = [6, all - 6, 20, 114];
+    // Zero belongs on the axis, so that the sign of a coefficient is seen.
+    const start = Math.min(low, 0);
+    const end = Math.max(low + counts.length * width, 0);
+    const highest = Math.max(...counts);
+    const across = (value) => left + ((value - start) / (end - start)) * (right - left);
+    const up = (count) => bottom - (count / highest) * (bottom - top);
+    const bars = counts.map((count, i) => [low + i * width, count]).filter(([, count]) => count).map(([from, count]) =>
+      draw("rect", {
+        class: from < 0 ? "negative" : "positive",
+        x: across(from), y: up(count), height: bottom - up(count),
+        width: Math.max(1, across(from + width) - across(from) - 1),
+      }, draw("title", {}, `${whole(count)} from ${short(from)} to ${short(from + width)}`)));
+    const ticks = steps(start, end).flatMap((value) => [
+      draw("path", { class: "axis", d: `M${across(value)} ${bottom}v4` }),
+      draw("text", { class: "tick", x: across(value), y: bottom + 17, "text-anchor": "middle" }, short(value)),
+    ]);
+    const summary = `Coefficients from ${short(low)} to ${short(low + counts.length * width)}; the fullest bin holds ${whole(highest)}.`;
+    return draw("svg", { viewBox: `0 0 ${all} 138`, role: "img", "aria-label": summary },
+      draw("text", { class: "tick", x: left, y: 10 }, `${whole(highest)} tokens in the fullest bin`),
+      ...bars, draw("path", { class: "axis", d: `M${left} ${bottom}H${right}` }), ...ticks);
+  }
+
+  // Multiples of 1, 2 or 5 times a power of ten inside an interval.
+  function steps(start, end) {
+    const raw = (end - start) / 6;
+    const power = 10 ** Math.floor(Math.log10(raw));
+    const step = [1, 2, 5, 10].find((factor) => raw <= factor * power) * power;
+    const values = [];
+    for (let i = Math.ceil(start / step); i * step <= end; i += 1) values.push(i * step);
+    return values;
+  }
+
+  // ---- events
+
+  function follow() {
+    const match = /^#atom-(\d+)$/.exec(location.hash);
+    if (match === null || !(Number(match[1]) in atoms)) return;
+    const fromList = byId("rows").contains(document.activeElement);
+    const article = show(Number(match[1]));
+    // Beside the list the reader stays where they are; from elsewhere they are taken to the atom.
+    const beside = matchMedia("(min-width: 56.01rem)").matches;
+    if (fromList && beside && article.getBoundingClientRect().top >= 0) return;
+    article.scrollIntoView();
+    byId("shown-title").focus({ preventScroll: true });
+  }
+
+  byId("find").addEventListener("input", search);
+  byId("order").addEventListener("change", search);
+  byId("previous").addEventListener("click", () => { page -= 1; list(); });
+  byId("next").addEventListener("click", () => { page += 1; list(); });
+  addEventListener("hashchange", follow);
+
+  byId("browser").hidden = false;
+  search();
+  if (atoms.length) show(0);
+  follow();
+})();

@@ -1,0 +1,146 @@
+"""One run as one HTML file that needs no network and no server."""
+
+import base64
+import hashlib
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from itda_lightning.atomic_files import write_text
+from itda_lightning.evaluation.results import AtomUsage, Example, RunResults, TokenDecomposition
+from itda_lightning.report.excerpt import excerpt, visible
+from itda_lightning.report.plots import curve, density_plot, l0_plot
+from itda_lightning.report.wording import describe_metric, show_coefficient, show_number, show_share
+from itda_lightning.sources import COLUMNS, Prompt
+
+# Characters of a prompt before and after its token. Examples are many, so theirs decide the size of the page.
+SOURCE_WINDOW = (280, 100)
+TERM_WINDOW = (80, 30)
+EXAMPLE_WINDOW = (100, 40)
+
+
+def write_page(results: RunResults, path: str | Path) -> None:
+    """Write ``render_page(results)`` to ``path`` in one step. Raises InputError where that is not possible."""
+    write_text(Path(path), render_page(results))
+
+
+def render_page(results: RunResults) -> str:
+    """The results as one self-contained HTML page.
+
+    Facts, metrics, plots and decompositions are in the HTML itself; the part of each atom is drawn on demand from data
+    embedded in the page. Styles, script and data are inline, and a content security policy forbids everything else.
+    """
+    style, script = _asset("page.css"), _asset("page.js")
+    usage = results.usage
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            results=results,
+            usage=usage,
+            policy=f"default-src 'none'; base-uri 'none'; form-action 'none'; "
+            f"style-src {_digest(style)}; script-src {_digest(script)}",
+            style=Markup(style),
+            script=Markup(script),
+            data=_json_for_html(_atom_data(results)),
+            growth=curve(results.growth, "atoms", "Atoms:"),
+            fvu=curve(results.fvu_curve, "FVU", "FVU"),
+            l0=l0_plot(usage.l0_histogram),
+            density=density_plot(usage.densities),
+            decompositions=[_decomposition(decomposition) for decomposition in results.decompositions],
+        )
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("itda_lightning.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        number=show_number,
+        coefficient=show_coefficient,
+        share=show_share,
+        visible=visible,
+        metric=describe_metric,
+    )
+    return environment
+
+
+def _asset(name: str) -> str:
+    return files("itda_lightning.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    """What a content security policy calls this inline style or script by; any other one is refused."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _json_for_html(content: Any) -> Markup:
+    """JSON that may stand in a script element: no character that could end the element or open a comment."""
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _decomposition(decomposition: TokenDecomposition) -> dict[str, Any]:
+    largest = max((abs(term.coefficient) for term in decomposition.terms), default=1.0) or 1.0
+    return {
+        "prompt": excerpt(decomposition.prompt, *SOURCE_WINDOW),
+        "unexplained": decomposition.unexplained,
+        "norm": decomposition.norm,
+        "terms": [
+            {
+                "atom": term.atom,
+                "coefficient": term.coefficient,
+                "share": round(100 * abs(term.coefficient) / largest, 2),
+                "prompt": None if term.prompt is None else excerpt(term.prompt, *TERM_WINDOW),
+            }
+            for term in decomposition.terms
+        ],
+    }
+
+
+def _atom_data(results: RunResults) -> dict[str, Any]:
+    return {
+        "tokens": results.usage.n_tokens,
+        "columns": COLUMNS,
+        "atoms": [_atom(atom) for atom in results.usage.atoms],
+    }
+
+
+def _atom(usage: AtomUsage) -> dict[str, Any]:
+    """What the page's script reads of one atom; the histogram without the empty bins at its ends."""
+    filled = [index for index, count in enumerate(usage.histogram) if count]
+    first, last = (filled[0], filled[-1] + 1) if filled else (0, 0)
+    half = len(usage.histogram) // 2
+    width = usage.histogram_limit / half if half else 0.0
+    return {
+        "atom": usage.atom,
+        "source": usage.source,
+        "prompt": _cut(usage.prompt, SOURCE_WINDOW),
+        "count": usage.count,
+        "density": usage.density,
+        "histogram": {"low": (first - half) * width, "width": width, "counts": usage.histogram[first:last]},
+        "top": _examples(usage.top),
+        "ranges": [
+            {"low": part.low, "high": part.high, "count": part.count, "examples": _examples(part.examples)}
+            for part in usage.ranges
+        ],
+    }
+
+
+def _examples(examples: tuple[Example, ...]) -> list[list[Any]]:
+    return [[example.coefficient, _cut(example.prompt, EXAMPLE_WINDOW)] for example in examples]
+
+
+def _cut(prompt: Prompt | None, window: tuple[int, int]) -> Prompt | None:
+    return None if prompt is None else excerpt(prompt, *window)

@@ -1,0 +1,61 @@
+"""Metrics and decompositions as tables on the terminal. Text from data is never read as markup."""
+
+from collections.abc import Mapping
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from itda_lightning.evaluation.results import TokenDecomposition
+from itda_lightning.report.excerpt import excerpt, visible
+from itda_lightning.report.wording import describe_metric, show_coefficient, show_number, show_share
+from itda_lightning.sources import Prompt
+
+BEFORE, AFTER = 60, 20
+
+
+def print_metrics(metrics: Mapping[str, float | int], console: Console | None = None) -> None:
+    """Print metrics in their order, each with its name and what it is."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("metric")
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("", style="dim")
+    for key, value in metrics.items():
+        name, meaning = describe_metric(key)
+        table.add_row(Text(visible(name)), Text(show_number(value)), Text(meaning))
+    (console or Console()).print(table)
+
+
+def print_decomposition(
+    decomposition: TokenDecomposition, console: Console | None = None, *, max_terms: int | None = None
+) -> None:
+    """Print one activation as a table of atoms: index, coefficient and the atom's prompt with its token marked.
+
+    Args:
+        decomposition: what ``decompose`` gave.
+        console: where to print; the standard output by default.
+        max_terms: print at most so many terms, and say how many are left out.
+    """
+    console = console or Console()
+    console.print(marked(decomposition.prompt))
+    console.print(
+        Text(f"norm {show_number(decomposition.norm)}, {show_share(decomposition.unexplained)} unexplained", "dim")
+    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("atom", justify="right", no_wrap=True)
+    table.add_column("coefficient", justify="right", no_wrap=True)
+    table.add_column("the atom's prompt")
+    for term in decomposition.terms[:max_terms]:
+        prompt = marked(term.prompt) if term.prompt is not None else Text("unknown", "dim")
+        table.add_row(str(term.atom), show_coefficient(term.coefficient), prompt)
+    console.print(table)
+    left_out = len(decomposition.terms) - len(decomposition.terms[:max_terms])
+    if left_out:
+        console.print(Text(f"and {left_out} more", "dim"))
+
+
+def marked(prompt: Prompt) -> Text:
+    """The end of a prompt on one line, its token bold and underlined so that it shows without colour too."""
+    before, token, after = excerpt(prompt, BEFORE, AFTER)
+    return Text.assemble((before, "dim"), (token, "bold underline yellow"), (after, "dim"))

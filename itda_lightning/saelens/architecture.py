@@ -1,0 +1,167 @@
+"""SAELens's view of a dictionary: the architecture ``itda``, whose encoder is a pursuit."""
+
+from dataclasses import dataclass, field
+from typing import get_args, no_type_check
+
+import torch
+from jaxtyping import Float
+from sae_lens import SAE, SAEConfig
+from sae_lens.registry import SAE_CLASS_REGISTRY, register_sae_class
+from torch import Tensor, nn
+from torch.nn import functional
+
+from itda_lightning.errors import InputError
+from itda_lightning.pursuit import PursuitName, check_sparsity, pursue
+from itda_lightning.saelens.gradients import differentiable
+from itda_lightning.saelens.prepared_atoms import PreparedAtoms, prepare
+
+ARCHITECTURE = "itda"
+# Folding a scale into the bias is exact; these others change what the atoms, which are activations, are compared with.
+FOLDABLE = ("none", "expected_average_only_in")
+
+
+# The fields come from a file, so their values are checked below; SAELens first gives `metadata` as a plain dict.
+@no_type_check
+@dataclass
+class ITDASAEConfig(SAEConfig):
+    """Configuration of ``ITDASAE``; fields beyond SAELens's own:
+
+    Attributes:
+        k: the sparsity of codes.
+        pursuit: "mp" (matching pursuit) or "omp" (orthogonal matching pursuit).
+        nonnegative: non-negative coefficients only.
+
+    Raises:
+        InputError: an unknown pursuit, or an input normalisation that depends on the activation.
+        ValueError: k < 1.
+    """
+
+    k: int = field(kw_only=True)
+    pursuit: PursuitName = field(default="mp", kw_only=True)
+    nonnegative: bool = field(default=False, kw_only=True)
+
+    @classmethod
+    def architecture(cls) -> str:
+        """The name in ``cfg.json``."""
+        return ARCHITECTURE
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sparsity(self.k)
+        if self.pursuit not in get_args(PursuitName):
+            raise InputError(f"pursuit must be one of {get_args(PursuitName)}, got {self.pursuit!r}")
+        if self.normalize_activations not in FOLDABLE:
+            raise InputError(
+                f"an itda SAE cannot have normalize_activations={self.normalize_activations!r}: its atoms are "
+                f"activations as the model gives them; use one of {FOLDABLE}"
+            )
+
+
+class ITDASAE(SAE[ITDASAEConfig]):
+    """A dictionary as an SAE: ``W_dec`` holds the atoms, ``b_dec`` the bias, ``encode`` is the pursuit.
+
+    Half precision: the rows of ``W_dec`` are then unit only to rounding (0.4% in bfloat16). ``encode`` normalises them
+    again, computes in float32 and divides the coefficients by the norms of the stored rows, so that ``decode`` gives
+    the pursuit's reconstruction up to the rounding of the codes themselves.
+
+    Codes have a gradient with respect to the input, with the support held fixed; the atoms are data and get none from
+    ``encode``.
+    """
+
+    cfg: ITDASAEConfig
+    _prepared: PreparedAtoms | None = None
+
+    @property
+    def W_enc(self) -> Float[Tensor, "d_in d_sae"]:  # noqa: N802  SAELens's name
+        """(d_in, d_sae) the atoms as columns. A view: there are no encoder weights."""
+        return self.W_dec.T
+
+    def initialize_weights(self) -> None:
+        """Random unit rows and no bias, to be replaced by a dictionary's."""
+        shape = (self.cfg.d_sae, self.cfg.d_in)
+        rows = functional.normalize(torch.randn(shape, dtype=self.dtype, device=self.device), dim=1)
+        self.W_dec = nn.Parameter(rows)
+        self.b_dec = nn.Parameter(torch.zeros(self.cfg.d_in, dtype=self.dtype, device=self.device))
+
+    def encode(self, x: Float[Tensor, "..."]) -> Float[Tensor, "... d_sae"]:
+        """Dense signed codes of activations.
+
+        Args:
+            x: (..., d_in), or (..., n_heads, d_head) while hook_z reshaping is on; any floating dtype.
+
+        Returns:
+            (..., d_sae) in the dtype of the SAE; coefficients of an atom that was picked again are summed. A pursuit
+            has no pre-activations, so ``hook_sae_acts_pre`` and ``hook_sae_acts_post`` both see the code.
+        """
+        sae_in = self.process_sae_in(x)
+        flat = sae_in.reshape(-1, self.cfg.d_in)
+        # Autocast would round the correlations that decide which atom is picked.
+        with torch.autocast(flat.device.type, enabled=False):
+            prepared = self._prepared_atoms()
+            rows = prepared.rows
+            code = pursue(self.cfg.pursuit, flat, rows, self.cfg.k, self.cfg.nonnegative, None, prepared.gram)
+            # Not where only the parameters ask for a gradient: that would take memory in every call outside no_grad.
+            if x.requires_grad and torch.is_grad_enabled():
+                code = differentiable(code, flat.to(rows.dtype), rows, self.cfg.pursuit)
+            if prepared.norms is not None:
+                norms = prepared.norms[code.support.clamp(min=0)]
+                code = code._replace(coefficients=code.coefficients / norms)
+            feature_acts = code.to_dense(self.cfg.d_sae).to(sae_in.dtype)
+        feature_acts = feature_acts.reshape(*sae_in.shape[:-1], self.cfg.d_sae)
+        return self.hook_sae_acts_post(self.hook_sae_acts_pre(feature_acts))
+
+    def decode(self, feature_acts: Float[Tensor, "... d_sae"]) -> Float[Tensor, "..."]:
+        """Reconstructions (..., d_in) of dense codes (..., d_sae), in the shape that ``encode`` was given."""
+        reconstruction = feature_acts @ self.W_dec
+        # What encode did not subtract is not added.
+        if self.cfg.apply_b_dec_to_input:
+            reconstruction = reconstruction + self.b_dec
+        reconstruction = self.run_time_activation_norm_fn_out(self.hook_sae_recons(reconstruction))
+        return self.reshape_fn_out(reconstruction, self.d_head)
+
+    def fold_and_get_W_dec_norm(self) -> Float[Tensor, " d_sae"]:  # noqa: N802  SAELens's name
+        """(d_sae,) ones: atoms are unit rows already, so nothing is folded and the codes stay what they are."""
+        return torch.ones(self.cfg.d_sae, dtype=self.W_dec.dtype, device=self.W_dec.device)
+
+    @torch.no_grad()
+    def fold_activation_norm_scaling_factor(self, scaling_factor: float) -> None:
+        """Make an SAE of scaled activations one of activations as they are, in place.
+
+        Pursuits commute with a positive scale, so dividing the bias is exact and the atoms stay unit rows. Codes are
+        then in the units of the activations: the old ones divided by ``scaling_factor``.
+
+        Raises:
+            InputError: a factor that is not positive.
+        """
+        if not scaling_factor > 0:
+            raise InputError(f"the scaling factor must be positive, got {scaling_factor}: it is sqrt(d_in) / mean norm")
+        self.b_dec.div_(scaling_factor)
+        self.cfg.normalize_activations = "none"
+
+    def fold_activation_whitening(
+        self,
+        mean: Tensor,  # noqa: ARG002
+        whitening_matrix: Tensor,  # noqa: ARG002
+        unwhitening_matrix: Tensor,  # noqa: ARG002
+    ) -> None:
+        """Refused: unwhitened rows are no longer unit, and a pursuit over them picks other atoms.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(
+            "whitening cannot be folded into an itda SAE: a pursuit over unwhitened atoms picks other atoms; "
+            "fit the dictionary on activations that are not whitened"
+        )
+
+    def _prepared_atoms(self) -> PreparedAtoms:
+        if self._prepared is None or not self._prepared.still_hold(self.W_dec):
+            self._prepared = None  # frees the old Gram before the new one is built
+            self._prepared = prepare(self.W_dec)
+        return self._prepared
+
+
+# A reloaded module replaces its own classes; those of another package make SAELens raise.
+if ARCHITECTURE in SAE_CLASS_REGISTRY and SAE_CLASS_REGISTRY[ARCHITECTURE][0].__module__ == __name__:
+    del SAE_CLASS_REGISTRY[ARCHITECTURE]
+register_sae_class(ARCHITECTURE, ITDASAE, ITDASAEConfig)

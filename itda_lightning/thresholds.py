@@ -1,0 +1,101 @@
+"""The threshold of a fit: given, converted from the paper's form, or calibrated; said in the log with its forecast."""
+
+import logging
+import math
+
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from itda_lightning.errors import InputError
+from itda_lightning.growth import Forecast, GrowthRule, calibrate_threshold, forecast, unexplained_threshold
+
+logger = logging.getLogger(__name__)
+
+# A dictionary that is full after a smaller share of the token budget has not seen most of the data, and one that ends
+# with a smaller share of its atoms is not the one that was asked for.
+TOO_LITTLE = 0.1
+
+
+def find_threshold(
+    x: Float[Tensor, "sample d"],
+    rule: GrowthRule,
+    hook_name: str,
+    *,
+    max_atoms: int,
+    budget: int,
+    threshold: float | None,
+    paper_threshold: float | None,
+) -> float:
+    """The share of energy left unexplained above which an activation becomes an atom.
+
+    Args:
+        x: (sample, d) centred activations drawn from the whole budget.
+        rule: the growth rule; its threshold is not used.
+        budget: activations of the whole fit.
+        threshold, paper_threshold: what was asked for; without either the threshold is calibrated.
+
+    Raises:
+        InputError: a paper threshold out of range for this d, or a budget too small for ``max_atoms``.
+    """
+    if threshold is None and paper_threshold is None:
+        threshold, expected = _calibrate(x, rule, hook_name, max_atoms, budget)
+        how = "calibrated"
+    else:
+        how = "given"
+        if paper_threshold is not None:
+            try:
+                threshold = unexplained_threshold(paper_threshold, x.shape[1])
+            except ValueError as error:
+                raise InputError(f"model.paper_threshold: {error}") from error
+            how = f"the paper's {paper_threshold:g} at d_in {x.shape[1]}"
+        assert threshold is not None
+        expected = forecast(x, rule._replace(threshold=threshold), max_atoms, budget)
+    logger.info(
+        "threshold at %s: %.4f of the energy left unexplained (%s); a sample of %d activations forecasts %s",
+        hook_name,
+        threshold,
+        how,
+        len(x),
+        _describe(expected, max_atoms, budget),
+    )
+    if expected.fills_after < TOO_LITTLE * budget:
+        logger.warning(
+            "threshold %.4f at %s fills %d atoms after about %d of %d activations: most of the data would not be "
+            "looked at; raise the threshold, raise max_atoms, or leave the threshold out to have it calibrated",
+            threshold,
+            hook_name,
+            max_atoms,
+            expected.fills_after,
+            budget,
+        )
+    elif expected.n_atoms < TOO_LITTLE * max_atoms:
+        logger.warning(
+            "threshold %.4f at %s appends only about %d of %d atoms in %d activations: lower it, or leave it out to "
+            "have it calibrated",
+            threshold,
+            hook_name,
+            expected.n_atoms,
+            max_atoms,
+            budget,
+        )
+    return threshold
+
+
+def _calibrate(x: Tensor, rule: GrowthRule, hook_name: str, max_atoms: int, budget: int) -> tuple[float, Forecast]:
+    with tqdm(desc=f"Calibrate {hook_name}", unit=" steps") as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        try:
+            return calibrate_threshold(x, rule, max_atoms, budget, progress)
+        except ValueError as error:
+            raise InputError(f"cannot calibrate a threshold at {hook_name}: {error}") from error
+
+
+def _describe(expected: Forecast, max_atoms: int, budget: int) -> str:
+    if math.isinf(expected.fills_after) or expected.fills_after > budget:
+        return f"{min(expected.n_atoms, max_atoms):,.0f} of {max_atoms:,} atoms after all {budget:,}"
+    return f"{max_atoms:,} atoms after {expected.fills_after:,.0f} of {budget:,}"

@@ -1,0 +1,141 @@
+"""Pursuits in float64 numpy, one activation at a time, straight from their definitions. Slow on purpose.
+
+Rounding may turn an exact tie either way, and after that two correct paths differ. So an oracle can be given the
+support that is under test: it follows it, but only at steps where its own float64 numbers say that the decision was too
+close to call. Everywhere else it goes its own way, and comparing the two supports then shows the difference.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+NOISE_FLOOR = 1e-6
+MIN_NEW_DIRECTION = 1e-6
+# Two scores are tied where their gap is below this share of the residual.
+TIE = 1e-6
+
+
+class OracleCode(NamedTuple):
+    support: list[int]
+    coefficients: list[float]
+    residual: Array
+
+
+@dataclass(frozen=True)
+class Witness:
+    """The support under test, with the precision it was computed in.
+
+    ``rounding`` is the relative error of its inner products: a decision within ``rounding * |x|`` is too close to call.
+    """
+
+    support: Sequence[int]
+    rounding: float
+
+    def went_on(self, step: int) -> bool:
+        return step < len(self.support)
+
+
+def matching_pursuit(
+    x: Array,
+    atoms: Array,
+    k: int,
+    nonnegative: bool = False,
+    error_threshold: float | None = None,
+    witness: Witness | None = None,
+) -> OracleCode:
+    """Mallat and Zhang: subtract the best atom's share of the residual, k times; an atom may be picked again."""
+    code = OracleCode([], [], x.astype(np.float64))
+    for step in range(k):
+        if _ends(x, code.residual, error_threshold, step, witness):
+            break
+        pick, correlation = _best_atom(x, code.residual, atoms, nonnegative, step, witness)
+        if pick is None:
+            break
+        code = OracleCode(
+            [*code.support, pick], [*code.coefficients, correlation], code.residual - correlation * atoms[pick]
+        )
+    return code
+
+
+def orthogonal_matching_pursuit(
+    x: Array,
+    atoms: Array,
+    k: int,
+    nonnegative: bool = False,
+    error_threshold: float | None = None,
+    witness: Witness | None = None,
+) -> OracleCode:
+    """Pati et al.: the best atom joins the support, and all coefficients become the least-squares ones.
+
+    Ends before a linearly dependent atom and, if ``nonnegative``, before a negative least-squares coefficient.
+    """
+    code = OracleCode([], [], x.astype(np.float64))
+    for step in range(k):
+        if _ends(x, code.residual, error_threshold, step, witness):
+            break
+        pick, _ = _best_atom(x, code.residual, atoms, nonnegative, step, witness)
+        if pick is None or pick in code.support:
+            break
+        _, outside = _least_squares(atoms[pick], atoms[code.support])
+        independence = float(outside @ outside)
+        if _at_most(independence, MIN_NEW_DIRECTION, 1.0, step, witness):
+            break
+        support = [*code.support, pick]
+        coefficients, residual = _least_squares(x, atoms[support])
+        # Dividing by a short new direction magnifies the rounding of the coefficients.
+        scale = float(np.linalg.norm(x)) / max(independence, MIN_NEW_DIRECTION)
+        if nonnegative and not _nonnegative(float(coefficients.min()), scale, step, witness):
+            break
+        code = OracleCode(support, coefficients.tolist(), residual)
+    return code
+
+
+def _ends(x: Array, residual: Array, error_threshold: float | None, step: int, witness: Witness | None) -> bool:
+    energy = float(x @ x)
+    if energy == 0:
+        return True
+    if error_threshold is None:
+        return False
+    return _at_most(float(residual @ residual), error_threshold * energy, energy, step, witness)
+
+
+def _best_atom(
+    x: Array, residual: Array, atoms: Array, nonnegative: bool, step: int, witness: Witness | None
+) -> tuple[int | None, float]:
+    """The atom of this step with its correlation; None where nothing correlates above the noise floor."""
+    correlation = np.array([float(np.dot(atom, residual)) for atom in atoms])
+    score = correlation if nonnegative else np.abs(correlation)
+    norm = float(np.linalg.norm(x))
+    if not len(score) or _at_most(float(score.max()), NOISE_FLOOR * norm, norm, step, witness):
+        return None, 0.0
+    best = int(np.argmax(score))
+    if witness is not None and witness.went_on(step):
+        wanted = witness.support[step]
+        if score[best] - score[wanted] <= TIE * np.linalg.norm(residual) + witness.rounding * norm:
+            best = wanted
+    return best, float(correlation[best])
+
+
+def _at_most(value: float, limit: float, scale: float, step: int, witness: Witness | None) -> bool:
+    """Whether ``value <= limit``, a reason to end; where that is too close to call, whether the witness ended."""
+    if witness is not None and abs(value - limit) <= witness.rounding * scale:
+        return not witness.went_on(step)
+    return value <= limit
+
+
+def _nonnegative(smallest: float, scale: float, step: int, witness: Witness | None) -> bool:
+    if witness is not None and abs(smallest) <= witness.rounding * scale:
+        return witness.went_on(step)
+    return smallest >= 0
+
+
+def _least_squares(x: Array, rows: Array) -> tuple[Array, Array]:
+    if not len(rows):
+        return np.zeros(0), x.astype(np.float64)
+    coefficients, *_ = np.linalg.lstsq(rows.T, x, rcond=None)
+    return coefficients, x - coefficients @ rows

@@ -1,0 +1,157 @@
+"""The page as text: complete, self-contained, and safe whatever the prompts hold."""
+
+import dataclasses
+import html
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from itda_lightning.errors import InputError
+from itda_lightning.evaluation.results import RunResults, Usage
+from itda_lightning.report import render_page, write_page
+from itda_lightning.sources import Prompt
+from tests.report.conftest import HOSTILE, usage_of
+
+
+class Page(HTMLParser):
+    """The tags, texts and scripts of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.texts: list[str] = []
+        self.marks: list[str] = []
+        self.inside: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag in ("script", "style", "mark"):
+            self.inside.append(tag)
+
+    def handle_endtag(self, tag):
+        if self.inside and self.inside[-1] == tag:
+            self.inside.pop()
+
+    def handle_data(self, data):
+        if not self.inside:
+            self.texts.append(data)
+        elif self.inside[-1] == "script":
+            self.scripts.append(data)
+        elif self.inside[-1] == "mark":
+            self.marks.append(data)
+
+    def values(self) -> list[str | None]:
+        return [attributes["value"] for tag, attributes in self.tags if tag == "data"]
+
+
+def test_text_from_data_never_becomes_markup(results):
+    page = Page(render_page(results))
+    tags = [tag for tag, _ in page.tags]
+    assert tags.count("script") == 2
+    assert not {"img", "b", "i", "u", "iframe", "object", "link"} & set(tags)
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    assert "A <b>run</b> & more" in page.texts
+    for prompt in HOSTILE[:4]:
+        assert prompt.token in page.marks
+    assert any("{{ 7 * 7 }}" in text for text in page.texts)
+
+
+def test_characters_that_would_not_show_are_shown(results):
+    text = render_page(results)
+    assert "<mark>⏎⏎</mark>⇥third⏎␛[31m␀\ufffdend" in text
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+
+
+def test_embedded_data_is_that_of_the_results(results):
+    page = Page(render_page(results))
+    data = json.loads(page.scripts[0])
+    assert data["tokens"] == 400
+    assert len(data["atoms"]) == 90
+    for atom, given in zip(data["atoms"], results.usage.atoms, strict=True):
+        assert (atom["atom"], atom["count"], atom["density"]) == (given.atom, given.count, given.density)
+        assert sum(atom["histogram"]["counts"]) == given.count
+        assert [part["count"] for part in atom["ranges"]] == [part.count for part in given.ranges]
+    histogram = data["atoms"][0]["histogram"]
+    assert (histogram["low"], histogram["width"], histogram["counts"][0]) == (-0.5, 0.25, 2)
+
+
+def test_numbers_on_the_page_are_those_of_the_results(results):
+    text = render_page(results)
+    page = Page(text)
+    shown = re.findall(r'data-metric="([^"]+)">.*?<data value="([^"]+)">([^<]+)<', text, re.DOTALL)
+    assert [(html.unescape(key), value) for key, value, _ in shown] == [
+        (key, str(value)) for key, value in results.metrics.items()
+    ]
+    assert [words for _, _, words in shown] == ["90", "0.1235", "0.9877", "not measured"]
+    for decomposition in results.decompositions:
+        for number in (decomposition.unexplained, decomposition.norm, *(t.coefficient for t in decomposition.terms)):
+            assert str(number) in page.values()
+    assert '<strong data-dead="1">1</strong>' in text
+    assert "Atoms: 40 after 1,000 tokens, 90 after 3,000." in text
+    assert "L0 = 2: 250 tokens (62%)" in text
+
+
+def test_every_atom_of_a_decomposition_is_linked(results):
+    links = [attributes["href"] for tag, attributes in Page(render_page(results)).tags if tag == "a"]
+    assert links.count("#atom-5") == len(results.decompositions)
+
+
+def test_the_page_refers_to_nothing_outside_itself(results):
+    text = render_page(results)
+    page = Page(text)
+    references = [v for _, attributes in page.tags for k, v in attributes.items() if k in ("src", "href", "action")]
+    assert references
+    assert all(reference.startswith("#") for reference in references)
+    # The only address anywhere is the one that the facts give, as text.
+    assert re.findall(r"\w+://[^\s<]*", text) == ["https://example.org/d"]
+    assert "url(" not in text
+    assert "@import" not in text
+    policy = next(a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none';")
+    assert "unsafe" not in policy
+
+
+def test_a_prompt_is_cut_around_its_token(results):
+    usage = results.usage
+    long = dataclasses.replace(usage.atoms[0], prompt=Prompt("b" * 5000, "token", "a" * 5000))
+    page = render_page(dataclasses.replace(results, usage=dataclasses.replace(usage, atoms=(long,))))
+    assert "b" * 300 not in page
+    assert "a" * 300 not in page
+
+
+def test_results_without_curves_decompositions_or_use_still_make_a_page():
+    dead = Usage(10, 1.0, 1.0, (10, 0), (usage_of(5),))
+    text = render_page(RunResults("Nothing", {}, {}, dead))
+    assert 'data-plot="l0"' in text
+    assert 'data-plot="growth"' not in text
+    assert "None of 10 held-out tokens used any atom." in text
+
+
+def test_long_curves_are_thinned(results):
+    growth = tuple((tokens, tokens) for tokens in range(1, 20_001))
+    text = render_page(dataclasses.replace(results, growth=growth))
+    path = re.search(r'data-plot="growth".*?class="curve" d="([^"]+)"', text, re.DOTALL)
+    assert path is not None
+    assert path[1].count("L") < 600
+
+
+def test_points_that_could_not_be_measured_are_left_out(results):
+    curve = ((1000, float("nan")), (2000, 0.5))
+    text = render_page(dataclasses.replace(results, fvu_curve=curve))
+    assert "FVU 0.5 after 2,000 tokens" in text
+    assert not any("nan" in shown for shown in Page(text).texts)
+    path = re.search(r'data-plot="fvu".*?class="curve" d="([^"]+)"', text, re.DOTALL)
+    assert path is not None
+    assert "nan" not in path[1]
+
+
+def test_write_page_writes_what_render_page_gives(results, tmp_path):
+    write_page(results, tmp_path / "deep" / "page.html")
+    assert (tmp_path / "deep" / "page.html").read_text(encoding="utf-8") == render_page(results)
+    with pytest.raises(InputError, match="failed while writing"):
+        write_page(results, tmp_path / "deep" / "page.html" / "page.html")
