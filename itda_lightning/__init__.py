@@ -10,6 +10,7 @@ from itda_lightning.loading import load_dictionary
 from itda_lightning.module import ITDA
 from itda_lightning.pursuit import SparseCode, matching_pursuit, orthogonal_matching_pursuit
 from itda_lightning.saelens import from_sae, to_sae
+from itda_lightning.similarity import cka, jaccard, relative_similarity, svcca
 from itda_lightning.sources import Prompt, Source, Sources
 
 __all__ = [
@@ -21,9 +22,13 @@ __all__ = [
     "Source",
     "Sources",
     "SparseCode",
+    "cka",
     "from_sae",
+    "jaccard",
     "load_dictionary",
     "matching_pursuit",
     "orthogonal_matching_pursuit",
+    "relative_similarity",
+    "svcca",
     "to_sae",
 ]

@@ -1,0 +1,189 @@
+"""MP and OMP, centred and not, against a random dictionary of the same size, on the bundled model: quality and cost.
+
+    python benchmarks/first_path/run.py [--training_tokens 200000] [--max_atoms 4096] [--k 32]
+
+Every row has the same training and held-out tokens. The random dictionary (the control) is the same number of training
+activations drawn at random, with the same bias and pursuit. The encoders are timed against SAELens's stock matching-pursuit
+encoder on the same activations and atoms, in interleaved repetitions.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from jsonargparse import auto_cli
+
+import itda_lightning as il
+from itda_lightning.evaluation.harness import evaluate_sae, rows_for_evals
+from itda_lightning.run_directory import versions_and_hardware
+from itda_lightning.validation import ValidationSums
+
+RESULTS = Path(__file__).parent / "results"
+REPETITIONS = 5
+
+
+def main(
+    training_tokens: int = 200_000,
+    validation_tokens: int = 16_384,
+    max_atoms: int = 4096,
+    k: int = 32,
+    hook_name: str = "blocks.14.hook_resid_post",
+    cache_dir: str = "~/.cache/itda_lightning/activations",
+    seed: int = 0,
+) -> None:
+    """Run the study and write results/first_path.json and results/first_path.md."""
+    data = il.ActivationsDataModule(
+        "bundled:smollm2-135m",
+        [hook_name],
+        "bundled:sotu",
+        training_tokens=training_tokens,
+        validation_tokens=validation_tokens,
+        cache_dir=cache_dir,
+        seed=seed,
+    )
+    data.prepare_data()
+    rows = rows_for_evals(data.rows("heldout"), data.tokenizer)
+    table: list[dict[str, Any]] = []
+    for pursuit in ("mp", "omp"):
+        for center in (True, False):
+            module = il.ITDA(max_atoms=max_atoms, k=k, pursuit=pursuit, center=center)
+            trainer = L.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, limit_val_batches=0)
+            start = time.perf_counter()
+            trainer.fit(module, datamodule=data)
+            seconds = time.perf_counter() - start
+            dictionary = module.finished_dictionary()
+            facts = {
+                "pursuit": pursuit,
+                "center": center,
+                "threshold": dictionary.metadata["threshold"],
+                "activations_seen": dictionary.metadata["activations_seen"],
+            }
+            fit = {"fit_seconds": seconds, "growth_seconds": module.growth_seconds}
+            table.append({"dictionary": "ITDA", **facts, **fit, **measure(dictionary, data, rows, hook_name)})
+            control = random_dictionary(dictionary, data, hook_name, seed)
+            table.append({"dictionary": "random", **facts, **measure(control, data, rows, hook_name)})
+            report(table[-2:])
+    result = {
+        "model": data.model_name.name,
+        "model_fingerprint": data.model_name.fingerprint(),
+        "hook_name": hook_name,
+        "dataset": {"name": "bundled:sotu", "fingerprint": rows.dataset},
+        "training_tokens": training_tokens,
+        "validation_tokens": validation_tokens,
+        "max_atoms": max_atoms,
+        "k": k,
+        "seed": seed,
+        "commit": subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        ).stdout.strip(),
+        "harvest": {"tokens": data.harvested_tokens, "seconds": data.harvest_seconds},
+        "encoders_us_per_activation": time_encoders(data, max_atoms, k, hook_name),
+        "rows": table,
+        "versions": versions_and_hardware(),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "first_path.json").write_text(json.dumps(result, indent=1) + "\n")
+    (RESULTS / "first_path.md").write_text(as_markdown(result))
+    sys.stdout.write(as_markdown(result))
+
+
+def random_dictionary(fitted: il.Dictionary, data: il.ActivationsDataModule, hook: str, seed: int) -> il.Dictionary:
+    """As many training activations as ``fitted`` has atoms, drawn at random, with its bias and pursuit."""
+    x = torch.cat([batch.activations[hook] for batch in data.train_dataloader()])
+    x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[: fitted.n_atoms]] - fitted.bias
+    return il.Dictionary(
+        torch.nn.functional.normalize(x, dim=1),
+        fitted.bias,
+        k=fitted.k,
+        pursuit=fitted.pursuit,
+        metadata={"hook_name": hook},
+    )
+
+
+def measure(dictionary: il.Dictionary, data: il.ActivationsDataModule, rows: Any, hook: str) -> dict[str, float]:
+    """Quality on held-out documents: our sums for FVU and the tail, SAELens's evals for the losses."""
+    sums = ValidationSums.empty(dictionary)
+    shares = []
+    for batch in data.val_dataloader():
+        x = batch.activations[hook]
+        sums.add(dictionary, x)
+        shares.append(dictionary.encode(x).residual_energy / dictionary.centre(x).square().sum(-1))
+    tail = torch.cat(shares).double()
+    metrics, _ = evaluate_sae(il.to_sae(dictionary), data.language_model, rows, progress=False)
+    losses = ("ce_loss_without_sae", "ce_loss_with_sae", "ce_loss_score", "kl_div_with_sae", "tokens_evaluated")
+    return {
+        "n_atoms": dictionary.n_atoms,
+        **sums.metrics(),
+        "unexplained_p95": float(tail.quantile(0.95)),
+        "unexplained_p99": float(tail.quantile(0.99)),
+        **{name: metrics[name] for name in losses},
+    }
+
+
+def time_encoders(data: il.ActivationsDataModule, max_atoms: int, k: int, hook: str) -> dict[str, dict[str, float]]:
+    """Median and range of microseconds an activation of one batch of 1,024, interleaved."""
+    batch = next(iter(data.train_dataloader())).activations[hook]
+    x = torch.cat([b.activations[hook] for b in data.train_dataloader()])[:max_atoms]
+    bias = x.mean(0)
+    atoms = torch.nn.functional.normalize(x - bias, dim=1)
+    dictionaries = {
+        name: il.Dictionary(atoms, bias, k=k, pursuit=name, metadata={"hook_name": hook}) for name in ("mp", "omp")
+    }
+    stock = il.to_sae(dictionaries["mp"], architecture="matching_pursuit")
+    encoders = {
+        "linear encode (x @ D.T)": lambda: (batch - bias) @ atoms.T,
+        "matching pursuit": lambda: dictionaries["mp"].encode(batch),
+        "orthogonal matching pursuit": lambda: dictionaries["omp"].encode(batch),
+        "SAELens matching_pursuit, the same codes": lambda: stock.encode(batch),
+    }
+    times: dict[str, list[float]] = {name: [] for name in encoders}
+    for repetition in range(REPETITIONS + 1):
+        for name, encode in encoders.items():
+            start = time.perf_counter()
+            with torch.no_grad():
+                encode()
+            if repetition:  # the first builds what is built once
+                times[name].append((time.perf_counter() - start) * 1e6 / len(batch))
+    return {n: {"median": statistics.median(t), "min": min(t), "max": max(t)} for n, t in times.items()}
+
+
+def report(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        sys.stdout.write(f"{row}\n")
+
+
+def as_markdown(result: dict[str, Any]) -> str:
+    machine = result["versions"]
+    lines = [
+        f"{result['model']} ({result['model_fingerprint'][:12]}), {result['hook_name']}, {result['dataset']['name']} "
+        f"({result['dataset']['fingerprint'][:12]}), {result['training_tokens']:,} training tokens, "
+        f"{result['validation_tokens']:,} held-out tokens, k = {result['k']}, seed {result['seed']}. "
+        f"{machine['cpus']} CPU cores, {machine['memory_gb']} GB; torch {machine['torch']}, sae-lens {machine['sae-lens']}.",
+        "",
+        "| dictionary | pursuit | centred | atoms | activations seen | threshold | FVU | L0 | dead | unexplained p95 / p99 "
+        "| CE without | CE with | CE score | KL | growth s |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        growth = f"{row['growth_seconds']:.1f}" if "growth_seconds" in row else ""
+        lines.append(
+            f"| {row['dictionary']} | {row['pursuit']} | {'yes' if row['center'] else 'no'} | {row['n_atoms']:,} "
+            f"| {row['activations_seen']:,} | {row['threshold']:.3f} | {row['fvu']:.4f} | {row['l0']:.1f} "
+            f"| {row['dead_atoms']} | {row['unexplained_p95']:.3f} / {row['unexplained_p99']:.3f} "
+            f"| {row['ce_loss_without_sae']:.3f} | {row['ce_loss_with_sae']:.3f} | {row['ce_loss_score']:.4f} "
+            f"| {row['kl_div_with_sae']:.3f} | {growth} |"
+        )
+    lines += ["", "| encoder | µs an activation (median, range) |", "|---|---|"]
+    for name, spread in result["encoders_us_per_activation"].items():
+        lines.append(f"| {name} | {spread['median']:.0f} ({spread['min']:.0f}-{spread['max']:.0f}) |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=False)
