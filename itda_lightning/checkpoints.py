@@ -66,9 +66,15 @@ class SafetensorsCheckpointIO(CheckpointIO):
 
 def _extract(value: Any, tensors: dict[str, torch.Tensor], name: str) -> Any:
     if isinstance(value, torch.Tensor):
-        tensors[name] = value.detach().cpu().contiguous()
-        return {TENSOR: name}
+        key = name if name not in tensors else f"{name}#{len(tensors)}"
+        tensor = value.detach().cpu().contiguous()
+        storages = {known.untyped_storage().data_ptr() for known in tensors.values()}
+        # safetensors refuses tensors that share memory, as a tensor that occurs twice does.
+        tensors[key] = tensor.clone() if tensor.untyped_storage().data_ptr() in storages else tensor
+        return {TENSOR: key}
     if isinstance(value, dict):
+        if TENSOR in value:
+            raise TypeError(f"checkpoint entry {name!r} has the key {TENSOR!r}, which stands for a tensor in the file")
         if not all(isinstance(key, str) for key in value):
             raise TypeError(f"checkpoint entry {name!r} has keys that are not strings: {sorted(map(str, value))}")
         return {key: _extract(item, tensors, f"{name}/{key}") for key, item in value.items()}

@@ -18,6 +18,7 @@ from itda_lightning.pursuit import (
     check_sparsity,
     check_unit_rows,
     combine,
+    padded,
     pursue,
     update_gram,
 )
@@ -139,7 +140,9 @@ class Dictionary(nn.Module):
         if self.capacity**2 * dtype.itemsize > GRAM_BYTES:
             return self._atoms, None
         if self._gram is None or self._gram_of != self._identity():
-            self._gram = self._atoms.new_zeros(self.capacity, self.capacity, dtype=dtype)
+            # Rows of a round length: a corner of it can be used as it lies in memory.
+            whole = self._atoms.new_zeros(self.capacity, padded(self.capacity), dtype=dtype)
+            self._gram = whole[:, : self.capacity]
             update_gram(self._gram, self._atoms, 0, self.n_atoms)
             self._gram_of = self._identity()
         return self._atoms, self._gram

@@ -11,17 +11,21 @@ from jsonargparse import auto_cli
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.atomic_files import write_json
 from itda_lightning.command_line import run_command
+from itda_lightning.errors import InputError
 from itda_lightning.evaluation.data import data_for
 from itda_lightning.evaluation.entries import Entry, load_entry
 from itda_lightning.evaluation.harness import evaluate_sae, rows_for_evals
 from itda_lightning.report.tables import print_metrics
 from itda_lightning.run_directory import EVALUATION, versions_and_hardware
 
+# Losses cost far more than what else is measured: a minute for the bundled model on one core.
+DEFAULT_LOSS_TOKENS = 4096
+
 
 def evaluate(
     dictionary: str,
     hook_name: str | None = None,
-    config: str | None = None,
+    data_config: str | None = None,
     output: str | None = None,
     tokens: int | None = None,
     model_batch_size: int = 4,
@@ -30,32 +34,38 @@ def evaluate(
     """Run SAELens's evals on held-out documents, print a table and write JSON.
 
     Position 0 and special tokens are masked. Scores compare with a zero-ablated hook point, which flatters every
-    dictionary, so the raw CE losses stand beside them.
+    dictionary, so the raw CE losses stand beside them. Variance and sparsity are of all held-out tokens, as in the fit.
 
     Args:
         dictionary: a run directory, a checkpoint, a saved or exported dictionary, a SAELens SAE on disk, or
             release:sae_id of a pretrained SAE.
         hook_name: which dictionary, where there are several.
-        config: the fit config whose data section names the model and the documents; by default those of the
+        data_config: the fit config whose data section names the model and the documents; by default those of the
             dictionary's own fit.
         output: the JSON file to write; by default RUN/evaluation-<hook name>.json, or evaluation.json in this directory.
-        tokens: tokens to evaluate on; by default the fit's validation_tokens.
-        model_batch_size: rows in one forward pass.
+        tokens: tokens to measure CE losses and KL on, which take three passes through the whole model; by default the
+            fit's validation_tokens but at most 4,096. More held-out rows are read where there are fewer.
+        model_batch_size: at most so many rows in one forward pass. Logits of a large vocabulary take much memory.
         device: where the model and the dictionary run: auto, cpu, cuda or cuda:N.
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("itda_lightning").setLevel(logging.INFO)
     entry = load_entry(dictionary, hook_name)
     hook = entry.sae.cfg.metadata.hook_name
-    data = data_for(entry.dictionary, config, hook_name=hook, device=device, validation_tokens=tokens)
+    data = data_for(entry.dictionary, data_config, hook, device, tokens or 0)
+    size = data.hparams["context_size"]
+    n_tokens = min(DEFAULT_LOSS_TOKENS, data.hparams["validation_tokens"]) if tokens is None else tokens
+    if n_tokens < size:
+        raise InputError(f"--tokens must be at least one row of {size}, got {n_tokens}")
     rows = rows_for_evals(data.rows("heldout"), data.tokenizer)
+    language_model = data.language_model
     entry.sae.to(data.model_name.torch_device())
     start = time.perf_counter()
-    metrics, _ = evaluate_sae(entry.sae, data.language_model, rows, model_batch_size)
-    path = Path(output) if output is not None else _default_output(dictionary, hook)
+    metrics, _ = evaluate_sae(entry.sae, language_model, rows, model_batch_size, loss_rows=n_tokens // size)
+    path = Path(output).expanduser() if output is not None else _default_output(dictionary, hook)
     write_json(path, _facts(entry, data, metrics, time.perf_counter() - start))
     print_metrics(metrics)
-    sys.stdout.write(f"wrote {path}\n")
+    sys.stdout.write(f"wrote {path.resolve()}\n")
 
 
 def _default_output(dictionary: str, hook: str) -> Path:
@@ -67,7 +77,9 @@ def _default_output(dictionary: str, hook: str) -> Path:
     )
 
 
-def _facts(entry: Entry, data: ActivationsDataModule, metrics: dict[str, float], seconds: float) -> dict[str, Any]:
+def _facts(
+    entry: Entry, data: ActivationsDataModule, metrics: dict[str, float | int], seconds: float
+) -> dict[str, Any]:
     rows = data.rows("heldout")
     return {
         "dictionary": entry.name,

@@ -2,12 +2,14 @@
 
 import json
 import logging
+import re
 import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
@@ -18,7 +20,7 @@ from itda_lightning.callbacks import StopWhenDone
 from itda_lightning.checkpoints import SafetensorsCheckpointIO
 from itda_lightning.command_line import run_command
 from itda_lightning.errors import InputError
-from itda_lightning.module import ITDA
+from itda_lightning.module import ITDA, refuse_several_devices
 from itda_lightning.report.tables import print_metrics
 from itda_lightning.run_directory import CONFIG, DICTIONARIES, METRICS, make_run_directory, versions_and_hardware
 from itda_lightning.wandb_logging import log_dictionary, make_wandb_logger
@@ -31,7 +33,8 @@ class RunSettings:
     """Where a run is written and how it is kept.
 
     Args:
-        directory: the run directory, which must not exist; null for the first free runs_directory/name-NNN.
+        directory: the run directory, which must not exist unless its fit is resumed: then the run goes on in the first
+            free DIRECTORY-resumed-NNN. Null for the first free runs_directory/name-NNN.
         runs_directory: where run directories are made.
         name: name of the run.
         checkpoint_every: steps between checkpoints.
@@ -61,14 +64,28 @@ class RunSettings:
             if not Path(ckpt_path).is_file():
                 raise InputError(f"ckpt_path: there is no checkpoint {ckpt_path}; they lie in a run's checkpoints/")
             return ckpt_path
-        runs = Path(self.runs_directory).expanduser()
-        where = [Path(self.directory).expanduser()] if self.directory is not None else runs.glob(f"{self.name}-*")
-        found = [path for run in where for path in run.glob("checkpoints/*.ckpt")]
+        directory = self._wanted()
+        if directory is None:
+            root, whose = Path(self.runs_directory).expanduser(), f"no run named {self.name}"
+            pattern = re.compile(re.escape(self.name) + r"-\d{3,}")
+        else:
+            root, whose = directory.parent, f"neither {directory.name} nor a run that resumed it"
+            pattern = re.compile(re.escape(directory.name) + r"(-resumed-\d{3,})?")
+        runs = [path for path in root.glob("*") if pattern.fullmatch(path.name)]
+        found = [path for run in runs for path in run.glob("checkpoints/*.ckpt")]
         if not found:
-            raise InputError(
-                f"ckpt_path=last: no run named {self.name} in {runs} has a checkpoint; give the path of one instead"
-            )
+            raise InputError(f"ckpt_path=last: {whose} in {root} has a checkpoint; give the path of one instead")
         return str(max(found, key=lambda path: path.stat().st_mtime_ns))
+
+    def make_directory(self, resumed: bool) -> Path:
+        """The new directory of this run. Raises InputError like ``make_run_directory``."""
+        directory = self._wanted()
+        if directory is not None and directory.exists() and resumed:
+            return make_run_directory(None, str(directory.parent), f"{directory.name}-resumed")
+        return make_run_directory(self.directory, self.runs_directory, self.name)
+
+    def _wanted(self) -> Path | None:
+        return Path(self.directory).expanduser().absolute() if self.directory is not None else None
 
 
 class FitCLI(LightningCLI):
@@ -85,23 +102,33 @@ class FitCLI(LightningCLI):
         )
 
 
-def main(args: list[str] | None = None) -> Path:
-    """Parse, check, fit, write. Returns the run directory."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("itda_lightning").setLevel(logging.INFO)
-    warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
-    warnings.filterwarnings("ignore", message=".*configure_optimizers. returned .None.")
-    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec")
-    cli = FitCLI(
+# What Lightning says of things that are meant to be so here.
+EXPECTED_WARNINGS = (
+    "Using ModelCheckpoint with manual optimization",
+    ".*configure_optimizers. returned .None.",
+    ".*treespec, LeafSpec",
+    "Experiment logs directory .* exists and is not empty",
+    "The dirpath has changed",
+)
+
+
+def parse(args: list[str] | None = None) -> FitCLI:
+    """Parse and check the command line (None: this process's) and make the trainer, the module and the data of it."""
+    return FitCLI(
         ITDA,
         ActivationsDataModule,
         run=False,
         save_config_callback=None,
         auto_configure_optimizers=False,
         seed_everything_default=0,
-        parser_kwargs={"description": "Fit an ITDA and write a run directory.", "prog": "python -m itda_lightning.fit"},
+        parser_kwargs={
+            "description": "Fit an ITDA and write a run directory.",
+            "prog": "python -m itda_lightning.fit",
+            "allow_abbrev": False,  # or a mistyped name is taken for the beginning of another
+        },
         trainer_defaults={
             "max_epochs": 1,
+            "devices": 1,
             "num_sanity_val_steps": 0,
             "log_every_n_steps": 10,
             "enable_model_summary": False,
@@ -110,24 +137,59 @@ def main(args: list[str] | None = None) -> Path:
         },
         args=args,
     )
+
+
+def main(args: list[str] | None = None) -> Path:
+    """Parse, check, fit, write. Returns the run directory."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("itda_lightning").setLevel(logging.INFO)
+    for message in EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+    cli = parse(args)
     run: RunSettings = cli.config_init["run"]
     trainer, module, data = cli.trainer, cli.model, cli.datamodule
     assert isinstance(module, ITDA)
     assert isinstance(data, ActivationsDataModule)
+    refuse_several_devices(trainer)
     checkpoint = run.checkpoint(cli.config_init["ckpt_path"])
     for split in ("train", "heldout"):
         data.rows(split)
     _ = data.widths  # loads the model, unless the cache is complete, and checks the hook points
 
-    directory = make_run_directory(run.directory, run.runs_directory, run.name)
-    _equip(trainer, run, directory)
-    config = cli.parser.dump(cli.config, skip_none=False)
-    write_text(directory / CONFIG, config if isinstance(config, str) else json.dumps(config))
-    write_json(directory / "versions.json", versions_and_hardware())
-    logger.info("run directory: %s", directory)
+    directory = run.make_directory(resumed=checkpoint is not None)
+    with explained(directory, "writing the log in"):
+        log = logging.FileHandler(directory / "fit.log", encoding="utf-8")
+    log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.getLogger("itda_lightning").addHandler(log)
+    try:
+        config = cli.parser.dump(cli.config, skip_none=False)
+        write_text(directory / CONFIG, config if isinstance(config, str) else json.dumps(config))
+        write_json(directory / "versions.json", versions_and_hardware())
+        logger.info("run directory: %s", directory)
+        _equip(trainer, run, directory)
+        _run(trainer, module, data, checkpoint, directory)
+    except BaseException as error:
+        logger.error("the fit ended early: %s: %s", type(error).__name__, error)
+        raise
+    finally:
+        logging.getLogger("itda_lightning").removeHandler(log)
+        log.close()
+        for wandb_logger in trainer.loggers:
+            if isinstance(wandb_logger, WandbLogger):
+                wandb_logger.experiment.finish()
+    return directory
 
+
+def _run(
+    trainer: L.Trainer, module: ITDA, data: ActivationsDataModule, checkpoint: str | None, directory: Path
+) -> None:
+    """Fit, validate, save the dictionaries and the metrics, and say how it went."""
     start = time.perf_counter()
-    trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+    except SystemExit as error:  # what Lightning makes of an interrupt from the keyboard
+        logger.info("interrupted: --ckpt_path last goes on from the last checkpoint in %s", directory / "checkpoints")
+        raise KeyboardInterrupt from error
     trainer.validate(module, datamodule=data, verbose=False)
     results: dict[str, Any] = {}
     for hook in module.hook_names:
@@ -159,21 +221,14 @@ def main(args: list[str] | None = None) -> Path:
         seconds["all"],
     )
     logger.info("run directory: %s", directory)
-    return directory
 
 
 def _equip(trainer: Any, run: RunSettings, directory: Path) -> None:
-    """Give the trainer what belongs to this run: loggers, log file, checkpoints, the stop."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Experiment logs directory .* exists")
-        loggers: list[Any] = [CSVLogger(directory, name="", version="")]
+    """Give the trainer what belongs to this run: loggers, checkpoints, the stop."""
+    loggers: list[Any] = [CSVLogger(directory, name="", version="")]
     if run.wandb_project is not None and (wandb_logger := make_wandb_logger(run.wandb_project, directory)):
         loggers.append(wandb_logger)
     trainer.loggers = [*trainer.loggers, *loggers]
-    with explained(directory, "writing the log in"):
-        handler = logging.FileHandler(directory / "fit.log", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.getLogger("itda_lightning").addHandler(handler)
     trainer.strategy.checkpoint_io = SafetensorsCheckpointIO()
     trainer.val_check_interval = trainer.val_check_batch = run.validate_every
     checkpoints = ModelCheckpoint(

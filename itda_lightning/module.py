@@ -1,7 +1,8 @@
 """ITDA, the LightningModule: its training step encodes a batch and appends the activations that are explained worst."""
 
+import math
 import time
-from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,19 +16,15 @@ from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.checkpoints import read_checkpoint
 from itda_lightning.dictionary import Dictionary
 from itda_lightning.errors import InputError
+from itda_lightning.facts import finished, fit_metadata, fit_results, settings
 from itda_lightning.growth import GROWTH_POLICIES, GrowthRule
 from itda_lightning.pursuit import PursuitName
-from itda_lightning.sources import COLUMNS, Source, Sources
-from itda_lightning.thresholds import find_threshold
-from itda_lightning.validation import ValidationSums
+from itda_lightning.same_fit import fit_identity, refuse_another_fit
+from itda_lightning.sources import COLUMNS, Sources
+from itda_lightning.thresholds import check_threshold, find_threshold
+from itda_lightning.validation import ValidationSums, named_metrics
 
 GrowthPolicy = Literal["sequential", "frozen_batch"]
-# What SAELens calls the loaders; the bridge has the hook names of a HookedTransformer.
-MODEL_CLASSES = {
-    "bridge": "HookedTransformer",
-    "hooked_transformer": "HookedTransformer",
-    "huggingface": "AutoModelForCausalLM",
-}
 
 
 class ITDA(L.LightningModule):
@@ -76,21 +73,11 @@ class ITDA(L.LightningModule):
         for name, value in {"max_atoms": max_atoms, "k": k, "calibration_tokens": calibration_tokens}.items():
             if value < 1:
                 raise InputError(f"model.{name} must be at least 1, got {value}")
-        for name, chosen, choices in (
-            ("pursuit", pursuit, get_args(PursuitName)),
-            ("growth", growth, get_args(GrowthPolicy)),
-            ("bad_activations", bad_activations, get_args(BadActivations)),
-        ):
-            if chosen not in choices:
-                raise InputError(f"model.{name} must be one of {choices}, got {chosen!r}")
-        if threshold is not None and paper_threshold is not None:
-            raise InputError("give model.threshold or model.paper_threshold, not both")
-        if threshold is not None and not 0 < threshold < 1:
-            effect = "can never append an atom" if threshold >= 1 else "appends every activation"
-            raise InputError(
-                f"model.threshold {threshold:g} {effect}: it is the share of energy left unexplained, give a value "
-                "between 0 and 1, or none to have it calibrated"
-            )
+        chosen = {"pursuit": (pursuit, PursuitName), "growth": (growth, GrowthPolicy)}
+        for name, (choice, choices) in (chosen | {"bad_activations": (bad_activations, BadActivations)}).items():
+            if choice not in get_args(choices):
+                raise InputError(f"model.{name} must be one of {get_args(choices)}, got {choice!r}")
+        check_threshold(threshold, paper_threshold)
         self.save_hyperparameters()
         self.automatic_optimization = False
         self.hook_names: list[str] = []
@@ -99,6 +86,7 @@ class ITDA(L.LightningModule):
         self.dataset = ""
         self.growth_seconds = 0.0
         self._sums: list[ValidationSums] = []
+        self._data_settings: dict[str, Any] = {}
 
     @property
     def full(self) -> bool:
@@ -120,12 +108,23 @@ class ITDA(L.LightningModule):
         return dictionary
 
     def setup(self, stage: str) -> None:
-        """Make the empty dictionaries, once the widths of the hook points are known."""
-        if self.hook_names:
-            return
+        """Make the empty dictionaries, once the widths of the hook points are known.
+
+        Raises:
+            InputError: several devices, or other hook points or documents than those of the dictionaries at hand.
+        """
+        refuse_several_devices(self.trainer)
         data = self._data()
-        self.dataset = data.documents.fingerprint
-        self._make_dictionaries({hook: data.widths[hook] for hook in data.hook_names})
+        self.__dict__.pop("_identity", None)
+        if not self.hook_names:
+            self.dataset = data.documents.fingerprint
+            self._data_settings = settings(data.hparams)
+            self._make_dictionaries({hook: data.widths[hook] for hook in data.hook_names})
+        elif (self.hook_names, self.dataset) != (data.hook_names, data.documents.fingerprint):
+            raise InputError(
+                f"the dictionaries are of {self.hook_names} on documents {self.dataset}, the data are of "
+                f"{data.hook_names} on {data.documents.fingerprint}: make a new ITDA for other data"
+            )
 
     def configure_optimizers(self) -> None:
         """There is nothing to optimise: atoms are chosen, not learned."""
@@ -172,7 +171,7 @@ class ITDA(L.LightningModule):
             energy, residual = x.double().square().sum(), grown.residual_energy.double().sum()
             self._log("growth/n_atoms", dictionary.n_atoms, hook, prog_bar=True)
             self._log("growth/atoms_per_1k_activations", 1000 * len(grown.accepted) / len(x), hook)
-            self._log("growth/unexplained", residual / energy, hook)
+            self._log("growth/unexplained", residual / energy if energy > 0 else 0.0, hook)
         self._log("details/n_training_samples", int(self.seen))
         self.growth_seconds += time.perf_counter() - start
         # Without an optimiser Lightning counts no steps, and its loggers and checkpoints go by that count.
@@ -188,23 +187,17 @@ class ITDA(L.LightningModule):
         """Add a batch of held-out activations to the sums."""
         for index, hook in enumerate(self.hook_names):
             x = batch.activations[hook]
-            self._sums[index].add(self.dictionary(hook), x[torch.isfinite(x).all(-1)])
+            good = usable(x, batch.table, hook, self.hparams["bad_activations"])
+            self._sums[index].add(self.dictionary(hook), x[good])
 
     def on_validation_epoch_end(self) -> None:
-        """Log FVU, L0, dead atoms and the rate of growth; names are SAELens's where the quantity is the same."""
+        """Log FVU, L0, dead atoms and the rate of growth."""
         for index, hook in enumerate(self.hook_names):
             metrics = self._sums[index].metrics()
             n_atoms, seen = self.dictionary(hook).n_atoms, int(self.seen)
             earlier = [entry for entry in self.history if entry["hook_name"] == hook]
-            last_seen = int(earlier[-1]["seen"]) if earlier else 0
-            last_n = int(earlier[-1]["n_atoms"]) if earlier else 0
-            if seen > last_seen:
-                rate = 1000 * (n_atoms - last_n) / (seen - last_seen)
-                self._log("growth/validation_atoms_per_1k_activations", rate, hook)
-            self._log("metrics/fvu", metrics["fvu"], hook, prog_bar=True)
-            self._log("metrics/explained_variance", 1 - metrics["fvu"], hook)
-            self._log("metrics/l0", metrics["l0"], hook)
-            self._log("sparsity/dead_features", metrics["dead_atoms"], hook)
+            for name, value in named_metrics(metrics, seen, n_atoms, earlier[-1] if earlier else None).items():
+                self._log(name, value, hook, prog_bar=name == "metrics/fvu")
             if not self.trainer.sanity_checking:
                 self.history.append({"hook_name": hook, "seen": seen, "n_atoms": n_atoms, **metrics})
 
@@ -212,122 +205,72 @@ class ITDA(L.LightningModule):
         """Put what is not a tensor beside the state: names, settings, the history of validation."""
         checkpoint["itda"] = {
             "hook_names": self.hook_names,
+            "d_in": [self.dictionary(hook).d_in for hook in self.hook_names],
             "dataset": self.dataset,
-            "rows": self._data().rows("train").fingerprint(),
             "k": self.hparams["k"],
             "pursuit": self.hparams["pursuit"],
             "nonnegative": self.hparams["nonnegative"],
+            "identity": self._identity,
+            "data": self._data_settings,
             "history": self.history,
             "metadata": [self.metadata(hook) for hook in self.hook_names],
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the history back and refuse a checkpoint of another fit.
+        """Take up what ``on_save_checkpoint`` gave.
 
         Raises:
-            InputError: other settings, hook points or data than this fit's, each named.
+            InputError: a checkpoint of something else, or of a fit with other settings, hook points, model or data than
+                this one, each difference named.
         """
         saved = checkpoint.get("itda")
         if saved is None:
             raise InputError("the checkpoint is not one of an ITDA fit: give one of a run's checkpoints/ directory")
-        if not self.hook_names:
-            shapes = [
-                checkpoint["state_dict"][f"dictionaries.{i}._atoms"].shape for i in range(len(saved["hook_names"]))
-            ]
-            self._make_dictionaries({hook: shape[1] for hook, shape in zip(saved["hook_names"], shapes, strict=True)})
-            self.dataset = saved["dataset"]
-        mine: dict[str, Any] = {"hook_names": self.hook_names, "dataset": self.dataset, **_settings(self.hparams)}
-        theirs = {
-            **checkpoint.get("hyper_parameters", {}),
-            "hook_names": saved["hook_names"],
-            "dataset": saved["dataset"],
-        }
         if self._trainer is not None:
-            mine["rows"], theirs["rows"] = self._data().rows("train").fingerprint(), saved["rows"]
-            mine["d_in"] = [dictionary.d_in for dictionary in self.dictionaries]
-            theirs["d_in"] = [
-                checkpoint["state_dict"][f"dictionaries.{i}._atoms"].shape[1] for i in range(len(saved["hook_names"]))
-            ]
-        different = [
-            f"{key}: {theirs[key]!r} there, {mine[key]!r} here" for key in mine if mine[key] != theirs.get(key)
-        ]
-        if different:
-            raise InputError(
-                f"the checkpoint is of another fit ({'; '.join(different)}): resume with its own config.yaml"
-            )
+            refuse_another_fit(saved["identity"], self._identity)
+        else:
+            self.dataset, self._data_settings = saved["dataset"], saved["data"]
+            self._make_dictionaries(dict(zip(saved["hook_names"], saved["d_in"], strict=True)))
         self.history = saved["history"]
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: str | Path, **_: Any) -> "ITDA":  # type: ignore[override]
         """The module as it was saved, on the CPU. Raises InputError for a truncated or foreign checkpoint."""
         checkpoint = read_checkpoint(checkpoint_path)
-        module = cls(**_settings(checkpoint.get("hyper_parameters", {})))
+        if "itda" not in checkpoint:
+            raise InputError(f"{checkpoint_path} is not a checkpoint of an ITDA fit: give one of a run's checkpoints/")
+        module = cls(**settings(checkpoint["hyper_parameters"]))
         module.on_load_checkpoint(checkpoint)
         module.load_state_dict(checkpoint["state_dict"])
         return module
 
     def results(self, hook_name: str) -> dict[str, float | int]:
         """The figures of the fit of one hook point: size, data seen, and the last validation."""
-        index = self.hook_names.index(hook_name)
-        validation = [entry for entry in self.history if entry["hook_name"] == hook_name]
-        last = {
-            key: value for key, value in (validation[-1] if validation else {}).items() if not isinstance(value, str)
-        }
-        return {
-            "n_atoms": self.dictionary(hook_name).n_atoms,
-            "activations_seen": int(self.seen),
-            "activations_skipped": int(self.skipped[index]),
-            "threshold": float(self.thresholds[index]),
-            **{key: value for key, value in last.items() if key not in ("seen", "n_atoms")},
-        }
+        return fit_results(self.metadata(hook_name))
 
     def finished_dictionary(self, hook_name: str | None = None) -> Dictionary:
-        """The dictionary of a hook point on the CPU with exactly its atoms, their prompts and the facts of the fit.
+        """The dictionary of a hook point on the CPU with exactly its atoms, the facts of the fit, and the prompts.
 
-        Raises:
-            InputError: no such hook point, or several and no name.
+        A module that was loaded from a checkpoint knows no prompts. Raises like ``dictionary``.
         """
         grown = self.dictionary(hook_name)
-        hook_name = hook_name or self.hook_names[0]
-        rows = self._data().rows("train")
-        table = grown.source_table.cpu()
-        prompts = tuple(rows.prompt(Source(*row)) for row in table.tolist())
-        return Dictionary(
-            grown.atoms.cpu(),
-            grown.bias.cpu(),
-            Sources(table.clone(), self.dataset, prompts),
-            k=grown.k,
-            pursuit=grown.pursuit,
-            nonnegative=grown.nonnegative,
-            metadata=self.metadata(hook_name),
-        )
+        rows = self._data().rows("train") if self._trainer is not None else None
+        return finished(grown, self.dataset, rows, self.metadata(hook_name or self.hook_names[0]))
 
     def metadata(self, hook_name: str) -> dict[str, Any]:
         """JSON facts of the fit of one hook point: model, data, settings, and the curves of growth and FVU."""
-        index, n = self.hook_names.index(hook_name), self.dictionary(hook_name).n_atoms
-        data = _settings(self._data().hparams) if self._trainer is not None else {}
-        when = self.appended_at[index, :n].cpu().unique(return_counts=True) if n else ((), ())
-        growth, total = [], 0
-        for seen, count in zip(*(part.tolist() if isinstance(part, Tensor) else part for part in when), strict=True):
-            total += count
-            growth.append([seen, total])
-        return {
-            "hook_name": hook_name,
-            # The next six stand under the names that SAELens's tools read.
-            "model_name": data.get("model"),
-            "model_class_name": MODEL_CLASSES[data.get("loader", "bridge")],
-            "dataset_path": data.get("dataset"),
-            "context_size": data.get("context_size"),
-            "prepend_bos": data.get("prepend_bos"),
-            "exclude_special_tokens": data.get("exclude_special_tokens"),
-            "data": data,
-            "fit": _settings(self.hparams),
-            "threshold": None if bool(self.thresholds[index].isnan()) else float(self.thresholds[index]),
-            "activations_seen": int(self.seen),
-            "activations_skipped": int(self.skipped[index]),
-            "growth": growth,
-            "validation": [entry for entry in self.history if entry["hook_name"] == hook_name],
-        }
+        n, index = self.dictionary(hook_name).n_atoms, self.hook_names.index(hook_name)
+        threshold = float(self.thresholds[index])
+        return fit_metadata(
+            hook_name,
+            data=self._data_settings,
+            fit=settings(self.hparams),
+            threshold=None if math.isnan(threshold) else threshold,
+            seen=int(self.seen),
+            skipped=int(self.skipped[index]),
+            appended_at=self.appended_at[index, :n].cpu(),
+            history=self.history,
+        )
 
     def _make_dictionaries(self, widths: dict[str, int]) -> None:
         hp = self.hparams
@@ -350,20 +293,25 @@ class ITDA(L.LightningModule):
         self.register_buffer("appended_at", torch.zeros(hooks, hp["max_atoms"], dtype=torch.int64))
 
     def _data(self) -> ActivationsDataModule:
-        data = getattr(self.trainer, "datamodule", None)
+        data = getattr(self._trainer, "datamodule", None)
         if not isinstance(data, ActivationsDataModule):
             raise InputError("an ITDA is fitted on an ActivationsDataModule: call trainer.fit(module, datamodule=...)")
         return data
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        return fit_identity(settings(self.hparams), self._data())
 
     def _rule(self, index: int) -> GrowthRule:
         hp = self.hparams
         return GrowthRule(hp["k"], hp["pursuit"], hp["nonnegative"], float(self.thresholds[index]))
 
-    def _log(self, name: str, value: float | Tensor, hook: str | None = None, prog_bar: bool = False) -> None:
+    def _log(self, name: str, value: float | int | Tensor, hook: str | None = None, prog_bar: bool = False) -> None:
         full_name = name if hook is None or len(self.hook_names) == 1 else f"{name}/{hook}"
         self.log(full_name, torch.as_tensor(value, dtype=torch.float32), prog_bar=prog_bar, batch_size=1)
 
 
-def _settings(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Constructor arguments without what LightningCLI adds to them."""
-    return {key: value for key, value in hyper_parameters.items() if not key.startswith("_")}
+def refuse_several_devices(trainer: L.Trainer) -> None:
+    """Raises InputError for a trainer of several processes: each atom depends on all before it."""
+    if trainer.world_size > 1:
+        raise InputError(f"an ITDA is fitted by one process, not {trainer.world_size}: set trainer.devices=1")

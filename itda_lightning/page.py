@@ -12,21 +12,23 @@ from jsonargparse import auto_cli
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from itda_lightning.activations.bad import usable
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.command_line import run_command
 from itda_lightning.dictionary import Dictionary
 from itda_lightning.errors import InputError
-from itda_lightning.evaluation.data import data_for
+from itda_lightning.evaluation.data import add_prompts, check_width, data_for, hook_point
 from itda_lightning.evaluation.decomposition import decompose
 from itda_lightning.evaluation.results import RunResults, TokenDecomposition, Usage
 from itda_lightning.evaluation.usage import measure_usage
 from itda_lightning.loading import load_dictionary
 from itda_lightning.report.page import write_page
 from itda_lightning.report.tables import print_decomposition, print_metrics
-from itda_lightning.run_directory import EVALUATION, versions_and_hardware
+from itda_lightning.run_directory import DICTIONARIES, EVALUATION, versions_and_hardware
 from itda_lightning.sources import Source
 
 DECOMPOSITIONS = 6
+PURSUITS = {"mp": "matching pursuit", "omp": "orthogonal matching pursuit"}
 # The evals' figures that stand on the page, in this order.
 EVALUATED = (
     "ce_loss_without_sae",
@@ -36,10 +38,17 @@ EVALUATED = (
     "kl_div_with_sae",
     "kl_div_score",
     "cossim",
+    "loss_tokens_evaluated",
 )
 
 
-def page(dictionary: str, hook_name: str | None = None, output: str | None = None, device: str = "auto") -> None:
+def page(
+    dictionary: str,
+    hook_name: str | None = None,
+    output: str | None = None,
+    device: str = "auto",
+    data_config: str | None = None,
+) -> None:
     """Measure a dictionary on held-out documents, write a page about it, print its figures and one decomposition.
 
     Args:
@@ -47,23 +56,25 @@ def page(dictionary: str, hook_name: str | None = None, output: str | None = Non
         hook_name: which dictionary, where there are several.
         output: the HTML file to write; by default RUN/page-<hook name>.html, or page.html in this directory.
         device: where the language model runs: auto, cpu, cuda or cuda:N.
+        data_config: the fit config whose data section names the model and the documents; by default those of the
+            dictionary's own fit.
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("itda_lightning").setLevel(logging.INFO)
     loaded = load_dictionary(dictionary, hook_name)
-    hook = loaded.metadata.get("hook_name")
-    if hook is None:
-        raise InputError(f"{dictionary} does not say which hook point it is of: give a run directory or its export")
-    data = data_for(loaded, None, hook, device)
+    hook = hook_point(loaded, hook_name, dictionary)
+    data = data_for(loaded, data_config, hook, device)
     run = Path(dictionary).expanduser()
-    in_run = (run / "dictionaries").is_dir()
-    path = Path(output) if output is not None else run / f"page-{hook}.html" if in_run else Path("page.html")
+    in_run = (run / DICTIONARIES).is_dir()
+    default = run / f"page-{hook}.html" if in_run else Path("page.html")
+    path = Path(output).expanduser() if output is not None else default
+    evaluated = _evaluated(run / EVALUATION.format(hook_name=hook)) if in_run else {}
+    add_prompts(loaded, data)
     usage, decompositions = _measure(loaded, data, hook)
-    evaluation = run / EVALUATION.format(hook_name=hook)
-    evaluated = json.loads(evaluation.read_text(encoding="utf-8"))["metrics"] if in_run and evaluation.exists() else {}
-    validation = loaded.metadata.get("validation", [])
+    growth = tuple((seen, n_atoms) for seen, n_atoms in loaded.metadata.get("growth", []))
+    fvu_curve = tuple((entry["seen"], entry["fvu"]) for entry in loaded.metadata.get("validation", []))
     results = RunResults(
-        title=f"{data.model_name.name} · {hook}",
+        title=f"{data.model_name.name} at {hook}",
         facts=_facts(loaded, data, hook, usage),
         metrics={
             "n_atoms": loaded.n_atoms,
@@ -74,13 +85,27 @@ def page(dictionary: str, hook_name: str | None = None, output: str | None = Non
         },
         usage=usage,
         decompositions=tuple(decompositions),
-        growth=tuple((seen, n_atoms) for seen, n_atoms in loaded.metadata.get("growth", [])),
-        fvu_curve=tuple((entry["seen"], entry["fvu"]) for entry in validation),
+        # A single point is no curve.
+        growth=growth if len(growth) > 1 else (),
+        fvu_curve=fvu_curve if len(fvu_curve) > 1 else (),
     )
     write_page(results, path)
     print_metrics(results.metrics)
     print_decomposition(decompositions[len(decompositions) // 2], max_terms=12)
     sys.stdout.write(f"page: {path.resolve()}\n")
+
+
+def _evaluated(path: Path) -> dict[str, float]:
+    """The figures of an evaluation of the run, where there was one."""
+    if not path.exists():
+        return {}
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))["metrics"]
+        return {str(name): value for name, value in metrics.items() if isinstance(value, (int, float))}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} is not what evaluate writes ({type(error).__name__}: {error}): evaluate the run again or remove it"
+        ) from error
 
 
 def _measure(dictionary: Dictionary, data: ActivationsDataModule, hook: str) -> tuple[Usage, list[TokenDecomposition]]:
@@ -91,12 +116,14 @@ def _measure(dictionary: Dictionary, data: ActivationsDataModule, hook: str) -> 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         position = 0
         for batch in tqdm(loader, desc="Held-out activations", unit=" batches"):
+            check_width(dictionary, batch.activations[hook].shape[1], data, hook)
+            good = usable(batch.activations[hook], batch.table, hook, "skip")
+            x, table = batch.activations[hook][good], batch.table[good]
             for index in sorted(chosen):
-                if position <= index < position + len(batch):
-                    row = batch.table[index - position].tolist()
-                    picked.append((batch.activations[hook][index - position], Source(*row)))
-            position += len(batch)
-            yield batch.activations[hook], batch.table
+                if position <= index < position + len(x):
+                    picked.append((x[index - position], Source(*table[index - position].tolist())))
+            position += len(x)
+            yield x, table
 
     usage = measure_usage(dictionary, batches(), rows.prompt)
     prompts = [rows.prompt(source) for _, source in picked]
@@ -106,21 +133,31 @@ def _measure(dictionary: Dictionary, data: ActivationsDataModule, hook: str) -> 
 def _facts(dictionary: Dictionary, data: ActivationsDataModule, hook: str, usage: Usage) -> dict[str, str]:
     metadata: dict[str, Any] = dictionary.metadata
     fit, settings, versions = metadata.get("fit", {}), metadata.get("data", {}), versions_and_hardware()
-    growth = fit.get("growth", "unknown")
-    return {
+    threshold, budget = metadata.get("threshold"), settings.get("training_tokens")
+    heldout = f"{usage.n_tokens:,} of {data.rows('heldout').tokens.numel():,} tokens"
+    facts = {
         "model": data.model_name.name,
-        "model fingerprint": data.model_name.fingerprint(),
+        "model fingerprint": _short(data.model_name.fingerprint()),
         "hook point": hook,
-        "dataset": f"{settings.get('dataset')} ({dictionary.dataset})",
-        "activations seen": f"{metadata.get('activations_seen', 0):,} of {settings.get('training_tokens', 0):,} tokens",
-        "held-out activations": f"{usage.n_tokens:,}",
-        "pursuit": f"{dictionary.pursuit}, k = {dictionary.k}" + (", non-negative" if dictionary.nonnegative else ""),
-        "growth": f"{growth}, threshold {metadata.get('threshold', float('nan')):.4f}",
-        "seed": str(settings.get("seed")),
+        "dataset": str(settings.get("dataset", data.hparams["dataset"])),
+        "dataset fingerprint": _short(dictionary.dataset or data.documents.fingerprint),
+        "activations read": f"{metadata.get('activations_seen', 0):,} of {budget:,} tokens" if budget else "",
+        "held-out activations": heldout,
+        "pursuit": f"{PURSUITS[dictionary.pursuit]}, k = {dictionary.k}"
+        + (", non-negative" if dictionary.nonnegative else ""),
+        "growth": str(fit.get("growth", "")).replace("_", " "),
+        "threshold": f"{threshold:.4f} of the energy" if threshold is not None else "",
+        "seed": str(settings.get("seed", "")),
         "versions": ", ".join(f"{name} {versions[name]}" for name in ("itda-lightning", "torch", "sae-lens")),
-        "hardware": f"{versions['cpus']} CPU cores, {versions['memory_gb']} GB"
+        "hardware": f"{versions['cpus']} CPU cores, {versions['memory_gb']:.0f} GB"
         + "".join(f", {gpu}" for gpu in versions["gpus"]),
     }
+    return {name: value for name, value in facts.items() if value}
+
+
+def _short(fingerprint: str) -> str:
+    """As much of a hash as tells models apart, without the hub name that stands before a commit."""
+    return fingerprint.rpartition("@")[2][:12]
 
 
 if __name__ == "__main__":

@@ -17,6 +17,18 @@ logger = logging.getLogger(__name__)
 TOO_LITTLE = 0.1
 
 
+def check_threshold(threshold: float | None, paper_threshold: float | None) -> None:
+    """Raises InputError where both are given, or a threshold that takes every activation or none."""
+    if threshold is not None and paper_threshold is not None:
+        raise InputError("give model.threshold or model.paper_threshold, not both")
+    if threshold is not None and not 0 < threshold < 1:
+        effect = "can never append an atom" if threshold >= 1 else "appends every activation"
+        raise InputError(
+            f"model.threshold {threshold:g} {effect}: it is the share of energy left unexplained, give a value "
+            "between 0 and 1, or none to have it calibrated"
+        )
+
+
 def find_threshold(
     x: Float[Tensor, "sample d"],
     rule: GrowthRule,

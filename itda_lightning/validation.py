@@ -1,5 +1,6 @@
 """Sums over held-out activations from which FVU, L0 and dead atoms follow; divided once, at the end."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +16,8 @@ class ValidationSums:
 
     Attributes:
         count: activations so far.
-        sum_x: (d,) float64 sum of activations.
-        sum_squares: sum of squared norms.
+        sum_x: (d,) float64 sum of activations less the dictionary's bias.
+        sum_squares: sum of their squared norms.
         sum_residual: sum of squared residual norms.
         sum_l0: sum of L0.
         used: (n,) which atoms were selected at least once.
@@ -55,3 +56,21 @@ class ValidationSums:
             "dead_atoms": int((~self.used).sum()),
             "validation_activations": self.count,
         }
+
+
+def named_metrics(metrics: Mapping[str, float], seen: int, n_atoms: int, earlier: Mapping | None) -> dict[str, float]:
+    """What is logged of a validation; the names are SAELens's where the quantity is the same.
+
+    Args:
+        metrics: as ``ValidationSums.metrics`` gives them.
+        seen, n_atoms: training activations and atoms so far.
+        earlier: the entry of the validation before, with its ``seen`` and ``n_atoms``.
+    """
+    last_seen, last_n = (earlier["seen"], earlier["n_atoms"]) if earlier is not None else (0, 0)
+    rate = {"growth/validation_atoms_per_1k_activations": 1000 * (n_atoms - last_n) / max(seen - last_seen, 1)}
+    return (rate if seen > last_seen else {}) | {
+        "metrics/fvu": metrics["fvu"],
+        "metrics/explained_variance": 1 - metrics["fvu"],
+        "metrics/l0": metrics["l0"],
+        "sparsity/dead_features": metrics["dead_atoms"],
+    }

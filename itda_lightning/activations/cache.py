@@ -25,7 +25,7 @@ from datasets.arrow_writer import ArrowWriter
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
-from itda_lightning.activations.harvest import RowActivations, first_position, harvest
+from itda_lightning.activations.harvest import RowActivations, harvest
 from itda_lightning.activations.language_model import LanguageModel
 from itda_lightning.activations.rows import Rows
 from itda_lightning.atomic_files import explained, write_file, write_json
@@ -53,14 +53,13 @@ class ActivationCache:
         if dtype not in BITS:
             raise InputError(f"cache_dtype must be one of {sorted(BITS)}, got {dtype!r}")
         self.rows, self.hook_names, self.dtype = rows, hook_names, dtype
-        self.skipped_positions = first_position(rows)
         self.settings: dict[str, Any] = {
             "version": FORMAT_VERSION,
             "model": model,
             "hook_names": hook_names,
             "rows": rows.fingerprint(),
             "dataset": rows.dataset,
-            "first_position": self.skipped_positions,
+            "first_position": rows.first_position,
             "dtype": dtype,
         }
         key = xxhash.xxh3_64_hexdigest(json.dumps(self.settings, sort_keys=True).encode())
@@ -84,7 +83,7 @@ class ActivationCache:
 
     def size_bytes(self, widths: dict[str, int]) -> int:
         """The size of the finished cache, near enough to plan with."""
-        positions = self.rows.context_size - self.skipped_positions
+        positions = self.rows.context_size - self.rows.first_position
         return len(self.rows) * positions * (4 + sum(widths.values()) * BITS[self.dtype].itemsize)
 
     def fill(self, language_model: LanguageModel, model_batch_size: int) -> int:
@@ -151,7 +150,7 @@ class ActivationCache:
         return self._open
 
     def _tokens(self, start: int, stop: int) -> np.ndarray:
-        return self.rows.tokens[start:stop, self.skipped_positions :].numpy().astype(np.int32)
+        return self.rows.tokens[start:stop, self.rows.first_position :].numpy().astype(np.int32)
 
     def _column(self, hook: str) -> str:
         return f"{hook}.bfloat16" if self.dtype == "bfloat16" else hook
@@ -160,7 +159,7 @@ class ActivationCache:
         return self.path / f"data-{shard:05d}-of-{self.n_shards:05d}.arrow"
 
     def _features(self, widths: dict[str, int]) -> Features:
-        positions = self.rows.context_size - self.skipped_positions
+        positions = self.rows.context_size - self.rows.first_position
         stored = "int16" if self.dtype == "bfloat16" else self.dtype
         columns: dict[str, Any] = {self._column(h): Array2D((positions, d), stored) for h, d in widths.items()}
         return Features(columns | {"token_ids": Sequence(Value("int32"), length=positions)})

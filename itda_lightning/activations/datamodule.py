@@ -4,10 +4,9 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import lightning as L
-import xxhash
 from sae_lens.training.activations_store import ActivationsStore
 
 from itda_lightning.activations.batches import ActivationBatch, ActivationLoader, Reader
@@ -15,14 +14,11 @@ from itda_lightning.activations.cache import BITS, SHARD_ROWS, ActivationCache
 from itda_lightning.activations.documents import Documents, load_documents
 from itda_lightning.activations.harvest import RowActivations, harvest, make_store
 from itda_lightning.activations.language_model import LanguageModel, LanguageModelName, Loader
-from itda_lightning.activations.rows import Packing, Rows, Tokenizer, choice, pack
+from itda_lightning.activations.rows import Packing, Rows, Tokenizer, choice
+from itda_lightning.activations.split import Split, split_rows
 from itda_lightning.errors import InputError
 
 logger = logging.getLogger(__name__)
-
-Split = Literal["train", "heldout"]
-# Rows are drawn from this many times the rows asked for, so that they come from many documents and not the first few.
-ROW_POOL = 8
 
 
 class ActivationsDataModule(L.LightningDataModule):
@@ -105,6 +101,8 @@ class ActivationsDataModule(L.LightningDataModule):
             raise InputError(f"data.holdout_fraction must lie between 0 and 1, got {holdout_fraction}")
         if packing not in get_args(Packing):
             raise InputError(f"data.packing must be one of {get_args(Packing)}, got {packing!r}")
+        if loader not in get_args(Loader):
+            raise InputError(f"data.loader must be one of {get_args(Loader)}, got {loader!r}")
         if cache_dtype not in BITS:
             raise InputError(f"data.cache_dtype must be one of {sorted(BITS)}, got {cache_dtype!r}")
         if not hook_names or len(set(hook_names)) != len(hook_names):
@@ -117,6 +115,8 @@ class ActivationsDataModule(L.LightningDataModule):
         self._tokenizer: Tokenizer | None = None
         self._documents: Documents | None = None
         self._rows: dict[Split, Rows] = {}
+        self._caches: dict[Split, ActivationCache] = {}
+        self._model_facts: dict[str, str] = {}
         self._heldout_in_memory: list[RowActivations] = []
         self.harvest_seconds = 0.0
         self.harvested_tokens = 0
@@ -125,7 +125,13 @@ class ActivationsDataModule(L.LightningDataModule):
     def language_model(self) -> LanguageModel:
         """The language model, loaded on first use."""
         if self._language_model is None:
-            self._language_model = LanguageModel(self.model_name, self.hook_names)
+            loaded = LanguageModel(self.model_name, self.hook_names)
+            size, longest = self.hparams["context_size"], loaded.longest_context
+            if longest is not None and size > longest:
+                raise InputError(
+                    f"data.context_size is {size} but {self.model_name.name} reads at most {longest} tokens"
+                )
+            self._language_model = loaded
         return self._language_model
 
     @property
@@ -163,7 +169,7 @@ class ActivationsDataModule(L.LightningDataModule):
             InputError: fewer tokens in the documents than the split asks for.
         """
         if split not in self._rows:
-            self._rows[split] = self._make_rows(split)
+            self._rows[split] = split_rows(split, self.documents, self.tokenizer, self.hparams)
         return self._rows[split]
 
     def cache(self, split: Split) -> ActivationCache | None:
@@ -171,12 +177,16 @@ class ActivationsDataModule(L.LightningDataModule):
         directory = self.hparams["cache_dir"]
         if directory is None:
             return None
-        model = {
-            "fingerprint": self.model_name.fingerprint(),
-            "loader": self.model_name.loader,
-            "dtype": self.model_name.dtype,
-        }
-        return ActivationCache(Path(directory), self.rows(split), self.hook_names, model, self.hparams["cache_dtype"])
+        if split not in self._caches:
+            name, rows, dtype = self.model_name, self.rows(split), self.hparams["cache_dtype"]
+            # The fingerprint of a local model reads all its weights, so it is taken once.
+            self._model_facts = self._model_facts or {
+                "fingerprint": name.fingerprint(),
+                "loader": name.loader,
+                "dtype": name.dtype,
+            }
+            self._caches[split] = ActivationCache(Path(directory), rows, self.hook_names, self._model_facts, dtype)
+        return self._caches[split]
 
     def prepare_data(self) -> None:
         """Check everything, and with a cache directory harvest what is not cached yet."""
@@ -223,10 +233,17 @@ class ActivationsDataModule(L.LightningDataModule):
         """About ``tokens`` training activations from rows drawn at random; the same ones for the same seed.
 
         The rows in its sources are numbered within the draw.
+
+        Raises:
+            InputError: less than one token asked for.
         """
         rows = self.rows("train")
-        n_rows = min(len(rows), -(-tokens * len(rows) // rows.n_kept))
-        drawn = choice(len(rows), n_rows, self.hparams["seed"] + 1)
+        if tokens < 1:
+            raise InputError(f"a calibration batch has at least one token, got {tokens}")
+        order = choice(len(rows), len(rows), self.hparams["seed"] + 1)
+        # The fewest rows in this order that hold as many activations.
+        kept_so_far = rows.kept[order].sum(1).cumsum(0)
+        drawn = order[: int((kept_so_far < min(tokens, rows.n_kept)).sum()) + 1]
         chosen = rows.select(drawn)
         cache = self.cache("train")
 
@@ -246,8 +263,8 @@ class ActivationsDataModule(L.LightningDataModule):
         )
 
     def _loader(self, split: Split, reader: Reader) -> ActivationLoader:
-        cached = self.hparams["cache_dir"] is not None
-        block = SHARD_ROWS if cached else self.hparams["model_batch_size"]
+        cache = self.cache(split)
+        block = SHARD_ROWS if cache is not None and cache.complete else self.hparams["model_batch_size"]
         return ActivationLoader(self.rows(split), reader, self.hparams["batch_size"], block)
 
     def _reader(self, split: Split) -> Reader:
@@ -269,34 +286,3 @@ class ActivationsDataModule(L.LightningDataModule):
                 return
             self.harvested_tokens += len(next(iter(part.activations.values()))) * rows.context_size
             yield part
-
-    def _make_rows(self, split: Split) -> Rows:
-        hp = self.hparams
-        wanted = hp["training_tokens" if split == "train" else "validation_tokens"] // hp["context_size"]
-        threshold = int(hp["holdout_fraction"] * 2**64)
-
-        def heldout(text: str) -> bool:
-            return xxhash.xxh3_64_intdigest(text.encode()) < threshold
-
-        documents = self.documents.shuffled(hp["seed"]) if hp["shuffle"] else self.documents.in_order()
-        pool = pack(
-            ((index, text) for index, text in documents if heldout(text) == (split == "heldout")),
-            self.tokenizer,
-            dataset=self.documents.fingerprint,
-            n_rows=wanted * (ROW_POOL if hp["shuffle"] else 1),
-            context_size=hp["context_size"],
-            packing=hp["packing"],
-            prepend_bos=hp["prepend_bos"],
-            exclude_special_tokens=hp["exclude_special_tokens"],
-            exclude_first_position=hp["exclude_first_position"],
-        )
-        if len(pool) < wanted:
-            name = "training_tokens" if split == "train" else "validation_tokens"
-            raise InputError(
-                f"data.{name} asks for {hp[name]:,} tokens but the {split} documents of {hp['dataset']} give "
-                f"{len(pool) * hp['context_size']:,}: lower data.{name}, change data.holdout_fraction, or give more text"
-            )
-        rows = pool.select(choice(len(pool), wanted, hp["seed"] if hp["shuffle"] else None))
-        if not rows.n_kept:
-            raise InputError(f"no activation of the {split} rows is left after special tokens are excluded")
-        return rows

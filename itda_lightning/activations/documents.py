@@ -26,10 +26,12 @@ class Documents:
     """
 
     def __init__(self, dataset: Dataset | IterableDataset, text_column: str, name: str) -> None:
+        # A stream knows its columns by its first document only, and an empty one has none.
         columns = dataset.column_names or list(next(iter(dataset), {}))
-        if text_column not in columns:
+        if columns and text_column not in columns:
             raise InputError(f"the dataset {name} has no column {text_column!r}: its columns are {sorted(columns)}")
-        self.dataset = dataset
+        # Other columns are not even decoded: they may be long, or images.
+        self.dataset = dataset.select_columns([text_column]) if columns else dataset
         self.text_column = text_column
         self.name = name
         digest = xxhash.xxh3_128()
@@ -79,6 +81,7 @@ def load_documents(
     """
     name = dataset
     path = Path(resolve(dataset)).expanduser()
+    empty = f"the dataset {name!r} (split {split!r}) is empty: give one with documents"
     try:
         loaded = (
             _load_local(path, streaming, split)
@@ -88,13 +91,15 @@ def load_documents(
     except InputError:
         raise
     except Exception as error:  # `datasets` raises many unrelated types for what is one thing to a user
+        if "corresponds to no data" in str(error):
+            raise InputError(empty) from error
         raise InputError(
             f"cannot load the dataset {name!r} (split {split!r}): {type(error).__name__}: {error}; give a hub name "
             "that is reachable, a jsonl/json/parquet/csv/txt file, a directory of them or a saved Dataset"
         ) from error
     documents = Documents(loaded, text_column, name)
     if next(documents.in_order(), None) is None:
-        raise InputError(f"the dataset {name!r} (split {split!r}) is empty: give one with documents")
+        raise InputError(empty)
     return documents
 
 
@@ -105,6 +110,8 @@ def _load_local(path: Path, streaming: bool, split: str) -> Dataset | IterableDa
             if split not in saved:
                 raise InputError(f"{path} has no split {split!r}: its splits are {sorted(saved)}")
             saved = saved[split]
+        elif split not in ("train", str(saved.split)):
+            raise InputError(f"{path} is one saved Dataset and has no split {split!r}: leave dataset_split=train")
         return saved.to_iterable_dataset() if streaming else saved
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     suffixes = {file.suffix for file in files if file.suffix in LOADERS}
@@ -114,4 +121,4 @@ def _load_local(path: Path, streaming: bool, split: str) -> Dataset | IterableDa
     suffix = suffixes.pop()
     options = {"sample_by": "document" if path.is_dir() else "paragraph"} if suffix == ".txt" else {}
     chosen = [str(file) for file in files if file.suffix == suffix]
-    return load_dataset(LOADERS[suffix], data_files=chosen, split="train", streaming=streaming, **options)
+    return load_dataset(LOADERS[suffix], data_files=chosen, split=split, streaming=streaming, **options)

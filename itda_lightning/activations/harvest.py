@@ -19,25 +19,23 @@ class RowActivations(NamedTuple):
 
     Attributes:
         first_row: index of the first of the rows.
-        activations: for every hook point (rows, positions, d_in), where positions leave out the first one if no
-            activation of a first position is kept.
+        activations: for every hook point (rows, positions, d_in), where positions begin at ``Rows.first_position``.
     """
 
     first_row: int
     activations: dict[str, Float[Tensor, "rows positions d"]]
 
 
-def first_position(rows: Rows) -> int:
-    """The first position whose activations are wanted: 1 where position 0 is left out everywhere, else 0."""
-    return 0 if len(rows) and bool(rows.kept[:, 0].any()) else 1
-
-
 def make_store(
-    language_model: LanguageModel, rows: Rows, start_row: int = 0, model_batch_size: int = 16
+    language_model: LanguageModel,
+    rows: Rows,
+    start_row: int = 0,
+    model_batch_size: int = 16,
+    stop_row: int | None = None,
 ) -> ActivationsStore:
-    """A fresh SAELens store over the rows from ``start_row`` on, which it reads in order."""
+    """A fresh SAELens store over the rows ``start_row..stop_row``, which it reads in order."""
     hook_names = list(language_model.widths)
-    dataset = Dataset.from_dict({"input_ids": rows.tokens[start_row:].tolist()})
+    dataset = Dataset.from_dict({"input_ids": rows.tokens[start_row:stop_row].tolist()})
     with warnings.catch_warnings():
         # It compares the number of rows with a number of tokens.
         warnings.filterwarnings("ignore", message="The training dataset contains fewer samples")
@@ -52,7 +50,7 @@ def make_store(
             total_training_tokens=rows.tokens.numel(),
             prepend_bos=False,
             device="cpu",
-            seqpos_slice=(first_position(rows), None),
+            seqpos_slice=(rows.first_position, None),
         )
 
 
@@ -63,9 +61,12 @@ def harvest(
     stop_row = len(rows) if stop_row is None else stop_row
     if start_row >= stop_row:
         return
-    store = make_store(language_model, rows, start_row, model_batch_size)
+    store = make_store(language_model, rows, start_row, model_batch_size, stop_row)
     for row in range(start_row, stop_row, model_batch_size):
-        tokens = store.get_batch_tokens(min(model_batch_size, stop_row - row))
+        with warnings.catch_warnings():
+            # It copies every row from a tensor in a way that torch advises against.
+            warnings.filterwarnings("ignore", message="To copy construct from a tensor")
+            tokens = store.get_batch_tokens(min(model_batch_size, stop_row - row))
         with torch.no_grad():
             activations = store.get_multi_hook_activations(tokens)
         yield RowActivations(row, {hook: values.detach().cpu() for hook, values in activations.items()})

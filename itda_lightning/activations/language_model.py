@@ -12,7 +12,7 @@ import torch
 import xxhash
 from huggingface_hub import hf_hub_download
 from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
-from sae_lens.load_model import load_model
+from sae_lens.load_model import HookedProxyLM, load_model
 from sae_lens.util import extract_stop_at_layer_from_tlens_hook_name
 from transformer_lens.loading_from_pretrained import get_official_model_name
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -23,6 +23,9 @@ from itda_lightning.errors import InputError
 logger = logging.getLogger(__name__)
 
 Loader = Literal["bridge", "hooked_transformer", "huggingface"]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Tokens in the trial run of a hook point: no model has as many heads, whose axis would look like that of positions.
+PROBE_TOKENS = 7
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,12 @@ class LanguageModelName:
 
     def torch_dtype(self) -> torch.dtype:
         """The dtype asked for. Raises InputError for one that is not a floating dtype."""
-        dtype = getattr(torch, self.dtype, None)
-        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        if self.dtype not in DTYPES:
             raise InputError(f"model_dtype must be float32, bfloat16 or float16, got {self.dtype!r}")
-        return dtype
+        return DTYPES[self.dtype]
 
-    def _path_or_hub_name(self) -> str:
+    def path_or_hub_name(self) -> str:
+        """What `transformers` loads: a directory, or a hub name where TransformerLens knows the model under another."""
         path = resolve(self.name)
         if Path(path).expanduser().is_dir():
             return str(Path(path).expanduser())
@@ -81,8 +84,9 @@ class LanguageModelName:
 
     def load_tokenizer(self) -> Any:
         """The model's tokenizer. Raises InputError where it is not to be had."""
+        path = self.path_or_hub_name()
         try:
-            return AutoTokenizer.from_pretrained(self._path_or_hub_name(), revision=self.revision)
+            return AutoTokenizer.from_pretrained(path, revision=self.revision)
         except Exception as error:  # `transformers` raises OSError, ValueError, KeyError and others for a wrong name
             raise InputError(
                 f"cannot load the tokenizer of the language model {self.name!r}: it is neither a model directory nor to "
@@ -105,7 +109,7 @@ class LanguageModelName:
                         while chunk := stream.read(2**24):
                             digest.update(chunk)
             return digest.hexdigest()
-        hub_name = self._path_or_hub_name()
+        hub_name = self.path_or_hub_name()
         try:
             config = hf_hub_download(hub_name, "config.json", revision=self.revision)
         except Exception as error:  # the hub client raises a dozen types, all of which mean that it is not to be had
@@ -115,6 +119,14 @@ class LanguageModelName:
             ) from error
         return f"{hub_name}@{Path(config).parent.name}"
 
+    def no_such_hook_point(self, hook_name: str, known: list[str]) -> InputError:
+        """The error that says so and names the nearest hook points that there are."""
+        known = list(dict.fromkeys(known))
+        near = difflib.get_close_matches(hook_name, known, n=4, cutoff=0.5) or known[:4]
+        return InputError(
+            f"the language model {self.name!r} has no hook point {hook_name!r}: did you mean one of {near}?"
+        )
+
 
 class LanguageModel:
     """A loaded language model with the hook points to read, whose widths are known.
@@ -123,6 +135,7 @@ class LanguageModel:
         model: the ``HookedRootModule`` that SAELens's store and evals take.
         tokenizer: its fast tokenizer.
         widths: d_in of every hook point.
+        longest_context: tokens that the model reads at most; None where it does not say.
     """
 
     def __init__(self, name: LanguageModelName, hook_names: list[str]) -> None:
@@ -133,10 +146,9 @@ class LanguageModel:
         """
         self.name = name
         device, dtype = name.torch_device(), name.torch_dtype()
-        path = resolve(name.name)
         logger.info("loading the language model %s (%s, %s, %s)", name.name, name.loader, name.dtype, device)
         try:
-            self.model: Any = _load(path, name, device, dtype, hook_names)
+            self.model: Any = _load(name, device, dtype, hook_names)
         except InputError:
             raise
         except Exception as error:  # loaders raise anything from KeyError to OSError for a name they do not know
@@ -146,13 +158,15 @@ class LanguageModel:
                 "check the name, the loader and that its files are whole"
             ) from error
         self.tokenizer: Any = self.model.tokenizer
+        config = self.model.model.config if name.loader == "huggingface" else self.model.cfg
+        limit = "max_position_embeddings" if name.loader == "huggingface" else "n_ctx"
+        self.longest_context: int | None = getattr(config, limit, None)
         self.widths = {hook: self._probe(hook) for hook in hook_names}
 
     def _probe(self, hook_name: str) -> int:
-        """d_in at a hook point, by running two tokens through the model."""
-        known = list(self.model.hook_dict)
+        """d_in at a hook point, by running a few tokens through the model."""
         token = self.tokenizer.eos_token_id or 0
-        tokens = torch.full((1, 2), token, device=next(self.model.parameters()).device)
+        tokens = torch.full((1, PROBE_TOKENS), token, device=next(self.model.parameters()).device)
         try:
             with torch.no_grad():
                 cache = self.model.run_with_cache(
@@ -165,26 +179,29 @@ class LanguageModel:
         except (KeyError, AssertionError, IndexError, AttributeError) as error:
             # The bridge accepts alias names that its registry lists under their canonical form only.
             aliases = [f"blocks.{i}.hook_resid_post" for i in range(getattr(self.model.cfg, "n_layers", 0))]
-            close = difflib.get_close_matches(hook_name, known + aliases, n=4, cutoff=0.5) or (aliases + known)[:4]
+            raise self.name.no_such_hook_point(hook_name, aliases + list(self.model.hook_dict)) from error
+        if activation.shape[:2] != tokens.shape:
             raise InputError(
-                f"the language model {self.name.name!r} has no hook point {hook_name!r}: did you mean one of {close}?"
-            ) from error
-        return int(activation.reshape(1, 2, -1).shape[-1])
+                f"the hook point {hook_name!r} of {self.name.name!r} does not hold one activation a token: "
+                f"{PROBE_TOKENS} tokens give the shape {tuple(activation.shape)}"
+            )
+        return activation[0, 0].numel()
 
 
-def _load(path: str, name: LanguageModelName, device: torch.device, dtype: torch.dtype, hook_names: list[str]) -> Any:
-    # The hub's revision is honoured by loading through `transformers`, which every loader accepts the result of.
+def _load(name: LanguageModelName, device: torch.device, dtype: torch.dtype, hook_names: list[str]) -> Any:
+    path = name.path_or_hub_name()
     if name.loader == "huggingface":
-        options = {"dtype": dtype} | ({"revision": name.revision} if name.revision else {})
-        try:
-            return load_model("AutoModelForCausalLM", path, device, options, hook_names)
-        except ValueError as error:
-            if "hook_names not found" in str(error):
-                raise InputError(f"the language model {name.name!r} has no such hook point: {error}") from error
-            raise
+        hf_model: Any = AutoModelForCausalLM.from_pretrained(path, revision=name.revision, dtype=dtype)
+        modules = [module for module, _ in hf_model.named_modules() if module]
+        for hook_name in hook_names:
+            if hook_name not in modules:
+                raise name.no_such_hook_point(hook_name, modules)
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=name.revision)
+        return HookedProxyLM(hf_model.to(device), tokenizer, hook_names=hook_names)
     if name.loader == "hooked_transformer":
         options = {"dtype": dtype} | ({"revision": name.revision} if name.revision else {})
         return load_model("HookedTransformer", path, device, options)
+    # The hub's revision is honoured by loading through `transformers`.
     if name.revision is not None:
         hf_model = AutoModelForCausalLM.from_pretrained(path, revision=name.revision, dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(path, revision=name.revision)

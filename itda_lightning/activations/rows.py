@@ -39,6 +39,7 @@ class Rows:
         document: (rows, context_size) int64 index of the token's document; -1 for padding.
         start, end: (rows, context_size) int64 the token's characters in its document; empty for BOS and separators.
         kept: (rows, context_size) bool, the activations that a fit and a metric use.
+        first_position: the first position whose activations are wanted: 1 where no row can keep its position 0.
         dataset: fingerprint of the documents.
         texts: the text of every document that occurs.
         special_texts: how a token that stands for no characters is written.
@@ -49,6 +50,7 @@ class Rows:
     start: Int[Tensor, "rows context"]
     end: Int[Tensor, "rows context"]
     kept: Bool[Tensor, "rows context"]
+    first_position: int
     dataset: str
     texts: Mapping[int, str]
     special_texts: Mapping[int, str]
@@ -151,8 +153,6 @@ def pack(
     blocks: list[np.ndarray] = []  # (tokens, document, start, end) x length
     length = 0
     for index, text in documents:
-        if length >= n_rows * body:
-            break
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids = np.asarray(encoded["input_ids"], dtype=np.int64)
         if not len(ids):
@@ -168,6 +168,8 @@ def pack(
         texts[index] = text
         blocks.append(block)
         length += block.shape[1]
+        if length >= n_rows * body:
+            break
     whole = min(length // body, n_rows)
     flat = np.concatenate(blocks, axis=1) if blocks else np.zeros((4, 0), dtype=np.int64)
     table = flat[:, : whole * body].reshape(4, whole, body)
@@ -182,8 +184,10 @@ def pack(
         kept &= ~torch.isin(tokens, torch.tensor(special))
     if exclude_first_position:
         kept[:, 0] = False
+    # Known from the settings and not from the mask, so that a choice of rows is read as all of them are.
+    first_position = int(exclude_first_position or (prepend_bos and exclude_special_tokens))
     special_texts = {token: tokenizer.decode([token]) for token in special}
-    return Rows(tokens, document, start, end, kept, dataset, texts, special_texts)
+    return Rows(tokens, document, start, end, kept, first_position, dataset, texts, special_texts)
 
 
 def choice(n: int, wanted: int, seed: int | None) -> Int[Tensor, " wanted"]:

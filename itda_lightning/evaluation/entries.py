@@ -30,43 +30,58 @@ class Entry(NamedTuple):
 def load_entry(reference: str, hook_name: str | None = None, device: str = "cpu") -> Entry:
     """Load an ITDA (run directory, checkpoint, saved or exported dictionary), a SAELens SAE on disk, or ``release:sae_id``.
 
+    Args:
+        reference: what to load.
+        hook_name: which dictionary, where there are several; the hook point of one that does not say its own.
+        device: where its tensors go.
+
     Raises:
         InputError: no such path or release, damaged files, an architecture that SAELens does not know, a release that
-            is neither reachable nor in the hub cache.
+            is neither reachable nor in the hub cache, another hook point than asked for, or none.
     """
     path = Path(reference).expanduser()
     if not path.exists():
-        if ":" in reference:
-            return _from_release(reference, device)
-        raise InputError(f"{reference} does not exist: give a path, or release:sae_id of a pretrained SAE")
-    if path.is_dir() and (path / EXPORT_CONFIG).is_file():
-        return _from_disk(path, device)
-    dictionary = load_dictionary(path, hook_name, device)
-    return Entry(reference, to_sae(dictionary), dictionary)
+        if ":" not in reference:
+            raise InputError(f"{reference} does not exist: give a path, or release:sae_id of a pretrained SAE")
+        sae = _from_release(reference, device)
+        dictionary = _dictionary_behind(sae)
+    elif path.is_dir() and (path / EXPORT_CONFIG).is_file():
+        sae = _from_disk(path, device)
+        dictionary = _dictionary_behind(sae)
+    else:
+        dictionary = load_dictionary(path, hook_name, device)
+        sae = to_sae(dictionary)
+    held = sae.cfg.metadata.hook_name
+    if held is None and hook_name is None:
+        raise InputError(f"{reference} does not say which hook point it is of: give --hook_name")
+    if None not in (held, hook_name) and held != hook_name:
+        raise InputError(
+            f"{reference} is of the hook point {held!r}, not of {hook_name!r}: leave out --hook_name or fix it"
+        )
+    sae.cfg.metadata.hook_name = held or hook_name
+    return Entry(reference, sae, dictionary)
 
 
-def _from_disk(path: Path, device: str) -> Entry:
+def _from_disk(path: Path, device: str) -> SAE[Any]:
     try:
-        sae: SAE[Any] = SAE.load_from_disk(path, device=device)
+        return SAE.load_from_disk(path, device=device)
     except Exception as error:  # a damaged or unknown export raises anything from KeyError to SafetensorError
         raise InputError(
             f"{path} cannot be loaded as a SAELens SAE ({type(error).__name__}: {error}): check that its files are whole "
             "and that the package of its architecture is installed"
         ) from error
-    return Entry(str(path), sae, _dictionary_behind(sae))
 
 
-def _from_release(reference: str, device: str) -> Entry:
+def _from_release(reference: str, device: str) -> SAE[Any]:
     release, sae_id = reference.split(":", 1)
     try:
-        sae: SAE[Any] = SAE.from_pretrained(release, sae_id, device=device)
+        return SAE.from_pretrained(release, sae_id, device=device)
     except Exception as error:  # unknown names are ValueErrors, an unreachable hub is one of a dozen types
         first_line = (str(error).strip().splitlines() or [""])[0]
         raise InputError(
             f"the release {release!r} with sae_id {sae_id!r} is not to be had ({type(error).__name__}: {first_line}): "
             "check both names, and that the hub is reachable or its cache holds them"
         ) from error
-    return Entry(reference, sae, _dictionary_behind(sae))
 
 
 def _dictionary_behind(sae: SAE[Any]) -> Dictionary | None:

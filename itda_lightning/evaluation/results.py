@@ -138,8 +138,8 @@ class RunResults:
         metrics: name -> value, in the order shown; nan for what could not be measured.
         usage: what the dictionary did on held-out activations.
         decompositions: a few held-out tokens.
-        growth: (tokens seen, atoms) over the fit; empty where unknown.
-        fvu_curve: (tokens seen, FVU) over the fit; empty where unknown.
+        growth: (activations read, atoms) over the fit; empty where unknown.
+        fvu_curve: (activations read, FVU) over the fit; empty where unknown.
     """
 
     title: str

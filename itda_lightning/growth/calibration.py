@@ -32,8 +32,11 @@ def forecast(x: Float[Tensor, "sample d"], rule: GrowthRule, max_atoms: int, bud
     seen, grown = _grow_on(x, rule, max_atoms)
     if grown[-1] >= max_atoms:
         return Forecast(math.inf, seen[-1])
+    if grown[-1] == 0:  # nothing but activations without energy
+        return Forecast(0.0, math.inf)
     middle = min(range(len(seen)), key=lambda i: abs(seen[i] - seen[-1] / 2))
-    exponent = math.log(grown[-1] / grown[middle]) / math.log(seen[-1] / seen[middle]) if middle < len(seen) - 1 else 1
+    growth = math.log(grown[-1] / max(grown[middle], 1))
+    exponent = growth / math.log(seen[-1] / seen[middle]) if middle < len(seen) - 1 else 1
     fills_after = seen[-1] * (max_atoms / grown[-1]) ** (1 / exponent) if exponent > 0.01 else math.inf
     return Forecast(grown[-1] * (budget / seen[-1]) ** exponent, fills_after)
 

@@ -1,20 +1,23 @@
 """Sequential growth: Algorithm 1 of arXiv 2505.17769, one activation after another, at near the cost of a batch.
 
-A whole block is encoded at once with the dictionary at hand. Appending an atom leaves every later code as it is unless
-the new atom would have won one of its steps, which its path tells without encoding again; only those are encoded anew.
+A block is grown by assuming who is accepted and putting that right. Every activation is encoded with the dictionary plus
+those assumed before it, and so gets a decision of its own. Where the decisions differ from the assumption, they are the
+next assumption, and the codes that this changes are computed anew: those that use an atom which is gone, and those one of
+whose steps a new atom would have won, which a path tells without encoding. The decisions up to the first wrong assumption
+are right, so each round settles at least one more and the last one all, exactly as if each had waited for those before it.
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from itda_lightning.growth.rule import DUPLICATE_COSINE, Growth, GrowthRule
 from itda_lightning.pursuit import Path, pursue
 
-# A block is large enough for efficient products; outdated codes are renewed a few at a time, since the next atom may
-# outdate them again.
-BLOCK = 256
-RENEWED = 32
+# A larger block makes larger products but assumes more, and wrongly more often. A young dictionary changes with every
+# atom, so its blocks are small.
+LARGEST_BLOCK = 256
+SMALLEST_BLOCK = 64
 
 
 def grow_sequential(
@@ -33,73 +36,109 @@ def grow_sequential(
     """
     accepted: list[int] = []
     residual_energy = x.new_zeros(len(x))
-    for start in range(0, len(x), BLOCK):
-        block = _Block(x[start : start + BLOCK], atoms, gram, n_atoms + len(accepted), rule)
+    start = 0
+    while start < len(x):
+        n = n_atoms + len(accepted)
+        stop = start + min(max(n // 4, SMALLEST_BLOCK), LARGEST_BLOCK)
+        block = _Block(x[start:stop], atoms, gram, n, rule)
         accepted += [start + index for index in block.grow()]
-        residual_energy[start : start + BLOCK] = block.residual_energy
+        residual_energy[start:stop] = block.residual_energy
+        start = stop
     chosen = torch.tensor(accepted, dtype=torch.int64, device=x.device)
     return Growth(chosen, torch.nn.functional.normalize(x[chosen], dim=1), residual_energy)
 
 
 class _Block:
-    """Codes of a block of activations and whether each is still the code under the dictionary as it is now."""
+    """Codes of a block of activations under an assumption of who becomes an atom.
 
-    def __init__(self, x: Tensor, atoms: Tensor, gram: Tensor | None, n_atoms: int, rule: GrowthRule) -> None:
-        self.x, self.atoms, self.gram, self.n_atoms, self.rule = x, atoms, gram, n_atoms, rule
-        self.norm = torch.linalg.vector_norm(x, dim=1)
+    Supports name the dictionary's ``n`` atoms by their index and the atom of the block's row ``i`` by ``n + i``, which
+    stays its name whatever else is assumed.
+    """
+
+    def __init__(self, x: Tensor, atoms: Tensor, gram: Tensor | None, n: int, rule: GrowthRule) -> None:
+        self.x, self.atoms, self.gram, self.n, self.rule = x, atoms, gram, n, rule
+        self.limit = rule.threshold * x.square().sum(-1)
+        # As they would be stored, and so as they are when they judge others.
+        self.unit = torch.nn.functional.normalize(x, dim=1).to(atoms.dtype).to(x.dtype)
+        self.assumed = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        # Inner products with the dictionary's atoms and the block's rows; of those that were ever assumed.
+        self.inner = x.new_empty(len(x), n + len(x))
+        self.has_inner = torch.zeros_like(self.assumed)
         self.support = torch.full((len(x), rule.k), -1, dtype=torch.int64, device=x.device)
         self.path = Path.empty(x, rule.k)
         self.residual_energy = x.new_zeros(len(x))
-        self.outdated = torch.ones(len(x), dtype=torch.bool, device=x.device)
-        self._encode(torch.arange(len(x), device=x.device))
 
     def grow(self) -> list[int]:
-        accepted: list[int] = []
-        position = 0
-        while self.n_atoms < len(self.atoms):
-            failing = self.residual_energy > self.rule.threshold * self.norm.square()
-            ahead = (self.outdated | failing)[position:].nonzero()
-            if not len(ahead):
-                break
-            position += int(ahead[0])
-            if self.outdated[position]:
-                self._encode(self.outdated.nonzero()[:RENEWED, 0])
-                continue
-            if self._append(position):
-                accepted.append(position)
-            position += 1
-            self.outdated[:position] = False
-        # A full dictionary changes no more: what is outdated gets its code under it.
-        self._encode(self.outdated.nonzero()[:, 0])
-        return accepted
+        """The accepted rows, in order; their atoms are in the buffers then."""
+        self._encode(torch.arange(len(self.x), device=self.x.device))
+        while True:
+            decided = self._decide()
+            gone, new = self.assumed & ~decided, decided & ~self.assumed
+            if not bool((gone | new).any()):
+                return decided.nonzero()[:, 0].tolist()
+            outdated = self._uses(gone) | self._would_use(new)
+            self.assumed = decided
+            self._place()
+            self._encode(outdated.nonzero()[:, 0])
 
-    def _encode(self, which: Tensor) -> None:
-        x, path = self.x[which], Path.empty(self.x[which], self.rule.k)
-        n, rule = self.n_atoms, self.rule
-        gram = self.gram[:n, :n] if self.gram is not None else None
-        code = pursue(rule.pursuit, x, self.atoms[:n], rule.k, rule.nonnegative, rule.threshold, gram, path)
-        self.support[which], self.residual_energy[which] = code.support, code.residual_energy
-        self.path.best[which], self.path.history[which] = path.best, path.history
-        self.outdated[which] = False
+    def _decide(self) -> Bool[Tensor, " batch"]:
+        """Which rows their codes reject, but for repeats of an atom and those that no longer fit."""
+        rejected = (self.residual_energy > self.limit).nonzero()[:, 0]
+        fresh = rejected[~self.has_inner[rejected]]
+        self.inner[fresh, : self.n] = self.unit[fresh] @ self.atoms[: self.n].to(self.x.dtype).T
+        self.inner[fresh, self.n :] = self.unit[fresh] @ self.unit.T
+        self.has_inner[fresh] = True
 
-    def _append(self, index: int) -> bool:
-        """Append one activation unless it nearly repeats an atom; mark the later codes that it changes."""
-        n = self.n_atoms
-        atom = self.x[index] / self.norm[index]
-        inner = self.atoms[:n] @ atom
-        if n and float((inner if self.rule.nonnegative else inner.abs()).max()) >= DUPLICATE_COSINE:
-            return False
-        self.atoms[n] = atom
+        cosine = self.inner[rejected] if self.rule.nonnegative else self.inner[rejected].abs()
+        members = self.assumed.nonzero()[:, 0]
+        repeats = (cosine[:, : self.n] >= DUPLICATE_COSINE).any(1)
+        repeats |= ((cosine[:, self.n + members] >= DUPLICATE_COSINE) & (members < rejected[:, None])).any(1)
+        decided = torch.zeros_like(self.assumed)
+        decided[rejected[~repeats][: len(self.atoms) - self.n]] = True
+        return decided
+
+    def _uses(self, gone: Bool[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
+        """Which rows have one of the atoms in their code."""
+        named = torch.cat([gone.new_zeros(self.n), gone])
+        return (named[self.support.clamp(min=0)] & (self.support >= 0)).any(1)
+
+    def _would_use(self, new: Bool[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
+        """Which rows after one of the atoms would have taken it at some step."""
+        candidates = new.nonzero()[:, 0]
+        won = self.path.changed_by(
+            self.x @ self.unit[candidates].T, self.inner[candidates], self.support, self.rule.nonnegative
+        )
+        rows = torch.arange(len(self.x), device=self.x.device)
+        return (won & (candidates < rows[:, None])).any(1)
+
+    def _place(self) -> None:
+        """Write the assumed atoms behind the dictionary, and their inner products."""
+        members = self.assumed.nonzero()[:, 0]
+        old, stop = self.n, self.n + len(members)
+        self.atoms[old:stop] = self.unit[members].to(self.atoms.dtype)
         if self.gram is not None:
-            self.gram[n, :n] = inner
-            self.gram[:n, n] = inner
-            self.gram[n, n] = 1.0
-        self.n_atoms += 1
-        later = slice(index + 1, None)
-        path = self.path.rows(later)
-        if n:
-            changed = path.changed_by(self.x[later] @ atom, inner, self.support[later], self.rule.nonnegative)
-            self.outdated[later] |= changed
-        else:
-            self.outdated[later] = True
-        return True
+            inner = self.inner[members].to(self.gram.dtype)
+            self.gram[old:stop, :old] = inner[:, :old]
+            self.gram[:old, old:stop] = inner[:, :old].T
+            self.gram[old:stop, old:stop] = inner[:, old + members]
+
+    def _encode(self, rows: Int[Tensor, " m"]) -> None:
+        members = self.assumed.nonzero()[:, 0]
+        n = self.n + len(members)
+        x, rule = self.x[rows], self.rule
+        path = Path.empty(x, rule.k)
+        code = pursue(
+            rule.pursuit,
+            x,
+            self.atoms[:n],
+            rule.k,
+            rule.nonnegative,
+            rule.threshold,
+            self.gram[:n, :n] if self.gram is not None else None,
+            path,
+            self.n + (members < rows[:, None]).sum(1),
+        )
+        names = torch.cat([torch.arange(self.n, device=x.device), self.n + members])
+        self.support[rows] = torch.where(code.support >= 0, names[code.support.clamp(min=0)], -1) if n else -1
+        self.residual_energy[rows] = code.residual_energy
+        self.path.best[rows], self.path.history[rows] = path.best, path.history

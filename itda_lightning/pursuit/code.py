@@ -24,6 +24,8 @@ class SparseCode(NamedTuple):
     def to_dense(self, n: int) -> Float[Tensor, "batch {n}"]:
         """The code as a dense matrix (batch, n); coefficients of an atom that was picked again are summed."""
         dense = self.coefficients.new_zeros(len(self.support), n)
+        if n == 0:
+            return dense  # no column that the unused entries of the support could be sent to
         return dense.scatter_add_(1, self.support.clamp(min=0), self.coefficients)
 
     def distinct(self) -> "SparseCode":
@@ -33,7 +35,7 @@ class SparseCode(NamedTuple):
         """
         same = (self.support[:, :, None] == self.support[:, None, :]) & (self.support >= 0)[:, :, None]
         summed = (same * self.coefficients[:, None, :]).sum(-1)
-        earlier = torch.ones_like(same[0]).tril(-1)
+        earlier = torch.ones(same.shape[1:], dtype=torch.bool, device=same.device).tril(-1)
         repeated = (same & earlier).any(-1) | (self.support < 0)
         return SparseCode(
             self.support.masked_fill(repeated, -1), summed.masked_fill(repeated, 0.0), self.residual_energy

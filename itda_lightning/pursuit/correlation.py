@@ -7,12 +7,16 @@ Both forms answer the same three questions, so each pursuit is written once:
 - ``ResidualCorrelations`` keeps the residual itself and multiplies by the atoms at each step: no n x n matrix.
 """
 
+import math
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
+
+# Lengths of the pieces that the rows of a part of a matrix are cut into; shorter ones cost more than a copy.
+SHORTEST_PIECE, LONGEST_PIECE = 128, 1024
 
 
 def combine(
@@ -22,14 +26,28 @@ def combine(
     weights = coefficients.to(rows.dtype).masked_fill(support < 0, 0.0)
     if support.shape[1] == 0 or len(rows) == 0:
         return rows.new_zeros(len(support), rows.shape[1])
-    return functional.embedding_bag(support.clamp(min=0), rows, mode="sum", per_sample_weights=weights)
+    support = support.clamp(min=0)
+    stride, width = rows.stride(0), rows.shape[1]
+    piece = math.gcd(stride, LONGEST_PIECE)
+    if rows.is_contiguous() or piece < SHORTEST_PIECE or rows.stride(1) != 1 or rows.storage_offset() != 0:
+        return functional.embedding_bag(support, rows, mode="sum", per_sample_weights=weights)
+    # A corner of a larger matrix, as is the Gram of a growing dictionary, would be copied by `embedding_bag` at every
+    # call. Cut into pieces of equal length, its rows are adjacent in memory and nothing is copied.
+    pieces = -(-width // piece)
+    table = rows.as_strided((((len(rows) - 1) * stride + pieces * piece) // piece, piece), (piece, 1))
+    index = support[:, None] * (stride // piece) + torch.arange(pieces, device=rows.device)[:, None]
+    weights = weights[:, None].expand_as(index)
+    summed = functional.embedding_bag(index.flatten(0, 1), table, mode="sum", per_sample_weights=weights.flatten(0, 1))
+    return summed.view(len(support), pieces * piece)[:, :width]
 
 
 @runtime_checkable
 class Correlations(Protocol):
     """Correlations of the current residual with the atoms."""
 
-    current: Float[Tensor, "batch n"]
+    @property
+    def current(self) -> Float[Tensor, "batch n"]:
+        """(batch, n) the correlations."""
 
     def subtract(self, atom: Int[Tensor, " batch"], coefficient: Float[Tensor, " batch"]) -> None:
         """Take ``coefficient * atom`` away from the residual, in place."""
@@ -77,3 +95,32 @@ class ResidualCorrelations:
 
     def inner(self, support: Int[Tensor, "batch t"], atom: Int[Tensor, " batch"]) -> Float[Tensor, "batch t"]:
         return torch.einsum("btd,bd->bt", self.atoms[support.clamp(min=0)], self.atoms[atom])
+
+
+class VisibleCorrelations:
+    """Correlations of which each sample sees those with its first atoms only: the others are 0, which wins no step."""
+
+    def __init__(self, correlations: Correlations, visible: Int[Tensor, " batch"]) -> None:
+        self.correlations = correlations
+        n = correlations.current.shape[1]
+        self.first = int(visible.min()) if len(visible) else n
+        self.hidden = torch.arange(self.first, n, device=visible.device) >= visible[:, None]
+        self._hide()
+
+    @property
+    def current(self) -> Float[Tensor, "batch n"]:
+        return self.correlations.current
+
+    def subtract(self, atom: Int[Tensor, " batch"], coefficient: Float[Tensor, " batch"]) -> None:
+        self.correlations.subtract(atom, coefficient)
+        self._hide()
+
+    def replace(self, support: Int[Tensor, "batch t"], coefficients: Float[Tensor, "batch t"]) -> None:
+        self.correlations.replace(support, coefficients)
+        self._hide()
+
+    def inner(self, support: Int[Tensor, "batch t"], atom: Int[Tensor, " batch"]) -> Float[Tensor, "batch t"]:
+        return self.correlations.inner(support, atom)
+
+    def _hide(self) -> None:
+        self.current[:, self.first :].masked_fill_(self.hidden, 0.0)

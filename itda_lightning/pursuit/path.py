@@ -6,6 +6,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+# Scores that are computed at a time.
+BLOCK_ENTRIES = 2**21
+
 
 @dataclass
 class Path:
@@ -29,18 +32,24 @@ class Path:
 
     def changed_by(
         self,
-        correlation: Float[Tensor, " batch"],
-        inner: Float[Tensor, " n"],
+        correlation: Float[Tensor, "batch m"],
+        inner: Float[Tensor, "m n"],
         support: Int[Tensor, "batch k"],
         nonnegative: bool,
-    ) -> Bool[Tensor, " batch"]:
-        """(batch,) whether a further atom, at the end of the dictionary, would win a step of each sample.
+    ) -> Bool[Tensor, "batch m"]:
+        """(batch, m) whether each further atom, at the end of the dictionary, would win a step of each sample.
 
         Args:
-            correlation: (batch,) inner products of the activations with the atom.
-            inner: (n,) inner products of the atoms with it.
+            correlation: (batch, m) inner products of the activations with the atoms.
+            inner: (m, n) inner products of the dictionary's atoms with them.
             support: (batch, k) the supports of the pursuits.
         """
-        chosen = inner[support.clamp(min=0)]
-        score = correlation[:, None] - torch.einsum("bts,bs->bt", self.history, chosen)
-        return ((score if nonnegative else score.abs()) > self.best).any(-1)
+        won = torch.zeros_like(correlation, dtype=torch.bool)
+        # (rows, k, m) scores at a time: at each step the atom's part of x, less what the code explains already.
+        rows = max(1, BLOCK_ENTRIES // max(1, inner.shape[0] * support.shape[1]))
+        for start in range(0, len(support), rows):
+            block = slice(start, start + rows)
+            chosen = inner[:, support[block].clamp(min=0)].permute(1, 2, 0)
+            score = torch.baddbmm(correlation[block, None, :], self.history[block], chosen, alpha=-1)
+            won[block] = ((score if nonnegative else score.abs()) > self.best[block, :, None]).any(1)
+        return won

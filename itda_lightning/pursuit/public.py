@@ -3,11 +3,17 @@
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from itda_lightning.pursuit.code import SparseCode
-from itda_lightning.pursuit.correlation import Correlations, GramCorrelations, ResidualCorrelations, combine
+from itda_lightning.pursuit.correlation import (
+    Correlations,
+    GramCorrelations,
+    ResidualCorrelations,
+    VisibleCorrelations,
+    combine,
+)
 from itda_lightning.pursuit.matching import run_matching_pursuit
 from itda_lightning.pursuit.orthogonal import run_orthogonal_matching_pursuit
 from itda_lightning.pursuit.path import Path
@@ -28,11 +34,12 @@ def pursue(
     error_threshold: float | None = None,
     gram: Float[Tensor, "n n"] | None = None,
     path: Path | None = None,
+    visible: Int[Tensor, " batch"] | None = None,
 ) -> SparseCode:
     """The pursuit named ``pursuit`` without the checks of the public functions; inputs are finite and atoms unit rows.
 
     Half-precision inputs are computed in float32. The result's ``residual_energy`` is measured on the reconstruction.
-    A ``path`` is filled in.
+    A ``path`` is filled in. With ``visible``, (batch,) int64, each sample uses only that many of the first atoms.
     """
     dtype = torch.promote_types(torch.promote_types(x.dtype, atoms.dtype), torch.float32)
     x, atoms = x.detach().to(dtype), atoms.detach().to(dtype)
@@ -46,11 +53,15 @@ def pursue(
         correlations: Correlations = (
             GramCorrelations(block, atoms, gram) if gram is not None else ResidualCorrelations(block, atoms)
         )
+        if visible is not None:
+            correlations = VisibleCorrelations(correlations, visible[start : start + rows])
         steps = path.rows(slice(start, start + rows)) if path is not None else None
         code = run(block, correlations, k, nonnegative, error_threshold, steps)
         residual = block - combine(code.support, code.coefficients, atoms)
         blocks.append(code._replace(residual_energy=residual.double().square().sum(-1).to(dtype)))
     if not blocks:
+        if path is not None:
+            path.best[:, 0] = 0.0  # any atom would win the first step
         support = torch.full((len(x), k), -1, dtype=torch.int64, device=x.device)
         return SparseCode(support, x.new_zeros(len(x), k), x.double().square().sum(-1).to(dtype))
     return SparseCode(*(torch.cat(parts) for parts in zip(*blocks, strict=True)))

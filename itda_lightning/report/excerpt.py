@@ -1,25 +1,41 @@
 """The part of a prompt that fits a line, with characters that would not show, or would do harm, made visible."""
 
+import re
 import unicodedata
 
 from itda_lightning.sources import Prompt
 
 LINE_BREAKS = {"\r\n": "⏎", "\n": "⏎", "\r": "⏎", "\u2028": "⏎", "\u2029": "⏎", "\t": "⇥"}
+# How special tokens are written by the tokenizers of common models; nothing else is known of them here.
+SPECIAL = re.compile(r"(<\|[^|<>\s]{1,40}\|>|<(?:s|/s|bos|eos|pad|unk)>|\[(?:CLS|SEP|PAD|UNK)\])")
+# Whole words fit; rows of dashes or spaces, which some tokenizers have as one token, do not fit a line.
+LONGEST_TOKEN = 32
 
 
 def excerpt(prompt: Prompt, before: int, after: int) -> Prompt:
     """The last ``before`` characters ahead of the token, the token, and ``after`` behind it, made visible.
 
-    An ellipsis stands where text was cut. A token of nothing but spaces shows them as open boxes, an empty one as ∅.
+    An ellipsis stands where text was cut; a special token is kept whole or left out. A token of nothing but spaces shows
+    them as open boxes, an empty one as ∅.
     """
-    head = prompt.before[max(0, len(prompt.before) - before) :]
-    tail = prompt.after[:after]
-    token = visible(prompt.token)
-    return Prompt(
-        ("…" if len(head) < len(prompt.before) else "") + visible(head),
-        token if token.strip() else "␣" * len(token) or "∅",
-        visible(tail) + ("…" if len(tail) < len(prompt.after) else ""),
+    start, stop = max(0, len(prompt.before) - before), min(after, len(prompt.after))
+    start = next(
+        (match.end() for match in SPECIAL.finditer(prompt.before) if match.start() < start < match.end()), start
     )
+    stop = next((match.start() for match in SPECIAL.finditer(prompt.after) if match.start() < stop < match.end()), stop)
+    token = visible(prompt.token)
+    token = token if token.strip() else "␣" * len(token) or "∅"
+    return Prompt(
+        ("…" if start else "") + visible(prompt.before[start:]),
+        token if len(token) <= LONGEST_TOKEN else token[:LONGEST_TOKEN] + "…",
+        visible(prompt.after[:stop]) + ("…" if stop < len(prompt.after) else ""),
+    )
+
+
+def pieces(text: str) -> list[tuple[str, bool]]:
+    """The text cut at its special tokens: each piece, and whether it is one."""
+    cut = [(piece, index % 2 == 1) for index, piece in enumerate(SPECIAL.split(text))]
+    return [(piece, special) for piece, special in cut if piece]
 
 
 def visible(text: str) -> str:

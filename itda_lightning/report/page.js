@@ -29,14 +29,30 @@
   const minus = (text) => text.replace("-", "−");
   const whole = (value) => minus(value.toLocaleString("en-US"));
   const short = (value) => minus(String(Number(value.toPrecision(3))));
-  const share = (value) => (value === 0 ? "never" : `${Number((100 * value).toPrecision(2))}%`);
+  const share = (value) => {
+    if (value === 0) return "never";
+    return value < 0.995 ? `${(100 * value).toPrecision(2)}%` : "100%";
+  };
   const coefficient = (value) => make("data", { value: String(value) },
     Math.abs(value) >= 100 ? whole(Math.round(value)) : minus(value.toPrecision(3)));
 
   function marked(prompt) {
     if (prompt === null) return make("span", { class: "prompt" }, "prompt unknown");
     const [before, token, after] = prompt;
-    return make("span", { class: "prompt", dir: "auto" }, before, make("mark", {}, token), after);
+    return make("span", { class: "prompt", dir: "auto" }, ...quiet(before), make("mark", {}, token), ...quiet(after));
+  }
+
+  // Special tokens, as in excerpt.py, are there to be seen but not to be read.
+  const SPECIAL = /(<\|[^|<>\s]{1,40}\|>|<(?:s|\/s|bos|eos|pad|unk)>|\[(?:CLS|SEP|PAD|UNK)\])/;
+  const quiet = (text) => text.split(SPECIAL).map((piece, i) => (i % 2 ? make("span", { class: "special" }, piece) : piece));
+
+  // The last characters of a text, without a part of a special token.
+  function ending(text, length) {
+    const pieces = text.split(SPECIAL);
+    const rest = pieces.pop();
+    if (rest.length >= length || !pieces.length) return rest.slice(-length);
+    const special = pieces.pop();
+    return rest.length + special.length <= length ? special + rest : rest;
   }
 
   // ---- the list
@@ -77,7 +93,7 @@
   function row(atom) {
     const current = atom.atom === shown ? { "aria-current": "true" } : {};
     // The end of the context is what tells atoms apart where room is short.
-    const prompt = atom.prompt && [atom.prompt[0].slice(-24), atom.prompt[1], atom.prompt[2].slice(0, 24)];
+    const prompt = atom.prompt && [ending(atom.prompt[0], 24), atom.prompt[1], atom.prompt[2].slice(0, 24)];
     return make(
       "tr",
       { "data-atom": atom.atom, ...current },

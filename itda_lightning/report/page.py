@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from itda_lightning.atomic_files import write_text
 from itda_lightning.evaluation.results import AtomUsage, Example, RunResults, TokenDecomposition
-from itda_lightning.report.excerpt import excerpt, visible
+from itda_lightning.report.excerpt import excerpt, pieces, visible
 from itda_lightning.report.plots import curve, density_plot, l0_plot
 from itda_lightning.report.wording import describe_metric, show_coefficient, show_number, show_share
 from itda_lightning.sources import COLUMNS, Prompt
@@ -21,6 +21,8 @@ from itda_lightning.sources import COLUMNS, Prompt
 SOURCE_WINDOW = (280, 100)
 TERM_WINDOW = (80, 30)
 EXAMPLE_WINDOW = (100, 40)
+# The largest terms of a decomposition; the others are folded.
+SHOWN_TERMS = 12
 
 
 def write_page(results: RunResults, path: str | Path) -> None:
@@ -70,6 +72,7 @@ def _environment() -> Environment:
         share=show_share,
         visible=visible,
         metric=describe_metric,
+        pieces=pieces,
     )
     return environment
 
@@ -93,19 +96,21 @@ def _json_for_html(content: Any) -> Markup:
 
 def _decomposition(decomposition: TokenDecomposition) -> dict[str, Any]:
     largest = max((abs(term.coefficient) for term in decomposition.terms), default=1.0) or 1.0
+    terms = [
+        {
+            "atom": term.atom,
+            "coefficient": term.coefficient,
+            "share": round(100 * abs(term.coefficient) / largest, 2),
+            "prompt": None if term.prompt is None else excerpt(term.prompt, *TERM_WINDOW),
+        }
+        for term in decomposition.terms
+    ]
     return {
         "prompt": excerpt(decomposition.prompt, *SOURCE_WINDOW),
         "unexplained": decomposition.unexplained,
         "norm": decomposition.norm,
-        "terms": [
-            {
-                "atom": term.atom,
-                "coefficient": term.coefficient,
-                "share": round(100 * abs(term.coefficient) / largest, 2),
-                "prompt": None if term.prompt is None else excerpt(term.prompt, *TERM_WINDOW),
-            }
-            for term in decomposition.terms
-        ],
+        "terms": terms[:SHOWN_TERMS],
+        "more_terms": terms[SHOWN_TERMS:],
     }
 
 

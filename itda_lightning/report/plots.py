@@ -100,7 +100,7 @@ def round_values(low: Number, high: Number, about: int = 5) -> list[float]:
 
 
 def curve(points: Sequence[tuple[int, Number]], y_label: str, what: str) -> Plot | None:
-    """A quantity against tokens seen, from zero; None without finite points."""
+    """A quantity against activations read, from zero; None without finite points."""
     points = [point for point in points if math.isfinite(point[1])]
     if not points:
         return None
@@ -113,14 +113,14 @@ def curve(points: Sequence[tuple[int, Number]], y_label: str, what: str) -> Plot
     y = Scale(0, y_values[-1], HEIGHT - BOTTOM, TOP)
     placed = [(x(tokens), y(value)) for tokens, value in points]
     markers = tuple(
-        Marker(*place, f"{what} {show_number(value)} after {tokens:,} tokens")
+        Marker(*place, f"{what} {show_number(value)} after {tokens:,} activations")
         for place, (tokens, value) in zip(placed, points, strict=True)
     )
     (tokens, first), (last_tokens, last) = points[0], points[-1]
     return Plot(
-        x_label="tokens seen",
+        x_label="activations read",
         y_label=y_label,
-        summary=f"{what} {show_number(first)} after {tokens:,} tokens, {show_number(last)} after {last_tokens:,}.",
+        summary=f"{what} {show_number(first)} after {tokens:,} activations, {show_number(last)} after {last_tokens:,}.",
         x_ticks=x.ticks([value for value in x_values if value <= points[-1][0]]),
         y_ticks=y.ticks(y_values),
         path="M" + "L".join(f"{across} {up}" for across, up in placed),

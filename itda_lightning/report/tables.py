@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -12,13 +13,14 @@ from itda_lightning.report.excerpt import excerpt, visible
 from itda_lightning.report.wording import describe_metric, show_coefficient, show_number, show_share
 from itda_lightning.sources import Prompt
 
-BEFORE, AFTER = 60, 20
+# Room on a line for what stands behind a token, and for the columns and gaps beside a prompt in a table.
+AFTER, COLUMNS = 16, 24
 
 
 def print_metrics(metrics: Mapping[str, float | int], console: Console | None = None) -> None:
     """Print metrics in their order, each with its name and what it is."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("metric")
+    table.add_column("metric", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
     table.add_column("", style="dim")
     for key, value in metrics.items():
@@ -38,7 +40,8 @@ def print_decomposition(
         max_terms: print at most so many terms, and say how many are left out.
     """
     console = console or Console()
-    console.print(marked(decomposition.prompt))
+    bracket = not console.is_terminal
+    console.print(marked(decomposition.prompt, console.width, bracket))
     console.print(
         Text(f"norm {show_number(decomposition.norm)}, {show_share(decomposition.unexplained)} unexplained", "dim")
     )
@@ -47,7 +50,9 @@ def print_decomposition(
     table.add_column("coefficient", justify="right", no_wrap=True)
     table.add_column("the atom's prompt")
     for term in decomposition.terms[:max_terms]:
-        prompt = marked(term.prompt) if term.prompt is not None else Text("unknown", "dim")
+        prompt = (
+            marked(term.prompt, console.width - COLUMNS, bracket) if term.prompt is not None else Text("unknown", "dim")
+        )
         table.add_row(str(term.atom), show_coefficient(term.coefficient), prompt)
     console.print(table)
     left_out = len(decomposition.terms) - len(decomposition.terms[:max_terms])
@@ -55,7 +60,12 @@ def print_decomposition(
         console.print(Text(f"and {left_out} more", "dim"))
 
 
-def marked(prompt: Prompt) -> Text:
-    """The end of a prompt on one line, its token bold and underlined so that it shows without colour too."""
-    before, token, after = excerpt(prompt, BEFORE, AFTER)
-    return Text.assemble((before, "dim"), (token, "bold underline yellow"), (after, "dim"))
+def marked(prompt: Prompt, width: int, bracket: bool = False) -> Text:
+    """The end of a prompt on a line of ``width``, its token marked.
+
+    Bold and underlined, so that it shows without colour too, or in brackets, which a file keeps.
+    """
+    token = excerpt(prompt, 0, 0).token
+    room = max(0, width - cell_len(token) - AFTER - len("[……]"))
+    before, token, after = excerpt(prompt, room, AFTER)
+    return Text.assemble((before, "dim"), (f"[{token}]" if bracket else token, "bold underline yellow"), (after, "dim"))

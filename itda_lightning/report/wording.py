@@ -7,23 +7,31 @@ MINUS = "\N{MINUS SIGN}"
 # Metric -> (name, what it is). Others are shown under their own name.
 METRICS = {
     "n_atoms": ("Atoms", "activations kept in the dictionary"),
-    "tokens_seen": ("Tokens seen", "activations read by the fit"),
-    "fvu": ("FVU", "fraction of variance unexplained, lower is better"),
+    "activations_seen": ("Activations read", "by the fit"),
+    "activations_skipped": ("Activations skipped", "by the fit, zero or not finite"),
+    "threshold": ("Threshold", "an atom is what leaves more unexplained"),
+    "validation_activations": ("Held-out activations", "that FVU, L0 and dead atoms are of"),
+    "tokens_evaluated": ("Tokens", "read for variance and sparsity"),
+    "loss_tokens_evaluated": ("Tokens, CE loss and KL", "read for the losses"),
+    "fvu": ("FVU", "fraction of variance unexplained"),
     "explained_variance": ("Explained variance", f"1 {MINUS} FVU"),
     "l0": ("L0", "mean number of distinct atoms in a code"),
+    "l1": ("L1", "mean sum of absolute coefficients"),
     "dead_atoms": ("Dead atoms", "never used by a held-out token"),
-    "mse": ("MSE", "mean squared error of the reconstruction"),
-    "cosine_similarity": ("Cosine", "mean cosine of activation and reconstruction"),
-    "cossim": ("Cosine", "mean cosine of activation and reconstruction"),
-    "l2_ratio": ("Norm ratio", "mean norm of the reconstruction over that of the activation"),
+    "mse": ("Squared error", "mean over tokens, summed over dimensions"),
+    "cossim": ("Cosine", "mean, of activation and reconstruction"),
+    "l2_norm_in": ("Norm in", "mean norm of activations"),
+    "l2_norm_out": ("Norm out", "mean norm of reconstructions"),
+    "l2_ratio": ("Norm ratio", "mean of norm out over norm in"),
+    "relative_reconstruction_bias": ("Reconstruction bias", "1 where scale is kept (arXiv 2404.16014)"),
     "ce_loss_without_sae": ("CE loss, model alone", "next-token cross-entropy in nats"),
-    "ce_loss_with_sae": ("CE loss, reconstruction", "with activations replaced by their reconstructions"),
-    "ce_loss_with_ablation": ("CE loss, ablation", "with activations replaced by zeros"),
-    "ce_loss_score": ("CE loss recovered", "share of the ablation's damage that the reconstruction avoids"),
-    "ce_loss_recovered": ("CE loss recovered", "share of the ablation's damage that the reconstruction avoids"),
-    "kl_div_with_sae": ("KL, reconstruction", "divergence from the model's own predictions, in nats"),
-    "kl_div_with_ablation": ("KL, ablation", "the same with activations replaced by zeros"),
-    "kl_div_score": ("KL recovered", "share of the ablation's divergence that the reconstruction avoids"),
+    "ce_loss_with_sae": ("CE loss, reconstruction", "activations replaced by reconstructions"),
+    "ce_loss_with_ablation": ("CE loss, ablation", "activations replaced by zeros"),
+    "ce_loss_score": ("CE loss recovered", "share of the ablation's damage avoided"),
+    "ce_loss_recovered": ("CE loss recovered", "share of the ablation's damage avoided"),
+    "kl_div_with_sae": ("KL, reconstruction", "from the model's own predictions, in nats"),
+    "kl_div_with_ablation": ("KL, ablation", "from the model's own predictions, in nats"),
+    "kl_div_score": ("KL recovered", "share of the ablation's KL avoided"),
 }
 
 
@@ -55,5 +63,7 @@ def show_amount(value: float | int) -> str:
 
 
 def show_share(share: float) -> str:
-    """A percentage with two significant digits."""
-    return f"{100 * share:.2g}%" if 100 * share < 99.5 else f"{100 * share:.0f}%"
+    """A percentage with two significant digits, trailing zeros included; 0% is nothing at all."""
+    if not share:
+        return "0%"
+    return f"{100 * share:#.2g}".rstrip(".") + "%" if 100 * share < 99.5 else f"{100 * share:.0f}%"

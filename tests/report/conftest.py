@@ -1,11 +1,6 @@
-"""Results whose text tries to break out of wherever it is put, and a browser to open their page with."""
-
-import os
-import shutil
+"""Results whose text tries to break out of wherever it is put."""
 
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 
 from itda_lightning.evaluation.results import (
     AtomUsage,
@@ -60,33 +55,3 @@ def results() -> RunResults:
         growth=((1000, 40), (2000, 70), (3000, 90)),
         fvu_curve=((1000, 0.5), (2000, 0.25), (3000, 0.125)),
     )
-
-
-@pytest.fixture(scope="session")
-def browser():
-    binary = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    driver = shutil.which("chromedriver")
-    if binary is None or driver is None:
-        missing = "Chromium and its driver are not installed: apt-get install chromium chromium-driver"
-        if os.environ.get("CI"):
-            pytest.fail(missing)
-        pytest.skip(missing)
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--window-size=1280,1000",
-    ):
-        options.add_argument(argument)
-    opened = webdriver.Chrome(options=options, service=Service(driver))
-    yield opened
-    opened.quit()

@@ -9,6 +9,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from itda_lightning.report import write_page
+from itda_lightning.sources import Prompt
 from tests.report.conftest import HOSTILE
 
 
@@ -67,6 +68,21 @@ def test_prompts_are_text_to_the_script_too(page):
         assert page.find_elements(By.CSS_SELECTOR, "article.atom img, article.atom script") == []
     assert page.title == "A <b>run</b> & more"
     assert page.get_log("browser") == []
+
+
+def test_special_tokens_are_quiet_to_the_script_too(browser, results, tmp_path):
+    prompt = Prompt("<|im_start|>one</s>" + 23 * "b", " token", "<|im_end|>")
+    atom = dataclasses.replace(results.usage.atoms[0], prompt=prompt)
+    usage = dataclasses.replace(results.usage, atoms=(atom,))
+    write_page(dataclasses.replace(results, usage=usage, decompositions=()), tmp_path / "page.html")
+    browser.get((tmp_path / "page.html").as_uri())
+    article = wait_for_atom(browser, 0)
+    special = [span.text for span in article.find_elements(By.CSS_SELECTOR, ".prompt .special")][:3]
+    assert special == ["<|im_start|>", "</s>", "<|im_end|>"]
+    assert article.find_element(By.CLASS_NAME, "prompt").get_attribute("textContent") == "".join(prompt)
+    # The list has room for 24 characters: no half of a special token stands there.
+    assert browser.find_element(By.CSS_SELECTOR, "#rows .prompt").text.startswith(23 * "b" + " token")
+    assert browser.get_log("browser") == []
 
 
 def test_a_dead_atom_without_a_prompt_says_so(page):

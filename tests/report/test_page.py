@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from itda_lightning.errors import InputError
-from itda_lightning.evaluation.results import RunResults, Usage
+from itda_lightning.evaluation.results import RunResults, Term, TokenDecomposition, Usage
 from itda_lightning.report import render_page, write_page
 from itda_lightning.sources import Prompt
 from tests.report.conftest import HOSTILE, usage_of
@@ -92,7 +92,7 @@ def test_numbers_on_the_page_are_those_of_the_results(results):
         for number in (decomposition.unexplained, decomposition.norm, *(t.coefficient for t in decomposition.terms)):
             assert str(number) in page.values()
     assert '<strong data-dead="1">1</strong>' in text
-    assert "Atoms: 40 after 1,000 tokens, 90 after 3,000." in text
+    assert "Atoms: 40 after 1,000 activations, 90 after 3,000." in text
     assert "L0 = 2: 250 tokens (62%)" in text
 
 
@@ -124,6 +124,35 @@ def test_a_prompt_is_cut_around_its_token(results):
     assert "a" * 300 not in page
 
 
+def test_special_tokens_are_quiet_and_never_cut_in_two(results):
+    usage = results.usage
+    before = "<|im_start|>" + "b" * 275
+    terms = (Term(0, 1.0, Prompt("<s>", "<|im_end|>", "</s>")),)
+    decompositions = (
+        TokenDecomposition(Prompt(before, "token", "</s> <sup>"), 0.1, 1.0, terms),
+        TokenDecomposition(Prompt("x" + before[:260], "token", ""), 0.1, 1.0, ()),
+    )
+    text = render_page(dataclasses.replace(results, decompositions=decompositions, usage=usage))
+    assert (
+        f'dir="auto">…{"b" * 275}<mark>token</mark><span class="special">&lt;/s&gt;</span> &lt;sup&gt;</span>' in text
+    )
+    assert f'dir="auto">x<span class="special">&lt;|im_start|&gt;</span>{"b" * 248}<mark>' in text
+    assert '<span class="special">&lt;s&gt;</span><mark>&lt;|im_end|&gt;</mark><span class="special">' in text
+
+
+def test_small_terms_are_folded_and_counted(results):
+    terms = tuple(Term(i, 20.0 - i, None) for i in range(15))
+    decomposition = TokenDecomposition(HOSTILE[0], 0.1, 1.0, terms)
+    text = render_page(dataclasses.replace(results, decompositions=(decomposition,)))
+    assert "15 atoms leave" in text
+    shown, folded = text.split("<details>")
+    assert "3 more with smaller coefficients" in folded
+    assert shown.count('href="#atom-') == 12
+    assert [f'<data value="{term.coefficient}">' in folded for term in terms] == [False] * 12 + [True] * 3
+    few = dataclasses.replace(decomposition, terms=terms[:12])
+    assert "<details>" not in render_page(dataclasses.replace(results, decompositions=(few,)))
+
+
 def test_results_without_curves_decompositions_or_use_still_make_a_page():
     dead = Usage(10, 1.0, 1.0, (10, 0), (usage_of(5),))
     text = render_page(RunResults("Nothing", {}, {}, dead))
@@ -143,7 +172,7 @@ def test_long_curves_are_thinned(results):
 def test_points_that_could_not_be_measured_are_left_out(results):
     curve = ((1000, float("nan")), (2000, 0.5))
     text = render_page(dataclasses.replace(results, fvu_curve=curve))
-    assert "FVU 0.5 after 2,000 tokens" in text
+    assert "FVU 0.5 after 2,000 activations" in text
     assert not any("nan" in shown for shown in Page(text).texts)
     path = re.search(r'data-plot="fvu".*?class="curve" d="([^"]+)"', text, re.DOTALL)
     assert path is not None
@@ -153,5 +182,5 @@ def test_points_that_could_not_be_measured_are_left_out(results):
 def test_write_page_writes_what_render_page_gives(results, tmp_path):
     write_page(results, tmp_path / "deep" / "page.html")
     assert (tmp_path / "deep" / "page.html").read_text(encoding="utf-8") == render_page(results)
-    with pytest.raises(InputError, match="failed while writing"):
+    with pytest.raises(InputError, match=r"while writing .*page.html"):
         write_page(results, tmp_path / "deep" / "page.html" / "page.html")

@@ -7,7 +7,8 @@ from rich.console import Console
 
 from itda_lightning.evaluation.results import Term, TokenDecomposition
 from itda_lightning.report import print_decomposition, print_metrics
-from itda_lightning.report.excerpt import excerpt
+from itda_lightning.report.excerpt import LONGEST_TOKEN, excerpt
+from itda_lightning.report.wording import METRICS, show_share
 from itda_lightning.sources import Prompt
 from tests.report.conftest import HOSTILE
 
@@ -34,11 +35,25 @@ def test_a_decomposition_shows_atoms_coefficients_and_prompts(console):
     terms = (Term(12, 9.5, Prompt("the ", "cat", " sat")), Term(7, -0.25, None))
     print_decomposition(TokenDecomposition(Prompt("a ", "dog", " ran"), 0.125, 10.0, terms), console)
     text = printed(console)
-    assert "a dog ran" in text
+    assert "a [dog] ran" in text
     assert "norm 10, 12% unexplained" in text
     rows = [line.split(maxsplit=2) for line in text.splitlines()]
-    assert ["12", "9.50", "the cat sat"] in [[cell.strip() for cell in row] for row in rows]
+    assert ["12", "9.50", "the [cat] sat"] in [[cell.strip() for cell in row] for row in rows]
     assert ["7", "\N{MINUS SIGN}0.250", "unknown"] in [[cell.strip() for cell in row] for row in rows]
+
+
+def test_tables_fit_80_columns_line_by_line():
+    console = Console(file=io.StringIO(), width=80, force_terminal=False)
+    print_metrics(dict.fromkeys(METRICS, 1234.5), console)
+    assert len([line for line in printed(console).splitlines() if line.strip()]) == len(METRICS) + 2
+    long = Prompt("word " * 100, " token", " and so on" * 20)
+    print_decomposition(TokenDecomposition(long, 0.1, 1.0, (Term(12345, -123.25, long),)), console)
+    lines = printed(console).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len([line for line in lines if "[ token]" in line]) == 2
+    row = next(line for line in lines if "12345" in line)
+    assert "\N{MINUS SIGN}123" in row
+    assert row.rstrip().endswith("…")
 
 
 def test_the_token_is_marked_on_a_terminal():
@@ -73,3 +88,26 @@ def test_an_excerpt_keeps_the_token_and_what_stands_beside_it():
 )
 def test_a_token_that_would_not_show_is_made_visible(token, shown):
     assert excerpt(Prompt("", token, ""), 9, 9).token == shown
+
+
+def test_a_special_token_is_shown_whole_or_not_at_all():
+    prompt = Prompt("<|im_start|>abc", "d", "e</s>f")
+    assert excerpt(prompt, 15, 9) == ("<|im_start|>abc", "d", "e</s>f")
+    for before in range(3, 15):
+        assert excerpt(prompt, before, 9).before == "…abc"
+    for after in range(1, 5):
+        assert excerpt(prompt, 9, after).after == "e…"
+    assert excerpt(prompt, 9, 5).after == "e</s>…"
+
+
+def test_a_token_that_is_longer_than_a_line_is_cut():
+    assert excerpt(Prompt("", "-" * 200, ""), 9, 9).token == "-" * LONGEST_TOKEN + "…"
+    assert excerpt(Prompt("", " " * 200, ""), 9, 9).token == "␣" * LONGEST_TOKEN + "…"
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"),
+    [(0.0, "0%"), (0.04, "4.0%"), (0.125, "12%"), (1.0, "100%"), (0.999, "100%"), (0.2, "20%"), (0.000123, "0.012%")],
+)
+def test_shares_have_two_significant_digits(share, shown):
+    assert show_share(share) == shown

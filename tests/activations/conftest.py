@@ -1,0 +1,46 @@
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jaxtyping
+import pytest
+
+from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.activations.language_model import LanguageModelName
+
+HOOK = "blocks.1.hook_resid_post"
+MakeData = Callable[..., ActivationsDataModule]
+
+
+@pytest.fixture
+def make_data(tiny_model_dir: Path, prose_file: Path) -> MakeData:
+    """A DataModule over the tiny model and the prose: 140 training rows (3 files of a cache) of 16 tokens."""
+
+    def make(**changes: Any) -> ActivationsDataModule:
+        settings = {
+            "model": str(tiny_model_dir),
+            "hook_names": [HOOK],
+            "dataset": str(prose_file),
+            "device": "cpu",
+            "model_batch_size": 8,
+            "context_size": 16,
+            "training_tokens": 140 * 16,
+            "validation_tokens": 512,
+            "batch_size": 100,
+        }
+        return ActivationsDataModule(**(settings | changes))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tiny_model_dir: Path) -> Any:
+    return LanguageModelName(str(tiny_model_dir)).load_tokenizer()
+
+
+@pytest.fixture
+def unchecked_types() -> Iterator[None]:
+    """As outside of tests: arguments of a wrong type reach the code."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -1,0 +1,162 @@
+"""What can go wrong with a cache is said, and never leaves a wrong one behind."""
+
+import errno
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from datasets.arrow_writer import ArrowWriter
+
+from itda_lightning.activations import cache as cache_module
+from itda_lightning.activations.cache import ActivationCache
+from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.errors import InputError
+from tests.activations.conftest import HOOK, MakeData
+from tests.tiny_model import save_weights
+
+
+def train_cache(data: ActivationsDataModule) -> ActivationCache:
+    cache = data.cache("train")
+    assert cache is not None
+    return cache
+
+
+@pytest.fixture
+def filled(make_data: MakeData, tmp_path: Path) -> Path:
+    """A complete cache."""
+    data = make_data(cache_dir=str(tmp_path))
+    data.prepare_data()
+    return train_cache(data).path
+
+
+@pytest.fixture
+def read(make_data: MakeData, tmp_path: Path):
+    """Read the cache of the usual settings from the start, as a new process does."""
+    return lambda **changes: list(make_data(**({"cache_dir": str(tmp_path)} | changes)).train_dataloader())
+
+
+@pytest.mark.parametrize("left", [0, 100, 0.5, 0.99])
+@pytest.mark.parametrize("shard", [0, 2])
+def test_a_truncated_file(filled: Path, read, shard: int, left: float) -> None:
+    file = filled / f"data-0000{shard}-of-00003.arrow"
+    os.truncate(file, left if isinstance(left, int) else int(left * file.stat().st_size))
+    with pytest.raises(InputError, match=rf"the activation cache {filled} is truncated or foreign \(.*remove it and"):
+        read()
+
+
+def test_a_missing_file(filled: Path, read) -> None:
+    (filled / "data-00001-of-00003.arrow").unlink()
+    with pytest.raises(InputError, match=r"is truncated or foreign \(.*\): remove it and run again"):
+        read()
+
+
+def test_a_file_put_in_the_place_of_another(filled: Path, read) -> None:
+    shutil.copy(filled / "data-00002-of-00003.arrow", filled / "data-00001-of-00003.arrow")
+    with pytest.raises(InputError, match=r"is truncated or foreign \(88 rows of "):
+        read()
+    shutil.copy(filled / "data-00000-of-00003.arrow", filled / "data-00001-of-00003.arrow")
+    with pytest.raises(InputError, match=rf"the activation cache {filled} holds other tokens: remove it and run again"):
+        read()
+
+
+@pytest.mark.parametrize("content", ["{}", "not JSON", "[]"])
+def test_a_foreign_directory(filled: Path, read, content: str) -> None:
+    shutil.rmtree(filled)
+    filled.mkdir()
+    (filled / "state.json").write_text(content)
+    with pytest.raises(InputError, match=r"is truncated or foreign"):
+        read()
+
+
+def test_a_cache_of_another_model_under_this_name(filled: Path, make_data: MakeData, tmp_path: Path) -> None:
+    other = make_data(cache_dir=str(tmp_path), hook_names=["blocks.0.hook_resid_post"])
+    filled.rename(train_cache(other).path)
+    with pytest.raises(
+        InputError, match=r"truncated or foreign \(140 rows of \['blocks.1.hook_resid_post', 'token_ids'"
+    ):
+        _ = train_cache(other).widths
+
+
+def test_too_little_space_is_said_before_the_model_runs(
+    make_data: MakeData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda path: SimpleNamespace(free=250_000))
+    monkeypatch.setattr(cache_module, "harvest", lambda *arguments: pytest.fail("the model runs"))
+    with pytest.raises(
+        InputError,
+        match=rf"the activation cache needs 0.00 GB but {tmp_path}/activations-\w+ has 0.00 GB free: lower "
+        "training_tokens, set cache_dtype=bfloat16, or choose another cache_dir",
+    ):
+        make_data(cache_dir=str(tmp_path)).prepare_data()
+
+
+def test_a_cache_that_is_almost_there_needs_only_the_rest(
+    filled: Path, make_data: MakeData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (filled / "state.json").unlink()
+    (filled / "data-00002-of-00003.arrow").unlink()
+    monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda path: SimpleNamespace(free=200_000))
+    data = make_data(cache_dir=str(tmp_path))
+    data.prepare_data()
+    assert train_cache(data).complete
+
+
+def test_a_full_disk_keeps_what_is_whole(make_data: MakeData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finalize, calls = ArrowWriter.finalize, []
+
+    def full(writer: Any, *arguments: Any) -> Any:
+        calls.append(writer)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return finalize(writer, *arguments)
+
+    monkeypatch.setattr(ArrowWriter, "finalize", full)
+    data = make_data(cache_dir=str(tmp_path))
+    path = train_cache(data).path
+    with pytest.raises(
+        InputError, match=rf"no space left while writing {path}/data-00001.*what was written before is un"
+    ):
+        data.prepare_data()
+    assert [file.name for file in path.iterdir()] == ["data-00000-of-00003.arrow"]
+    assert not train_cache(data).complete
+    monkeypatch.undo()
+    again = make_data(cache_dir=str(tmp_path))
+    again.prepare_data()
+    assert again.harvested_tokens == (140 - 64) * 16 + 512
+    assert len(list(again.train_dataloader())) == len(again.train_dataloader())
+
+
+def test_activations_beyond_float16_are_refused_and_not_stored(
+    make_data: MakeData, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    huge = Path(shutil.copytree(tiny_model_dir, tmp_path / "huge"))
+    save_weights(huge, seed=0, scale=1e6)
+    settings = {"model": str(huge), "cache_dir": str(tmp_path)}
+    data = make_data(cache_dtype="float16", **settings)
+    with pytest.raises(
+        InputError,
+        match=rf"activations at {HOOK} reach [\d.e+]+, more than float16 holds: use cache_dtype=bfloat16 or float32",
+    ) as refused:
+        data.prepare_data()
+    assert float(str(refused.value).split("reach ")[1].split(",")[0]) > 65504
+    assert list(train_cache(data).path.iterdir()) == []
+    wide = make_data(cache_dtype="bfloat16", **settings)
+    wide.prepare_data()
+    assert next(iter(wide.train_dataloader())).activations[HOOK].abs().max() > 65504
+
+
+def test_a_cache_directory_that_cannot_be_one(make_data: MakeData, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"not permitted while writing .*file/activations-\w+ \(Not a directory\)"):
+        make_data(cache_dir=str(tmp_path / "file")).prepare_data()
+
+
+def test_an_unknown_cache_dtype(make_data: MakeData, tmp_path: Path) -> None:
+    rows = make_data().rows("train")
+    with pytest.raises(
+        InputError, match=r"cache_dtype must be one of \['bfloat16', 'float16', 'float32'\], got 'int8'"
+    ):
+        ActivationCache(tmp_path, rows, [HOOK], {}, "int8")

@@ -1,0 +1,83 @@
+"""Small fits of the tiny model, in this process or in one that can be killed."""
+
+import multiprocessing
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+HOOK = "blocks.1.hook_resid_post"
+
+# A server that has imported everything once; its children start at once and have threads of their own.
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload(["itda_lightning.fit", "tests.fits"])
+
+
+def data_settings(model: Path, prose: Path, **others: Any) -> dict[str, Any]:
+    """Arguments of a small ActivationsDataModule: 16 batches of 128 positions, less what is left out."""
+    return {
+        "model": str(model),
+        "hook_names": [HOOK],
+        "dataset": str(prose),
+        "context_size": 32,
+        "training_tokens": 2048,
+        "validation_tokens": 512,
+        "batch_size": 128,
+        **others,
+    }
+
+
+def fit_arguments(model: Path, prose: Path, runs: Path, **others: Any) -> list[str]:
+    """The command line of a small fit; ``others`` are more of it, with __ for the dot."""
+    options: dict[str, Any] = {f"data.{name}": value for name, value in data_settings(model, prose).items()}
+    options |= {
+        "data.hook_names": f"[{HOOK}]",
+        "model.max_atoms": 150,
+        "model.k": 4,
+        "model.threshold": 0.75,
+        "model.calibration_tokens": 512,
+        "run.runs_directory": str(runs),
+        "run.checkpoint_every": 3,
+        "run.validate_every": 4,
+        "trainer.enable_progress_bar": "false",
+        "trainer.accelerator": "cpu",
+    }
+    options |= {name.replace("__", "."): value for name, value in others.items()}
+    return [part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))]
+
+
+def fit_in_child(arguments: list[str], output: Path, at_step: int | None = None, signal_number: int = 0) -> int:
+    """Run the fit command in a process of its own and return its exit code.
+
+    With ``at_step`` the process sends itself the signal in the middle of that training step (0 is the first).
+    """
+    process = _processes.Process(target=_child, args=(arguments, str(output), at_step, signal_number))
+    process.start()
+    process.join(120)
+    assert process.exitcode is not None, "the fit hangs"
+    return process.exitcode
+
+
+def _child(arguments: list[str], output: str, at_step: int | None, signal_number: int) -> None:
+    from itda_lightning.command_line import run_command
+    from itda_lightning.fit import main
+    from itda_lightning.module import ITDA
+
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    step = ITDA.training_step
+
+    def training_step(self: ITDA, batch: Any, batch_idx: int) -> None:
+        step(self, batch, batch_idx)
+        if batch_idx == at_step:
+            os.kill(os.getpid(), signal_number)
+
+    ITDA.training_step = training_step  # type: ignore[method-assign]
+    run_command(lambda: main(arguments))

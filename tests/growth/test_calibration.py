@@ -1,0 +1,73 @@
+"""Calibration: dictionaries fill about when the budget ends."""
+
+import math
+
+import pytest
+import torch
+
+from itda_lightning.growth import GrowthRule, calibrate_threshold, forecast, grow_sequential
+from tests.growth.naive import mixtures
+
+RULE = GrowthRule(4, "mp", False, 0.5)
+
+
+@pytest.mark.parametrize("pursuit", ["mp", "omp"])
+def test_the_dictionary_fills_about_when_the_budget_ends(pursuit):
+    rule = RULE._replace(pursuit=pursuit)
+    x = mixtures(8000, 32, seed=0, dtype=torch.float32)
+    threshold, expected = calibrate_threshold(x[::8], rule, 300, len(x))
+    # What really happens on all activations, without a limit.
+    grown = grow_sequential(x, x.new_zeros(1200, 32), None, 0, rule._replace(threshold=threshold))
+    assert 150 <= len(grown.accepted) <= 600
+    assert expected.n_atoms == pytest.approx(300, rel=0.2)
+    assert expected.fills_after == pytest.approx(len(x), rel=0.5)
+
+
+def test_a_higher_threshold_forecasts_fewer_atoms():
+    x = mixtures(600, 32, seed=1)
+    sizes = [forecast(x, RULE._replace(threshold=t), 400, 6000).n_atoms for t in (0.05, 0.1, 0.2, 0.4, 0.6, 0.9)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] > 10 * sizes[-1]
+
+
+def test_more_atoms_ask_for_a_lower_threshold():
+    x = mixtures(600, 32, seed=2)
+    thresholds = [calibrate_threshold(x, RULE, atoms, 6000)[0] for atoms in (50, 150, 400, 1000)]
+    assert thresholds == sorted(thresholds, reverse=True)
+    assert thresholds[0] > 1.5 * thresholds[-1]
+
+
+def test_steady_growth_is_extrapolated_by_its_power_law():
+    # Every activation is a direction of its own: all are appended, so 900 fill after 900 and 2,000 give 2,000.
+    x = torch.eye(500, dtype=torch.float64)
+    assert forecast(x, RULE, 900, 2000).n_atoms == pytest.approx(2000)
+    assert forecast(x, RULE, 900, 2000).fills_after == pytest.approx(900)
+
+
+def test_growth_that_ended_never_fills():
+    x = torch.eye(6, dtype=torch.float64).repeat(100, 1)
+    assert forecast(x, RULE, 900, 10**6) == (pytest.approx(6), math.inf)
+
+
+def test_a_dictionary_that_fills_within_the_sample():
+    x = torch.eye(500, dtype=torch.float64)
+    expected = forecast(x, RULE, 100, 2000)
+    assert expected.n_atoms == math.inf
+    assert 100 <= expected.fills_after <= 120
+
+
+def test_a_sample_of_one():
+    assert forecast(torch.ones(1, 4), RULE, 10, 100).n_atoms > 0
+
+
+def test_progress_is_told():
+    steps: list[tuple[int, int]] = []
+    calibrate_threshold(mixtures(60, 8, seed=3), RULE, 20, 500, lambda done, total: steps.append((done, total)))
+    assert steps == [(i, 9) for i in range(1, 10)]
+
+
+def test_a_budget_below_the_number_of_atoms():
+    with pytest.raises(
+        ValueError, match=r"a budget of 1,000 activations cannot fill 2,000 atoms: raise training_tokens"
+    ):
+        calibrate_threshold(torch.ones(10, 4), RULE, 2000, 1000)

@@ -1,0 +1,84 @@
+"""A Gram that grew is, bit for bit, the Gram that was built at once: what makes a resumed fit identical."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from itda_lightning.pursuit import padded, update_gram
+from itda_lightning.pursuit.gram import TILE
+
+
+def atoms_of(n: int, d: int, capacity: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    rows = torch.randn(n, d, generator=torch.Generator().manual_seed(n * 1000 + d))
+    return torch.cat([torch.nn.functional.normalize(rows, dim=1), torch.zeros(capacity - n, d)]).to(dtype)
+
+
+def grown(atoms: Tensor, stops: list[int], dtype: torch.dtype = torch.float32) -> Tensor:
+    """The Gram grown in steps, as the buffer of atoms fills; rows beyond a stop are not there yet."""
+    gram = torch.zeros(len(atoms), len(atoms), dtype=dtype)
+    start = 0
+    for stop in stops:
+        present = atoms.clone()
+        present[stop:] = 0
+        update_gram(gram, present, start, stop)
+        start = stop
+    return gram
+
+
+def assert_right(gram: Tensor, atoms: Tensor, n: int) -> None:
+    torch.testing.assert_close(gram.double(), atoms.double() @ atoms.double().T, rtol=0, atol=1e-6)
+    assert (gram[n:] == 0).all()
+    assert torch.equal(gram, gram.T)
+
+
+@pytest.mark.parametrize("d", [1, 7, 64, 576])
+@pytest.mark.parametrize("n", [1, TILE - 1, TILE, TILE + 1, 3 * TILE - 5])
+def test_a_gram_grown_atom_by_atom_is_the_one_built_at_once(n, d):
+    atoms = atoms_of(n, d, padded(n))
+    built = grown(atoms, [n])
+    assert torch.equal(grown(atoms, list(range(1, n + 1))), built)
+    assert_right(built, atoms, n)
+
+
+@settings(max_examples=30)
+@given(
+    steps=st.lists(st.integers(0, 200), min_size=1, max_size=8),
+    d=st.integers(1, 80),
+    spare=st.integers(0, 2),
+)
+def test_any_schedule_of_growth_gives_the_same_bits(steps, d, spare):
+    stops = torch.tensor(steps).cumsum(0).tolist()
+    n = stops[-1]
+    atoms = atoms_of(n, d, padded(n) + spare * TILE)
+    assert torch.equal(grown(atoms, stops), grown(atoms, [n]))
+
+
+@pytest.mark.parametrize("capacity", [1, 100, 200, 300])
+def test_growth_in_a_capacity_that_is_no_multiple_of_the_tile(capacity):
+    atoms = atoms_of(capacity, 33, capacity)
+    built = grown(atoms, [capacity])
+    assert torch.equal(grown(atoms, list(range(1, capacity + 1))), built)
+    assert_right(built, atoms, capacity)
+
+
+def test_room_for_more_atoms_does_not_change_the_bits():
+    small, large = grown(atoms_of(150, 40, 256), [150]), grown(atoms_of(150, 40, 1024), [150])
+    assert torch.equal(small[:150, :150], large[:150, :150])
+
+
+def test_a_gram_of_half_precision_atoms_is_computed_in_its_own_precision():
+    atoms = atoms_of(50, 64, 128, torch.bfloat16)
+    assert_right(grown(atoms, [50]), atoms, 50)
+
+
+def test_nothing_is_done_when_nothing_was_added():
+    gram = torch.full((128, 128), 7.0)
+    update_gram(gram, torch.zeros(128, 3), 128, 128)
+    assert (gram == 7).all()
+
+
+@pytest.mark.parametrize(("n", "expected"), [(0, 0), (1, 128), (128, 128), (129, 256)])
+def test_padded_rounds_up_to_whole_tiles(n, expected):
+    assert padded(n) == expected

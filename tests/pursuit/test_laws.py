@@ -1,0 +1,223 @@
+"""What holds for every pursuit, whatever the numbers: energies, orthogonality, prefixes, invariances."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from itda_lightning.pursuit import SparseCode, combine, matching_pursuit, orthogonal_matching_pursuit, public, pursue
+from tests.pursuit.cases import Case, cases, make_case
+
+pursuits = pytest.mark.parametrize("pursuit", ["mp", "omp"])
+forms = pytest.mark.parametrize("with_gram", [True, False], ids=["gram", "residual"])
+PUBLIC = {"mp": matching_pursuit, "omp": orthogonal_matching_pursuit}
+# Cases in which float64 leaves no decision to rounding.
+generic = cases(("random", "correlated"))
+
+
+def run(pursuit: str, case: Case, with_gram: bool, **options) -> SparseCode:
+    return pursue(pursuit, case.x, case.atoms, case.k, gram=case.atoms @ case.atoms.T if with_gram else None, **options)
+
+
+def energy(rows: Tensor) -> Tensor:
+    return rows.square().sum(-1)
+
+
+def residual(code: SparseCode, case: Case) -> Tensor:
+    return case.x - code.to_dense(len(case.atoms)) @ case.atoms
+
+
+@pursuits
+@forms
+@given(d=st.integers(1, 16), l0=st.integers(1, 16), extra=st.integers(0, 4), seed=st.integers(0, 2**32 - 1))
+def test_sparse_combinations_of_orthonormal_atoms_are_recovered_exactly(pursuit, with_gram, d, l0, extra, seed):
+    generator = torch.Generator().manual_seed(seed)
+    atoms = torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64))[0]
+    l0 = min(l0, d)
+    chosen = torch.randperm(d, generator=generator)[:l0]
+    sizes = torch.arange(l0, 0, -1, dtype=torch.float64) * torch.tensor([1.0, -1.0]).repeat(8)[:l0]
+    case = Case((sizes @ atoms[chosen])[None], atoms, l0 + extra)
+    code = run(pursuit, case, with_gram)
+    assert code.support[0].tolist() == chosen.tolist() + [-1] * extra
+    torch.testing.assert_close(code.coefficients[0, :l0], sizes, rtol=1e-12, atol=1e-12)
+    assert code.residual_energy[0] < 1e-24 * energy(sizes)
+
+
+@pursuits
+@forms
+@given(case=cases(), nonnegative=st.booleans())
+def test_a_larger_budget_continues_the_same_path_and_never_explains_less(pursuit, with_gram, case, nonnegative):
+    full = run(pursuit, case, with_gram, nonnegative=nonnegative)
+    before = energy(case.x)
+    for k in range(1, case.k + 1):
+        code = run(pursuit, case._replace(k=k), with_gram, nonnegative=nonnegative)
+        assert torch.equal(code.support, full.support[:, :k])
+        if pursuit == "mp":
+            assert torch.equal(code.coefficients, full.coefficients[:, :k])
+        assert (code.residual_energy <= before + 1e-12 * energy(case.x)).all()
+        before = code.residual_energy
+
+
+@pursuits
+@forms
+@given(case=cases(), nonnegative=st.booleans())
+def test_residual_energy_is_that_of_the_reconstruction(pursuit, with_gram, case, nonnegative):
+    case = Case(case.x.float(), case.atoms.float(), case.k)
+    code = run(pursuit, case, with_gram, nonnegative=nonnegative)
+    dense = code.to_dense(len(case.atoms)).double() @ case.atoms.double()
+    actual = energy(case.x.double() - dense)
+    torch.testing.assert_close(
+        code.residual_energy.double() / energy(case.x.double()), actual / energy(case.x.double()), rtol=1e-4, atol=1e-9
+    )
+    if nonnegative:
+        assert (code.coefficients >= 0).all()
+
+
+@forms
+@given(case=cases(), nonnegative=st.booleans())
+def test_matching_pursuit_conserves_energy(with_gram, case, nonnegative):
+    code = run("mp", case, with_gram, nonnegative=nonnegative)
+    explained = energy(code.coefficients)
+    torch.testing.assert_close(explained + code.residual_energy, energy(case.x), rtol=1e-12, atol=0)
+
+
+@forms
+@given(case=cases())
+def test_the_residual_of_orthogonal_matching_pursuit_is_orthogonal_to_its_support(with_gram, case):
+    code = run("omp", case, with_gram)
+    correlation = residual(code, case) @ case.atoms.T
+    on_support = torch.where(code.to_dense(len(case.atoms)) != 0, correlation, 0.0)
+    # An accepted atom may be as close to the span of the others as 1e-3, which costs three digits, squared.
+    assert (on_support.abs().amax(1) <= 1e-8 * case.x.norm(dim=1)).all()
+
+
+@given(case=generic)
+def test_no_code_on_the_same_atoms_explains_more_than_orthogonal_matching_pursuit(case):
+    code = run("omp", case, False)
+    for sample in range(len(case.x)):
+        atoms = case.atoms[code.support[sample][code.support[sample] >= 0]]
+        matching = pursue("mp", case.x[sample : sample + 1], atoms, 3 * case.k)
+        assert code.residual_energy[sample] <= matching.residual_energy[0] + 1e-12 * energy(case.x[sample])
+
+
+@given(case=cases())
+def test_orthogonal_matching_pursuit_picks_no_atom_twice(case):
+    support = run("omp", case, True).support
+    for row in support.tolist():
+        used = [atom for atom in row if atom >= 0]
+        assert len(used) == len(set(used))
+
+
+@forms
+@given(d=st.integers(1, 12), extra=st.integers(0, 8), seed=st.integers(0, 2**32 - 1))
+def test_decoding_an_exact_code_gives_the_activation_back(with_gram, d, extra, seed):
+    # As many steps as dimensions reach every x, unless the chosen atoms are all but dependent.
+    generator = torch.Generator().manual_seed(seed)
+    atoms = torch.nn.functional.normalize(torch.randn(d + extra, d, generator=generator, dtype=torch.float64), dim=1)
+    case = Case(torch.randn(3, d, generator=generator, dtype=torch.float64), atoms, d)
+    code = run("omp", case, with_gram)
+    torch.testing.assert_close(combine(code.support, code.coefficients, atoms), case.x, rtol=0, atol=2e-5)
+
+
+@pursuits
+@forms
+@given(case=generic, data=st.data())
+def test_supports_do_not_depend_on_the_batch(pursuit, with_gram, case, data):
+    whole = run(pursuit, case, with_gram)
+    order = torch.tensor(data.draw(st.permutations(range(len(case.x)))))
+    assert torch.equal(run(pursuit, case._replace(x=case.x[order]), with_gram).support, whole.support[order])
+    one_by_one = [run(pursuit, case._replace(x=row[None]), with_gram).support for row in case.x]
+    assert torch.equal(torch.cat(one_by_one), whole.support)
+
+
+@pursuits
+@pytest.mark.parametrize("block_bytes", [1, 3000])
+def test_codes_do_not_depend_on_the_size_of_blocks(pursuit, block_bytes, monkeypatch):
+    case = make_case("correlated", 33, 30, 12, 6, 1.0, 5)
+    whole = run(pursuit, case, True)
+    monkeypatch.setattr(public, "BLOCK_BYTES", block_bytes)
+    parts = run(pursuit, case, True)
+    assert torch.equal(parts.support, whole.support)
+    torch.testing.assert_close(parts.coefficients, whole.coefficients, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(parts.residual_energy, whole.residual_energy, rtol=1e-10, atol=1e-12)
+
+
+@pursuits
+@given(case=generic, scale=st.sampled_from([-1.0, 2.0**-20, 3.0, 2.0**20]))
+def test_codes_scale_with_the_activation(pursuit, case, scale):
+    code = run(pursuit, case, True)
+    scaled = run(pursuit, case._replace(x=scale * case.x), True)
+    assert torch.equal(scaled.support, code.support)
+    torch.testing.assert_close(
+        scaled.coefficients / case.x.norm(), scale * code.coefficients / case.x.norm(), rtol=1e-6, atol=1e-9
+    )
+
+
+@pursuits
+@forms
+@given(case=cases(), nonnegative=st.booleans(), error_threshold=st.sampled_from([0.0, 0.01, 0.2, 0.5, 1.0]))
+def test_a_sample_ends_exactly_when_its_error_reaches_the_threshold(
+    pursuit, with_gram, case, nonnegative, error_threshold
+):
+    full = run(pursuit, case, with_gram, nonnegative=nonnegative)
+    code = run(pursuit, case, with_gram, nonnegative=nonnegative, error_threshold=error_threshold)
+    limit, slack = error_threshold * energy(case.x), 1e-12 * energy(case.x)
+    used, could_use = ((c.support >= 0).sum(1) for c in (code, full))
+    for sample in range(len(case.x)):
+        assert torch.equal(code.support[sample, : used[sample]], full.support[sample, : used[sample]])
+        if used[sample] < could_use[sample]:
+            assert code.residual_energy[sample] <= limit[sample] + slack[sample]
+        if used[sample]:
+            one_less = energy(case.x[sample])
+            if used[sample] > 1:
+                shorter = case._replace(k=int(used[sample]) - 1)
+                one_less = run(pursuit, shorter, with_gram, nonnegative=nonnegative).residual_energy[sample]
+            assert one_less > limit[sample] - slack[sample]
+
+
+@pursuits
+def test_a_threshold_of_one_takes_no_atom(pursuit):
+    case = make_case("random", 3, 10, 4, 2, 1.0, 6)
+    code = PUBLIC[pursuit](case.x, case.atoms, 2, error_threshold=1.0)
+    assert (code.support == -1).all()
+    torch.testing.assert_close(code.residual_energy, energy(case.x))
+
+
+@pursuits
+@forms
+@pytest.mark.parametrize(("batch", "n"), [(0, 5), (3, 0), (0, 0)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_an_empty_batch_or_dictionary_gives_empty_codes(pursuit, with_gram, batch, n, dtype):
+    x = torch.ones(batch, 4, dtype=dtype)
+    atoms = torch.nn.functional.normalize(torch.ones(n, 4), dim=1).to(dtype)
+    wide = torch.promote_types(dtype, torch.float32)
+    for code in (
+        pursue(pursuit, x, atoms, 3, gram=(atoms @ atoms.T).to(wide) if with_gram else None),
+        PUBLIC[pursuit](x, atoms, 3),
+    ):
+        assert code.support.shape == code.coefficients.shape == (batch, 3)
+        assert (code.support == -1).all()
+        assert (code.coefficients == 0).all()
+        assert code.coefficients.dtype == code.residual_energy.dtype == wide
+        assert code.residual_energy.tolist() == [4.0] * batch
+        assert torch.equal(code.to_dense(n), torch.zeros(batch, n, dtype=wide))
+        assert code.l0().tolist() == [0] * batch
+
+
+@pursuits
+@forms
+def test_zeros_and_what_no_atom_explains_take_no_atom(pursuit, with_gram):
+    case = Case(torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 5.0]]), torch.eye(3)[:2], 2)
+    code = run(pursuit, case, with_gram)
+    assert (code.support == -1).all()
+    assert code.residual_energy.tolist() == [0.0, 25.0]
+
+
+@pursuits
+def test_nonnegative_takes_no_atom_that_points_away(pursuit):
+    x = torch.tensor([[-3.0, 1.0]])
+    code = PUBLIC[pursuit](x, torch.eye(2), 2, nonnegative=True)
+    assert code.support.tolist() == [[1, -1]]
+    assert code.coefficients.tolist() == [[1.0, 0.0]]
+    assert PUBLIC[pursuit](x, torch.eye(2), 2).coefficients.tolist() == [[-3.0, 1.0]]

@@ -1,0 +1,341 @@
+"""ITDA, the module: its atoms are the activations of their sources, and nothing but the data decides which."""
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+
+from itda_lightning import ITDA, ActivationsDataModule, InputError
+from itda_lightning.activations import datamodule
+from itda_lightning.activations.harvest import RowActivations
+from itda_lightning.callbacks import StopWhenDone
+from itda_lightning.checkpoints import SafetensorsCheckpointIO
+from itda_lightning.dictionary import Dictionary
+from tests.fits import HOOK, data_settings
+
+OTHER = "blocks.0.hook_resid_post"
+
+
+@pytest.fixture
+def data_of(tiny_model_dir: Path, prose_file: Path):
+    return lambda **others: ActivationsDataModule(**data_settings(tiny_model_dir, prose_file, **others), device="cpu")
+
+
+def trainer(**others: Any) -> L.Trainer:
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    return L.Trainer(max_epochs=1, enable_model_summary=False, **(options | others))
+
+
+def fitted(data: ActivationsDataModule, **others: Any) -> ITDA:
+    module = ITDA(**({"max_atoms": 150, "k": 4, "threshold": 0.75, "calibration_tokens": 512} | others))
+    trainer().fit(module, datamodule=data)
+    return module
+
+
+def assert_same(a: Dictionary, b: Dictionary) -> None:
+    assert torch.equal(a.atoms, b.atoms)
+    assert torch.equal(a.bias, b.bias)
+    assert torch.equal(a.source_table, b.source_table)
+
+
+def all_activations(data: ActivationsDataModule, hook: str = HOOK) -> tuple[torch.Tensor, torch.Tensor]:
+    batches = list(data.train_dataloader())
+    return torch.cat([b.activations[hook] for b in batches]), torch.cat([b.table for b in batches])
+
+
+@pytest.mark.parametrize("growth", ["sequential", "frozen_batch"])
+@pytest.mark.parametrize("center", [True, False])
+def test_atoms_are_the_activations_of_their_sources(data_of, growth, center):
+    data = data_of()
+    module = fitted(data, growth=growth, center=center, threshold=0.6)
+    dictionary = module.finished_dictionary()
+    assert 20 < dictionary.n_atoms < 150
+    fresh = data_of()  # the model and the rows once more
+    x, table = all_activations(fresh)
+    place = {tuple(row): index for index, row in enumerate(table.tolist())}
+    own = x[[place[tuple(row)] for row in dictionary.source_table.tolist()]]
+    torch.testing.assert_close(dictionary.atoms, torch.nn.functional.normalize(own - dictionary.bias, dim=1))
+    torch.testing.assert_close(torch.linalg.vector_norm(dictionary.atoms, dim=1), torch.ones(dictionary.n_atoms))
+    calibration = fresh.calibration_batch(512).activations[HOOK]
+    expected = calibration.double().mean(0).float() if center else torch.zeros(32)
+    torch.testing.assert_close(dictionary.bias, expected, rtol=1e-5, atol=1e-6)
+    order = [place[tuple(row)] for row in dictionary.source_table.tolist()]
+    assert order == sorted(order)
+
+
+def test_prompts_end_in_the_token_of_the_source(data_of, prose):
+    data = data_of()
+    dictionary = fitted(data).finished_dictionary()
+    assert dictionary.prompts is not None
+    for prompt, source in zip(dictionary.prompts, dictionary.sources, strict=True):
+        assert prompt.token == prose[source.document][source.start : source.end] != ""
+
+
+def test_several_hook_points_in_one_pass_give_the_dictionaries_of_single_fits(data_of):
+    together = fitted(data_of(hook_names=[OTHER, HOOK]))
+    for hook in (OTHER, HOOK):
+        alone = fitted(data_of(hook_names=[hook]))
+        assert_same(together.finished_dictionary(hook), alone.finished_dictionary())
+        assert together.results(hook) == alone.results(hook)
+    assert together.dictionary(OTHER).n_atoms != together.dictionary(HOOK).n_atoms
+    with pytest.raises(InputError, match=r"there is no dictionary of None: choose one of \['blocks.0"):
+        together.dictionary()
+    with pytest.raises(InputError, match=r"there is no dictionary of 'blocks.9': choose one of"):
+        together.finished_dictionary("blocks.9")
+
+
+@pytest.mark.parametrize("growth", ["sequential", "frozen_batch"])
+def test_no_more_atoms_than_asked_for(data_of, growth):
+    many, few = (fitted(data_of(), growth=growth, max_atoms=n, threshold=0.6).finished_dictionary() for n in (150, 13))
+    assert few.n_atoms == 13 < many.n_atoms
+    assert torch.equal(few.atoms, many.atoms[:13])
+    assert torch.equal(few.source_table, many.source_table[:13])
+
+
+def test_the_same_seed_and_data_give_the_same_bits(data_of):
+    first, second = (fitted(data_of(), threshold=None, max_atoms=60) for _ in range(2))
+    assert_same(first.finished_dictionary(), second.finished_dictionary())
+    assert first.history == second.history
+    assert float(first.thresholds[0]) == float(second.thresholds[0])
+    other = fitted(data_of(seed=1), threshold=None, max_atoms=60)
+    assert not torch.equal(other.finished_dictionary().source_table, first.finished_dictionary().source_table)
+
+
+@pytest.mark.parametrize("others", [{"batch_size": 37}, {"batch_size": 4096}, {"model_batch_size": 3}])
+@pytest.mark.parametrize("pursuit", ["mp", "omp"])
+def test_no_batch_size_changes_a_sequential_dictionary(data_of, others, pursuit):
+    usual, other = (fitted(data_of(**changed), pursuit=pursuit).finished_dictionary() for changed in ({}, others))
+    assert torch.equal(usual.source_table, other.source_table)
+    torch.testing.assert_close(usual.atoms, other.atoms)
+
+
+@pytest.mark.parametrize("others", [{"batch_size": 37}, {"batch_size": 4096}])
+def test_the_batch_size_does_change_a_frozen_batch_dictionary(data_of, others):
+    usual, other = (fitted(data_of(**changed), growth="frozen_batch").finished_dictionary() for changed in ({}, others))
+    assert usual.n_atoms != other.n_atoms
+
+
+def test_what_is_known_of_a_fit(data_of):
+    data = data_of()
+    module = fitted(data)
+    n_kept = data.rows("train").n_kept
+    metadata = module.finished_dictionary().metadata
+    assert metadata["growth"][-1] == [metadata["growth"][-1][0], module.dictionary().n_atoms]
+    assert all(a[0] < b[0] and a[1] < b[1] for a, b in pairwise(metadata["growth"]))
+    assert metadata["activations_seen"] == n_kept == int(module.seen)
+    assert (metadata["hook_name"], metadata["model_class_name"]) == (HOOK, "HookedTransformer")
+    assert metadata["context_size"] == metadata["data"]["context_size"] == 32
+    assert metadata["fit"]["k"] == 4
+    assert metadata["threshold"] == 0.75
+    assert module.results(HOOK)["n_atoms"] == module.dictionary().n_atoms
+    assert [entry["seen"] for entry in module.history] == [n_kept]
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, spoiled: dict[tuple[int, int], float]) -> None:
+    """Make harvests give activations at (row, position) that are all of one value."""
+    real = datamodule.harvest
+
+    def harvest(model: Any, rows: Any, *rest: Any) -> Iterator[RowActivations]:
+        for part in real(model, rows, *rest):
+            for (row, position), value in spoiled.items():
+                if part.first_row <= row < part.first_row + len(part.activations[HOOK]):
+                    part.activations[HOOK][row - part.first_row, position - 1] = value  # without position 0
+            yield part
+
+    monkeypatch.setattr(datamodule, "harvest", harvest)
+
+
+SPOILED = {(0, 3): math.nan, (2, 5): math.inf, (2, 6): -math.inf, (9, 7): 0.0}
+
+
+def test_unusable_activations_are_skipped_counted_and_named(data_of, monkeypatch, caplog):
+    data = data_of()
+    places = {(row, position) for row, position in SPOILED if bool(data.rows("train").kept[row, position])}
+    assert len(places) >= 3
+    spoil(monkeypatch, SPOILED)
+    module = fitted(data)
+    dictionary = module.finished_dictionary()
+    assert int(module.skipped[0]) == module.results(HOOK)["activations_skipped"] == len(places)
+    assert bool(torch.isfinite(dictionary.atoms).all())
+    assert not {(source.row, source.position) for source in dictionary.sources} & set(SPOILED)
+    named = [record.getMessage() for record in caplog.records if "are zero or not finite" in record.getMessage()]
+    row, position = min(places)
+    assert any(
+        f"activations at {HOOK} are zero" in text and f"row={row}, position={position}" in text for text in named
+    )
+    assert all("they are skipped and counted" in text for text in named)
+
+
+def test_unusable_activations_may_be_refused(data_of, monkeypatch):
+    data = data_of()
+    spoil(monkeypatch, {(20, position): math.nan for position in range(1, 32)})
+    with pytest.raises(
+        InputError, match=rf"\d+ of \d+ activations at {HOOK} are zero or not finite: Source\(document="
+    ):
+        fitted(data, bad_activations="refuse")
+
+
+def test_nothing_but_unusable_activations(data_of, monkeypatch):
+    spoil(monkeypatch, {(row, position): math.nan for row in range(70) for position in range(1, 32)})
+    with pytest.raises(InputError, match=rf"all \d+ calibration activations at {HOOK} are zero or not finite"):
+        fitted(data_of())
+
+
+def test_activations_that_are_all_alike(data_of, monkeypatch):
+    spoil(monkeypatch, {(row, position): 2.0 for row in range(70) for position in range(1, 32)})
+    module = fitted(data_of())
+    assert module.dictionary().n_atoms == 0
+    assert module.results(HOOK)["fvu"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_atoms": 0}, r"model.max_atoms must be at least 1, got 0"),
+        ({"k": -1}, r"model.k must be at least 1, got -1"),
+        ({"calibration_tokens": 0}, r"model.calibration_tokens must be at least 1, got 0"),
+        ({"threshold": 0.2, "paper_threshold": 4e-4}, r"give model.threshold or model.paper_threshold, not both"),
+        ({"threshold": 1.0}, r"model.threshold 1 can never append an atom: .* give a value between 0 and 1"),
+        ({"threshold": 0.0}, r"model.threshold 0 appends every activation"),
+        ({"threshold": -0.5}, r"model.threshold -0.5 appends every activation"),
+        ({"threshold": math.nan}, r"model.threshold nan"),
+    ],
+)
+def test_arguments_out_of_range(arguments, message):
+    with pytest.raises(InputError, match=message):
+        ITDA(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("paper_threshold", "message"),
+    [
+        (0.07, r"model.paper_threshold: the paper's threshold 0.07 at d_in 32 means cos.*< -0.12: nothing would"),
+        (-1e-3, r"model.paper_threshold: the paper's threshold -0.001 at d_in 32 means .*everything would"),
+    ],
+)
+def test_a_threshold_of_the_paper_that_takes_nothing_or_everything(data_of, paper_threshold, message):
+    with pytest.raises(InputError, match=message):
+        fitted(data_of(), threshold=None, paper_threshold=paper_threshold)
+
+
+def test_a_threshold_of_the_paper_is_converted_and_logged(data_of, caplog):
+    with caplog.at_level("INFO", logger="itda_lightning"):
+        module = fitted(data_of(), threshold=None, paper_threshold=0.03)
+    assert float(module.thresholds[0]) == pytest.approx(1 - (1 - 0.03 * 32 / 2) ** 2)
+    assert "0.7296 of the energy left unexplained (the paper's 0.03 at d_in 32)" in caplog.text
+
+
+def test_thresholds_that_hardly_fit_are_warned_of_with_their_forecast(data_of, caplog):
+    fitted(data_of(), threshold=0.01, max_atoms=30)
+    assert "threshold 0.0100 at blocks.1.hook_resid_post fills 30 atoms after about 3" in caplog.text
+    caplog.clear()
+    fitted(data_of(), threshold=0.995)
+    assert "threshold 0.9950 at blocks.1.hook_resid_post appends only about" in caplog.text
+    caplog.clear()
+    fitted(data_of(), threshold=0.75, max_atoms=40)
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_a_budget_below_the_number_of_atoms(data_of):
+    with pytest.raises(
+        InputError, match=r"cannot calibrate a threshold at blocks.1.*1,\d\d\d activations cannot fill 5,000"
+    ):
+        fitted(data_of(), threshold=None, max_atoms=5000)
+
+
+def test_a_plain_trainer_with_its_own_checkpoints(data_of, tmp_path):
+    data = data_of()
+    module = ITDA(max_atoms=150, k=4, threshold=0.75, calibration_tokens=512)
+    plain = trainer(
+        enable_checkpointing=True,
+        default_root_dir=tmp_path,
+        plugins=[SafetensorsCheckpointIO()],
+        callbacks=[StopWhenDone()],
+    )
+    plain.fit(module, datamodule=data)
+    path = tmp_path / "saved.ckpt"
+    plain.save_checkpoint(path)
+    loaded = ITDA.load_from_checkpoint(path)
+    assert_same(loaded.dictionary(), module.dictionary())
+    assert loaded.history == module.history
+    assert loaded.hparams == module.hparams
+    assert loaded.metadata(HOOK) == module.metadata(HOOK)
+    finished = loaded.finished_dictionary()
+    assert_same(finished, module.finished_dictionary())
+    assert finished.prompts is None
+    assert (finished.dataset, finished.metadata) == (module.dataset, module.metadata(HOOK))
+    trainer().validate(loaded, datamodule=data, verbose=False)
+    assert loaded.history[-1]["fvu"] == module.history[-1]["fvu"]
+    assert loaded.finished_dictionary().prompts == module.finished_dictionary().prompts
+
+
+def test_a_checkpoint_of_another_module(tmp_path):
+    SafetensorsCheckpointIO().save_checkpoint({"state_dict": {}}, tmp_path / "other.ckpt")
+    with pytest.raises(InputError, match=r"other.ckpt is not a checkpoint of an ITDA fit: give one of a run's"):
+        ITDA.load_from_checkpoint(tmp_path / "other.ckpt")
+
+
+def test_other_data_need_a_new_module(data_of, prose_file, tmp_path):
+    module = fitted(data_of())
+    with pytest.raises(
+        InputError, match=r"the dictionaries are of \['blocks.1.*the data are of \['blocks.0.*make a new"
+    ):
+        trainer().fit(module, datamodule=data_of(hook_names=[OTHER]))
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(reversed(prose_file.read_text().splitlines(keepends=True))))
+    with pytest.raises(InputError, match=r"make a new ITDA for other data"):
+        trainer().fit(module, datamodule=data_of(dataset=str(other)))
+
+
+def test_a_fit_without_the_datamodule():
+    loader = torch.utils.data.DataLoader(torch.zeros(3, 2))
+    with pytest.raises(InputError, match=r"fitted on an ActivationsDataModule: call trainer.fit\(module, datamodule="):
+        trainer().fit(ITDA(), loader)
+    with pytest.raises(InputError, match=r"there is no dictionary of None: choose one of \[\]"):
+        ITDA().dictionary()
+
+
+def test_a_state_dict_goes_into_a_module_of_the_same_fit(data_of):
+    data = data_of()
+    module = fitted(data)
+    empty = ITDA(max_atoms=150, k=4, threshold=0.75)
+    trainer().validate(empty, datamodule=data, verbose=False)
+    assert empty.dictionary().n_atoms == 0
+    assert empty.history[-1]["fvu"] > 1
+    empty.load_state_dict(module.state_dict())
+    assert_same(empty.dictionary(), module.dictionary())
+    assert int(empty.seen) == int(module.seen)
+    assert empty.metadata(HOOK)["growth"] == module.metadata(HOOK)["growth"]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-5), (torch.bfloat16, 0.05)])
+def test_other_dtypes_encode_alike(data_of, dtype, tolerance):
+    data = data_of()
+    module = fitted(data)
+    x = next(iter(data.val_dataloader())).activations[HOOK]
+    before = module.dictionary()(x)
+    fvu = module.history[-1]["fvu"]
+    module.to(dtype)
+    assert module.dictionary().atoms.dtype == dtype
+    assert module.dictionary().source_table.dtype == torch.int64
+    assert module.dictionary().gram.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    difference = torch.linalg.vector_norm(module.dictionary()(x.to(dtype)).double() - before.double())
+    assert difference < tolerance * torch.linalg.vector_norm(before.double())
+    trainer().validate(module, datamodule=data, verbose=False)
+    assert module.history[-1]["fvu"] == pytest.approx(fvu, rel=2 * tolerance)
+
+
+def test_a_module_in_half_precision_goes_on_growing(data_of):
+    data = data_of()
+    module = fitted(data, max_atoms=150)
+    n = module.dictionary().n_atoms
+    module.to(torch.bfloat16)
+    module.thresholds.fill_(0.5)
+    trainer().fit(module, datamodule=data)
+    assert n < module.dictionary().n_atoms <= 150
+    assert module.dictionary().atoms.dtype == torch.bfloat16
