@@ -4,7 +4,8 @@ PYTHON ?= python3
 RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-OFFLINE := HF_HUB_OFFLINE=1 WANDB_MODE=offline
+# Passive waiting: threads that spin for each other make a busy machine several times slower.
+OFFLINE := HF_HUB_OFFLINE=1 WANDB_MODE=offline OMP_WAIT_POLICY=passive
 
 .PHONY: demo test lint types browser
 

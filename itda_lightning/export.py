@@ -31,11 +31,11 @@ def export(
     loaded = load_dictionary(dictionary, hook_name)
     from itda_lightning.saelens import save_export
 
-    sae = save_export(loaded, output, architecture, dtype)
+    save_export(loaded, output, architecture, dtype)
     imports = "import itda_lightning.saelens; " if architecture == "itda" else ""
     sys.stdout.write(
         f"wrote {output}: {loaded.n_atoms} atoms of dimension {loaded.d_in} as a SAELens SAE of architecture "
-        f"{architecture} (d_sae {sae.cfg.d_sae}, {dtype})\n"
+        f"{architecture} ({dtype})\n"
         f"load it with: {imports}from sae_lens import SAE; sae = SAE.load_from_disk({output!r})\n"
     )
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
@@ -114,29 +116,33 @@ EXPECTED_WARNINGS = (
 
 def parse(args: list[str] | None = None) -> FitCLI:
     """Parse and check the command line (None: this process's) and make the trainer, the module and the data of it."""
-    return FitCLI(
-        ITDA,
-        ActivationsDataModule,
-        run=False,
-        save_config_callback=None,
-        auto_configure_optimizers=False,
-        seed_everything_default=0,
-        parser_kwargs={
-            "description": "Fit an ITDA and write a run directory.",
-            "prog": "python -m itda_lightning.fit",
-            "allow_abbrev": False,  # or a mistyped name is taken for the beginning of another
-        },
-        trainer_defaults={
-            "max_epochs": 1,
-            "devices": 1,
-            "num_sanity_val_steps": 0,
-            "log_every_n_steps": 10,
-            "enable_model_summary": False,
-            "logger": False,
-            "check_val_every_n_epoch": None,
-        },
-        args=args,
-    )
+    try:
+        return FitCLI(
+            ITDA,
+            ActivationsDataModule,
+            run=False,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            parser_kwargs={
+                "description": "Fit an ITDA and write a run directory.",
+                "prog": "python -m itda_lightning.fit",
+                "allow_abbrev": False,  # or a mistyped name is taken for the beginning of another
+            },
+            trainer_defaults={
+                "max_epochs": 1,
+                "accelerator": "cuda" if torch.cuda.is_available() else "cpu",  # Apple's GPUs have no float64
+                "devices": 1,
+                "num_sanity_val_steps": 0,
+                "log_every_n_steps": 10,
+                "enable_model_summary": False,
+                "logger": False,
+                "check_val_every_n_epoch": None,
+            },
+            args=args,
+        )
+    except (MisconfigurationException, ModuleNotFoundError) as error:
+        raise InputError(f"the trainer cannot be made: {error}; fix trainer.accelerator or trainer.devices") from error
 
 
 def main(args: list[str] | None = None) -> Path:

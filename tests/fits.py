@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
+
+from itda_lightning import ITDA, ActivationsDataModule
 
 HOOK = "blocks.1.hook_resid_post"
 
@@ -28,6 +31,19 @@ def data_settings(model: Path, prose: Path, **others: Any) -> dict[str, Any]:
         "batch_size": 128,
         **others,
     }
+
+
+def trainer(**others: Any) -> L.Trainer:
+    """A plain trainer that writes nothing; ``others`` are more of its arguments."""
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    return L.Trainer(max_epochs=1, enable_model_summary=False, **(options | others))
+
+
+def fitted(data: ActivationsDataModule, **others: Any) -> ITDA:
+    """A module after a small fit without the command; ``others`` are arguments of its own."""
+    module = ITDA(**({"max_atoms": 150, "k": 4, "threshold": 0.75, "calibration_tokens": 512} | others))
+    trainer().fit(module, datamodule=data)
+    return module
 
 
 def fit_arguments(model: Path, prose: Path, runs: Path, **others: Any) -> list[str]:

@@ -31,7 +31,7 @@ def test_the_printed_line_loads_what_was_written(saved, tmp_path):
     done = run_export("--dictionary", str(saved), "--output", str(output))
     assert done.returncode == 0, done.stderr
     wrote, load = done.stdout.splitlines()
-    assert wrote == f"wrote {output}: 10 atoms of dimension 8 as a SAELens SAE of architecture itda (d_sae 10, float32)"
+    assert wrote == f"wrote {output}: 10 atoms of dimension 8 as a SAELens SAE of architecture itda (float32)"
     line = load.removeprefix("load it with: ")
     loaded = subprocess.run(
         [sys.executable, "-c", f"{line}; print(type(sae).__name__)"], capture_output=True, text=True, check=True
@@ -81,7 +81,7 @@ def test_nothing_is_overwritten(saved, tmp_path):
 def test_architecture_hook_name_and_dtype_are_passed_on(saved, tmp_path, capsys):
     export(str(saved), str(tmp_path / "export"), "matching_pursuit", "blocks.0.hook_resid_post", "bfloat16")
     out = capsys.readouterr().out
-    assert "architecture matching_pursuit (d_sae 20, bfloat16)" in out
+    assert "architecture matching_pursuit (bfloat16)" in out
     assert "itda_lightning" not in out.splitlines()[1]
     with pytest.raises(InputError, match=r"not of 'blocks.1'"):
         export(str(saved), str(tmp_path / "other"), hook_name="blocks.1")

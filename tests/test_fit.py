@@ -189,6 +189,8 @@ def test_required_settings_are_named(capsys):
         ({"model__threshold": 1.5}, r"model.threshold 1.5 can never append an atom"),
         ({"data__hook_names": "[blocks.7.hook_resid_post]"}, r"no hook point 'blocks.7.hook_resid_post'"),
         ({"data__training_tokens": 10**9}, r"data.training_tokens asks for 1,000,000,000 tokens"),
+        ({"data__device": "cuda:99"}, r"the device cuda:99 was asked for but \d+ CUDA devices are available"),
+        ({"trainer__accelerator": "tpu"}, r"the trainer cannot be made: .*; fix trainer.accelerator"),
         ({"trainer__devices": 2}, r"an ITDA is fitted by one process, not 2: set trainer.devices=1"),
     ],
 )

@@ -15,6 +15,8 @@ from itda_lightning.fit import RunSettings, main
 from tests.fits import HOOK, fit_arguments, fit_in_child
 from tests.tiny_model import save_weights
 
+pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
+
 
 @pytest.fixture(scope="module")
 def killed(tiny_model_dir: Path, prose_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
