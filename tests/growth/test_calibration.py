@@ -20,7 +20,8 @@ def test_the_dictionary_fills_about_when_the_budget_ends(pursuit):
     grown = grow_sequential(x, x.new_zeros(1200, 32), None, 0, rule._replace(threshold=threshold))
     assert 150 <= len(grown.accepted) <= 600
     assert expected.n_atoms == pytest.approx(300, rel=0.2)
-    assert expected.fills_after == pytest.approx(len(x), rel=0.5)
+    # Growth goes with the logarithm of the data, where a tenth of the atoms is nearly a doubling of the data.
+    assert 1 / 2 <= expected.fills_after / len(x) <= 2
 
 
 def test_a_higher_threshold_forecasts_fewer_atoms():
@@ -37,7 +38,7 @@ def test_more_atoms_ask_for_a_lower_threshold():
     assert thresholds[0] > 1.5 * thresholds[-1]
 
 
-def test_steady_growth_is_extrapolated_by_its_power_law():
+def test_steady_growth_is_extrapolated_as_it_is():
     # Every activation is a direction of its own: all are appended, so 900 fill after 900 and 2,000 give 2,000.
     x = torch.eye(500, dtype=torch.float64)
     assert forecast(x, RULE, 900, 2000).n_atoms == pytest.approx(2000)
@@ -63,7 +64,7 @@ def test_a_sample_of_one():
 def test_progress_is_told():
     steps: list[tuple[int, int]] = []
     calibrate_threshold(mixtures(60, 8, seed=3), RULE, 20, 500, lambda done, total: steps.append((done, total)))
-    assert steps == [(i, 9) for i in range(1, 10)]
+    assert steps == [(i, 12) for i in range(1, 13)]
 
 
 def test_a_budget_below_the_number_of_atoms():
@@ -71,3 +72,10 @@ def test_a_budget_below_the_number_of_atoms():
         ValueError, match=r"a budget of 1,000 activations cannot fill 2,000 atoms: raise training_tokens"
     ):
         calibrate_threshold(torch.ones(10, 4), RULE, 2000, 1000)
+
+
+def test_logarithmic_growth_is_not_taken_for_a_power_law():
+    # One new direction in each doubling (at 3, 6, ..., 768): 10 atoms after 1,024 activations are 20 after 1,048,576.
+    new = {3 * 2**j: j + 1 for j in range(9)}
+    x = torch.eye(10, dtype=torch.float64)[[new.get(i, 0) for i in range(1, 1025)]]
+    assert forecast(x, RULE, 900, 2**20).n_atoms == pytest.approx(20)
