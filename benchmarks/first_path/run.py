@@ -3,12 +3,10 @@
     python benchmarks/first_path/run.py [--training_tokens 200000] [--max_atoms 4096] [--k 32]
 
 Every row has the same training and held-out tokens. The random dictionary (the control) is the same number of training
-activations drawn at random, with the same bias and pursuit. The encoders are timed against SAELens's stock matching-pursuit
-encoder on the same activations and atoms, in interleaved repetitions.
+activations drawn at random, with the same bias and pursuit. What pursuit itself costs is `benchmarks/pursuit.py`'s subject.
 """
 
 import json
-import statistics
 import subprocess
 import sys
 import time
@@ -25,7 +23,6 @@ from itda_lightning.run_directory import versions_and_hardware
 from itda_lightning.validation import ValidationSums
 
 RESULTS = Path(__file__).parent / "results"
-REPETITIONS = 5
 # The losses need three passes of the whole model, so they are taken on the first rows only, the same for all.
 LOSS_ROWS = 16
 
@@ -85,7 +82,6 @@ def main(
             ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
         ).stdout.strip(),
         "harvest": {"tokens": data.harvested_tokens, "seconds": data.harvest_seconds},
-        "encoders_us_per_activation": time_encoders(data, max_atoms, k, hook_name),
         "rows": table,
         "versions": versions_and_hardware(),
     }
@@ -128,33 +124,6 @@ def measure(dictionary: il.Dictionary, data: il.ActivationsDataModule, rows: Any
     }
 
 
-def time_encoders(data: il.ActivationsDataModule, max_atoms: int, k: int, hook: str) -> dict[str, dict[str, float]]:
-    """Median and range of microseconds an activation of one batch of 1,024, interleaved."""
-    batch = next(iter(data.train_dataloader())).activations[hook]
-    x = torch.cat([b.activations[hook] for b in data.train_dataloader()])[:max_atoms]
-    bias = x.mean(0)
-    atoms = torch.nn.functional.normalize(x - bias, dim=1)
-    dictionaries = {
-        name: il.Dictionary(atoms, bias, k=k, pursuit=name, metadata={"hook_name": hook}) for name in ("mp", "omp")
-    }
-    stock = il.to_sae(dictionaries["mp"], architecture="matching_pursuit")
-    encoders = {
-        "linear encode (x @ D.T)": lambda: (batch - bias) @ atoms.T,
-        "matching pursuit": lambda: dictionaries["mp"].encode(batch),
-        "orthogonal matching pursuit": lambda: dictionaries["omp"].encode(batch),
-        "SAELens matching_pursuit, the same codes": lambda: stock.encode(batch),
-    }
-    times: dict[str, list[float]] = {name: [] for name in encoders}
-    for repetition in range(REPETITIONS + 1):
-        for name, encode in encoders.items():
-            start = time.perf_counter()
-            with torch.no_grad():
-                encode()
-            if repetition:  # the first builds what is built once
-                times[name].append((time.perf_counter() - start) * 1e6 / len(batch))
-    return {n: {"median": statistics.median(t), "min": min(t), "max": max(t)} for n, t in times.items()}
-
-
 def report(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         sys.stdout.write(f"{row}\n")
@@ -181,9 +150,6 @@ def as_markdown(result: dict[str, Any]) -> str:
             f"| {row['ce_loss_without_sae']:.3f} | {row['ce_loss_with_sae']:.3f} | {row['ce_loss_score']:.4f} "
             f"| {row['kl_div_with_sae']:.3f} | {growth} |"
         )
-    lines += ["", "| encoder | µs an activation (median, range) |", "|---|---|"]
-    for name, spread in result["encoders_us_per_activation"].items():
-        lines.append(f"| {name} | {spread['median']:.0f} ({spread['min']:.0f}-{spread['max']:.0f}) |")
     return "\n".join(lines) + "\n"
 
 
