@@ -13,22 +13,21 @@ from torch import Tensor, nn
 from itda_lightning.atomic_files import new_directory, write_json
 from itda_lightning.errors import InputError
 from itda_lightning.pursuit import (
+    PreparedAtoms,
     PursuitName,
     SparseCode,
+    check_finite,
     check_sparsity,
     check_unit_rows,
     combine,
-    padded,
     pursue,
-    update_gram,
 )
 from itda_lightning.sources import COLUMNS, Prompt, Sources
 
 FORMAT_VERSION = 1
 TENSORS_FILE = "dictionary.safetensors"
 INDEX_FILE = "dictionary.json"
-# Above this size the Gram is not kept and pursuits use the residual form.
-GRAM_BYTES = 2 * 2**30
+ENCODED_ROWS = 8192
 
 
 class Dictionary(nn.Module):
@@ -43,6 +42,8 @@ class Dictionary(nn.Module):
         nonnegative: non-negative coefficients only.
         capacity: room for this many atoms is allocated at once; None for exactly n.
         metadata: JSON-serialisable facts about the fit (model_name, hook_name, ...).
+        memory_budget: bytes that encoding and growth may take beyond the atoms, None for a quarter of the machine's
+            memory. It decides whether the n x n Gram of the atoms is kept; codes do not depend on it.
 
     Raises:
         ValueError: atoms that are not unit rows, k < 1.
@@ -65,6 +66,7 @@ class Dictionary(nn.Module):
         nonnegative: bool = False,
         capacity: int | None = None,
         metadata: dict[str, Any] | None = None,
+        memory_budget: int | None = None,
     ) -> None:
         super().__init__()
         n, d = atoms.shape
@@ -83,6 +85,7 @@ class Dictionary(nn.Module):
         self.pursuit: PursuitName = pursuit
         self.nonnegative = nonnegative
         self.metadata: dict[str, Any] = dict(metadata or {})
+        self.memory_budget = memory_budget
         self.dataset: str | None = sources.dataset if sources is not None else None
         self.prompts: tuple[Prompt, ...] | None = sources.prompts if sources is not None else None
         self.register_buffer("_atoms", atoms.detach().new_zeros(capacity, d))
@@ -93,8 +96,8 @@ class Dictionary(nn.Module):
         if sources is not None:
             self._table[:n] = sources.table
         self.register_load_state_dict_post_hook(_forget_prompts)
-        self._gram: Tensor | None = None
-        self._gram_of: tuple[int, int] | None = None
+        self._prepared: PreparedAtoms | None = None
+        self._prepared_of: tuple[int, int] | None = None
 
     @property
     def n_atoms(self) -> int:
@@ -127,25 +130,15 @@ class Dictionary(nn.Module):
             return None
         return Sources(self.source_table.cpu().clone(), self.dataset, self.prompts)
 
-    @property
-    def gram(self) -> Float[Tensor, "n n"] | None:
-        """(n, n) inner products of the atoms, built on first use and kept; None where it would not fit."""
-        gram = self.buffers_for_growth()[1]
-        return None if gram is None else gram[: self.n_atoms, : self.n_atoms]
-
-    def buffers_for_growth(self) -> tuple[Float[Tensor, "capacity d"], Float[Tensor, "capacity capacity"] | None]:
-        """The whole buffers of atoms and of the Gram (None where it would not fit); beyond ``n_atoms`` lies scratch."""
-        # A Gram in half precision would spoil codes that are computed in single precision.
-        dtype = torch.promote_types(self._atoms.dtype, torch.float32)
-        if self.capacity**2 * dtype.itemsize > GRAM_BYTES:
-            return self._atoms, None
-        if self._gram is None or self._gram_of != self._identity():
-            # Rows of a round length: a corner of it can be used as it lies in memory.
-            whole = self._atoms.new_zeros(self.capacity, padded(self.capacity), dtype=dtype)
-            self._gram = whole[:, : self.capacity]
-            update_gram(self._gram, self._atoms, 0, self.n_atoms)
-            self._gram_of = self._identity()
-        return self._atoms, self._gram
+    def prepared(self) -> PreparedAtoms:
+        """The atoms ready for pursuits; kept until the buffer of atoms is replaced or written to by others."""
+        if self._prepared is None or self._prepared_of != self._identity():
+            self._prepared = None  # frees the old Gram before a new one is built
+            self._prepared = PreparedAtoms(self._atoms, self.n_atoms, self.memory_budget)
+            if not self._prepared.compiled:
+                self._prepared.build_gram()  # codes must not change in mid-life, not even by rounding
+            self._prepared_of = self._identity()
+        return self._prepared
 
     def append(self, atoms: Float[Tensor, "m d"], table: Int[Tensor, "m 6"]) -> None:
         """Append m unit-norm atoms with their sources, in place.
@@ -161,16 +154,16 @@ class Dictionary(nn.Module):
         self._table[start:stop] = table.to(self._table.device)
         self._count.fill_(stop)
         self.prompts = None
-        if self._gram is not None:
-            # Growth has written to the scratch beyond the atoms since; that is no reason to build the Gram anew.
-            update_gram(self._gram, self._atoms, start, stop)
-            self._gram_of = self._identity()
+        if self._prepared is not None:
+            # Growth has written to the scratch beyond the atoms since; that is no reason to prepare them anew.
+            self._prepared.place(start, self._atoms[start:stop])
+            self._prepared_of = self._identity()
 
     def encode(self, x: Float[Tensor, "batch d"], error_threshold: float | None = None) -> SparseCode:
-        """Sparse codes of activations by this dictionary's pursuit.
+        """Sparse codes of activations by this dictionary's pursuit, in the precision of the atoms (at least single).
 
         Args:
-            x: (batch, d) activations, any floating dtype.
+            x: (batch, d) activations, any floating dtype; worked through in parts, so it may be as long as memory holds.
             error_threshold: end a sample once its unexplained share of ``|x - bias|^2`` is at most this.
 
         Raises:
@@ -178,12 +171,14 @@ class Dictionary(nn.Module):
         """
         if x.ndim != 2 or x.shape[1] != self.d_in:
             raise ValueError(f"x must have shape (batch, {self.d_in}), got {tuple(x.shape)}")
-        bad = ~torch.isfinite(x).all(-1)
-        if bad.any():
-            raise ValueError(
-                f"x has {int(bad.sum())} non-finite rows, the first is row {int(bad.nonzero()[0])}: drop them"
-            )
-        return pursue(self.pursuit, self.centre(x), self.atoms, self.k, self.nonnegative, error_threshold, self.gram)
+        check_finite(x)
+        prepared = self.prepared()
+        prepared.build_gram_if_repaid(len(x), self.k)
+        codes = [
+            pursue(self.pursuit, self.centre(part), prepared, self.k, self.nonnegative, error_threshold)
+            for part in x.split(ENCODED_ROWS)  # centring the whole would double the memory of a long batch
+        ]
+        return codes[0] if len(codes) == 1 else SparseCode(*(torch.cat(parts) for parts in zip(*codes, strict=True)))
 
     def centre(self, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch d"]:
         """``x - bias`` in at least single precision: what a pursuit sees."""

@@ -164,8 +164,9 @@ class ITDA(L.LightningModule):
             if n >= dictionary.capacity or not bool(good.any()):
                 continue
             x, table = dictionary.centre(batch.activations[hook][good]), batch.table[good]
-            atoms, gram = dictionary.buffers_for_growth()
-            grown = GROWTH_POLICIES[self.hparams["growth"]](x, atoms, gram, n, self._rule(index))
+            prepared = dictionary.prepared()
+            prepared.build_gram()
+            grown = GROWTH_POLICIES[self.hparams["growth"]](x, prepared, self._rule(index))
             dictionary.append(grown.atoms, table[grown.accepted])
             self.appended_at[index, n : dictionary.n_atoms] = self.seen
             energy, residual = x.double().square().sum(), grown.residual_energy.double().sum()

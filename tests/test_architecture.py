@@ -58,19 +58,22 @@ OF_THIS_PACKAGE = {
 }
 OF_OTHERS = {
     "errors": set(),
-    "pursuit": {"torch", "jaxtyping"},
+    "pursuit": {"torch", "jaxtyping", "numpy", "numba", "psutil", "triton"},
     "growth": {"torch", "jaxtyping"},
     "sources": {"torch", "jaxtyping"},
     "similarity": {"torch", "jaxtyping"},
     "dictionary": {"torch", "jaxtyping", "safetensors"},
 }
-# What some units may not import of the standard library: pursuit and growth know nothing of files.
-NOT_OF_THE_STANDARD_LIBRARY = {"pursuit": {"pathlib", "json", "os", "io"}, "growth": {"pathlib", "json", "os", "io"}}
+# What some units may not import of the standard library: pursuit and growth know nothing of files (but for the container's
+# memory limit, which the kernel gives as a file).
+NOT_OF_THE_STANDARD_LIBRARY = {"pursuit": {"json", "os", "io"}, "growth": {"pathlib", "json", "os", "io"}}
 MODELS = {"torch", "lightning", "transformers", "sae_lens", "transformer_lens", "datasets"}
 NOT_OF_OTHERS = {"report": MODELS}
 
 SAELENS_NAMES = {"d_sae", "W_dec", "feature_acts"}
 MAX_LINES = 320
+# numba's cache on disk notices changes of a function's own file only, so functions that call each other stay together.
+LONGER = {"pursuit/kernels.py": 480}
 
 
 def unit_of(path: Path, package: Path = PACKAGE) -> str:
@@ -181,7 +184,7 @@ def test_there_are_commands_to_guard():
             "def f():\n    from itda_lightning.dictionary import Dictionary",
             ":2 imports itda_lightning.dict",
         ),
-        ("pursuit/x.py", "import numpy", "of other packages pursuit may import only ['jaxtyping', 'torch']"),
+        ("growth/x.py", "import numpy", "of other packages growth may import only ['jaxtyping', 'torch']"),
         ("growth/x.py", "from pathlib import Path", "growth knows nothing of files"),
         ("growth/x.py", "from ..sources import Sources", "imports itda_lightning.sources, which lies above"),
         ("growth/x.py", "from itda_lightning import sources", "imports itda_lightning.sources, which lies above"),
@@ -222,7 +225,8 @@ def test_a_right_import_is_not_complained_about(tmp_path, file, code):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: module_of(path))
 def test_files_are_short(path):
     lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert lines <= MAX_LINES, f"{path.name} has {lines} lines, more than {MAX_LINES}: split it by idea"
+    limit = LONGER.get(path.relative_to(PACKAGE).as_posix(), MAX_LINES)
+    assert lines <= limit, f"{path.name} has {lines} lines, more than {limit}: split it by idea"
 
 
 def test_nothing_is_a_drawer_for_odds_and_ends():

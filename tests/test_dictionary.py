@@ -10,11 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from itda_lightning import dictionary as dictionary_module
 from itda_lightning.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.pursuit import matching_pursuit, orthogonal_matching_pursuit
 from itda_lightning.sources import Prompt, Source, Sources
+
+
+def gram_of(dictionary: Dictionary) -> Tensor:
+    """(n, n) the Gram that the dictionary keeps, built if it is not there yet."""
+    prepared = dictionary.prepared()
+    prepared.build_gram()
+    return prepared.gram[: prepared.n, : prepared.n]
 
 
 def unit_rows(n: int, d: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -116,7 +122,7 @@ def test_a_grown_dictionary_encodes_as_one_made_at_once(pursuit, stops, used):
         grown.append(atoms[start:stop], table_of(stop - start))
         start = stop
     made = Dictionary(atoms, k=3, pursuit=pursuit)
-    assert torch.equal(grown.gram, made.gram)
+    assert torch.equal(gram_of(grown), gram_of(made))
     for one, other in zip(grown.encode(activations(5, 24)), made.encode(activations(5, 24)), strict=True):
         assert torch.equal(one, other)
 
@@ -124,16 +130,21 @@ def test_a_grown_dictionary_encodes_as_one_made_at_once(pursuit, stops, used):
 @pytest.mark.parametrize(("pursuit", "function"), [("mp", matching_pursuit), ("omp", orthogonal_matching_pursuit)])
 @pytest.mark.parametrize("nonnegative", [False, True])
 @pytest.mark.parametrize("error_threshold", [None, 0.4])
-@pytest.mark.parametrize("gram_bytes", [0, 2**30])
+@pytest.mark.parametrize("budget", [2**20, 2**30])
 def test_codes_are_those_of_the_centred_activations(
-    pursuit, function, nonnegative, error_threshold, gram_bytes, monkeypatch
+    pursuit, function, nonnegative, error_threshold, budget, monkeypatch
 ):
-    monkeypatch.setattr(dictionary_module, "GRAM_BYTES", gram_bytes)
+    monkeypatch.setattr("itda_lightning.pursuit.prepared.padded", lambda n: n if budget > 2**20 else 2**30)
     atoms, bias, x = (t.double() for t in (unit_rows(30, 8), torch.arange(8.0), activations(9, 8)))
     dictionary = Dictionary(
-        torch.nn.functional.normalize(atoms, dim=1), bias, k=4, pursuit=pursuit, nonnegative=nonnegative
+        torch.nn.functional.normalize(atoms, dim=1),
+        bias,
+        k=4,
+        pursuit=pursuit,
+        nonnegative=nonnegative,
+        memory_budget=budget,
     )
-    assert (dictionary.gram is None) == (gram_bytes == 0)
+    assert (dictionary.prepared().gram is None) == (budget == 2**20)
     code = dictionary.encode(x, error_threshold)
     expected = function(x - bias, dictionary.atoms, 4, nonnegative, error_threshold)
     assert torch.equal(code.support, expected.support)
@@ -184,7 +195,7 @@ def test_another_precision_encodes_as_a_dictionary_made_of_the_rounded_atoms(dty
     wide = torch.promote_types(dtype, torch.float32)
     x = activations(20, 32, dtype=dtype)
     code = moved.encode(x)
-    assert code.coefficients.dtype == moved.gram.dtype == moved.decode(code).dtype == wide
+    assert code.coefficients.dtype == moved.prepared().dtype == moved.decode(code).dtype == wide
     exact = Dictionary(moved.atoms.double(), moved.bias.double(), k=6, pursuit=pursuit).encode(x.double())
     # Centring in single precision; codes from a Gram in half precision would be off by 1e-3.
     assert torch.equal(code.support, exact.support)
@@ -193,8 +204,8 @@ def test_another_precision_encodes_as_a_dictionary_made_of_the_rounded_atoms(dty
 
 def test_a_round_trip_through_half_precision_forgets_the_gram():
     dictionary = Dictionary(unit_rows(20, 16), k=2).double()
-    before = dictionary.gram.clone()
-    after = dictionary.half().double().gram
+    before = gram_of(dictionary).clone()
+    after = gram_of(dictionary.half().double())
     assert not torch.equal(after, before)
     torch.testing.assert_close(after, dictionary.atoms @ dictionary.atoms.T, rtol=0, atol=1e-12)
 
@@ -209,7 +220,7 @@ def test_state_dict_round_trip_into_the_same_capacity():
     assert torch.equal(target.bias, source.bias)
     assert torch.equal(target.sources.table, table_of(5))
     # Derived from the atoms that were replaced: neither may outlive them.
-    assert torch.equal(target.gram, source.gram)
+    assert torch.equal(gram_of(target), gram_of(source))
     assert target.sources.prompts is None
     for one, other in zip(target.encode(activations(6, 4)), source.encode(activations(6, 4)), strict=True):
         assert torch.equal(one, other)
@@ -231,23 +242,34 @@ def test_a_copy_is_independent(duplicate):
     original = Dictionary(unit_rows(5, 4), sources=sources_of(5), k=2, capacity=6)
     original.encode(activations(2, 4))
     twin = duplicate(original)
-    assert torch.equal(twin.gram, original.gram)
+    assert torch.equal(gram_of(twin), gram_of(original))
     assert twin.sources.prompts == original.sources.prompts
     twin.append(unit_rows(1, 4, seed=2), table_of(1))
     assert (original.n_atoms, twin.n_atoms) == (5, 6)
-    assert torch.equal(twin.gram, Dictionary(twin.atoms, k=2).gram)
+    assert torch.equal(gram_of(twin), gram_of(Dictionary(twin.atoms, k=2)))
 
 
 def test_scratch_beyond_the_atoms_is_never_seen():
     dictionary = Dictionary(unit_rows(3, 4), k=2, capacity=8)
-    before = dictionary.gram.clone()
-    atoms, gram = dictionary.buffers_for_growth()
-    atoms[3:], gram[3:], gram[:, 3:] = 7.0, 7.0, 7.0
+    before = gram_of(dictionary).clone()
+    prepared = dictionary.prepared()
+    prepared.place(3, unit_rows(4, 4, seed=7))
+    prepared.n = 3
     assert torch.equal(dictionary.atoms, unit_rows(3, 4))
-    assert torch.equal(dictionary.gram, before)
     new = unit_rows(2, 4, seed=1)
     dictionary.append(new, table_of(2))
-    assert torch.equal(dictionary.gram, Dictionary(torch.cat([unit_rows(3, 4), new]), k=2, capacity=8).gram)
+    assert dictionary.prepared() is prepared
+    assert torch.equal(gram_of(dictionary)[:3, :3], before)
+    assert torch.equal(gram_of(dictionary), gram_of(Dictionary(torch.cat([unit_rows(3, 4), new]), k=2, capacity=8)))
+
+
+def test_a_long_batch_is_encoded_in_parts(monkeypatch):
+    dictionary = Dictionary(unit_rows(40, 8), torch.ones(8), k=3)
+    x = activations(25, 8)
+    whole = dictionary.encode(x)
+    monkeypatch.setattr("itda_lightning.dictionary.ENCODED_ROWS", 10)
+    for one, other in zip(dictionary.encode(x), whole, strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.gpu

@@ -6,6 +6,7 @@ from torch.nn import functional
 
 import itda_lightning as il
 from itda_lightning.growth import GROWTH_POLICIES, GrowthRule
+from itda_lightning.pursuit import PreparedAtoms
 
 pytestmark = [
     pytest.mark.gpu,
@@ -33,7 +34,7 @@ def test_growth_chooses_what_it_chooses_on_the_cpu(policy: str) -> None:
     rule = GrowthRule(k=6, pursuit="mp", nonnegative=False, threshold=0.4)
     chosen = []
     for device in ("cpu", "cuda"):
-        atoms = torch.zeros(400, 32, dtype=torch.float64, device=device)
-        gram = torch.zeros(400, 400, dtype=torch.float64, device=device)
-        chosen.append(GROWTH_POLICIES[policy](x.to(device), atoms, gram, 0, rule).accepted.cpu())
+        prepared = PreparedAtoms(torch.zeros(400, 32, dtype=torch.float64, device=device), 0)
+        prepared.build_gram()
+        chosen.append(GROWTH_POLICIES[policy](x.to(device), prepared, rule).accepted.cpu())
     assert torch.equal(chosen[0], chosen[1])

@@ -194,7 +194,7 @@ def test_other_dtypes_encode_alike(data_of, dtype, tolerance):
     module.to(dtype)
     assert module.dictionary().atoms.dtype == dtype
     assert module.dictionary().source_table.dtype == torch.int64
-    assert module.dictionary().gram.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert module.dictionary().prepared().dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     difference = torch.linalg.vector_norm(module.dictionary()(x.to(dtype)).double() - before.double())
     assert difference < tolerance * torch.linalg.vector_norm(before.double())
     trainer().validate(module, datamodule=data, verbose=False)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from itda_lightning.growth.frozen_batch import grow_frozen_batch
 from itda_lightning.growth.rule import GrowthRule
-from itda_lightning.pursuit import update_gram
+from itda_lightning.pursuit import PreparedAtoms
 
 LOWEST, HIGHEST = 1e-3, 0.98
 BISECTIONS = 12
@@ -108,17 +108,15 @@ def calibrate_threshold(
 def _grow_on(x: Tensor, rule: GrowthRule, max_atoms: int) -> tuple[list[int], list[int]]:
     # Batches that grow with the dictionary come close to sequential growth at the price of frozen batches.
     capacity = min(max_atoms, len(x))
-    atoms = x.new_zeros(capacity, x.shape[1])
-    gram = x.new_zeros(capacity, capacity)
-    n, position = 0, 0
+    prepared = PreparedAtoms(x.new_zeros(capacity, x.shape[1]), 0)
+    prepared.build_gram()
+    position = 0
     seen, grown = [], []
-    while position < len(x) and n < capacity:
-        size = 1 if n == 0 else min(max(n // 8, 8), 1024)
-        step = grow_frozen_batch(x[position : position + size], atoms, gram, n, rule)
-        atoms[n : n + len(step.atoms)] = step.atoms
-        update_gram(gram, atoms, n, n + len(step.atoms))
-        n += len(step.atoms)
+    while position < len(x) and prepared.n < capacity:
+        size = 1 if prepared.n == 0 else min(max(prepared.n // 8, 8), 1024)
+        step = grow_frozen_batch(x[position : position + size], prepared, rule)
+        prepared.place(prepared.n, step.atoms)
         position = min(position + size, len(x))
         seen.append(position)
-        grown.append(n)
+        grown.append(prepared.n)
     return seen, grown

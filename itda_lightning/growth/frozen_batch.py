@@ -5,41 +5,30 @@ from jaxtyping import Float
 from torch import Tensor
 
 from itda_lightning.growth.rule import DUPLICATE_COSINE, Growth, GrowthRule
-from itda_lightning.pursuit import pursue
+from itda_lightning.pursuit import PreparedAtoms, pursue
 
 
 def grow_frozen_batch(
     x: Float[Tensor, "batch d"],
-    atoms: Float[Tensor, "capacity d"],
-    gram: Float[Tensor, "capacity capacity"] | None,
-    n_atoms: int,
+    prepared: PreparedAtoms,
     rule: GrowthRule,
 ) -> Growth:
-    """The activations that the first ``n_atoms`` atoms explain too badly, cropped at the capacity.
+    """The activations that the atoms explain too badly, cropped at the capacity.
 
     A failure that nearly repeats an atom or an earlier failure of the batch is left out.
 
     Args:
         x: (batch, d) finite centred activations.
-        atoms: (capacity, d) buffer whose first ``n_atoms`` rows are the dictionary.
-        gram: (capacity, capacity) buffer of their inner products, or None.
+        prepared: the dictionary's atoms, in a buffer with room for more.
     """
-    code = pursue(
-        rule.pursuit,
-        x,
-        atoms[:n_atoms],
-        rule.k,
-        rule.nonnegative,
-        rule.threshold,
-        gram[:n_atoms, :n_atoms] if gram is not None else None,
-    )
+    code = pursue(rule.pursuit, x, prepared, rule.k, rule.nonnegative, rule.threshold)
     energy = x.square().sum(-1)
     failures = (code.residual_energy > rule.threshold * energy).nonzero()[:, 0]
     candidates = torch.nn.functional.normalize(x[failures], dim=1)
-    if rule.threshold < 1 - DUPLICATE_COSINE**2 and n_atoms:
-        fresh = _similarity(candidates @ atoms[:n_atoms].T, rule).amax(1) < DUPLICATE_COSINE
+    if rule.threshold < 1 - DUPLICATE_COSINE**2 and prepared.n:
+        fresh = _similarity(candidates @ prepared.atoms.T, rule).amax(1) < DUPLICATE_COSINE
         failures, candidates = failures[fresh], candidates[fresh]
-    distinct = _first_of_its_kind(candidates, rule)[: len(atoms) - n_atoms]
+    distinct = _first_of_its_kind(candidates, rule)[: prepared.capacity - prepared.n]
     return Growth(failures[distinct], candidates[distinct], code.residual_energy)
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from itda_lightning.growth.rule import DUPLICATE_COSINE, Growth, GrowthRule
-from itda_lightning.pursuit import Path, pursue
+from itda_lightning.pursuit import Path, PreparedAtoms, pursue
 
 # A larger block makes larger products but assumes more, and wrongly more often. A young dictionary changes with every
 # atom, so its blocks are small.
@@ -22,28 +22,26 @@ SMALLEST_BLOCK = 64
 
 def grow_sequential(
     x: Float[Tensor, "batch d"],
-    atoms: Float[Tensor, "capacity d"],
-    gram: Float[Tensor, "capacity capacity"] | None,
-    n_atoms: int,
+    prepared: PreparedAtoms,
     rule: GrowthRule,
 ) -> Growth:
     """The activations that the dictionary explains too badly when each is judged after all before it were appended.
 
     Args:
         x: (batch, d) finite centred activations.
-        atoms: (capacity, d) buffer whose first ``n_atoms`` rows are the dictionary; rows beyond are scratch.
-        gram: (capacity, capacity) buffer of their inner products, or None; entries beyond are scratch.
+        prepared: the dictionary's atoms, in a buffer with room for more; rows beyond ``prepared.n`` are scratch.
     """
+    n_atoms = prepared.n
     accepted: list[int] = []
     residual_energy = x.new_zeros(len(x))
     start = 0
     while start < len(x):
-        n = n_atoms + len(accepted)
-        stop = start + min(max(n // 4, SMALLEST_BLOCK), LARGEST_BLOCK)
-        block = _Block(x[start:stop], atoms, gram, n, rule)
+        stop = start + min(max(prepared.n // 4, SMALLEST_BLOCK), LARGEST_BLOCK)
+        block = _Block(x[start:stop], prepared, rule)
         accepted += [start + index for index in block.grow()]
         residual_energy[start:stop] = block.residual_energy
         start = stop
+    prepared.n = n_atoms
     chosen = torch.tensor(accepted, dtype=torch.int64, device=x.device)
     return Growth(chosen, torch.nn.functional.normalize(x[chosen], dim=1), residual_energy)
 
@@ -55,18 +53,18 @@ class _Block:
     stays its name whatever else is assumed.
     """
 
-    def __init__(self, x: Tensor, atoms: Tensor, gram: Tensor | None, n: int, rule: GrowthRule) -> None:
-        self.x, self.atoms, self.gram, self.n, self.rule = x, atoms, gram, n, rule
-        self.limit = rule.threshold * x.square().sum(-1)
+    def __init__(self, x: Tensor, prepared: PreparedAtoms, rule: GrowthRule) -> None:
+        self.x, self.prepared, self.n, self.rule = x.to(prepared.dtype), prepared, prepared.n, rule
+        self.limit = rule.threshold * self.x.square().sum(-1)
         # As they would be stored, and so as they are when they judge others.
-        self.unit = torch.nn.functional.normalize(x, dim=1).to(atoms.dtype).to(x.dtype)
+        self.unit = torch.nn.functional.normalize(x, dim=1).to(prepared.storage_dtype).to(prepared.dtype)
         self.assumed = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         # Inner products with the dictionary's atoms and the block's rows; of those that were ever assumed.
-        self.inner = x.new_empty(len(x), n + len(x))
+        self.inner = self.x.new_empty(len(x), self.n + len(x))
         self.has_inner = torch.zeros_like(self.assumed)
         self.support = torch.full((len(x), rule.k), -1, dtype=torch.int64, device=x.device)
-        self.path = Path.empty(x, rule.k)
-        self.residual_energy = x.new_zeros(len(x))
+        self.path = Path.empty(self.x, rule.k)
+        self.residual_energy = self.x.new_zeros(len(x))
 
     def grow(self) -> list[int]:
         """The accepted rows, in order; their atoms are in the buffers then."""
@@ -85,7 +83,7 @@ class _Block:
         """Which rows their codes reject, but for repeats of an atom and those that no longer fit."""
         rejected = (self.residual_energy > self.limit).nonzero()[:, 0]
         fresh = rejected[~self.has_inner[rejected]]
-        self.inner[fresh, : self.n] = self.unit[fresh] @ self.atoms[: self.n].to(self.x.dtype).T
+        self.inner[fresh, : self.n] = self.unit[fresh] @ self.prepared.rows[: self.n].T
         self.inner[fresh, self.n :] = self.unit[fresh] @ self.unit.T
         self.has_inner[fresh] = True
 
@@ -94,7 +92,7 @@ class _Block:
         repeats = (cosine[:, : self.n] >= DUPLICATE_COSINE).any(1)
         repeats |= ((cosine[:, self.n + members] >= DUPLICATE_COSINE) & (members < rejected[:, None])).any(1)
         decided = torch.zeros_like(self.assumed)
-        decided[rejected[~repeats][: len(self.atoms) - self.n]] = True
+        decided[rejected[~repeats][: self.prepared.capacity - self.n]] = True
         return decided
 
     def _uses(self, gone: Bool[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
@@ -114,31 +112,16 @@ class _Block:
     def _place(self) -> None:
         """Write the assumed atoms behind the dictionary, and their inner products."""
         members = self.assumed.nonzero()[:, 0]
-        old, stop = self.n, self.n + len(members)
-        self.atoms[old:stop] = self.unit[members].to(self.atoms.dtype)
-        if self.gram is not None:
-            inner = self.inner[members].to(self.gram.dtype)
-            self.gram[old:stop, :old] = inner[:, :old]
-            self.gram[:old, old:stop] = inner[:, :old].T
-            self.gram[old:stop, old:stop] = inner[:, old + members]
+        inner = self.inner[members]
+        self.prepared.place(self.n, self.unit[members], torch.cat([inner[:, : self.n], inner[:, self.n + members]], 1))
 
     def _encode(self, rows: Int[Tensor, " m"]) -> None:
         members = self.assumed.nonzero()[:, 0]
-        n = self.n + len(members)
         x, rule = self.x[rows], self.rule
         path = Path.empty(x, rule.k)
-        code = pursue(
-            rule.pursuit,
-            x,
-            self.atoms[:n],
-            rule.k,
-            rule.nonnegative,
-            rule.threshold,
-            self.gram[:n, :n] if self.gram is not None else None,
-            path,
-            self.n + (members < rows[:, None]).sum(1),
-        )
+        visible = self.n + (members < rows[:, None]).sum(1)
+        code = pursue(rule.pursuit, x, self.prepared, rule.k, rule.nonnegative, rule.threshold, path, visible)
         names = torch.cat([torch.arange(self.n, device=x.device), self.n + members])
-        self.support[rows] = torch.where(code.support >= 0, names[code.support.clamp(min=0)], -1) if n else -1
+        self.support[rows] = torch.where(code.support >= 0, names[code.support.clamp(min=0)], -1) if len(names) else -1
         self.residual_energy[rows] = code.residual_energy
         self.path.best[rows], self.path.history[rows] = path.best, path.history

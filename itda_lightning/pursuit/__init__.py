@@ -2,10 +2,11 @@
 
 from itda_lightning.pursuit.code import SparseCode
 from itda_lightning.pursuit.correlation import combine
-from itda_lightning.pursuit.gram import padded, update_gram
 from itda_lightning.pursuit.path import Path
+from itda_lightning.pursuit.prepared import PreparedAtoms
 from itda_lightning.pursuit.public import (
     PursuitName,
+    check_finite,
     check_sparsity,
     check_unit_rows,
     matching_pursuit,
@@ -15,14 +16,14 @@ from itda_lightning.pursuit.public import (
 
 __all__ = [
     "Path",
+    "PreparedAtoms",
     "PursuitName",
     "SparseCode",
+    "check_finite",
     "check_sparsity",
     "check_unit_rows",
     "combine",
     "matching_pursuit",
     "orthogonal_matching_pursuit",
-    "padded",
     "pursue",
-    "update_gram",
 ]

@@ -6,10 +6,8 @@ from torch import Tensor
 
 from itda_lightning.pursuit.code import SparseCode
 from itda_lightning.pursuit.correlation import Correlations
+from itda_lightning.pursuit.limits import NOISE_FLOOR
 from itda_lightning.pursuit.path import Path
-
-# Below this share of |x| a correlation is rounding noise: picking it would grow the support and explain nothing.
-NOISE_FLOOR = 1e-6
 
 
 def run_matching_pursuit(

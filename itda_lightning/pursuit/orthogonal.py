@@ -6,12 +6,8 @@ from torch import Tensor
 
 from itda_lightning.pursuit.code import SparseCode
 from itda_lightning.pursuit.correlation import Correlations
-from itda_lightning.pursuit.matching import NOISE_FLOOR
+from itda_lightning.pursuit.limits import MIN_NEW_DIRECTION, NOISE_FLOOR
 from itda_lightning.pursuit.path import Path
-
-# An atom whose part outside the span of the support has a squared norm below this cannot be told from the span in
-# single precision; taking it would make the least-squares coefficients meaningless.
-MIN_NEW_DIRECTION = 1e-6
 
 
 def run_orthogonal_matching_pursuit(

@@ -17,53 +17,77 @@ from itda_lightning.pursuit.correlation import (
 from itda_lightning.pursuit.matching import run_matching_pursuit
 from itda_lightning.pursuit.orthogonal import run_orthogonal_matching_pursuit
 from itda_lightning.pursuit.path import Path
+from itda_lightning.pursuit.prepared import PreparedAtoms
 
 PursuitName = Literal["mp", "omp"]
 
 # Bytes of one block's correlations: large enough for efficient products, small enough to stay near the cache.
 BLOCK_BYTES = 32 * 2**20
 UNIT_NORM_TOLERANCE = 1e-2
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+CHECKED_ROWS = 2**14
 
 
 def pursue(
     pursuit: PursuitName,
     x: Float[Tensor, "batch d"],
-    atoms: Float[Tensor, "n d"],
+    prepared: PreparedAtoms,
     k: int,
     nonnegative: bool = False,
     error_threshold: float | None = None,
-    gram: Float[Tensor, "n n"] | None = None,
     path: Path | None = None,
     visible: Int[Tensor, " batch"] | None = None,
 ) -> SparseCode:
-    """The pursuit named ``pursuit`` without the checks of the public functions; inputs are finite and atoms unit rows.
+    """The pursuit named ``pursuit`` without the checks of the public functions; x is finite.
 
-    Half-precision inputs are computed in float32. The result's ``residual_energy`` is measured on the reconstruction.
-    A ``path`` is filled in. With ``visible``, (batch,) int64, each sample uses only that many of the first atoms.
+    Codes are computed in the precision of the prepared atoms. The result's ``residual_energy`` is measured on the
+    residual. A ``path`` is filled in. With ``visible``, (batch,) int64, each sample uses only that many of the first atoms.
     """
-    dtype = torch.promote_types(torch.promote_types(x.dtype, atoms.dtype), torch.float32)
-    x, atoms = x.detach().to(dtype), atoms.detach().to(dtype)
-    gram = gram.to(dtype) if gram is not None else None
+    x = x.detach()
+    if len(x) == 0 or prepared.n == 0:
+        if path is not None:
+            path.best[:, 0] = 0.0  # any atom would win the first step
+        support = torch.full((len(x), k), -1, dtype=torch.int64, device=x.device)
+        energy = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).square()
+        zeros = torch.zeros(len(x), k, dtype=prepared.dtype, device=x.device)
+        return SparseCode(support, zeros, energy.to(prepared.dtype))
+    if prepared.compiled:
+        from itda_lightning.pursuit.compiled import pursue_compiled  # needs numba, which is there then
+
+        return pursue_compiled(pursuit == "omp", x, prepared, k, nonnegative, error_threshold, path, visible)
+    return _pursue_in_torch(pursuit, x, prepared, k, nonnegative, error_threshold, path, visible)
+
+
+def _pursue_in_torch(
+    pursuit: PursuitName,
+    x: Tensor,
+    prepared: PreparedAtoms,
+    k: int,
+    nonnegative: bool,
+    error_threshold: float | None,
+    path: Path | None,
+    visible: Tensor | None,
+) -> SparseCode:
     run = run_matching_pursuit if pursuit == "mp" else run_orthogonal_matching_pursuit
-    n = len(atoms)
+    n, atoms = prepared.n, prepared.atoms
     # Per sample: n correlations, and for OMP a k x k factor in float64.
-    rows = max(1, BLOCK_BYTES // (max(n, 2 * k * k if pursuit == "omp" else 1) * dtype.itemsize))
+    per_row = max(n, 2 * k * k if pursuit == "omp" else 1) * prepared.dtype.itemsize
+    rows = max(1, min(BLOCK_BYTES, prepared.budget // 8) // per_row)
     blocks = []
-    for start, block in zip(range(0, len(x), rows), x.split(rows), strict=True) if n and len(x) else []:
+    for start, part in zip(range(0, len(x), rows), x.split(rows), strict=True):
+        block = part.to(prepared.dtype)
         correlations: Correlations = (
-            GramCorrelations(block, atoms, gram) if gram is not None else ResidualCorrelations(block, atoms)
+            GramCorrelations(block, atoms, prepared.gram[:n, :n])
+            if prepared.gram is not None
+            else ResidualCorrelations(block, atoms)
         )
         if visible is not None:
             correlations = VisibleCorrelations(correlations, visible[start : start + rows])
         steps = path.rows(slice(start, start + rows)) if path is not None else None
         code = run(block, correlations, k, nonnegative, error_threshold, steps)
         residual = block - combine(code.support, code.coefficients, atoms)
-        blocks.append(code._replace(residual_energy=residual.double().square().sum(-1).to(dtype)))
-    if not blocks:
-        if path is not None:
-            path.best[:, 0] = 0.0  # any atom would win the first step
-        support = torch.full((len(x), k), -1, dtype=torch.int64, device=x.device)
-        return SparseCode(support, x.new_zeros(len(x), k), x.double().square().sum(-1).to(dtype))
+        energy = residual.double().square().sum(-1).to(prepared.dtype)
+        blocks.append(code._replace(residual_energy=energy))
     return SparseCode(*(torch.cat(parts) for parts in zip(*blocks, strict=True)))
 
 
@@ -73,6 +97,7 @@ def matching_pursuit(
     k: int,
     nonnegative: bool = False,
     error_threshold: float | None = None,
+    memory_budget: int | None = None,
 ) -> SparseCode:
     """Sparse codes by matching pursuit: Algorithm 2 of arXiv 2505.17769 (Mallat and Zhang 1993).
 
@@ -83,16 +108,18 @@ def matching_pursuit(
         nonnegative: only positive correlations are eligible and coefficients are non-negative; otherwise the largest
             |correlation| is taken and coefficients are signed, as published.
         error_threshold: a sample ends once its residual energy is at most this fraction of ``|x|^2``; None for never.
+        memory_budget: bytes to work in, beyond the arguments and the result; None for a quarter of the machine's
+            memory. It decides whether the n x n Gram of the atoms is used, not what the codes are.
 
     Returns:
         A ``SparseCode``: support (batch, k), coefficients (batch, k), residual_energy (batch,).
 
     Raises:
         ValueError: shapes that do not match, k < 1, a threshold outside [0, 1], non-finite x, atoms that are not unit
-            rows.
-        TypeError: inputs that are not floating-point.
+            rows, a budget under 1 MiB.
+        TypeError: inputs that are not of float16, bfloat16, float32 or float64.
     """
-    return _checked("mp", x, atoms, k, nonnegative, error_threshold)
+    return _checked("mp", x, atoms, k, nonnegative, error_threshold, memory_budget)
 
 
 def orthogonal_matching_pursuit(
@@ -101,6 +128,7 @@ def orthogonal_matching_pursuit(
     k: int,
     nonnegative: bool = False,
     error_threshold: float | None = None,
+    memory_budget: int | None = None,
 ) -> SparseCode:
     """Sparse codes by orthogonal matching pursuit: Algorithm 1 of arXiv 2505.17769 (Pati et al. 1993).
 
@@ -108,14 +136,20 @@ def orthogonal_matching_pursuit(
     ones on the support and no atom is picked twice. With ``nonnegative`` a sample ends as soon as its least-squares
     coefficients would not all be non-negative.
     """
-    return _checked("omp", x, atoms, k, nonnegative, error_threshold)
+    return _checked("omp", x, atoms, k, nonnegative, error_threshold, memory_budget)
 
 
 def _checked(
-    pursuit: PursuitName, x: Tensor, atoms: Tensor, k: int, nonnegative: bool, error_threshold: float | None
+    pursuit: PursuitName,
+    x: Tensor,
+    atoms: Tensor,
+    k: int,
+    nonnegative: bool,
+    error_threshold: float | None,
+    budget: int | None,
 ) -> SparseCode:
     for name, value in (("x", x), ("atoms", atoms)):
-        if not value.is_floating_point():
+        if value.dtype not in DTYPES:
             raise TypeError(f"{name} must be floating-point, got {value.dtype}: convert it with .float()")
         if value.ndim != 2:
             raise ValueError(f"{name} must have two dimensions, got shape {tuple(value.shape)}: reshape it to rows")
@@ -128,14 +162,19 @@ def _checked(
     check_sparsity(k)
     if error_threshold is not None and not 0 <= error_threshold <= 1:
         raise ValueError(f"error_threshold must be a fraction of |x|^2 in [0, 1], got {error_threshold}")
-    bad = ~torch.isfinite(x).all(-1)
+    check_finite(x)
+    check_unit_rows(atoms)
+    dtype = torch.promote_types(torch.promote_types(x.dtype, atoms.dtype), torch.float32)
+    prepared = PreparedAtoms(atoms.to(dtype), len(atoms), budget)
+    prepared.build_gram_if_repaid(len(x), k)
+    return pursue(pursuit, x, prepared, k, nonnegative, error_threshold)
+
+
+def check_finite(x: Float[Tensor, "batch d"]) -> None:
+    """Raises ValueError, naming the first, unless every row is finite. Works in parts: x may fill half the memory."""
+    bad = torch.cat([~torch.isfinite(part).all(-1) for part in x.detach().split(CHECKED_ROWS)])
     if bad.any():
         raise ValueError(f"x has {int(bad.sum())} non-finite rows, the first is row {int(bad.nonzero()[0])}: drop them")
-    check_unit_rows(atoms)
-    gram = atoms.detach().float() @ atoms.detach().float().T if _gram_pays(len(x), len(atoms), k) else None
-    if gram is not None and torch.promote_types(x.dtype, atoms.dtype) == torch.float64:
-        gram = atoms.detach().double() @ atoms.detach().double().T
-    return pursue(pursuit, x, atoms, k, nonnegative, error_threshold, gram)
 
 
 def check_sparsity(k: int) -> None:
@@ -154,8 +193,3 @@ def check_unit_rows(atoms: Float[Tensor, "n d"]) -> None:
             f"atoms must be unit rows: row {row} has norm {float(norms[row]):.6g}; "
             "divide by torch.linalg.vector_norm(atoms, dim=1, keepdim=True)"
         )
-
-
-def _gram_pays(batch: int, n: int, k: int) -> bool:
-    # A Gram's n^2 d multiply-adds are repaid after about n / (k - 1) activations.
-    return k > 1 and n < batch * (k - 1) and n * n * 4 <= 2**31

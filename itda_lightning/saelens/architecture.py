@@ -13,7 +13,7 @@ from torch.nn import functional
 from itda_lightning.errors import InputError
 from itda_lightning.pursuit import PursuitName, check_sparsity, pursue
 from itda_lightning.saelens.gradients import differentiable
-from itda_lightning.saelens.prepared_atoms import PreparedAtoms, prepare
+from itda_lightning.saelens.stored_rows import StoredRows, prepare
 
 ARCHITECTURE = "itda"
 # Folding a scale into the bias is exact; these others change what the atoms, which are activations, are compared with.
@@ -69,7 +69,7 @@ class ITDASAE(SAE[ITDASAEConfig]):
     """
 
     cfg: ITDASAEConfig
-    _prepared: PreparedAtoms | None = None
+    _stored: StoredRows | None = None
 
     @property
     def W_enc(self) -> Float[Tensor, "d_in d_sae"]:  # noqa: N802  SAELens's name
@@ -97,14 +97,15 @@ class ITDASAE(SAE[ITDASAEConfig]):
         flat = sae_in.reshape(-1, self.cfg.d_in)
         # Autocast would round the correlations that decide which atom is picked.
         with torch.autocast(flat.device.type, enabled=False):
-            prepared = self._prepared_atoms()
-            rows = prepared.rows
-            code = pursue(self.cfg.pursuit, flat, rows, self.cfg.k, self.cfg.nonnegative, None, prepared.gram)
+            stored = self._stored_rows()
+            prepared = stored.prepared
+            prepared.build_gram_if_repaid(len(flat), self.cfg.k)
+            code = pursue(self.cfg.pursuit, flat, prepared, self.cfg.k, self.cfg.nonnegative)
             # Not where only the parameters ask for a gradient: that would take memory in every call outside no_grad.
             if x.requires_grad and torch.is_grad_enabled():
-                code = differentiable(code, flat.to(rows.dtype), rows, self.cfg.pursuit)
-            if prepared.norms is not None:
-                norms = prepared.norms[code.support.clamp(min=0)]
+                code = differentiable(code, flat.to(prepared.dtype), prepared.atoms, self.cfg.pursuit)
+            if stored.norms is not None:
+                norms = stored.norms[code.support.clamp(min=0)]
                 code = code._replace(coefficients=code.coefficients / norms)
             feature_acts = code.to_dense(self.cfg.d_sae).to(sae_in.dtype)
         feature_acts = feature_acts.reshape(*sae_in.shape[:-1], self.cfg.d_sae)
@@ -154,11 +155,11 @@ class ITDASAE(SAE[ITDASAEConfig]):
             "fit the dictionary on activations that are not whitened"
         )
 
-    def _prepared_atoms(self) -> PreparedAtoms:
-        if self._prepared is None or not self._prepared.still_hold(self.W_dec):
-            self._prepared = None  # frees the old Gram before the new one is built
-            self._prepared = prepare(self.W_dec)
-        return self._prepared
+    def _stored_rows(self) -> StoredRows:
+        if self._stored is None or not self._stored.still_hold(self.W_dec):
+            self._stored = None  # frees the old Gram before the new one is built
+            self._stored = prepare(self.W_dec)
+        return self._stored
 
 
 # A reloaded module replaces its own classes; those of another package make SAELens raise.

@@ -19,8 +19,8 @@ from itda_lightning.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.pursuit import PursuitName
 from itda_lightning.saelens.architecture import ITDASAE, ITDASAEConfig
-from itda_lightning.saelens.prepared_atoms import unit_rows
 from itda_lightning.saelens.provenance import KEY, Provenance, as_json, read_provenance
+from itda_lightning.saelens.stored_rows import unit_rows
 
 Architecture = Literal["itda", "matching_pursuit"]
 

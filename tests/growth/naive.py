@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from itda_lightning.growth import DUPLICATE_COSINE, GrowthRule
-from itda_lightning.pursuit import pursue
+from itda_lightning.pursuit import PreparedAtoms, pursue
 from tests import oracle
 
 # The relative error of an energy that is computed in single precision.
@@ -41,7 +41,9 @@ def grow_one_by_one(x: Tensor, atoms: Tensor, capacity: int, rule: GrowthRule, u
 def residual_energy(x: Tensor, row: np.ndarray, dictionary: list[np.ndarray], rule: GrowthRule) -> float:
     atoms = np.array(dictionary).reshape(len(dictionary), len(row))
     same = torch.from_numpy(atoms).to(x.dtype)
-    support = pursue(rule.pursuit, x[None], same, rule.k, rule.nonnegative, rule.threshold).support[0]
+    support = pursue(
+        rule.pursuit, x[None], PreparedAtoms(same, len(same)), rule.k, rule.nonnegative, rule.threshold
+    ).support[0]
     run = oracle.matching_pursuit if rule.pursuit == "mp" else oracle.orthogonal_matching_pursuit
     witness = oracle.Witness([int(atom) for atom in support if atom >= 0], ROUNDING[x.dtype] / 10)
     residual = run(row, atoms, rule.k, rule.nonnegative, rule.threshold, witness).residual

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from itda_lightning.growth import GrowthRule, calibrate_threshold, forecast, grow_sequential
+from itda_lightning.pursuit import PreparedAtoms
 from tests.growth.naive import mixtures
 
 RULE = GrowthRule(4, "mp", False, 0.5)
@@ -17,7 +18,7 @@ def test_the_dictionary_fills_about_when_the_budget_ends(pursuit):
     x = mixtures(8000, 32, seed=0, dtype=torch.float32)
     threshold, expected = calibrate_threshold(x[::8], rule, 300, len(x))
     # What really happens on all activations, without a limit.
-    grown = grow_sequential(x, x.new_zeros(1200, 32), None, 0, rule._replace(threshold=threshold))
+    grown = grow_sequential(x, PreparedAtoms(x.new_zeros(1200, 32), 0), rule._replace(threshold=threshold))
     assert 150 <= len(grown.accepted) <= 600
     assert expected.n_atoms == pytest.approx(300, rel=0.2)
     # Growth goes with the logarithm of the data, where a tenth of the atoms is nearly a doubling of the data.

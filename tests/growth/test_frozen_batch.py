@@ -8,29 +8,27 @@ from torch import Tensor
 
 from itda_lightning.growth import Growth, GrowthRule, grow_frozen_batch, grow_sequential
 from tests.growth.naive import mixtures, residual_energy
+from tests.pursuit.forms import forms, with_room
 
 PURSUITS = [("mp", False), ("mp", True), ("omp", False), ("omp", True)]
 RULE = GrowthRule(2, "mp", False, 1e-6)
 
 
-def grow(x: Tensor, start: Tensor, capacity: int, rule: GrowthRule, with_gram: bool = True) -> Growth:
-    atoms = x.new_zeros(capacity, x.shape[1])
-    atoms[: len(start)] = start
-    gram = atoms @ atoms.T if with_gram else None
-    return grow_frozen_batch(x, atoms, gram, len(start), rule)
+def grow(x: Tensor, start: Tensor, capacity: int, rule: GrowthRule, form: str = "torch gram") -> Growth:
+    return grow_frozen_batch(x, with_room(start, capacity, form), rule)
 
 
 def axes(*rows: list[float]) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("with_gram", [True, False])
+@forms
 @pytest.mark.parametrize(("pursuit", "nonnegative"), PURSUITS)
-def test_every_failure_is_appended_in_order(pursuit, nonnegative, with_gram):
+def test_every_failure_is_appended_in_order(pursuit, nonnegative, form):
     x = mixtures(150, 20, seed=1)
     start = torch.nn.functional.normalize(x[:30], dim=1)
     rule = GrowthRule(3, pursuit, nonnegative, 0.2)
-    grown = grow(x[30:], start, 150, rule, with_gram)
+    grown = grow(x[30:], start, 150, rule, form)
     dictionary = list(start.numpy())
     expected = [residual_energy(row, row.numpy(), dictionary, rule) for row in x[30:]]
     failures = [i for i, row in enumerate(x[30:]) if expected[i] > 0.2 * float(row.square().sum())]
@@ -97,4 +95,4 @@ def test_one_activation_at_a_time_is_sequential_growth():
         start = torch.nn.functional.normalize(x[accepted], dim=1)
         if len(grow(x[index : index + 1], start, 120, rule).accepted):
             accepted.append(index)
-    assert accepted == grow_sequential(x, x.new_zeros(120, 16), None, 0, rule).accepted.tolist()
+    assert accepted == grow_sequential(x, with_room(x[:0], 120, "torch residual"), rule).accepted.tolist()

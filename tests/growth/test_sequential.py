@@ -10,25 +10,20 @@ from torch import Tensor
 
 from itda_lightning.growth import Growth, GrowthRule, grow_sequential
 from itda_lightning.growth import sequential as module
-from itda_lightning.pursuit import pursue, update_gram
+from itda_lightning.pursuit import pursue
 from tests.growth.naive import ROUNDING, grow_one_by_one, mixtures
+from tests.pursuit.forms import FORMS, forms, with_room
 
+USUAL = "torch gram"
 PURSUITS = [("mp", False), ("mp", True), ("omp", False), ("omp", True)]
 
 
-def grow(x: Tensor, capacity: int, rule: GrowthRule, with_gram: bool, start: Tensor | None = None) -> Growth:
-    start = x[:0] if start is None else start
-    atoms = x.new_zeros(capacity, x.shape[1])
-    atoms[: len(start)] = start
-    gram = None
-    if with_gram:
-        gram = x.new_full((capacity, capacity), torch.nan)  # beyond the atoms is scratch, whatever it holds
-        gram[: len(start), : len(start)] = start @ start.T
-    return grow_sequential(x, atoms, gram, len(start), rule)
+def grow(x: Tensor, capacity: int, rule: GrowthRule, form: str, start: Tensor | None = None) -> Growth:
+    return grow_sequential(x, with_room(x[:0] if start is None else start, capacity, form), rule)
 
 
-def assert_naive(x: Tensor, capacity: int, rule: GrowthRule, with_gram: bool, start: Tensor | None = None) -> Growth:
-    grown = grow(x, capacity, rule, with_gram, start)
+def assert_naive(x: Tensor, capacity: int, rule: GrowthRule, form: str, start: Tensor | None = None) -> Growth:
+    grown = grow(x, capacity, rule, form, start)
     naive = grow_one_by_one(x, x[:0] if start is None else start, capacity, rule, grown.accepted.tolist())
     assert grown.accepted.tolist() == naive.accepted
     assert torch.equal(grown.atoms, torch.nn.functional.normalize(x[grown.accepted], dim=1))
@@ -40,18 +35,18 @@ def assert_naive(x: Tensor, capacity: int, rule: GrowthRule, with_gram: bool, st
     return grown
 
 
-@pytest.mark.parametrize("with_gram", [True, False])
+@forms
 @pytest.mark.parametrize(("pursuit", "nonnegative"), PURSUITS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_several_blocks(pursuit, nonnegative, with_gram, dtype):
+def test_several_blocks(pursuit, nonnegative, form, dtype):
     x = mixtures(400, 24, seed=1, dtype=dtype)
-    grown = assert_naive(x, 400, GrowthRule(4, pursuit, nonnegative, 0.15), with_gram)
+    grown = assert_naive(x, 400, GrowthRule(4, pursuit, nonnegative, 0.15), form)
     assert 40 < len(grown.accepted) < 300
 
 
 @given(
     pursuit=st.sampled_from(PURSUITS),
-    with_gram=st.booleans(),
+    form=st.sampled_from(FORMS),
     batch=st.integers(1, 90),
     d=st.integers(1, 12),
     k=st.integers(1, 6),
@@ -62,16 +57,16 @@ def test_several_blocks(pursuit, nonnegative, with_gram, dtype):
     seed=st.integers(0, 2**32 - 1),
 )
 @settings(max_examples=150)
-def test_any_problem(pursuit, with_gram, batch, d, k, threshold, capacity, start, common, seed):
+def test_any_problem(pursuit, form, batch, d, k, threshold, capacity, start, common, seed):
     x = mixtures(batch + start, d, seed, common=common)
     atoms = torch.nn.functional.normalize(x[:start], dim=1)[:capacity]
-    assert_naive(x[start:], capacity, GrowthRule(k, *pursuit, threshold), with_gram, atoms)
+    assert_naive(x[start:], capacity, GrowthRule(k, *pursuit, threshold), form, atoms)
 
 
 @pytest.mark.parametrize(("pursuit", "nonnegative"), PURSUITS)
 def test_the_capacity_is_reached_in_the_middle(pursuit, nonnegative):
     x = mixtures(300, 24, seed=2)
-    grown = assert_naive(x, 37, GrowthRule(4, pursuit, nonnegative, 0.1), True)
+    grown = assert_naive(x, 37, GrowthRule(4, pursuit, nonnegative, 0.1), USUAL)
     assert len(grown.accepted) == 37
     assert int(grown.accepted[-1]) < 150
 
@@ -80,10 +75,12 @@ def test_a_full_dictionary_only_encodes():
     x = mixtures(80, 16, seed=3)
     atoms = torch.nn.functional.normalize(x[:10], dim=1)
     rule = GrowthRule(3, "mp", False, 0.1)
-    grown = grow(x[10:], 10, rule, True, atoms)
+    grown = grow(x[10:], 10, rule, USUAL, atoms)
     assert grown.accepted.tolist() == []
     assert grown.atoms.shape == (0, 16)
-    torch.testing.assert_close(grown.residual_energy, pursue("mp", x[10:], atoms, 3, False, 0.1).residual_energy)
+    torch.testing.assert_close(
+        grown.residual_energy, pursue("mp", x[10:], with_room(atoms, len(atoms), USUAL), 3, False, 0.1).residual_energy
+    )
 
 
 @pytest.mark.parametrize(("smallest", "largest"), [(1, 1), (2, 7), (64, 256), (1000, 1000)])
@@ -91,10 +88,10 @@ def test_a_full_dictionary_only_encodes():
 def test_the_size_of_a_block_changes_nothing(monkeypatch, pursuit, smallest, largest):
     x = mixtures(500, 24, seed=4)
     rule = GrowthRule(4, pursuit, False, 0.2)
-    usual = grow(x, 500, rule, True)
+    usual = grow(x, 500, rule, USUAL)
     monkeypatch.setattr(module, "SMALLEST_BLOCK", smallest)
     monkeypatch.setattr(module, "LARGEST_BLOCK", largest)
-    other = grow(x, 500, rule, True)
+    other = grow(x, 500, rule, USUAL)
     assert other.accepted.tolist() == usual.accepted.tolist()
     torch.testing.assert_close(other.residual_energy, usual.residual_energy)
 
@@ -104,29 +101,27 @@ def test_the_size_of_a_block_changes_nothing(monkeypatch, pursuit, smallest, lar
 def test_the_cut_into_batches_changes_nothing(cuts, pursuit):
     x = mixtures(200, 16, seed=5)
     rule = GrowthRule(3, pursuit, False, 0.2)
-    whole = grow(x, 80, rule, True)
-    atoms, gram = x.new_zeros(80, 16), x.new_zeros(80, 80)
+    whole = grow(x, 80, rule, USUAL)
+    prepared = with_room(x[:0], 80, USUAL)
     accepted, energies = [], []
     edges = sorted({0, 200, *cuts})
     for begin, end in pairwise(edges):
-        n = len(accepted)
-        grown = grow_sequential(x[begin:end], atoms, gram, n, rule)
+        grown = grow_sequential(x[begin:end], prepared, rule)
         accepted += (grown.accepted + begin).tolist()
         energies.append(grown.residual_energy)
-        atoms[n : len(accepted)] = grown.atoms
-        atoms[len(accepted) :] = 0
-        update_gram(gram, atoms, n, len(accepted))
+        prepared.place(prepared.n, grown.atoms)
     assert accepted == whole.accepted.tolist()
     torch.testing.assert_close(torch.cat(energies), whole.residual_energy)
 
 
 def test_what_lies_behind_the_dictionary_is_the_new_atoms_with_their_gram():
     x = mixtures(200, 16, seed=6)
-    atoms, gram = x.new_zeros(200, 16), x.new_full((200, 200), torch.nan)
-    grown = grow_sequential(x, atoms, gram, 0, GrowthRule(3, "mp", False, 0.2))
+    prepared = with_room(x[:0], 200, "torch gram")
+    grown = grow_sequential(x, prepared, GrowthRule(3, "mp", False, 0.2))
     n = len(grown.accepted)
-    torch.testing.assert_close(atoms[:n], grown.atoms)
-    torch.testing.assert_close(gram[:n, :n], grown.atoms @ grown.atoms.T)
+    assert prepared.n == 0
+    torch.testing.assert_close(prepared.rows[:n], grown.atoms)
+    torch.testing.assert_close(prepared.gram[:n, :n], grown.atoms @ grown.atoms.T)
 
 
 @pytest.mark.parametrize("nonnegative", [False, True])
@@ -135,20 +130,20 @@ def test_repeats_are_left_out_where_the_threshold_would_take_them(nonnegative):
     near = first + 0.03 * torch.eye(4, dtype=torch.float64)[2]  # cosine .99955
     far = first + 0.06 * torch.eye(4, dtype=torch.float64)[2]  # cosine .9982
     x = torch.stack([first, 3 * near, second, 5 * first, -first, near, far])
-    grown = grow(x, 10, GrowthRule(1, "mp", nonnegative, 1e-5), True)
+    grown = grow(x, 10, GrowthRule(1, "mp", nonnegative, 1e-5), USUAL)
     assert grown.accepted.tolist() == ([0, 2, 4, 6] if nonnegative else [0, 2, 6])
 
 
 def test_activations_without_energy_are_never_accepted():
     x = torch.zeros(5, 4)
     x[2, 1] = 3.0
-    grown = grow(x, 5, GrowthRule(2, "omp", False, 0.5), True)
+    grown = grow(x, 5, GrowthRule(2, "omp", False, 0.5), USUAL)
     assert grown.accepted.tolist() == [2]
     assert grown.residual_energy.tolist() == [0, 0, 9, 0, 0]
 
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_tiny_batches(n):
-    grown = grow(torch.ones(n, 3), 4, GrowthRule(2, "mp", False, 0.5), False)
+    grown = grow(torch.ones(n, 3), 4, GrowthRule(2, "mp", False, 0.5), USUAL)
     assert grown.accepted.tolist() == list(range(n))
     assert grown.residual_energy.shape == (n,)

@@ -5,18 +5,17 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from itda_lightning.pursuit import SparseCode, matching_pursuit, orthogonal_matching_pursuit, pursue
 from tests import oracle
 from tests.pursuit.cases import KINDS, Case, cases, make_case
+from tests.pursuit.forms import forms, prepare
 
 ORACLES = {"mp": oracle.matching_pursuit, "omp": oracle.orthogonal_matching_pursuit}
 PUBLIC = {"mp": matching_pursuit, "omp": orthogonal_matching_pursuit}
 # Four units in the last place: what an inner product of unit vectors may be off by.
 ROUNDING = {torch.float32: 5e-7, torch.float64: 1e-14}
 pursuits = pytest.mark.parametrize("pursuit", ["mp", "omp"])
-forms = pytest.mark.parametrize("form", ["gram", "corner of a gram", "residual"])
 thresholds = st.sampled_from([None, None, 0.0, 0.05, 0.3, 1.0])
 
 
@@ -43,22 +42,10 @@ def assert_matches_oracle(
         np.testing.assert_allclose(coefficients[:used], expected.coefficients, rtol=0, atol=allowed)
 
 
-def gram_of(atoms: Tensor, form: str) -> Tensor | None:
-    if form == "residual":
-        return None
-    atoms = atoms.to(torch.promote_types(atoms.dtype, torch.float32))
-    n = len(atoms)
-    # A growing dictionary's Gram lies in a buffer with room for more atoms, whose other entries may be anything.
-    room = (
-        torch.full((n + 3, 512), torch.nan, dtype=atoms.dtype) if form == "corner of a gram" else atoms.new_empty(n, n)
-    )
-    room[:n, :n] = atoms @ atoms.T
-    return room[:n, :n]
-
-
 def run(pursuit: str, case: Case, nonnegative: bool, error_threshold: float | None, form: str) -> SparseCode:
-    gram = gram_of(case.atoms, form)
-    return pursue(pursuit, case.x, case.atoms, case.k, nonnegative, error_threshold, gram)
+    # Behind the atoms lies scratch, as behind those of a growing dictionary.
+    prepared = prepare(case.atoms, form, spare=len(case.atoms) % 4)
+    return pursue(pursuit, case.x, prepared, case.k, nonnegative, error_threshold)
 
 
 @pursuits
@@ -129,7 +116,7 @@ def test_inputs_that_require_grad_give_codes_that_do_not(pursuit, form):
     case = make_case("random", 6, 20, 8, 4, 1.0, 3)
     tracked = Case(case.x.clone().requires_grad_(), case.atoms.clone().requires_grad_(), case.k)
     for code in (
-        pursue(pursuit, tracked.x, tracked.atoms, case.k, gram=gram_of(case.atoms, form)),
+        pursue(pursuit, tracked.x, prepare(tracked.atoms, form), case.k),
         PUBLIC[pursuit](tracked.x, tracked.atoms, case.k),
     ):
         assert not code.coefficients.requires_grad
@@ -138,20 +125,21 @@ def test_inputs_that_require_grad_give_codes_that_do_not(pursuit, form):
 
 
 @pursuits
+@forms
 @pytest.mark.parametrize("k", [1, 7])
-def test_exact_ties_go_to_the_lowest_index(pursuit, k):
-    atoms = torch.eye(4).repeat(2, 1)
+@pytest.mark.parametrize("copies", [2, 80])
+def test_exact_ties_go_to_the_lowest_index(pursuit, form, k, copies):
+    atoms = torch.eye(4).repeat(copies, 1)
     x = torch.tensor([[2.0, -2.0, 2.0, -2.0]])
-    for gram in (atoms @ atoms.T, None):
-        code = pursue(pursuit, x, atoms, k, gram=gram)
-        assert code.support[0].tolist() == [0, 1, 2, 3, -1, -1, -1][:k]
-        assert code.coefficients[0].tolist() == [2.0, -2.0, 2.0, -2.0, 0.0, 0.0, 0.0][:k]
+    code = pursue(pursuit, x, prepare(atoms, form), k)
+    assert code.support[0].tolist() == [0, 1, 2, 3, -1, -1, -1][:k]
+    assert code.coefficients[0].tolist() == [2.0, -2.0, 2.0, -2.0, 0.0, 0.0, 0.0][:k]
 
 
 @pursuits
 def test_the_oracle_without_a_witness_agrees_on_problems_without_ties(pursuit):
     case = make_case("random", 10, 30, 12, 6, 1.0, 4)
-    code = pursue(pursuit, case.x, case.atoms, case.k)
+    code = pursue(pursuit, case.x, prepare(case.atoms, "torch residual"), case.k)
     for sample, x in enumerate(case.x.numpy()):
         expected = ORACLES[pursuit](x, case.atoms.numpy(), case.k)
         assert code.support[sample].tolist() == expected.support

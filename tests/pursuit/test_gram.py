@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from itda_lightning.pursuit import padded, update_gram
-from itda_lightning.pursuit.gram import TILE
+from itda_lightning.pursuit.gram import TILE, UNIT, as_entries, padded, update_gram
 
 
 def atoms_of(n: int, d: int, capacity: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -28,17 +27,19 @@ def grown(atoms: Tensor, stops: list[int], dtype: torch.dtype = torch.float32) -
 
 
 def assert_right(gram: Tensor, atoms: Tensor, n: int) -> None:
-    torch.testing.assert_close(gram.double(), atoms.double() @ atoms.double().T, rtol=0, atol=1e-6)
+    values, error = (gram.double() * UNIT, UNIT / 2 + 1e-6) if gram.dtype == torch.int16 else (gram.double(), 1e-6)
+    torch.testing.assert_close(values, atoms.double() @ atoms.double().T, rtol=0, atol=error)
     assert (gram[n:] == 0).all()
     assert torch.equal(gram, gram.T)
 
 
 @pytest.mark.parametrize("d", [1, 7, 64, 576])
 @pytest.mark.parametrize("n", [1, TILE - 1, TILE, TILE + 1, 3 * TILE - 5])
-def test_a_gram_grown_atom_by_atom_is_the_one_built_at_once(n, d):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int16])
+def test_a_gram_grown_atom_by_atom_is_the_one_built_at_once(n, d, dtype):
     atoms = atoms_of(n, d, padded(n))
-    built = grown(atoms, [n])
-    assert torch.equal(grown(atoms, list(range(1, n + 1))), built)
+    built = grown(atoms, [n], dtype)
+    assert torch.equal(grown(atoms, list(range(1, n + 1)), dtype), built)
     assert_right(built, atoms, n)
 
 
@@ -82,3 +83,10 @@ def test_nothing_is_done_when_nothing_was_added():
 @pytest.mark.parametrize(("n", "expected"), [(0, 0), (1, 128), (128, 128), (129, 256)])
 def test_padded_rounds_up_to_whole_tiles(n, expected):
     assert padded(n) == expected
+
+
+def test_sixteen_bits_hold_the_inner_products_of_nearly_unit_rows():
+    products = torch.tensor([[1.0201, -1.0201], [0.5, -1e-6]])
+    entries = as_entries(products, torch.int16)
+    assert entries.dtype == torch.int16
+    torch.testing.assert_close(entries * UNIT, products, rtol=0, atol=UNIT / 2 + 1e-7)

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from itda_lightning.pursuit import Path, combine, pursue
+from itda_lightning.pursuit import Path, PreparedAtoms, combine, pursue
 from tests.pursuit.cases import unit_rows
+from tests.pursuit.forms import forms, prepare
 
 PURSUITS = [("mp", False), ("mp", True), ("omp", False), ("omp", True)]
 
@@ -31,18 +32,18 @@ def test_a_corner_of_a_matrix_is_combined_as_its_copy(whole, part, first):
     assert combine(support[:0], weights[:0], corner).shape == (0, part)
 
 
-@pytest.mark.parametrize("with_gram", [True, False])
+@forms
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("pursuit", "nonnegative"), PURSUITS)
-def test_a_sample_that_sees_some_atoms_is_coded_as_if_there_were_no_others(pursuit, nonnegative, with_gram):
-    atoms, x = unit_rows(random(40, 12)), random(41, 12, seed=1)
-    gram = atoms @ atoms.T if with_gram else None
-    visible = torch.arange(41).flip(0)
-    together, path = pursue(pursuit, x, atoms, 6, nonnegative, 0.05, gram), Path.empty(x, 6)
-    code = pursue(pursuit, x, atoms, 6, nonnegative, 0.05, gram, path, visible)
-    for row, n in enumerate(visible.tolist()):
+def test_a_sample_that_sees_some_atoms_is_coded_as_if_there_were_no_others(pursuit, nonnegative, form, dtype):
+    atoms, x = unit_rows(random(200, 12)).to(dtype), random(201, 12, seed=1).to(dtype)
+    visible = torch.arange(201).flip(0)
+    prepared, path = prepare(atoms, form), Path.empty(x, 6)
+    together = pursue(pursuit, x, prepared, 6, nonnegative, 0.05)
+    code = pursue(pursuit, x, prepared, 6, nonnegative, 0.05, path, visible)
+    for row, n in list(enumerate(visible.tolist()))[::8]:
         own = Path.empty(x[:1], 6)
-        corner = gram[:n, :n] if gram is not None else None
-        alone = pursue(pursuit, x[row : row + 1], atoms[:n], 6, nonnegative, 0.05, corner, own)
+        alone = pursue(pursuit, x[row : row + 1], prepare(atoms[:n], form), 6, nonnegative, 0.05, own)
         assert torch.equal(code.support[row], alone.support[0])
         torch.testing.assert_close(code.coefficients[row], alone.coefficients[0])
         torch.testing.assert_close(code.residual_energy[row], alone.residual_energy[0])
@@ -53,15 +54,18 @@ def test_a_sample_that_sees_some_atoms_is_coded_as_if_there_were_no_others(pursu
     assert not torch.equal(code.support, together.support)
 
 
+@forms
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("pursuit", "nonnegative"), PURSUITS)
-def test_a_path_tells_which_further_atoms_would_have_been_chosen(pursuit, nonnegative):
+def test_a_path_tells_which_further_atoms_would_have_been_chosen(pursuit, nonnegative, form, dtype):
     atoms, x, further = unit_rows(random(30, 10)), random(50, 10, seed=1), unit_rows(random(20, 10, seed=2))
+    atoms, x, further = atoms.to(dtype), x.to(dtype), further.to(dtype)
     path = Path.empty(x, 5)
-    code = pursue(pursuit, x, atoms, 5, nonnegative, 0.02, atoms @ atoms.T, path)
+    code = pursue(pursuit, x, prepare(atoms, form), 5, nonnegative, 0.02, path)
     told = path.changed_by(x @ further.T, further @ atoms.T, code.support, nonnegative)
     for index, atom in enumerate(further):
         more = torch.cat([atoms, atom[None]])
-        after = pursue(pursuit, x, more, 5, nonnegative, 0.02, more @ more.T)
+        after = pursue(pursuit, x, prepare(more, form), 5, nonnegative, 0.02)
         chosen = (after.support == 30).any(1)
         # Non-negative orthogonal pursuit may turn down the atom that won, and then ends where it would have gone on.
         changed = (after.support != code.support).any(1)
@@ -74,7 +78,7 @@ def test_a_path_tells_which_further_atoms_would_have_been_chosen(pursuit, nonneg
 def test_any_atom_would_be_the_first_of_an_empty_dictionary():
     x = torch.tensor([[3.0, 0.0], [0.0, 0.0]], dtype=torch.float64)
     path = Path.empty(x, 2)
-    code = pursue("mp", x, x[:0], 2, path=path)
+    code = pursue("mp", x, PreparedAtoms(x, 0), 2, path=path)
     atoms = torch.eye(2, dtype=torch.float64)
     told = path.changed_by(x @ atoms.T, torch.zeros(2, 1, dtype=torch.float64), code.support, False)
     assert told.tolist() == [[True, False], [False, False]]

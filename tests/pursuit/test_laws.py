@@ -6,18 +6,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from itda_lightning.pursuit import SparseCode, combine, matching_pursuit, orthogonal_matching_pursuit, public, pursue
+from itda_lightning.pursuit import (
+    SparseCode,
+    combine,
+    compiled,
+    matching_pursuit,
+    orthogonal_matching_pursuit,
+    public,
+    pursue,
+)
 from tests.pursuit.cases import Case, cases, make_case
+from tests.pursuit.forms import forms, prepare
 
 pursuits = pytest.mark.parametrize("pursuit", ["mp", "omp"])
-forms = pytest.mark.parametrize("with_gram", [True, False], ids=["gram", "residual"])
 PUBLIC = {"mp": matching_pursuit, "omp": orthogonal_matching_pursuit}
 # Cases in which float64 leaves no decision to rounding.
 generic = cases(("random", "correlated"))
 
 
-def run(pursuit: str, case: Case, with_gram: bool, **options) -> SparseCode:
-    return pursue(pursuit, case.x, case.atoms, case.k, gram=case.atoms @ case.atoms.T if with_gram else None, **options)
+def run(pursuit: str, case: Case, form: str, **options) -> SparseCode:
+    return pursue(pursuit, case.x, prepare(case.atoms, form), case.k, **options)
 
 
 def energy(rows: Tensor) -> Tensor:
@@ -31,14 +39,14 @@ def residual(code: SparseCode, case: Case) -> Tensor:
 @pursuits
 @forms
 @given(d=st.integers(1, 16), l0=st.integers(1, 16), extra=st.integers(0, 4), seed=st.integers(0, 2**32 - 1))
-def test_sparse_combinations_of_orthonormal_atoms_are_recovered_exactly(pursuit, with_gram, d, l0, extra, seed):
+def test_sparse_combinations_of_orthonormal_atoms_are_recovered_exactly(pursuit, form, d, l0, extra, seed):
     generator = torch.Generator().manual_seed(seed)
     atoms = torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64))[0]
     l0 = min(l0, d)
     chosen = torch.randperm(d, generator=generator)[:l0]
     sizes = torch.arange(l0, 0, -1, dtype=torch.float64) * torch.tensor([1.0, -1.0]).repeat(8)[:l0]
     case = Case((sizes @ atoms[chosen])[None], atoms, l0 + extra)
-    code = run(pursuit, case, with_gram)
+    code = run(pursuit, case, form)
     assert code.support[0].tolist() == chosen.tolist() + [-1] * extra
     torch.testing.assert_close(code.coefficients[0, :l0], sizes, rtol=1e-12, atol=1e-12)
     assert code.residual_energy[0] < 1e-24 * energy(sizes)
@@ -47,11 +55,11 @@ def test_sparse_combinations_of_orthonormal_atoms_are_recovered_exactly(pursuit,
 @pursuits
 @forms
 @given(case=cases(), nonnegative=st.booleans())
-def test_a_larger_budget_continues_the_same_path_and_never_explains_less(pursuit, with_gram, case, nonnegative):
-    full = run(pursuit, case, with_gram, nonnegative=nonnegative)
+def test_a_larger_budget_continues_the_same_path_and_never_explains_less(pursuit, form, case, nonnegative):
+    full = run(pursuit, case, form, nonnegative=nonnegative)
     before = energy(case.x)
     for k in range(1, case.k + 1):
-        code = run(pursuit, case._replace(k=k), with_gram, nonnegative=nonnegative)
+        code = run(pursuit, case._replace(k=k), form, nonnegative=nonnegative)
         assert torch.equal(code.support, full.support[:, :k])
         if pursuit == "mp":
             assert torch.equal(code.coefficients, full.coefficients[:, :k])
@@ -62,9 +70,9 @@ def test_a_larger_budget_continues_the_same_path_and_never_explains_less(pursuit
 @pursuits
 @forms
 @given(case=cases(), nonnegative=st.booleans())
-def test_residual_energy_is_that_of_the_reconstruction(pursuit, with_gram, case, nonnegative):
+def test_residual_energy_is_that_of_the_reconstruction(pursuit, form, case, nonnegative):
     case = Case(case.x.float(), case.atoms.float(), case.k)
-    code = run(pursuit, case, with_gram, nonnegative=nonnegative)
+    code = run(pursuit, case, form, nonnegative=nonnegative)
     dense = code.to_dense(len(case.atoms)).double() @ case.atoms.double()
     actual = energy(case.x.double() - dense)
     torch.testing.assert_close(
@@ -76,16 +84,16 @@ def test_residual_energy_is_that_of_the_reconstruction(pursuit, with_gram, case,
 
 @forms
 @given(case=cases(), nonnegative=st.booleans())
-def test_matching_pursuit_conserves_energy(with_gram, case, nonnegative):
-    code = run("mp", case, with_gram, nonnegative=nonnegative)
+def test_matching_pursuit_conserves_energy(form, case, nonnegative):
+    code = run("mp", case, form, nonnegative=nonnegative)
     explained = energy(code.coefficients)
     torch.testing.assert_close(explained + code.residual_energy, energy(case.x), rtol=1e-12, atol=0)
 
 
 @forms
 @given(case=cases())
-def test_the_residual_of_orthogonal_matching_pursuit_is_orthogonal_to_its_support(with_gram, case):
-    code = run("omp", case, with_gram)
+def test_the_residual_of_orthogonal_matching_pursuit_is_orthogonal_to_its_support(form, case):
+    code = run("omp", case, form)
     correlation = residual(code, case) @ case.atoms.T
     on_support = torch.where(code.to_dense(len(case.atoms)) != 0, correlation, 0.0)
     # An accepted atom may be as close to the span of the others as 1e-3, which costs three digits, squared.
@@ -94,16 +102,16 @@ def test_the_residual_of_orthogonal_matching_pursuit_is_orthogonal_to_its_suppor
 
 @given(case=generic)
 def test_no_code_on_the_same_atoms_explains_more_than_orthogonal_matching_pursuit(case):
-    code = run("omp", case, False)
+    code = run("omp", case, "torch residual")
     for sample in range(len(case.x)):
         atoms = case.atoms[code.support[sample][code.support[sample] >= 0]]
-        matching = pursue("mp", case.x[sample : sample + 1], atoms, 3 * case.k)
+        matching = pursue("mp", case.x[sample : sample + 1], prepare(atoms, "torch residual"), 3 * case.k)
         assert code.residual_energy[sample] <= matching.residual_energy[0] + 1e-12 * energy(case.x[sample])
 
 
 @given(case=cases())
 def test_orthogonal_matching_pursuit_picks_no_atom_twice(case):
-    support = run("omp", case, True).support
+    support = run("omp", case, "torch gram").support
     for row in support.tolist():
         used = [atom for atom in row if atom >= 0]
         assert len(used) == len(set(used))
@@ -111,43 +119,50 @@ def test_orthogonal_matching_pursuit_picks_no_atom_twice(case):
 
 @forms
 @given(d=st.integers(1, 12), extra=st.integers(0, 8), seed=st.integers(0, 2**32 - 1))
-def test_decoding_an_exact_code_gives_the_activation_back(with_gram, d, extra, seed):
+def test_decoding_an_exact_code_gives_the_activation_back(form, d, extra, seed):
     # As many steps as dimensions reach every x, unless the chosen atoms are all but dependent.
     generator = torch.Generator().manual_seed(seed)
     atoms = torch.nn.functional.normalize(torch.randn(d + extra, d, generator=generator, dtype=torch.float64), dim=1)
     case = Case(torch.randn(3, d, generator=generator, dtype=torch.float64), atoms, d)
-    code = run("omp", case, with_gram)
+    code = run("omp", case, form)
     torch.testing.assert_close(combine(code.support, code.coefficients, atoms), case.x, rtol=0, atol=2e-5)
 
 
 @pursuits
 @forms
 @given(case=generic, data=st.data())
-def test_supports_do_not_depend_on_the_batch(pursuit, with_gram, case, data):
-    whole = run(pursuit, case, with_gram)
+def test_supports_do_not_depend_on_the_batch(pursuit, form, case, data):
+    whole = run(pursuit, case, form)
     order = torch.tensor(data.draw(st.permutations(range(len(case.x)))))
-    assert torch.equal(run(pursuit, case._replace(x=case.x[order]), with_gram).support, whole.support[order])
-    one_by_one = [run(pursuit, case._replace(x=row[None]), with_gram).support for row in case.x]
+    assert torch.equal(run(pursuit, case._replace(x=case.x[order]), form).support, whole.support[order])
+    one_by_one = [run(pursuit, case._replace(x=row[None]), form).support for row in case.x]
     assert torch.equal(torch.cat(one_by_one), whole.support)
 
 
 @pursuits
-@pytest.mark.parametrize("block_bytes", [1, 3000])
-def test_codes_do_not_depend_on_the_size_of_blocks(pursuit, block_bytes, monkeypatch):
-    case = make_case("correlated", 33, 30, 12, 6, 1.0, 5)
-    whole = run(pursuit, case, True)
-    monkeypatch.setattr(public, "BLOCK_BYTES", block_bytes)
-    parts = run(pursuit, case, True)
+@forms
+@pytest.mark.parametrize("smaller", [1, 3000])
+def test_codes_do_not_depend_on_the_size_of_blocks(pursuit, form, smaller, monkeypatch):
+    case = make_case("correlated", 33, 300, 12, 6, 1.0, 5)
+    if not form.startswith("torch"):
+        case = Case(case.x.float(), case.atoms.float(), case.k)
+    whole = run(pursuit, case, form)
+    for name, value in (("BLOCK_BYTES", smaller), ("BLOCK_ROWS", smaller % 7), ("PART", 100)):
+        monkeypatch.setattr(compiled, name, value)
+    monkeypatch.setattr(public, "BLOCK_BYTES", smaller)
+    parts = run(pursuit, case, form)
     assert torch.equal(parts.support, whole.support)
-    torch.testing.assert_close(parts.coefficients, whole.coefficients, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(parts.residual_energy, whole.residual_energy, rtol=1e-10, atol=1e-12)
+    # The compiled loops give the same bits: they compute every sample by itself.
+    tolerance = 1e-10 if form.startswith("torch") else 0.0
+    torch.testing.assert_close(parts.coefficients, whole.coefficients, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(parts.residual_energy, whole.residual_energy, rtol=tolerance, atol=tolerance)
 
 
 @pursuits
 @given(case=generic, scale=st.sampled_from([-1.0, 2.0**-20, 3.0, 2.0**20]))
 def test_codes_scale_with_the_activation(pursuit, case, scale):
-    code = run(pursuit, case, True)
-    scaled = run(pursuit, case._replace(x=scale * case.x), True)
+    code = run(pursuit, case, "torch gram")
+    scaled = run(pursuit, case._replace(x=scale * case.x), "torch gram")
     assert torch.equal(scaled.support, code.support)
     torch.testing.assert_close(
         scaled.coefficients / case.x.norm(), scale * code.coefficients / case.x.norm(), rtol=1e-6, atol=1e-9
@@ -157,11 +172,9 @@ def test_codes_scale_with_the_activation(pursuit, case, scale):
 @pursuits
 @forms
 @given(case=cases(), nonnegative=st.booleans(), error_threshold=st.sampled_from([0.0, 0.01, 0.2, 0.5, 1.0]))
-def test_a_sample_ends_exactly_when_its_error_reaches_the_threshold(
-    pursuit, with_gram, case, nonnegative, error_threshold
-):
-    full = run(pursuit, case, with_gram, nonnegative=nonnegative)
-    code = run(pursuit, case, with_gram, nonnegative=nonnegative, error_threshold=error_threshold)
+def test_a_sample_ends_exactly_when_its_error_reaches_the_threshold(pursuit, form, case, nonnegative, error_threshold):
+    full = run(pursuit, case, form, nonnegative=nonnegative)
+    code = run(pursuit, case, form, nonnegative=nonnegative, error_threshold=error_threshold)
     limit, slack = error_threshold * energy(case.x), 1e-12 * energy(case.x)
     used, could_use = ((c.support >= 0).sum(1) for c in (code, full))
     for sample in range(len(case.x)):
@@ -172,7 +185,7 @@ def test_a_sample_ends_exactly_when_its_error_reaches_the_threshold(
             one_less = energy(case.x[sample])
             if used[sample] > 1:
                 shorter = case._replace(k=int(used[sample]) - 1)
-                one_less = run(pursuit, shorter, with_gram, nonnegative=nonnegative).residual_energy[sample]
+                one_less = run(pursuit, shorter, form, nonnegative=nonnegative).residual_energy[sample]
             assert one_less > limit[sample] - slack[sample]
 
 
@@ -188,12 +201,12 @@ def test_a_threshold_of_one_takes_no_atom(pursuit):
 @forms
 @pytest.mark.parametrize(("batch", "n"), [(0, 5), (3, 0), (0, 0)])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
-def test_an_empty_batch_or_dictionary_gives_empty_codes(pursuit, with_gram, batch, n, dtype):
+def test_an_empty_batch_or_dictionary_gives_empty_codes(pursuit, form, batch, n, dtype):
     x = torch.ones(batch, 4, dtype=dtype)
     atoms = torch.nn.functional.normalize(torch.ones(n, 4), dim=1).to(dtype)
     wide = torch.promote_types(dtype, torch.float32)
     for code in (
-        pursue(pursuit, x, atoms, 3, gram=(atoms @ atoms.T).to(wide) if with_gram else None),
+        pursue(pursuit, x, prepare(atoms, form), 3),
         PUBLIC[pursuit](x, atoms, 3),
     ):
         assert code.support.shape == code.coefficients.shape == (batch, 3)
@@ -207,9 +220,9 @@ def test_an_empty_batch_or_dictionary_gives_empty_codes(pursuit, with_gram, batc
 
 @pursuits
 @forms
-def test_zeros_and_what_no_atom_explains_take_no_atom(pursuit, with_gram):
+def test_zeros_and_what_no_atom_explains_take_no_atom(pursuit, form):
     case = Case(torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 5.0]]), torch.eye(3)[:2], 2)
-    code = run(pursuit, case, with_gram)
+    code = run(pursuit, case, form)
     assert (code.support == -1).all()
     assert code.residual_energy.tolist() == [0.0, 25.0]
 

@@ -110,12 +110,15 @@ def test_autocast_does_not_change_the_codes(make_dictionary, activations):
     assert torch.equal(codes, sae.encode(activations))
 
 
-def test_the_gram_is_kept_between_calls(make_dictionary, activations):
+def test_the_prepared_atoms_are_kept_between_calls_and_get_their_gram_once_it_pays(make_dictionary, activations):
     sae = to_sae(make_dictionary())
-    sae.encode(activations)
-    gram = sae._prepared.gram
-    sae.encode(activations)
-    assert sae._prepared.gram is gram
+    codes = sae.encode(activations[:1])
+    prepared = sae._stored.prepared
+    assert prepared.gram is None
+    sae.encode(activations.repeat(20, 1))
+    assert sae._stored.prepared is prepared
+    assert prepared.gram is not None
+    assert torch.equal(sae.encode(activations[:1]), codes)
 
 
 @pytest.mark.parametrize("change", ["cast and cast back", "load", "in place", "in inference mode", "assign"])
@@ -146,15 +149,6 @@ def test_weights_loaded_in_inference_mode_work(make_dictionary, activations):
         sae = to_sae(dictionary)
         codes = sae.encode(activations)
     assert torch.equal(codes, sae.encode(activations))
-
-
-def test_a_dictionary_too_large_for_a_gram_gives_the_same_codes(make_dictionary, activations, monkeypatch):
-    sae = to_sae(make_dictionary())
-    codes = sae.encode(activations)
-    monkeypatch.setattr("itda_lightning.saelens.prepared_atoms.GRAM_BYTES", 24 * 24 * 4 - 1)
-    sae = to_sae(make_dictionary())
-    torch.testing.assert_close(sae.encode(activations), codes)
-    assert sae._prepared.gram is None
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)

@@ -7,26 +7,23 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from itda_lightning.dictionary import GRAM_BYTES
-from itda_lightning.pursuit import update_gram
+from itda_lightning.pursuit import PreparedAtoms
 
 
-class PreparedAtoms(NamedTuple):
-    """Unit rows in at least single precision, with their Gram.
+class StoredRows(NamedTuple):
+    """Rows as an SAE stores them, and the unit rows that a pursuit uses.
 
     Attributes:
         stored: (n, d) the rows as stored. Keeping them keeps their memory, so that no later rows can have its address.
         version: how often the stored rows had been changed in place.
-        rows: (n, d) unit rows; ``stored`` itself unless that is of half precision.
-        norms: (n,) norms of the stored rows where ``rows`` were normalised anew, else None.
-        gram: (n, n) inner products of ``rows``; None where it would not fit.
+        norms: (n,) norms of the stored rows where they were normalised anew, else None.
+        prepared: the unit rows; ``stored`` itself unless that is of half precision.
     """
 
     stored: Float[Tensor, "n d"]
     version: int
-    rows: Float[Tensor, "n d"]
     norms: Float[Tensor, " n"] | None
-    gram: Float[Tensor, "n n"] | None
+    prepared: PreparedAtoms
 
     def still_hold(self, stored: Float[Tensor, "n d"]) -> bool:
         """Whether these were made from ``stored`` as it is now (changes through ``.data[...]`` go unnoticed)."""
@@ -54,12 +51,11 @@ def unit_rows(stored: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
 
 
 @torch.no_grad()
-def prepare(stored: Float[Tensor, "n d"]) -> PreparedAtoms:
+def prepare(stored: Float[Tensor, "n d"]) -> StoredRows:
     """Prepare stored unit rows (n, d) of any floating dtype for a pursuit."""
     rows = unit_rows(stored)
     norms = torch.linalg.vector_norm(stored.float(), dim=1) if rows.dtype != stored.dtype else None
-    gram = None
-    if len(rows) ** 2 * rows.dtype.itemsize <= GRAM_BYTES:
-        gram = rows.new_zeros(len(rows), len(rows))
-        update_gram(gram, rows, 0, len(rows))
-    return PreparedAtoms(stored.detach(), version_of(stored), rows, norms, gram)
+    prepared = PreparedAtoms(rows, len(rows))
+    if not prepared.compiled:
+        prepared.build_gram()  # codes must not change in mid-life, not even by rounding
+    return StoredRows(stored.detach(), version_of(stored), norms, prepared)

@@ -1,0 +1,185 @@
+"""Pursuits on the CPU by the compiled loops: blocks of activations, screening products, threads."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from itda_lightning.pursuit import kernels
+from itda_lightning.pursuit.code import SparseCode
+from itda_lightning.pursuit.gram import UNIT
+from itda_lightning.pursuit.limits import MIN_NEW_DIRECTION, NOISE_FLOOR
+from itda_lightning.pursuit.path import Path
+from itda_lightning.pursuit.prepared import PreparedAtoms
+
+# Scores of one block: large enough for efficient products, small enough to stay near the cache.
+BLOCK_BYTES = 32 * 2**20
+# Without a Gram: activations that go through all atoms together, and atoms that are scored at a time.
+BLOCK_ROWS, PART = 1024, 4096
+# Rounding to bfloat16 moves a number by at most this share of it (a little more, of what it was rounded to).
+HALF_ROUNDING = 1.01 * 2.0**-8
+# Pieces of work a thread: some rows end early.
+PIECES = 4
+
+
+class Screen(NamedTuple):
+    """Scores of a block with a part of the atoms, and the bound of their errors.
+
+    Attributes:
+        scores: (batch, groups, GROUP) float32; the last group ends in zeros.
+        error: (batch,) float32 bound.
+        relative: further error, as a share of the row's largest |score|.
+    """
+
+    scores: Float[Tensor, "batch groups group"]
+    error: Float[Tensor, " batch"]
+    relative: float
+
+
+def pursue_compiled(
+    orthogonal: bool,
+    x: Float[Tensor, "batch d"],
+    prepared: PreparedAtoms,
+    k: int,
+    nonnegative: bool,
+    error_threshold: float | None,
+    path: Path | None,
+    visible: Int[Tensor, " batch"] | None,
+) -> SparseCode:
+    """Codes of activations, in float32. Inputs are valid and there is at least one atom and one activation."""
+    block = rows_at_a_time(prepared, k)
+    codes = []
+    for start in range(0, len(x), block):
+        part = slice(start, start + block)
+        rows = x[part].to(torch.float32).contiguous()
+        seen = torch.full((len(rows),), prepared.n) if visible is None else visible[part].contiguous()
+        steps = path.rows(part) if path is not None else None
+        run = _with_gram if prepared.gram is not None else _without_gram
+        codes.append(run(orthogonal, rows, prepared, k, nonnegative, error_threshold, steps, seen))
+    return SparseCode(*(torch.cat(parts) for parts in zip(*codes, strict=True)))
+
+
+def rows_at_a_time(prepared: PreparedAtoms, k: int) -> int:
+    """Activations whose working memory stays near the cache and within half of the budget."""
+    if prepared.gram is not None:
+        return max(1, min(BLOCK_BYTES, prepared.budget // 4) // (4 * prepared.n))
+    # Residuals in two precisions, the factors of an orthogonal pursuit, scores in two precisions.
+    per_row = 6 * prepared.d_in + 8 * k * k + 6 * min(PART, prepared.n)
+    return max(1, min(BLOCK_ROWS, prepared.budget // 2 // per_row))
+
+
+def screen(x: Float[Tensor, "batch d"], prepared: PreparedAtoms, first: int, last: int) -> Screen:
+    """Scores of the atoms ``first..last``, in bfloat16 where the machine is faster at it."""
+    scores = torch.empty(len(x), -(-(last - first) // kernels.GROUP) * kernels.GROUP)
+    scores[:, last - first :] = 0
+    error, relative = torch.zeros(len(x)), 0.0
+    if prepared.coarse is None:
+        scores[:, : last - first] = x @ prepared.rows[first:last].T
+    else:
+        half = x.to(torch.bfloat16)
+        scores[:, : last - first] = half @ prepared.coarse[first:last].T
+        # Norms in double precision: squares of huge and of tiny activations leave the range of float32.
+        lost = torch.linalg.vector_norm(x - half.float(), dim=1, dtype=torch.float64)
+        whole = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64)
+        error = (lost * (1.01 + prepared.coarse_error) + whole * prepared.coarse_error).float()
+        relative = HALF_ROUNDING
+    return Screen(scores.view(len(x), -1, kernels.GROUP), error, relative)
+
+
+def _with_gram(
+    orthogonal: bool,
+    x: Float[Tensor, "batch d"],
+    prepared: PreparedAtoms,
+    k: int,
+    nonnegative: bool,
+    error_threshold: float | None,
+    path: Path | None,
+    visible: Int[Tensor, " batch"],
+) -> SparseCode:
+    assert prepared.gram is not None
+    screened = screen(x, prepared, 0, prepared.n)
+    code = SparseCode(torch.full((len(x), k), -1), torch.zeros(len(x), k), torch.zeros(len(x), dtype=torch.float64))
+    best, history = _path_arrays(path, k)
+    gram = prepared.gram.view(prepared.capacity, -1, kernels.GROUP).numpy()
+    arrays = (
+        x.numpy(), prepared.rows.numpy(), screened.scores.numpy(), gram, UNIT,
+        screened.error.numpy(), screened.relative, rounding(x.shape[1]), visible.numpy(), _targets(x, error_threshold),
+        NOISE_FLOOR, orthogonal, nonnegative, MIN_NEW_DIRECTION,
+        code.support.numpy(), code.coefficients.numpy(), code.residual_energy.numpy(), best, history,
+    )  # fmt: skip
+    _in_threads(kernels.pursue_rows, len(x), *arrays)
+    return code._replace(residual_energy=code.residual_energy.float())
+
+
+def _without_gram(
+    orthogonal: bool,
+    x: Float[Tensor, "batch d"],
+    prepared: PreparedAtoms,
+    k: int,
+    nonnegative: bool,
+    error_threshold: float | None,
+    path: Path | None,
+    visible: Int[Tensor, " batch"],
+) -> SparseCode:
+    batch = len(x)
+    support, coefficients = torch.full((batch, k), -1), torch.zeros(batch, k, dtype=torch.float64)
+    factor = np.empty((batch if orthogonal else 0, k, k))
+    projection = np.empty((batch if orthogonal else 0, k))
+    energy = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).square().numpy()
+    floor, target = NOISE_FLOOR * np.sqrt(energy), _targets(x, error_threshold)
+    residual = x.clone()
+    active = energy > target
+    best, history = _path_arrays(path, k)
+    for step in range(k):
+        rows = np.flatnonzero(active)
+        if len(rows) == 0:
+            break
+        moving = residual[torch.from_numpy(rows)] if len(rows) < batch else residual
+        chosen, score = np.zeros(batch, np.int64), np.full(batch, -np.inf)
+        for first in range(0, prepared.n, PART):
+            last = min(prepared.n, first + PART)
+            screened = screen(moving, prepared, first, last)
+            _in_threads(
+                kernels.select_in_part, len(rows), rows, screened.scores.numpy(), first, last - first, residual.numpy(),
+                prepared.rows.numpy(), screened.error.numpy(), screened.relative, rounding(x.shape[1]), visible.numpy(),
+                nonnegative, chosen, score,
+            )  # fmt: skip
+        _in_threads(
+            kernels.take_rows, len(rows), rows, step, x.numpy(), prepared.rows.numpy(), residual.numpy(), chosen, score,
+            target, floor, active, orthogonal, nonnegative, MIN_NEW_DIRECTION, support.numpy(), coefficients.numpy(),
+            factor, projection, energy, best, history,
+        )  # fmt: skip
+    return SparseCode(support, coefficients.float(), torch.from_numpy(energy).float())
+
+
+def rounding(d: int) -> float:
+    """Error of a float32 inner product of d terms, relative to the product of norms: many times what is ever seen."""
+    return (d / 16 + 32) * 2.0**-24
+
+
+def _targets(x: Tensor, error_threshold: float | None) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Residual energies at which the rows end; nothing ends at a negative one, but all-zero rows never start."""
+    energy = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).square()
+    return (energy * error_threshold if error_threshold is not None else torch.zeros_like(energy)).numpy()
+
+
+def _path_arrays(path: Path | None, k: int) -> tuple[Any, Any]:
+    if path is None:
+        return np.empty((0, k), np.float32), np.empty((0, k, k), np.float32)
+    return path.best.numpy(), path.history.numpy()
+
+
+def _in_threads(kernel: Callable[..., None], count: int, *arrays: Any) -> None:
+    """Call the kernel on pieces of ``range(count)`` in as many threads as torch uses; kernels release the interpreter."""
+    threads = min(torch.get_num_threads(), count)
+    if threads <= 1:
+        kernel(0, count, *arrays)
+        return
+    edges = np.linspace(0, count, min(count, threads * PIECES) + 1).astype(int).tolist()
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda piece: kernel(*piece, *arrays), pairwise(edges)))

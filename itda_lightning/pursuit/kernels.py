@@ -1,0 +1,463 @@
+"""The compiled loops of both pursuits: one activation at a time, so that its scores stay in the cache.
+
+A step needs the atom with the largest score ``|r . a|``, and nearly all atoms are far from it. So scores are *screened*: they
+are kept up to date in cheap arithmetic whose error has a bound, and only atoms within that bound of the best are scored
+again from the residual itself, in single precision and always in the same order of summation. The winner is therefore the
+exact one, whatever the screen was made of, and codes do not depend on batches, blocks or threads.
+
+Scores come in groups of ``GROUP`` atoms, the rest of the last group filled with zeros, which win no step.
+
+All loops are in this one file because numba's cache on disk notices changes of a function's own file only.
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Single = NDArray[np.float32]
+Double = NDArray[np.float64]
+Entries = NDArray[np.int16]
+Index = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+# Atoms whose largest score is remembered together. A fixed length lets LLVM unroll the loops over a group.
+GROUP = 128
+# Without its sign bit a float32 orders as the integer of the same bits, and only integer maxima become vector instructions.
+WITHOUT_SIGN = np.int32(0x7FFFFFFF)
+
+
+def compiled(function: Callable[..., Any], **options: Any) -> Any:
+    """Compile a function when it is first called, for use without the interpreter's lock, and keep the result on disk."""
+    # Under pytest every function of the package comes wrapped in a check of its annotations, which is not for numba.
+    return njit(nogil=True, cache=True, **options)(inspect.unwrap(function))
+
+
+def vectorised(function: Callable[..., Any]) -> Any:
+    """``compiled``, and sums may be reordered for speed; infinities and NaNs were refused before."""
+    return compiled(function, fastmath={"reassoc", "contract", "nnan", "nsz", "arcp"})
+
+
+@vectorised
+def larger(a: np.int32, b: np.int32) -> np.int32:
+    """The larger one; numba's ``max`` would widen both to 64 bits."""
+    return a if a > b else b
+
+
+@vectorised
+def signed_bits(score: np.float32) -> np.int32:
+    """The bits of a score: a negative integer for a negative score, else in the order of scores."""
+    return np.float32(score).view(np.int32)
+
+
+@vectorised
+def magnitude_bits(score: np.float32) -> np.int32:
+    """The bits of ``|score|``."""
+    return np.int32(np.float32(score).view(np.int32) & WITHOUT_SIGN)
+
+
+@vectorised
+def as_number(bits: np.int32) -> np.float32:
+    """The float32 of these bits."""
+    return np.int32(bits).view(np.float32)
+
+
+@vectorised
+def dot(a: Single, b: Single) -> np.float32:
+    """The inner product in single precision."""
+    total = np.float32(0)
+    for q in range(a.shape[0]):
+        total += a[q] * b[q]
+    return total
+
+
+@vectorised
+def accurate_dot(a: Single, b: Single) -> float:
+    """The inner product in double precision."""
+    total = 0.0
+    for q in range(a.shape[0]):
+        total += np.float64(a[q]) * np.float64(b[q])
+    return total
+
+
+@vectorised
+def subtract(a: Single, row: Single, weight: np.float32) -> None:
+    """Take ``weight * row`` from a."""
+    for q in range(a.shape[0]):
+        a[q] -= weight * row[q]
+
+
+@vectorised
+def group_maxima(scores: Single, nonnegative: bool, maxima: Single) -> np.float32:
+    """Fill in the largest score of every group, not below 0; the largest |score| of all is returned."""
+    top = np.float32(0)
+    for group in range(scores.shape[0]):
+        bits = np.int32(0)
+        for q in range(GROUP):
+            bits = larger(bits, magnitude_bits(scores[group, q]))
+        top = max(top, as_number(bits))
+        if nonnegative:
+            bits = np.int32(0)
+            for q in range(GROUP):
+                bits = larger(bits, signed_bits(scores[group, q]))  # negative numbers are negative integers
+        maxima[group] = as_number(bits)
+    return top
+
+
+@vectorised
+def subtract_row(scores: Single, row: Entries, weight: np.float32, maxima: Single) -> None:
+    """Take ``weight * row`` from the scores, and fill in the largest |score| of every group."""
+    for group in range(scores.shape[0]):
+        bits = np.int32(0)
+        for q in range(GROUP):
+            score = np.float32(scores[group, q] - weight * np.float32(row[group, q]))
+            scores[group, q] = score
+            bits = larger(bits, magnitude_bits(score))
+        maxima[group] = as_number(bits)
+
+
+@vectorised
+def subtract_rows(scores: Single, gram: Entries, rows: Index, weights: Single) -> None:
+    """Take ``sum_s weights[s] * gram[rows[s]]`` from the scores, a group at a time: it stays in the cache."""
+    count = rows.shape[0]
+    for group in range(scores.shape[0]):
+        part = scores[group]
+        s = 0
+        while s + 4 <= count:
+            row0, row1 = gram[rows[s], group], gram[rows[s + 1], group]
+            row2, row3 = gram[rows[s + 2], group], gram[rows[s + 3], group]
+            w0, w1, w2, w3 = weights[s], weights[s + 1], weights[s + 2], weights[s + 3]
+            for q in range(GROUP):
+                near = w0 * np.float32(row0[q]) + w1 * np.float32(row1[q])
+                part[q] -= near + (w2 * np.float32(row2[q]) + w3 * np.float32(row3[q]))
+            s += 4
+        while s < count:
+            row0, w0 = gram[rows[s], group], weights[s]
+            for q in range(GROUP):
+                part[q] -= w0 * np.float32(row0[q])
+            s += 1
+
+
+@compiled
+def select(
+    scores: Single,
+    maxima: Single,
+    residual: Single,
+    atoms: Single,
+    nonnegative: bool,
+    exact: Flags,
+    coarse: np.float32,
+    fine: np.float32,
+) -> tuple[int, np.float32]:
+    """The atom with the largest exact score, the lowest index where several are equal, and that score.
+
+    ``coarse`` bounds the error of a screened score, ``fine`` that of one which was computed exactly at an earlier step
+    and followed the updates since, as ``exact`` says. Scores that are computed again are written back.
+    """
+    n = exact.shape[0]
+    top = 0
+    for group in range(1, maxima.shape[0]):
+        if maxima[group] > maxima[top]:
+            top = group
+    best = top * GROUP
+    for q in range(GROUP):
+        screened = scores[top, q] if nonnegative else abs(scores[top, q])
+        if screened == maxima[top]:
+            best = top * GROUP + q
+            break
+    first = min(best, n - 1)
+    best, score = first, np.float32(-np.inf)
+    for step in range(-1, maxima.shape[0]):
+        # The most promising atom first, then its group, then the others: the best score so far is a bar for the rest.
+        group = top if step < 0 else (top + step) % maxima.shape[0]
+        if step >= 0 and maxima[group] + coarse < score:
+            continue
+        low, high = (first, first + 1) if step < 0 else (group * GROUP, min(n, (group + 1) * GROUP))
+        for atom in range(low, high):
+            q = atom - group * GROUP
+            screened = scores[group, q] if nonnegative else abs(scores[group, q])
+            if screened + coarse < score or (exact[atom] and screened + fine < score) or (step >= 0 and atom == first):
+                continue
+            candidate = dot(residual, atoms[atom])
+            scores[group, q], exact[atom] = candidate, True
+            candidate = candidate if nonnegative else abs(candidate)
+            if candidate > score or (candidate == score and atom < best):
+                score, best = candidate, atom
+    return best, score
+
+
+@compiled
+def hide(scores: Single, visible: int) -> None:
+    """Zero what lies behind the first ``visible`` atoms in their last group."""
+    if visible % GROUP:
+        scores[visible // GROUP, visible % GROUP :] = 0
+
+
+@compiled
+def update_scores(
+    scores: Single, gram: Entries, unit: float, support: Index, change: Double, visible: int, nonnegative: bool,
+    maxima: Single,
+) -> None:  # fmt: skip
+    """Take ``sum_s change[s] * gram[support[s]]`` from the scores and bring the maxima up to date."""
+    if support.shape[0] == 1:
+        subtract_row(scores, gram[support[0], : scores.shape[0]], np.float32(change[0] * unit), maxima)
+        if not nonnegative and visible % GROUP == 0:
+            return
+    else:
+        subtract_rows(scores, gram, support, (change * unit).astype(np.float32))
+    hide(scores, visible)
+    group_maxima(scores, nonnegative, maxima)
+
+
+@compiled
+def take_matching(
+    atom: int, step: int, atoms: Single, residual: Single, support: Index, coefficients: Double, change: Double
+) -> None:
+    """One step of matching pursuit."""
+    coefficient = accurate_dot(residual, atoms[atom])
+    support[step], coefficients[step], change[step] = atom, coefficient, coefficient
+    subtract(residual, atoms[atom], np.float32(coefficient))
+
+
+@compiled
+def take_orthogonal(
+    atom: int,
+    step: int,
+    x: Single,
+    atoms: Single,
+    residual: Single,
+    support: Index,
+    coefficients: Double,
+    change: Double,
+    factor: Double,
+    projection: Double,
+    nonnegative: bool,
+    min_new_direction: float,
+) -> bool:
+    """One step of orthogonal matching pursuit; false, and nothing is changed, where the new atom cannot be taken.
+
+    ``factor`` holds the Cholesky factor of the support's Gram matrix, ``projection`` what x has along each of its
+    orthogonalised atoms, ``change`` receives what the step adds to each coefficient.
+    """
+    row = factor[step]
+    new_direction = accurate_dot(atoms[atom], atoms[atom])
+    for s in range(step):
+        if support[s] == atom:
+            return False
+        inner = accurate_dot(atoms[support[s]], atoms[atom])
+        for p in range(s):
+            inner -= factor[s, p] * row[p]
+        row[s] = inner / factor[s, s]
+        new_direction -= row[s] * row[s]
+    if new_direction <= min_new_direction:
+        return False
+    row[step] = math.sqrt(new_direction)
+    projection[step] = accurate_dot(residual, atoms[atom]) / row[step]
+    # factor.T @ change = projection of this step alone: what was explained before stays so.
+    for s in range(step, -1, -1):
+        value = projection[step] if s == step else 0.0
+        for p in range(s + 1, step + 1):
+            value -= factor[p, s] * change[p]
+        change[s] = value / factor[s, s]
+    if nonnegative:
+        for s in range(step + 1):
+            if (coefficients[s] if s < step else 0.0) + change[s] < 0:
+                return False
+    support[step] = atom
+    residual[:] = x
+    for s in range(step + 1):
+        coefficients[s] = (coefficients[s] if s < step else 0.0) + change[s]
+        subtract(residual, atoms[support[s]], np.float32(coefficients[s]))
+    return True
+
+
+@compiled
+def pursue_rows(
+    start: int,
+    stop: int,
+    x: Single,
+    atoms: Single,
+    all_scores: Single,
+    gram: Entries,
+    unit: float,
+    coarse: Single,
+    coarse_relative: float,
+    rounding: float,
+    visible: Index,
+    target: Double,
+    noise_floor: float,
+    orthogonal: bool,
+    nonnegative: bool,
+    min_new_direction: float,
+    support: Index,
+    coefficients: Single,
+    energy: Double,
+    best: Single,
+    history: Single,
+) -> None:
+    """Pursuits of the rows ``start..stop``, in the Gram form.
+
+    ``all_scores`` (batch, groups, GROUP) are the screened scores before the first step, with errors of at most
+    ``coarse[row] + coarse_relative * max |score|``; they are overwritten. ``gram`` is (capacity, groups, GROUP), its entries
+    multiples of ``unit``, so off by at most half of that. ``rounding`` bounds the error of a sum of products, relative to
+    the product of norms. ``best`` and ``history`` are a path's, or empty.
+    """
+    d, k = x.shape[1], support.shape[1]
+    residual = np.empty(d, np.float32)
+    all_exact = np.empty(all_scores.shape[1] * GROUP, np.bool_)
+    all_maxima = np.empty(all_scores.shape[1], np.float32)
+    found, change, projection = np.empty(k), np.empty(k), np.empty(k)
+    factor = np.empty((k, k))
+    for i in range(start, stop):
+        energy[i] = accurate_dot(x[i], x[i])
+        norm = math.sqrt(energy[i])
+        groups = (visible[i] + GROUP - 1) // GROUP
+        scores, maxima, exact = all_scores[i, :groups], all_maxima[:groups], all_exact[: visible[i]]
+        residual[:] = x[i]
+        exact[:] = False
+        hide(scores, visible[i])
+        start_error = coarse[i] + coarse_relative * group_maxima(scores, nonnegative, maxima)
+        moved = 0.0
+        for step in range(k):
+            if energy[i] <= target[i]:
+                break
+            atom, score = 0, np.float32(0)
+            if visible[i] > 0 and energy[i] > (noise_floor * norm) ** 2:
+                fine = rounding * (norm + moved) + unit * moved
+                atom, score = select(
+                    scores, maxima, residual, atoms, nonnegative, exact,
+                    np.float32(start_error + fine), np.float32(fine),
+                )  # fmt: skip
+            if best.shape[0] > 0:
+                best[i, step] = np.float32(max(float(score), noise_floor * norm))
+                history[i, step, :step] = found[:step]
+            if score <= noise_floor * norm:
+                break
+            first = 0
+            if orthogonal:
+                if not take_orthogonal(
+                    atom, step, x[i], atoms, residual, support[i], found, change, factor, projection, nonnegative,
+                    min_new_direction,
+                ):  # fmt: skip
+                    break
+            else:
+                first = step
+                take_matching(atom, step, atoms, residual, support[i], found, change)
+            coefficients[i, : step + 1] = found[: step + 1]
+            energy[i] = accurate_dot(residual, residual)
+            if step + 1 < k and energy[i] > target[i]:
+                moved += np.abs(change[first : step + 1]).sum()
+                update_scores(
+                    scores, gram, unit, support[i, first : step + 1], change[first : step + 1], visible[i], nonnegative,
+                    maxima,
+                )  # fmt: skip
+
+
+@compiled
+def select_in_part(
+    start: int,
+    stop: int,
+    rows: Index,
+    part_scores: Single,
+    first_atom: int,
+    n: int,
+    residual: Single,
+    atoms: Single,
+    coarse: Single,
+    coarse_relative: float,
+    rounding: float,
+    visible: Index,
+    nonnegative: bool,
+    best: Index,
+    score: Double,
+) -> None:
+    """Bring the best atoms up to date with the ``n`` atoms from ``first_atom`` on: the form without a Gram.
+
+    Row ``p`` of ``part_scores`` and of ``coarse`` belongs to the activation ``rows[p]``, for p in ``start..stop``.
+    """
+    all_exact = np.empty(n, np.bool_)
+    all_maxima = np.empty(part_scores.shape[1], np.float32)
+    for p in range(start, stop):
+        i = rows[p]
+        seen = min(n, visible[i] - first_atom)
+        if seen <= 0:
+            continue
+        groups = (seen + GROUP - 1) // GROUP
+        scores, maxima, exact = part_scores[p, :groups], all_maxima[:groups], all_exact[:seen]
+        hide(scores, seen)
+        top = group_maxima(scores, nonnegative, maxima)
+        error = coarse[p] + coarse_relative * top + rounding * math.sqrt(accurate_dot(residual[i], residual[i]))
+        if maxima.max() + error < score[i]:
+            continue
+        exact[:] = False
+        atom, value = select(
+            scores, maxima, residual[i], atoms[first_atom:], nonnegative, exact, np.float32(error), np.float32(0)
+        )
+        if value > score[i]:  # equal scores: the atom of an earlier part stays
+            score[i], best[i] = value, first_atom + atom
+
+
+@compiled
+def take_rows(
+    start: int,
+    stop: int,
+    rows: Index,
+    step: int,
+    x: Single,
+    atoms: Single,
+    residual: Single,
+    chosen: Index,
+    score: Double,
+    target: Double,
+    floor: Double,
+    active: Flags,
+    orthogonal: bool,
+    nonnegative: bool,
+    min_new_direction: float,
+    support: Index,
+    coefficients: Double,
+    factor: Double,
+    projection: Double,
+    energy: Double,
+    best: Single,
+    history: Single,
+) -> None:
+    """One step of the rows' pursuits with the atoms chosen for them: the form without a Gram."""
+    change = np.empty(support.shape[1])
+    for p in range(start, stop):
+        i = rows[p]
+        if best.shape[0] > 0:
+            best[i, step] = np.float32(max(score[i], floor[i]))
+            history[i, step, :step] = coefficients[i, :step]
+        active[i] = score[i] > floor[i]
+        if not active[i]:
+            continue
+        if orthogonal:
+            active[i] = take_orthogonal(
+                chosen[i], step, x[i], atoms, residual[i], support[i], coefficients[i], change, factor[i],
+                projection[i], nonnegative, min_new_direction,
+            )  # fmt: skip
+        else:
+            take_matching(chosen[i], step, atoms, residual[i], support[i], coefficients[i], change)
+        energy[i] = accurate_dot(residual[i], residual[i])
+        active[i] = active[i] and energy[i] > target[i] and energy[i] > floor[i] ** 2
+
+
+def compile_all() -> None:
+    """Compile the loops, or load them from numba's cache: each runs once on the smallest problem."""
+    one, index, double = np.ones((1, 1), np.float32), np.zeros(1, np.int64), np.ones(1)
+    scores, flags, cube = np.ones((1, 1, GROUP), np.float32), np.ones(1, np.bool_), np.ones((1, 1, 1))
+    path = np.empty((0, 1), np.float32), np.empty((0, 1, 1), np.float32)
+    pursue_rows(
+        0, 1, one, one, scores, np.ones((1, 1, GROUP), np.int16), 1.0, one[0], 0.0, 0.0, index + 1, double * 0, 0.0, True,
+        False, 0.0, index[None].copy(), one.copy(), double.copy(), *path,
+    )  # fmt: skip
+    select_in_part(0, 1, index, scores, 0, 1, one, one, one[0], 0.0, 0.0, index + 1, False, index.copy(), double.copy())
+    take_rows(
+        0, 1, index, 0, one, one, one.copy(), index, double, double * 0, double * 0, flags, True, False, 0.0,
+        index[None].copy(), cube[0], cube, cube[0], double.copy(), *path,
+    )  # fmt: skip

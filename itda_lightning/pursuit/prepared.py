@@ -1,0 +1,169 @@
+"""Atoms made ready for pursuits: the precision to compute in, and what is worth keeping between calls."""
+
+import logging
+import time
+from functools import cache
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from itda_lightning.pursuit.gram import as_entries, padded, update_gram
+from itda_lightning.pursuit.memory import memory_budget
+
+logger = logging.getLogger(__name__)
+
+
+class PreparedAtoms:
+    """A growing dictionary's atoms as the pursuits use them.
+
+    What is kept beside the atoms depends on device, dtype and memory, never the codes: compiled loops on the CPU screen
+    with a 16-bit Gram and, where the machine is faster at it, a bfloat16 copy of the atoms; plain torch, on other devices
+    and in double precision, uses a Gram in full precision.
+
+    Args:
+        atoms: (capacity, d) the buffer of unit rows; a row changes only through ``place``.
+        n: how many of the rows are atoms.
+        budget: bytes that may be kept and worked in, None for a quarter of the machine's memory.
+        compiled, half: whether to use the compiled loops and a bfloat16 copy, instead of choosing by the machine.
+
+    Attributes:
+        rows: (capacity, d) the buffer, or a copy in float32 where it is of half precision.
+        n: the number of atoms.
+        compiled: whether the compiled loops are used.
+        coarse: (capacity, d) bfloat16, or None.
+        coarse_error: the largest distance between an atom and its row in ``coarse``.
+        budget: bytes.
+    """
+
+    def __init__(
+        self,
+        atoms: Float[Tensor, "capacity d"],
+        n: int,
+        budget: int | None = None,
+        compiled: bool | None = None,
+        half: bool | None = None,
+    ) -> None:
+        atoms = atoms.detach()
+        self.dtype = torch.promote_types(atoms.dtype, torch.float32)
+        self.storage_dtype = atoms.dtype
+        self.rows = atoms.to(self.dtype).contiguous()
+        self.n = n
+        self.budget = memory_budget(atoms.device, budget)
+        possible = atoms.device.type == "cpu" and self.dtype == torch.float32
+        self.compiled = possible and compiled is not False and compiler_works()
+        self.gram: Shaped[Tensor, "capacity padded"] | None = None
+        self.coarse: Tensor | None = None
+        self.coarse_error = 0.0
+        self._without_gram = 0
+        # The copy must not crowd out the working memory of a block.
+        if self.compiled and 4 * self.rows.numel() <= self.budget and (half_products_pay() if half is None else half):
+            self.coarse = self.rows.to(torch.bfloat16)
+            self._bound_coarse(0, n)
+
+    @property
+    def atoms(self) -> Float[Tensor, "n d"]:
+        return self.rows[: self.n]
+
+    @property
+    def capacity(self) -> int:
+        return len(self.rows)
+
+    @property
+    def d_in(self) -> int:
+        return self.rows.shape[1]
+
+    @property
+    def gram_dtype(self) -> torch.dtype:
+        """The dtype in which a Gram is kept: 16-bit integers in steps of ``gram.UNIT`` for the compiled loops."""
+        return torch.int16 if self.compiled else self.dtype
+
+    @property
+    def gram_fits(self) -> bool:
+        """Whether the Gram of all ``capacity`` atoms leaves half of the budget to others."""
+        return 2 * self.capacity * padded(self.capacity) * self.gram_dtype.itemsize <= self.budget
+
+    def build_gram(self) -> None:
+        """Keep a Gram from now on, if it fits."""
+        if self.gram is None and self.gram_fits:
+            # Rows of a round length: a corner of it can be used as it lies in memory.
+            self.gram = torch.zeros(
+                self.capacity, padded(self.capacity), dtype=self.gram_dtype, device=self.rows.device
+            )
+            update_gram(self.gram[:, : self.capacity], self._followed_by_zeros(), 0, self.n)
+
+    def build_gram_if_repaid(self, activations: int, k: int) -> None:
+        """Keep a Gram once as many activations were encoded without as its n^2 d multiply-adds would have paid for.
+
+        Codes of the compiled loops do not depend on it; those of plain torch do, within rounding.
+        """
+        self._without_gram += activations * (k - 1)
+        if k > 1 and self._without_gram >= self.n:
+            self.build_gram()
+
+    def place(self, start: int, atoms: Float[Tensor, "m d"], inner: Float[Tensor, "m stop"] | None = None) -> None:
+        """Make ``atoms`` the rows from ``start`` on and the last of the dictionary.
+
+        Args:
+            inner: their inner products with the ``start`` atoms before them and with one another, if known.
+        """
+        stop = start + len(atoms)
+        self.rows[start:stop] = atoms
+        self.n = stop
+        if self.coarse is not None:
+            self.coarse[start:stop] = self.rows[start:stop].to(torch.bfloat16)
+            self._bound_coarse(start, stop)
+        if self.gram is None:
+            return
+        if inner is None:
+            update_gram(self.gram[:, : self.capacity], self._followed_by_zeros(), start, stop)
+        else:
+            entries = as_entries(inner, self.gram.dtype)
+            self.gram[start:stop, :stop] = entries
+            self.gram[:start, start:stop] = entries[:, :start].T
+
+    def _followed_by_zeros(self) -> Tensor:
+        self.rows[self.n : padded(self.n)] = 0
+        return self.rows
+
+    def _bound_coarse(self, start: int, stop: int) -> None:
+        assert self.coarse is not None
+        if stop > start:
+            error = self.rows[start:stop] - self.coarse[start:stop].float()
+            self.coarse_error = max(self.coarse_error, float(torch.linalg.vector_norm(error, dim=1).max()))
+
+
+@cache
+def compiler_works() -> bool:
+    """Whether numba is there and can compile; else, said in the log, pursuits are plain torch."""
+    try:
+        from itda_lightning.pursuit import kernels  # numba is imported where it is used: without it torch must do
+
+        start = time.perf_counter()
+        kernels.compile_all()
+        if (seconds := time.perf_counter() - start) > 2:
+            logger.info("compiled the pursuit loops in %.0f s; later processes find them in numba's cache", seconds)
+    except Exception as error:  # a missing package, an unsupported processor, a failing LLVM
+        logger.warning(
+            "pursuits run in plain torch, several times slower: numba cannot compile them (%s)",
+            str(error).split("\n", 1)[0],
+        )
+        return False
+    return True
+
+
+@cache
+def half_products_pay() -> bool:
+    """Whether this machine multiplies bfloat16 matrices faster than float32 ones; measured, in a few milliseconds."""
+    x, atoms = torch.ones(128, 1024), torch.ones(1024, 1024)
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        left, right = x.to(dtype), atoms.to(dtype)
+        left @ right.T
+        times = []
+        for _ in range(3):
+            start = time.perf_counter()
+            left @ right.T
+            times.append(time.perf_counter() - start)
+        seconds[dtype] = min(times)
+    return seconds[torch.bfloat16] < 0.8 * seconds[torch.float32]
