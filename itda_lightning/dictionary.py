@@ -42,7 +42,7 @@ class Dictionary(nn.Module):
         nonnegative: non-negative coefficients only.
         capacity: room for this many atoms is allocated at once; None for exactly n.
         metadata: JSON-serialisable facts about the fit (model_name, hook_name, ...).
-        memory_budget: bytes that encoding and growth may take beyond the atoms, None for a quarter of the machine's
+        memory_budget: bytes that encoding and growth may take beyond the atoms, None for half of the machine's
             memory. It decides whether the n x n Gram of the atoms is kept; codes do not depend on it.
 
     Raises:

@@ -22,7 +22,8 @@ from itda_lightning.callbacks import StopWhenDone
 from itda_lightning.checkpoints import SafetensorsCheckpointIO
 from itda_lightning.command_line import run_command
 from itda_lightning.errors import InputError
-from itda_lightning.module import ITDA, refuse_several_devices
+from itda_lightning.module import ITDA
+from itda_lightning.one_process import refuse_several_devices
 from itda_lightning.report.tables import print_metrics
 from itda_lightning.run_directory import CONFIG, DICTIONARIES, METRICS, make_run_directory, versions_and_hardware
 from itda_lightning.wandb_logging import log_dictionary, make_wandb_logger

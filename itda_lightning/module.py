@@ -18,7 +18,8 @@ from itda_lightning.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.facts import finished, fit_metadata, fit_results, settings
 from itda_lightning.growth import GROWTH_POLICIES, GrowthRule
-from itda_lightning.pursuit import PursuitName
+from itda_lightning.one_process import refuse_several_devices
+from itda_lightning.pursuit import SMALLEST_BUDGET, PursuitName
 from itda_lightning.same_fit import fit_identity, refuse_another_fit
 from itda_lightning.sources import COLUMNS, Sources
 from itda_lightning.thresholds import check_threshold, find_threshold
@@ -46,6 +47,7 @@ class ITDA(L.LightningModule):
         center: subtract the mean activation before encoding and keep it as the decoder's bias.
         calibration_tokens: activations of the sample that gives the mean and the threshold.
         bad_activations: what to do with activations that are not finite or all zero: skip (and count) or refuse.
+        memory_budget: bytes that pursuits may take beyond the atoms, None for half of the machine's memory.
 
     Raises:
         InputError: an argument out of range, or a threshold that can never append anything or appends everything.
@@ -68,11 +70,13 @@ class ITDA(L.LightningModule):
         center: bool = True,
         calibration_tokens: int = 8192,
         bad_activations: BadActivations = "skip",
+        memory_budget: int | None = None,
     ) -> None:
         super().__init__()
-        for name, value in {"max_atoms": max_atoms, "k": k, "calibration_tokens": calibration_tokens}.items():
-            if value < 1:
-                raise InputError(f"model.{name} must be at least 1, got {value}")
+        sizes = {"max_atoms": (max_atoms, 1), "k": (k, 1), "calibration_tokens": (calibration_tokens, 1)}
+        for name, (value, least) in (sizes | {"memory_budget": (memory_budget, SMALLEST_BUDGET)}).items():
+            if value is not None and value < least:
+                raise InputError(f"model.{name} must be at least {least}, got {value}")
         chosen = {"pursuit": (pursuit, PursuitName), "growth": (growth, GrowthPolicy)}
         for name, (choice, choices) in (chosen | {"bad_activations": (bad_activations, BadActivations)}).items():
             if choice not in get_args(choices):
@@ -164,9 +168,8 @@ class ITDA(L.LightningModule):
             if n >= dictionary.capacity or not bool(good.any()):
                 continue
             x, table = dictionary.centre(batch.activations[hook][good]), batch.table[good]
-            prepared = dictionary.prepared()
-            prepared.build_gram()
-            grown = GROWTH_POLICIES[self.hparams["growth"]](x, prepared, self._rule(index))
+            dictionary.prepared().build_gram()
+            grown = GROWTH_POLICIES[self.hparams["growth"]](x, dictionary.prepared(), self._rule(index))
             dictionary.append(grown.atoms, table[grown.accepted])
             self.appended_at[index, n : dictionary.n_atoms] = self.seen
             energy, residual = x.double().square().sum(), grown.residual_energy.double().sum()
@@ -285,6 +288,7 @@ class ITDA(L.LightningModule):
                     pursuit=hp["pursuit"],
                     nonnegative=hp["nonnegative"],
                     capacity=hp["max_atoms"],
+                    memory_budget=hp["memory_budget"],
                 )
             )
         hooks = len(widths)
@@ -310,9 +314,3 @@ class ITDA(L.LightningModule):
     def _log(self, name: str, value: float | int | Tensor, hook: str | None = None, prog_bar: bool = False) -> None:
         full_name = name if hook is None or len(self.hook_names) == 1 else f"{name}/{hook}"
         self.log(full_name, torch.as_tensor(value, dtype=torch.float32), prog_bar=prog_bar, batch_size=1)
-
-
-def refuse_several_devices(trainer: L.Trainer) -> None:
-    """Raises InputError for a trainer of several processes: each atom depends on all before it."""
-    if trainer.world_size > 1:
-        raise InputError(f"an ITDA is fitted by one process, not {trainer.world_size}: set trainer.devices=1")

@@ -6,6 +6,9 @@ from typing import Any
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.errors import InputError
 
+# What decides how fast the codes come, not what they are.
+FREE = {"memory_budget"}
+
 
 def fit_identity(fit: Mapping[str, Any], data: ActivationsDataModule) -> dict[str, Any]:
     """All that decides which activations come in which order, and what is done with them.
@@ -14,7 +17,7 @@ def fit_identity(fit: Mapping[str, Any], data: ActivationsDataModule) -> dict[st
     """
     model, hp = data.model_name, data.hparams
     return {
-        **{f"model.{key}": value for key, value in fit.items()},
+        **{f"model.{key}": value for key, value in fit.items() if key not in FREE},
         "data.hook_names": data.hook_names,
         "data.model": model.fingerprint(),
         "data.loader": model.loader,

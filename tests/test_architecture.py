@@ -30,6 +30,7 @@ LAYERS = [
     "checkpoints",
     "facts",
     "same_fit",
+    "one_process",
     "module",
     "callbacks",
     "wandb_logging",

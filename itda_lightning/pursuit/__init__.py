@@ -2,6 +2,7 @@
 
 from itda_lightning.pursuit.code import SparseCode
 from itda_lightning.pursuit.correlation import combine
+from itda_lightning.pursuit.memory import SMALLEST_BUDGET
 from itda_lightning.pursuit.path import Path
 from itda_lightning.pursuit.prepared import PreparedAtoms
 from itda_lightning.pursuit.public import (
@@ -15,6 +16,7 @@ from itda_lightning.pursuit.public import (
 )
 
 __all__ = [
+    "SMALLEST_BUDGET",
     "Path",
     "PreparedAtoms",
     "PursuitName",

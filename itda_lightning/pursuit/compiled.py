@@ -65,12 +65,12 @@ def pursue_compiled(
 
 
 def rows_at_a_time(prepared: PreparedAtoms, k: int) -> int:
-    """Activations whose working memory stays near the cache and within half of the budget."""
+    """Activations whose working memory stays near the cache and within a quarter of the budget."""
     if prepared.gram is not None:
-        return max(1, min(BLOCK_BYTES, prepared.budget // 4) // (4 * prepared.n))
+        return max(1, min(BLOCK_BYTES, prepared.budget // 4) // (6 * prepared.n))
     # Residuals in two precisions, the factors of an orthogonal pursuit, scores in two precisions.
     per_row = 6 * prepared.d_in + 8 * k * k + 6 * min(PART, prepared.n)
-    return max(1, min(BLOCK_ROWS, prepared.budget // 2 // per_row))
+    return max(1, min(BLOCK_ROWS, prepared.budget // 4 // per_row))
 
 
 def screen(x: Float[Tensor, "batch d"], prepared: PreparedAtoms, first: int, last: int) -> Screen:

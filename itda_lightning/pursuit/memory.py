@@ -6,14 +6,14 @@ from pathlib import Path
 import psutil
 import torch
 
-# The share of the machine's memory that is taken unless the user gives a budget.
-DEFAULT_SHARE = 0.25
+# The share of the machine's memory that is taken unless the user gives a budget; most of it only by large dictionaries.
+DEFAULT_SHARE = 0.5
 SMALLEST_BUDGET = 2**20
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def memory_budget(device: torch.device, wanted: int | None = None) -> int:
-    """Bytes that a pursuit may use: ``wanted``, or a quarter of the memory of the device (of the container, if smaller).
+    """Bytes that a pursuit may use: ``wanted``, or half of the memory of the device (of the container, if smaller).
 
     Raises:
         ValueError: less than 1 MiB.

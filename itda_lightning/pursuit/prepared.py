@@ -24,7 +24,7 @@ class PreparedAtoms:
     Args:
         atoms: (capacity, d) the buffer of unit rows; a row changes only through ``place``.
         n: how many of the rows are atoms.
-        budget: bytes that may be kept and worked in, None for a quarter of the machine's memory.
+        budget: bytes that may be kept and worked in, None for half of the machine's memory.
         compiled, half: whether to use the compiled loops and a bfloat16 copy, instead of choosing by the machine.
 
     Attributes:
@@ -56,8 +56,8 @@ class PreparedAtoms:
         self.coarse: Tensor | None = None
         self.coarse_error = 0.0
         self._without_gram = 0
-        # The copy must not crowd out the working memory of a block.
-        if self.compiled and 4 * self.rows.numel() <= self.budget and (half_products_pay() if half is None else half):
+        coarse_fits = 2 * self.rows.numel() + self._copies() <= self.budget // 2
+        if self.compiled and coarse_fits and (half_products_pay() if half is None else half):
             self.coarse = self.rows.to(torch.bfloat16)
             self._bound_coarse(0, n)
 
@@ -80,8 +80,9 @@ class PreparedAtoms:
 
     @property
     def gram_fits(self) -> bool:
-        """Whether the Gram of all ``capacity`` atoms leaves half of the budget to others."""
-        return 2 * self.capacity * padded(self.capacity) * self.gram_dtype.itemsize <= self.budget
+        """Whether the Gram of all ``capacity`` atoms, with what is kept already, leaves a quarter of the budget to work in."""
+        gram = self.capacity * padded(self.capacity) * self.gram_dtype.itemsize
+        return gram + self._copies() <= 0.75 * self.budget
 
     def build_gram(self) -> None:
         """Keep a Gram from now on, if it fits."""
@@ -121,6 +122,11 @@ class PreparedAtoms:
             entries = as_entries(inner, self.gram.dtype)
             self.gram[start:stop, :stop] = entries
             self.gram[:start, start:stop] = entries[:, :start].T
+
+    def _copies(self) -> int:
+        """Bytes of the copies of the atoms."""
+        single = self.rows.numel() * self.rows.itemsize if self.storage_dtype != self.dtype else 0
+        return single + (2 * self.rows.numel() if self.coarse is not None else 0)
 
     def _followed_by_zeros(self) -> Tensor:
         self.rows[self.n : padded(self.n)] = 0

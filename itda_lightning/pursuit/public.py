@@ -108,7 +108,7 @@ def matching_pursuit(
         nonnegative: only positive correlations are eligible and coefficients are non-negative; otherwise the largest
             |correlation| is taken and coefficients are signed, as published.
         error_threshold: a sample ends once its residual energy is at most this fraction of ``|x|^2``; None for never.
-        memory_budget: bytes to work in, beyond the arguments and the result; None for a quarter of the machine's
+        memory_budget: bytes to work in, beyond the arguments and the result; None for half of the machine's
             memory. It decides whether the n x n Gram of the atoms is used, not what the codes are.
 
     Returns:

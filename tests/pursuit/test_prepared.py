@@ -1,0 +1,134 @@
+"""What is kept beside the atoms: by budget, by use and by what the machine can do, never at the price of other codes."""
+
+import logging
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from itda_lightning.pursuit import PreparedAtoms, kernels, matching_pursuit, prepared, pursue
+from itda_lightning.pursuit.compiled import rows_at_a_time
+from itda_lightning.pursuit.gram import UNIT
+from itda_lightning.pursuit.memory import memory_budget
+from tests.pursuit.cases import make_case
+
+CASE = make_case("random", 20, 300, 32, 6, 1.0, 0)
+X, ATOMS = CASE.x.float(), CASE.atoms.float()
+CPU = torch.device("cpu")
+
+
+def test_the_loops_compile_here():
+    # Everything would still pass in plain torch, several times slower.
+    assert prepared.compiler_works()
+    assert PreparedAtoms(ATOMS, 300).compiled
+
+
+def test_without_a_compiler_pursuits_are_plain_torch_and_the_log_says_so(monkeypatch, caplog):
+    def failing() -> None:
+        raise ImportError("No module named 'llvmlite'")
+
+    monkeypatch.setattr(kernels, "compile_all", failing)
+    prepared.compiler_works.cache_clear()
+    try:
+        with caplog.at_level(logging.WARNING):
+            plain = PreparedAtoms(ATOMS, 300)
+        assert not plain.compiled
+        assert "pursuits run in plain torch, several times slower: numba cannot compile them (No module" in caplog.text
+        code = pursue("mp", X, plain, 6)
+    finally:
+        prepared.compiler_works.cache_clear()
+    monkeypatch.undo()
+    expected = pursue("mp", X, PreparedAtoms(ATOMS, 300), 6)
+    assert torch.equal(code.support, expected.support)
+    torch.testing.assert_close(code.coefficients, expected.coefficients)
+
+
+def test_a_gram_is_built_once_its_products_are_repaid():
+    atoms = PreparedAtoms(ATOMS, 300)
+    atoms.build_gram_if_repaid(20, 6)  # 20 activations x 5 further steps
+    assert atoms.gram is None
+    atoms.build_gram_if_repaid(20, 1)  # a single step needs no Gram
+    assert atoms.gram is None
+    atoms.build_gram_if_repaid(40, 6)
+    torch.testing.assert_close(atoms.gram[:300, :300] * UNIT, ATOMS @ ATOMS.T, rtol=0, atol=UNIT)
+
+
+def test_the_budget_decides_what_is_kept():
+    atoms = torch.nn.functional.normalize(torch.randn(2000, 64, generator=torch.Generator().manual_seed(0)), dim=1)
+    gram, copy = 2000 * 2048 * 2, 2000 * 64 * 2
+    for budget, has_gram in ((int((gram + copy) / 0.75) + 1, True), (int((gram + copy) / 0.75) - 100, False)):
+        kept = PreparedAtoms(atoms, 2000, budget, half=True)
+        kept.build_gram()
+        assert kept.coarse is not None
+        assert (kept.gram is not None) == has_gram
+    small = torch.cat([atoms] * 3)
+    assert PreparedAtoms(small, 6000, 2**20, half=True).coarse is None  # 750 KiB of a budget of 1 MiB
+
+
+@pytest.mark.parametrize("k", [4, 64])
+def test_blocks_stay_within_a_quarter_of_the_budget(k):
+    kept = PreparedAtoms(ATOMS, 300, 2**20)
+    assert rows_at_a_time(kept, k) * (6 * 300 + 6 * 32 + 8 * k * k) <= 2**18
+    kept.build_gram()
+    assert 1 <= rows_at_a_time(kept, k) * 6 * 300 <= 2**18
+
+
+def test_a_budget_is_a_number_of_bytes():
+    assert memory_budget(CPU, 2**30) == 2**30
+    assert 2**28 < memory_budget(CPU) < 2**45
+    message = r"^memory_budget is in bytes and must be at least 1,048,576 \(1 MiB\), got 12$"
+    with pytest.raises(ValueError, match=message):
+        memory_budget(CPU, 12)
+    with pytest.raises(ValueError, match=message):
+        matching_pursuit(X, ATOMS, 3, memory_budget=12)
+
+
+def test_the_limit_of_a_container_counts(monkeypatch, tmp_path):
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr("itda_lightning.pursuit.memory.CGROUP_LIMIT", limit)
+    free = memory_budget(CPU)
+    limit.write_text("max\n")
+    assert memory_budget(CPU) == free
+    limit.write_text(f"{2**24}\n")
+    assert memory_budget(CPU) == 2**23
+
+
+@pytest.mark.parametrize("budget", [2**20, 2**22, 2**26])
+def test_public_codes_do_not_depend_on_the_budget(budget):
+    usual = matching_pursuit(X, ATOMS, 6)
+    for one, other in zip(matching_pursuit(X, ATOMS, 6, memory_budget=budget), usual, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_placed_atoms_are_those_of_a_dictionary_made_at_once():
+    grown = PreparedAtoms(torch.zeros(300, 32), 0)
+    grown.build_gram()
+    grown.place(0, ATOMS[:130])
+    grown.place(130, ATOMS[130:200], ATOMS[130:200] @ ATOMS[:200].T)
+    grown.place(200, ATOMS[200:])
+    for one, other in zip(pursue("omp", X, grown, 6), pursue("omp", X, PreparedAtoms(ATOMS, 300), 6), strict=True):
+        assert torch.equal(one, other)
+
+
+STREAM = """
+import resource, torch
+from itda_lightning.pursuit import PreparedAtoms, matching_pursuit
+n, d, batch, k, budget = 16384, 64, 100_000, 4, 400 * 2**20
+generator = torch.Generator().manual_seed(0)
+atoms = torch.nn.functional.normalize(torch.randn(n, d, generator=generator), dim=1)
+x = torch.randn(batch, d, generator=generator)
+matching_pursuit(x[:100], atoms, k, memory_budget=budget)
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak()
+code = matching_pursuit(x, atoms, k, memory_budget=budget)
+result = sum(part.numel() * part.itemsize for part in code)
+print(peak() - before - result, budget)
+"""
+
+
+def test_a_long_batch_streams_within_the_budget():
+    # Dense codes would take 20 GB, the Gram 512 MiB; a fresh process, so that its peak is this run's own.
+    done = subprocess.run([sys.executable, "-c", STREAM], capture_output=True, text=True, check=True)
+    above, budget = map(int, done.stdout.split()[-2:])
+    assert above < 1.5 * budget
