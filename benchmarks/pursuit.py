@@ -36,14 +36,20 @@ MP, OMP, TORCH_MP, TORCH_OMP = "MP", "OMP", "MP, plain torch", "OMP, plain torch
 SKLEARN, SKLEARN_GRAM = "scikit-learn orthogonal_mp", "scikit-learn orthogonal_mp_gram"
 # Above this the pursuits have no room for a Gram here, as on a smaller machine; also what scikit-learn can copy.
 LARGEST_GRAM = 16_384
+BUDGET = 20 * 2**30
 CHECKED = 16
 
 
 class Problem(NamedTuple):
+    """Activations and atoms, prepared for the compiled loops (``fast``) and for plain torch; with Grams where there is room."""
+
     d: int
     n: int
     x: Tensor
     atoms: Tensor
+    fast: PreparedAtoms
+    plain: PreparedAtoms
+    gram_seconds: float
 
 
 def make_problem(d: int, n: int, batch: int, seed: int) -> Problem:
@@ -58,7 +64,16 @@ def make_problem(d: int, n: int, batch: int, seed: int) -> Problem:
         return combine(support, weights, hidden) + noise
 
     mean = sample(2048).mean(0)
-    return Problem(d, n, sample(batch) - mean, torch.nn.functional.normalize(sample(n) - mean, dim=1))
+    atoms = torch.nn.functional.normalize(sample(n) - mean, dim=1)
+    fast = PreparedAtoms(atoms, n, budget=BUDGET)
+    plain = PreparedAtoms(atoms, n, budget=BUDGET, compiled=False)
+    start = time.perf_counter()
+    if n <= LARGEST_GRAM:
+        fast.build_gram()
+    seconds = time.perf_counter() - start
+    if n <= LARGEST_GRAM:
+        plain.build_gram()
+    return Problem(d, n, sample(batch) - mean, atoms, fast, plain, seconds)
 
 
 def saelens_sae(problem: Problem, k: int) -> MatchingPursuitSAE:
@@ -89,15 +104,10 @@ class Contender(NamedTuple):
 
 def contenders(problem: Problem, k: int, repetitions: int, quick: bool) -> dict[str, Contender]:
     """All that can encode this problem within memory and minutes."""
-    d, n, x, atoms = problem
+    d, n, x, atoms, fast, plain, _ = problem
     work = d * n * k / 1e9
     batch = len(x)
     has_gram = n <= LARGEST_GRAM
-    fast = PreparedAtoms(atoms, n, budget=20 * 2**30)
-    plain = PreparedAtoms(atoms, n, budget=20 * 2**30, compiled=False)
-    if has_gram:
-        fast.build_gram()
-        plain.build_gram()
     mp_sae, top = saelens_sae(problem, k), topk_sae(problem, k)
     few = batch if has_gram else batch // 4
     result = {
@@ -109,16 +119,15 @@ def contenders(problem: Problem, k: int, repetitions: int, quick: bool) -> dict[
         TORCH_OMP: Contender(lambda rows: pursue("omp", rows, plain, k), few // 2, 3 if has_gram else 1),
         SAELENS: Contender(mp_sae.encode, batch // 4 if work < 10 else batch // 8, 3 if work < 2 else 1),
     }
-    if not quick and work < 3:
+    if not quick and k == 32 and n <= LARGEST_GRAM:
         columns = atoms.T.double().numpy()
         result[SKLEARN] = Contender(
             lambda rows: orthogonal_mp(columns, rows.double().numpy().T, n_nonzero_coefs=k), 2, 1
         )
-        if has_gram:
-            gram = columns.T @ columns
-            result[SKLEARN_GRAM] = Contender(
-                lambda rows: orthogonal_mp_gram(gram, columns.T @ rows.double().numpy().T, n_nonzero_coefs=k), 2, 1
-            )
+        gram = columns.T @ columns
+        result[SKLEARN_GRAM] = Contender(
+            lambda rows: orthogonal_mp_gram(gram, columns.T @ rows.double().numpy().T, n_nonzero_coefs=k), 2, 1
+        )
     return result
 
 
@@ -150,12 +159,9 @@ def check(problem: Problem, k: int) -> dict[str, float]:
     """Supports and coefficients of the compiled pursuits against plain float64, on a few activations."""
     x = problem.x[:CHECKED]
     exact = PreparedAtoms(problem.atoms.double(), problem.n)
-    fast = PreparedAtoms(problem.atoms, problem.n, budget=20 * 2**30)
-    if problem.n <= LARGEST_GRAM:
-        fast.build_gram()
     result = {}
     for name in ("mp", "omp"):
-        code, expected = pursue(name, x, fast, k), pursue(name, x.double(), exact, k)
+        code, expected = pursue(name, x, problem.fast, k), pursue(name, x.double(), exact, k)
         same = (code.support == expected.support).all(1)
         error = (code.coefficients - expected.coefficients).norm(dim=1) / expected.coefficients.norm(dim=1)
         result[f"{name} supports equal"] = float(same.double().mean())
@@ -217,13 +223,12 @@ def where_time_goes(problem: Problem, k: int) -> dict[str, float]:
     """Microseconds an activation that matching pursuit spends in the screening product and in the compiled loops."""
     from itda_lightning.pursuit import compiled
 
-    fast = PreparedAtoms(problem.atoms, problem.n, budget=20 * 2**30)
-    fast.build_gram()
-    pursue("mp", problem.x, fast, k)
+    fast = problem.fast
     rows = compiled.rows_at_a_time(fast, k)
+    room = compiled.Room.empty(rows, problem.n)
     start = time.perf_counter()
     for part in problem.x.split(rows):
-        compiled.screen(part, fast, 0, problem.n)
+        compiled.screen(part, fast, 0, problem.n, room)
     screened = (time.perf_counter() - start) * 1e6 / len(problem.x)
     start = time.perf_counter()
     pursue("mp", problem.x, fast, k)
@@ -240,7 +245,15 @@ def main(quick: bool = False, repetitions: int = 5, seed: int = 0) -> None:
             problem = make_problem(d, n, 1024 if n < 65_536 else 512, seed)
             for k in (16, 32, 64):
                 measured = time_all(problem, contenders(problem, k, repetitions, quick))
-                row = {"d": d, "n": n, "k": k, "gram": n <= LARGEST_GRAM, "us": measured, "check": check(problem, k)}
+                row = {
+                    "d": d,
+                    "n": n,
+                    "k": k,
+                    "gram": n <= LARGEST_GRAM,
+                    "gram_seconds": problem.gram_seconds,
+                    "us": measured,
+                    "check": check(problem, k),
+                }
                 if n == 16_384 and k == 32:
                     row["where time goes"] = where_time_goes(problem, k)
                 rows.append(row)

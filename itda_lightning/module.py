@@ -25,7 +25,7 @@ from itda_lightning.sources import COLUMNS, Sources
 from itda_lightning.thresholds import check_threshold, find_threshold
 from itda_lightning.validation import ValidationSums, named_metrics
 
-GrowthPolicy = Literal["sequential", "frozen_batch"]
+GrowthPolicy = Literal["sequential", "frozen_batch", "worst_first"]
 
 
 class ITDA(L.LightningModule):
@@ -39,8 +39,9 @@ class ITDA(L.LightningModule):
         k: sparsity, the number of pursuit steps, so the largest L0.
         pursuit: mp (matching pursuit, as published) or omp (orthogonal matching pursuit: better, slower).
         nonnegative: allow non-negative coefficients only.
-        growth: sequential (each activation is judged after all before it were appended: Algorithm 1 of the paper) or
-            frozen_batch (a batch is judged by the dictionary before it: the paper's released code).
+        growth: sequential (each activation is judged after all before it were appended: Algorithm 1 of the paper),
+            frozen_batch (a batch is judged by the dictionary before it: the paper's released code) or worst_first (the
+            worst of a batch is appended first: the fewest atoms, up to 3 encodes an activation).
         threshold: an activation becomes an atom if this share of its energy |x - bias|^2 is left unexplained; in (0, 1).
         paper_threshold: the threshold in the form of the paper's released code (mean squared difference of unit
             vectors, e.g. 4e-4); converted to ``threshold`` and logged.

@@ -31,7 +31,7 @@ def all_activations(data: ActivationsDataModule, hook: str = HOOK) -> tuple[torc
     return torch.cat([b.activations[hook] for b in batches]), torch.cat([b.table for b in batches])
 
 
-@pytest.mark.parametrize("growth", ["sequential", "frozen_batch"])
+@pytest.mark.parametrize("growth", ["sequential", "frozen_batch", "worst_first"])
 @pytest.mark.parametrize("center", [True, False])
 def test_atoms_are_the_activations_of_their_sources(data_of, growth, center):
     data = data_of()
@@ -72,7 +72,7 @@ def test_several_hook_points_in_one_pass_give_the_dictionaries_of_single_fits(da
         together.finished_dictionary("blocks.9")
 
 
-@pytest.mark.parametrize("growth", ["sequential", "frozen_batch"])
+@pytest.mark.parametrize("growth", ["sequential", "frozen_batch", "worst_first"])
 def test_no_more_atoms_than_asked_for(data_of, growth):
     many, few = (fitted(data_of(), growth=growth, max_atoms=n, threshold=0.6).finished_dictionary() for n in (150, 13))
     assert few.n_atoms == 13 < many.n_atoms

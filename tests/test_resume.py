@@ -39,7 +39,7 @@ def assert_same_dictionary(one: Path, other: Path) -> None:
     assert metrics[0] == metrics[1]
 
 
-@pytest.mark.parametrize("growth", ["sequential", "frozen_batch"])
+@pytest.mark.parametrize("growth", ["sequential", "frozen_batch", "worst_first"])
 @pytest.mark.parametrize("cached", [True, False])
 def test_a_killed_fit_ends_bit_for_bit_as_one_that_was_not(tiny_model_dir, prose_file, tmp_path, growth, cached):
     others = {"model__growth": growth, "data__cache_dir": tmp_path / "cache" if cached else None}

@@ -12,10 +12,12 @@ from itda_lightning.growth.rule import (
     unexplained_threshold,
 )
 from itda_lightning.growth.sequential import grow_sequential
+from itda_lightning.growth.worst_first import grow_worst_first
 
 GROWTH_POLICIES: dict[str, Callable[..., Growth]] = {
     "frozen_batch": grow_frozen_batch,
     "sequential": grow_sequential,
+    "worst_first": grow_worst_first,
 }
 
 __all__ = [
@@ -29,5 +31,6 @@ __all__ = [
     "forecast",
     "grow_frozen_batch",
     "grow_sequential",
+    "grow_worst_first",
     "unexplained_threshold",
 ]

@@ -17,14 +17,27 @@ from itda_lightning.pursuit.limits import MIN_NEW_DIRECTION, NOISE_FLOOR
 from itda_lightning.pursuit.path import Path
 from itda_lightning.pursuit.prepared import PreparedAtoms
 
-# Scores of one block: large enough for efficient products, small enough to stay near the cache.
-BLOCK_BYTES = 32 * 2**20
+# Scores of one block: large enough for efficient products, small enough to stay in the cache.
+BLOCK_BYTES = 16 * 2**20
 # Without a Gram: activations that go through all atoms together, and atoms that are scored at a time.
 BLOCK_ROWS, PART = 1024, 4096
 # Rounding to bfloat16 moves a number by at most this share of it (a little more, of what it was rounded to).
 HALF_ROUNDING = 1.01 * 2.0**-8
 # Pieces of work a thread: some rows end early.
 PIECES = 4
+
+
+class Room(NamedTuple):
+    """Memory for the scores of a block, in two precisions; fresh memory for each block would cost more than the sums."""
+
+    single: Float[Tensor, "rows width"]
+    half: Float[Tensor, "rows m"]
+
+    @classmethod
+    def empty(cls, rows: int, atoms: int) -> "Room":
+        """For this many rows and atoms at a time."""
+        width = -(-atoms // kernels.GROUP) * kernels.GROUP
+        return cls(torch.zeros(rows, width), torch.empty(rows, atoms, dtype=torch.bfloat16))
 
 
 class Screen(NamedTuple):
@@ -52,7 +65,8 @@ def pursue_compiled(
     visible: Int[Tensor, " batch"] | None,
 ) -> SparseCode:
     """Codes of activations, in float32. Inputs are valid and there is at least one atom and one activation."""
-    block = rows_at_a_time(prepared, k)
+    block = min(len(x), rows_at_a_time(prepared, k))
+    room = Room.empty(block, prepared.n if prepared.gram is not None else min(PART, prepared.n))
     codes = []
     for start in range(0, len(x), block):
         part = slice(start, start + block)
@@ -60,7 +74,7 @@ def pursue_compiled(
         seen = torch.full((len(rows),), prepared.n) if visible is None else visible[part].contiguous()
         steps = path.rows(part) if path is not None else None
         run = _with_gram if prepared.gram is not None else _without_gram
-        codes.append(run(orthogonal, rows, prepared, k, nonnegative, error_threshold, steps, seen))
+        codes.append(run(orthogonal, rows, prepared, k, nonnegative, error_threshold, steps, seen, room))
     return SparseCode(*(torch.cat(parts) for parts in zip(*codes, strict=True)))
 
 
@@ -73,16 +87,19 @@ def rows_at_a_time(prepared: PreparedAtoms, k: int) -> int:
     return max(1, min(BLOCK_ROWS, prepared.budget // 4 // per_row))
 
 
-def screen(x: Float[Tensor, "batch d"], prepared: PreparedAtoms, first: int, last: int) -> Screen:
+def screen(x: Float[Tensor, "batch d"], prepared: PreparedAtoms, first: int, last: int, room: Room) -> Screen:
     """Scores of the atoms ``first..last``, in bfloat16 where the machine is faster at it."""
-    scores = torch.empty(len(x), -(-(last - first) // kernels.GROUP) * kernels.GROUP)
-    scores[:, last - first :] = 0
+    count = last - first
+    scores = room.single[: len(x)]
+    scores[:, count:] = 0
     error, relative = torch.zeros(len(x)), 0.0
     if prepared.coarse is None:
-        scores[:, : last - first] = x @ prepared.rows[first:last].T
+        torch.mm(x, prepared.rows[first:last].T, out=scores[:, :count])
     else:
         half = x.to(torch.bfloat16)
-        scores[:, : last - first] = half @ prepared.coarse[first:last].T
+        # Of another width than the room, the products would not lie in rows of their own.
+        products = room.half[: len(x)] if count == room.half.shape[1] else room.half.new_empty(len(x), count)
+        scores[:, :count] = torch.mm(half, prepared.coarse[first:last].T, out=products)
         # Norms in double precision: squares of huge and of tiny activations leave the range of float32.
         lost = torch.linalg.vector_norm(x - half.float(), dim=1, dtype=torch.float64)
         whole = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64)
@@ -100,14 +117,14 @@ def _with_gram(
     error_threshold: float | None,
     path: Path | None,
     visible: Int[Tensor, " batch"],
+    room: Room,
 ) -> SparseCode:
     assert prepared.gram is not None
-    screened = screen(x, prepared, 0, prepared.n)
+    screened = screen(x, prepared, 0, prepared.n, room)
     code = SparseCode(torch.full((len(x), k), -1), torch.zeros(len(x), k), torch.zeros(len(x), dtype=torch.float64))
     best, history = _path_arrays(path, k)
-    gram = prepared.gram.view(prepared.capacity, -1, kernels.GROUP).numpy()
     arrays = (
-        x.numpy(), prepared.rows.numpy(), screened.scores.numpy(), gram, UNIT,
+        x.numpy(), prepared.rows.numpy(), screened.scores.numpy(), prepared.gram.numpy(), UNIT,
         screened.error.numpy(), screened.relative, rounding(x.shape[1]), visible.numpy(), _targets(x, error_threshold),
         NOISE_FLOOR, orthogonal, nonnegative, MIN_NEW_DIRECTION,
         code.support.numpy(), code.coefficients.numpy(), code.residual_energy.numpy(), best, history,
@@ -125,11 +142,11 @@ def _without_gram(
     error_threshold: float | None,
     path: Path | None,
     visible: Int[Tensor, " batch"],
+    room: Room,
 ) -> SparseCode:
     batch = len(x)
     support, coefficients = torch.full((batch, k), -1), torch.zeros(batch, k, dtype=torch.float64)
-    factor = np.empty((batch if orthogonal else 0, k, k))
-    projection = np.empty((batch if orthogonal else 0, k))
+    inverse = np.empty((batch if orthogonal else 1, k, k))
     energy = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).square().numpy()
     floor, target = NOISE_FLOOR * np.sqrt(energy), _targets(x, error_threshold)
     residual = x.clone()
@@ -143,7 +160,7 @@ def _without_gram(
         chosen, score = np.zeros(batch, np.int64), np.full(batch, -np.inf)
         for first in range(0, prepared.n, PART):
             last = min(prepared.n, first + PART)
-            screened = screen(moving, prepared, first, last)
+            screened = screen(moving, prepared, first, last, room)
             _in_threads(
                 kernels.select_in_part, len(rows), rows, screened.scores.numpy(), first, last - first, residual.numpy(),
                 prepared.rows.numpy(), screened.error.numpy(), screened.relative, rounding(x.shape[1]), visible.numpy(),
@@ -152,7 +169,7 @@ def _without_gram(
         _in_threads(
             kernels.take_rows, len(rows), rows, step, x.numpy(), prepared.rows.numpy(), residual.numpy(), chosen, score,
             target, floor, active, orthogonal, nonnegative, MIN_NEW_DIRECTION, support.numpy(), coefficients.numpy(),
-            factor, projection, energy, best, history,
+            inverse, energy, best, history,
         )  # fmt: skip
     return SparseCode(support, coefficients.float(), torch.from_numpy(energy).float())
 
@@ -164,8 +181,9 @@ def rounding(d: int) -> float:
 
 def _targets(x: Tensor, error_threshold: float | None) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Residual energies at which the rows end; nothing ends at a negative one, but all-zero rows never start."""
-    energy = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).square()
-    return (energy * error_threshold if error_threshold is not None else torch.zeros_like(energy)).numpy()
+    if error_threshold is None:
+        return np.zeros(len(x))
+    return (torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).square() * error_threshold).numpy()
 
 
 def _path_arrays(path: Path | None, k: int) -> tuple[Any, Any]:

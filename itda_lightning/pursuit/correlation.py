@@ -66,9 +66,11 @@ class GramCorrelations:
         self.gram = gram
         self.initial = x @ atoms.T
         self.current = self.initial.clone()
+        self.rows = torch.empty_like(self.initial)  # fresh memory at each step would cost more than the sums
 
     def subtract(self, atom: Int[Tensor, " batch"], coefficient: Float[Tensor, " batch"]) -> None:
-        self.current.addcmul_(self.gram[atom], coefficient[:, None], value=-1)
+        torch.index_select(self.gram, 0, atom, out=self.rows)
+        self.current.addcmul_(self.rows, coefficient[:, None], value=-1)
 
     def replace(self, support: Int[Tensor, "batch t"], coefficients: Float[Tensor, "batch t"]) -> None:
         torch.sub(self.initial, combine(support, coefficients, self.gram), out=self.current)

@@ -27,6 +27,8 @@ Flags = NDArray[np.bool_]
 
 # Atoms whose largest score is remembered together. A fixed length lets LLVM unroll the loops over a group.
 GROUP = 128
+# Scores that several rows of the Gram are taken from together: 4 KB of scores and 2 KB of each of four rows.
+TILE = 1024
 # Without its sign bit a float32 orders as the integer of the same bits, and only integer maxima become vector instructions.
 WITHOUT_SIGN = np.int32(0x7FFFFFFF)
 
@@ -122,24 +124,78 @@ def subtract_row(scores: Single, row: Entries, weight: np.float32, maxima: Singl
 
 @vectorised
 def subtract_rows(scores: Single, gram: Entries, rows: Index, weights: Single) -> None:
-    """Take ``sum_s weights[s] * gram[rows[s]]`` from the scores, a group at a time: it stays in the cache."""
+    """Take ``sum_s weights[s] * gram[rows[s]]`` from the scores: a tile at a time, which stays in the cache, by four rows."""
     count = rows.shape[0]
-    for group in range(scores.shape[0]):
-        part = scores[group]
-        s = 0
-        while s + 4 <= count:
-            row0, row1 = gram[rows[s], group], gram[rows[s + 1], group]
-            row2, row3 = gram[rows[s + 2], group], gram[rows[s + 3], group]
+    for low in range(0, scores.shape[0], TILE):
+        high = min(scores.shape[0], low + TILE)
+        part = scores[low:high]
+        for s in range(0, count - 3, 4):
+            row0, row1 = gram[rows[s], low:high], gram[rows[s + 1], low:high]
+            row2, row3 = gram[rows[s + 2], low:high], gram[rows[s + 3], low:high]
             w0, w1, w2, w3 = weights[s], weights[s + 1], weights[s + 2], weights[s + 3]
-            for q in range(GROUP):
+            for q in range(part.shape[0]):
                 near = w0 * np.float32(row0[q]) + w1 * np.float32(row1[q])
                 part[q] -= near + (w2 * np.float32(row2[q]) + w3 * np.float32(row3[q]))
-            s += 4
-        while s < count:
-            row0, w0 = gram[rows[s], group], weights[s]
-            for q in range(GROUP):
+        for s in range(count // 4 * 4, count):
+            row0, w0 = gram[rows[s], low:high], weights[s]
+            for q in range(part.shape[0]):
                 part[q] -= w0 * np.float32(row0[q])
-            s += 1
+
+
+@vectorised
+def subtract_atoms(residual: Single, atoms: Single, support: Index, weights: Single) -> None:
+    """Take ``sum_s weights[s] * atoms[support[s]]`` from the residual, four atoms at a time."""
+    count = support.shape[0]
+    for s in range(0, count - 3, 4):
+        atom0, atom1 = atoms[support[s]], atoms[support[s + 1]]
+        atom2, atom3 = atoms[support[s + 2]], atoms[support[s + 3]]
+        w0, w1, w2, w3 = weights[s], weights[s + 1], weights[s + 2], weights[s + 3]
+        for q in range(residual.shape[0]):
+            residual[q] -= (w0 * atom0[q] + w1 * atom1[q]) + (w2 * atom2[q] + w3 * atom3[q])
+    for s in range(count // 4 * 4, count):
+        subtract(residual, atoms[support[s]], weights[s])
+
+
+@vectorised
+def inner_products(atom: Single, atoms: Single, support: Index, result: Double) -> None:
+    """The inner products of an atom with those of the support, in double precision, four at a time."""
+    count = support.shape[0]
+    for s in range(0, count - 3, 4):
+        atom0, atom1 = atoms[support[s]], atoms[support[s + 1]]
+        atom2, atom3 = atoms[support[s + 2]], atoms[support[s + 3]]
+        total0, total1, total2, total3 = 0.0, 0.0, 0.0, 0.0
+        for q in range(atom.shape[0]):
+            value = np.float64(atom[q])
+            total0 += value * np.float64(atom0[q])
+            total1 += value * np.float64(atom1[q])
+            total2 += value * np.float64(atom2[q])
+            total3 += value * np.float64(atom3[q])
+        result[s], result[s + 1], result[s + 2], result[s + 3] = total0, total1, total2, total3
+    for s in range(count // 4 * 4, count):
+        result[s] = accurate_dot(atom, atoms[support[s]])
+
+
+@vectorised
+def combine_rows(result: Double, rows: Double, weights: Double, scale: float) -> None:
+    """``scale * sum_s weights[s] * rows[s]``, of which row s has s + 1 entries."""
+    result[:] = 0.0
+    for s in range(weights.shape[0]):
+        weight = scale * weights[s]
+        for p in range(s + 1):
+            result[p] += weight * rows[s, p]
+
+
+@vectorised
+def products_with_rows(rows: Double, vector: Double, result: Double) -> float:
+    """The products of a lower triangular matrix's rows with a vector, and the sum of their squares."""
+    squares = 0.0
+    for s in range(vector.shape[0]):
+        total = 0.0
+        for p in range(s + 1):
+            total += rows[s, p] * vector[p]
+        result[s] = total
+        squares += total * total
+    return squares
 
 
 @compiled
@@ -199,18 +255,22 @@ def hide(scores: Single, visible: int) -> None:
 
 @compiled
 def update_scores(
-    scores: Single, gram: Entries, unit: float, support: Index, change: Double, visible: int, nonnegative: bool,
-    maxima: Single,
+    scores: Single, gram: Entries, unit: float, support: Index, change: Double, weights: Single, visible: int,
+    nonnegative: bool, maxima: Single,
 ) -> None:  # fmt: skip
     """Take ``sum_s change[s] * gram[support[s]]`` from the scores and bring the maxima up to date."""
+    for s in range(support.shape[0]):
+        weights[s] = np.float32(change[s] * unit)
     if support.shape[0] == 1:
-        subtract_row(scores, gram[support[0], : scores.shape[0]], np.float32(change[0] * unit), maxima)
-        if not nonnegative and visible % GROUP == 0:
-            return
+        row = gram[support[0]].reshape(-1, GROUP)
+        subtract_row(scores, row[: scores.shape[0]], weights[0], maxima)
+        # What was hidden counts no more, and neither do negative scores where they cannot win.
+        first = 0 if nonnegative else visible // GROUP
     else:
-        subtract_rows(scores, gram, support, (change * unit).astype(np.float32))
+        subtract_rows(scores.reshape(-1), gram, support, weights[: support.shape[0]])
+        first = 0
     hide(scores, visible)
-    group_maxima(scores, nonnegative, maxima)
+    group_maxima(scores[first:], nonnegative, maxima[first:])
 
 
 @compiled
@@ -233,45 +293,43 @@ def take_orthogonal(
     support: Index,
     coefficients: Double,
     change: Double,
-    factor: Double,
-    projection: Double,
+    inverse: Double,
+    scratch: Double,
+    weights: Single,
     nonnegative: bool,
     min_new_direction: float,
 ) -> bool:
     """One step of orthogonal matching pursuit; false, and nothing is changed, where the new atom cannot be taken.
 
-    ``factor`` holds the Cholesky factor of the support's Gram matrix, ``projection`` what x has along each of its
-    orthogonalised atoms, ``change`` receives what the step adds to each coefficient.
+    ``inverse`` holds the inverse of the Cholesky factor of the support's Gram matrix, whose rows turn its atoms into
+    orthonormal directions; ``change`` receives what the step adds to each coefficient; ``scratch`` has room
+    for two rows and ``weights`` for one.
     """
-    row = factor[step]
-    new_direction = accurate_dot(atoms[atom], atoms[atom])
     for s in range(step):
         if support[s] == atom:
             return False
-        inner = accurate_dot(atoms[support[s]], atoms[atom])
-        for p in range(s):
-            inner -= factor[s, p] * row[p]
-        row[s] = inner / factor[s, s]
-        new_direction -= row[s] * row[s]
+    inner, along = scratch[0, :step], scratch[1, :step]
+    inner_products(atoms[atom], atoms, support[:step], inner)
+    new_direction = accurate_dot(atoms[atom], atoms[atom]) - products_with_rows(inverse, inner, along)
     if new_direction <= min_new_direction:
         return False
-    row[step] = math.sqrt(new_direction)
-    projection[step] = accurate_dot(residual, atoms[atom]) / row[step]
-    # factor.T @ change = projection of this step alone: what was explained before stays so.
-    for s in range(step, -1, -1):
-        value = projection[step] if s == step else 0.0
-        for p in range(s + 1, step + 1):
-            value -= factor[p, s] * change[p]
-        change[s] = value / factor[s, s]
-    if nonnegative:
-        for s in range(step + 1):
-            if (coefficients[s] if s < step else 0.0) + change[s] < 0:
-                return False
-    support[step] = atom
-    residual[:] = x
+    length = math.sqrt(new_direction)
+    row = inverse[step]
+    combine_rows(row[:step], inverse, along, -1.0 / length)
+    row[step] = 1.0 / length
+    # What the earlier directions explain stays so: only the new one is added.
+    projection = accurate_dot(residual, atoms[atom]) / length
+    coefficients[step] = 0.0
     for s in range(step + 1):
-        coefficients[s] = (coefficients[s] if s < step else 0.0) + change[s]
-        subtract(residual, atoms[support[s]], np.float32(coefficients[s]))
+        change[s] = projection * row[s]
+        if nonnegative and coefficients[s] + change[s] < 0:
+            return False
+    support[step] = atom
+    for s in range(step + 1):
+        coefficients[s] += change[s]
+        weights[s] = np.float32(coefficients[s])
+    residual[:] = x
+    subtract_atoms(residual, atoms, support[: step + 1], weights[: step + 1])
     return True
 
 
@@ -302,7 +360,7 @@ def pursue_rows(
     """Pursuits of the rows ``start..stop``, in the Gram form.
 
     ``all_scores`` (batch, groups, GROUP) are the screened scores before the first step, with errors of at most
-    ``coarse[row] + coarse_relative * max |score|``; they are overwritten. ``gram`` is (capacity, groups, GROUP), its entries
+    ``coarse[row] + coarse_relative * max |score|``; they are overwritten. ``gram`` is (capacity, padded), its entries
     multiples of ``unit``, so off by at most half of that. ``rounding`` bounds the error of a sum of products, relative to
     the product of norms. ``best`` and ``history`` are a path's, or empty.
     """
@@ -310,8 +368,8 @@ def pursue_rows(
     residual = np.empty(d, np.float32)
     all_exact = np.empty(all_scores.shape[1] * GROUP, np.bool_)
     all_maxima = np.empty(all_scores.shape[1], np.float32)
-    found, change, projection = np.empty(k), np.empty(k), np.empty(k)
-    factor = np.empty((k, k))
+    found, change, scratch, weights = np.empty(k), np.empty(k), np.empty((2, k)), np.empty(k, np.float32)
+    inverse = np.empty((k, k))
     for i in range(start, stop):
         energy[i] = accurate_dot(x[i], x[i])
         norm = math.sqrt(energy[i])
@@ -340,19 +398,20 @@ def pursue_rows(
             first = 0
             if orthogonal:
                 if not take_orthogonal(
-                    atom, step, x[i], atoms, residual, support[i], found, change, factor, projection, nonnegative,
+                    atom, step, x[i], atoms, residual, support[i], found, change, inverse, scratch, weights, nonnegative,
                     min_new_direction,
                 ):  # fmt: skip
                     break
             else:
                 first = step
                 take_matching(atom, step, atoms, residual, support[i], found, change)
-            coefficients[i, : step + 1] = found[: step + 1]
+            for s in range(first, step + 1):
+                coefficients[i, s] = np.float32(found[s])
+                moved += abs(change[s])
             energy[i] = accurate_dot(residual, residual)
             if step + 1 < k and energy[i] > target[i]:
-                moved += np.abs(change[first : step + 1]).sum()
                 update_scores(
-                    scores, gram, unit, support[i, first : step + 1], change[first : step + 1], visible[i], nonnegative,
+                    scores, gram, unit, support[i, first : step + 1], change[first : step + 1], weights, visible[i], nonnegative,
                     maxima,
                 )  # fmt: skip
 
@@ -420,14 +479,14 @@ def take_rows(
     min_new_direction: float,
     support: Index,
     coefficients: Double,
-    factor: Double,
-    projection: Double,
+    inverse: Double,
     energy: Double,
     best: Single,
     history: Single,
 ) -> None:
     """One step of the rows' pursuits with the atoms chosen for them: the form without a Gram."""
-    change = np.empty(support.shape[1])
+    k = support.shape[1]
+    change, scratch, weights = np.empty(k), np.empty((2, k)), np.empty(k, np.float32)
     for p in range(start, stop):
         i = rows[p]
         if best.shape[0] > 0:
@@ -438,8 +497,8 @@ def take_rows(
             continue
         if orthogonal:
             active[i] = take_orthogonal(
-                chosen[i], step, x[i], atoms, residual[i], support[i], coefficients[i], change, factor[i],
-                projection[i], nonnegative, min_new_direction,
+                chosen[i], step, x[i], atoms, residual[i], support[i], coefficients[i], change, inverse[i if orthogonal else 0],
+                scratch, weights, nonnegative, min_new_direction,
             )  # fmt: skip
         else:
             take_matching(chosen[i], step, atoms, residual[i], support[i], coefficients[i], change)
@@ -453,11 +512,11 @@ def compile_all() -> None:
     scores, flags, cube = np.ones((1, 1, GROUP), np.float32), np.ones(1, np.bool_), np.ones((1, 1, 1))
     path = np.empty((0, 1), np.float32), np.empty((0, 1, 1), np.float32)
     pursue_rows(
-        0, 1, one, one, scores, np.ones((1, 1, GROUP), np.int16), 1.0, one[0], 0.0, 0.0, index + 1, double * 0, 0.0, True,
+        0, 1, one, one, scores, np.ones((1, GROUP), np.int16), 1.0, one[0], 0.0, 0.0, index + 1, double * 0, 0.0, True,
         False, 0.0, index[None].copy(), one.copy(), double.copy(), *path,
     )  # fmt: skip
     select_in_part(0, 1, index, scores, 0, 1, one, one, one[0], 0.0, 0.0, index + 1, False, index.copy(), double.copy())
     take_rows(
         0, 1, index, 0, one, one, one.copy(), index, double, double * 0, double * 0, flags, True, False, 0.0,
-        index[None].copy(), cube[0], cube, cube[0], double.copy(), *path,
+        index[None].copy(), cube[0], cube, double.copy(), *path,
     )  # fmt: skip

@@ -31,8 +31,9 @@ def run_matching_pursuit(
     floor = NOISE_FLOOR * energy.sqrt()
     target = energy * (error_threshold if error_threshold is not None else -1.0)
     active = energy > target
+    magnitude = torch.empty_like(correlations.current)  # fresh memory at each step would cost more than the sums
     for step in range(k):
-        score = correlations.current if nonnegative else correlations.current.abs()
+        score = correlations.current if nonnegative else torch.abs(correlations.current, out=magnitude)
         best, atom = score.max(dim=1)
         if path is not None:
             path.best[:, step] = torch.where(active, torch.maximum(best, floor.to(best.dtype)), torch.inf)

@@ -3,6 +3,7 @@
 import logging
 import time
 from functools import cache
+from importlib.util import find_spec
 
 import torch
 from jaxtyping import Float, Shaped
@@ -18,8 +19,8 @@ class PreparedAtoms:
     """A growing dictionary's atoms as the pursuits use them.
 
     What is kept beside the atoms depends on device, dtype and memory, never the codes: compiled loops on the CPU screen
-    with a 16-bit Gram and, where the machine is faster at it, a bfloat16 copy of the atoms; plain torch, on other devices
-    and in double precision, uses a Gram in full precision.
+    with a 16-bit Gram and, where the machine is faster at it, a bfloat16 copy of the atoms; on CUDA devices (by Triton) and in
+    plain torch, which is also for double precision, a Gram has full precision.
 
     Args:
         atoms: (capacity, d) the buffer of unit rows; a row changes only through ``place``.
@@ -156,6 +157,15 @@ def compiler_works() -> bool:
         )
         return False
     return True
+
+
+def triton_works(device: torch.device) -> bool:
+    """Whether pursuits on this device can use the Triton kernel: a CUDA device on which it was seen to be right."""
+    if device.type != "cuda" or find_spec("triton") is None:
+        return False
+    from itda_lightning.pursuit import cuda  # imports triton, which comes with torch for CUDA only
+
+    return cuda.works_on(device)
 
 
 @cache

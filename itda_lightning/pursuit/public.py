@@ -17,12 +17,13 @@ from itda_lightning.pursuit.correlation import (
 from itda_lightning.pursuit.matching import run_matching_pursuit
 from itda_lightning.pursuit.orthogonal import run_orthogonal_matching_pursuit
 from itda_lightning.pursuit.path import Path
-from itda_lightning.pursuit.prepared import PreparedAtoms
+from itda_lightning.pursuit.prepared import PreparedAtoms, triton_works
 
 PursuitName = Literal["mp", "omp"]
 
-# Bytes of one block's correlations: large enough for efficient products, small enough to stay near the cache.
-BLOCK_BYTES = 32 * 2**20
+# Bytes of one block's correlations: on the CPU they should stay in the cache, a GPU wants thousands of activations.
+BLOCK_BYTES = {"cpu": 8 * 2**20}
+BLOCK_BYTES_ELSEWHERE = 512 * 2**20
 UNIT_NORM_TOLERANCE = 1e-2
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 CHECKED_ROWS = 2**14
@@ -55,6 +56,13 @@ def pursue(
         from itda_lightning.pursuit.compiled import pursue_compiled  # needs numba, which is there then
 
         return pursue_compiled(pursuit == "omp", x, prepared, k, nonnegative, error_threshold, path, visible)
+    if prepared.gram is not None and prepared.gram.dtype == torch.float32 and triton_works(x.device):
+        from itda_lightning.pursuit import cuda  # needs triton, which is there then
+
+        gram, work = prepared.gram[: prepared.n, : prepared.n], min(cuda.BLOCK_BYTES, prepared.budget // 8)
+        return cuda.gram_pursuit(
+            pursuit == "omp", x, prepared.atoms, gram, k, nonnegative, error_threshold, path, visible, work
+        )
     return _pursue_in_torch(pursuit, x, prepared, k, nonnegative, error_threshold, path, visible)
 
 
@@ -72,7 +80,8 @@ def _pursue_in_torch(
     n, atoms = prepared.n, prepared.atoms
     # Per sample: n correlations, and for OMP a k x k factor in float64.
     per_row = max(n, 2 * k * k if pursuit == "omp" else 1) * prepared.dtype.itemsize
-    rows = max(1, min(BLOCK_BYTES, prepared.budget // 8) // per_row)
+    block_bytes = BLOCK_BYTES.get(x.device.type, BLOCK_BYTES_ELSEWHERE)
+    rows = max(1, min(block_bytes, prepared.budget // 8) // per_row)
     blocks = []
     for start, part in zip(range(0, len(x), rows), x.split(rows), strict=True):
         block = part.to(prepared.dtype)

@@ -149,7 +149,7 @@ def test_codes_do_not_depend_on_the_size_of_blocks(pursuit, form, smaller, monke
     whole = run(pursuit, case, form)
     for name, value in (("BLOCK_BYTES", smaller), ("BLOCK_ROWS", smaller % 7), ("PART", 100)):
         monkeypatch.setattr(compiled, name, value)
-    monkeypatch.setattr(public, "BLOCK_BYTES", smaller)
+    monkeypatch.setitem(public.BLOCK_BYTES, "cpu", smaller)
     parts = run(pursuit, case, form)
     assert torch.equal(parts.support, whole.support)
     # The compiled loops give the same bits: they compute every sample by itself.

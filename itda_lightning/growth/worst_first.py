@@ -1,0 +1,136 @@
+"""Worst-first growth: of a batch's failures the worst explained becomes an atom first, then the others are judged again.
+
+A failure that an atom of the same batch explains needs none of its own, so the order of the data matters less: of the
+policies this one appends the fewest atoms, and fewer with larger batches. Exactly so, it encodes a batch for every atom.
+
+Here it works in rounds. A round encodes what failed so far and goes through the residuals of what still fails like a
+pivoted Cholesky factorization: it takes the one with the largest unexplained share as an atom and removes the direction of
+its residual from the others, until none is over the threshold. The next round encodes those others, and so decides. As a
+sparse code cannot use every small component, only large ones are removed; how large is set anew each round by how many
+of the activations that were taken for explained failed again. What passed is not encoded again: when the batch ends,
+.2 to .5% of it fails under the atoms that came later.
+
+Measured (SmolLM2-135M, d 576, 8,000 activations, k 32, threshold .25, one core): in batches of 1,024 / 4,096
+2,047 / 1,901 atoms (exact: 2,041 / 1,911) at 1.4 / 2.0 encodes an activation (exact: one per atom of the batch) and 0.9 /
+1.5 s (exact: 65 / 250 s); sequential growth 2,210 atoms at 2.1 encodes and 1.1 s.
+"""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from itda_lightning.growth.rule import DUPLICATE_COSINE, Growth, GrowthRule
+from itda_lightning.pursuit import PreparedAtoms, combine, pursue
+
+# A component is large when its share of a residual's energy is this many times that of a random direction; half is always.
+STANDS_OUT, LARGEST_BOUND = 3.0, 0.5
+# Rows that fail again in a round, of those that were encoded. With more, rounds cost too much; with fewer, too many atoms
+# are appended in one round. A round changes the bound on components by no more than a factor of 6.5.
+FAILING_AGAIN, LEAST_FAILING = 0.65, 0.1
+# Encodes of a batch, per activation. A batch that would need more gets atoms for all that still fail.
+MOST_ENCODES = 3
+
+
+def grow_worst_first(
+    x: Float[Tensor, "batch d"],
+    prepared: PreparedAtoms,
+    rule: GrowthRule,
+) -> Growth:
+    """The activations that become atoms when the worst explained of the batch is appended first, about as one by one.
+
+    At the end each activation either became an atom, or passed when it was last encoded, or nearly repeats an atom, or
+    found the dictionary full. ``residual_energy`` is that of the last encode, for an atom the one that it failed.
+
+    Args:
+        x: (batch, d) finite centred activations.
+        prepared: the dictionary's atoms, in a buffer with room for more; rows beyond ``prepared.n`` are scratch.
+    """
+    n_atoms = prepared.n
+    unit = torch.nn.functional.normalize(x, dim=1)
+    # As they would be stored, and so as they are when they judge others.
+    atoms = unit.to(prepared.storage_dtype).to(prepared.dtype)
+    x = x.to(prepared.dtype)
+    energy = x.square().sum(-1)
+    residual_energy = torch.zeros_like(energy)
+    accepted = torch.empty(0, dtype=torch.int64, device=x.device)
+    rows = torch.arange(len(x), device=x.device)  # to be judged in this round
+    bound, encodes = min(STANDS_OUT / x.shape[1], LARGEST_BOUND), 0
+    while len(rows):
+        encodes += len(rows) if prepared.n else 0
+        residual, residual_energy[rows] = _encode(x[rows], prepared, rule)
+        share = residual_energy[rows] / energy[rows]  # nan without energy, which is no failure
+        failed = share > rule.threshold
+        if rule.threshold < 1 - DUPLICATE_COSINE**2:  # else no repeat of an atom fails
+            failed &= ~_repeats(atoms[rows], prepared.atoms, rule)
+        if len(accepted):
+            bound = min(bound * max(float(failed.double().mean()), LEAST_FAILING) / FAILING_AGAIN, LARGEST_BOUND)
+        rows, residual, share = rows[failed], residual[failed], share[failed]
+        if encodes + len(rows) > MOST_ENCODES * len(x):
+            bound = math.inf
+        scaled = residual / energy[rows, None].sqrt()
+        chosen = _pivots(scaled, share, atoms[rows], rule, bound, prepared.capacity - prepared.n)
+        accepted = torch.cat([accepted, rows[chosen]])
+        prepared.place(prepared.n, atoms[rows[chosen]])
+        if bound == math.inf or prepared.n == prepared.capacity:
+            break
+        waiting = torch.ones_like(rows, dtype=torch.bool)
+        waiting[chosen] = False
+        rows = rows[waiting]
+    prepared.n = n_atoms
+    return Growth(accepted, unit[accepted], residual_energy)
+
+
+def _encode(
+    x: Float[Tensor, "m d"], prepared: PreparedAtoms, rule: GrowthRule
+) -> tuple[Float[Tensor, "m d"], Float[Tensor, " m"]]:
+    """Residuals and their energies."""
+    if prepared.n == 0:
+        return x, x.square().sum(-1)
+    code = pursue(rule.pursuit, x, prepared, rule.k, rule.nonnegative, rule.threshold)
+    return x - combine(code.support, code.coefficients, prepared.atoms), code.residual_energy
+
+
+def _repeats(candidates: Float[Tensor, "m d"], atoms: Float[Tensor, "n d"], rule: GrowthRule) -> Bool[Tensor, " m"]:
+    """Which rows nearly repeat one of the atoms."""
+    cosine = candidates @ atoms.T
+    return ((cosine if rule.nonnegative else cosine.abs()) >= DUPLICATE_COSINE).any(1)
+
+
+def _pivots(
+    residual: Float[Tensor, "m d"],
+    share: Float[Tensor, " m"],
+    atoms: Float[Tensor, "m d"],
+    rule: GrowthRule,
+    bound: float,
+    room: int,
+) -> Int[Tensor, " p"]:
+    """The failures to append in one round, the worst first; ``residual`` and ``share`` are overwritten.
+
+    Args:
+        residual: (m, d) residuals of activations that were scaled to unit energy.
+        share: (m,) their energies.
+        atoms: (m, d) the atoms that the failures would be.
+        bound: components are removed from residuals of which they are at least this share of the energy.
+    """
+    chosen: list[int] = []
+    taken = torch.empty_like(atoms)
+    while len(chosen) < min(room, len(share)):
+        worst = int(share.argmax())
+        if float(share[worst]) <= rule.threshold:
+            break
+        if bool(_repeats(atoms[worst, None], taken[: len(chosen)], rule)):
+            share[worst] = 0
+            continue
+        taken[len(chosen)] = atoms[worst]
+        chosen.append(worst)
+        direction = torch.nn.functional.normalize(residual[worst], dim=0)
+        component = residual @ direction
+        if rule.nonnegative:
+            component = component.clamp(min=0)
+        explained = (component.square() > bound * share).nonzero()[:, 0]
+        residual[explained] -= component[explained, None] * direction
+        share[explained] -= component[explained].square()
+        residual[worst], share[worst] = 0, 0
+    return torch.tensor(chosen, dtype=torch.int64, device=share.device)

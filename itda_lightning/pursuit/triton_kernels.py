@@ -1,0 +1,141 @@
+"""Both pursuits in the Gram form as one Triton kernel; ``cuda.py`` calls it. Importing this module needs Triton.
+
+A program is one activation and goes through all steps of its pursuit, so one launch codes a batch, and a row that ends
+early costs nothing more. A step is one pass over the row's scores, in blocks that stay in registers: it takes the Gram's
+rows of the chosen atoms away and finds the next winner on the way.
+
+Threads of a program share through global memory what a later step needs, so every step ends in a barrier. Between two
+barriers no address is both read and written by different threads: a block has at least one score a thread, and the codes
+being changed are carried in registers.
+"""
+# ruff: noqa: N803  what is known when a kernel is compiled is in capitals, as everywhere in Triton
+
+from typing import no_type_check
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+@no_type_check
+def strongest(
+    alpha, gram, gram_stride, support, coefficients, first, last, seen, width,
+    KEEP: tl.constexpr, NONNEGATIVE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The largest score, the correlation that it comes from, and its atom; the lowest index where several are equal.
+
+    Scores are ``alpha[j] - sum_s coefficients[s] * gram[support[s], j]`` for s in ``first..last`` and the first ``seen``
+    atoms j; KEEP writes them back to alpha. If none is above 0, the score is 0 and the atom meaningless. Rows are read up
+    to ``width``, of whatever they hold: a mask that ends anywhere would forbid wide loads.
+    """
+    lane = tl.arange(0, BLOCK)
+    value = tl.zeros((BLOCK,), tl.float32)
+    atom = lane + seen
+    for start in range(0, seen, BLOCK):
+        column = start + lane
+        inside = column < width
+        score = tl.load(alpha + column, mask=inside, other=0.0)
+        for s in range(first, last):
+            row = gram + tl.load(support + s) * gram_stride
+            weight = tl.load(coefficients + s).to(tl.float32)
+            score -= weight * tl.load(row + column, mask=inside, other=0.0).to(tl.float32)
+        if KEEP:
+            tl.store(alpha + column, score, mask=inside)
+        score = tl.where(column < seen, score, 0.0)
+        # Each lane keeps its own best: one reduction a step instead of one a block, and earlier atoms stay in ties.
+        better = score > value if NONNEGATIVE else tl.abs(score) > tl.abs(value)
+        value = tl.where(better, score, value)
+        atom = tl.where(better, column, atom)
+    rank = value if NONNEGATIVE else tl.abs(value)
+    top = tl.max(rank, axis=0)
+    winner = tl.min(tl.where(rank == top, atom, seen), axis=0)
+    return top, tl.sum(tl.where(atom == winner, value, 0.0), axis=0), winner
+
+
+@triton.jit
+@no_type_check
+def new_direction(gram, gram_stride, inverse, atom, picked, square_norm, step, k, K: tl.constexpr):
+    """Row ``step`` (K,) of the inverse of the Cholesky factor of the support's Gram, and the squared length before.
+
+    The part of the atom outside the span of the support, in terms of the support's atoms and itself. Rows of the inverse
+    turn correlations into coefficients without a triangular solve: ``inverse[s] . inner`` is the factor's own entry.
+    """
+    lane = tl.arange(0, K)
+    inner = tl.load(gram + picked * gram_stride + atom, mask=lane < step, other=0.0).to(tl.float64)
+    row = tl.where(lane == step, 1.0, 0.0).to(tl.float64)
+    length = square_norm
+    for s in range(0, step):
+        other = tl.load(inverse + s * k + lane, mask=lane < k, other=0.0)
+        share = tl.sum(other * inner, axis=0)
+        row -= share * other
+        length -= share * share
+    return row, length
+
+
+@triton.jit
+@no_type_check
+def pursue_rows(
+    alpha, gram, inverse, visible, energy, target, floor, support, coefficients, best, history, width, gram_stride, k,
+    ORTHOGONAL: tl.constexpr, NONNEGATIVE: tl.constexpr, PATH: tl.constexpr, MIN_NEW_DIRECTION: tl.constexpr,
+    BLOCK: tl.constexpr, K: tl.constexpr,
+):  # fmt: skip
+    """The pursuit of one row; ``run_matching_pursuit`` and ``run_orthogonal_matching_pursuit`` say what it does.
+
+    Args:
+        alpha: (batch, width) float32 inner products of activations and atoms; a matching pursuit writes to it.
+        gram: (n, n) float32 or float16, rows ``gram_stride`` apart, of which ``width`` entries can be read.
+        inverse: (batch, k, k) float64 scratch of orthogonal pursuits.
+        visible: (batch,) int64, the atoms that each row may use.
+        energy, target, floor: (batch,) float64: ``|x|^2``, where it may end, and the score that is noise.
+        support, coefficients: (batch, k) int64 and float64, filled with -1 and 0.
+        best, history: the ``Path``, float32 and contiguous; with PATH only.
+    """
+    index = tl.program_id(0).to(tl.int64)
+    alpha += index * width
+    inverse += index * k * k
+    support += index * k
+    coefficients += index * k
+    best += index * k
+    history += index * k * k
+    seen = tl.load(visible + index).to(tl.int32)
+    left, limit, noise = tl.load(energy + index), tl.load(target + index), tl.load(floor + index)
+    lane = tl.arange(0, K)
+    picked = tl.full((K,), -1, tl.int64)
+    code = tl.zeros((K,), tl.float64)
+    step = 0
+    going = left > limit
+    while going & (step < k):
+        # Scores of a matching pursuit go on from the last step's; others begin anew, since all coefficients changed.
+        first = 0 if ORTHOGONAL else tl.maximum(step - 1, 0)
+        top, score, atom = strongest(
+            alpha, gram, gram_stride, support, coefficients, first, step, seen, width, not ORTHOGONAL, NONNEGATIVE, BLOCK
+        )  # fmt: skip
+        if PATH:
+            tl.store(best + step, tl.maximum(top, noise.to(tl.float32)))
+            tl.store(history + step * k + lane, code.to(tl.float32), mask=lane < step)
+        going = top.to(tl.float64) > noise
+        if going:
+            square_norm = tl.load(gram + atom.to(tl.int64) * (gram_stride + 1)).to(tl.float64)
+            amount = score.to(tl.float64)
+            if ORTHOGONAL:
+                row, length = new_direction(gram, gram_stride, inverse, atom, picked, square_norm, step, k, K)
+                going = (length > MIN_NEW_DIRECTION) & (tl.sum((picked == atom).to(tl.int32), axis=0) == 0)
+                row /= tl.sqrt(tl.maximum(length, MIN_NEW_DIRECTION))
+                tl.store(inverse + step * k + lane, row, mask=lane < k)
+                amount /= tl.sqrt(tl.maximum(length, MIN_NEW_DIRECTION))
+                solved = code + amount * row
+                gained = amount * amount
+                if NONNEGATIVE:
+                    going = going & (tl.min(solved, axis=0) >= 0)
+            else:
+                solved = tl.where(lane == step, amount, code)
+                gained = amount * amount * (2.0 - square_norm)  # atoms are not quite of unit norm
+            if going:  # else the row keeps its last code
+                code = solved
+                picked = tl.where(lane == step, atom.to(tl.int64), picked)
+                tl.store(support + step, atom.to(tl.int64))
+                tl.store(coefficients + lane, code, mask=lane < k)
+                left -= gained
+                going = left > limit
+        tl.debug_barrier()
+        step += 1

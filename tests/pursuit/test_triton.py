@@ -1,0 +1,251 @@
+"""The Triton kernel against the float64 oracle and the plain-torch pursuits.
+
+Runs on a CUDA device, or without one in Triton's interpreter.
+"""
+
+import os
+import time
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from itda_lightning.pursuit import Path, PreparedAtoms, SparseCode, pursue
+from tests.pursuit.cases import KINDS, Case, cases, make_case
+from tests.pursuit.test_against_oracle import assert_matches_oracle, thresholds
+
+pytest.importorskip("triton", reason="needs triton, which there is on Linux only")
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # set by tests/conftest.py
+
+from itda_lightning.pursuit import cuda  # noqa: E402  needs triton
+
+DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
+pursuits = pytest.mark.parametrize("pursuit", ["mp", "omp"])
+nonnegatives = pytest.mark.parametrize("nonnegative", [False, True])
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several blocks of scores a row, which 1024 scores a block would need large cases for."""
+    monkeypatch.setattr(cuda, "BLOCK", 128)
+
+
+def small_case(kind: str = "random", batch: int = 6, n: int = 300, d: int = 24, k: int = 7, seed: int = 0) -> Case:
+    case = make_case(kind, batch=batch, n=n, d=d, k=k, scale=10.0, seed=seed)
+    return Case(case.x.float().to(DEVICE), case.atoms.float().to(DEVICE), k)
+
+
+def gram_of(atoms: Tensor, form: str = "corner") -> Tensor:
+    n = len(atoms)
+    # A growing dictionary's Gram lies in a buffer with room for more atoms, whose other entries may be anything.
+    shape = (n + 3, -(-(n + 3) // 128) * 128) if form == "corner" else (n, n)
+    room = torch.full(shape, torch.nan, device=DEVICE)
+    room[:n, :n] = atoms @ atoms.T
+    return room[:n, :n]
+
+
+def run(pursuit: str, case: Case, *arguments, form: str = "corner", **options) -> SparseCode:
+    return cuda.gram_pursuit(
+        pursuit == "omp", case.x, case.atoms, gram_of(case.atoms, form), case.k, *arguments, **options
+    )
+
+
+def in_torch(pursuit: str, case: Case, nonnegative: bool, *arguments) -> SparseCode:
+    prepared = PreparedAtoms(case.atoms, len(case.atoms), compiled=False)
+    prepared.build_gram()
+    return pursue(pursuit, case.x, prepared, case.k, nonnegative, *arguments)
+
+
+def on_cpu(code: SparseCode) -> SparseCode:
+    return SparseCode(*(part.cpu() for part in code))
+
+
+def check_against_oracle(pursuit, code, case, nonnegative, error_threshold):
+    here = Case(case.x.cpu(), case.atoms.cpu(), case.k)
+    assert_matches_oracle(pursuit, on_cpu(code), here, nonnegative, error_threshold)
+    residual = case.x.double() - code.to_dense(len(case.atoms)).double() @ case.atoms.double()
+    energy = case.x.double().square().sum(-1).clamp(min=1e-300)
+    torch.testing.assert_close(
+        code.residual_energy.double() / energy, residual.square().sum(-1) / energy, rtol=1e-4, atol=1e-6
+    )
+
+
+def test_the_kernel_is_trusted_only_where_it_is_right(monkeypatch, caplog):
+    cuda.works_on.cache_clear()
+    monkeypatch.setattr(cuda, "_run", lambda *_: (torch.zeros(2048, 8, dtype=torch.int64), torch.ones(2048, 8)))
+    assert not cuda.works_on(DEVICE)
+    assert "run in plain torch, slower: the Triton kernel fails there (it gives wrong codes)" in caplog.text
+    cuda.works_on.cache_clear()
+
+
+@pursuits
+@nonnegatives
+@pytest.mark.parametrize("kind", KINDS)
+def test_codes_match_the_oracle(pursuit, nonnegative, kind):
+    case = small_case(kind)
+    code = run(pursuit, case, nonnegative)
+    assert code.support.dtype == torch.int64
+    assert code.coefficients.dtype == code.residual_energy.dtype == torch.float32
+    check_against_oracle(pursuit, code, case, nonnegative, None)
+
+
+@pursuits
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(case=cases(), nonnegative=st.booleans(), error_threshold=thresholds)
+def test_cases_of_every_kind_match_the_oracle(pursuit, case, nonnegative, error_threshold):
+    case = Case(case.x.float().to(DEVICE), case.atoms.float().to(DEVICE), case.k)
+    code = run(pursuit, case, nonnegative, error_threshold)
+    assert_matches_oracle(
+        pursuit, on_cpu(code), Case(case.x.cpu(), case.atoms.cpu(), case.k), nonnegative, error_threshold
+    )
+
+
+@pursuits
+@nonnegatives
+@pytest.mark.parametrize(("n", "d", "k", "seed"), [(1, 3, 2, 0), (40, 8, 8, 1), (129, 16, 5, 2), (256, 32, 4, 3)])
+def test_sizes_beside_those_of_the_blocks(pursuit, nonnegative, n, d, k, seed):
+    case = small_case(n=n, d=d, k=k, seed=seed)
+    for form in ("corner", "contiguous"):
+        code = run(pursuit, case, nonnegative, form=form)
+        check_against_oracle(pursuit, code, case, nonnegative, None)
+
+
+@pursuits
+@nonnegatives
+@pytest.mark.parametrize("error_threshold", [0.0, 0.05, 0.3, 1.0])
+def test_rows_end_at_the_threshold(pursuit, nonnegative, error_threshold):
+    case = small_case(d=16)
+    case.x[2] = 0
+    code = run(pursuit, case, nonnegative, error_threshold)
+    check_against_oracle(pursuit, code, case, nonnegative, error_threshold)
+    assert (code.support[2] == -1).all()
+    if error_threshold == 0.3:
+        assert len((code.support >= 0).sum(1).unique()) > 2  # rows end at different steps
+
+
+@pursuits
+@nonnegatives
+def test_hidden_atoms_are_not_used(pursuit, nonnegative):
+    case = small_case()
+    visible = torch.tensor([0, 1, 127, 128, 200, 300], device=DEVICE)
+    code = run(pursuit, case, nonnegative, visible=visible)
+    for sample, seen in enumerate(visible.tolist()):
+        if seen == 0:
+            assert (code.support[sample] == -1).all()
+            continue
+        alone = Case(case.x[sample : sample + 1], case.atoms[:seen], case.k)
+        row = SparseCode(*(part[sample : sample + 1] for part in code))
+        check_against_oracle(pursuit, row, alone, nonnegative, None)
+
+
+@pursuits
+@nonnegatives
+@pytest.mark.parametrize("error_threshold", [None, 0.2])
+def test_paths_and_codes_are_those_of_plain_torch(pursuit, nonnegative, error_threshold):
+    case = small_case()
+    visible = torch.tensor([0, 300, 150, 299, 300, 300], device=DEVICE)
+    path, expected_path = Path.empty(case.x, case.k), Path.empty(case.x, case.k)
+    code = run(pursuit, case, nonnegative, error_threshold, path=path, visible=visible)
+    expected = in_torch(pursuit, case, nonnegative, error_threshold, expected_path, visible)
+    assert torch.equal(code.support, expected.support)
+    torch.testing.assert_close(code.coefficients, expected.coefficients, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(path.best, expected_path.best, rtol=1e-5, atol=1e-5)
+    came = torch.isfinite(path.best)[:, :, None]  # what later steps hold is of no consequence
+    torch.testing.assert_close(path.history * came, expected_path.history * came, rtol=1e-5, atol=1e-5)
+
+
+@pursuits
+def test_blocks_of_rows_change_nothing(pursuit):
+    case = small_case()
+    visible = torch.tensor([10, 300, 150, 299, 300, 300], device=DEVICE)
+    paths = [Path.empty(case.x, case.k) for _ in range(2)]
+    whole = run(pursuit, case, path=paths[0], visible=visible)
+    parts = run(pursuit, case, path=paths[1], visible=visible, block_bytes=5000)  # three rows, one for omp
+    assert torch.equal(whole.support, parts.support)
+    torch.testing.assert_close(whole.coefficients, parts.coefficients)
+    torch.testing.assert_close(paths[0].best, paths[1].best)
+    torch.testing.assert_close(paths[0].history, paths[1].history)
+
+
+@pursuits
+@pytest.mark.parametrize("k", [1, 7])
+def test_exact_ties_go_to_the_lowest_index(pursuit, k):
+    atoms = torch.eye(4, device=DEVICE).repeat(40, 1)  # over two blocks, with copies in the same lane
+    case = Case(torch.tensor([[2.0, -2.0, 2.0, -2.0]], device=DEVICE), atoms, k)
+    code = run(pursuit, case)
+    assert code.support[0].tolist() == [0, 1, 2, 3, -1, -1, -1][:k]
+    assert code.coefficients[0].tolist() == [2.0, -2.0, 2.0, -2.0, 0.0, 0.0, 0.0][:k]
+
+
+def test_an_orthogonal_pursuit_ends_before_an_atom_that_nearly_is_in_the_span():
+    atoms = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0], [1.0, 5e-4]], device=DEVICE), dim=1)
+    case = Case(torch.tensor([[1.0, 1e-2]], device=DEVICE), atoms, 2)  # the first atom's new direction: 5e-4 squared
+    assert run("omp", case).support.tolist() == [[1, -1]]
+
+
+def test_a_matching_pursuit_may_pick_an_atom_again():
+    case = small_case("correlated", n=40, d=3, k=24)
+    code = run("mp", case)
+    check_against_oracle("mp", code, case, False, None)
+    assert (code.l0() < (code.support >= 0).sum(1)).any()
+
+
+@pursuits
+def test_a_gram_in_half_precision_counts_as_its_rounded_entries(pursuit):
+    case = small_case()
+    gram = gram_of(case.atoms).half()
+    arguments = (pursuit == "omp", case.x, case.atoms)
+    half, rounded = (cuda.gram_pursuit(*arguments, entries, case.k) for entries in (gram, gram.float()))
+    assert torch.equal(half.support, rounded.support)
+    assert torch.equal(half.coefficients, rounded.coefficients)
+
+
+@pursuits
+def test_activations_in_half_precision_are_computed_in_single_precision(pursuit):
+    case = small_case()
+    case = Case(case.x.half(), case.atoms, case.k)
+    code = run(pursuit, case)
+    check_against_oracle(pursuit, code, case, False, None)
+
+
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_scores_are_of_full_precision_whatever_other_products_are(precision):
+    case = small_case()
+    gram = gram_of(case.atoms)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision(precision)
+        with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
+            code = cuda.gram_pursuit(False, case.x, case.atoms, gram, case.k)
+            assert torch.is_autocast_enabled(DEVICE.type)
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before)
+    check_against_oracle("mp", code, case, False, None)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(INTERPRETED, reason="needs a CUDA device: the interpreter would take hours")
+@pursuits
+def test_a_large_batch_is_coded_faster_than_by_plain_torch(pursuit, monkeypatch):
+    monkeypatch.setattr(cuda, "BLOCK", 1024)
+    case = small_case(batch=4096, n=16384, d=768, k=32)
+    prepared = PreparedAtoms(case.atoms, len(case.atoms))
+    prepared.build_gram()
+    forms = {
+        "triton": lambda: cuda.gram_pursuit(pursuit == "omp", case.x, case.atoms, prepared.gram, case.k),
+        "torch": lambda: pursue(pursuit, case.x, prepared, case.k),
+    }
+    seconds = {}
+    for name, form in forms.items():
+        form()
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        code = form()
+        torch.cuda.synchronize()
+        seconds[name] = time.perf_counter() - start
+        few = SparseCode(*(part[:8] for part in code))
+        check_against_oracle(pursuit, few, Case(case.x[:8], case.atoms, case.k), False, None)
+    assert seconds["triton"] < seconds["torch"], seconds
