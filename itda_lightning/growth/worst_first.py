@@ -1,18 +1,18 @@
-"""Worst-first growth: of a batch's failures the worst explained becomes an atom first, then the others are judged again.
+"""Worst-first growth: of a batch's failures the worst explained becomes an atom first, then the others are judged anew.
 
 A failure that an atom of the same batch explains needs none of its own, so the order of the data matters less: of the
-policies this one appends the fewest atoms, and fewer with larger batches. Exactly so, it encodes a batch for every atom.
+policies this one appends the fewest atoms, and fewer with larger batches. Exactly so, it encodes a batch for each atom.
 
 Here it works in rounds. A round encodes what failed so far and goes through the residuals of what still fails like a
-pivoted Cholesky factorization: it takes the one with the largest unexplained share as an atom and removes the direction of
-its residual from the others, until none is over the threshold. The next round encodes those others, and so decides. As a
-sparse code cannot use every small component, only large ones are removed; how large is set anew each round by how many
-of the activations that were taken for explained failed again. What passed is not encoded again: when the batch ends,
-.2 to .5% of it fails under the atoms that came later.
+pivoted Cholesky factorization: it takes the one with the largest unexplained share as an atom and removes the direction
+of its residual from the others, until none is over the threshold. The next round encodes those others, and so decides.
+As a sparse code cannot use every small component, only large ones are removed; how large is set anew each round by how
+many of the activations that were taken for explained failed again. What passed is not encoded again: in the end .2 to
+.5% of the activations fail under atoms that came later.
 
 Measured (SmolLM2-135M, d 576, 8,000 activations, k 32, threshold .25, one core): in batches of 1,024 / 4,096
-2,047 / 1,901 atoms (exact: 2,041 / 1,911) at 1.4 / 2.0 encodes an activation (exact: one per atom of the batch) and 0.9 /
-1.5 s (exact: 65 / 250 s); sequential growth 2,210 atoms at 2.1 encodes and 1.1 s.
+2,047 / 1,901 atoms (exact: 2,041 / 1,911) at 1.4 / 2.0 encodes an activation (exact: one an atom) and
+0.9 / 1.5 s (exact: 65 / 250 s); sequential growth 2,210 atoms at 2.1 encodes and 1.1 s.
 """
 
 import math
@@ -24,10 +24,10 @@ from torch import Tensor
 from itda_lightning.growth.rule import DUPLICATE_COSINE, Growth, GrowthRule
 from itda_lightning.pursuit import PreparedAtoms, combine, pursue
 
-# A component is large when its share of a residual's energy is this many times that of a random direction; half is always.
+# A component is large when its share of a residual's energy is this many times that of a random direction, or half.
 STANDS_OUT, LARGEST_BOUND = 3.0, 0.5
-# Rows that fail again in a round, of those that were encoded. With more, rounds cost too much; with fewer, too many atoms
-# are appended in one round. A round changes the bound on components by no more than a factor of 6.5.
+# Of the rows that a round encodes, the part that should fail again: with more, rounds cost too much; with fewer, too
+# many atoms are appended in one. The least part that is reckoned with keeps the bound from collapsing.
 FAILING_AGAIN, LEAST_FAILING = 0.65, 0.1
 # Encodes of a batch, per activation. A batch that would need more gets atoms for all that still fail.
 MOST_ENCODES = 3
