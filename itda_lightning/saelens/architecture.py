@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from itda_lightning.errors import InputError
-from itda_lightning.pursuit import PursuitName, check_sparsity, pursue
+from itda_lightning.pursuit import PursuitName, check_finite, check_sparsity, pursue
 from itda_lightning.saelens.gradients import differentiable
 from itda_lightning.saelens.stored_rows import StoredRows, prepare
 
@@ -95,6 +95,7 @@ class ITDASAE(SAE[ITDASAEConfig]):
         """
         sae_in = self.process_sae_in(x)
         flat = sae_in.reshape(-1, self.cfg.d_in)
+        check_finite(flat)
         # Autocast would round the correlations that decide which atom is picked.
         with torch.autocast(flat.device.type, enabled=False):
             stored = self._stored_rows()

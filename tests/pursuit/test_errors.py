@@ -13,7 +13,7 @@ X, ATOMS = torch.ones(2, 3), torch.eye(3)
 
 
 @both
-@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn])
 def test_inputs_that_are_not_floating_point(pursuit, dtype):
     with pytest.raises(TypeError, match=rf"^x must be floating-point, got {dtype}: convert it with \.float\(\)$"):
         unwrap(pursuit)(X.to(dtype), ATOMS, 2)

@@ -234,3 +234,16 @@ def test_nonnegative_takes_no_atom_that_points_away(pursuit):
     assert code.support.tolist() == [[1, -1]]
     assert code.coefficients.tolist() == [[1.0, 0.0]]
     assert PUBLIC[pursuit](x, torch.eye(2), 2).coefficients.tolist() == [[-3.0, 1.0]]
+
+
+@pursuits
+@forms
+@pytest.mark.parametrize("scale", [1e-25, 1e-12, 1e12, 1e25])
+def test_huge_and_tiny_activations_have_the_same_supports(pursuit, form, scale):
+    # Their squares leave the range of single precision.
+    case = make_case("correlated", 20, 200, 16, 8, 1.0, 7)
+    atoms, x = case.atoms.float(), case.x.float()
+    usual = pursue(pursuit, x.double(), prepare(atoms.double(), "torch residual"), 8)
+    code = pursue(pursuit, x * scale, prepare(atoms, form), 8)
+    assert torch.equal(code.support, usual.support)
+    torch.testing.assert_close(code.coefficients.double() / scale, usual.coefficients, rtol=1e-3, atol=1e-4)

@@ -110,6 +110,14 @@ def test_autocast_does_not_change_the_codes(make_dictionary, activations):
     assert torch.equal(codes, sae.encode(activations))
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_activations_that_are_not_finite_are_refused(make_dictionary, activations, value):
+    x = activations.clone()
+    x[3, 1] = value
+    with pytest.raises(ValueError, match=r"^x has 1 non-finite rows, the first is row 3: drop them$"):
+        to_sae(make_dictionary()).encode(x)
+
+
 def test_the_prepared_atoms_are_kept_between_calls_and_get_their_gram_once_it_pays(make_dictionary, activations):
     sae = to_sae(make_dictionary())
     codes = sae.encode(activations[:1])
