@@ -263,6 +263,23 @@ def test_scratch_beyond_the_atoms_is_never_seen():
     assert torch.equal(gram_of(dictionary), gram_of(Dictionary(torch.cat([unit_rows(3, 4), new]), k=2, capacity=8)))
 
 
+def test_what_was_prepared_is_kept_while_the_atoms_stay_the_same():
+    dictionary = Dictionary(unit_rows(40, 8), k=3, capacity=300)
+    x = activations(50, 8)
+    dictionary.encode(x)
+    prepared = dictionary.prepared()
+    gram = prepared.gram
+    assert gram is not None
+    dictionary.encode(x)
+    prepared.place(40, unit_rows(3, 8, seed=1))  # growth that appends nothing after all
+    prepared.n = 40
+    assert dictionary.prepared() is prepared
+    dictionary.append(unit_rows(3, 8, seed=2), table_of(3))
+    dictionary.encode(x)
+    assert dictionary.prepared() is prepared
+    assert prepared.gram is gram
+
+
 def test_a_long_batch_is_encoded_in_parts(monkeypatch):
     dictionary = Dictionary(unit_rows(40, 8), torch.ones(8), k=3)
     x = activations(25, 8)

@@ -14,6 +14,8 @@ from itda_lightning.pursuit.memory import memory_budget
 
 logger = logging.getLogger(__name__)
 
+ROUNDED_ROWS = 1024
+
 
 class PreparedAtoms:
     """A growing dictionary's atoms as the pursuits use them.
@@ -48,7 +50,8 @@ class PreparedAtoms:
         atoms = atoms.detach()
         self.dtype = torch.promote_types(atoms.dtype, torch.float32)
         self.storage_dtype = atoms.dtype
-        self.rows = atoms.to(self.dtype).contiguous()
+        # `.data`: what is written behind the atoms does not count as a change of the buffer.
+        self.rows = atoms.data.to(self.dtype).contiguous()
         self.n = n
         self.budget = memory_budget(atoms.device, budget)
         possible = atoms.device.type == "cpu" and self.dtype == torch.float32
@@ -59,8 +62,8 @@ class PreparedAtoms:
         self._without_gram = 0
         coarse_fits = 2 * self.rows.numel() + self._copies() <= self.budget // 2
         if self.compiled and coarse_fits and (half_products_pay() if half is None else half):
-            self.coarse = self.rows.to(torch.bfloat16)
-            self._bound_coarse(0, n)
+            self.coarse = torch.zeros(self.rows.shape, dtype=torch.bfloat16)
+            self._round_to_coarse(0, n)
 
     @property
     def atoms(self) -> Float[Tensor, "n d"]:
@@ -113,8 +116,7 @@ class PreparedAtoms:
         self.rows[start:stop] = atoms
         self.n = stop
         if self.coarse is not None:
-            self.coarse[start:stop] = self.rows[start:stop].to(torch.bfloat16)
-            self._bound_coarse(start, stop)
+            self._round_to_coarse(start, stop)
         if self.gram is None:
             return
         if inner is None:
@@ -133,11 +135,14 @@ class PreparedAtoms:
         self.rows[self.n : padded(self.n)] = 0
         return self.rows
 
-    def _bound_coarse(self, start: int, stop: int) -> None:
+    def _round_to_coarse(self, start: int, stop: int) -> None:
+        """Bring rows of the bfloat16 copy up to date, and the bound of its error; in parts, which keeps memory low."""
         assert self.coarse is not None
-        if stop > start:
-            error = self.rows[start:stop] - self.coarse[start:stop].float()
-            self.coarse_error = max(self.coarse_error, float(torch.linalg.vector_norm(error, dim=1).max()))
+        for low in range(start, stop, ROUNDED_ROWS):
+            part = slice(low, min(stop, low + ROUNDED_ROWS))
+            self.coarse[part] = self.rows[part]
+            error = torch.linalg.vector_norm(self.rows[part] - self.coarse[part].float(), dim=1)
+            self.coarse_error = max(self.coarse_error, float(error.max()))
 
 
 @cache

@@ -21,9 +21,11 @@ from itda_lightning.pursuit.prepared import PreparedAtoms, triton_works
 
 PursuitName = Literal["mp", "omp"]
 
-# Bytes of one block's correlations: on the CPU they should stay in the cache, a GPU wants thousands of activations.
+# Bytes of one block's correlations: on the CPU they should stay in the cache, a GPU wants thousands of activations. Without
+# a Gram every step is a product with all atoms, and products of few rows are slow.
 BLOCK_BYTES = {"cpu": 8 * 2**20}
 BLOCK_BYTES_ELSEWHERE = 512 * 2**20
+WITHOUT_GRAM = 8
 UNIT_NORM_TOLERANCE = 1e-2
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 CHECKED_ROWS = 2**14
@@ -80,7 +82,9 @@ def _pursue_in_torch(
     n, atoms = prepared.n, prepared.atoms
     # Per sample: n correlations, and for OMP a k x k factor in float64.
     per_row = max(n, 2 * k * k if pursuit == "omp" else 1) * prepared.dtype.itemsize
-    block_bytes = BLOCK_BYTES.get(x.device.type, BLOCK_BYTES_ELSEWHERE)
+    block_bytes = BLOCK_BYTES.get(x.device.type, BLOCK_BYTES_ELSEWHERE) * (
+        1 if prepared.gram is not None else WITHOUT_GRAM
+    )
     rows = max(1, min(block_bytes, prepared.budget // 8) // per_row)
     blocks = []
     for start, part in zip(range(0, len(x), rows), x.split(rows), strict=True):

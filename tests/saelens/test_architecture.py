@@ -125,8 +125,10 @@ def test_the_prepared_atoms_are_kept_between_calls_and_get_their_gram_once_it_pa
     assert prepared.gram is None
     sae.encode(activations.repeat(20, 1))
     assert sae._stored.prepared is prepared
-    assert prepared.gram is not None
+    gram = prepared.gram
+    assert gram is not None
     assert torch.equal(sae.encode(activations[:1]), codes)
+    assert sae._stored.prepared.gram is gram
 
 
 @pytest.mark.parametrize("change", ["cast and cast back", "load", "in place", "in inference mode", "assign"])
