@@ -48,7 +48,9 @@ def test_atoms_are_the_activations_of_their_sources(data_of, growth, center):
     expected = calibration.double().mean(0).float() if center else torch.zeros(32)
     torch.testing.assert_close(dictionary.bias, expected, rtol=1e-5, atol=1e-6)
     order = [place[tuple(row)] for row in dictionary.source_table.tolist()]
-    assert order == sorted(order)
+    assert len(set(order)) == len(order)
+    if growth != "worst_first":  # which takes a batch in another order
+        assert order == sorted(order)
 
 
 def test_prompts_end_in_the_token_of_the_source(data_of, prose):
