@@ -16,7 +16,7 @@ from itda_lightning.pursuit import (
     pursue,
 )
 from tests.pursuit.cases import Case, cases, make_case
-from tests.pursuit.forms import forms, prepare
+from tests.pursuit.forms import FORMS, forms, prepare
 
 pursuits = pytest.mark.parametrize("pursuit", ["mp", "omp"])
 PUBLIC = {"mp": matching_pursuit, "omp": orthogonal_matching_pursuit}
@@ -247,3 +247,31 @@ def test_huge_and_tiny_activations_have_the_same_supports(pursuit, form, scale):
     code = pursue(pursuit, x * scale, prepare(atoms, form), 8)
     assert torch.equal(code.support, usual.support)
     torch.testing.assert_close(code.coefficients.double() / scale, usual.coefficients, rtol=1e-3, atol=1e-4)
+
+
+@pursuits
+@pytest.mark.parametrize("form", [form for form in FORMS if not form.startswith("torch")])
+@pytest.mark.parametrize("threads", [2, 5])
+def test_codes_do_not_depend_on_the_number_of_threads(pursuit, form, threads):
+    case = make_case("correlated", 203, 300, 24, 8, 1.0, 9)
+    case, before = Case(case.x.float(), case.atoms.float(), case.k), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = run(pursuit, case, form)
+        torch.set_num_threads(threads)
+        together = run(pursuit, case, form)
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(alone, together, strict=True):
+        assert torch.equal(one, other)
+
+
+@pursuits
+@pytest.mark.parametrize("nonnegative", [False, True])
+def test_compiled_codes_have_the_same_bits_whatever_screens_the_atoms(pursuit, nonnegative):
+    case = make_case("correlated", 203, 300, 24, 8, 1.0, 9)
+    case = Case(case.x.float(), case.atoms.float(), case.k)
+    first, *others = (run(pursuit, case, form, nonnegative=nonnegative) for form in FORMS if form[:5] != "torch")
+    for code in others:
+        for one, other in zip(code, first, strict=True):
+            assert torch.equal(one, other)
