@@ -55,7 +55,7 @@ OF_THIS_PACKAGE = {
     "dictionary": {"errors", "atomic_files", "pursuit", "sources"},
     "similarity": {"errors", "sources"},
     "checkpoints": {"errors", "atomic_files"},
-    "report": {"errors", "atomic_files", "sources", "evaluation.results"},
+    "report": {"errors", "atomic_files", "sources", "evaluation.comparison", "evaluation.results"},
 }
 OF_OTHERS = {
     "errors": set(),

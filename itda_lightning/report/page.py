@@ -1,20 +1,13 @@
 """One run as one HTML file that needs no network and no server."""
 
-import base64
-import hashlib
-import json
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from itda_lightning.atomic_files import write_text
 from itda_lightning.evaluation.results import AtomUsage, Example, RunResults, TokenDecomposition
-from itda_lightning.report.excerpt import excerpt, pieces, visible
+from itda_lightning.report.excerpt import excerpt
+from itda_lightning.report.inline import assets, environment, json_for_html, policy
 from itda_lightning.report.plots import curve, density_plot, l0_plot
-from itda_lightning.report.wording import describe_metric, show_coefficient, show_number, show_share
 from itda_lightning.sources import COLUMNS, Prompt
 
 # Characters of a prompt before and after its token. Examples are many, so theirs decide the size of the page.
@@ -36,19 +29,18 @@ def render_page(results: RunResults) -> str:
     Facts, metrics, plots and decompositions are in the HTML itself; the part of each atom is drawn on demand from data
     embedded in the page. Styles, script and data are inline, and a content security policy forbids everything else.
     """
-    style, script = _asset("page.css"), _asset("page.js")
+    style, script = assets("page.css"), assets("drawing.js", "page.js")
     usage = results.usage
     return (
-        _environment()
+        environment()
         .get_template("page.html")
         .render(
             results=results,
             usage=usage,
-            policy=f"default-src 'none'; base-uri 'none'; form-action 'none'; "
-            f"style-src {_digest(style)}; script-src {_digest(script)}",
-            style=Markup(style),
-            script=Markup(script),
-            data=_json_for_html(_atom_data(results)),
+            policy=policy(style, script),
+            style=style,
+            script=script,
+            data=json_for_html(_atom_data(results)),
             growth=curve(results.growth, "atoms", "Atoms:"),
             fvu=curve(results.fvu_curve, "FVU", "FVU"),
             l0=l0_plot(usage.l0_histogram),
@@ -56,42 +48,6 @@ def render_page(results: RunResults) -> str:
             decompositions=[_decomposition(decomposition) for decomposition in results.decompositions],
         )
     )
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("itda_lightning.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        number=show_number,
-        coefficient=show_coefficient,
-        share=show_share,
-        visible=visible,
-        metric=describe_metric,
-        pieces=pieces,
-    )
-    return environment
-
-
-def _asset(name: str) -> str:
-    return files("itda_lightning.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _digest(text: str) -> str:
-    """What a content security policy calls this inline style or script by; any other one is refused."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def _json_for_html(content: Any) -> Markup:
-    """JSON that may stand in a script element: no character that could end the element or open a comment."""
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
 
 
 def _decomposition(decomposition: TokenDecomposition) -> dict[str, Any]:

@@ -32,12 +32,20 @@ METRICS = {
     "kl_div_with_sae": ("KL, reconstruction", "from the model's own predictions, in nats"),
     "kl_div_with_ablation": ("KL, ablation", "from the model's own predictions, in nats"),
     "kl_div_score": ("KL recovered", "share of the ablation's KL avoided"),
+    "dead_share": ("Dead", "share of latents that no token used"),
+    "dense_share": ("Dense", "share of latents that very many tokens used"),
+    "probing/k=1": ("Probe, 1 latent", "accuracy of a probe on the best latent"),
+    "probing/k=2": ("Probe, 2 latents", "accuracy of a probe on the 2 best latents"),
+    "probing/k=5": ("Probe, 5 latents", "accuracy of a probe on the 5 best latents"),
+    "probing/k=16": ("Probe, 16 latents", "accuracy of a probe on the 16 best latents"),
+    "probing/all": ("Probe, all latents", "accuracy of a probe on the whole code"),
+    "probing/dense": ("Probe, activation", "accuracy of a probe without any dictionary"),
 }
 
 
 def describe_metric(key: str) -> tuple[str, str]:
     """The name of a metric and what it is, "" where that is not known; a path such as ``a/b/fvu`` counts as ``fvu``."""
-    return METRICS.get(key.rsplit("/", 1)[-1], (key.replace("_", " "), ""))
+    return METRICS.get(key) or METRICS.get(key.rsplit("/", 1)[-1], (key.replace("_", " "), ""))
 
 
 def show_number(value: float | int) -> str:
@@ -47,6 +55,47 @@ def show_number(value: float | int) -> str:
     if not math.isfinite(value):
         return "not measured"
     return (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}").replace("-", MINUS)
+
+
+def show_estimate(value: float | int, error: float | None = None) -> str:
+    """A number with its standard error, both rounded to the error's first two significant digits: ``0.1723 ± 0.0021``.
+
+    Without an error, or with one below the resolution of float32, a count is an integer and anything else has four
+    significant digits.
+    """
+    if not math.isfinite(value) or error is None or not math.isfinite(error):
+        return show_number(value)
+    if error <= 1e-6 * abs(value):
+        return f"{show_number(value)} ± 0"
+    decimals = 1 - int(f"{error:.1e}".partition("e")[2])
+    # Adding zero takes the sign off a zero.
+    value, error = round(value, decimals) + 0.0, round(error, decimals)
+    places = max(0, decimals)
+    return f"{value:,.{places}f} ± {error:,.{places}f}".replace("-", MINUS)
+
+
+def show_seconds(seconds: float) -> str:
+    """A time in the unit that fits it, to three significant digits at most."""
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s" if seconds < 100 else f"{seconds:.0f} s"
+
+
+def show_bytes(size: float) -> str:
+    """A size in binary units, to three significant digits."""
+    for unit, power in (("TiB", 4), ("GiB", 3), ("MiB", 2), ("KiB", 1)):
+        if size >= 1000 * 1024 ** (power - 1):
+            return f"{size / 1024**power:.3g} {unit}"
+    return f"{size:.0f} B"
+
+
+def show_magnitude(value: float) -> str:
+    """A large number to three significant digits: 4,718,592 is 4.72M."""
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= 0.9995 * size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"
 
 
 def show_coefficient(value: float) -> str:
