@@ -1,0 +1,145 @@
+"""Training activations for methods that take several passes: the rows that a fit reads, shuffled, in bounded memory."""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from itda_lightning.activations.bad import usable
+from itda_lightning.activations.cache import SHARD_ROWS, ActivationCache
+from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.activations.rows import choice
+from itda_lightning.errors import InputError
+
+BYTES = 4  # activations are read as float32
+
+
+class TrainingRows:
+    """The activations of the first training rows at one hook point, on disk; harvested first where they are not yet.
+
+    Position 0, special tokens and whatever else a fit leaves out are left out, and activations that are not finite or all
+    zero are skipped.
+
+    Args:
+        data: must have a ``cache_dir``.
+        hook_name: one of its hook points.
+        tokens: use only the rows that hold the first so many training tokens; None for all.
+
+    Raises:
+        InputError: no cache directory, a hook point that is not read, or a number of tokens that the data do not have.
+    """
+
+    def __init__(self, data: ActivationsDataModule, hook_name: str, tokens: int | None = None) -> None:
+        context = data.hparams["context_size"]
+        if hook_name not in data.hook_names:
+            raise InputError(f"the data hold no activations of {hook_name!r}: give one of {data.hook_names}")
+        if data.hparams["cache_dir"] is None:
+            raise InputError("activations are read more than once, so they must be on disk: set data.cache_dir")
+        if tokens is not None and not context <= tokens <= data.hparams["training_tokens"]:
+            raise InputError(
+                f"tokens must lie between one row of {context} and data.training_tokens "
+                f"({data.hparams['training_tokens']:,}), got {tokens:,}"
+            )
+        data.prepare_data()
+        cache = data.cache("train")
+        assert cache is not None
+        self.cache: ActivationCache = cache
+        self.hook_name = hook_name
+        self.n_rows = len(cache.rows) if tokens is None else tokens // context
+        self.kept = cache.rows.kept[: self.n_rows]
+        self.d_in = cache.widths[hook_name]
+        self.blocks = [(row, min(row + SHARD_ROWS, self.n_rows)) for row in range(0, self.n_rows, SHARD_ROWS)]
+        if not self.kept.any():
+            raise InputError(f"the first {self.n_rows} training rows keep no activation: ask for more tokens")
+
+    @property
+    def n_kept(self) -> int:
+        """The number of activations, those included that turn out not to be usable."""
+        return int(self.kept.sum())
+
+    def read(self, start: int, stop: int) -> Float[Tensor, "m d"]:
+        """(m, d) the activations of the rows ``start..stop``, in order."""
+        rows = self.cache.rows
+        mask = self.kept[start:stop, rows.first_position :]
+        x = self.cache.read(start, stop).activations[self.hook_name][mask]
+        row, position = mask.nonzero(as_tuple=True)
+        return x[usable(x, rows.source_table(row + start, position + rows.first_position), self.hook_name, "skip")]
+
+    def at(self, places: Int[Tensor, "m 2"]) -> Float[Tensor, "m d"]:
+        """(m, d) the activations at (row, position), usable or not, in the order of ``places``."""
+        x = torch.empty(len(places), self.d_in)
+        for start, stop in self.blocks:
+            inside = ((places[:, 0] >= start) & (places[:, 0] < stop)).nonzero()[:, 0]
+            if len(inside):
+                row, position = (places[inside] - torch.tensor([start, self.cache.rows.first_position])).T
+                x[inside] = self.cache.read(start, stop).activations[self.hook_name][row, position]
+        return x
+
+    def sample(self, n: int, seed: int) -> Float[Tensor, "m d"]:
+        """(m, d) all activations of rows drawn at random, as many rows as hold about n of them.
+
+        Raises:
+            InputError: none of them is usable.
+        """
+        order = choice(self.n_rows, self.n_rows, seed)
+        drawn = order[: int((self.kept[order].sum(1).cumsum(0) < min(n, self.n_kept)).sum()) + 1]
+        x = torch.cat([self.read(row, row + 1) for row in drawn.tolist()])
+        if not len(x):
+            raise InputError(f"all {n} activations drawn at {self.hook_name} are zero or not finite")
+        return x
+
+
+def shuffled_batches(
+    rows: TrainingRows, batch_size: int, seed: int, buffer_bytes: int
+) -> Iterator[Float[Tensor, "batch d"]]:
+    """Whole batches without end, every activation once an epoch, the same ones for the same arguments.
+
+    Activations that fit into the buffer are read once and shuffled as a whole. Others are read anew in every epoch, blocks
+    of rows in random order, and shuffled within as much of them as the buffer holds.
+
+    Raises:
+        InputError: a buffer that holds less than one block of rows.
+    """
+    positions = rows.kept.shape[1] - rows.cache.rows.first_position
+    block_bytes = SHARD_ROWS * positions * rows.d_in * BYTES
+    all_fit = rows.n_kept * rows.d_in * BYTES <= buffer_bytes
+    blocks_in_buffer = len(rows.blocks) if all_fit else buffer_bytes // block_bytes
+    if blocks_in_buffer < 1:
+        raise InputError(
+            f"a buffer of {buffer_bytes:,} bytes holds less than {SHARD_ROWS} rows of activations at {rows.hook_name}: "
+            f"give at least {block_bytes:,}"
+        )
+    return _shuffled(rows, batch_size, torch.Generator().manual_seed(seed), blocks_in_buffer)
+
+
+def _shuffled(
+    rows: TrainingRows, batch_size: int, generator: torch.Generator, blocks_in_buffer: int
+) -> Iterator[Tensor]:
+    largest = blocks_in_buffer * SHARD_ROWS * rows.kept.shape[1]
+    storage = torch.empty(min(rows.n_kept, largest), rows.d_in)
+    buffer = rest = storage[:0]
+    while True:
+        order = torch.randperm(len(rows.blocks), generator=generator)
+        for chosen in order.split(blocks_in_buffer):
+            # What fits as a whole is still there after the first epoch.
+            if not len(buffer) or len(chosen) < len(rows.blocks):
+                buffer = _fill(storage, rows, chosen.tolist())
+            shuffled = torch.randperm(len(buffer), generator=generator)
+            missing = batch_size - len(rest)
+            for part in (shuffled[:missing], *shuffled[missing:].split(batch_size)):
+                rest = torch.cat([rest, buffer[part]])
+                if len(rest) == batch_size:
+                    yield rest
+                    rest = storage[:0]
+
+
+def _fill(storage: Float[Tensor, "room d"], rows: TrainingRows, blocks: list[int]) -> Float[Tensor, "m d"]:
+    end = 0
+    for block in blocks:
+        x = rows.read(*rows.blocks[block])
+        storage[end : end + len(x)] = x
+        end += len(x)
+    if not end:
+        raise InputError(f"none of the {len(blocks)} blocks of rows read holds a usable activation at {rows.hook_name}")
+    return storage[:end]

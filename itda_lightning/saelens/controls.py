@@ -1,0 +1,189 @@
+"""Controls for a comparison: atoms drawn at random, and principal components, from the activations that a fit reads."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import xxhash
+from jaxtyping import Float
+from sae_lens import SAE
+from sae_lens.saes.sae import SAEMetadata
+from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig
+from torch import Tensor
+from torch.nn import functional
+
+from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.activations.shuffled import TrainingRows
+from itda_lightning.dictionary import Dictionary
+from itda_lightning.errors import InputError
+from itda_lightning.facts import finished, fit_metadata, settings
+from itda_lightning.pursuit import PursuitName
+from itda_lightning.saelens.site import site_metadata
+from itda_lightning.sources import Sources
+
+# Activations that give the mean, as many as that of an ITDA is of by default.
+CALIBRATION = 8192
+
+
+def random_dictionary(
+    data: ActivationsDataModule,
+    hook_name: str,
+    n_atoms: int,
+    k: int,
+    pursuit: PursuitName = "mp",
+    bias: Float[Tensor, " d"] | None = None,
+    seed: int = 0,
+    *,
+    nonnegative: bool = False,
+    tokens: int | None = None,
+) -> Dictionary:
+    """A dictionary of training activations drawn at random without replacement, each with its source.
+
+    Args:
+        data: needs a ``cache_dir``; what is not cached yet is harvested first.
+        hook_name: one of the hook points of ``data``.
+        n_atoms: how many atoms; activations that have the same direction bit for bit are drawn once.
+        k, pursuit, nonnegative: how it encodes, as in ``Dictionary``.
+        bias: (d,) what is subtracted before atoms are normalised and activations encoded: that of the ITDA it is compared
+            with, zeros for none; None for the mean of a sample, as an ITDA's is.
+        seed: seed of the draw.
+        tokens: draw from the first so many training tokens only; None for all.
+
+    Raises:
+        InputError: more atoms than there are different activations, a bias of another width, or as ``TrainingRows``.
+    """
+    rows = TrainingRows(data, hook_name, tokens)
+    if not 1 <= n_atoms <= rows.n_kept:
+        raise InputError(
+            f"n_atoms must lie between 1 and the {rows.n_kept:,} training activations that it draws from, got {n_atoms:,}"
+        )
+    if bias is not None and bias.shape != (rows.d_in,):
+        raise InputError(f"the bias must have shape ({rows.d_in},) like an activation, got {tuple(bias.shape)}")
+    if bias is None:
+        bias = rows.sample(CALIBRATION, seed + 1).double().mean(0).float()
+    kept = rows.kept.nonzero()
+    order = kept[torch.randperm(len(kept), generator=torch.Generator().manual_seed(seed))]
+    atoms, places = torch.empty(0, rows.d_in), order[:0]
+    seen: set[bytes] = set()
+    while len(atoms) < n_atoms and len(order):
+        drawn, order = order[: n_atoms - len(atoms)], order[n_atoms - len(atoms) :]
+        raw = rows.at(drawn)
+        x = functional.normalize(raw - bias.cpu(), dim=1) * raw.any(1, keepdim=True)
+        good = torch.tensor([_is_new(row, seen) for row in x], dtype=torch.bool)
+        atoms, places = torch.cat([atoms, x[good]]), torch.cat([places, drawn[good]])
+    if len(atoms) < n_atoms:
+        raise InputError(
+            f"the training rows hold only {len(atoms):,} different usable activations, n_atoms is {n_atoms:,}"
+        )
+    table = rows.cache.rows.source_table(*places.T)
+    dictionary = Dictionary(
+        atoms, bias.cpu(), Sources(table, rows.cache.rows.dataset), k=k, pursuit=pursuit, nonnegative=nonnegative
+    )
+    own = {"control": "random", "n_atoms": n_atoms, "k": k, "pursuit": pursuit, "nonnegative": nonnegative}
+    metadata = fit_metadata(
+        hook_name,
+        data=settings(data.hparams),
+        fit=own | {"seed": seed, "tokens": tokens},
+        threshold=None,
+        seen=n_atoms,
+        skipped=0,
+        appended_at=torch.full((n_atoms,), n_atoms),
+        history=[],
+    )
+    return finished(dictionary, rows.cache.rows.dataset, rows.cache.rows, metadata)
+
+
+def _is_new(row: Float[Tensor, " d"], seen: set[bytes]) -> bool:
+    """Whether a unit row is finite, not zero, and none of those seen before; remembered from now on."""
+    digest = xxhash.xxh3_128_digest(row.numpy().tobytes())
+    if digest in seen or not bool(torch.isfinite(row).all()) or not bool(row.any()):
+        return False
+    seen.add(digest)
+    return True
+
+
+@dataclass(frozen=True)
+class PrincipalComponents:
+    """The principal components of training activations.
+
+    Attributes:
+        mean: (d,) float64.
+        components: (d, d) float64, orthonormal rows, the one of the largest variance first.
+        variances: (d,) float64, the variance along each.
+        count: activations that they are of.
+    """
+
+    mean: Float[Tensor, " d"]
+    components: Float[Tensor, "d d"]
+    variances: Float[Tensor, " d"]
+    count: int
+
+
+def principal_components(data: ActivationsDataModule, hook_name: str, tokens: int | None = None) -> PrincipalComponents:
+    """The principal components of all training activations, from their covariance in float64, read block by block.
+
+    Args:
+        data: needs a ``cache_dir``; what is not cached yet is harvested first.
+        hook_name: one of the hook points of ``data``.
+        tokens: use the first so many training tokens only; None for all.
+
+    Raises:
+        InputError: as ``TrainingRows``.
+    """
+    rows = TrainingRows(data, hook_name, tokens)
+    # Sums of what lies near zero lose no digits where the mean is large.
+    near = rows.sample(CALIBRATION, 0).double().mean(0)
+    total, products, count = torch.zeros_like(near), torch.zeros(rows.d_in, rows.d_in, dtype=torch.float64), 0
+    for start, stop in rows.blocks:
+        x = rows.read(start, stop).double() - near
+        total += x.sum(0)
+        products += x.T @ x
+        count += len(x)
+    mean = total / count
+    variances, vectors = torch.linalg.eigh(products / count - torch.outer(mean, mean))
+    return PrincipalComponents(near + mean, vectors.T.flip(0), variances.flip(0).clamp(min=0), count)
+
+
+def pca_sae(
+    data: ActivationsDataModule,
+    hook_name: str,
+    k: int,
+    tokens: int | None = None,
+    components: PrincipalComponents | None = None,
+) -> SAE[Any]:
+    """The best reconstruction by k fixed directions, as an SAE: the mean and the top k principal components.
+
+    It is a standard SAE with the rows [P; -P], so its 2 k latents are the positive and the negative parts of the k
+    projections, and its L0 is k.
+
+    Args:
+        data, hook_name, tokens: as in ``principal_components``.
+        k: the number of components.
+        components: those found before, where several k are wanted of the same activations.
+
+    Raises:
+        InputError: k out of range, or as ``principal_components``.
+    """
+    width = TrainingRows(data, hook_name, tokens).d_in if components is None else len(components.mean)
+    if not 1 <= k <= width:
+        raise InputError(f"k must lie between 1 and the {width} dimensions of an activation, got {k}")
+    found = components or principal_components(data, hook_name, tokens)
+    rows = torch.cat([found.components[:k], -found.components[:k]]).float()
+    explained = float(found.variances[:k].sum() / found.variances.sum())
+    own = {"control": "pca", "k": k, "tokens": tokens, "activations_seen": found.count, "explained_variance": explained}
+    sae = StandardSAE(
+        StandardSAEConfig(
+            d_in=rows.shape[1],
+            d_sae=len(rows),
+            reshape_activations="hook_z" if hook_name.endswith("hook_z") else "none",
+            metadata=SAEMetadata(**site_metadata(data, hook_name), training=own),
+        )
+    )
+    weights = {
+        "W_enc": rows.T.contiguous(),
+        "W_dec": rows,
+        "b_enc": torch.zeros(len(rows)),
+        "b_dec": found.mean.float(),
+    }
+    sae.load_state_dict(weights)
+    return sae

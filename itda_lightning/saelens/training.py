@@ -1,0 +1,163 @@
+"""SAEs trained by SAELens on the very activations that an ITDA is fitted on, as peers of it."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from sae_lens.registry import get_sae_training_class
+from sae_lens.saes.sae import TrainingSAE
+from sae_lens.training.sae_trainer import SAETrainer
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from itda_lightning.activations.bad import usable
+from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.activations.shuffled import TrainingRows, shuffled_batches
+from itda_lightning.atomic_files import new_directory
+from itda_lightning.errors import InputError
+from itda_lightning.saelens.peak_memory import PeakMemory
+from itda_lightning.saelens.site import site_metadata
+from itda_lightning.saelens.training_settings import TrainingSettings
+
+# Activations that give the mean and the scale: as many as an ITDA's mean is of by default.
+CALIBRATION = 8192
+CURVE_POINTS = 15
+CURVE_ACTIVATIONS = 4096
+CURVE_CHUNK = 512
+
+
+@dataclass(frozen=True)
+class TrainedSAE:
+    """A finished training.
+
+    Attributes:
+        path: directory with the SAE for inference in SAELens's format.
+        seconds: wall time of the training: without the harvest, and without measuring the curve.
+        activations_seen: activations in all steps, each as often as it was seen.
+        activations_read: distinct activations among them.
+        peak_bytes: the largest memory of the process meanwhile (see ``PeakMemory``).
+        curve: (activations seen, FVU on up to 4,096 held-out activations), the last point that of the finished training.
+    """
+
+    path: Path
+    seconds: float
+    activations_seen: int
+    activations_read: int
+    peak_bytes: int
+    curve: tuple[tuple[int, float], ...]
+
+
+def train_sae(
+    settings: TrainingSettings, data: ActivationsDataModule, hook_name: str, output: str | Path
+) -> TrainedSAE:
+    """Train an SAE on the cached training activations and save it for inference, whole or not at all.
+
+    It sees the activations that an ITDA of the same ``data`` is fitted on, centred by the same kind of mean at the start
+    (its decoder bias, which is then trained). They are scaled to a mean norm of sqrt(d) while it is trained; the scale is
+    folded into the weights, so the saved SAE is one of activations as the model gives them. A batchtopk SAE is saved as
+    SAELens does, as a jumprelu SAE with the threshold that gives k latents on average.
+
+    Args:
+        settings: see ``TrainingSettings``.
+        data: needs a ``cache_dir``; what is not cached yet is harvested first. Otherwise no language model is loaded.
+        hook_name: one of the hook points of ``data``.
+        output: a directory that does not exist yet.
+
+    Raises:
+        InputError: ``output`` exists or cannot be written, as ``TrainingRows`` and ``shuffled_batches``, or a training
+            that diverged.
+    """
+    output = Path(output).expanduser()
+    with new_directory(output) as directory:
+        # Not SAELens's runner over its own reading of the cache: that wants the language model, leaves tokens out by their id
+        # only (so not padding), does not stop after the first rows, and cannot read bfloat16.
+        rows = TrainingRows(data, hook_name, settings.tokens)
+        batches = shuffled_batches(rows, settings.batch_size, settings.seed, settings.buffer_bytes)
+        device = data.model_name.torch_device()
+        heldout = _heldout(data, hook_name).to(device)
+        trainer = _trainer(settings, rows, site_metadata(data, hook_name), device)
+        with PeakMemory() as peak:
+            seconds, curve = _train(trainer, batches, settings.steps, heldout)
+        seen = trainer.n_training_samples
+        trained = TrainedSAE(output, seconds, seen, min(seen, rows.n_kept), peak.bytes, curve)
+        sae = _finished(trainer)
+        sae.cfg.metadata["training"] = asdict(trained) | {"path": None, "settings": asdict(settings)}
+        sae.save_inference_model(directory)
+    return trained
+
+
+def _trainer(
+    settings: TrainingSettings, rows: TrainingRows, metadata: dict[str, Any], device: torch.device
+) -> SAETrainer[Any, Any]:
+    """SAELens's trainer of new weights, with the scale that activations are brought to."""
+    config = settings.sae_config(rows.d_in, rows.hook_name, metadata, device)
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        sae: TrainingSAE[Any] = get_sae_training_class(settings.architecture)[0](config)
+    trainer: SAETrainer[Any, Any] = SAETrainer(settings.trainer_config(device), sae, iter(()))
+    sample = rows.sample(CALIBRATION, settings.seed + 1).double()
+    scale = rows.d_in**0.5 / float(sample.norm(dim=1).mean())
+    trainer.activation_scaler.scaling_factor = scale
+    # From zero, Adam would spend a short training on the mean, which an ITDA is given.
+    sae.b_dec.data.copy_(sample.mean(0) * scale)
+    return trainer
+
+
+def _train(
+    trainer: SAETrainer[Any, Any], batches: Iterator[Tensor], steps: int, heldout: Float[Tensor, "m d"]
+) -> tuple[float, tuple[tuple[int, float], ...]]:
+    """The loop of ``SAETrainer.fit`` out of its public steps, for a curve without W&B; returns its seconds and the curve."""
+    measured_at = {round(steps ** (point / (CURVE_POINTS - 1))) for point in range(CURVE_POINTS)}
+    curve: list[tuple[int, float]] = []
+    start, measuring = time.perf_counter(), 0.0
+    name = f"Train {trainer.sae.cfg.architecture()} of {trainer.sae.cfg.d_sae:,}"
+    with tqdm(total=trainer.cfg.total_training_samples, unit=" activations", unit_scale=True, desc=name) as bar:
+        while trainer.n_training_steps < steps:
+            trainer.maybe_reset_sparsity()
+            trainer.step(next(batches))
+            trainer.n_training_steps += 1
+            bar.update(trainer.n_training_samples - bar.n)
+            if trainer.n_training_steps in measured_at:
+                before = time.perf_counter()
+                curve.append((trainer.n_training_samples, _fvu(trainer, heldout)))
+                bar.set_postfix(fvu=f"{curve[-1][1]:.3f}")
+                measuring += time.perf_counter() - before
+    return time.perf_counter() - start - measuring, tuple(curve)
+
+
+def _finished(trainer: SAETrainer[Any, Any]) -> TrainingSAE[Any]:
+    """The SAE of activations as the model gives them. Raises InputError where the training diverged."""
+    sae: TrainingSAE[Any] = trainer.sae
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in sae.parameters()):
+        raise InputError(
+            f"the training of the {sae.cfg.architecture()} SAE diverged: lower training.learning_rate "
+            f"({trainer.cfg.lr}) or give it a training.warm_up"
+        )
+    sae.fold_activation_norm_scaling_factor(trainer.activation_scaler.scaling_factor)
+    trainer.set_final_sae_metadata()
+    return sae.to("cpu")
+
+
+@torch.no_grad()
+def _fvu(trainer: SAETrainer[Any, Any], heldout: Float[Tensor, "m d"]) -> float:
+    """Share of the variance that the SAE, as it is in training, leaves unexplained; the scale cancels."""
+    x = trainer.activation_scaler(heldout)
+    trainer.sae.eval()
+    errors = [(trainer.sae.decode(trainer.sae.encode(part)) - part).double() for part in x.split(CURVE_CHUNK)]
+    variance = (x.double() - x.double().mean(0)).square().sum()
+    return float(sum(error.square().sum() for error in errors) / variance)
+
+
+def _heldout(data: ActivationsDataModule, hook_name: str) -> Float[Tensor, "m d"]:
+    """Up to ``CURVE_ACTIVATIONS`` usable activations of held-out documents, always the same ones."""
+    parts: list[Tensor] = []
+    for batch in data.val_dataloader():
+        x = batch.activations[hook_name]
+        parts.append(x[usable(x, batch.table, hook_name, "skip")])
+        if sum(map(len, parts)) >= CURVE_ACTIVATIONS:
+            break
+    return torch.cat(parts)[:CURVE_ACTIVATIONS]

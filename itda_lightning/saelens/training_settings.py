@@ -1,0 +1,163 @@
+"""How an SAE is trained: the settings a user gives, and the configuration of SAELens that they stand for."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from sae_lens.config import SAETrainerConfig
+from sae_lens.registry import get_sae_training_class
+from sae_lens.saes.sae import SAEMetadata, TrainingSAEConfig
+
+from itda_lightning.errors import InputError
+
+TrainedArchitecture = Literal["standard", "topk", "batchtopk", "jumprelu", "matching_pursuit"]
+COEFFICIENT_NAMES = {"standard": "l1", "jumprelu": "l0"}
+# SAELens's documentation: 5% of a standard SAE's training; for the tanh loss of JumpReLU all of it, as Anthropic does.
+SPARSITY_WARM_UP = {"standard": 0.05, "jumprelu": 1.0}
+# SAELens's settings for JumpReLU with the tanh loss, "a bit easier to train" than the others and good for short trainings.
+JUMPRELU = {
+    "jumprelu_sparsity_loss_mode": "tanh",
+    "jumprelu_tanh_scale": 4.0,
+    "jumprelu_bandwidth": 2.0,
+    "jumprelu_init_threshold": 0.1,
+    "pre_act_loss_coefficient": 3e-6,
+}
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Settings of one training; SAELens's own defaults and recommendations where there is no field.
+
+    Attributes:
+        architecture: standard (ReLU with an L1 penalty), topk, batchtopk, jumprelu (with the tanh penalty) or
+            matching_pursuit (SAELens's trained atoms, non-negative codes).
+        n_latents: width of the SAE.
+        k: sparsity of topk, batchtopk (on average) and matching_pursuit.
+        sparsity_coefficient: weight of the penalty of standard and jumprelu; SAELens's examples take 5. Activations are
+            scaled to a mean norm of sqrt(d) in training, so it means much the same for all models.
+        samples: activations seen, each as often as it is seen; rounded down to whole batches.
+        tokens: train on the first so many training tokens only, in several epochs where samples are more; null for all.
+        learning_rate: Adam's.
+        batch_size: activations in one step.
+        warm_up: share of the training in which the learning rate rises from zero.
+        decay: share of the training, at its end, in which the learning rate falls to zero.
+        sparsity_warm_up: share of the training in which the sparsity coefficient rises from zero; null for SAELens's
+            recommendation (standard 0.05, jumprelu 1).
+        seed: seed of the initial weights and of the order of activations.
+        buffer_bytes: memory for activations; those that do not fit are read again in each epoch.
+
+    Raises:
+        InputError: a value out of range, or a sparsity that the architecture does not have or lacks.
+    """
+
+    architecture: TrainedArchitecture
+    n_latents: int
+    k: int | None = None
+    sparsity_coefficient: float | None = None
+    samples: int = 2_000_000
+    tokens: int | None = None
+    learning_rate: float = 3e-4
+    batch_size: int = 4096
+    warm_up: float = 0.0
+    decay: float = 0.2
+    sparsity_warm_up: float | None = None
+    seed: int = 0
+    buffer_bytes: int = 2**30
+
+    def __post_init__(self) -> None:
+        if self.architecture not in get_args(TrainedArchitecture):
+            raise InputError(
+                f"training.architecture must be one of {get_args(TrainedArchitecture)}, got {self.architecture!r}"
+            )
+        for name in ("n_latents", "batch_size", "buffer_bytes"):
+            if getattr(self, name) < 1:
+                raise InputError(f"training.{name} must be at least 1, got {getattr(self, name)}")
+        if self.samples < self.batch_size:
+            raise InputError(
+                f"training.samples must be at least one batch of {self.batch_size:,} activations, got {self.samples:,}"
+            )
+        if not 0 < self.learning_rate < float("inf"):
+            raise InputError(f"training.learning_rate must be positive, got {self.learning_rate}")
+        shares = {"warm_up": self.warm_up, "decay": self.decay, "sparsity_warm_up": self.sparsity_warm_up or 0.0}
+        for name, share in shares.items():
+            if not 0 <= share <= 1:
+                raise InputError(f"training.{name} is a share of the training, from 0 to 1, got {share}")
+        if self.warm_up + self.decay > 1:
+            raise InputError(
+                f"training.warm_up {self.warm_up} and training.decay {self.decay} are more than the whole training: "
+                "lower one of them"
+            )
+        self._check_sparsity()
+
+    @property
+    def steps(self) -> int:
+        return self.samples // self.batch_size
+
+    def sae_config(
+        self, d_in: int, hook_name: str, metadata: dict[str, Any], device: torch.device
+    ) -> TrainingSAEConfig:
+        """SAELens's configuration of the SAE that is trained."""
+        options: dict[str, Any] = {}
+        if self.architecture in COEFFICIENT_NAMES:
+            share = SPARSITY_WARM_UP[self.architecture] if self.sparsity_warm_up is None else self.sparsity_warm_up
+            name = COEFFICIENT_NAMES[self.architecture]
+            options = {
+                f"{name}_coefficient": self.sparsity_coefficient,
+                f"{name}_warm_up_steps": round(share * self.steps),
+            }
+        if self.architecture == "jumprelu":
+            options |= JUMPRELU
+        elif self.architecture == "topk":
+            options = {"k": self.k}
+        elif self.architecture == "batchtopk":
+            # The threshold for inference is a running mean that begins at zero: in a short training SAELens's 0.01 would
+            # leave it too low, and the SAE with far more than k active latents.
+            options = {"k": float(self.k or 0), "topk_threshold_lr": max(0.01, min(1.0, 10 / self.steps))}
+        elif self.architecture == "matching_pursuit":
+            options = {
+                "max_iterations": self.k,
+                "residual_threshold": 0.0,
+                "stop_on_duplicate_support": False,
+                "decoder_init_norm": 1.0,
+            }
+        config: TrainingSAEConfig = get_sae_training_class(self.architecture)[1](
+            d_in=d_in,
+            d_sae=self.n_latents,
+            device=str(device),
+            normalize_activations="expected_average_only_in",
+            reshape_activations="hook_z" if hook_name.endswith("hook_z") else "none",
+            metadata=SAEMetadata(**metadata),
+            **options,
+        )
+        return config
+
+    def trainer_config(self, device: torch.device) -> SAETrainerConfig:
+        """SAELens's configuration of its trainer."""
+        return SAETrainerConfig(
+            total_training_samples=self.steps * self.batch_size,
+            train_batch_size_samples=self.batch_size,
+            lr=self.learning_rate,
+            lr_end=self.learning_rate / 10,  # read by cosine schedules only, but the trainer insists on a value
+            lr_warm_up_steps=round(self.warm_up * self.steps),
+            lr_decay_steps=round(self.decay * self.steps),
+            device=str(device),
+            # SAELens's window of 1,000 steps is longer than a short training, whose dead latents would never be revived.
+            dead_feature_window=max(1, min(1000, self.steps // 10)),
+        )
+
+    def _check_sparsity(self) -> None:
+        penalised = self.architecture in COEFFICIENT_NAMES
+        if penalised and (self.k is not None or self.sparsity_coefficient is None):
+            raise InputError(
+                f"the sparsity of a {self.architecture} SAE is set by training.sparsity_coefficient, not k (got "
+                f"sparsity_coefficient={self.sparsity_coefficient}, k={self.k}): SAELens's examples take 5"
+            )
+        if not penalised and (self.k is None or self.sparsity_coefficient is not None):
+            raise InputError(
+                f"the sparsity of a {self.architecture} SAE is set by training.k, not sparsity_coefficient (got "
+                f"k={self.k}, sparsity_coefficient={self.sparsity_coefficient}): give k, the L0 wanted"
+            )
+        if self.k is not None and not 1 <= self.k <= self.n_latents:
+            raise InputError(f"training.k must lie between 1 and n_latents {self.n_latents}, got {self.k}")
+        if self.sparsity_coefficient is not None and not 0 <= self.sparsity_coefficient < float("inf"):
+            raise InputError(f"training.sparsity_coefficient must not be negative, got {self.sparsity_coefficient}")
