@@ -15,17 +15,25 @@ ATOMS_IN_TABLE = 1000
 BEFORE, AFTER = 200, 60
 
 
-def make_wandb_logger(project: str, run_directory: Path) -> WandbLogger | None:
-    """A logger, online with a key and a network, else offline; None with a warning where W&B cannot be used at all."""
+def make_wandb_logger(
+    project: str, run_directory: Path, otherwise: str = "metrics go to CSV only"
+) -> WandbLogger | None:
+    """A logger, online with a key and a network, else offline; None with a warning where W&B cannot be used at all.
+
+    Args:
+        project: of W&B.
+        run_directory: where the run's files go; its name is the run's.
+        otherwise: what the warning says of a run without W&B.
+    """
     if importlib.util.find_spec("wandb") is None:
-        logger.warning("wandb is not installed: metrics go to CSV only (pip install 'itda-lightning[wandb]')")
+        logger.warning("wandb is not installed: %s (pip install 'itda-lightning[wandb]')", otherwise)
         return None
     offline = os.environ.get("WANDB_MODE", "online") != "online" or not _logged_in()
     try:
         made = WandbLogger(project=project, name=run_directory.name, save_dir=run_directory, offline=offline)
         _ = made.experiment  # what can fail fails here, before the fit
     except Exception as error:  # whatever goes wrong at W&B must not cost a fit
-        logger.warning("W&B cannot be used (%s): metrics go to CSV only", error)
+        logger.warning("W&B cannot be used (%s): %s", error, otherwise)
         return None
     if offline:
         logger.info("W&B is offline; to upload the run later: wandb sync %s/wandb/offline-run-*", run_directory)

@@ -1,0 +1,224 @@
+// Sorts the table, links entries across plots, and draws atoms beside their nearest latents from the data in the page.
+"use strict";
+
+(() => {
+  const { make, whole, share, coefficient, marked, quiet, ending, heading, histogram } = drawing;
+  const byId = (id) => document.getElementById(id);
+  const all = (selector) => [...document.querySelectorAll(selector)];
+
+  // ---- the table
+
+  function sortBy(header) {
+    const table = byId("all");
+    const headers = [...table.tHead.rows[0].cells];
+    const column = headers.indexOf(header);
+    const down = header.getAttribute("aria-sort") === "ascending";
+    for (const other of headers) other.removeAttribute("aria-sort");
+    header.setAttribute("aria-sort", down ? "descending" : "ascending");
+    const number = header.dataset.type === "number";
+    // What a row lacks, as a failed one lacks all figures, comes last either way.
+    const value = (row) => {
+      // The reason of a failure spans the figures, so the cells after it are counted from the end.
+      const cells = row.cells.length === headers.length || column < 4 ? row.cells[column] : null;
+      const last = column === headers.length - 1 ? row.cells[row.cells.length - 1] : cells;
+      const text = last?.dataset.sort ?? "";
+      return text === "" ? null : number ? Number(text) : text;
+    };
+    const compare = (a, b) => {
+      if (a === null || b === null) return (a === null) - (b === null);
+      return (number ? a - b : a.localeCompare(b)) * (down ? -1 : 1);
+    };
+    const body = table.tBodies[0];
+    const keyed = [...body.rows].map((row) => [value(row), Number(row.dataset.row), row]);
+    keyed.sort((a, b) => compare(a[0], b[0]) || a[1] - b[1]);
+    body.append(...keyed.map(([, , row]) => row));
+    byId("sorted").textContent = `Sorted by ${header.textContent}, ${down ? "descending" : "ascending"}.`;
+  }
+
+  for (const header of all("#all thead th")) header.firstElementChild.addEventListener("click", () => sortBy(header));
+
+  // ---- one entry in all plots
+
+  function light(number) {
+    for (const element of all(".lit")) element.classList.remove("lit");
+    if (number !== undefined) for (const element of all(`[data-row="${number}"]`)) element.classList.add("lit");
+  }
+
+  document.addEventListener("mouseover", (event) => light(event.target.closest("[data-row]")?.dataset.row));
+
+  for (const box of all(".choices input")) {
+    const draw = () => {
+      const line = document.querySelector(`[data-plot="densities"] .line[data-row="${box.value}"]`);
+      if (line) line.classList.toggle("off", !box.checked);
+    };
+    box.addEventListener("change", draw);
+    draw();
+  }
+
+  if (byId("data")) {
+    // ---- atoms, found and listed
+
+    const PER_PAGE = 8;
+    const data = JSON.parse(byId("data").textContent);
+    // One line a latent, parsed when it is shown.
+    const lines = byId("lines").textContent.split("\n");
+    const { atoms, densities, prompts, others } = data;
+    const places = new Map(atoms.map((atom, place) => [atom, place]));
+    const cosines = atoms.map((_, place) => others.map((other) => other.cosines[place]));
+    const nearest = cosines.map((some) => (some.length ? Math.max(...some) : null));
+    const farthest = cosines.map((some) => (some.length ? Math.min(...some) : null));
+    const orders = {
+      atom: (a, b) => a - b,
+      used: (a, b) => densities[b] - densities[a] || a - b,
+      rare: (a, b) => densities[a] - densities[b] || a - b,
+      unlike: (a, b) => nearest[a] - nearest[b] || a - b,
+      alike: (a, b) => farthest[b] - farthest[a] || a - b,
+    };
+    let texts = null;
+    let found = [];
+    let page = 0;
+    let shown = 0;
+
+    function search() {
+      const wanted = byId("find").value.trim().toLowerCase();
+      texts ??= prompts.map((prompt) => (prompt === null ? "" : prompt.join("").toLowerCase()));
+      found = [...atoms.keys()].filter((place) => wanted === "" || texts[place].includes(wanted));
+      found.sort(orders[byId("order").value]);
+      page = 0;
+      list();
+    }
+
+    function list() {
+      const first = page * PER_PAGE;
+      const last = Math.min(first + PER_PAGE, found.length);
+      byId("rows").replaceChildren(...found.slice(first, last).map(row));
+      byId("found").textContent = found.length
+        ? `${whole(first + 1)}–${whole(last)} of ${whole(found.length)} atoms`
+        : "No atom’s prompt holds this text";
+      byId("previous").disabled = page === 0;
+      byId("next").disabled = last === found.length;
+    }
+
+    function row(place) {
+      const prompt = prompts[place];
+      // The end of the context is what tells atoms apart where room is short.
+      const short = prompt && [ending(prompt[0], 60), prompt[1], prompt[2].slice(0, 40)];
+      return make("tr", place === shown ? { "aria-current": "true" } : {},
+        make("td", {}, make("a", { href: `#atom-${atoms[place]}`, class: "number" }, String(atoms[place]))),
+        make("td", {}, marked(short)),
+        make("td", { class: "number" }, nearest[place] === null ? "" : cosine(nearest[place])),
+        make("td", { class: "number" }, share(densities[place])));
+    }
+
+    const cosine = (value) => value.toFixed(2).replace("-", "−");
+
+    // ---- an atom beside the latents nearest to it
+
+    const BEFORE = 48;
+    const AFTER = 22;
+    const starts = [];
+    let total = 0;
+    for (const tokens of data.tokens) {
+      starts.push(total);
+      total += tokens.length;
+    }
+
+    function show(place) {
+      shown = place;
+      list();
+      byId("atom").value = String(atoms[place]);
+      byId("atom").setCustomValidity("");
+      const at = found.indexOf(place);
+      byId("before").disabled = at <= 0 && found.length > 0 && at === 0;
+      byId("after").disabled = found.length === 0 || at === found.length - 1;
+      byId("shown-title").replaceChildren(`Atom ${whole(atoms[place])}: `, marked(prompts[place]));
+      const columns = [[data.reference, place, null], ...others.map((o) => [o.name, o.nearest[place], o.cosines[place]])];
+      const articles = columns.map(([name]) => make("article", { "aria-label": name }));
+      byId("columns").replaceChildren(...articles);
+      const room = articles[0].clientWidth;
+      columns.forEach(([name, line, near], i) => articles[i].append(...latent(name, JSON.parse(lines[line]), near, room)));
+    }
+
+    function latent(name, [number, density, low, width, counts, top, promoted, suppressed], near, room) {
+      const kind = near === null ? "atom" : "latent";
+      const use = density ? `used by ${share(density)} of tokens` : "used by no token";
+      const likeness = near === null ? "the reference" : `cosine ${cosine(near)}`;
+      const contexts = [];
+      for (let i = 0; i < top.length; i += 2) contexts.push([top[i + 1], context(top[i])]);
+      return [
+        make("header", {}, make("h4", {}, name),
+          make("p", { class: "note" }, `${kind} ${whole(number)}, ${likeness}, ${use}`)),
+        make("div", {}, ...(counts.length ? [heading("Activations", ""), histogram({ low, width, counts }, room)] : [])),
+        make("div", {}, ...(contexts.length ? [heading("Largest activations", ""), examples(contexts)] : [])),
+        make("div", {}, ...(promoted.length ? [heading("Promotes", ""), tokens(promoted)] : [])),
+        make("div", {}, ...(suppressed.length ? [heading("Suppresses", ""), tokens(suppressed)] : [])),
+      ];
+    }
+
+    const examples = (some) => make("table", {}, make("tbody", {}, ...some.map(([value, prompt]) =>
+      make("tr", {}, make("td", { class: "number" }, coefficient(value)), make("td", {}, marked(prompt))))));
+
+    const tokens = (some) => make("ul", { class: "tokens" }, ...some.map((index) =>
+      make("li", {}, ...quiet(visible(data.vocabulary[index])))));
+
+    // As in excerpt.py: a token of nothing but spaces shows them, an empty one shows that it is there.
+    const visible = (token) => (token.trim() ? token : "␣".repeat(token.length) || "∅");
+
+    // The text around a held-out token, within its row.
+    function context(token) {
+      let low = 0;
+      let high = starts.length;
+      while (high - low > 1) {
+        const middle = (low + high) >> 1;
+        if (starts[middle] <= token) low = middle;
+        else high = middle;
+      }
+      const row = data.tokens[low];
+      const at = token - starts[low];
+      let [first, before] = [at, ""];
+      while (first > 0 && before.length + row[first - 1].length <= BEFORE) before = row[first -= 1] + before;
+      let [last, after] = [at + 1, ""];
+      while (last < row.length && after.length + row[last].length <= AFTER) after += row[last++];
+      return [(first > 0 ? "…" : "") + before, visible(row[at]), after + (last < row.length ? "…" : "")];
+    }
+
+    // ---- events
+
+    function step(by) {
+      const at = found.indexOf(shown);
+      const to = found[at === -1 ? 0 : at + by];
+      if (to === undefined) return;
+      page = Math.floor(found.indexOf(to) / PER_PAGE);
+      // The address follows without a jump to the section.
+      history.replaceState(null, "", `#atom-${atoms[to]}`);
+      show(to);
+    }
+
+    function follow() {
+      const match = /^#atom-(\d+)$/.exec(location.hash);
+      if (match === null || !places.has(Number(match[1]))) return;
+      const inside = byId("browser").contains(document.activeElement);
+      show(places.get(Number(match[1])));
+      if (!inside) byId("latents").scrollIntoView();
+    }
+
+    byId("find").addEventListener("input", () => { search(); if (found.length) show(found[0]); });
+    byId("order").addEventListener("change", () => { search(); if (found.length) show(found[0]); });
+    byId("previous").addEventListener("click", () => { page -= 1; list(); });
+    byId("next").addEventListener("click", () => { page += 1; list(); });
+    byId("before").addEventListener("click", () => step(-1));
+    byId("after").addEventListener("click", () => step(1));
+    byId("atom").addEventListener("change", (event) => {
+      const place = places.get(Number(event.target.value));
+      event.target.setCustomValidity(place === undefined ? `No such atom: ${whole(atoms.length)} are shown` : "");
+      if (place === undefined) event.target.reportValidity();
+      else show(place);
+    });
+    addEventListener("hashchange", follow);
+
+    byId("browser").hidden = false;
+    search();
+    if (atoms.length) show(0);
+    follow();
+  }
+})();
