@@ -88,7 +88,7 @@ class Rows:
 
     def prompt(self, source: Source) -> Prompt:
         """The text of the source's row, cut at its token: ``before + token`` is exactly what the model read."""
-        pieces = self._pieces(source.row)
+        pieces = self.pieces(source.row)
         before, token = "".join(pieces[: source.position]), pieces[source.position]
         if source.end > source.start:
             # A token that shares a character with the one before it is still marked with its whole span.
@@ -96,8 +96,12 @@ class Rows:
             before = before[: len(before) - (len(token) - len(pieces[source.position]))]
         return Prompt(before, token, "".join(pieces[source.position + 1 :]))
 
-    def _pieces(self, row: int) -> list[str]:
-        # Characters between two tokens of one document, which some tokenizers drop, go with the earlier token.
+    def pieces(self, row: int) -> list[str]:
+        """The text of every token of a row, which joined is the text of the row; empty for padding.
+
+        Characters between two tokens of one document, which some tokenizers drop, go with the earlier token; a
+        character that several tokens share goes with the first of them.
+        """
         pieces: list[str] = []
         previous_document, previous_end = -1, 0
         columns = (self.tokens[row], self.document[row], self.start[row], self.end[row])
