@@ -23,7 +23,8 @@ from torch import Tensor
 import itda_lightning as il
 from itda_lightning import growth
 from itda_lightning.growth import GROWTH_POLICIES, Growth, GrowthRule
-from itda_lightning.pursuit import PreparedAtoms, pursue
+from itda_lightning.pursuit import PreparedAtoms, pursue, sequence
+from itda_lightning.pursuit.sequence import pursue_and_append
 from itda_lightning.run_directory import versions_and_hardware
 
 RESULTS = Path(__file__).parent / "results"
@@ -35,9 +36,13 @@ class Counted:
     def __init__(self) -> None:
         self.encoded = 0
 
-    def __call__(self, pursuit: Any, x: Tensor, *rest: Any, **named: Any) -> Any:
+    def pursue(self, pursuit: Any, x: Tensor, *rest: Any, **named: Any) -> Any:
         self.encoded += len(x)
         return pursue(pursuit, x, *rest, **named)
+
+    def pursue_and_append(self, orthogonal: bool, x: Tensor, *rest: Any) -> Any:
+        self.encoded += len(x)
+        return pursue_and_append(orthogonal, x, *rest)
 
 
 def exact_worst_first(x: Tensor, prepared: PreparedAtoms, rule: GrowthRule) -> Growth:
@@ -67,7 +72,8 @@ def grow(
     prepared.build_gram()
     counted = Counted()
     for module in (growth.frozen_batch, growth.sequential, growth.worst_first):
-        module.pursue = counted
+        module.pursue = counted.pursue
+    sequence.pursue_and_append = counted.pursue_and_append
     start = time.perf_counter()
     for part in x.split(window):
         prepared.place(prepared.n, policy(part, prepared, rule).atoms)

@@ -1,10 +1,11 @@
-"""Sequential growth: Algorithm 1 of arXiv 2505.17769, one activation after another, at near the cost of a batch.
+"""Sequential growth: Algorithm 1 of arXiv 2505.17769, one activation after another, at the cost of a batch.
 
-A block is grown by assuming who is accepted and putting that right. Every activation is encoded with the dictionary plus
-those assumed before it, and so gets a decision of its own. Where the decisions differ from the assumption, they are the
-next assumption, and the codes that this changes are computed anew: those that use an atom which is gone, and those one of
-whose steps a new atom would have won, which a path tells without encoding. The decisions up to the first wrong assumption
-are right, so each round settles at least one more and the last one all, exactly as if each had waited for those before it.
+The compiled loops do just that. Elsewhere a block is grown by assuming who is accepted and putting that right. Every
+activation is encoded with the dictionary plus those assumed before it, and so gets a decision of its own. Where the decisions
+differ from the assumption, they are the next assumption, and the codes that this changes are computed anew: those that use an
+atom which is gone, and those one of whose steps a new atom would have won, which a path tells without encoding. The decisions
+up to the first wrong assumption are right, so each round settles at least one more and the last one all, exactly as if each
+had waited for those before it.
 """
 
 import torch
@@ -32,6 +33,24 @@ def grow_sequential(
         prepared: the dictionary's atoms, in a buffer with room for more; rows beyond ``prepared.n`` are scratch.
     """
     n_atoms = prepared.n
+    if prepared.compiled and prepared.gram is not None:
+        from itda_lightning.pursuit.sequence import pursue_and_append  # needs numba, which is there then
+
+        # As they would be stored, and so as they are when they judge others.
+        unit = torch.nn.functional.normalize(x, dim=1).to(prepared.storage_dtype).to(prepared.dtype)
+        appended, energy = pursue_and_append(
+            rule.pursuit == "omp",
+            x.to(prepared.dtype),
+            unit,
+            prepared,
+            rule.k,
+            rule.nonnegative,
+            rule.threshold,
+            DUPLICATE_COSINE,
+        )
+        prepared.n = n_atoms
+        chosen = appended.nonzero()[:, 0]
+        return Growth(chosen, torch.nn.functional.normalize(x[chosen], dim=1), energy.to(x.dtype))
     accepted: list[int] = []
     residual_energy = x.new_zeros(len(x))
     start = 0

@@ -15,12 +15,12 @@ from itda_lightning.pursuit.code import SparseCode
 from itda_lightning.pursuit.gram import UNIT
 from itda_lightning.pursuit.limits import MIN_NEW_DIRECTION, NOISE_FLOOR
 from itda_lightning.pursuit.path import Path
-from itda_lightning.pursuit.prepared import PreparedAtoms
+from itda_lightning.pursuit.prepared import PART, PreparedAtoms
 
 # Scores of one block: large enough for efficient products, small enough to stay in the cache.
 BLOCK_BYTES = 16 * 2**20
-# Without a Gram: activations that go through all atoms together, and atoms that are scored at a time.
-BLOCK_ROWS, PART = 1024, 4096
+# Without a Gram: activations that go through all atoms together.
+BLOCK_ROWS = 1024
 # Rounding to bfloat16 moves a number by at most this share of it (a little more, of what it was rounded to).
 HALF_ROUNDING = 1.01 * 2.0**-8
 # Pieces of work a thread: some rows end early.
@@ -81,7 +81,7 @@ def pursue_compiled(
 def rows_at_a_time(prepared: PreparedAtoms, k: int) -> int:
     """Activations whose working memory stays near the cache and within a quarter of the budget."""
     if prepared.gram is not None:
-        return max(1, min(BLOCK_BYTES, prepared.budget // 4) // (6 * prepared.n))
+        return max(1, min(BLOCK_BYTES, prepared.budget // 4) // (6 * max(1, prepared.n)))
     # Residuals in two precisions, the factors of an orthogonal pursuit, scores in two precisions.
     per_row = 6 * prepared.d_in + 8 * k * k + 6 * min(PART, prepared.n)
     return max(1, min(BLOCK_ROWS, prepared.budget // 4 // per_row))
@@ -93,13 +93,13 @@ def screen(x: Float[Tensor, "batch d"], prepared: PreparedAtoms, first: int, las
     scores = room.single[: len(x)]
     scores[:, count:] = 0
     error, relative = torch.zeros(len(x)), 0.0
-    if prepared.coarse is None:
+    if not prepared.half:
         torch.mm(x, prepared.rows[first:last].T, out=scores[:, :count])
     else:
         half = x.to(torch.bfloat16)
         # Of another width than the room, the products would not lie in rows of their own.
         products = room.half[: len(x)] if count == room.half.shape[1] else room.half.new_empty(len(x), count)
-        scores[:, :count] = torch.mm(half, prepared.coarse[first:last].T, out=products)
+        scores[:, :count] = torch.mm(half, prepared.in_half(first, last).T, out=products)
         # Norms in double precision: squares of huge and of tiny activations leave the range of float32.
         lost = torch.linalg.vector_norm(x - half.float(), dim=1, dtype=torch.float64)
         whole = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64)

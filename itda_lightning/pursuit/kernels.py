@@ -334,6 +334,114 @@ def take_orthogonal(
 
 
 @compiled
+def fill_gram_row(atoms: Single, atom: int, visible: int, row: Entries, unit: float) -> None:
+    """Fill in the inner products of one atom with the first ``visible`` ones."""
+    for other in range(visible):
+        row[other] = np.int16(np.rint(dot(atoms[atom], atoms[other]) / np.float32(unit)))
+
+
+@compiled
+def room_for_one(d: int, k: int, groups: int) -> Any:
+    """Memory for the pursuit of one activation: residual, exact scores, maxima, coefficients and their changes, factors."""
+    return (
+        np.empty(d, np.float32), np.empty(groups * GROUP, np.bool_), np.empty(groups, np.float32), np.empty(k),
+        np.empty(k), np.empty((2, k)), np.empty(k, np.float32), np.empty((k, k)),
+    )  # fmt: skip
+
+
+@compiled
+def pursue_row(
+    i: int,
+    x: Single,
+    atoms: Single,
+    all_scores: Single,
+    gram: Entries,
+    unit: float,
+    coarse: Single,
+    coarse_relative: float,
+    rounding: float,
+    visible: int,
+    appended: int,
+    has_gram_row: Flags,
+    target: float,
+    noise_floor: float,
+    orthogonal: bool,
+    nonnegative: bool,
+    min_new_direction: float,
+    support: Index,
+    coefficients: Single,
+    best: Single,
+    history: Single,
+    room: Any,
+) -> tuple[float, float]:
+    """The pursuit of row ``i`` in the Gram form: what is left of its energy, and the score of its first step.
+
+    ``all_scores`` (batch, groups, GROUP) are the screened scores before the first step, with errors of at most
+    ``coarse[row] + coarse_relative * max |score|``; they are overwritten. ``gram`` is (capacity, padded), its entries
+    multiples of ``unit``, so off by at most half of that. ``rounding`` bounds the error of a sum of products, relative to
+    the product of norms. ``best`` and ``history`` are a path's, or empty.
+
+    Besides the ``visible`` atoms of the screen there are ``appended`` ones behind them, which are always scored from the
+    residual; a row of the Gram is filled in for one that wins, as ``has_gram_row`` says.
+    """
+    residual, all_exact, all_maxima, found, change, scratch, weights, inverse = room
+    energy = accurate_dot(x[i], x[i])
+    norm, moved, first_score = math.sqrt(energy), 0.0, 0.0
+    groups = (visible + GROUP - 1) // GROUP
+    scores, maxima, exact = all_scores[i, :groups], all_maxima[:groups], all_exact[:visible]
+    residual[:] = x[i]
+    exact[:] = False
+    hide(scores, visible)
+    start_error = coarse[i] + coarse_relative * group_maxima(scores, nonnegative, maxima)
+    for step in range(support.shape[1]):
+        if energy <= target:
+            break
+        atom, score = 0, np.float32(0)
+        if energy > (noise_floor * norm) ** 2:
+            if visible > 0:
+                fine = rounding * (norm + moved) + unit * moved
+                atom, score = select(
+                    scores, maxima, residual, atoms, nonnegative, exact,
+                    np.float32(start_error + fine), np.float32(fine),
+                )  # fmt: skip
+            for candidate in range(visible, visible + appended):
+                own = dot(residual, atoms[candidate])
+                own = own if nonnegative else abs(own)
+                if own > score:
+                    atom, score = candidate, own
+        if step == 0:
+            first_score = float(score)
+        if best.shape[0] > 0:
+            best[i, step] = np.float32(max(float(score), noise_floor * norm))
+            history[i, step, :step] = found[:step]
+        if score <= noise_floor * norm:
+            break
+        first = 0
+        if orthogonal:
+            if not take_orthogonal(
+                atom, step, x[i], atoms, residual, support[i], found, change, inverse, scratch, weights, nonnegative,
+                min_new_direction,
+            ):  # fmt: skip
+                break
+        else:
+            first = step
+            take_matching(atom, step, atoms, residual, support[i], found, change)
+        for s in range(first, step + 1):
+            coefficients[i, s] = np.float32(found[s])
+            moved += abs(change[s])
+        energy = accurate_dot(residual, residual)
+        if step + 1 < support.shape[1] and energy > target and visible > 0:
+            if atom >= visible and not has_gram_row[atom - visible]:
+                fill_gram_row(atoms, atom, visible, gram[atom], unit)
+                has_gram_row[atom - visible] = True
+            update_scores(
+                scores, gram, unit, support[i, first : step + 1], change[first : step + 1], weights, visible, nonnegative,
+                maxima,
+            )  # fmt: skip
+    return energy, first_score
+
+
+@compiled
 def pursue_rows(
     start: int,
     stop: int,
@@ -357,63 +465,56 @@ def pursue_rows(
     best: Single,
     history: Single,
 ) -> None:
-    """Pursuits of the rows ``start..stop``, in the Gram form.
-
-    ``all_scores`` (batch, groups, GROUP) are the screened scores before the first step, with errors of at most
-    ``coarse[row] + coarse_relative * max |score|``; they are overwritten. ``gram`` is (capacity, padded), its entries
-    multiples of ``unit``, so off by at most half of that. ``rounding`` bounds the error of a sum of products, relative to
-    the product of norms. ``best`` and ``history`` are a path's, or empty.
-    """
-    d, k = x.shape[1], support.shape[1]
-    residual = np.empty(d, np.float32)
-    all_exact = np.empty(all_scores.shape[1] * GROUP, np.bool_)
-    all_maxima = np.empty(all_scores.shape[1], np.float32)
-    found, change, scratch, weights = np.empty(k), np.empty(k), np.empty((2, k)), np.empty(k, np.float32)
-    inverse = np.empty((k, k))
+    """Pursuits of the rows ``start..stop``, in the Gram form; see ``pursue_row``."""
+    room, none = room_for_one(x.shape[1], support.shape[1], all_scores.shape[1]), np.empty(0, np.bool_)
     for i in range(start, stop):
-        energy[i] = accurate_dot(x[i], x[i])
-        norm = math.sqrt(energy[i])
-        groups = (visible[i] + GROUP - 1) // GROUP
-        scores, maxima, exact = all_scores[i, :groups], all_maxima[:groups], all_exact[: visible[i]]
-        residual[:] = x[i]
-        exact[:] = False
-        hide(scores, visible[i])
-        start_error = coarse[i] + coarse_relative * group_maxima(scores, nonnegative, maxima)
-        moved = 0.0
-        for step in range(k):
-            if energy[i] <= target[i]:
-                break
-            atom, score = 0, np.float32(0)
-            if visible[i] > 0 and energy[i] > (noise_floor * norm) ** 2:
-                fine = rounding * (norm + moved) + unit * moved
-                atom, score = select(
-                    scores, maxima, residual, atoms, nonnegative, exact,
-                    np.float32(start_error + fine), np.float32(fine),
-                )  # fmt: skip
-            if best.shape[0] > 0:
-                best[i, step] = np.float32(max(float(score), noise_floor * norm))
-                history[i, step, :step] = found[:step]
-            if score <= noise_floor * norm:
-                break
-            first = 0
-            if orthogonal:
-                if not take_orthogonal(
-                    atom, step, x[i], atoms, residual, support[i], found, change, inverse, scratch, weights, nonnegative,
-                    min_new_direction,
-                ):  # fmt: skip
-                    break
-            else:
-                first = step
-                take_matching(atom, step, atoms, residual, support[i], found, change)
-            for s in range(first, step + 1):
-                coefficients[i, s] = np.float32(found[s])
-                moved += abs(change[s])
-            energy[i] = accurate_dot(residual, residual)
-            if step + 1 < k and energy[i] > target[i]:
-                update_scores(
-                    scores, gram, unit, support[i, first : step + 1], change[first : step + 1], weights, visible[i], nonnegative,
-                    maxima,
-                )  # fmt: skip
+        energy[i], _ = pursue_row(
+            i, x, atoms, all_scores, gram, unit, coarse, coarse_relative, rounding, visible[i], 0, none, target[i], noise_floor,
+            orthogonal, nonnegative, min_new_direction, support, coefficients, best, history, room,
+        )  # fmt: skip
+
+
+@compiled
+def pursue_and_append(
+    x: Single,
+    directions: Single,
+    atoms: Single,
+    n: int,
+    all_scores: Single,
+    gram: Entries,
+    unit: float,
+    coarse: Single,
+    coarse_relative: float,
+    rounding: float,
+    target: Double,
+    largest_cosine: float,
+    noise_floor: float,
+    orthogonal: bool,
+    nonnegative: bool,
+    min_new_direction: float,
+    k: int,
+    energy: Double,
+    appended: Flags,
+) -> None:
+    """Pursuits one after another; what leaves more energy than its target becomes an atom for those after it.
+
+    Row ``i`` of ``directions`` is appended behind the ``n`` atoms, unless there is no room or an atom with a cosine of at
+    least ``largest_cosine``: then the pursuit began with it, so the first score tells.
+    """
+    room, has_gram_row = room_for_one(x.shape[1], k, all_scores.shape[1]), np.zeros(x.shape[0], np.bool_)
+    support, coefficients = np.full((x.shape[0], k), -1), np.empty((x.shape[0], k), np.float32)
+    no_best, no_history = np.empty((0, k), np.float32), np.empty((0, k, k), np.float32)
+    count = 0
+    for i in range(x.shape[0]):
+        norm = math.sqrt(accurate_dot(x[i], x[i]))
+        energy[i], score = pursue_row(
+            i, x, atoms, all_scores, gram, unit, coarse, coarse_relative, rounding, n, count, has_gram_row, target[i],
+            noise_floor, orthogonal, nonnegative, min_new_direction, support, coefficients, no_best, no_history, room,
+        )  # fmt: skip
+        appended[i] = energy[i] > target[i] and score < largest_cosine * norm and n + count < atoms.shape[0]
+        if appended[i]:
+            atoms[n + count] = directions[i]
+            count += 1
 
 
 @compiled
@@ -514,6 +615,10 @@ def compile_all() -> None:
     pursue_rows(
         0, 1, one, one, scores, np.ones((1, GROUP), np.int16), 1.0, one[0], 0.0, 0.0, index + 1, double * 0, 0.0, True,
         False, 0.0, index[None].copy(), one.copy(), double.copy(), *path,
+    )  # fmt: skip
+    pursue_and_append(
+        one, one, one, 0, scores, np.ones((1, GROUP), np.int16), 1.0, one[0], 0.0, 0.0, double, 1.0, 0.0, True, False, 0.0, 1,
+        double.copy(), flags.copy(),
     )  # fmt: skip
     select_in_part(0, 1, index, scores, 0, 1, one, one, one[0], 0.0, 0.0, index + 1, False, index.copy(), double.copy())
     take_rows(

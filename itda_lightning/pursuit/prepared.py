@@ -15,6 +15,8 @@ from itda_lightning.pursuit.memory import memory_budget
 logger = logging.getLogger(__name__)
 
 ROUNDED_ROWS = 1024
+# Without a Gram: atoms that are scored at a time.
+PART = 4096
 
 
 class PreparedAtoms:
@@ -28,14 +30,15 @@ class PreparedAtoms:
         atoms: (capacity, d) the buffer of unit rows; a row changes only through ``place``.
         n: how many of the rows are atoms.
         budget: bytes that may be kept and worked in, None for half of the machine's memory.
-        compiled, half: whether to use the compiled loops and a bfloat16 copy, instead of choosing by the machine.
+        compiled, half: whether to use the compiled loops and screen in bfloat16, instead of choosing by the machine.
 
     Attributes:
         rows: (capacity, d) the buffer, or a copy in float32 where it is of half precision.
         n: the number of atoms.
         compiled: whether the compiled loops are used.
-        coarse: (capacity, d) bfloat16, or None.
-        coarse_error: the largest distance between an atom and its row in ``coarse``.
+        half: whether atoms are screened in bfloat16.
+        coarse: (capacity, d) the atoms in bfloat16, where such a copy is kept.
+        coarse_error: the largest distance between an atom and its rounding to bfloat16.
         budget: bytes.
     """
 
@@ -57,13 +60,17 @@ class PreparedAtoms:
         possible = atoms.device.type == "cpu" and self.dtype == torch.float32
         self.compiled = possible and compiled is not False and compiler_works()
         self.gram: Shaped[Tensor, "capacity padded"] | None = None
+        self.half = self.compiled and (half_products_pay() if half is None else half)
         self.coarse: Tensor | None = None
         self.coarse_error = 0.0
         self._without_gram = 0
-        coarse_fits = 2 * self.rows.numel() + self._copies() <= self.budget // 2
-        if self.compiled and coarse_fits and (half_products_pay() if half is None else half):
+        # Where the Gram does not fit, atoms are rounded anew for every block: that takes a tenth of the block's products,
+        # and the copy would be nearly all the memory that is worked in.
+        if self.half and self.gram_fits:
             self.coarse = torch.zeros(self.rows.shape, dtype=torch.bfloat16)
-            self._round_to_coarse(0, n)
+        elif 2 * min(PART, self.capacity) * self.d_in > self.budget // 8:
+            self.half = False
+        self._round_to_coarse(0, n)
 
     @property
     def atoms(self) -> Float[Tensor, "n d"]:
@@ -86,7 +93,9 @@ class PreparedAtoms:
     def gram_fits(self) -> bool:
         """Whether the Gram of all ``capacity`` atoms, with what is kept already, leaves a quarter of the budget to work in."""
         gram = self.capacity * padded(self.capacity) * self.gram_dtype.itemsize
-        return gram + self._copies() <= 0.75 * self.budget
+        single = self.rows.numel() * self.rows.itemsize if self.storage_dtype != self.dtype else 0
+        coarse = 2 * self.rows.numel() if self.half else 0
+        return gram + single + coarse <= 0.75 * self.budget
 
     def build_gram(self) -> None:
         """Keep a Gram from now on, if it fits."""
@@ -115,8 +124,7 @@ class PreparedAtoms:
         stop = start + len(atoms)
         self.rows[start:stop] = atoms
         self.n = stop
-        if self.coarse is not None:
-            self._round_to_coarse(start, stop)
+        self._round_to_coarse(start, stop)
         if self.gram is None:
             return
         if inner is None:
@@ -126,22 +134,24 @@ class PreparedAtoms:
             self.gram[start:stop, :stop] = entries
             self.gram[:start, start:stop] = entries[:, :start].T
 
-    def _copies(self) -> int:
-        """Bytes of the copies of the atoms."""
-        single = self.rows.numel() * self.rows.itemsize if self.storage_dtype != self.dtype else 0
-        return single + (2 * self.rows.numel() if self.coarse is not None else 0)
+    def in_half(self, first: int, last: int) -> Float[Tensor, "m d"]:
+        """The atoms ``first..last`` in bfloat16."""
+        return self.rows[first:last].to(torch.bfloat16) if self.coarse is None else self.coarse[first:last]
 
     def _followed_by_zeros(self) -> Tensor:
         self.rows[self.n : padded(self.n)] = 0
         return self.rows
 
     def _round_to_coarse(self, start: int, stop: int) -> None:
-        """Bring rows of the bfloat16 copy up to date, and the bound of its error; in parts, which keeps memory low."""
-        assert self.coarse is not None
+        """Bring the bound of the error of rounding to bfloat16, and the copy, up to date; in parts, which keeps memory low."""
+        if not self.half:
+            return
         for low in range(start, stop, ROUNDED_ROWS):
             part = slice(low, min(stop, low + ROUNDED_ROWS))
-            self.coarse[part] = self.rows[part]
-            error = torch.linalg.vector_norm(self.rows[part] - self.coarse[part].float(), dim=1)
+            rounded = self.rows[part].to(torch.bfloat16)
+            if self.coarse is not None:
+                self.coarse[part] = rounded
+            error = torch.linalg.vector_norm(self.rows[part] - rounded.float(), dim=1)
             self.coarse_error = max(self.coarse_error, float(error.max()))
 
 

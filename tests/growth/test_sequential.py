@@ -10,7 +10,8 @@ from torch import Tensor
 
 from itda_lightning.growth import Growth, GrowthRule, grow_sequential
 from itda_lightning.growth import sequential as module
-from itda_lightning.pursuit import pursue
+from itda_lightning.pursuit import pursue, sequence
+from itda_lightning.pursuit.gram import UNIT
 from tests.growth.naive import ROUNDING, grow_one_by_one, mixtures
 from tests.pursuit.forms import FORMS, forms, with_room
 
@@ -96,6 +97,20 @@ def test_the_size_of_a_block_changes_nothing(monkeypatch, pursuit, smallest, lar
     torch.testing.assert_close(other.residual_energy, usual.residual_energy)
 
 
+@pytest.mark.parametrize("pursuit", ["mp", "omp"])
+def test_the_size_of_a_compiled_block_changes_nothing(monkeypatch, pursuit):
+    x = mixtures(500, 24, seed=4, dtype=torch.float32)
+    rule = GrowthRule(4, pursuit, False, 0.2)
+    usual = grow(x, 500, rule, "gram, half")
+    for smallest, largest, new in ((1, 1, 1), (3, 7, 2), (500, 500, 500)):
+        monkeypatch.setattr(sequence, "SMALLEST_BLOCK", smallest)
+        monkeypatch.setattr(sequence, "LARGEST_BLOCK", largest)
+        monkeypatch.setattr(sequence, "NEW_ATOMS_A_BLOCK", new)
+        other = grow(x, 500, rule, "gram, half")
+        assert torch.equal(other.accepted, usual.accepted)
+        torch.testing.assert_close(other.residual_energy, usual.residual_energy)
+
+
 @given(cuts=st.lists(st.integers(1, 199), max_size=6), pursuit=st.sampled_from(["mp", "omp"]))
 @settings(max_examples=25)
 def test_the_cut_into_batches_changes_nothing(cuts, pursuit):
@@ -122,6 +137,14 @@ def test_what_lies_behind_the_dictionary_is_the_new_atoms_with_their_gram():
     assert prepared.n == 0
     torch.testing.assert_close(prepared.rows[:n], grown.atoms)
     torch.testing.assert_close(prepared.gram[:n, :n], grown.atoms @ grown.atoms.T)
+
+
+def test_the_compiled_loops_leave_a_gram_of_the_new_atoms():
+    x = mixtures(200, 16, seed=6, dtype=torch.float32)
+    prepared = with_room(x[:0], 200, "gram, half")
+    n = len(grow_sequential(x, prepared, GrowthRule(3, "mp", False, 0.2)).accepted)
+    exact = prepared.rows[:n].double() @ prepared.rows[:n].double().T
+    torch.testing.assert_close(prepared.gram[:n, :n].double() * UNIT, exact, rtol=0, atol=0.51 * UNIT)
 
 
 @pytest.mark.parametrize("nonnegative", [False, True])

@@ -30,5 +30,5 @@ def with_room(atoms: Tensor, capacity: int, form: str) -> PreparedAtoms:
         assert prepared.gram is not None
     if prepared.dtype == torch.float32:
         assert prepared.compiled == (not form.startswith("torch"))
-        assert (prepared.coarse is not None) == form.endswith("half")
+        assert prepared.half == form.endswith("half")
     return prepared

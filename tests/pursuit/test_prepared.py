@@ -60,10 +60,10 @@ def test_the_budget_decides_what_is_kept():
     for budget, has_gram in ((int((gram + copy) / 0.75) + 1, True), (int((gram + copy) / 0.75) - 100, False)):
         kept = PreparedAtoms(atoms, 2000, budget, half=True)
         kept.build_gram()
-        assert kept.coarse is not None
-        assert (kept.gram is not None) == has_gram
-    small = torch.cat([atoms] * 3)
-    assert PreparedAtoms(small, 6000, 2**20, half=True).coarse is None  # 750 KiB of a budget of 1 MiB
+        assert kept.half
+        assert (kept.coarse is not None) == (kept.gram is not None) == has_gram
+        assert torch.equal(kept.in_half(3, 9), atoms[3:9].to(torch.bfloat16))
+    assert not PreparedAtoms(atoms, 2000, 2**20, half=True).half  # a rounded part would be a quarter of it
 
 
 @pytest.mark.parametrize("k", [4, 64])
