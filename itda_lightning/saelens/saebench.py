@@ -1,0 +1,165 @@
+"""An ITDA in the shape that SAEBench's evals expect: what `sae_bench.custom_saes.BaseSAE` has, with non-negative codes.
+
+SAEBench counts a latent as active where its activation is above zero, ranks latents by their largest activation and
+trains probes that look for positive weights. A signed code would lose its negative half, so a signed dictionary ``D`` is
+given as ``[D; -D]``: twice as many latents, of which at most one of a pair is active, with the same reconstructions.
+
+Nothing of SAEBench is imported here: it lives in an environment of its own (``benchmarks/saebench/``).
+"""
+
+import re
+from contextlib import suppress
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from sae_lens import SAE
+from sae_lens.util import dtype_to_str
+from torch import Tensor, nn
+
+from itda_lightning.errors import InputError
+from itda_lightning.saelens.architecture import ITDASAE
+
+
+@dataclass
+class SAEBenchConfig:
+    """The fields of ``sae_bench.custom_saes.CustomSAEConfig``; SAEBench itself adds some more when it reads them.
+
+    Attributes:
+        model_name: the name that results are filed under.
+        d_in: width of the activations.
+        d_sae: number of latents, twice the number of atoms of a signed dictionary.
+        hook_layer: index of the layer.
+        hook_name: hook point in that layer.
+        architecture: what kind it is.
+        dtype: the dtype of weights and codes, as text.
+        context_size: tokens of a row, or None where it is not said.
+        prepend_bos: whether rows begin with BOS.
+        apply_b_dec_to_input: whether the bias is subtracted before encoding.
+        normalize_activations: always "none".
+        model_from_pretrained_kwargs: always empty.
+    """
+
+    model_name: str
+    d_in: int
+    d_sae: int
+    hook_layer: int
+    hook_name: str
+    architecture: str
+    dtype: str
+    context_size: int | None = None
+    hook_head_index: int | None = None
+    prepend_bos: bool = True
+    apply_b_dec_to_input: bool = True
+    normalize_activations: str = "none"
+    model_from_pretrained_kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as they go into SAEBench's results."""
+        return asdict(self)
+
+
+class SAEBenchView(nn.Module):
+    """An ITDA as SAEBench's evals want it: unit decoder rows and non-negative codes."""
+
+    def __init__(self, sae: ITDASAE, config: SAEBenchConfig) -> None:
+        super().__init__()
+        self.sae = sae
+        self.cfg = config
+        self.signed = not sae.cfg.nonnegative
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.sae.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.sae.W_dec.device
+
+    @property
+    def W_dec(self) -> Float[Tensor, "d_sae d_in"]:  # noqa: N802  SAELens's name
+        """(d_sae, d_in) unit rows: the atoms, and for a signed dictionary their negatives after them."""
+        atoms = self.sae.W_dec.detach()
+        return torch.cat([atoms, -atoms]) if self.signed else atoms
+
+    @property
+    def W_enc(self) -> Float[Tensor, "d_in d_sae"]:  # noqa: N802  SAELens's name
+        """(d_in, d_sae) the same rows as columns: an ITDA has no encoder weights."""
+        return self.W_dec.T
+
+    @property
+    def b_enc(self) -> Float[Tensor, " d_sae"]:
+        """(d_sae,) zeros: an ITDA has no encoder bias."""
+        return torch.zeros(self.cfg.d_sae, dtype=self.dtype, device=self.device)
+
+    @property
+    def b_dec(self) -> Float[Tensor, " d_in"]:
+        """(d_in,) the dictionary's bias."""
+        return self.sae.b_dec.detach()
+
+    def encode(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_sae"]:
+        """Non-negative codes (..., d_sae) of activations (..., d_in)."""
+        code = self.sae.encode(x)
+        return torch.cat([code.clamp(min=0), (-code).clamp(min=0)], dim=-1) if self.signed else code
+
+    def decode(self, feature_acts: Float[Tensor, "... d_sae"]) -> Float[Tensor, "... d_in"]:
+        """Reconstructions (..., d_in) of non-negative codes (..., d_sae)."""
+        if self.signed:
+            positive, negative = feature_acts.chunk(2, dim=-1)
+            feature_acts = positive - negative
+        return self.sae.decode(feature_acts)
+
+    def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_in"]:
+        return self.decode(self.encode(x))
+
+    def to(self, *args: Any, **kwargs: Any) -> "SAEBenchView":
+        """Move or cast it, as SAEBench does by keywords."""
+        # Module.to would cast the SAE's tensors behind its back: it keeps its dtype and device in its config too.
+        self.sae.to(*args, **kwargs)
+        self.cfg.dtype = dtype_to_str(self.dtype)
+        return self
+
+
+def for_saebench(sae: SAE[Any], model_name: str) -> nn.Module:
+    """What to hand to SAEBench's evals for an SAE; the SAE itself is left as it is.
+
+    Args:
+        sae: any SAELens SAE at a hook point of one numbered layer, with no head dimension.
+        model_name: the name that SAEBench files its results under.
+
+    Returns:
+        For an ITDA a ``SAEBenchView``; for another SAE a copy whose decoder rows have unit norm, as SAEBench makes those
+        that it loads itself (it warns of others), where that can be folded.
+
+    Raises:
+        InputError: a hook point without layer or with heads.
+    """
+    hook_name = sae.cfg.metadata.hook_name
+    layer = re.search(r"\d+", str(hook_name))
+    if layer is None or str(hook_name).endswith("hook_z"):
+        raise InputError(
+            f"SAEBench needs a hook point of one layer without heads, such as blocks.14.hook_resid_post, got {hook_name!r}"
+        )
+    copied = deepcopy(sae)
+    if not isinstance(copied, ITDASAE):
+        copied.cfg.metadata.model_name = model_name
+        with suppress(NotImplementedError):  # of pursuits, whose rows are unit, and of architectures that cannot
+            copied.fold_W_dec_norm()
+        return copied
+    n_atoms, d_in = copied.W_dec.shape
+    metadata = copied.cfg.metadata
+    config = SAEBenchConfig(
+        model_name=model_name,
+        d_in=d_in,
+        d_sae=n_atoms if copied.cfg.nonnegative else 2 * n_atoms,
+        hook_layer=int(layer[0]),
+        hook_name=str(hook_name),
+        architecture=copied.cfg.architecture(),
+        dtype=dtype_to_str(copied.dtype),
+        context_size=metadata.context_size,
+        prepend_bos=bool(metadata.prepend_bos),
+        apply_b_dec_to_input=copied.cfg.apply_b_dec_to_input,
+    )
+    return SAEBenchView(copied, config)
