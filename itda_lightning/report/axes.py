@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from itda_lightning.report.plots import Scale, Tick, round_values
+from itda_lightning.report.plots import Number, Scale, Tick, round_values
 from itda_lightning.report.wording import show_amount
 
 MOST_TICKS = 7
@@ -18,7 +18,7 @@ class Axis:
     ticks: tuple[Tick, ...]
 
 
-def fitted_axis(values: Sequence[float], start: float, end: float, *, log: bool) -> Axis:
+def fitted_axis(values: Sequence[float], start: Number, end: Number, *, log: bool) -> Axis:
     """An axis from ``start`` to ``end`` with some room around the finite values; of a logarithmic one all positive."""
     if log:
         low, high = _padded([math.log10(value) for value in values], least=0.02)

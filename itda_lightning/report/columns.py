@@ -16,7 +16,13 @@ from itda_lightning.report.wording import (
 
 MISSING = "\N{EN DASH}"
 # What entries measure by latents is of atoms for an ITDA, so the words of a run's page do not fit all.
-OF_THE_MODEL = {"ce_loss_without_sae", "ce_loss_with_ablation", "kl_div_with_ablation", "probing/dense"}
+OF_THE_MODEL = {
+    "ce_loss_without_sae",
+    "ce_loss_with_ablation",
+    "kl_div_with_ablation",
+    "probing/dense",
+    "probing_auc/dense",
+}
 OWN_WORDS = {"l0": ("L0", "mean number of latents that a token uses")}
 
 
@@ -91,7 +97,7 @@ def _measure(key: str) -> Column:
 def _cost(name: str, heading: str, meaning: str, show: Callable[[float], str]) -> Column:
     def estimate(row: Row) -> Estimate:
         value = getattr(row.cost, name)
-        return Estimate(math.nan if value is None else value)
+        return Estimate(math.nan if value is None else float(value))
 
     return Column(f"cost/{name}", heading, meaning, estimate, lambda known: show(known.value))
 

@@ -95,7 +95,7 @@ def _points(
             radius(row.width, widths),
             f"{number} {row.name}: {name} {show_estimate(row.measures[measure].value, row.measures[measure].error)}, "
             f"{words(across(row))}, {show_number(row.width)} latents",
-            row.curve if curves else (),
+            tuple((float(seen), fvu) for seen, fvu in row.curve) if curves else (),
         )
         for number, row in enumerate(rows, 1)
         if row.failure is None and measure in row.measures
@@ -124,7 +124,7 @@ def _l0(row: Row) -> Estimate:
 
 
 def _seen(row: Row) -> Estimate:
-    return Estimate(math.nan if row.cost.activations_seen is None else row.cost.activations_seen)
+    return Estimate(math.nan if row.cost.activations_seen is None else float(row.cost.activations_seen))
 
 
 def _wall(row: Row) -> Estimate:

@@ -27,10 +27,10 @@ def log_comparison(comparison: Comparison, project: str, directory: Path) -> Non
     if made is None:
         return
     try:
-        run = made.experiment
-        run.config.update(comparison.facts)
-        run.log(_content(comparison))
-        run.finish()
+        # As a context, so that the run ends whatever happens, and the next one of this process can begin.
+        with made.experiment as run:
+            run.config.update(comparison.facts)
+            run.log(_content(comparison))
     except Exception as error:  # the comparison is finished and saved
         logger.warning("could not log the comparison to W&B: %s", error)
 

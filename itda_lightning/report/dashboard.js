@@ -65,8 +65,8 @@
     const { atoms, densities, prompts, others } = data;
     const places = new Map(atoms.map((atom, place) => [atom, place]));
     const cosines = atoms.map((_, place) => others.map((other) => other.cosines[place]));
-    const nearest = cosines.map((some) => (some.length ? Math.max(...some) : null));
-    const farthest = cosines.map((some) => (some.length ? Math.min(...some) : null));
+    const nearest = cosines.map((some) => (some.length ? Math.max(...some.map(Math.abs)) : null));
+    const farthest = cosines.map((some) => (some.length ? Math.min(...some.map(Math.abs)) : null));
     const orders = {
       atom: (a, b) => a - b,
       used: (a, b) => densities[b] - densities[a] || a - b,
@@ -97,6 +97,10 @@
         : "No atom’s prompt holds this text";
       byId("previous").disabled = page === 0;
       byId("next").disabled = last === found.length;
+      // An atom chosen by number need not be among those found; then either way leads to the first of them.
+      const at = found.indexOf(shown);
+      byId("before").disabled = !found.length || at === 0;
+      byId("after").disabled = !found.length || at === found.length - 1;
     }
 
     function row(place) {
@@ -128,9 +132,6 @@
       list();
       byId("atom").value = String(atoms[place]);
       byId("atom").setCustomValidity("");
-      const at = found.indexOf(place);
-      byId("before").disabled = at <= 0 && found.length > 0 && at === 0;
-      byId("after").disabled = found.length === 0 || at === found.length - 1;
       byId("shown-title").replaceChildren(`Atom ${whole(atoms[place])}: `, marked(prompts[place]));
       const columns = [[data.reference, place, null], ...others.map((o) => [o.name, o.nearest[place], o.cosines[place]])];
       const articles = columns.map(([name]) => make("article", { "aria-label": name }));

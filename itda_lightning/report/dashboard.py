@@ -13,7 +13,7 @@ from itda_lightning.report.inline import assets, environment, json_for_html, pol
 from itda_lightning.report.latent_data import latent_lines, overview
 from itda_lightning.report.methods import marker, method_label, methods_of
 from itda_lightning.report.overlay import density_overlay
-from itda_lightning.report.probing_plot import PROBES, probing_plot
+from itda_lightning.report.probing_plot import BASELINE, probes_of, probing_plot
 from itda_lightning.report.scatter import radius
 from itda_lightning.report.verdict import verdicts
 from itda_lightning.report.verdict_words import cost_line, failures_line, headline, listed, ordinal, shown
@@ -59,7 +59,7 @@ def render_dashboard(comparison: Comparison) -> str:
         density_rows=[(number, rows[number - 1], method) for number, method, _ in lines],
         first_shown=_best_of_each_method(measured),
         probing=probing_plot(rows, methods),
-        probes=[probe for probe in PROBES if any(probe in row.measures for row in measured)],
+        probes=[*probes_of(rows), BASELINE],
         columns=[column for column in columns if column not in shared],
         shared=[(column, column.text(measured[0])) for column in shared],
         overview=None if latents is None else json_for_html(overview(latents)),

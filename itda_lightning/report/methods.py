@@ -90,10 +90,10 @@ def marker(shape: str, x: float, y: float, radius: float) -> str:
         ends = [_around(x, y, radius * 1.2, turn + 90 * quarter) for quarter in range(4)]
         return f"M{ends[0]}L{ends[2]}M{ends[1]}L{ends[3]}"
     if shape == "star":
-        points = [_around(x, y, radius * (1.45, 0.65)[k % 2], -90 + 36 * k) for k in range(10)]
+        points = [_around(x, y, radius * (1.45, 0.65)[k % 2], -90.0 + 36 * k) for k in range(10)]
     else:
         corners, first, larger = CORNERS[shape]
-        points = [_around(x, y, radius * larger, first + 360 * k / corners) for k in range(corners)]
+        points = [_around(x, y, radius * larger, first + 360.0 * k / corners) for k in range(corners)]
     return "M" + "L".join(points) + "Z"
 
 

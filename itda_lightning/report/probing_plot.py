@@ -5,27 +5,28 @@ from collections.abc import Mapping, Sequence
 
 from itda_lightning.evaluation.comparison import Estimate, Row
 from itda_lightning.report.axes import fitted_axis
+from itda_lightning.report.columns import measure_words
 from itda_lightning.report.methods import Method, marker
 from itda_lightning.report.plots import BOTTOM, LEFT, TOP, Tick
 from itda_lightning.report.scatter import Mark, Scatter
 from itda_lightning.report.wording import show_estimate
 
-PROBES = {
-    "probing/k=1": "best latent",
-    "probing/k=2": "2 best latents",
-    "probing/k=5": "5 best latents",
-    "probing/k=16": "16 best latents",
-    "probing/all": "whole code",
-}
-BASELINE = "probing/dense"
+COUNTED, ALL, BASELINE = "probing/k=", "probing/all", "probing/dense"
 SLOT, GAP, TALL, RADIUS = 12.0, 26.0, 300, 4.2
+
+
+def probes_of(rows: Sequence[Row]) -> list[str]:
+    """The measures of probes on latents that any entry has, by the number of latents, all of them last."""
+    found = {key for row in rows for key in row.measures if math.isfinite(row.value(key))}
+    counted = sorted((key for key in found if key.startswith(COUNTED)), key=lambda key: int(key.removeprefix(COUNTED)))
+    return [*counted, *({ALL} & found)]
 
 
 def probing_plot(rows: Sequence[Row], methods: Mapping[str, Method]) -> Scatter | None:
     """Accuracies with their errors, entries of a group in the order of the rows; None where no entry has any."""
     numbers = {row.name: number for number, row in enumerate(rows, 1)}
-    probed = [row for row in rows if any(math.isfinite(row.value(probe)) for probe in PROBES)]
-    probes = [probe for probe in PROBES if any(math.isfinite(row.value(probe)) for row in probed)]
+    probes = probes_of(rows)
+    probed = [row for row in rows if any(math.isfinite(row.value(probe)) for probe in probes)]
     if not probed:
         return None
     group = max(SLOT * len(probed), 100.0)
@@ -41,7 +42,8 @@ def probing_plot(rows: Sequence[Row], methods: Mapping[str, Method]) -> Scatter 
     marks, ticks = [], []
     for place, probe in enumerate(probes):
         start = LEFT + GAP / 2 + place * (group + GAP)
-        ticks.append(Tick(start + group / 2, PROBES[probe]))
+        words = measure_words(probe)[0]
+        ticks.append(Tick(start + group / 2, words.partition(", ")[2]))
         for index, row in enumerate(probed):
             if not math.isfinite(row.value(probe)):
                 continue
@@ -50,7 +52,7 @@ def probing_plot(rows: Sequence[Row], methods: Mapping[str, Method]) -> Scatter 
             low, high = (y.place(end) for end in _ends(estimate))
             bars = f"M{across:.2f} {low}V{high}" if low > high else ""
             method = methods[row.name]
-            title = f"{row.name}, {PROBES[probe]}: {show_estimate(estimate.value, estimate.error)}"
+            title = f"{row.name}: {words} {show_estimate(estimate.value, estimate.error)}"
             shape = marker(method.shape, across, y.place(estimate.value), RADIUS)
             label = (round(across, 1), min(high, y.place(estimate.value) - RADIUS) - 6)
             marks.append(Mark(numbers[row.name], method, shape, bars, title, label))

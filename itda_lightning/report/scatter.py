@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itda_lightning.evaluation.comparison import Estimate
 from itda_lightning.report.axes import Axis, fitted_axis
 from itda_lightning.report.methods import Method, marker
-from itda_lightning.report.plots import BOTTOM, LEFT, RIGHT, TOP, WIDTH, Plot, Tick
+from itda_lightning.report.plots import BOTTOM, LEFT, RIGHT, TOP, WIDTH, Number, Plot, Tick
 
 # Left, top, right, bottom.
 Box = tuple[float, float, float, float]
@@ -181,7 +181,11 @@ def scatter(
 
 
 def number_places(
-    marks: Sequence[tuple[float, float, float]], bars: Sequence[Box], texts: Sequence[str], right: float, bottom: float
+    marks: Sequence[tuple[float, float, float]],
+    bars: Sequence[Box],
+    texts: Sequence[str],
+    right: Number,
+    bottom: Number,
 ) -> list[tuple[float, float]]:
     """Where the middle of each text stands, beside its mark (x, y, radius): where there is room, clear of all others."""
     taken = [(x - r, y - r, x + r, y + r) for x, y, r in marks]
@@ -237,7 +241,7 @@ def _bar_box(point: Point, x: Axis, y: Axis, log_y: bool) -> Box:
     return (across - 1, y.place(high), across + 1, y.place(low))
 
 
-def _staircase(points: Sequence[Point], x: Axis, y: Axis, right: float) -> str:
+def _staircase(points: Sequence[Point], x: Axis, y: Axis, right: Number) -> str:
     """What can be had: from each place of the front to the right, then down to the next."""
     front = pareto_front([(point.x.value, point.y.value) for point in points])
     first, *others = [(x.place(a), y.place(b)) for a, b in front]

@@ -1,6 +1,7 @@
 """How numbers and metrics are worded for a reader."""
 
 import math
+import re
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -34,18 +35,28 @@ METRICS = {
     "kl_div_score": ("KL recovered", "share of the ablation's KL avoided"),
     "dead_share": ("Dead", "share of latents that no token used"),
     "dense_share": ("Dense", "share of latents that very many tokens used"),
-    "probing/k=1": ("Probe, 1 latent", "accuracy of a probe on the best latent"),
-    "probing/k=2": ("Probe, 2 latents", "accuracy of a probe on the 2 best latents"),
-    "probing/k=5": ("Probe, 5 latents", "accuracy of a probe on the 5 best latents"),
-    "probing/k=16": ("Probe, 16 latents", "accuracy of a probe on the 16 best latents"),
-    "probing/all": ("Probe, all latents", "accuracy of a probe on the whole code"),
-    "probing/dense": ("Probe, activation", "accuracy of a probe without any dictionary"),
 }
+# Downstream scores: of probes that read the k best latents of a code, all of them, or the activation itself.
+PROBE = re.compile(r"probing(?P<auc>_auc)?/(?P<read>k=\d+|all|dense)")
 
 
 def describe_metric(key: str) -> tuple[str, str]:
     """The name of a metric and what it is, "" where that is not known; a path such as ``a/b/fvu`` counts as ``fvu``."""
-    return METRICS.get(key) or METRICS.get(key.rsplit("/", 1)[-1], (key.replace("_", " "), ""))
+    probe = PROBE.fullmatch(key)
+    if probe is not None:
+        return _probe_words("AUC" if probe["auc"] else "accuracy", probe["read"])
+    return METRICS.get(key.rsplit("/", 1)[-1], (key.replace("_", " "), ""))
+
+
+def _probe_words(score: str, read: str) -> tuple[str, str]:
+    name = "Probe" if score == "accuracy" else "Probe AUC"
+    if read == "all":
+        return f"{name}, all latents", f"{score} of a probe on the whole code"
+    if read == "dense":
+        return f"{name}, activation", f"{score} of a probe without any dictionary"
+    k = int(read.removeprefix("k="))
+    latents = "latent" if k == 1 else "latents"
+    return f"{name}, {k} {latents}", f"{score} of a probe on the {f'{k} ' if k > 1 else ''}best {latents}"
 
 
 def show_number(value: float | int) -> str:
@@ -74,7 +85,7 @@ def show_estimate(value: float | int, error: float | None = None) -> str:
     return f"{value:,.{places}f} ± {error:,.{places}f}".replace("-", MINUS)
 
 
-def show_seconds(seconds: float) -> str:
+def show_seconds(seconds: float | int) -> str:
     """A time in the unit that fits it, to three significant digits at most."""
     for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
@@ -82,7 +93,7 @@ def show_seconds(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds < 100 else f"{seconds:.0f} s"
 
 
-def show_bytes(size: float) -> str:
+def show_bytes(size: float | int) -> str:
     """A size in binary units, to three significant digits."""
     for unit, power in (("TiB", 4), ("GiB", 3), ("MiB", 2), ("KiB", 1)):
         if size >= 1000 * 1024 ** (power - 1):
@@ -90,7 +101,7 @@ def show_bytes(size: float) -> str:
     return f"{size:.0f} B"
 
 
-def show_magnitude(value: float) -> str:
+def show_magnitude(value: float | int) -> str:
     """A large number to three significant digits: 4,718,592 is 4.72M."""
     for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= 0.9995 * size:

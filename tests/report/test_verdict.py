@@ -1,0 +1,109 @@
+"""Who wins at what, and when nobody does."""
+
+import dataclasses
+import math
+
+import pytest
+
+from itda_lightning.evaluation.comparison import Estimate, Kind, Row
+from itda_lightning.report.verdict import Tally, difference, verdicts
+from itda_lightning.report.verdict_words import cost_line, failures_line, headline, listed, ordinal
+from tests.report.comparisons import realistic_rows
+
+
+def entry(name: str, kind: Kind, fvu: float, error: float | None = 0.01, l0: float = 32.0) -> Row:
+    return Row(name, kind, "topk", 64, measures={"l0": Estimate(l0), "fvu": Estimate(fvu, error)})
+
+
+def fvu_verdict(*rows: Row):
+    (verdict,) = verdicts(rows)
+    return verdict
+
+
+def test_the_best_itda_is_ranked_by_what_is_better_beyond_two_errors():
+    verdict = fvu_verdict(
+        entry("a", "itda", 0.30), entry("b", "sae", 0.20), entry("c", "sae", 0.28), entry("d", "pca", 0.9)
+    )
+    assert (verdict.best.name, verdict.itda.name, verdict.rank, verdict.ranked) == ("b", "a", 2, 4)
+    assert verdict.outcome == "loses"
+    assert verdict.against_saes == Tally(0, 1, 1)
+    assert verdict.against_controls == Tally(1, 0, 0)
+    assert headline(verdict) == (
+        "FVU: b does best with 0.200 ± 0.010. The best ITDA, a with 0.300 ± 0.010, loses: it is 2nd of 4, 0.100 ± 0.014 "
+        "above. ITDAs lose 1 of 2 pairs with SAEs of comparable L0."
+    )
+
+
+def test_differences_within_two_errors_are_ties():
+    verdict = fvu_verdict(entry("a", "itda", 0.21), entry("b", "sae", 0.20))
+    assert (verdict.outcome, verdict.rank) == ("ties", 1)
+    assert "in a tie with a. The best ITDA, a with 0.210 ± 0.010, is one of these" in headline(verdict)
+    exact = fvu_verdict(entry("a", "itda", 0.21, None), entry("b", "sae", 0.20, None))
+    assert exact.outcome == "loses"
+
+
+def test_an_itda_that_is_best_beyond_doubt_wins():
+    verdict = fvu_verdict(entry("a", "itda", 0.1), entry("b", "sae", 0.20))
+    assert verdict.outcome == "wins"
+    assert headline(verdict).startswith("FVU: a, an ITDA, does best with 0.100 ± 0.010.")
+
+
+def test_more_accuracy_is_better():
+    rows = [
+        dataclasses.replace(entry(name, kind, 0.1), measures={"probing/k=1": Estimate(value, 0.001)})
+        for name, kind, value in (("a", "itda", 0.7), ("b", "sae", 0.8))
+    ]
+    assert fvu_verdict(*rows).best.name == "b"
+    assert "below" in headline(fvu_verdict(*rows))
+
+
+def test_only_comparable_sparsity_is_paired():
+    verdict = fvu_verdict(
+        entry("a", "itda", 0.3, l0=32.0), entry("b", "sae", 0.2, l0=41.0), entry("c", "sae", 0.2, l0=40.0)
+    )
+    assert verdict.against_saes.pairs == 1
+    assert fvu_verdict(entry("a", "itda", 0.3, l0=math.nan), entry("b", "sae", 0.2)).against_saes.pairs == 0
+    assert Tally().words() == "no pairs"
+
+
+def test_without_an_itda_or_without_others_nobody_is_judged():
+    alone = fvu_verdict(entry("a", "itda", 0.3))
+    assert alone.outcome == ""
+    none = fvu_verdict(entry("a", "sae", 0.3))
+    assert (none.itda, none.outcome) == (None, "")
+    assert headline(none).endswith("There is no ITDA.")
+    assert verdicts([Row("a", "sae", failure="gone"), entry("b", "itda", math.nan)]) == []
+    assert verdicts([]) == []
+
+
+def test_a_difference_has_the_errors_of_both():
+    assert difference(Estimate(1.0, 3.0), Estimate(2.0, 4.0)) == Estimate(-1.0, 5.0)
+    assert difference(Estimate(1.0, None), Estimate(2.0, 4.0)).error == 4
+    assert difference(Estimate(1.0, None), Estimate(2.0, math.nan)).error is None
+
+
+def test_costs_and_failures_are_said():
+    rows = realistic_rows()
+    assert cost_line(rows) == (
+        "Cost, the harvest included: the quickest ITDA, itda-mp-1k, took 3.17 min from 198,354 activations seen; "
+        "the quickest SAE, topk-250k, took 37.9 s from 250,000 activations seen."
+    )
+    assert cost_line([entry("a", "itda", 0.3)]) == ""
+    assert (
+        failures_line(rows)
+        == "15 of 16 entries have figures, 2 of them taken over from an earlier run. Failed: gemma-scope."
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"), [(1, "1st"), (2, "2nd"), (3, "3rd"), (4, "4th"), (11, "11th"), (22, "22nd")]
+)
+def test_ordinals(number, shown):
+    assert ordinal(number) == shown
+
+
+def test_long_lists_are_counted():
+    rows = [entry(name, "sae", 0.1) for name in "abcde"]
+    assert listed(rows) == "a, b, c and 2 more"
+    assert listed(rows[:2]) == "a and b"
+    assert listed(rows[:1]) == "a"
