@@ -13,6 +13,7 @@ from itda_lightning.activations.rows import choice
 from itda_lightning.errors import InputError
 
 BYTES = 4  # activations are read as float32
+CALIBRATION = 8192  # activations that an ITDA's mean is of by default
 
 
 class TrainingRows:
@@ -46,6 +47,7 @@ class TrainingRows:
         assert cache is not None
         self.cache: ActivationCache = cache
         self.hook_name = hook_name
+        self.seed: int = data.hparams["seed"]
         self.n_rows = len(cache.rows) if tokens is None else tokens // context
         self.kept = cache.rows.kept[: self.n_rows]
         self.d_in = cache.widths[hook_name]
@@ -76,13 +78,16 @@ class TrainingRows:
                 x[inside] = self.cache.read(start, stop).activations[self.hook_name][row, position]
         return x
 
-    def sample(self, n: int, seed: int) -> Float[Tensor, "m d"]:
-        """(m, d) all activations of rows drawn at random, as many rows as hold about n of them.
+    def sample(self, n: int = CALIBRATION) -> Float[Tensor, "m d"]:
+        """(m, d) all activations of as many rows, drawn at random, as hold about n of them.
+
+        Of all training rows it draws those that ``ActivationsDataModule.calibration_batch`` draws, so its mean is the bias of
+        an ITDA.
 
         Raises:
             InputError: none of them is usable.
         """
-        order = choice(self.n_rows, self.n_rows, seed)
+        order = choice(self.n_rows, self.n_rows, self.seed + 1)
         drawn = order[: int((self.kept[order].sum(1).cumsum(0) < min(n, self.n_kept)).sum()) + 1]
         x = torch.cat([self.read(row, row + 1) for row in drawn.tolist()])
         if not len(x):

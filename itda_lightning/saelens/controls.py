@@ -21,9 +21,6 @@ from itda_lightning.pursuit import PursuitName
 from itda_lightning.saelens.site import site_metadata
 from itda_lightning.sources import Sources
 
-# Activations that give the mean, as many as that of an ITDA is of by default.
-CALIBRATION = 8192
-
 
 def random_dictionary(
     data: ActivationsDataModule,
@@ -45,7 +42,7 @@ def random_dictionary(
         n_atoms: how many atoms; activations that have the same direction bit for bit are drawn once.
         k, pursuit, nonnegative: how it encodes, as in ``Dictionary``.
         bias: (d,) what is subtracted before atoms are normalised and activations encoded: that of the ITDA it is compared
-            with, zeros for none; None for the mean of a sample, as an ITDA's is.
+            with, zeros for none; None for the mean that an ITDA takes by default.
         seed: seed of the draw.
         tokens: draw from the first so many training tokens only; None for all.
 
@@ -60,7 +57,7 @@ def random_dictionary(
     if bias is not None and bias.shape != (rows.d_in,):
         raise InputError(f"the bias must have shape ({rows.d_in},) like an activation, got {tuple(bias.shape)}")
     if bias is None:
-        bias = rows.sample(CALIBRATION, seed + 1).double().mean(0).float()
+        bias = rows.sample().double().mean(0).float()
     kept = rows.kept.nonzero()
     order = kept[torch.randperm(len(kept), generator=torch.Generator().manual_seed(seed))]
     atoms, places = torch.empty(0, rows.d_in), order[:0]
@@ -132,7 +129,7 @@ def principal_components(data: ActivationsDataModule, hook_name: str, tokens: in
     """
     rows = TrainingRows(data, hook_name, tokens)
     # Sums of what lies near zero lose no digits where the mean is large.
-    near = rows.sample(CALIBRATION, 0).double().mean(0)
+    near = rows.sample().double().mean(0)
     total, products, count = torch.zeros_like(near), torch.zeros(rows.d_in, rows.d_in, dtype=torch.float64), 0
     for start, stop in rows.blocks:
         x = rows.read(start, stop).double() - near

@@ -23,8 +23,6 @@ from itda_lightning.saelens.peak_memory import PeakMemory
 from itda_lightning.saelens.site import site_metadata
 from itda_lightning.saelens.training_settings import TrainingSettings
 
-# Activations that give the mean and the scale: as many as an ITDA's mean is of by default.
-CALIBRATION = 8192
 CURVE_POINTS = 15
 CURVE_ACTIVATIONS = 4096
 CURVE_CHUNK = 512
@@ -36,7 +34,7 @@ class TrainedSAE:
 
     Attributes:
         path: directory with the SAE for inference in SAELens's format.
-        seconds: wall time of the training: without the harvest, and without measuring the curve.
+        seconds: wall time of the training with the reading from disk, without the harvest and without measuring the curve.
         activations_seen: activations in all steps, each as often as it was seen.
         activations_read: distinct activations among them.
         peak_bytes: the largest memory of the process meanwhile (see ``PeakMemory``).
@@ -56,10 +54,10 @@ def train_sae(
 ) -> TrainedSAE:
     """Train an SAE on the cached training activations and save it for inference, whole or not at all.
 
-    It sees the activations that an ITDA of the same ``data`` is fitted on, centred by the same kind of mean at the start
-    (its decoder bias, which is then trained). They are scaled to a mean norm of sqrt(d) while it is trained; the scale is
-    folded into the weights, so the saved SAE is one of activations as the model gives them. A batchtopk SAE is saved as
-    SAELens does, as a jumprelu SAE with the threshold that gives k latents on average.
+    It sees the activations that an ITDA of the same ``data`` is fitted on, and its decoder bias, which is trained like
+    the rest, begins at the mean that the ITDA subtracts. Activations are scaled to a mean norm of sqrt(d) while it is
+    trained; the scale is folded into the weights, so the saved SAE is one of activations as the model gives them. A
+    batchtopk SAE is saved as SAELens does, as a jumprelu SAE with the threshold that gives k latents on average.
 
     Args:
         settings: see ``TrainingSettings``.
@@ -85,7 +83,8 @@ def train_sae(
         seen = trainer.n_training_samples
         trained = TrainedSAE(output, seconds, seen, min(seen, rows.n_kept), peak.bytes, curve)
         sae = _finished(trainer)
-        sae.cfg.metadata["training"] = asdict(trained) | {"path": None, "settings": asdict(settings)}
+        facts = {name: value for name, value in asdict(trained).items() if name != "path"}
+        sae.cfg.metadata["training"] = {"settings": asdict(settings), **facts}
         sae.save_inference_model(directory)
     return trained
 
@@ -99,7 +98,7 @@ def _trainer(
         torch.manual_seed(settings.seed)
         sae: TrainingSAE[Any] = get_sae_training_class(settings.architecture)[0](config)
     trainer: SAETrainer[Any, Any] = SAETrainer(settings.trainer_config(device), sae, iter(()))
-    sample = rows.sample(CALIBRATION, settings.seed + 1).double()
+    sample = rows.sample().double()
     scale = rows.d_in**0.5 / float(sample.norm(dim=1).mean())
     trainer.activation_scaler.scaling_factor = scale
     # From zero, Adam would spend a short training on the mean, which an ITDA is given.

@@ -84,13 +84,19 @@ def test_only_the_first_tokens_are_read(make_cached):
     expected = of_fit(data)[:kept]
     seen = torch.cat(list(itertools.islice(shuffled_batches(rows, int(kept), 0, 2**24), 2)))
     assert lines(seen[:kept]) == lines(seen[kept:]) == lines(expected)
-    assert set(lines(rows.sample(100, 0))) <= set(lines(expected))
+    assert set(lines(rows.sample(100))) <= set(lines(expected))
 
 
 def test_a_sample_is_of_about_the_size_asked_for(make_cached):
     rows = TrainingRows(make_cached(), HOOK)
-    assert 100 <= len(rows.sample(100, 0)) < 116
-    assert len(rows.sample(10**9, 0)) == rows.n_kept
+    assert 100 <= len(rows.sample(100)) < 116
+    assert len(rows.sample(10**9)) == rows.n_kept
+
+
+def test_a_sample_is_the_one_that_an_itda_takes_its_mean_of(make_cached):
+    data = make_cached(seed=3)
+    expected = data.calibration_batch(200).activations[HOOK]
+    assert torch.equal(TrainingRows(data, HOOK).sample(200), expected)
 
 
 def test_activations_at_places_come_in_their_order(make_cached):
@@ -122,7 +128,7 @@ def test_what_is_not_usable_is_skipped(make_cached, monkeypatch):
     with pytest.raises(InputError, match="holds a usable activation"):
         next(shuffled_batches(rows, 10, 0, 2**24))
     with pytest.raises(InputError, match="zero or not finite"):
-        rows.sample(10, 0)
+        rows.sample(10)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import itda_lightning as il
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.harness import evaluate_sae
 from itda_lightning.saelens.controls import pca_sae, principal_components, random_dictionary
-from tests.fits import HOOK, data_settings
+from tests.fits import HOOK, data_settings, fitted
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +44,11 @@ def test_atoms_are_training_activations_with_their_sources(cached, of_fit):
     json.dumps(dictionary.metadata, allow_nan=False)
 
 
-def test_the_bias_is_the_one_given_or_the_mean(cached, of_fit):
-    x = of_fit[0]
+def test_the_bias_is_the_one_given_or_that_of_an_itda(cached):
     given = torch.arange(32.0)
     assert torch.equal(random_dictionary(cached, HOOK, 20, 4, bias=given).bias, given)
-    # The sample is larger than the data, so it is all of them.
-    assert torch.allclose(random_dictionary(cached, HOOK, 20, 4).bias, x.mean(0), atol=1e-5)
+    itda = fitted(cached, calibration_tokens=8192).dictionary()
+    assert torch.equal(random_dictionary(cached, HOOK, 20, 4).bias, itda.bias)
 
 
 def test_the_seed_decides_the_draw(cached):
