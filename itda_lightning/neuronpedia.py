@@ -23,7 +23,7 @@ from itda_lightning.errors import InputError
 from itda_lightning.evaluation.atom_codes import AtomCodes
 from itda_lightning.evaluation.data import add_prompts, check_width, data_for, hook_point
 from itda_lightning.evaluation.logit_effects import Unembedding
-from itda_lightning.evaluation.neuronpedia import Logits, Place, batch, explanation, feature
+from itda_lightning.evaluation.neuronpedia import NO_LOGITS, Place, batch, explanation, feature, logit_tables
 from itda_lightning.evaluation.token_text import token_texts
 from itda_lightning.loading import load_dictionary
 from itda_lightning.sources import Prompt
@@ -81,28 +81,20 @@ def neuronpedia(
         add_prompts(loaded, data)
         codes = AtomCodes(loaded, _batches(loaded, data, hook), data.hparams["context_size"])
         rows = data.rows("heldout")
+        dataset = data.hparams["dataset"]
         texts = [rows.pieces(row) for row in range(len(rows))]
         unembedding = Unembedding.of(data.language_model, hook)
         vocabulary = token_texts(data.tokenizer, range(unembedding.n_tokens)) if unembedding is not None else []
         with tqdm(total=loaded.n_atoms, desc="Atoms", unit=" atoms") as bar:
             for number, atoms in enumerate(torch.arange(loaded.n_atoms).split(atoms_per_batch)):
                 directions = loaded.atoms[atoms.to(loaded.atoms.device)]
-                logits = unembedding.logits(directions) if unembedding is not None else None
+                tables = [NO_LOGITS] * len(atoms)
+                if unembedding is not None:
+                    tables = list(logit_tables(unembedding.logits(directions), vocabulary))
                 features = []
-                for index, atom in enumerate(atoms.tolist()):
-                    written = Logits(logits[index], vocabulary) if logits is not None else None
-                    features.append(
-                        feature(
-                            atom,
-                            directions[index].cpu(),
-                            codes,
-                            texts,
-                            written,
-                            data.hparams["dataset"],
-                            top=top,
-                            per_interval=per_interval,
-                        )
-                    )
+                for atom, direction, table in zip(atoms.tolist(), directions.cpu(), tables, strict=True):
+                    made = feature(atom, direction, codes, texts, table, dataset, top=top, per_interval=per_interval)
+                    features.append(made)
                     bar.update()
                 _write(directory, number, place, features, loaded.prompts)
     sys.stdout.write(f"wrote {output}: {loaded.n_atoms} atoms of {place.source} for {place.model_id}\n")

@@ -18,7 +18,7 @@ of github.com/hijohnnylin/neuronpedia). Where an ITDA differs from the SAEs that
 - Position 0 and special tokens are not encoded; their value is 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -36,6 +36,14 @@ TOKENS = 10
 INTERVALS = 5
 TOP_BIN = -1.0  # how the group of top activations is marked, in place of a lower end and of a share
 CONTEXT_CHARACTERS = 80
+# The fields of logits where the model gives none.
+NO_LOGITS: dict[str, list[Any]] = {
+    name: []
+    for name in (
+        *(f"{sign}_{part}" for sign in ("neg", "pos") for part in ("str", "values")),
+        *(f"logits_hist_data_bar_{part}" for part in ("heights", "values")),
+    )
+}
 
 
 class Place(NamedTuple):
@@ -57,18 +65,6 @@ class Place(NamedTuple):
         return f"{self.layer}-{self.sae_set}"
 
 
-class Logits(NamedTuple):
-    """What one atom adds to the logits.
-
-    Attributes:
-        all: (tokens,) of every token.
-        texts: the text of every token.
-    """
-
-    all: Float[Tensor, " tokens"]
-    texts: Sequence[str]
-
-
 def batch(place: Place, features: list[dict[str, Any]]) -> dict[str, Any]:
     """The content of one ``batch-N.json``."""
     return {**place._asdict(), "sae_id_suffix": None, "features": features}
@@ -79,7 +75,7 @@ def feature(
     direction: Float[Tensor, " d"],
     codes: AtomCodes,
     rows: Sequence[Sequence[str]],
-    logits: Logits | None,
+    logits: Mapping[str, list[Any]],
     dataset: str,
     *,
     top: int,
@@ -92,15 +88,14 @@ def feature(
         direction: (d,) the atom.
         codes: of the held-out tokens.
         rows: the text of every token of the held-out rows.
-        logits: None where they are unknown.
+        logits: what ``logit_tables`` gives for it, or ``NO_LOGITS``.
         dataset: the name of the documents.
         top: how many top activations to show.
         per_interval: how many examples to show of each interval of coefficients, evenly spread over the tokens.
     """
     _, coefficients = codes.of(atom)
+    ((heights, middles),) = _histograms(coefficients[None]) if len(coefficients) else [([], [])]
     alignment = direction.double().topk(min(ALIGNED_NEURONS, len(direction)))
-    written = {"neg_str": [], "neg_values": [], "pos_str": [], "pos_values": []} if logits is None else _tokens(logits)
-    empty = torch.zeros(0)
     return {
         "feature_index": atom,
         "neuron_alignment_indices": alignment.indices.tolist(),
@@ -109,10 +104,10 @@ def feature(
         **{
             f"correlated_{what}_{part}": [] for what in ("neurons", "features") for part in ("indices", "l1", "pearson")
         },
-        **written,
+        **logits,
         "frac_nonzero": len(coefficients) / codes.n_tokens,
-        **_histogram("freq_hist_data", coefficients),
-        **_histogram("logits_hist_data", logits.all if logits is not None else empty),
+        "freq_hist_data_bar_heights": heights,
+        "freq_hist_data_bar_values": middles,
         "n_prompts_total": len(rows),
         "n_tokens_in_prompt": codes.context_size,
         "dataset": dataset,
@@ -135,25 +130,35 @@ def explanation(place: Place, atom: int, prompt: Prompt) -> dict[str, Any]:
     }
 
 
-def _tokens(logits: Logits) -> dict[str, list[Any]]:
-    found = {}
-    for name, sign in (("neg", -1), ("pos", 1)):
-        best = (sign * logits.all).topk(min(TOKENS, len(logits.all)))
-        found[f"{name}_str"] = [logits.texts[token] for token in best.indices.tolist()]
-        found[f"{name}_values"] = _rounded(sign * best.values)
-    return found
+def logit_tables(logits: Float[Tensor, "m tokens"], texts: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
+    """The fields of every atom that are of logits; all atoms at once, since vocabularies are large.
+
+    Args:
+        logits: (m, tokens) what each atom adds to the logit of every token.
+        texts: the text of every token.
+    """
+    count = min(TOKENS, len(texts))
+    negative, positive = logits.topk(count, largest=False), logits.topk(count)
+    columns = (negative.indices, negative.values, positive.indices, positive.values)
+    for neg, neg_by, pos, pos_by, histogram in zip(*columns, _histograms(logits), strict=True):
+        yield {
+            "neg_str": [texts[token] for token in neg.tolist()],
+            "neg_values": _rounded(neg_by),
+            "pos_str": [texts[token] for token in pos.tolist()],
+            "pos_values": _rounded(pos_by),
+            "logits_hist_data_bar_heights": histogram[0],
+            "logits_hist_data_bar_values": histogram[1],
+        }
 
 
-def _histogram(name: str, values: Float[Tensor, " n"]) -> dict[str, list[float]]:
-    """Counts in equal bins and the middles of the bins; no bins where there are no values."""
-    heights, middles = torch.zeros(0), torch.zeros(0)
-    if len(values):
-        low, high = values.double().aminmax()
-        width = (high - low).clamp(min=torch.finfo(torch.float64).tiny) / HISTOGRAM_BINS
-        bins = ((values.double() - low) / width).long().clamp(0, HISTOGRAM_BINS - 1)
-        heights = torch.bincount(bins, minlength=HISTOGRAM_BINS).double()
-        middles = low + width * (torch.arange(HISTOGRAM_BINS) + 0.5)
-    return {f"{name}_bar_heights": heights.tolist(), f"{name}_bar_values": _rounded(middles)}
+def _histograms(values: Float[Tensor, "m n"]) -> Iterator[tuple[list[float], list[float]]]:
+    """For each row the counts in equal bins from its smallest to its largest value, and the middles of the bins."""
+    low, high = values.aminmax(dim=1, keepdim=True)
+    width = ((high - low) / HISTOGRAM_BINS).clamp(min=torch.finfo(values.dtype).tiny)
+    bins = ((values - low) / width).long().clamp(0, HISTOGRAM_BINS - 1)
+    heights = values.new_zeros(len(values), HISTOGRAM_BINS).scatter_add_(1, bins, torch.ones_like(values))
+    middles = low + width * (torch.arange(HISTOGRAM_BINS) + 0.5)
+    return zip(heights.tolist(), map(_rounded, middles), strict=True)
 
 
 def _activations(

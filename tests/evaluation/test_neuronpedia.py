@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from itda_lightning.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.atom_codes import AtomCodes
-from itda_lightning.evaluation.neuronpedia import Logits, Place, batch, explanation, feature
+from itda_lightning.evaluation.neuronpedia import NO_LOGITS, Place, batch, explanation, feature, logit_tables
 from itda_lightning.sources import Prompt
 
 D, N, ROWS, CONTEXT, K = 6, 9, 7, 5, 3
@@ -127,7 +127,7 @@ def measured(seed: int, sizes: list[int] | None = None, nonnegative: bool = Fals
 TEXTS = [[f"r{row}p{position} " for position in range(CONTEXT)] for row in range(ROWS)]
 
 
-def features_of(dictionary, codes, logits=None, top=3, per_interval=2) -> list[dict]:
+def features_of(dictionary, codes, logits=NO_LOGITS, top=3, per_interval=2) -> list[dict]:
     return [
         feature(atom, dictionary.atoms[atom], codes, TEXTS, logits, "prose", top=top, per_interval=per_interval)
         for atom in range(N)
@@ -195,7 +195,7 @@ def test_every_interval_that_has_tokens_shows_some_and_shares_add_up():
 def test_tokens_are_those_of_the_largest_and_smallest_logits():
     dictionary, codes, _ = measured(0)
     logits = torch.tensor([0.5, -2.0, 3.0, 0.0])
-    made = features_of(dictionary, codes, Logits(logits, ["a", "b", "c", "d"]))[0]
+    made = features_of(dictionary, codes, next(logit_tables(logits[None], ["a", "b", "c", "d"])))[0]
     assert (made["pos_str"], made["pos_values"]) == (["c", "a", "d", "b"], [3.0, 0.5, 0.0, -2.0])
     assert (made["neg_str"], made["neg_values"]) == (["b", "d", "a", "c"], [-2.0, 0.0, 0.5, 3.0])
     assert sum(made["logits_hist_data_bar_heights"]) == 4
@@ -206,7 +206,7 @@ def test_tokens_are_those_of_the_largest_and_smallest_logits():
 
 def test_values_that_are_all_the_same_have_a_histogram():
     dictionary, codes, _ = measured(0)
-    made = features_of(dictionary, codes, Logits(torch.full((4,), 2.0), ["a"] * 4))[0]
+    made = features_of(dictionary, codes, next(logit_tables(torch.full((1, 4), 2.0), ["a"] * 4)))[0]
     assert made["logits_hist_data_bar_heights"][0] == 4
     assert set(made["logits_hist_data_bar_values"]) == {2.0}
 
