@@ -33,8 +33,9 @@ METRICS = {
     "kl_div_with_sae": ("KL, reconstruction", "from the model's own predictions, in nats"),
     "kl_div_with_ablation": ("KL, ablation", "from the model's own predictions, in nats"),
     "kl_div_score": ("KL recovered", "share of the ablation's KL avoided"),
+    "norm_ratio": ("Norm ratio", "sum of norms out over sum of norms in"),
     "dead_share": ("Dead", "share of latents that no token used"),
-    "dense_share": ("Dense", "share of latents that very many tokens used"),
+    "dense_share": ("Dense", "share that over a tenth of the tokens used"),
 }
 # Downstream scores: of probes that read the k best latents of a code, all of them, or the activation itself.
 PROBE = re.compile(r"probing(?P<auc>_auc)?/(?P<read>k=\d+|all|dense)")

@@ -45,7 +45,7 @@ def row(
         "l0": Estimate(l0, None if l0 == int(l0) else 0.07),
         "fvu": Estimate(fvu, 0.0123 * fvu),
         "cossim": Estimate(math.sqrt(1 - fvu), 0.0011),
-        "l2_ratio": Estimate(1 - fvu / 2, 0.0008),
+        "norm_ratio": Estimate(1 - fvu / 2, 0.0008),
         "ce_loss_without_sae": Estimate(3.6238, 0.021),
         "ce_loss_with_sae": Estimate(3.6238 + excess, 0.023),
         "ce_loss_with_ablation": Estimate(10.913, 0.034),
