@@ -104,8 +104,8 @@ class ProbeDataset(NamedTuple):
     draws: tuple[tuple[np.ndarray, np.ndarray], ...]
 
 
-def sae_probes(module: str) -> Any:
-    """A module of sae-probes, whose import takes some seconds: it reads all its datasets.
+def sae_probes(module: str = "utils_data") -> Any:
+    """A module of sae-probes, by default that of its datasets. The first import takes seconds: it reads all of them.
 
     Raises:
         InputError: it is not installed.
@@ -125,7 +125,7 @@ def load_datasets(settings: ProbeSettings) -> list[ProbeDataset]:
     Raises:
         InputError: sae-probes is not installed, an unknown dataset, one with fewer examples than asked for.
     """
-    data = sae_probes("utils_data")
+    data = sae_probes()
     known: list[str] = data.get_numbered_binary_tags()
     names = tuple(known) if settings.datasets is None else settings.datasets
     for name in names:

@@ -1,0 +1,167 @@
+"""SAEBench 0.6.0's sparse_probing, absorption and autointerp on an ITDA or an SAE, in SAEBench's own environment.
+
+    python benchmarks/saebench/run.py --dictionary runs/demo --evals [absorption] --output results/demo
+
+See README.md beside this file for the environment and for what needs the hub. Every eval's result file is the one that
+SAEBench writes; `summary.json` holds the numbers of all of them.
+"""
+
+import os
+
+# SAEBench's annotations admit TransformerLens's HookedTransformer only, which loads official names only; the model here is
+# a TransformerBridge with the same methods. Read when jaxtyping is first imported.
+os.environ["JAXTYPING_DISABLE"] = "1"
+
+import contextlib
+import importlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal, get_args
+from unittest import mock
+
+from jsonargparse import auto_cli
+
+from itda_lightning.activations.language_model import LanguageModel, LanguageModelName, Loader
+from itda_lightning.bundled import resolve
+from itda_lightning.command_line import run_command
+from itda_lightning.errors import InputError
+from itda_lightning.evaluation.entries import Entry, load_entry
+from itda_lightning.evaluation.judge import Judge
+from itda_lightning.saelens.saebench import for_saebench
+
+Eval = Literal["sparse_probing", "absorption", "autointerp"]
+
+
+def saebench(
+    dictionary: str,
+    output: str,
+    evals: list[Eval] | None = None,
+    model: str | None = None,
+    loader: Loader = "bridge",
+    hook_name: str | None = None,
+    device: str = "auto",
+    datasets_directory: str | None = None,
+    text: str = "monology/pile-uncopyrighted",
+    tokens: int = 2_000_000,
+    latents: int = 1000,
+    settings: dict[str, Any] | None = None,
+    judge: Judge | None = None,
+) -> None:
+    """Run evals of SAEBench and write their results under ``output``.
+
+    Args:
+        dictionary: a run directory, a saved or exported dictionary, a SAELens SAE on disk, or release:sae_id.
+        output: directory of results and of SAEBench's artifacts (tens of GB for sparse_probing of large models).
+        evals: which ones; by default all three.
+        model: name or directory of the language model; by default that of the dictionary's fit.
+        loader: how it is loaded.
+        hook_name: which dictionary, where there are several.
+        device: where everything runs.
+        datasets_directory: where sparse_probing finds copies of its hub datasets, such as ``fancyzhx/ag_news/train.jsonl``.
+        text: what autointerp takes examples from: a hub dataset, or a directory of jsonl files with a ``text`` column.
+        tokens: tokens of it.
+        latents: latents that autointerp explains, drawn among those that are not dead.
+        settings: further fields of the evals' configs, such as ``{"dataset_names": ["fancyzhx/ag_news"]}``.
+        judge: the language model that explains and scores; only autointerp needs one.
+    """
+    chosen = list(evals or get_args(Eval))
+    if "autointerp" in chosen and judge is None:
+        raise InputError(
+            "autointerp needs a judge: give --judge.base_url and --judge.model, or leave it out of --evals"
+        )
+    key = judge.key() if judge is not None else ""
+    modules = {name: _eval_module(name) for name in chosen}
+    entry = load_entry(dictionary, hook_name)
+    name = LanguageModelName(_model_of(entry, model), loader=loader, device=device)
+    language_model = LanguageModel(name, [entry.sae.cfg.metadata.hook_name])
+    # A plain word, since SAEBench makes directories of it; artifacts of another model are never taken for this one's.
+    model_name = f"{Path(resolve(name.name)).name}-{name.fingerprint()[-8:]}"
+    language_model.model.cfg.model_name = model_name
+    on = str(name.torch_device())
+    sae = for_saebench(entry.sae, model_name).to(device=on)
+    folder = Path(output).expanduser().resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    common = {"model_name": model_name, "llm_dtype": name.dtype, "llm_batch_size": 16} | (settings or {})
+    artifacts = str(folder / "artifacts")
+    summary: dict[str, Any] = {}
+    for eval_name, module in modules.items():
+        extra: dict[str, Any] = {}
+        run: dict[str, Any] = {"artifacts_path": artifacts}
+        place = folder
+        if eval_name == "sparse_probing":
+            place = Path(datasets_directory).expanduser() if datasets_directory else folder
+        elif eval_name == "absorption":
+            run = {}  # it writes below the working directory
+        else:
+            assert judge is not None
+            local = Path(text).expanduser()
+            extra = {
+                "dataset_name": str(local.resolve()) if local.is_dir() else text,
+                "total_tokens": tokens,
+                "n_latents": latents,
+            }
+            run |= {"api_key": key}
+        config = _config(module, common | extra)
+        start = time.perf_counter()
+        with contextlib.chdir(place), _given(module, language_model.model, judge):
+            found = module.run_eval(config, [("entry", sae)], on, output_path=str(folder), force_rerun=True, **run)
+        if not found:
+            raise InputError(f"SAEBench gives no {eval_name} for {model_name}: see what it printed above")
+        (result,) = found.values()
+        summary[eval_name] = {"metrics": result["eval_result_metrics"], "seconds": time.perf_counter() - start}
+        (folder / "entry_custom_sae_eval_results.json").rename(folder / f"{eval_name}.json")
+        (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        print(eval_name, json.dumps(summary[eval_name]))
+
+
+def _eval_module(name: str) -> Any:
+    try:
+        return importlib.import_module(f"sae_bench.evals.{name}.main")
+    except ImportError as error:
+        raise InputError(f"SAEBench cannot be imported ({error}): make its environment, see README.md here") from error
+
+
+def _model_of(entry: Entry, model: str | None) -> str:
+    of_fit = entry.dictionary.metadata.get("data", {}).get("model") if entry.dictionary is not None else None
+    if model is None and of_fit is None:
+        raise InputError(f"{entry.name} does not say which language model it is of: give --model")
+    return str(model or of_fit)
+
+
+def _config(module: Any, fields: dict[str, Any]) -> Any:
+    """The eval's config with those of the fields that it has."""
+    (kind,) = (value for name, value in vars(module).items() if name.endswith("EvalConfig"))
+    return kind(**{name: value for name, value in fields.items() if name in kind.__dataclass_fields__})
+
+
+@contextlib.contextmanager
+def _given(module: Any, model: Any, judge: Judge | None) -> Iterator[None]:
+    """Let one eval find the loaded model where it loads one, and the judge where it makes a client; nothing else changes."""
+    with contextlib.ExitStack() as stack:
+        loads: Callable[..., Any] = lambda *_, **__: model  # noqa: E731
+        given = SimpleNamespace(from_pretrained_no_processing=loads)
+        stack.enter_context(mock.patch.object(module, "HookedTransformer", given))
+        if judge is not None and hasattr(module, "OpenAI"):
+            stack.enter_context(mock.patch.object(module, "OpenAI", _client(judge, module.OpenAI)))
+        yield
+
+
+def _client(judge: Judge, openai: Any) -> Callable[..., Any]:
+    """A client of the judge; SAEBench names OpenAI's server and one of its models in its code."""
+
+    def make(api_key: str) -> Any:
+        completions = openai(api_key=api_key, base_url=judge.base_url).chat.completions
+
+        def create(**request: Any) -> Any:
+            return completions.create(**(request | {"model": judge.model}))
+
+        return SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=create)))
+
+    return make
+
+
+if __name__ == "__main__":
+    run_command(lambda: auto_cli(saebench, as_positional=False))
