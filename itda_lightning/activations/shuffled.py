@@ -9,7 +9,7 @@ from torch import Tensor
 from itda_lightning.activations.bad import usable
 from itda_lightning.activations.cache import SHARD_ROWS, ActivationCache
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.activations.rows import choice
+from itda_lightning.activations.rows import Rows, choice
 from itda_lightning.errors import InputError
 
 BYTES = 4  # activations are read as float32
@@ -32,28 +32,29 @@ class TrainingRows:
     """
 
     def __init__(self, data: ActivationsDataModule, hook_name: str, tokens: int | None = None) -> None:
-        context = data.hparams["context_size"]
         if hook_name not in data.hook_names:
             raise InputError(f"the data hold no activations of {hook_name!r}: give one of {data.hook_names}")
         if data.hparams["cache_dir"] is None:
             raise InputError("activations are read more than once, so they must be on disk: set data.cache_dir")
-        if tokens is not None and not context <= tokens <= data.hparams["training_tokens"]:
+        self.rows: Rows = data.rows("train")
+        context, available = self.rows.context_size, self.rows.tokens.numel()
+        if tokens is not None and not context <= tokens <= available:
             raise InputError(
-                f"tokens must lie between one row of {context} and data.training_tokens "
-                f"({data.hparams['training_tokens']:,}), got {tokens:,}"
+                f"tokens must lie between one row of {context} and the {available:,} training tokens, got {tokens:,}"
             )
+        self.n_rows = (available if tokens is None else tokens) // context
+        self.kept = self.rows.kept[: self.n_rows]
+        if not self.kept.any():
+            raise InputError(f"the first {self.n_rows} training rows keep no activation: ask for more tokens")
         data.prepare_data()
         cache = data.cache("train")
         assert cache is not None
+        # It may hold more rows than a fit reads, after those.
         self.cache: ActivationCache = cache
         self.hook_name = hook_name
         self.seed: int = data.hparams["seed"]
-        self.n_rows = len(cache.rows) if tokens is None else tokens // context
-        self.kept = cache.rows.kept[: self.n_rows]
         self.d_in = cache.widths[hook_name]
         self.blocks = [(row, min(row + SHARD_ROWS, self.n_rows)) for row in range(0, self.n_rows, SHARD_ROWS)]
-        if not self.kept.any():
-            raise InputError(f"the first {self.n_rows} training rows keep no activation: ask for more tokens")
 
     @property
     def n_kept(self) -> int:
@@ -62,7 +63,7 @@ class TrainingRows:
 
     def read(self, start: int, stop: int) -> Float[Tensor, "m d"]:
         """(m, d) the activations of the rows ``start..stop``, in order."""
-        rows = self.cache.rows
+        rows = self.rows
         mask = self.kept[start:stop, rows.first_position :]
         x = self.cache.read(start, stop).activations[self.hook_name][mask]
         row, position = mask.nonzero(as_tuple=True)
@@ -74,7 +75,7 @@ class TrainingRows:
         for start, stop in self.blocks:
             inside = ((places[:, 0] >= start) & (places[:, 0] < stop)).nonzero()[:, 0]
             if len(inside):
-                row, position = (places[inside] - torch.tensor([start, self.cache.rows.first_position])).T
+                row, position = (places[inside] - torch.tensor([start, self.rows.first_position])).T
                 x[inside] = self.cache.read(start, stop).activations[self.hook_name][row, position]
         return x
 
@@ -106,7 +107,7 @@ def shuffled_batches(
     Raises:
         InputError: a buffer that holds less than one block of rows.
     """
-    positions = rows.kept.shape[1] - rows.cache.rows.first_position
+    positions = rows.kept.shape[1] - rows.rows.first_position
     block_bytes = SHARD_ROWS * positions * rows.d_in * BYTES
     all_fit = rows.n_kept * rows.d_in * BYTES <= buffer_bytes
     blocks_in_buffer = len(rows.blocks) if all_fit else buffer_bytes // block_bytes

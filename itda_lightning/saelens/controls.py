@@ -72,9 +72,9 @@ def random_dictionary(
         raise InputError(
             f"the training rows hold only {len(atoms):,} different usable activations, n_atoms is {n_atoms:,}"
         )
-    table = rows.cache.rows.source_table(*places.T)
+    table = rows.rows.source_table(*places.T)
     dictionary = Dictionary(
-        atoms, bias.cpu(), Sources(table, rows.cache.rows.dataset), k=k, pursuit=pursuit, nonnegative=nonnegative
+        atoms, bias.cpu(), Sources(table, rows.rows.dataset), k=k, pursuit=pursuit, nonnegative=nonnegative
     )
     own = {"control": "random", "n_atoms": n_atoms, "k": k, "pursuit": pursuit, "nonnegative": nonnegative}
     metadata = fit_metadata(
@@ -87,7 +87,7 @@ def random_dictionary(
         appended_at=torch.full((n_atoms,), n_atoms),
         history=[],
     )
-    return finished(dictionary, rows.cache.rows.dataset, rows.cache.rows, metadata)
+    return finished(dictionary, rows.rows.dataset, rows.rows, metadata)
 
 
 def _is_new(row: Float[Tensor, " d"], seen: set[bytes]) -> bool:

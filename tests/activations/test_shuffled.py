@@ -137,7 +137,7 @@ def test_what_is_not_usable_is_skipped(make_cached, monkeypatch):
         ({"cache_dir": None}, HOOK, None, r"set data\.cache_dir"),
         ({}, "blocks.0.hook_resid_post", None, r"'blocks\.0\.hook_resid_post': give one of \['blocks\.1"),
         ({}, HOOK, 15, "one row of 16 .* got 15"),
-        ({}, HOOK, 140 * 16 + 1, r"data\.training_tokens \(2,240\), got 2,241"),
+        ({}, HOOK, 140 * 16 + 1, "the 2,240 training tokens, got 2,241"),
     ],
 )
 def test_bad_requests_are_explained_before_the_model_runs(make_cached, monkeypatch, changes, hook_name, tokens, told):
