@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 import lightning as L
+import torch
 from sae_lens.training.activations_store import ActivationsStore
 
 from itda_lightning.activations.batches import ActivationBatch, ActivationLoader, Reader
@@ -46,6 +47,8 @@ class ActivationsDataModule(L.LightningDataModule):
         exclude_special_tokens: leave special tokens out of the fit and of every metric.
         exclude_first_position: leave position 0 out of the fit and of every metric: its norm dwarfs all others.
         training_tokens: tokens that the model reads for the fit (the token budget).
+        first_tokens: fit on the first so many of the training tokens only, null for all; a cache always holds all, so
+            that fits on several budgets share it.
         validation_tokens: tokens that the model reads from held-out documents.
         holdout_fraction: share of documents that is held out; which ones depends on their text alone.
         shuffle: fit on rows drawn at random from many documents instead of the first ones in order.
@@ -80,6 +83,7 @@ class ActivationsDataModule(L.LightningDataModule):
         exclude_special_tokens: bool = True,
         exclude_first_position: bool = True,
         training_tokens: int = 1_000_000,
+        first_tokens: int | None = None,
         validation_tokens: int = 16_384,
         holdout_fraction: float = 0.1,
         shuffle: bool = True,
@@ -97,6 +101,11 @@ class ActivationsDataModule(L.LightningDataModule):
         for name in ("training_tokens", "validation_tokens"):
             if self.hparams[name] < context_size:
                 raise InputError(f"data.{name} must be at least one row of {context_size}, got {self.hparams[name]}")
+        if first_tokens is not None and not context_size <= first_tokens <= training_tokens:
+            raise InputError(
+                f"data.first_tokens must lie between one row of {context_size} and data.training_tokens "
+                f"({training_tokens:,}), got {first_tokens:,}"
+            )
         if not 0 < holdout_fraction < 1:
             raise InputError(f"data.holdout_fraction must lie between 0 and 1, got {holdout_fraction}")
         if packing not in get_args(Packing):
@@ -115,6 +124,7 @@ class ActivationsDataModule(L.LightningDataModule):
         self._tokenizer: Tokenizer | None = None
         self._documents: Documents | None = None
         self._rows: dict[Split, Rows] = {}
+        self._first_rows: Rows | None = None
         self._caches: dict[Split, ActivationCache] = {}
         self._model_facts: dict[str, str] = {}
         self._heldout_in_memory: list[RowActivations] = []
@@ -168,6 +178,15 @@ class ActivationsDataModule(L.LightningDataModule):
         Raises:
             InputError: fewer tokens in the documents than the split asks for.
         """
+        rows, first = self._cached_rows(split), self.hparams["first_tokens"]
+        if split == "heldout" or first is None:
+            return rows
+        if self._first_rows is None:
+            self._first_rows = rows.select(torch.arange(first // self.hparams["context_size"]))
+        return self._first_rows
+
+    def _cached_rows(self, split: Split) -> Rows:
+        """The rows that a cache holds: those that are read, and the rest of the training tokens."""
         if split not in self._rows:
             self._rows[split] = split_rows(split, self.documents, self.tokenizer, self.hparams)
         return self._rows[split]
@@ -178,7 +197,7 @@ class ActivationsDataModule(L.LightningDataModule):
         if directory is None:
             return None
         if split not in self._caches:
-            name, rows, dtype = self.model_name, self.rows(split), self.hparams["cache_dtype"]
+            name, rows, dtype = self.model_name, self._cached_rows(split), self.hparams["cache_dtype"]
             # The fingerprint of a local model reads all its weights, so it is taken once.
             self._model_facts = self._model_facts or {
                 "fingerprint": name.fingerprint(),
@@ -191,7 +210,7 @@ class ActivationsDataModule(L.LightningDataModule):
     def prepare_data(self) -> None:
         """Check everything, and with a cache directory harvest what is not cached yet."""
         for split in get_args(Split):
-            rows = self.rows(split)
+            rows = self._cached_rows(split)
             cache = self.cache(split)
             if cache is None:
                 continue
@@ -268,11 +287,10 @@ class ActivationsDataModule(L.LightningDataModule):
         return ActivationLoader(self.rows(split), reader, self.hparams["batch_size"], block)
 
     def _reader(self, split: Split) -> Reader:
-        cache = self.cache(split)
+        cache, stop = self.cache(split), len(self.rows(split))
         if cache is not None and cache.complete:
             return lambda start: (
-                cache.read(row, min(row + SHARD_ROWS, len(cache.rows)))
-                for row in range(start, len(cache.rows), SHARD_ROWS)
+                cache.read(row, min(row + SHARD_ROWS, stop)) for row in range(start, stop, SHARD_ROWS)
             )
         return lambda start: self._harvest(self.rows(split), start)
 

@@ -93,7 +93,7 @@ MEASURES = (
     "l0",
     "fvu",
     "cossim",
-    "l2_ratio",
+    "norm_ratio",
     "ce_loss_without_sae",
     "ce_loss_with_sae",
     "ce_loss_with_ablation",

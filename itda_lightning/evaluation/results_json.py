@@ -4,40 +4,50 @@ import dataclasses
 import json
 import math
 import types
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from itda_lightning.errors import InputError
+from itda_lightning.evaluation.comparison import Comparison, Row
 from itda_lightning.evaluation.results import RunResults
 
-FORMAT = "itda_lightning.results"
+Results = TypeVar("Results", RunResults, Row, Comparison)
+FORMATS: dict[type, str] = {
+    RunResults: "itda_lightning.results",
+    Row: "itda_lightning.row",
+    Comparison: "itda_lightning.comparison",
+}
 FORMAT_VERSION = 1
 
 
-def to_json(results: RunResults) -> str:
+def to_json(results: RunResults | Row | Comparison) -> str:
     """The results as JSON text. Numbers that are not finite, which JSON lacks, become null."""
-    content = {"format": FORMAT, "version": FORMAT_VERSION, "results": _finite(dataclasses.asdict(results))}
+    content = {
+        "format": FORMATS[type(results)],
+        "version": FORMAT_VERSION,
+        "results": _finite(dataclasses.asdict(results)),
+    }
     return json.dumps(content, ensure_ascii=False, allow_nan=False)
 
 
-def from_json(text: str) -> RunResults:
-    """The results that ``to_json`` wrote; null where a number belongs is read as nan.
+def from_json(text: str, kind: type[Results]) -> Results:
+    """The results of that kind that ``to_json`` wrote; null where a number belongs is read as nan.
 
     Raises:
-        InputError: text that ``to_json`` did not write, or a newer version did.
+        InputError: text that ``to_json`` did not write, of another kind, or that a newer version wrote.
     """
     try:
         content = json.loads(text)
     except ValueError as error:
         raise InputError(f"the results are not JSON ({error}): write them again") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f"expected JSON of the format {FORMAT!r} as to_json writes it, got {text[:60]!r}")
+    if not isinstance(content, dict) or content.get("format") != FORMATS[kind]:
+        raise InputError(f"expected JSON of the format {FORMATS[kind]!r} as to_json writes it, got {text[:60]!r}")
     if content["version"] > FORMAT_VERSION:
         raise InputError(
             f"the results have format version {content['version']}, this package reads up to {FORMAT_VERSION}: "
             "upgrade it"
         )
     try:
-        results: RunResults = _build(RunResults, content["results"])
+        results: Results = _build(kind, content["results"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"the results lack a field or hold one of another kind ({error}): write them again") from error
     return results

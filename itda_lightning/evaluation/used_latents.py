@@ -11,6 +11,7 @@ from torch import Tensor
 
 from itda_lightning.dictionary import Dictionary
 from itda_lightning.evaluation.entries import Entry
+from itda_lightning.pursuit import SparseCode
 from itda_lightning.saelens.anatomy import decoder_rows
 
 # Numbers in one block of dense codes, or of the comparisons that sum re-picked atoms: 64 MB in float32.
@@ -53,8 +54,7 @@ def used_latents(entry: Entry, x: Float[Tensor, "batch d"], block_numbers: int =
     rows = decoder_rows(entry.sae)
     block = max(1, block_numbers // len(rows))
     for start in range(0, len(x), block):
-        used = _dense(entry.sae, x[start : start + block].to(rows.device))
-        yield used._replace(token=used.token + start)
+        yield _dense(entry.sae, x[start : start + block].to(rows.device), start)
 
 
 def used_atoms(
@@ -63,18 +63,43 @@ def used_atoms(
     """``used_latents`` for an ITDA."""
     block = max(1, block_numbers // dictionary.k**2)
     for start in range(0, len(x), block):
-        code = dictionary.encode(x[start : start + block].to(dictionary.bias.device)).distinct()
-        used = code.support >= 0
-        token = used.nonzero()[:, 0].cpu() + start
-        yield Used(token, code.support[used].cpu(), code.coefficients[used].double().cpu())
+        yield _sparse(dictionary.encode(x[start : start + block].to(dictionary.bias.device)), start)
 
 
-@torch.no_grad()
-def _dense(sae: SAE[Any], x: Float[Tensor, "batch d"]) -> Used:
-    with _flat_inputs(sae):
-        code = sae.encode(x)
+def used_with_reconstructions(
+    entry: Entry, x: Float[Tensor, "batch d"], block_numbers: int = BLOCK_NUMBERS
+) -> Iterator[tuple[Used, Float[Tensor, "block d"]]]:
+    """``used_latents``, with the reconstructions of the activations of each block in double precision, on the CPU."""
+    dictionary = entry.dictionary
+    width = dictionary.k**2 if dictionary is not None else len(decoder_rows(entry.sae))
+    block = max(1, block_numbers // width)
+    for start in range(0, len(x), block):
+        if dictionary is not None:
+            code = dictionary.encode(x[start : start + block].to(dictionary.bias.device))
+            yield _sparse(code, start), dictionary.decode(code).double().cpu()
+        else:
+            part = x[start : start + block].to(decoder_rows(entry.sae).device)
+            with torch.no_grad(), _flat_inputs(entry.sae):
+                dense = entry.sae.encode(part)
+                x_hat = entry.sae.decode(dense).double().cpu()
+            yield _nonzero(dense, start), x_hat
+
+
+def _sparse(code: SparseCode, start: int) -> Used:
+    code = code.distinct()
+    used = code.support >= 0
+    token = used.nonzero()[:, 0].cpu() + start
+    return Used(token, code.support[used].cpu(), code.coefficients[used].double().cpu())
+
+
+def _dense(sae: SAE[Any], x: Float[Tensor, "batch d"], start: int) -> Used:
+    with torch.no_grad(), _flat_inputs(sae):
+        return _nonzero(sae.encode(x), start)
+
+
+def _nonzero(code: Float[Tensor, "batch n"], start: int) -> Used:
     token, latent = code.nonzero(as_tuple=True)
-    return Used(token.cpu(), latent.cpu(), code[token, latent].double().cpu())
+    return Used(token.cpu() + start, latent.cpu(), code[token, latent].double().cpu())
 
 
 @contextmanager

@@ -45,7 +45,7 @@ RESULTS = RunResults(
 
 def test_json_and_back_is_the_same():
     text = to_json(RESULTS)
-    assert from_json(text) == RESULTS
+    assert from_json(text, RunResults) == RESULTS
     assert list(json.loads(text)["results"]["metrics"]) == list(RESULTS.metrics)
 
 
@@ -54,7 +54,7 @@ def test_numbers_that_are_not_finite_come_back_as_nan():
     text = to_json(dataclasses.replace(RESULTS, metrics=metrics, fvu_curve=((128, math.nan),)))
     assert "NaN" not in text
     assert "Infinity" not in text
-    back = from_json(text)
+    back = from_json(text, RunResults)
     assert math.isnan(back.metrics["ce_loss_score"])
     assert math.isnan(back.metrics["fvu"])
     assert back.metrics["n_atoms"] == 2
@@ -72,12 +72,12 @@ def test_summaries_of_usage():
 
 def test_other_text_is_refused():
     with pytest.raises(InputError, match="not JSON"):
-        from_json("<html>")
+        from_json("<html>", RunResults)
     with pytest.raises(InputError, match=r"format 'itda_lightning\.results'"):
-        from_json("[1]")
+        from_json("[1]", RunResults)
     with pytest.raises(InputError, match="version 99"):
-        from_json('{"format": "itda_lightning.results", "version": 99}')
+        from_json('{"format": "itda_lightning.results", "version": 99}', RunResults)
     content = json.loads(to_json(RESULTS))
     del content["results"]["usage"]["n_tokens"]
     with pytest.raises(InputError, match="n_tokens"):
-        from_json(json.dumps(content))
+        from_json(json.dumps(content), RunResults)

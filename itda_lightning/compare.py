@@ -1,0 +1,226 @@
+"""Command: ITDAs beside SAEs on the same held-out tokens (``python -m itda_lightning.compare --help``)."""
+
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.atomic_files import explained, write_text
+from itda_lightning.command_line import run_command
+from itda_lightning.errors import InputError
+from itda_lightning.evaluation.candidates import identity_of, make_candidate
+from itda_lightning.evaluation.comparison import Comparison, LatentView, Row
+from itda_lightning.evaluation.comparison_settings import (
+    ComparisonSettings,
+    EntrySettings,
+    PCASettings,
+    RandomSettings,
+)
+from itda_lightning.evaluation.entries import load_entry
+from itda_lightning.evaluation.latents import latent_view
+from itda_lightning.evaluation.measuring import Bench
+from itda_lightning.evaluation.probing_data import load_datasets
+from itda_lightning.evaluation.results_json import from_json, to_json
+from itda_lightning.evaluation.same_site import differences
+from itda_lightning.report.comparison_table import print_comparison
+from itda_lightning.report.comparison_wandb import log_comparison
+from itda_lightning.report.dashboard import write_dashboard
+from itda_lightning.run_directory import versions_and_hardware
+
+logger = logging.getLogger("itda_lightning.compare")
+
+ROWS, MADE, COMPARISON, PAGE = "rows", "made", "comparison.json", "comparison.html"
+SOME_FAILED = 1
+
+
+def compare(settings: ComparisonSettings, data: ActivationsDataModule) -> Comparison:
+    """Check all entries, make and measure them one after another, write every row as it is finished, then the page.
+
+    Raises:
+        InputError: entries that cannot be compared, each with what differs; nothing was made or measured then.
+    """
+    bench = Bench(data, settings)
+    check_entries(settings, data, bench.hook_name)
+    directory = Path(settings.directory).expanduser()
+    rows: list[Row] = []
+    waiting = list(settings.entries)
+    asked = {(entry.way, entry.chosen) for entry in waiting if entry.way in ("random", "pca")}
+    while waiting:
+        wanted = waiting.pop(0)
+        row = _row(wanted, bench, directory)
+        rows.append(row)
+        for control in controls_of(wanted, row) if settings.controls else ():
+            if (control.way, control.chosen) not in asked:
+                asked.add((control.way, control.chosen))
+                waiting.append(control)
+    comparison = Comparison(
+        title=settings.title or f"{data.model_name.name} at {bench.hook_name}",
+        facts=_facts(data, bench),
+        rows=tuple(rows),
+        latents=_latents(settings, rows, bench, directory) if settings.latents else None,
+    )
+    write_text(directory / COMPARISON, to_json(comparison))
+    write_dashboard(comparison, directory / PAGE)
+    return comparison
+
+
+def check_entries(settings: ComparisonSettings, data: ActivationsDataModule, hook_name: str) -> None:
+    """Refuse, all at once, what cannot be measured on these activations.
+
+    Raises:
+        InputError: every entry that is not to be had or is of other activations, with the reason.
+    """
+    if settings.probes is not None:
+        load_datasets(settings.probes)
+    width, problems = data.widths[hook_name], []
+    context, tokens = data.hparams["context_size"], data.hparams["training_tokens"]
+    for wanted in settings.entries:
+        wanted_tokens = getattr(wanted.chosen, "tokens", None)
+        if wanted_tokens is not None and not context <= wanted_tokens <= tokens:
+            problems.append(
+                f"{wanted.name}: tokens must lie between one row of {context} and data.training_tokens ({tokens:,}), "
+                f"got {wanted_tokens:,}"
+            )
+        if wanted.way != "load":
+            continue
+        try:
+            entry = load_entry(wanted.chosen, hook_name if not _says_its_hook(wanted.chosen) else None)
+        except InputError as error:
+            problems.append(f"{wanted.name}: {error}")
+            continue
+        problems += [f"{wanted.name}: {what}" for what in differences(entry, data, hook_name, width, wanted.same_model)]
+    if data.hparams["cache_dir"] is None and any(entry.way != "load" for entry in settings.entries):
+        problems.append("entries that are made read activations more than once: set data.cache_dir")
+    if problems:
+        raise InputError("; ".join(problems))
+
+
+def controls_of(wanted: EntrySettings, row: Row) -> Iterator[EntrySettings]:
+    """The controls of an ITDA: as many random activations as atoms, and as many principal components as a code has."""
+    if row.kind != "itda" or row.failure is not None:
+        return
+    k, tokens = int(row.settings["k"]), getattr(wanted.chosen, "tokens", None)
+    drawn = RandomSettings(
+        row.width,
+        k,
+        "omp" if row.settings["pursuit"] == "omp" else "mp",
+        row.settings["nonnegative"] == "True",
+        row.settings["centred"] == "True",
+        tokens,
+    )
+    yield EntrySettings(f"random, for {wanted.name}", random=drawn)
+    yield EntrySettings(f"PCA, {k} components", pca=PCASettings(k, tokens))
+
+
+def _says_its_hook(reference: str) -> bool:
+    """Whether an entry that is loaded without a hook point has one of its own: all but a run of several have."""
+    runs = Path(reference).expanduser() / "dictionaries"
+    return not runs.is_dir() or len(list(runs.iterdir())) == 1
+
+
+def _row(wanted: EntrySettings, bench: Bench, directory: Path) -> Row:
+    """The row of an entry: taken over, measured, or with the reason of its failure."""
+    try:
+        made = identity_of(wanted, bench.data)
+        identity = bench.identity(made)
+        path = directory / ROWS / f"{_slug(wanted.name)}-{identity}.json"
+        if path.exists():
+            logger.info("%s: taken over from %s", wanted.name, path)
+            return replace(from_json(path.read_text(encoding="utf-8"), Row), name=wanted.name, reused=True)
+        logger.info("%s: %s", wanted.name, {"load": "loading"}.get(wanted.way, "making, unless it was made before"))
+        candidate = make_candidate(wanted, bench.data, bench.hook_name, directory / MADE, made)
+        row = bench.measure(wanted.name, candidate, identity)
+        write_text(path, to_json(row))
+        return row
+    except Exception as error:  # one entry must not cost the results of the others
+        known = isinstance(error, InputError)
+        logger.error("%s failed: %s", wanted.name, error, exc_info=not known)
+        reason = str(error) if known else f"{type(error).__name__}: {error}"
+        return Row(wanted.name, "sae" if wanted.way in ("load", "train") else "itda", failure=reason)
+
+
+def _latents(settings: ComparisonSettings, rows: list[Row], bench: Bench, directory: Path) -> LatentView | None:
+    """Atoms of the first ITDA beside other entries; None without one."""
+    measured = {row.name: row for row in rows if row.failure is None}
+    chosen = [entry for entry in settings.entries if entry.name in measured and entry.way not in ("random", "pca")]
+    itdas = [entry for entry in chosen if measured[entry.name].kind == "itda"]
+    if not itdas:
+        return None
+    # SAEs first: they are what an ITDA is compared with.
+    others = [entry for entry in chosen if entry.name != itdas[0].name]
+    others.sort(key=lambda entry: measured[entry.name].kind == "itda")
+    entries = [
+        make_candidate(
+            entry, bench.data, bench.hook_name, directory / MADE, identity_of(entry, bench.data)
+        ).entry._replace(name=entry.name)
+        for entry in [itdas[0], *others[: settings.latents_of]]
+    ]
+    return latent_view(entries, bench.data, bench.hook_name, bench.data.language_model, max_atoms=settings.atoms_shown)
+
+
+def _facts(data: ActivationsDataModule, bench: Bench) -> dict[str, str]:
+    rows, versions = data.rows("heldout"), versions_and_hardware()
+    documents = len(rows.document[rows.kept].unique())
+    packages = ("itda-lightning", "sae-lens", "torch", "transformers", "python")
+    return {
+        "model": data.model_name.name,
+        "revision": data.model_name.revision or data.model_name.fingerprint().rpartition("@")[2][:12],
+        "hook point": bench.hook_name,
+        "dataset": f"{data.hparams['dataset']} ({data.documents.fingerprint[:12]})",
+        "training tokens": f"{data.hparams['training_tokens']:,}",
+        "held-out activations": f"{rows.n_kept:,} of {documents:,} documents",
+        "held-out tokens' hash": bench.tokens_hash,
+        "loss tokens": f"{bench.loss_rows.tokens.numel():,}",
+        "context": f"{rows.context_size} tokens, prepend_bos {data.hparams['prepend_bos']}",
+        "seed of the data": str(data.hparams["seed"]),
+        "errors": "standard errors, documents resampled 1,000 times",
+        "versions": ", ".join(f"{name} {versions[name]}" for name in packages),
+        "hardware": f"{versions['cpus']} CPU cores, {versions['memory_gb']:.0f} GB"
+        + "".join(f", {gpu}" for gpu in versions["gpus"]),
+    }
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60] or "entry"
+
+
+def main(args: list[str] | None = None) -> int:
+    """Parse, compare, print; returns the exit code."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("itda_lightning").setLevel(logging.INFO)
+    parser = ArgumentParser(
+        prog="python -m itda_lightning.compare",
+        description="Compare ITDAs with SAEs, and with controls, on the same held-out tokens.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="config", help="A file with what follows, e.g. configs/compare/NAME.yaml.")
+    parser.add_class_arguments(ActivationsDataModule, "data")
+    parser.add_class_arguments(ComparisonSettings)
+    config = parser.instantiate_classes(parser.parse_args(args))
+    names = ComparisonSettings.__dataclass_fields__
+    settings = ComparisonSettings(**{name: config[name] for name in names})
+    directory = Path(settings.directory).expanduser()
+    with explained(directory, "making the directory"):
+        directory.mkdir(parents=True, exist_ok=True)
+    config.data.prepare_data()
+    comparison = compare(settings, config.data)
+    print_comparison(comparison)
+    if settings.wandb_project is not None:
+        log_comparison(comparison, settings.wandb_project, directory)
+    reused = [row.name for row in comparison.rows if row.reused]
+    failed = [row.name for row in comparison.rows if row.failure is not None]
+    if reused:
+        sys.stdout.write(f"taken over from an earlier run: {', '.join(reused)}\n")
+    if failed:
+        sys.stderr.write(f"{len(failed)} of {len(comparison.rows)} entries failed: {', '.join(failed)}\n")
+    sys.stdout.write(f"page: {(directory / PAGE).resolve()}\n")
+    return SOME_FAILED if failed else 0
+
+
+if __name__ == "__main__":
+    run_command(lambda: sys.exit(main()))

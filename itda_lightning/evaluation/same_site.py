@@ -1,0 +1,58 @@
+"""Whether an entry is one of the activations that are compared: same hook point, model and preprocessing."""
+
+from typing import Any
+
+from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.activations.language_model import LanguageModelName
+from itda_lightning.errors import InputError
+from itda_lightning.evaluation.entries import Entry
+
+# Settings of TransformerLens that change the residual stream, which an SAE of the one cannot read in the other.
+PROCESSING = ("center_writing_weights", "fold_ln", "fold_value_biases", "refactor_factored_attn_matrices")
+
+
+def differences(
+    entry: Entry, data: ActivationsDataModule, hook_name: str, width: int, same_model: bool = False
+) -> list[str]:
+    """What is different, each as a sentence; empty where the entry can be measured on these activations.
+
+    Args:
+        entry: what is loaded.
+        data: the comparison's data.
+        hook_name, width: the hook point that is compared, and its d_in.
+        same_model: do not compare the names of the models.
+    """
+    metadata, found = entry.sae.cfg.metadata, []
+    if metadata.hook_name != hook_name:
+        found.append(f"its hook point is {metadata.hook_name!r}, not {hook_name!r}")
+    if entry.sae.cfg.d_in != width:
+        found.append(f"it has d_in {entry.sae.cfg.d_in}, the activations at {hook_name} have {width} dimensions")
+    if metadata.model_name is not None and not same_model and not _same_model(entry, data):
+        found.append(
+            f"it is of the model {metadata.model_name!r}, not {data.model_name.name!r} (same_model: true says that they are one)"
+        )
+    if metadata.prepend_bos not in (None, data.hparams["prepend_bos"]):
+        found.append(f"its prepend_bos is {metadata.prepend_bos}, that of the data is {data.hparams['prepend_bos']}")
+    processing = {name: value for name, value in (metadata.model_from_pretrained_kwargs or {}).items() if value}
+    changed = sorted(set(processing) & set(PROCESSING))
+    if changed:
+        found.append(
+            f"its activations are of a model with {', '.join(changed)}, not of one as data.loader "
+            f"{data.model_name.loader} loads it"
+        )
+    if entry.sae.cfg.normalize_activations == "expected_average_only_in":
+        found.append("it expects scaled activations: fold the scaling with fold_activation_norm_scaling_factor")
+    return found
+
+
+def _same_model(entry: Entry, data: ActivationsDataModule) -> bool:
+    """By name, and where names differ by the files: a model that was moved or has an alias is the same."""
+    settings: dict[str, Any] = (entry.dictionary.metadata.get("data") or {}) if entry.dictionary is not None else {}
+    name = settings.get("model") or entry.sae.cfg.metadata.model_name
+    revision = settings.get("model_revision")
+    if name == data.model_name.name and revision == data.model_name.revision:
+        return True
+    try:
+        return LanguageModelName(name, revision=revision).fingerprint() == data.model_name.fingerprint()
+    except InputError:
+        return False
