@@ -48,7 +48,7 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
 def test_the_commands_run_one_after_another(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     lines = blocks("bash")[2].strip().splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 7
     printed = ""
     for line in lines:
         python, *arguments = shlex.split(line)
@@ -62,10 +62,14 @@ def test_the_commands_run_one_after_another(tmp_path: Path) -> None:
         "architecture matching_pursuit",
         "unexplained",
         "page-blocks.14.hook_resid_post.html",
+        "TopK SAE",
+        "comparison.html",
     ):
         assert expected in printed, f"{expected!r} is not in what the commands print"
     assert (tmp_path / "runs/small/page-blocks.14.hook_resid_post.html").stat().st_size > 10_000
     assert (tmp_path / "runs/small/export/sae_weights.safetensors").exists()
+    assert (tmp_path / "runs/compare-small/comparison.html").stat().st_size > 10_000
+    assert list((tmp_path / "runs/small/neuronpedia").glob("batch-*.json"))
 
 
 def test_every_module_of_the_tour_exists_and_the_other_way_round() -> None:

@@ -1,0 +1,107 @@
+"""The worked comparison: runs `compare` on smollm2-135m.yaml beside this file and keeps its figures without the page.
+
+    python benchmarks/comparison/run.py
+
+Rows that an earlier run finished are taken over, so it may be stopped and started again. Writes results/comparison.json (rows
+without densities and latents, facts, seconds) and results/comparison.md.
+"""
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from itda_lightning.compare import main
+from itda_lightning.evaluation.comparison import Comparison, Row
+from itda_lightning.evaluation.results_json import from_json
+from itda_lightning.report.wording import show_bytes, show_estimate, show_seconds
+
+HERE = Path(__file__).parent
+DIRECTORY = Path("runs/worked-comparison")
+COLUMNS = (
+    "l0",
+    "fvu",
+    "cossim",
+    "ce_loss_with_sae",
+    "ce_loss_score",
+    "kl_div_with_sae",
+    "dead_share",
+    "probing/k=1",
+    "probing/k=16",
+    "probing/all",
+)
+
+
+def as_json(comparison: Comparison, seconds: float) -> dict[str, Any]:
+    rows = []
+    for row in comparison.rows:
+        content = dataclasses.asdict(row)
+        del content["densities"]
+        content["measures"] = {
+            name: {key: number if number is None or math.isfinite(number) else None for key, number in pair.items()}
+            for name, pair in content["measures"].items()
+        }
+        rows.append(content)
+    return {
+        "title": comparison.title,
+        "facts": comparison.facts,
+        "commit": subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        ).stdout.strip(),
+        "seconds of the last run": seconds,
+        "rows": rows,
+    }
+
+
+def as_markdown(comparison: Comparison) -> str:
+    facts = "; ".join(f"{name} {value}" for name, value in comparison.facts.items())
+    first = next(row for row in comparison.rows if row.failure is None)
+    same = {name: first.measures[name] for name in ("ce_loss_without_sae", "ce_loss_with_ablation", "probing/dense")}
+    lines = [
+        f"{comparison.title}.",
+        "",
+        facts + ".",
+        "",
+        "The same for all: "
+        + ", ".join(f"{name} {show_estimate(estimate.value, estimate.error)}" for name, estimate in same.items())
+        + ". Errors are standard errors over documents, of probes over draws.",
+        "",
+        "| entry | "
+        + " | ".join(COLUMNS)
+        + " | activations seen | seconds, made | seconds, harvest | peak memory | codes/s |",
+        "|---" * (len(COLUMNS) + 6) + "|",
+    ]
+    return "\n".join([*lines, *map(as_line, comparison.rows)]) + "\n"
+
+
+def as_line(row: Row) -> str:
+    if row.failure is not None:
+        return f"| {row.name} | failed: {row.failure} |" + " |" * (len(COLUMNS) + 4)
+    cells = [row.name]
+    for name in COLUMNS:
+        estimate = row.measures.get(name)
+        cells.append("" if estimate is None else show_estimate(estimate.value, estimate.error))
+    cost = row.cost
+    cells += [
+        f"{cost.activations_seen or 0:,}",
+        show_seconds(cost.seconds or 0.0),
+        show_seconds(cost.harvest_seconds or 0.0),
+        show_bytes(cost.peak_bytes or 0),
+        f"{cost.encoded_per_second or 0:,.0f}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    start = time.perf_counter()
+    code = main(["--config", str(HERE / "smollm2-135m.yaml"), *sys.argv[1:]])
+    comparison = from_json((DIRECTORY / "comparison.json").read_text(encoding="utf-8"), Comparison)
+    (HERE / "results").mkdir(exist_ok=True)
+    content = as_json(comparison, time.perf_counter() - start)
+    (HERE / "results" / "comparison.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    (HERE / "results" / "comparison.md").write_text(as_markdown(comparison))
+    sys.exit(code)
