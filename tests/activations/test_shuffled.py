@@ -151,3 +151,15 @@ def test_a_buffer_too_small_is_explained_at_once(make_cached):
     rows = TrainingRows(make_cached(), HOOK)
     with pytest.raises(InputError, match="give at least 122,880"):
         shuffled_batches(rows, 10, 0, 1000)
+
+
+def test_rows_of_the_cache_beyond_those_of_the_fit_are_not_read(make_cached):
+    make_cached().prepare_data()
+    data = make_cached(first_tokens=70 * 16)
+    rows = TrainingRows(data, HOOK)
+    assert len(rows.cache.rows) == 140
+    assert rows.n_rows == 70
+    assert torch.equal(torch.cat([rows.read(*block) for block in rows.blocks]), of_fit(data))
+    assert torch.equal(rows.sample(200), data.calibration_batch(200).activations[HOOK])
+    with pytest.raises(InputError, match="the 1,120 training tokens, got 1,136"):
+        TrainingRows(data, HOOK, tokens=71 * 16)

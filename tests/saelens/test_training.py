@@ -2,6 +2,7 @@ import json
 import multiprocessing
 import os
 import signal
+import time
 
 import pytest
 import torch
@@ -213,5 +214,7 @@ def test_the_peak_of_memory_is_seen():
     with PeakMemory() as before:
         pass
     with PeakMemory() as peak:
-        torch.ones(50_000_000).sum()
+        large = torch.ones(50_000_000)
+        time.sleep(0.3)
+        del large
     assert peak.bytes > before.bytes + 150_000_000

@@ -1,3 +1,4 @@
+import jaxtyping
 import pytest
 import torch
 
@@ -8,13 +9,21 @@ TOPK = {"architecture": "topk", "n_latents": 64, "k": 4}
 STANDARD = {"architecture": "standard", "n_latents": 64, "sparsity_coefficient": 5.0}
 
 
+@pytest.fixture
+def unchecked_types():
+    """As outside of tests: arguments of a wrong type reach the code."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
 @pytest.mark.parametrize(
     ("base", "changes", "told"),
     [
         (TOPK, {"architecture": "gated"}, "must be one of .* got 'gated'"),
         (TOPK, {"n_latents": 0}, "n_latents must be at least 1, got 0"),
         (TOPK, {"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        (TOPK, {"samples": 4095}, "one batch of 4,096 activations, got 4,095"),
+        (TOPK, {"samples": 2047}, "one batch of 2,048 activations, got 2,047"),
         (TOPK, {"learning_rate": 0.0}, r"learning_rate must be positive, got 0\.0"),
         (TOPK, {"learning_rate": float("inf")}, "learning_rate must be positive, got inf"),
         (TOPK, {"warm_up": 1.5}, r"warm_up is a share .* got 1\.5"),
@@ -32,16 +41,6 @@ STANDARD = {"architecture": "standard", "n_latents": 64, "sparsity_coefficient":
 def test_bad_settings_are_explained(unchecked_types, base, changes, told):
     with pytest.raises(InputError, match=told):
         TrainingSettings(**(base | changes))
-
-
-@pytest.fixture
-def unchecked_types():
-    """As outside of tests: arguments of a wrong type reach the code."""
-    import jaxtyping
-
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_samples_are_whole_batches_and_shares_are_steps():
