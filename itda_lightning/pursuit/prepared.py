@@ -64,11 +64,11 @@ class PreparedAtoms:
         self.coarse: Tensor | None = None
         self.coarse_error = 0.0
         self._without_gram = 0
-        # Where the Gram does not fit, atoms are rounded anew for every block: that takes a tenth of the block's products,
-        # and the copy would be nearly all the memory that is worked in.
-        if self.half and self.gram_fits:
+        copy, part = 2 * self.rows.numel(), 2 * min(PART, self.capacity) * self.d_in
+        if self.half and (self.gram_fits or copy <= self.budget // 8):
             self.coarse = torch.zeros(self.rows.shape, dtype=torch.bfloat16)
-        elif 2 * min(PART, self.capacity) * self.d_in > self.budget // 8:
+        elif part > self.budget // 8:
+            # Without a copy, atoms are rounded anew for every block, a part of them at a time.
             self.half = False
         self._round_to_coarse(0, n)
 
