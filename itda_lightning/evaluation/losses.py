@@ -78,7 +78,8 @@ class LossMeter:
         for start in tqdm(range(0, len(self.rows), self.batch_size), desc="Losses of the model", unit=" batches"):
             part = slice(start, start + self.batch_size)
             own = self._logits(part, None)
-            memory = own.numel() * own.itemsize * -(-len(self.rows) // self.batch_size)
+            # By rows: the last batch may be a short one, and all are kept or none is.
+            memory = own[0].numel() * own.itemsize * len(self.rows)
             if memory <= KEPT_SHARE * psutil.virtual_memory().total:
                 self._own.append(own.cpu())
             ablated = self._logits(part, lambda activations, hook: torch.zeros_like(activations))  # noqa: ARG005
