@@ -40,6 +40,8 @@ def measure_reconstruction(
     n_tokens = 0
     for batch in tqdm(data.val_dataloader(), desc=f"Reconstruct with {entry.name}", unit=" batches", leave=False):
         good = usable(batch.activations[hook_name], batch.table, hook_name, "skip")
+        if not bool(good.any()):
+            continue
         x, document = batch.activations[hook_name][good], batch.table[good][:, DOCUMENT]
         l0, parts = torch.zeros(len(x), dtype=torch.float64), []
         for used, part in used_with_reconstructions(entry, x):
