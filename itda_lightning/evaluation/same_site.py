@@ -27,9 +27,10 @@ def differences(
         found.append(f"its hook point is {metadata.hook_name!r}, not {hook_name!r}")
     if entry.sae.cfg.d_in != width:
         found.append(f"it has d_in {entry.sae.cfg.d_in}, the activations at {hook_name} have {width} dimensions")
-    if metadata.model_name is not None and not same_model and not _same_model(entry, data):
+    own = _model_of(entry)
+    if own is not None and not same_model and not _same_model(own, data.model_name):
         found.append(
-            f"it is of the model {metadata.model_name!r}, not {data.model_name.name!r} (same_model: true says that they are one)"
+            f"it is of the model {_named(own)}, not {_named(data.model_name)} (same_model: true says that they are one)"
         )
     if metadata.prepend_bos not in (None, data.hparams["prepend_bos"]):
         found.append(f"its prepend_bos is {metadata.prepend_bos}, that of the data is {data.hparams['prepend_bos']}")
@@ -45,14 +46,23 @@ def differences(
     return found
 
 
-def _same_model(entry: Entry, data: ActivationsDataModule) -> bool:
-    """By name, and where names differ by the files: a model that was moved or has an alias is the same."""
-    settings: dict[str, Any] = (entry.dictionary.metadata.get("data") or {}) if entry.dictionary is not None else {}
+def _model_of(entry: Entry) -> LanguageModelName | None:
+    """The model as the entry's own settings name it, which alone know the revision, or else as SAELens knows it."""
+    metadata = entry.sae.cfg.metadata if entry.dictionary is None else entry.dictionary.metadata
+    settings: dict[str, Any] = metadata.get("data") or {}
     name = settings.get("model") or entry.sae.cfg.metadata.model_name
-    revision = settings.get("model_revision")
-    if name == data.model_name.name and revision == data.model_name.revision:
+    return None if name is None else LanguageModelName(name, revision=settings.get("model_revision"))
+
+
+def _same_model(one: LanguageModelName, other: LanguageModelName) -> bool:
+    """By name, and where names differ by the files: a model that was moved or has an alias is the same."""
+    if (one.name, one.revision) == (other.name, other.revision):
         return True
     try:
-        return LanguageModelName(name, revision=revision).fingerprint() == data.model_name.fingerprint()
+        return one.fingerprint() == other.fingerprint()
     except InputError:
         return False
+
+
+def _named(model: LanguageModelName) -> str:
+    return repr(model.name) if model.revision is None else f"{model.name!r} at {model.revision}"
