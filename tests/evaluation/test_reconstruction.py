@@ -135,7 +135,8 @@ def test_activations_that_cannot_be_used_are_left_out(entries, tiny_model_dir, p
     damaged = x.clone()
     damaged[:100] = 0
     damaged[150] = torch.inf
-    batches = [ActivationBatch({HOOK: part}, where) for part, where in zip(damaged.split(50), table.split(50))]
+    parts = zip(damaged.split(50), table.split(50), strict=True)
+    batches = [ActivationBatch({HOOK: part}, where) for part, where in parts]
     monkeypatch.setattr(data, "val_dataloader", lambda: batches)
     measures, densities = measure_reconstruction(entries["mp"], data, HOOK)
     left = torch.cat([x[100:150], x[151:]])
