@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +20,7 @@ from itda_lightning.evaluation.comparison import Cost, Kind
 from itda_lightning.evaluation.comparison_settings import EntrySettings, FitSettings, RandomSettings
 from itda_lightning.evaluation.entries import Entry, load_entry
 from itda_lightning.facts import settings
-from itda_lightning.module import ITDA
-from itda_lightning.saelens.anatomy import n_parameters
+from itda_lightning.saelens.anatomy import is_of_dictionary, n_parameters
 from itda_lightning.saelens.controls import pca_sae, random_dictionary
 from itda_lightning.saelens.peak_memory import PeakMemory
 from itda_lightning.saelens.training import train_sae
@@ -58,13 +58,24 @@ def identity_of(wanted: EntrySettings, data: ActivationsDataModule) -> str:
         content: Any = _contents(str(wanted.load))
     else:
         content = {
-            "model": data.model_name.fingerprint(),
-            "model_dtype": data.model_name.dtype,
+            "activations": activations_identity(data),
             "rows": data.rows("train").fingerprint(),
             "hook_names": data.hook_names,
+            # Of the sample that gives means and thresholds, and of the steps of a fit.
+            **{name: data.hparams[name] for name in ("seed", "batch_size")},
             "settings": dataclasses.asdict(wanted.chosen),
         }
     return hashlib.sha256(json.dumps([wanted.way, content], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def activations_identity(data: ActivationsDataModule) -> dict[str, str]:
+    """All but rows and hook points that decides what the activations are; paths, devices and batches do not."""
+    return {
+        "model": data.model_name.fingerprint(),
+        "loader": data.model_name.loader,
+        "model_dtype": data.model_name.dtype,
+        "cache_dtype": data.hparams["cache_dtype"] if data.hparams["cache_dir"] is not None else "float32",
+    }
 
 
 def make_candidate(
@@ -77,8 +88,9 @@ def make_candidate(
     """
     if wanted.way == "load":
         entry = load_entry(str(wanted.load), hook_name)
-        kind: Kind = "sae" if entry.dictionary is None else "itda"
-        return Candidate(entry, kind, _loaded_cost(entry, str(wanted.load)), (), _described(entry))
+        kind: Kind = "itda" if is_of_dictionary(entry.sae) else "sae"
+        cost, curve = _known_of(entry, Path(str(wanted.load)).expanduser())
+        return Candidate(entry, kind, cost, curve, _described(entry))
     place = made / identity
     if not place.exists():
         with new_directory(place) as directory:
@@ -87,22 +99,24 @@ def make_candidate(
     entry = load_entry(str(place / ARTIFACT), hook_name)._replace(name=wanted.name)
     facts = json.loads((place / RECORD).read_text(encoding="utf-8"))
     known = Cost(**facts["cost"])
-    cost = dataclasses.replace(known, parameters=n_parameters(entry.sae), disk_bytes=_size(place / ARTIFACT))
-    curve = tuple((seen, fvu) for seen, fvu in facts["curve"])
-    return Candidate(entry, KINDS[wanted.way], cost, curve, _described(entry) | _asked_for(wanted.chosen))
+    cost = dataclasses.replace(known, parameters=_parameters(entry), disk_bytes=_size(place / ARTIFACT))
+    return Candidate(
+        entry, KINDS[wanted.way], cost, _points(facts["curve"]), _described(entry) | _asked_for(wanted.chosen)
+    )
 
 
 def _make(
     wanted: EntrySettings, data: ActivationsDataModule, hook_name: str, place: Path
 ) -> tuple[Cost, tuple[tuple[int, float], ...]]:
-    start = time.perf_counter()
     if wanted.train is not None:
         trained = train_sae(wanted.train, data, hook_name, place)
         seen, read = trained.activations_seen, trained.activations_read
         return Cost(trained.seconds, None, seen, read, trained.peak_bytes), trained.curve
+    own = _data_of_fit(wanted.fit, data) if wanted.fit is not None else data
+    start = time.perf_counter()
     with PeakMemory() as peak:
         if wanted.fit is not None:
-            dictionary = _fit(wanted.fit, data)
+            dictionary = _fit(wanted.fit, own)
             read = dictionary.metadata["activations_seen"]
             dictionary.save(place)
         elif wanted.random is not None:
@@ -117,11 +131,15 @@ def _make(
     return Cost(time.perf_counter() - start, None, read, read, peak.bytes), ()
 
 
+def _data_of_fit(wanted: FitSettings, data: ActivationsDataModule) -> ActivationsDataModule:
+    first = data.hparams["first_tokens"] if wanted.tokens is None else wanted.tokens
+    own = ActivationsDataModule(**{**settings(data.hparams), "first_tokens": first})
+    own.prepare_data()  # tokenising is no more a part of the fit's time than of a training's
+    return own
+
+
 def _fit(wanted: FitSettings, data: ActivationsDataModule) -> Dictionary:
-    own = ActivationsDataModule(**{**settings(data.hparams), "first_tokens": wanted.tokens})
-    options = dataclasses.asdict(wanted)
-    del options["tokens"]
-    module = ITDA(**options)
+    module = wanted.module()
     trainer = L.Trainer(
         max_epochs=1,
         accelerator="cuda" if torch.cuda.is_available() else "cpu",
@@ -132,7 +150,7 @@ def _fit(wanted: FitSettings, data: ActivationsDataModule) -> Dictionary:
         limit_val_batches=0,
         callbacks=[StopWhenDone(PATIENCE)],
     )
-    trainer.fit(module, datamodule=own)
+    trainer.fit(module, datamodule=data)
     return module.finished_dictionary()
 
 
@@ -151,16 +169,30 @@ def _random(wanted: RandomSettings, data: ActivationsDataModule, hook_name: str)
     )
 
 
-def _loaded_cost(entry: Entry, reference: str) -> Cost:
-    """What is known of how it came about: the facts of a fit or of a training by this package."""
-    path = Path(reference).expanduser()
-    seen = entry.dictionary.metadata.get("activations_seen") if entry.dictionary is not None else None
-    return Cost(
-        activations_seen=seen,
-        activations_read=seen,
-        parameters=n_parameters(entry.sae),
+def _parameters(entry: Entry) -> int:
+    """The numbers of an entry; of an ITDA its own, though an export as [D; -D] stores the atoms twice."""
+    dictionary = entry.dictionary
+    return n_parameters(entry.sae) if dictionary is None else dictionary.atoms.numel() + dictionary.bias.numel()
+
+
+def _known_of(entry: Entry, path: Path) -> tuple[Cost, tuple[tuple[int, float], ...]]:
+    """What is known of how a loaded entry came about: the facts of a fit or of a training by this package."""
+    facts: dict[str, Any] = entry.sae.cfg.metadata.get("training") or {}
+    if entry.dictionary is not None and "activations_seen" in entry.dictionary.metadata:
+        seen = entry.dictionary.metadata["activations_seen"]
+        curve = [(point["seen"], point["fvu"]) for point in entry.dictionary.metadata["validation"]]
+        facts = {"activations_seen": seen, "activations_read": seen, "curve": curve}
+    names = ("seconds", "activations_seen", "activations_read", "peak_bytes")
+    cost = Cost(
+        **{name: facts.get(name) for name in names},
+        parameters=_parameters(entry),
         disk_bytes=_size(path) if path.exists() else None,
     )
+    return cost, _points(facts.get("curve", ()))
+
+
+def _points(curve: Iterable[Sequence[Any]]) -> tuple[tuple[int, float], ...]:
+    return tuple((seen, fvu) for seen, fvu in curve)
 
 
 def _described(entry: Entry) -> dict[str, str]:
@@ -187,7 +219,8 @@ def _contents(reference: str) -> str:
         return reference
     digest = hashlib.sha256()
     for file in sorted(_files(path)):
-        digest.update(str(file.relative_to(path.parent)).encode())
+        # Within the entry, so that it may be moved.
+        digest.update(str(file.relative_to(path)).encode())
         with file.open("rb") as stream:
             while chunk := stream.read(2**24):
                 digest.update(chunk)

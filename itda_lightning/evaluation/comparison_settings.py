@@ -1,11 +1,11 @@
 """What is compared: the entries of a config, each something to load, to make on the spot, or a control."""
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.probing_data import ProbeSettings
-from itda_lightning.module import GrowthPolicy
+from itda_lightning.module import ITDA, GrowthPolicy
 from itda_lightning.pursuit import PursuitName
 from itda_lightning.saelens.training_settings import TrainingSettings
 
@@ -16,6 +16,9 @@ class FitSettings:
 
     Attributes:
         tokens: fit on the first so many training tokens; null for all.
+
+    Raises:
+        InputError: as ``ITDA``.
     """
 
     max_atoms: int = 4096
@@ -26,6 +29,13 @@ class FitSettings:
     threshold: float | None = None
     center: bool = True
     tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        self.module()
+
+    def module(self) -> ITDA:
+        """The module to fit."""
+        return ITDA(**{name: value for name, value in asdict(self).items() if name != "tokens"})
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,9 @@ class RandomSettings:
         center: subtract the mean activation, as an ITDA does by default.
         tokens: draw from the first so many training tokens; null for all.
         seed: of the draw.
+
+    Raises:
+        InputError: fewer than one atom or pursuit step.
     """
 
     n_atoms: int
@@ -48,6 +61,9 @@ class RandomSettings:
     tokens: int | None = None
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        _check_positive("random", n_atoms=self.n_atoms, k=self.k)
+
 
 @dataclass(frozen=True)
 class PCASettings:
@@ -56,10 +72,16 @@ class PCASettings:
     Attributes:
         k: the number of components.
         tokens: of the first so many training tokens; null for all.
+
+    Raises:
+        InputError: no component.
     """
 
     k: int = 32
     tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_positive("pca", k=self.k)
 
 
 @dataclass(frozen=True)
@@ -155,3 +177,9 @@ class ComparisonSettings:
         for name in ("loss_tokens", "model_batch_size", "atoms_shown", "latents_of"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+def _check_positive(way: str, **values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise InputError(f"{way}.{name} must be at least 1, got {value}")

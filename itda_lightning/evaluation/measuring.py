@@ -12,17 +12,17 @@ from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.harvest import harvest
 from itda_lightning.activations.rows import Rows
 from itda_lightning.errors import InputError
-from itda_lightning.evaluation.candidates import Candidate
+from itda_lightning.evaluation.candidates import Candidate, activations_identity
 from itda_lightning.evaluation.comparison import MEASURES, Row
 from itda_lightning.evaluation.comparison_settings import ComparisonSettings
 from itda_lightning.evaluation.losses import LossMeter
 from itda_lightning.evaluation.probing import measure_probing
 from itda_lightning.evaluation.reconstruction import encoding_rate, measure_reconstruction
+from itda_lightning.evaluation.used_latents import directions_of
 from itda_lightning.run_directory import versions_and_hardware
-from itda_lightning.saelens.anatomy import n_latents
 
 # Raised when a measure changes its meaning, so that rows of before are measured again.
-FORMULAS = 1
+FORMULAS = 2
 # Rows that the speed of a harvest is measured on: a few seconds on the bundled model.
 TIMED_ROWS = 32
 
@@ -69,7 +69,7 @@ class Bench:
             {
                 "entry": candidate_identity,
                 "tokens": self.tokens_hash,
-                "model": self.data.model_name.fingerprint(),
+                "activations": activations_identity(self.data),
                 "hook_name": self.hook_name,
                 "probes": None if self.settings.probes is None else dataclasses.asdict(self.settings.probes),
                 "formulas": FORMULAS,
@@ -82,7 +82,10 @@ class Bench:
         """The row of an entry. Raises whatever its encoder, the model or a probe raises."""
         start = time.perf_counter()
         entry = candidate.entry
-        entry.sae.to(self.data.model_name.torch_device())
+        device = self.data.model_name.torch_device()
+        entry.sae.to(device)
+        if entry.dictionary is not None:  # what encodes an ITDA, on whose device speeds compare with those of SAEs
+            entry.dictionary.to(device)
         measures, densities = measure_reconstruction(entry, self.data, self.hook_name)
         measures |= self._losses.measure(entry.sae)
         ordered = {key: measures[key] for key in MEASURES}
@@ -98,7 +101,7 @@ class Bench:
             name=name,
             kind=candidate.kind,
             architecture=entry.sae.cfg.architecture(),
-            width=n_latents(entry.sae),
+            width=len(directions_of(entry)),
             settings=candidate.settings,
             tokens_hash=self.tokens_hash,
             identity=identity,
