@@ -27,6 +27,7 @@ COLUMNS = (
     "fvu",
     "cossim",
     "ce_loss_with_sae",
+    "ce_loss_increase",
     "ce_loss_score",
     "kl_div_with_sae",
     "dead_share",

@@ -96,6 +96,7 @@ MEASURES = (
     "norm_ratio",
     "ce_loss_without_sae",
     "ce_loss_with_sae",
+    "ce_loss_increase",
     "ce_loss_with_ablation",
     "ce_loss_score",
     "kl_div_with_sae",

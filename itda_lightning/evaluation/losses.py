@@ -63,6 +63,8 @@ class LossMeter:
         measures = {
             "ce_loss_without_sae": sums.estimate(torch.div, "ce_without_sae", "predictions"),
             "ce_loss_with_sae": sums.estimate(torch.div, "ce_with_sae", "predictions"),
+            # Documents differ far more than entries do; the difference within each is what can be told precisely.
+            "ce_loss_increase": sums.estimate(_increase, "ce_with_sae", "ce_without_sae", "predictions"),
             "ce_loss_with_ablation": sums.estimate(torch.div, "ce_with_ablation", "predictions"),
             "ce_loss_score": sums.estimate(_score, "ce_with_sae", "ce_with_ablation", "ce_without_sae"),
             "kl_div_with_sae": sums.estimate(torch.div, "kl_with_sae", "tokens"),
@@ -118,6 +120,10 @@ class LossMeter:
             expected = torch.log_softmax(own.float(), dim=-1)
             kl = torch.nn.functional.kl_div(predicted, expected, reduction="none", log_target=True).sum(-1).cpu()
             sums.add(document[mask], **{f"kl_{name}": kl[mask]})
+
+
+def _increase(loss: Tensor, own: Tensor, predictions: Tensor) -> Tensor:
+    return (loss - own) / predictions
 
 
 def _score(loss: Tensor, ablated: Tensor, own: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ def pareto_figures(rows: Sequence[Row], methods: Mapping[str, Method]) -> list[F
     """Quality against sparsity."""
     figures = []
     for measure, y_label in (
-        ("ce_loss_with_sae", "CE loss with the reconstruction"),
+        ("ce_loss_increase", "CE loss increase by the reconstruction"),
         ("fvu", "FVU"),
         ("kl_div_with_sae", "KL with the reconstruction"),
     ):
@@ -37,7 +37,7 @@ def pareto_figures(rows: Sequence[Row], methods: Mapping[str, Method]) -> list[F
             y_label=y_label,
             summary=_summary(rows, measure, "L0"),
             front=True,
-            rule=_alone(rows) if measure == "ce_loss_with_sae" else None,
+            rule=(0.0, "model alone") if measure == "ce_loss_increase" else None,
         )
         if plot is not None:
             figures.append(Figure(f"pareto-{measure}", plot, f"{y_label} against L0. {PARETO}"))
@@ -51,7 +51,7 @@ def cost_figures(rows: Sequence[Row], methods: Mapping[str, Method]) -> list[Fig
         ("seen", "training activations seen", _seen, _seen_words),
         ("seconds", "seconds, harvest included", _wall, _wall_words),
     ):
-        for measure, y_label in (("fvu", "FVU"), ("ce_loss_with_sae", "CE loss with the reconstruction")):
+        for measure, y_label in (("fvu", "FVU"), ("ce_loss_increase", "CE loss increase by the reconstruction")):
             plot = scatter(
                 _points(rows, methods, measure, cost, words, curves=(key, measure) == ("seen", "fvu")),
                 x_label=x_label,
@@ -111,12 +111,6 @@ def _summary(rows: Sequence[Row], measure: str, against: str) -> str:
         f"{name} of {len(values)} entries against {against}, from {show_magnitude(min(values))} to "
         f"{show_magnitude(max(values))}; all figures are in the table."
     )
-
-
-def _alone(rows: Sequence[Row]) -> tuple[float, str] | None:
-    """The loss of the model alone, as a line to compare with."""
-    known = [row.value(ALONE) for row in rows if math.isfinite(row.value(ALONE))]
-    return (known[0], "model alone") if known else None
 
 
 def _l0(row: Row) -> Estimate:

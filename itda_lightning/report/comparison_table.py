@@ -15,8 +15,13 @@ from itda_lightning.report.verdict_words import failures_line, headline
 from itda_lightning.report.wording import show_number
 
 # What a terminal may have room for, the first before the last; the dashboard shows all. Keys as of columns.
-SHOWN = ("l0", "fvu", "ce_loss_with_sae", "kl_div_with_sae", "cost/seconds", "probing/k=1", "probing/all", "dead_share")
-SHORT = {"ce_loss_with_sae": "CE loss", "kl_div_with_sae": "KL", "probing/k=1": "Probe 1", "probing/all": "Probe all"}
+SHOWN = ("l0", "fvu", "ce_loss_increase", "kl_div_with_sae", "cost/seconds", "probing/k=1", "probing/all", "dead_share")
+SHORT = {
+    "ce_loss_increase": "CE increase",
+    "kl_div_with_sae": "KL",
+    "probing/k=1": "Probe 1",
+    "probing/all": "Probe all",
+}
 # Of the first column, whose names are folded, and of the gap between two columns.
 NAMES, GAP = 24, 3
 

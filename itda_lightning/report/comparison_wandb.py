@@ -15,7 +15,7 @@ from itda_lightning.wandb_logging import make_wandb_logger
 
 logger = logging.getLogger(__name__)
 
-QUALITY = {"fvu": "FVU", "ce_loss_with_sae": "CE loss", "kl_div_with_sae": "KL"}
+QUALITY = {"fvu": "FVU", "ce_loss_increase": "CE loss increase", "kl_div_with_sae": "KL"}
 
 
 def log_comparison(comparison: Comparison, project: str, directory: Path) -> None:

@@ -9,7 +9,7 @@ from itda_lightning.evaluation.comparison import Estimate, Row
 # Measures that a verdict is given on, and whether more of it is better.
 JUDGED = {
     "fvu": False,
-    "ce_loss_with_sae": False,
+    "ce_loss_increase": False,
     "kl_div_with_sae": False,
     "probing/k=1": True,
     "probing/k=5": True,

@@ -48,6 +48,7 @@ def row(
         "norm_ratio": Estimate(1 - fvu / 2, 0.0008),
         "ce_loss_without_sae": Estimate(3.6238, 0.021),
         "ce_loss_with_sae": Estimate(3.6238 + excess, 0.023),
+        "ce_loss_increase": Estimate(excess, 0.004),
         "ce_loss_with_ablation": Estimate(10.913, 0.034),
         "ce_loss_score": Estimate(1 - excess / 7.29, 0.0012),
         "kl_div_with_sae": Estimate(0.9 * excess, 0.03 * excess),

@@ -21,7 +21,7 @@ def printed(comparison: Comparison, width: int = 140) -> str:
 def test_entries_are_printed_with_their_errors_and_what_failed_with_its_reason():
     text = printed(realistic(5))
     line = next(line for line in text.splitlines() if line.strip().startswith("itda-mp-4k"))
-    assert line.split()[:10] == ["itda-mp-4k", "4,096", "30.700", "±", "0.070", "0.1720", "±", "0.0021", "3.729", "±"]
+    assert line.split()[:10] == ["itda-mp-4k", "4,096", "30.700", "±", "0.070", "0.1720", "±", "0.0021", "0.1056", "±"]
     assert "topk-1000k (reused)" in text
     assert "gemma-scope failed: the release 'gemma-scope' is of another model" in text
     assert "FVU: itda-omp-16k, an ITDA, does best with 0.1065 ± 0.0013." in text

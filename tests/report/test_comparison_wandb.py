@@ -28,7 +28,7 @@ def test_figures_are_logged_as_tables_and_plots(offline):
     comparison = realistic(5)
     log_comparison(comparison, "project-of-the-test", offline)
     logged = tables(offline)
-    quality = {"fvu", "ce_loss_with_sae", "kl_div_with_sae"}
+    quality = {"fvu", "ce_loss_increase", "kl_div_with_sae"}
     scatters = {f"{measure}_against_{cost}" for measure in quality for cost in ("l0", "activations_seen", "seconds")}
     assert set(logged) == {"entries", "probing", "curves", "densities"} | scatters
     entries = logged["entries"]

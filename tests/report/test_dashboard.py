@@ -65,8 +65,8 @@ def test_every_part_is_there_and_named_for_readers_who_do_not_see_it():
     assert sections(text) == list(SECTIONS)
     plots = re.findall(r'<figure[^>]*data-plot="([^"]+)"', text)
     assert plots == [
-        *("pareto-ce_loss_with_sae", "pareto-fvu", "pareto-kl_div_with_sae"),
-        *("seen-fvu", "seen-ce_loss_with_sae", "seconds-fvu", "seconds-ce_loss_with_sae"),
+        *("pareto-ce_loss_increase", "pareto-fvu", "pareto-kl_div_with_sae"),
+        *("seen-fvu", "seen-ce_loss_increase", "seconds-fvu", "seconds-ce_loss_increase"),
         *("densities", "probing"),
     ]
     for name in plots:
