@@ -1,0 +1,175 @@
+"""What each measure between models costs: seconds and memory at 100,000 tokens of 768 dimensions.
+
+    python benchmarks/similarity.py [--note "what else the machine did"]
+
+Two random representations in float32 that share a part; what they are does not change what they cost. Measures of moments are
+sums over the tokens and something small after them, so the sums are timed once and each measure adds its own. Neighbours are
+those of a sample of tokens among all. Memory is the largest resident set beyond what was there before, the representations
+among it; each family runs in a process of its own. Linux only. Writes results/similarity.json and similarity.md.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import auto_cli
+
+import itda_lightning as il
+from itda_lightning import similarity
+from itda_lightning.run_directory import versions_and_hardware
+
+RESULTS = Path(__file__).parent / "results"
+OF_MOMENTS: dict[str, Callable[[similarity.CrossMoments], float]] = {
+    "linear CKA": similarity.cka_of,
+    "linear CKA, debiased": lambda moments: similarity.cka_of(moments, debiased=True),
+    "SVCCA, 99% of variance": similarity.svcca_of,
+    "PWCCA": similarity.pwcca_of,
+    "regression R²": similarity.regression_r2_of,
+    "orthogonal Procrustes": similarity.procrustes_of,
+}
+FAMILIES = ("moments", "relative", "neighbours", "jaccard")
+
+
+def resident(field: str) -> int:
+    """Bytes: VmRSS is what is resident now, VmHWM the most since the last reset."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+def measured(run: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
+    """The result, and the cost."""
+    Path("/proc/self/clear_refs").write_text("5")
+    before, start = resident("VmRSS"), time.perf_counter()
+    result = run()
+    seconds = time.perf_counter() - start
+    return result, {"seconds": seconds, "peak_bytes": max(0, resident("VmHWM") - before)}
+
+
+def draw(tokens: int, d: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens of which half of the variance of each representation is linear in the other."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(tokens, d, generator=generator)
+    y = x @ torch.randn(d, d, generator=generator).div_(d**0.5)
+    return x, y.add_(torch.randn(tokens, d, generator=generator))
+
+
+def of_moments(x: torch.Tensor, y: torch.Tensor) -> list[dict[str, Any]]:
+    moments, sums = measured(lambda: similarity.CrossMoments.of(x, y))
+    rows = [{"measure": "the sums, once for all measures of moments", "value": None, "after_sums": None, **sums}]
+    for name, measure in OF_MOMENTS.items():
+        value, own = measured(lambda m=measure: m(moments))
+        held = sum(part.nbytes for part in (moments.xx, moments.yy, moments.xy))
+        rows.append(
+            {
+                "measure": name,
+                "value": value,
+                "seconds": sums["seconds"] + own["seconds"],
+                "after_sums": own["seconds"],
+                "peak_bytes": max(sums["peak_bytes"], held + own["peak_bytes"]),
+            }
+        )
+    return rows
+
+
+def one(name: str, run: Callable[[], float]) -> list[dict[str, Any]]:
+    value, cost = measured(run)
+    return [{"measure": name, "value": value, "after_sums": None, **cost}]
+
+
+def draw_sources(atoms: int, tokens: int, seed: int) -> il.Sources:
+    chosen = torch.randperm(tokens, generator=torch.Generator().manual_seed(seed))[:atoms]
+    zero = torch.zeros_like(chosen)
+    return il.Sources(
+        torch.stack([chosen // 1000, zero, zero, zero, chosen % 1000, chosen % 1000 + 1], dim=1), "random"
+    )
+
+
+def of_sources(atoms: int, tokens: int) -> list[dict[str, Any]]:
+    a, b = draw_sources(atoms, tokens, 0), draw_sources(atoms, tokens, 1)
+    use = torch.rand(atoms)
+    return [
+        *one(f"Jaccard, {atoms:,} atoms each", lambda: similarity.jaccard(a, b)),
+        *one("Jaccard over chance (the excess)", lambda: similarity.jaccard_over_chance(a, b, tokens).excess),
+        *one("Jaccard weighted by use", lambda: similarity.weighted_jaccard(a, b, use, use)),
+    ]
+
+
+def rows_of(family: str, tokens: int, d: int, anchors: int, queries: int, k: int, atoms: int) -> list[dict[str, Any]]:
+    if family == "jaccard":
+        return of_sources(atoms, tokens)
+    x, y = draw(tokens, d, seed=0)
+    # The libraries start their threads and tables on first use.
+    similarity.svcca(x[:2000, :9], y[:2000, :9])
+    chosen = torch.randperm(tokens, generator=torch.Generator().manual_seed(1))
+    if family == "moments":
+        return of_moments(x, y)
+    if family == "relative":
+        run = lambda: similarity.relative_similarity(x, y, chosen[:anchors])  # noqa: E731
+        return one(f"relative representations, {anchors} anchors", run)
+    run = lambda: similarity.mutual_neighbours(x, y, k, chosen[:queries])  # noqa: E731
+    return one(f"mutual {k} nearest neighbours of {queries:,} tokens", run)
+
+
+def main(
+    tokens: int = 100_000,
+    d: int = 768,
+    anchors: int = 300,
+    queries: int = 2048,
+    k: int = 10,
+    atoms: int = 16_384,
+    note: str = "",
+    family: str | None = None,
+) -> None:
+    """Run the benchmark and write its results; with a family, only print its rows (which is how it calls itself)."""
+    settings = {"tokens": tokens, "d": d, "anchors": anchors, "queries": queries, "k": k, "atoms": atoms}
+    if family is not None:
+        sys.stdout.write(json.dumps(rows_of(family, **settings)) + "\n")
+        return
+    rows: list[dict[str, Any]] = []
+    arguments = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+    for name in FAMILIES:
+        command = [sys.executable, __file__, *arguments, "--family", name]
+        printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+        rows += json.loads(printed.splitlines()[-1])
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    result = {
+        **settings,
+        "threads": torch.get_num_threads(),
+        "note": note,
+        "commit": commit,
+        "rows": rows,
+        "versions": versions_and_hardware(),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "similarity.json").write_text(json.dumps(result, indent=1) + "\n")
+    (RESULTS / "similarity.md").write_text(as_markdown(result))
+    sys.stdout.write(as_markdown(result))
+
+
+def as_markdown(result: dict[str, Any]) -> str:
+    machine = result["versions"]
+    lines = [
+        f"{result['tokens']:,} tokens x {result['d']} dimensions, random, float32 (summed in float64); two representations of "
+        f"{result['tokens'] * result['d'] * 4 / 1e6:,.0f} MB each, which the memory does not include. "
+        f"{machine['cpus']} CPU cores, {machine['memory_gb']} GB, {result['threads']} thread(s), torch {machine['torch']}, "
+        f"commit {result['commit'][:12]}. {result['note']}".strip(),
+        "",
+        "| measure | value | seconds | of these, after the sums | memory beyond the representations, MB |",
+        "|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        value = "" if row["value"] is None else f"{row['value']:.4f}"
+        after = "" if row["after_sums"] is None else f"{row['after_sums']:.2f}"
+        lines.append(
+            f"| {row['measure']} | {value} | {row['seconds']:.2f} | {after} | {row['peak_bytes'] / 1e6:,.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=False)
