@@ -3,6 +3,7 @@
 import logging
 import re
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.atomic_files import explained, write_text
 from itda_lightning.command_line import run_command
 from itda_lightning.errors import InputError
-from itda_lightning.evaluation.candidates import identity_of, make_candidate
+from itda_lightning.evaluation.candidates import KINDS, identity_of, make_candidate
 from itda_lightning.evaluation.comparison import Comparison, LatentView, Row
 from itda_lightning.evaluation.comparison_settings import (
     ComparisonSettings,
@@ -21,7 +22,7 @@ from itda_lightning.evaluation.comparison_settings import (
     PCASettings,
     RandomSettings,
 )
-from itda_lightning.evaluation.entries import load_entry
+from itda_lightning.evaluation.entries import Entry, load_entry
 from itda_lightning.evaluation.latents import latent_view
 from itda_lightning.evaluation.measuring import Bench
 from itda_lightning.evaluation.probing_data import load_datasets
@@ -31,6 +32,7 @@ from itda_lightning.report.comparison_table import print_comparison
 from itda_lightning.report.comparison_wandb import log_comparison
 from itda_lightning.report.dashboard import write_dashboard
 from itda_lightning.run_directory import versions_and_hardware
+from itda_lightning.saelens.anatomy import is_of_dictionary
 
 logger = logging.getLogger("itda_lightning.compare")
 
@@ -47,8 +49,13 @@ def compare(settings: ComparisonSettings, data: ActivationsDataModule) -> Compar
     bench = Bench(data, settings)
     check_entries(settings, data, bench.hook_name)
     directory = Path(settings.directory).expanduser()
+    with explained(directory, "writing into"):
+        directory.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=directory).close()
+    data.prepare_data()
     rows: list[Row] = []
     waiting = list(settings.entries)
+    names = {entry.name for entry in waiting}
     asked = {(entry.way, entry.chosen) for entry in waiting if entry.way in ("random", "pca")}
     while waiting:
         wanted = waiting.pop(0)
@@ -57,6 +64,10 @@ def compare(settings: ComparisonSettings, data: ActivationsDataModule) -> Compar
         for control in controls_of(wanted, row) if settings.controls else ():
             if (control.way, control.chosen) not in asked:
                 asked.add((control.way, control.chosen))
+                # Of the same kind but of other tokens, or with the name of another entry.
+                while control.name in names:
+                    control = replace(control, name=f"{control.name}, again")
+                names.add(control.name)
                 waiting.append(control)
     comparison = Comparison(
         title=settings.title or f"{data.model_name.name} at {bench.hook_name}",
@@ -78,24 +89,26 @@ def check_entries(settings: ComparisonSettings, data: ActivationsDataModule, hoo
     if settings.probes is not None:
         load_datasets(settings.probes)
     width, problems = data.widths[hook_name], []
-    context, tokens = data.hparams["context_size"], data.hparams["training_tokens"]
+    rows, made = data.rows("train"), [entry.name for entry in settings.entries if entry.way != "load"]
     for wanted in settings.entries:
-        wanted_tokens = getattr(wanted.chosen, "tokens", None)
-        if wanted_tokens is not None and not context <= wanted_tokens <= tokens:
+        tokens, available = getattr(wanted.chosen, "tokens", None), rows.tokens.numel()
+        if tokens is not None and not rows.context_size <= tokens <= available:
             problems.append(
-                f"{wanted.name}: tokens must lie between one row of {context} and data.training_tokens ({tokens:,}), "
-                f"got {wanted_tokens:,}"
+                f"{wanted.name}: tokens must lie between one row of {rows.context_size} and the {available:,} training "
+                f"tokens of the data, got {tokens:,}"
             )
         if wanted.way != "load":
             continue
         try:
-            entry = load_entry(wanted.chosen, hook_name if not _says_its_hook(wanted.chosen) else None)
+            entry = _load(wanted.chosen, hook_name)
         except InputError as error:
             problems.append(f"{wanted.name}: {error}")
             continue
         problems += [f"{wanted.name}: {what}" for what in differences(entry, data, hook_name, width, wanted.same_model)]
-    if data.hparams["cache_dir"] is None and any(entry.way != "load" for entry in settings.entries):
-        problems.append("entries that are made read activations more than once: set data.cache_dir")
+        if settings.controls and is_of_dictionary(entry.sae):
+            made.append(f"the controls of {wanted.name}")
+    if data.hparams["cache_dir"] is None and made:
+        problems.append(f"what is made reads activations more than once ({', '.join(made)}): set data.cache_dir")
     if problems:
         raise InputError("; ".join(problems))
 
@@ -117,10 +130,12 @@ def controls_of(wanted: EntrySettings, row: Row) -> Iterator[EntrySettings]:
     yield EntrySettings(f"PCA, {k} components", pca=PCASettings(k, tokens))
 
 
-def _says_its_hook(reference: str) -> bool:
-    """Whether an entry that is loaded without a hook point has one of its own: all but a run of several have."""
-    runs = Path(reference).expanduser() / "dictionaries"
-    return not runs.is_dir() or len(list(runs.iterdir())) == 1
+def _load(reference: str, hook_name: str) -> Entry:
+    """The entry with the hook point that it has, be it another; that of the comparison only where it has to be told."""
+    try:
+        return load_entry(reference)
+    except InputError:  # of several hook points, or it says none; whatever else is wrong is wrong again
+        return load_entry(reference, hook_name)
 
 
 def _row(wanted: EntrySettings, bench: Bench, directory: Path) -> Row:
@@ -128,20 +143,32 @@ def _row(wanted: EntrySettings, bench: Bench, directory: Path) -> Row:
     try:
         made = identity_of(wanted, bench.data)
         identity = bench.identity(made)
-        path = directory / ROWS / f"{_slug(wanted.name)}-{identity}.json"
-        if path.exists():
-            logger.info("%s: taken over from %s", wanted.name, path)
-            return replace(from_json(path.read_text(encoding="utf-8"), Row), name=wanted.name, reused=True)
+        known = _measured_before(directory, identity)
+        if known is not None:
+            return replace(known, name=wanted.name, reused=True)
         logger.info("%s: %s", wanted.name, {"load": "loading"}.get(wanted.way, "making, unless it was made before"))
         candidate = make_candidate(wanted, bench.data, bench.hook_name, directory / MADE, made)
         row = bench.measure(wanted.name, candidate, identity)
-        write_text(path, to_json(row))
+        write_text(directory / ROWS / f"{_slug(wanted.name)}-{identity}.json", to_json(row))
         return row
     except Exception as error:  # one entry must not cost the results of the others
         known = isinstance(error, InputError)
         logger.error("%s failed: %s", wanted.name, error, exc_info=not known)
         reason = str(error) if known else f"{type(error).__name__}: {error}"
-        return Row(wanted.name, "sae" if wanted.way in ("load", "train") else "itda", failure=reason)
+        return Row(wanted.name, KINDS.get(wanted.way, "sae"), failure=reason)
+
+
+def _measured_before(directory: Path, identity: str) -> Row | None:
+    """The row of that identity in the directory, whatever its entry was called then."""
+    for path in (directory / ROWS).glob(f"*-{identity}.json"):
+        try:
+            row = from_json(path.read_text(encoding="utf-8"), Row)
+        except (InputError, UnicodeDecodeError) as error:
+            logger.warning("%s cannot be taken over (%s): its entry is measured again", path, error)
+            continue
+        logger.info("%s: taken over from %s", row.name, path)
+        return row
+    return None
 
 
 def _latents(settings: ComparisonSettings, rows: list[Row], bench: Bench, directory: Path) -> LatentView | None:
@@ -189,10 +216,12 @@ def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60] or "entry"
 
 
-def main(args: list[str] | None = None) -> int:
-    """Parse, compare, print; returns the exit code."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("itda_lightning").setLevel(logging.INFO)
+def parse(args: list[str] | None = None) -> tuple[ComparisonSettings, ActivationsDataModule]:
+    """What the command line and the config ask for; nothing is loaded yet.
+
+    Raises:
+        InputError: a value out of range. What does not parse ends the process with exit code 2.
+    """
     parser = ArgumentParser(
         prog="python -m itda_lightning.compare",
         description="Compare ITDAs with SAEs, and with controls, on the same held-out tokens.",
@@ -201,14 +230,21 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--config", action="config", help="A file with what follows, e.g. configs/compare/NAME.yaml.")
     parser.add_class_arguments(ActivationsDataModule, "data")
     parser.add_class_arguments(ComparisonSettings)
-    config = parser.instantiate_classes(parser.parse_args(args))
-    names = ComparisonSettings.__dataclass_fields__
-    settings = ComparisonSettings(**{name: config[name] for name in names})
+    parsed = parser.parse_args(args)
+    try:
+        config = parser.instantiate_classes(parsed)
+    except ValueError as error:  # what an entry's settings refuse, in the parser's wrapping
+        raise error.__cause__ if isinstance(error.__cause__, InputError) else InputError(str(error)) from error
+    return ComparisonSettings(**{name: config[name] for name in ComparisonSettings.__dataclass_fields__}), config.data
+
+
+def main(args: list[str] | None = None) -> int:
+    """Parse, compare, print; returns the exit code."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("itda_lightning").setLevel(logging.INFO)
+    settings, data = parse(args)
+    comparison = compare(settings, data)
     directory = Path(settings.directory).expanduser()
-    with explained(directory, "making the directory"):
-        directory.mkdir(parents=True, exist_ok=True)
-    config.data.prepare_data()
-    comparison = compare(settings, config.data)
     print_comparison(comparison)
     if settings.wandb_project is not None:
         log_comparison(comparison, settings.wandb_project, directory)
