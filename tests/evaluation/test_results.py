@@ -7,6 +7,15 @@ import math
 import pytest
 
 from itda_lightning.errors import InputError
+from itda_lightning.evaluation.comparison import (
+    Comparison,
+    Cost,
+    Estimate,
+    LatentSummary,
+    LatentView,
+    NearestLatents,
+    Row,
+)
 from itda_lightning.evaluation.results import (
     AtomUsage,
     CoefficientRange,
@@ -81,3 +90,73 @@ def test_other_text_is_refused():
     del content["results"]["usage"]["n_tokens"]
     with pytest.raises(InputError, match="n_tokens"):
         from_json(json.dumps(content), RunResults)
+
+
+ROW = Row(
+    name="ITDA, “4,096”",
+    kind="itda",
+    architecture="itda",
+    width=3,
+    settings={"k": "4", "centred": "True"},
+    tokens_hash="ab",
+    identity="cd",
+    measures={"l0": Estimate(4.0, 0.1 + 0.2), "fvu": Estimate(0.25, 1e-17), "dead_share": Estimate(0.0)},
+    cost=Cost(1.5, None, 2**40, 10, 2**33, 99, None, 1e5),
+    densities=(0.5, 0.0, 1e-9),
+    curve=((128, 0.5), (256, 0.25)),
+    measured_seconds=3.5,
+    reused=True,
+)
+FAILED = Row("Lost", "sae", failure='it was\nlost: "<b>"')
+SUMMARY = LatentSummary(7, 0.125, 4.0, (0, 1), ((31, -2.5), (5, 1.0)), (0, 1), (1,))
+COMPARISON = Comparison(
+    title="A comparison",
+    facts={"model": "m", "hardware": "2 CPU cores"},
+    rows=(ROW, FAILED),
+    latents=LatentView(
+        "ITDA, “4,096”",
+        (("<s>", " a", "🙂"), ("b", "", "c")),
+        (" x", "y"),
+        (SUMMARY, SUMMARY),
+        (PROMPT, None),
+        (NearestLatents("Lost", ((7, -0.75), (7, 0.5)), (SUMMARY,)),),
+    ),
+)
+
+
+@pytest.mark.parametrize("results", [ROW, FAILED, COMPARISON, dataclasses.replace(COMPARISON, latents=None)])
+def test_rows_and_comparisons_come_back_as_they_were(results):
+    back = from_json(to_json(results), type(results))
+    assert back == results
+    assert repr(back) == repr(results), "of the same types: tuples, floats, prompts"
+
+
+def test_the_order_of_measures_and_facts_is_kept():
+    assert list(from_json(to_json(ROW), Row).measures) == ["l0", "fvu", "dead_share"]
+    assert list(from_json(to_json(COMPARISON), Comparison).facts) == ["model", "hardware"]
+
+
+def test_a_measure_without_a_number_comes_back_as_nan_and_a_missing_cost_as_none():
+    row = dataclasses.replace(
+        ROW, measures={"fvu": Estimate(math.nan, math.inf)}, curve=((1, -math.inf),), cost=Cost(seconds=math.nan)
+    )
+    text = to_json(row)
+    assert json.loads(text)["results"]["measures"]["fvu"] == {"value": None, "error": None}
+    back = from_json(text, Row)
+    assert math.isnan(back.value("fvu"))
+    assert math.isnan(back.value("l0"))
+    assert math.isnan(back.curve[0][1])
+    assert back.measures["fvu"].error is back.cost.seconds is None
+
+
+@pytest.mark.parametrize(("results", "kind"), [(ROW, Comparison), (COMPARISON, Row), (RESULTS, Row), (ROW, RunResults)])
+def test_results_of_another_kind_are_refused(results, kind):
+    with pytest.raises(InputError, match=r"expected JSON of the format 'itda_lightning\.(row|comparison|results)'"):
+        from_json(to_json(results), kind)
+
+
+def test_a_row_that_lacks_a_field_is_refused():
+    content = json.loads(to_json(COMPARISON))
+    del content["results"]["rows"][0]["cost"]["peak_bytes"]
+    with pytest.raises(InputError, match=r"lack a field or hold one of another kind \('peak_bytes'\)"):
+        from_json(json.dumps(content), Comparison)
