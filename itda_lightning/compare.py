@@ -143,9 +143,9 @@ def _row(wanted: EntrySettings, bench: Bench, directory: Path) -> Row:
     try:
         made = identity_of(wanted, bench.data)
         identity = bench.identity(made)
-        known = _measured_before(directory, identity)
-        if known is not None:
-            return replace(known, name=wanted.name, reused=True)
+        measured = _measured_before(directory, identity)
+        if measured is not None:
+            return replace(measured, name=wanted.name, reused=True)
         logger.info("%s: %s", wanted.name, {"load": "loading"}.get(wanted.way, "making, unless it was made before"))
         candidate = make_candidate(wanted, bench.data, bench.hook_name, directory / MADE, made)
         row = bench.measure(wanted.name, candidate, identity)
