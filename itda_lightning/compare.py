@@ -73,11 +73,18 @@ def compare(settings: ComparisonSettings, data: ActivationsDataModule) -> Compar
         title=settings.title or f"{data.model_name.name} at {bench.hook_name}",
         facts=_facts(data, bench),
         rows=tuple(rows),
-        latents=_latents(settings, rows, bench, directory) if settings.latents else None,
     )
+    # Before the latents, too: should they fail, the figures are there.
+    _write(comparison, directory)
+    if settings.latents:
+        comparison = replace(comparison, latents=_latents(settings, rows, bench, directory))
+        _write(comparison, directory)
+    return comparison
+
+
+def _write(comparison: Comparison, directory: Path) -> None:
     write_text(directory / COMPARISON, to_json(comparison))
     write_dashboard(comparison, directory / PAGE)
-    return comparison
 
 
 def check_entries(settings: ComparisonSettings, data: ActivationsDataModule, hook_name: str) -> None:

@@ -154,6 +154,18 @@ def test_atoms_of_the_first_itda_are_shown_beside_saes_first(finished):
     assert all(source is not None for source in latents.sources)
 
 
+def test_figures_are_there_though_the_latents_fail(copied, config_of, on_disk, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no latents today")
+
+    monkeypatch.setattr("itda_lightning.compare.latent_view", fail)
+    (copied / "comparison.html").unlink()
+    with pytest.raises(RuntimeError, match="no latents today"):
+        main(["--config", str(config_of(copied, {"A run": {"load": str(on_disk["run"])}}, latents=True))])
+    assert written(copied).rows[0].name == "A run"
+    assert "A run" in (copied / "comparison.html").read_text()
+
+
 @pytest.fixture
 def nothing_is_measured(monkeypatch):
     """Any model, any making and any measuring fails the test."""
