@@ -1,9 +1,18 @@
-"""Which activations become atoms. Knows pursuit and torch, nothing of Lightning, SAELens or files."""
+"""Which activations become atoms, and how they are refined. Knows pursuit and torch, nothing of Lightning or files."""
 
 from collections.abc import Callable
 
 from itda_lightning.growth.calibration import Forecast, calibrate_threshold, forecast
 from itda_lightning.growth.frozen_batch import grow_frozen_batch
+from itda_lightning.growth.refinement import (
+    LEAST_ANCHOR,
+    Descent,
+    RefinementRule,
+    RefinementState,
+    descent,
+    project_on_cones,
+    refinement_step,
+)
 from itda_lightning.growth.rule import (
     DUPLICATE_COSINE,
     Growth,
@@ -23,14 +32,21 @@ GROWTH_POLICIES: dict[str, Callable[..., Growth]] = {
 __all__ = [
     "DUPLICATE_COSINE",
     "GROWTH_POLICIES",
+    "LEAST_ANCHOR",
+    "Descent",
     "Forecast",
     "Growth",
     "GrowthRule",
+    "RefinementRule",
+    "RefinementState",
     "calibrate_threshold",
     "cosine_threshold",
+    "descent",
     "forecast",
     "grow_frozen_batch",
     "grow_sequential",
     "grow_worst_first",
+    "project_on_cones",
+    "refinement_step",
     "unexplained_threshold",
 ]
