@@ -1,4 +1,4 @@
-"""The dictionary: atoms, bias and sources, with encode, decode and append; saved as safetensors and JSON."""
+"""The dictionary: atoms, bias and sources, with encode, decode, append and refine; saved as safetensors and JSON."""
 
 import json
 from pathlib import Path
@@ -24,14 +24,19 @@ from itda_lightning.pursuit import (
 )
 from itda_lightning.sources import COLUMNS, Prompt, Sources
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# What files without refined atoms are written as: a reader of this version only would take refined atoms for grown ones.
+UNREFINED_VERSION = 1
 TENSORS_FILE = "dictionary.safetensors"
 INDEX_FILE = "dictionary.json"
 ENCODED_ROWS = 8192
+REFINEMENT = "refinement"  # the entry of the metadata that tells of a refinement
 
 
 class Dictionary(nn.Module):
     """Atoms that are real activations, each with its source (arXiv 2505.17769, Section 3).
+
+    A refined dictionary's atoms lie near those that were grown, which it keeps: ``grown_atoms``, ``cosines``.
 
     Args:
         atoms: (n, d) unit-norm rows.
@@ -44,16 +49,18 @@ class Dictionary(nn.Module):
         metadata: JSON-serialisable facts about the fit (model_name, hook_name, ...).
         memory_budget: bytes that encoding and growth may take beyond the atoms, None for half of the machine's
             memory. It decides whether the n x n Gram of the atoms is kept; codes do not depend on it.
+        grown: (n, d) the atoms as they were grown, where ``atoms`` are refined ones.
 
     Raises:
         ValueError: atoms that are not unit rows, k < 1.
-        InputError: an unknown pursuit, a bias or sources of another size, a capacity below n.
+        InputError: an unknown pursuit, a bias, sources or grown atoms of another size, a capacity below n.
     """
 
     bias: Tensor
     _atoms: Tensor
     _table: Tensor
     _count: Tensor
+    _grown: Tensor | None
 
     def __init__(
         self,
@@ -67,6 +74,7 @@ class Dictionary(nn.Module):
         capacity: int | None = None,
         metadata: dict[str, Any] | None = None,
         memory_budget: int | None = None,
+        grown: Float[Tensor, "n d"] | None = None,
     ) -> None:
         super().__init__()
         n, d = atoms.shape
@@ -95,6 +103,12 @@ class Dictionary(nn.Module):
         self._atoms[:n] = atoms.detach()
         if sources is not None:
             self._table[:n] = sources.table
+        self.register_buffer("_grown", None)
+        if grown is not None:
+            check_unit_rows(grown)
+            if grown.shape != atoms.shape:
+                raise InputError(f"grown atoms must have the shape of the atoms {(n, d)}, got {tuple(grown.shape)}")
+            self.keep_grown()[:n] = grown.detach()
         self.register_load_state_dict_post_hook(_forget_prompts)
         self._prepared: PreparedAtoms | None = None
         self._prepared_of: tuple[int, int] | None = None
@@ -117,6 +131,18 @@ class Dictionary(nn.Module):
     def atoms(self) -> Float[Tensor, "n d"]:
         """(n, d) unit-norm rows, in the order in which they were appended."""
         return self._atoms[: self.n_atoms]
+
+    @property
+    def grown_atoms(self) -> Float[Tensor, "n d"]:
+        """(n, d) the atoms as they were grown: the directions of their sources' activations."""
+        return self.atoms if self._grown is None else self._grown[: self.n_atoms]
+
+    @property
+    def cosines(self) -> Float[Tensor, " n"] | None:
+        """(n,) float64 cosine of every atom with its source's activation; None for atoms that were not refined."""
+        if self._grown is None:
+            return None
+        return torch.nn.functional.cosine_similarity(self.atoms.double(), self.grown_atoms.double())
 
     @property
     def source_table(self) -> Int[Tensor, "n 6"]:
@@ -144,8 +170,10 @@ class Dictionary(nn.Module):
         """Append m unit-norm atoms with their sources, in place.
 
         Raises:
-            InputError: more atoms than the capacity holds.
+            InputError: more atoms than the capacity holds, or a refined dictionary.
         """
+        if self._grown is not None:
+            raise InputError("a refined dictionary does not grow: append to dictionary.unrefined() and refine that")
         start, stop = self.n_atoms, self.n_atoms + len(atoms)
         if stop > self.capacity:
             raise InputError(f"{stop} atoms do not fit a capacity of {self.capacity}")
@@ -158,6 +186,38 @@ class Dictionary(nn.Module):
             # Growth has written to the scratch beyond the atoms since; that is no reason to prepare them anew.
             self._prepared.place(start, self._atoms[start:stop])
             self._prepared_of = self._identity()
+
+    def keep_grown(self) -> Float[Tensor, "capacity d"]:
+        """Keep the atoms as they are now as the grown ones, unless others are kept already; returns the buffer."""
+        if self._grown is None:
+            self._grown = self._atoms.clone()
+        return self._grown
+
+    def refine(self, atoms: Float[Tensor, "n d"]) -> None:
+        """Put refined atoms in the place of the atoms, in place; those that were grown are kept.
+
+        Raises:
+            ValueError: atoms that are not unit rows.
+            InputError: another number or width of atoms.
+        """
+        check_unit_rows(atoms)
+        if atoms.shape != self.atoms.shape:
+            raise InputError(f"refined atoms must have the shape {tuple(self.atoms.shape)}, got {tuple(atoms.shape)}")
+        self.keep_grown()
+        self._atoms[: len(atoms)] = atoms.detach()
+
+    def unrefined(self) -> "Dictionary":
+        """A copy with the atoms as they were grown, bit for bit, and without the facts of a refinement."""
+        return Dictionary(
+            self.grown_atoms,
+            self.bias,
+            self.sources,
+            k=self.k,
+            pursuit=self.pursuit,
+            nonnegative=self.nonnegative,
+            metadata={name: value for name, value in self.metadata.items() if name != REFINEMENT},
+            memory_budget=self.memory_budget,
+        )
 
     def encode(self, x: Float[Tensor, "batch d"], error_threshold: float | None = None) -> SparseCode:
         """Sparse codes of activations by this dictionary's pursuit, in the precision of the atoms (at least single).
@@ -200,10 +260,12 @@ class Dictionary(nn.Module):
         """
         with new_directory(Path(path)) as directory:
             tensors = {"atoms": self.atoms, "bias": self.bias, "sources": self.source_table}
+            if (cosines := self.cosines) is not None:
+                tensors |= {"grown": self.grown_atoms, "cosines": cosines}
             save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, directory / TENSORS_FILE)
             index = {
                 "format": "itda_lightning.dictionary",
-                "version": FORMAT_VERSION,
+                "version": UNREFINED_VERSION if self._grown is None else FORMAT_VERSION,
                 "k": self.k,
                 "pursuit": self.pursuit,
                 "nonnegative": self.nonnegative,
@@ -244,7 +306,7 @@ class Dictionary(nn.Module):
             known = index["dataset"] is not None
             sources = Sources(tensors["sources"].cpu(), index["dataset"], prompts) if known else None
             settings = {name: index[name] for name in ("k", "pursuit", "nonnegative", "metadata")}
-            return cls(tensors["atoms"], tensors["bias"], sources, **settings)
+            return cls(tensors["atoms"], tensors["bias"], sources, **settings, grown=tensors.get("grown"))
         except (TypeError, ValueError) as error:
             raise InputError(f"{path} does not hold a valid dictionary: {error}; save it again") from error
 

@@ -84,6 +84,7 @@ def from_checkpoint(path: Path, hook_name: str | None = None, device: str | torc
         pursuit=settings["pursuit"],
         nonnegative=settings["nonnegative"],
         metadata=settings["metadata"][index],
+        grown=state[grown][:count].to(device) if (grown := prefix + "_grown") in state else None,
     )
 
 

@@ -103,7 +103,7 @@ def to_sae(dictionary: Dictionary, architecture: Architecture = "itda") -> SAE[A
 def from_sae(sae: SAE[Any]) -> Dictionary:
     """The dictionary of an SAE of architecture ``itda`` or ``matching_pursuit``, on the SAE's device.
 
-    What ``to_sae`` made comes back as it was: atoms and bias bit for bit, sources, prompts, k, pursuit, metadata. A
+    What ``to_sae`` made comes back as it was: atoms, bias and grown atoms bit for bit, sources, prompts, k, pursuit, metadata. A
     ``matching_pursuit`` SAE from elsewhere (a trained one) becomes a non-negative dictionary without sources. Atoms of
     half precision come back in float32, normalised again.
 
@@ -140,6 +140,7 @@ def from_sae(sae: SAE[Any]) -> Dictionary:
             pursuit=pursuit,
             nonnegative=nonnegative,
             metadata=provenance.metadata,
+            grown=None if provenance.grown is None else provenance.grown.to(atoms),
         )
     except InputError:
         raise
