@@ -63,8 +63,9 @@ def decompose_text(
     table = rows.source_table(torch.zeros_like(places), places)
     prompts = [rows.prompt(Source(*source)) for source in table.tolist()]
     console = Console(file=sys.stdout)
+    cosines = loaded.cosines.tolist() if loaded.cosines is not None else None
     for decomposition in decompose(loaded, activations[places].float(), prompts):
-        print_decomposition(decomposition, console, max_terms=max_terms)
+        print_decomposition(decomposition, console, max_terms=max_terms, cosines=cosines)
 
 
 def _row_of(text: str, data: ActivationsDataModule) -> Rows:

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from itda_lightning.activations.bad import usable
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.command_line import run_command
-from itda_lightning.dictionary import Dictionary
+from itda_lightning.dictionary import REFINEMENT, Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.data import add_prompts, check_width, data_for, hook_point
 from itda_lightning.evaluation.decomposition import decompose
@@ -89,9 +89,10 @@ def page(
         growth=growth if len(growth) > 1 else (),
         fvu_curve=fvu_curve if len(fvu_curve) > 1 else (),
     )
-    write_page(results, path)
+    cosines = loaded.cosines.tolist() if loaded.cosines is not None else None
+    write_page(results, path, cosines)
     print_metrics(results.metrics)
-    print_decomposition(decompositions[len(decompositions) // 2], max_terms=12)
+    print_decomposition(decompositions[len(decompositions) // 2], max_terms=12, cosines=cosines)
     sys.stdout.write(f"page: {path.resolve()}\n")
 
 
@@ -146,6 +147,7 @@ def _facts(dictionary: Dictionary, data: ActivationsDataModule, hook: str, usage
         "pursuit": f"{PURSUITS[dictionary.pursuit]}, k = {dictionary.k}"
         + (", non-negative" if dictionary.nonnegative else ""),
         "growth": str(fit.get("growth", "")).replace("_", " "),
+        "refinement": _refinement(metadata.get(REFINEMENT)),
         "threshold": f"{threshold:.4f} of the energy" if threshold is not None else "",
         "seed": str(settings.get("seed", "")),
         "versions": ", ".join(f"{name} {versions[name]}" for name in ("itda-lightning", "torch", "sae-lens")),
@@ -153,6 +155,13 @@ def _facts(dictionary: Dictionary, data: ActivationsDataModule, hook: str, usage
         + "".join(f", {gpu}" for gpu in versions["gpus"]),
     }
     return {name: value for name, value in facts.items() if value}
+
+
+def _refinement(facts: dict[str, Any] | None) -> str:
+    if facts is None:
+        return ""
+    reached = f", {facts['mean_cosine']:.3f} on average" if "mean_cosine" in facts else ""
+    return f"{facts['passes']} passes, cosine with the source at least {facts['anchor']}{reached}"
 
 
 def _short(fingerprint: str) -> str:

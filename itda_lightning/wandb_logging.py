@@ -46,10 +46,14 @@ def log_dictionary(wandb_logger: WandbLogger, dictionary: Dictionary, directory:
 
     hook = dictionary.metadata["hook_name"]
     try:
-        table = wandb.Table(columns=["atom", "before", "token", "after", "document", "position"])
+        cosines = None if dictionary.cosines is None else dictionary.cosines.tolist()
+        column = [] if cosines is None else ["cosine"]  # with the source's activation
+        table = wandb.Table(columns=["atom", "before", "token", "after", *column, "document", "position"])
         for atom, prompt in enumerate((dictionary.prompts or ())[:ATOMS_IN_TABLE]):
             document, _, position, *_ = dictionary.source_table[atom].tolist()
-            table.add_data(atom, prompt.before[-BEFORE:], prompt.token, prompt.after[:AFTER], document, position)
+            near = [] if cosines is None else [cosines[atom]]
+            context = (prompt.before[-BEFORE:], prompt.token, prompt.after[:AFTER])
+            table.add_data(atom, *context, *near, document, position)
         wandb_logger.experiment.log({f"atoms/{hook}": table})
         artifact = wandb.Artifact(f"itda-{hook}".replace("/", "."), type="dictionary", metadata={"hook_name": hook})
         artifact.add_dir(str(directory))

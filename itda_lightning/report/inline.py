@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from itda_lightning.report.excerpt import pieces, visible
-from itda_lightning.report.wording import describe_metric, show_coefficient, show_number, show_share
+from itda_lightning.report.wording import describe_metric, show_coefficient, show_cosine, show_number, show_share
 
 
 def environment() -> Environment:
@@ -25,6 +25,7 @@ def environment() -> Environment:
     made.filters.update(
         number=show_number,
         coefficient=show_coefficient,
+        cosine=show_cosine,
         share=show_share,
         visible=visible,
         metric=describe_metric,

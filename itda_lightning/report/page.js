@@ -88,7 +88,10 @@
       ["token id", String(columns.token)],
       ["characters", `${columns.start}–${columns.end}`],
     ];
-    return [["used by", used], ...places];
+    // Cut off and not rounded, as in wording.py: no cosine looks larger than it is.
+    const near = atom.cosine === null ? [] : [["cosine with its source",
+      make("data", { class: "cosine", value: String(atom.cosine) }, (Math.floor(1000 * atom.cosine + 1e-6) / 1000).toFixed(3))]];
+    return [["used by", used], ...near, ...places];
   }
 
   function use(atom) {

@@ -1,5 +1,6 @@
 """One run as one HTML file that needs no network and no server."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,20 @@ EXAMPLE_WINDOW = (100, 40)
 SHOWN_TERMS = 12
 
 
-def write_page(results: RunResults, path: str | Path) -> None:
-    """Write ``render_page(results)`` to ``path`` in one step. Raises InputError where that is not possible."""
-    write_text(Path(path), render_page(results))
+def write_page(results: RunResults, path: str | Path, cosines: Sequence[float] | None = None) -> None:
+    """Write ``render_page(results, cosines)`` to ``path`` in one step. Raises InputError where that is not possible."""
+    write_text(Path(path), render_page(results, cosines))
 
 
-def render_page(results: RunResults) -> str:
+def render_page(results: RunResults, cosines: Sequence[float] | None = None) -> str:
     """The results as one self-contained HTML page.
 
     Facts, metrics, plots and decompositions are in the HTML itself; the part of each atom is drawn on demand from data
     embedded in the page. Styles, script and data are inline, and a content security policy forbids everything else.
+
+    Args:
+        results: of one dictionary.
+        cosines: of every atom of a refined dictionary with its source's activation; shown beside every name of an atom.
     """
     style, script = assets("page.css"), assets("drawing.js", "page.js")
     usage = results.usage
@@ -40,22 +45,24 @@ def render_page(results: RunResults) -> str:
             policy=policy(style, script),
             style=style,
             script=script,
-            data=json_for_html(_atom_data(results)),
+            data=json_for_html(_atom_data(results, cosines)),
             growth=curve(results.growth, "atoms", "Atoms:"),
             fvu=curve(results.fvu_curve, "FVU", "FVU"),
             l0=l0_plot(usage.l0_histogram),
             density=density_plot(usage.densities),
-            decompositions=[_decomposition(decomposition) for decomposition in results.decompositions],
+            refined=cosines is not None,
+            decompositions=[_decomposition(decomposition, cosines) for decomposition in results.decompositions],
         )
     )
 
 
-def _decomposition(decomposition: TokenDecomposition) -> dict[str, Any]:
+def _decomposition(decomposition: TokenDecomposition, cosines: Sequence[float] | None) -> dict[str, Any]:
     largest = max((abs(term.coefficient) for term in decomposition.terms), default=1.0) or 1.0
     terms = [
         {
             "atom": term.atom,
             "coefficient": term.coefficient,
+            "cosine": None if cosines is None else cosines[term.atom],
             "share": round(100 * abs(term.coefficient) / largest, 2),
             "prompt": None if term.prompt is None else excerpt(term.prompt, *TERM_WINDOW),
         }
@@ -70,11 +77,13 @@ def _decomposition(decomposition: TokenDecomposition) -> dict[str, Any]:
     }
 
 
-def _atom_data(results: RunResults) -> dict[str, Any]:
+def _atom_data(results: RunResults, cosines: Sequence[float] | None) -> dict[str, Any]:
     return {
         "tokens": results.usage.n_tokens,
         "columns": COLUMNS,
-        "atoms": [_atom(atom) for atom in results.usage.atoms],
+        "atoms": [
+            _atom(atom) | {"cosine": None if cosines is None else cosines[atom.atom]} for atom in results.usage.atoms
+        ],
     }
 
 

@@ -1,6 +1,6 @@
 """Metrics and decompositions as tables on the terminal. Text from data is never read as markup."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.cells import cell_len
@@ -10,11 +10,11 @@ from rich.text import Text
 
 from itda_lightning.evaluation.results import TokenDecomposition
 from itda_lightning.report.excerpt import excerpt, visible
-from itda_lightning.report.wording import describe_metric, show_coefficient, show_number, show_share
+from itda_lightning.report.wording import describe_metric, show_coefficient, show_cosine, show_number, show_share
 from itda_lightning.sources import Prompt
 
 # Room on a line for what stands behind a token, and for the columns and gaps beside a prompt in a table.
-AFTER, COLUMNS = 16, 24
+AFTER, COLUMNS, COSINE_COLUMN = 16, 24, 8
 
 
 def print_metrics(metrics: Mapping[str, float | int], console: Console | None = None) -> None:
@@ -30,14 +30,21 @@ def print_metrics(metrics: Mapping[str, float | int], console: Console | None = 
 
 
 def print_decomposition(
-    decomposition: TokenDecomposition, console: Console | None = None, *, max_terms: int | None = None
+    decomposition: TokenDecomposition,
+    console: Console | None = None,
+    *,
+    max_terms: int | None = None,
+    cosines: Sequence[float] | None = None,
 ) -> None:
     """Print one activation as a table of atoms: index, coefficient and the atom's prompt with its token marked.
+
+    Of refined atoms also how near they are to the activation of that token.
 
     Args:
         decomposition: what ``decompose`` gave.
         console: where to print; the standard output by default.
         max_terms: print at most so many terms, and say how many are left out.
+        cosines: of every atom of a refined dictionary with its source's activation.
     """
     console = console or Console()
     bracket = not console.is_terminal
@@ -48,13 +55,17 @@ def print_decomposition(
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("atom", justify="right", no_wrap=True)
     table.add_column("coefficient", justify="right", no_wrap=True)
+    if cosines is not None:
+        table.add_column("cosine", justify="right", no_wrap=True)
     table.add_column("the atom's prompt")
+    room = console.width - COLUMNS - (COSINE_COLUMN if cosines is not None else 0)
     for term in decomposition.terms[:max_terms]:
-        prompt = (
-            marked(term.prompt, console.width - COLUMNS, bracket) if term.prompt is not None else Text("unknown", "dim")
-        )
-        table.add_row(str(term.atom), show_coefficient(term.coefficient), prompt)
+        prompt = marked(term.prompt, room, bracket) if term.prompt is not None else Text("unknown", "dim")
+        near = [] if cosines is None else [show_cosine(cosines[term.atom])]
+        table.add_row(str(term.atom), show_coefficient(term.coefficient), *near, prompt)
     console.print(table)
+    if cosines is not None:
+        console.print(Text("cosine: of the refined atom with the activation of the marked token", "dim"))
     left_out = len(decomposition.terms) - len(decomposition.terms[:max_terms])
     if left_out:
         console.print(Text(f"and {left_out} more", "dim"))

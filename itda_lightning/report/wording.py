@@ -15,6 +15,8 @@ METRICS = {
     "tokens_evaluated": ("Tokens", "read for variance and sparsity"),
     "loss_tokens_evaluated": ("Tokens, CE loss and KL", "read for the losses"),
     "fvu": ("FVU", "fraction of variance unexplained"),
+    "fvu_unrefined": ("FVU, unrefined", "of the atoms as they were grown"),
+    "mean_cosine": ("Cosine with sources", "mean over the refined atoms"),
     "explained_variance": ("Explained variance", f"1 {MINUS} FVU"),
     "l0": ("L0", "mean number of distinct atoms in a code"),
     "l1": ("L1", "mean sum of absolute coefficients"),
@@ -114,6 +116,11 @@ def show_magnitude(value: float | int) -> str:
 def show_coefficient(value: float) -> str:
     """Three significant digits, trailing zeros included, so that the numbers of a column look alike."""
     return (f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}".rstrip(".")).replace("-", MINUS)
+
+
+def show_cosine(value: float) -> str:
+    """Three decimals, cut off and not rounded: no cosine looks larger than it is."""
+    return f"{math.floor(1000 * value + 1e-6) / 1000:.3f}".replace("-", MINUS)
 
 
 def show_amount(value: float | int) -> str:
