@@ -1,15 +1,16 @@
-"""The facts of a fit: what was fitted on what, with which settings, and how it went; with them, a finished dictionary."""
+"""The facts of a fit: what was fitted on what, with which settings, and how it went; its dictionary, empty and finished."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from itda_lightning.activations.rows import Rows
-from itda_lightning.dictionary import Dictionary
-from itda_lightning.sources import Source, Sources
+from itda_lightning.dictionary import REFINEMENT, Dictionary
+from itda_lightning.sources import COLUMNS, Source, Sources
 
 # What SAELens calls the loaders; the bridge has the hook names of a HookedTransformer.
 MODEL_CLASSES = {
@@ -46,6 +47,7 @@ def fit_metadata(
     skipped: int,
     appended_at: Int[Tensor, " n"],
     history: list[dict[str, Any]],
+    refinement: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What stands beside the dictionary of one hook point, in checkpoints and where it is saved.
 
@@ -54,7 +56,8 @@ def fit_metadata(
         threshold: the threshold used, None before it is known.
         seen, skipped: activations that came by, and those of them that could not be used.
         appended_at: (n,) activations seen when each atom was appended.
-        history: validations of all hook points.
+        history: validations of all hook points, as grown.
+        refinement: the facts of a refinement, its validation among them; None for none.
     """
     return {
         "hook_name": hook_name,
@@ -72,12 +75,20 @@ def fit_metadata(
         "activations_skipped": skipped,
         "growth": growth_curve(appended_at),
         "validation": [entry for entry in history if entry["hook_name"] == hook_name],
+        **({} if refinement is None else {REFINEMENT: dict(refinement)}),
     }
 
 
 def fit_results(metadata: Mapping[str, Any]) -> dict[str, float | int]:
-    """The figures of a fit out of its metadata: size, data seen, threshold, and the last validation."""
+    """The figures of a fit out of its metadata: size, data seen, threshold, and the last validation.
+
+    Where the atoms were refined, that is the validation of the refined ones, and the FVU of the grown ones stands beside it.
+    """
     last = metadata["validation"][-1] if metadata["validation"] else {}
+    refinement = metadata.get(REFINEMENT, {})
+    if "validation" in refinement:
+        grown = {"fvu_unrefined": last["fvu"]} if last else {}
+        last = refinement["validation"] | grown | {"mean_cosine": refinement["mean_cosine"]}
     return {
         "n_atoms": metadata["growth"][-1][1] if metadata["growth"] else 0,
         "activations_seen": metadata["activations_seen"],
@@ -85,6 +96,19 @@ def fit_results(metadata: Mapping[str, Any]) -> dict[str, float | int]:
         "threshold": metadata["threshold"],
         **{key: value for key, value in last.items() if key not in ("hook_name", "seen", "n_atoms")},
     }
+
+
+def empty(width: int, dataset: str, fit: Mapping[str, Any]) -> Dictionary:
+    """A dictionary without atoms, with room for all of a fit's."""
+    return Dictionary(
+        torch.zeros(0, width),
+        sources=Sources(torch.zeros(0, len(COLUMNS), dtype=torch.int64), dataset),
+        k=fit["k"],
+        pursuit=fit["pursuit"],
+        nonnegative=fit["nonnegative"],
+        capacity=fit["max_atoms"],
+        memory_budget=fit["memory_budget"],
+    )
 
 
 def finished(grown: Dictionary, dataset: str, rows: Rows | None, metadata: dict[str, Any]) -> Dictionary:
@@ -99,4 +123,5 @@ def finished(grown: Dictionary, dataset: str, rows: Rows | None, metadata: dict[
         pursuit=grown.pursuit,
         nonnegative=grown.nonnegative,
         metadata=metadata,
+        grown=None if grown.cosines is None else grown.grown_atoms.cpu(),
     )

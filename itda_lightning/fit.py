@@ -24,6 +24,7 @@ from itda_lightning.command_line import run_command
 from itda_lightning.errors import InputError
 from itda_lightning.module import ITDA
 from itda_lightning.one_process import refuse_several_devices
+from itda_lightning.refinement import RefinementSettings, refine
 from itda_lightning.report.tables import print_metrics
 from itda_lightning.run_directory import CONFIG, DICTIONARIES, METRICS, make_run_directory, versions_and_hardware
 from itda_lightning.wandb_logging import log_dictionary, make_wandb_logger
@@ -98,6 +99,13 @@ class FitCLI(LightningCLI):
         """Add what belongs to a run and not to its parts."""
         parser.add_class_arguments(RunSettings, "run")
         parser.add_argument(
+            "--refine",
+            type=RefinementSettings | None,
+            default=None,
+            help="Refine the atoms after growth within cones round their sources, e.g. {anchor: 0.9}; null for not. "
+            "Not for comparisons across models.",
+        )
+        parser.add_argument(
             "--ckpt_path",
             type=str | None,
             default=None,
@@ -158,6 +166,9 @@ def main(args: list[str] | None = None) -> Path:
     assert isinstance(module, ITDA)
     assert isinstance(data, ActivationsDataModule)
     refuse_several_devices(trainer)
+    refinement: RefinementSettings | None = cli.config_init["refine"]
+    if refinement is not None:
+        refinement.check(data)
     checkpoint = run.checkpoint(cli.config_init["ckpt_path"])
     for split in ("train", "heldout"):
         data.rows(split)
@@ -174,7 +185,7 @@ def main(args: list[str] | None = None) -> Path:
         write_json(directory / "versions.json", versions_and_hardware())
         logger.info("run directory: %s", directory)
         _equip(trainer, run, directory)
-        _run(trainer, module, data, checkpoint, directory)
+        _run(trainer, module, data, checkpoint, directory, refinement, run.checkpoint_every)
     except BaseException as error:
         logger.error("the fit ended early: %s: %s", type(error).__name__, error)
         raise
@@ -188,16 +199,30 @@ def main(args: list[str] | None = None) -> Path:
 
 
 def _run(
-    trainer: L.Trainer, module: ITDA, data: ActivationsDataModule, checkpoint: str | None, directory: Path
+    trainer: L.Trainer,
+    module: ITDA,
+    data: ActivationsDataModule,
+    checkpoint: str | None,
+    directory: Path,
+    refinement: RefinementSettings | None,
+    checkpoint_every: int,
 ) -> None:
-    """Fit, validate, save the dictionaries and the metrics, and say how it went."""
+    """Fit, refine where that is wanted, validate, save the dictionaries and the metrics, and say how it went."""
     start = time.perf_counter()
+    refining = 0.0
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
-    except SystemExit as error:  # what Lightning makes of an interrupt from the keyboard
+        if not module.refinements:
+            trainer.validate(module, datamodule=data, verbose=False)
+        if refinement is not None:
+            path = directory / "checkpoints" / "refinement.ckpt"
+            refining = refine(module, data, refinement, lambda: trainer.save_checkpoint(path), checkpoint_every)
+            trainer.validate(module, datamodule=data, verbose=False)
+        elif module.refinements:
+            raise InputError("the checkpoint is of a fit that refines its atoms: resume with its own config.yaml")
+    except (SystemExit, KeyboardInterrupt) as error:  # Lightning makes an exit of an interrupt from the keyboard
         logger.info("interrupted: --ckpt_path last goes on from the last checkpoint in %s", directory / "checkpoints")
         raise KeyboardInterrupt from error
-    trainer.validate(module, datamodule=data, verbose=False)
     results: dict[str, Any] = {}
     for hook in module.hook_names:
         dictionary = module.finished_dictionary(hook)
@@ -209,6 +234,7 @@ def _run(
     seconds = {
         "harvest": data.harvest_seconds,
         "growth": module.growth_seconds,
+        "refinement": refining,
         "all": time.perf_counter() - start,
         "harvest_tokens": data.harvested_tokens,
     }
@@ -220,11 +246,12 @@ def _run(
         f"{data.harvested_tokens / data.harvest_seconds:,.0f} tokens/s" if data.harvested_tokens else "from the cache"
     )
     logger.info(
-        "harvest: %.1f s (%s); growth: %.1f s (%s activations/s); all: %.1f s",
+        "harvest: %.1f s (%s); growth: %.1f s (%s activations/s); refinement: %.1f s; all: %.1f s",
         seconds["harvest"],
         rate,
         seconds["growth"],
         f"{int(module.seen) / max(seconds['growth'], 1e-9):,.0f}",
+        seconds["refinement"],
         seconds["all"],
     )
     logger.info("run directory: %s", directory)

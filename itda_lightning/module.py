@@ -4,7 +4,7 @@ import math
 import time
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import lightning as L
 import torch
@@ -13,19 +13,19 @@ from torch import Tensor, nn
 from itda_lightning.activations.bad import BadActivations, usable
 from itda_lightning.activations.batches import ActivationBatch
 from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.arguments import GrowthPolicy, check_arguments
 from itda_lightning.checkpoints import read_checkpoint
 from itda_lightning.dictionary import Dictionary
 from itda_lightning.errors import InputError
-from itda_lightning.facts import finished, fit_metadata, fit_results, settings
+from itda_lightning.facts import empty, finished, fit_metadata, fit_results, settings
 from itda_lightning.growth import GROWTH_POLICIES, GrowthRule
 from itda_lightning.one_process import refuse_several_devices
-from itda_lightning.pursuit import SMALLEST_BUDGET, PursuitName
+from itda_lightning.pursuit import PursuitName
 from itda_lightning.same_fit import fit_identity, refuse_another_fit
-from itda_lightning.sources import COLUMNS, Sources
-from itda_lightning.thresholds import check_threshold, find_threshold
+from itda_lightning.thresholds import find_threshold
 from itda_lightning.validation import ValidationSums, named_metrics
 
-GrowthPolicy = Literal["sequential", "frozen_batch", "worst_first"]
+__all__ = ["ITDA", "GrowthPolicy"]
 
 
 class ITDA(L.LightningModule):
@@ -74,20 +74,15 @@ class ITDA(L.LightningModule):
         memory_budget: int | None = None,
     ) -> None:
         super().__init__()
-        sizes = {"max_atoms": (max_atoms, 1), "k": (k, 1), "calibration_tokens": (calibration_tokens, 1)}
-        for name, (value, least) in (sizes | {"memory_budget": (memory_budget, SMALLEST_BUDGET)}).items():
-            if value is not None and value < least:
-                raise InputError(f"model.{name} must be at least {least}, got {value}")
-        chosen = {"pursuit": (pursuit, PursuitName), "growth": (growth, GrowthPolicy)}
-        for name, (choice, choices) in (chosen | {"bad_activations": (bad_activations, BadActivations)}).items():
-            if choice not in get_args(choices):
-                raise InputError(f"model.{name} must be one of {get_args(choices)}, got {choice!r}")
-        check_threshold(threshold, paper_threshold)
         self.save_hyperparameters()
+        check_arguments(self.hparams)
         self.automatic_optimization = False
         self.hook_names: list[str] = []
         self.dictionaries = nn.ModuleList()
         self.history: list[dict[str, float | int | str]] = []
+        # Of hook points whose atoms are refined: the facts, and while it goes on also what it is to be taken up from.
+        self.refinements: dict[str, dict[str, Any]] = {}
+        self.refinement_states: dict[str, dict[str, Tensor]] = {}
         self.dataset = ""
         self.growth_seconds = 0.0
         self._sums: list[ValidationSums] = []
@@ -204,7 +199,11 @@ class ITDA(L.LightningModule):
             for name, value in named_metrics(metrics, seen, n_atoms, earlier[-1] if earlier else None).items():
                 self._log(name, value, hook, prog_bar=name == "metrics/fvu")
             if not self.trainer.sanity_checking:
-                self.history.append({"hook_name": hook, "seen": seen, "n_atoms": n_atoms, **metrics})
+                entry: dict[str, float | int | str] = {"hook_name": hook, "seen": seen, "n_atoms": n_atoms, **metrics}
+                if hook in self.refinements:
+                    self.refinements[hook]["validation"] = entry
+                else:
+                    self.history.append(entry)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put what is not a tensor beside the state: names, settings, the history of validation."""
@@ -218,6 +217,8 @@ class ITDA(L.LightningModule):
             "identity": self._identity,
             "data": self._data_settings,
             "history": self.history,
+            "refinements": self.refinements,
+            "refinement_states": self.refinement_states,
             "metadata": [self.metadata(hook) for hook in self.hook_names],
         }
 
@@ -237,6 +238,10 @@ class ITDA(L.LightningModule):
             self.dataset, self._data_settings = saved["dataset"], saved["data"]
             self._make_dictionaries(dict(zip(saved["hook_names"], saved["d_in"], strict=True)))
         self.history = saved["history"]
+        self.refinements = saved.get("refinements", {})
+        self.refinement_states = saved.get("refinement_states", {})
+        for hook in self.refinements:
+            self.dictionary(hook).keep_grown()  # the checkpoint's state has a tensor for them
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: str | Path, **_: Any) -> "ITDA":  # type: ignore[override]
@@ -275,23 +280,14 @@ class ITDA(L.LightningModule):
             skipped=int(self.skipped[index]),
             appended_at=self.appended_at[index, :n].cpu(),
             history=self.history,
+            refinement=self.refinements.get(hook_name),
         )
 
     def _make_dictionaries(self, widths: dict[str, int]) -> None:
         hp = self.hparams
         self.hook_names = list(widths)
         for width in widths.values():
-            self.dictionaries.append(
-                Dictionary(
-                    torch.zeros(0, width),
-                    sources=Sources(torch.zeros(0, len(COLUMNS), dtype=torch.int64), self.dataset),
-                    k=hp["k"],
-                    pursuit=hp["pursuit"],
-                    nonnegative=hp["nonnegative"],
-                    capacity=hp["max_atoms"],
-                    memory_budget=hp["memory_budget"],
-                )
-            )
+            self.dictionaries.append(empty(width, self.dataset, hp))
         hooks = len(widths)
         self.register_buffer("thresholds", torch.full((hooks,), torch.nan, dtype=torch.float64))
         self.register_buffer("seen", torch.tensor(0))

@@ -65,19 +65,28 @@ def fit_arguments(model: Path, prose: Path, runs: Path, **others: Any) -> list[s
     return [part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))]
 
 
-def fit_in_child(arguments: list[str], output: Path, at_step: int | None = None, signal_number: int = 0) -> int:
+def fit_in_child(
+    arguments: list[str],
+    output: Path,
+    at_step: int | None = None,
+    signal_number: int = 0,
+    *,
+    of_refinement: bool = False,
+) -> int:
     """Run the fit command in a process of its own and return its exit code.
 
-    With ``at_step`` the process sends itself the signal in the middle of that training step (0 is the first).
+    With ``at_step`` the process sends itself the signal in the middle of that training step, or step ``of_refinement`` (0
+    is the first).
     """
-    process = _processes.Process(target=_child, args=(arguments, str(output), at_step, signal_number))
+    process = _processes.Process(target=_child, args=(arguments, str(output), at_step, signal_number, of_refinement))
     process.start()
     process.join(120)
     assert process.exitcode is not None, "the fit hangs"
     return process.exitcode
 
 
-def _child(arguments: list[str], output: str, at_step: int | None, signal_number: int) -> None:
+def _child(arguments: list[str], output: str, at_step: int | None, signal_number: int, of_refinement: bool) -> None:
+    from itda_lightning import refinement
     from itda_lightning.command_line import run_command
     from itda_lightning.fit import main
     from itda_lightning.module import ITDA
@@ -88,12 +97,18 @@ def _child(arguments: list[str], output: str, at_step: int | None, signal_number
     sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    step = ITDA.training_step
+    step, refinement_step = ITDA.training_step, refinement.refinement_step
 
     def training_step(self: ITDA, batch: Any, batch_idx: int) -> None:
         step(self, batch, batch_idx)
-        if batch_idx == at_step:
+        if batch_idx == at_step and not of_refinement:
             os.kill(os.getpid(), signal_number)
 
+    def counted(state: Any, *others: Any) -> Any:
+        if int(state.step) == at_step and of_refinement:
+            os.kill(os.getpid(), signal_number)
+        return refinement_step(state, *others)
+
     ITDA.training_step = training_step  # type: ignore[method-assign]
+    refinement.refinement_step = counted
     run_command(lambda: main(arguments))

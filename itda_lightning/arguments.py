@@ -1,0 +1,25 @@
+"""Arguments of a fit that are out of range are refused before anything is loaded."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+from itda_lightning.activations.bad import BadActivations
+from itda_lightning.errors import InputError
+from itda_lightning.pursuit import SMALLEST_BUDGET, PursuitName
+from itda_lightning.thresholds import check_threshold
+
+GrowthPolicy = Literal["sequential", "frozen_batch", "worst_first"]
+
+LEAST = {"max_atoms": 1, "k": 1, "calibration_tokens": 1, "memory_budget": SMALLEST_BUDGET}
+CHOICES = {"pursuit": PursuitName, "growth": GrowthPolicy, "bad_activations": BadActivations}
+
+
+def check_arguments(arguments: Mapping[str, Any]) -> None:
+    """Raises InputError unless every argument of ``ITDA`` is in its range."""
+    for name, least in LEAST.items():
+        if arguments[name] is not None and arguments[name] < least:
+            raise InputError(f"model.{name} must be at least {least}, got {arguments[name]}")
+    for name, choices in CHOICES.items():
+        if arguments[name] not in get_args(choices):
+            raise InputError(f"model.{name} must be one of {get_args(choices)}, got {arguments[name]!r}")
+    check_threshold(arguments["threshold"], arguments["paper_threshold"])
