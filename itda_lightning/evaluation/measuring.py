@@ -100,7 +100,8 @@ class Bench:
         return Row(
             name=name,
             kind=candidate.kind,
-            architecture=entry.sae.cfg.architecture(),
+            # What was trained: SAELens saves a batchtopk SAE for inference as a jumprelu one.
+            architecture=candidate.settings.get("architecture", entry.sae.cfg.architecture()),
             width=len(directions_of(entry)),
             settings=candidate.settings,
             tokens_hash=self.tokens_hash,
