@@ -29,7 +29,7 @@ METRICS = {
     "relative_reconstruction_bias": ("Reconstruction bias", "1 where scale is kept (arXiv 2404.16014)"),
     "ce_loss_without_sae": ("CE loss, model alone", "next-token cross-entropy in nats"),
     "ce_loss_with_sae": ("CE loss, reconstruction", "activations replaced by reconstructions"),
-    "ce_loss_increase": ("CE loss increase", "by the reconstruction, over the model alone, in nats"),
+    "ce_loss_increase": ("CE loss increase", "of the reconstruction over the model alone"),
     "ce_loss_with_ablation": ("CE loss, ablation", "activations replaced by zeros"),
     "ce_loss_score": ("CE loss recovered", "share of the ablation's damage avoided"),
     "ce_loss_recovered": ("CE loss recovered", "share of the ablation's damage avoided"),

@@ -61,8 +61,19 @@ def test_the_budget_decides_what_is_kept():
         kept = PreparedAtoms(atoms, 2000, budget, half=True)
         kept.build_gram()
         assert kept.half
-        assert (kept.coarse is not None) == (kept.gram is not None) == has_gram
-        assert torch.equal(kept.in_half(3, 9), atoms[3:9].to(torch.bfloat16))
+        assert (kept.gram is not None) == has_gram
+        assert kept.coarse is not None
+    more = torch.cat([atoms] * 3)
+    without_copy = PreparedAtoms(more, 6000, 8 * 600_000, half=True)  # less than the 768,000 bytes of a copy
+    assert without_copy.half
+    assert without_copy.coarse is None
+    assert torch.equal(without_copy.in_half(3, 9), atoms[3:9].to(torch.bfloat16))
+    x = torch.randn(40, 64, generator=torch.Generator().manual_seed(1))
+    with_copy = PreparedAtoms(more, 6000, half=True)
+    assert with_copy.coarse is not None
+    for one, other in zip(pursue("omp", x, without_copy, 5), pursue("omp", x, with_copy, 5), strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(kept.in_half(3, 9), atoms[3:9].to(torch.bfloat16))
     assert not PreparedAtoms(atoms, 2000, 2**20, half=True).half  # a rounded part would be a quarter of it
 
 
