@@ -36,6 +36,7 @@ MP, OMP, TORCH_MP, TORCH_OMP = "MP", "OMP", "MP, plain torch", "OMP, plain torch
 SKLEARN, SKLEARN_GRAM = "scikit-learn orthogonal_mp", "scikit-learn orthogonal_mp_gram"
 # Above this the pursuits have no room for a Gram here, as on a smaller machine; also what scikit-learn can copy.
 LARGEST_GRAM = 16_384
+SIZES = (4096, 16_384, 65_536)
 BUDGET = 20 * 2**30
 CHECKED = 16
 
@@ -237,17 +238,26 @@ def where_time_goes(problem: Problem, k: int) -> dict[str, float]:
 
 
 @torch.no_grad()
-def main(quick: bool = False, repetitions: int = 5, seed: int = 0) -> None:
-    """Run the benchmark; ``quick`` leaves out the largest dictionaries and scikit-learn."""
+def main(quick: bool = False, repetitions: int = 5, seed: int = 0, sizes: tuple[int, ...] = SIZES) -> None:
+    """Run the benchmark.
+
+    Args:
+        quick: without the largest dictionaries and scikit-learn.
+        repetitions: of the faster contenders; four times as many for the smallest dictionaries.
+        seed: of the activations and atoms.
+        sizes: numbers of atoms; the rows of other sizes stay those of the results that are there.
+    """
     rows: list[dict[str, Any]] = []
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     for d in (576, 2304, 4096):
-        for n in (4096, 16_384) if quick else (4096, 16_384, 65_536):
+        for n in (size for size in sizes if not quick or size < max(SIZES)):
             problem = make_problem(d, n, 1024 if n < 65_536 else 512, seed)
             for k in (16, 32, 64):
                 # Short runs are the noisiest, and cost least to repeat.
                 again = repetitions * (4 if n == 4096 else 1)
                 measured = time_all(problem, contenders(problem, k, again, quick))
                 row = {
+                    "commit": commit,
                     "d": d,
                     "n": n,
                     "k": k,
@@ -261,12 +271,14 @@ def main(quick: bool = False, repetitions: int = 5, seed: int = 0) -> None:
                 rows.append(row)
                 sys.stdout.write(as_row(row) + "\n")
                 sys.stdout.flush()
+    if set(sizes) != set(SIZES):
+        earlier = json.loads((RESULTS / "pursuit.json").read_text())["rows"]
+        rows = sorted(
+            [*rows, *(row for row in earlier if row["n"] not in sizes)], key=lambda row: (row["d"], row["n"], row["k"])
+        )
     result = {
         "seed": seed,
         "data": "mixtures of 40 of n hidden directions with noise of a tenth, centred; atoms are other samples",
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-        ).stdout.strip(),
         "threads": torch.get_num_threads(),
         "rates": machine_rates(),
         "memory without a Gram, n = 65,536, d = 2,304, batch 4,096": {}
@@ -300,13 +312,18 @@ def as_markdown(result: dict[str, Any]) -> str:
     head += ["MP : linear", "OMP : linear", "SAELens : MP", "SAELens : OMP", "SAELens : torch MP", "supports equal"]
     lines = [
         f"Medians in µs an activation; {result['threads']} threads, {machine['cpus']} CPU cores, {machine['memory_gb']} GB, "
-        f"torch {machine['torch']}, sae-lens {machine['sae-lens']}, seed {result['seed']}, commit {result['commit'][:12]}. "
+        f"torch {machine['torch']}, sae-lens {machine['sae-lens']}, seed {result['seed']}. "
         + ", ".join(f"{name} {rate:,.0f}" for name, rate in result["rates"].items())
         + f". Dictionaries of more than {LARGEST_GRAM:,} atoms are encoded without a Gram.",
         "",
         "| d / n / k | " + " | ".join(head) + " |",
         "|" + "---|" * (len(head) + 1),
         *(as_row(row) for row in result["rows"]),
+        "",
+        *(
+            f"Rows of {n:,} atoms: commit {', '.join(sorted({row['commit'][:12] for row in result['rows'] if row['n'] == n}))}."
+            for n in sorted({row["n"] for row in result["rows"]})
+        ),
         "",
     ]
     for name, memory in result.items():

@@ -74,8 +74,8 @@ OF_OTHERS = {
     "similarity": {"torch", "jaxtyping"},
     "dictionary": {"torch", "jaxtyping", "safetensors"},
 }
-# What some units may not import of the standard library: pursuit and growth know nothing of files (but for the container's
-# memory limit, which the kernel gives as a file).
+# What some units may not import of the standard library: pursuit and growth know nothing of files (but for the
+# container's memory limit and the memory nodes, which the kernel tells in files).
 NOT_OF_THE_STANDARD_LIBRARY = {"pursuit": {"json", "os", "io"}, "growth": {"pathlib", "json", "os", "io"}}
 MODELS = {"torch", "lightning", "transformers", "sae_lens", "transformer_lens", "datasets"}
 NOT_OF_OTHERS = {"report": MODELS}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from itda_lightning.pursuit.gram import as_entries, padded, update_gram
 from itda_lightning.pursuit.memory import memory_budget
+from itda_lightning.pursuit.numa import spread
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class PreparedAtoms:
         self.storage_dtype = atoms.dtype
         # `.data`: what is written behind the atoms does not count as a change of the buffer.
         self.rows = atoms.data.to(self.dtype).contiguous()
+        spread(self.rows)
         self.n = n
         self.budget = memory_budget(atoms.device, budget)
         possible = atoms.device.type == "cpu" and self.dtype == torch.float32
@@ -67,6 +69,7 @@ class PreparedAtoms:
         copy, part = 2 * self.rows.numel(), 2 * min(PART, self.capacity) * self.d_in
         if self.half and (self.gram_fits or copy <= self.budget // 8):
             self.coarse = torch.zeros(self.rows.shape, dtype=torch.bfloat16)
+            spread(self.coarse)
         elif part > self.budget // 8:
             # Without a copy, atoms are rounded anew for every block, a part of them at a time.
             self.half = False
@@ -104,6 +107,7 @@ class PreparedAtoms:
             self.gram = torch.zeros(
                 self.capacity, padded(self.capacity), dtype=self.gram_dtype, device=self.rows.device
             )
+            spread(self.gram)
             update_gram(self.gram[:, : self.capacity], self._followed_by_zeros(), 0, self.n)
 
     def build_gram_if_repaid(self, activations: int, k: int) -> None:
