@@ -7,54 +7,56 @@ import mmap
 import platform
 from pathlib import Path
 
+import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
 # Smaller memory stays in the processors' caches, and the allocator may hand it on, with its placement, to something else.
 LEAST_BYTES = 64 * 2**20
-NODES = Path("/sys/devices/system/node/has_memory")
+NODES = Path("/sys/devices/system/node")
 STATUS = Path("/proc/self/status")
 # From the kernel's tables of system calls and linux/mempolicy.h.
 MBIND = {"x86_64": 237, "aarch64": 235}
 GET_MEMPOLICY = {"x86_64": 239, "aarch64": 236}
-DEFAULT_POLICY, INTERLEAVE, MOVE = 0, 3, 2
+DEFAULT_POLICY, INTERLEAVE = 0, 3
 LARGEST_NODE = 1023
 BITS = 8 * ctypes.sizeof(ctypes.c_ulong)
 
 
 def memory_nodes() -> list[int]:
-    """The memory nodes that this process may use; empty where the system does not tell (not Linux)."""
+    """The memory nodes with processors that this process may use; empty where the system does not tell (not Linux)."""
     try:
-        nodes = _numbers(NODES.read_text())
+        nodes = _numbers((NODES / "has_memory").read_text()) & _numbers((NODES / "has_cpu").read_text())
         allowed = next(line for line in STATUS.read_text().splitlines() if line.startswith("Mems_allowed_list:"))
         return sorted(nodes & _numbers(allowed.partition(":")[2]))
     except (OSError, StopIteration, ValueError):
         return []
 
 
-def spread(tensor: Tensor) -> bool:
-    """Interleave the pages of a large tensor on the CPU over the memory nodes, those written already included.
+def spread_zeros(*shape: int, dtype: torch.dtype, device: torch.device) -> Shaped[Tensor, "..."]:
+    """Zeros; where they are large and on the CPU, their pages are interleaved over the memory nodes.
 
     Which pages a thread will read cannot be foreseen: a pursuit reads the Gram's rows of whatever atoms it selects. By
     default a page lies on the node of the thread that wrote it first, often one node for all, whose memory then serves every
-    processor.
-
-    Returns:
-        Whether it was done: not for small tensors, on one node, nor where the process was given a placement (``numactl``).
+    processor. So the placement is said before anything is written: pages are not moved afterwards. It is left alone on one
+    node and where the process was given a placement (``numactl``).
     """
+    tensor = torch.empty(*shape, dtype=dtype, device=device)
     size = tensor.numel() * tensor.itemsize
-    if tensor.device.type != "cpu" or size < LEAST_BYTES:
-        return False
-    nodes = memory_nodes()
-    return len(nodes) > 1 and nodes[-1] <= LARGEST_NODE and interleave(tensor.data_ptr(), size, nodes)
+    if tensor.device.type == "cpu" and size >= LEAST_BYTES:
+        nodes = memory_nodes()
+        if len(nodes) > 1:
+            interleave(tensor.data_ptr(), size, nodes)
+    return tensor.zero_()
 
 
 def interleave(address: int, size: int, nodes: list[int]) -> bool:
-    """Interleave the whole pages in ``size`` bytes from ``address`` over ``nodes``; whether the system did it."""
+    """Interleave the whole pages in ``size`` unwritten bytes from ``address`` over ``nodes``; whether the system did it."""
     machine, page = platform.machine(), mmap.PAGESIZE
     first, last = -(-address // page) * page, (address + size) // page * page
-    if machine not in MBIND or last <= first:
+    if machine not in MBIND or last <= first or max(nodes) > LARGEST_NODE:
         return False
     kernel = ctypes.CDLL(None, use_errno=True).syscall
     policy, none = ctypes.c_int(), ctypes.c_void_p()
@@ -73,8 +75,8 @@ def interleave(address: int, size: int, nodes: list[int]) -> bool:
         ctypes.c_ulong(last - first),
         ctypes.c_int(INTERLEAVE),
         mask,
-        ctypes.c_ulong(LARGEST_NODE + 1),
-        ctypes.c_uint(MOVE),
+        ctypes.c_ulong(LARGEST_NODE + 2),  # of which the kernel reads one bit less
+        ctypes.c_uint(),
     )
     if failed:
         logger.info(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from itda_lightning.pursuit.gram import as_entries, padded, update_gram
 from itda_lightning.pursuit.memory import memory_budget
-from itda_lightning.pursuit.numa import spread
+from itda_lightning.pursuit.numa import spread_zeros
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,6 @@ class PreparedAtoms:
         self.storage_dtype = atoms.dtype
         # `.data`: what is written behind the atoms does not count as a change of the buffer.
         self.rows = atoms.data.to(self.dtype).contiguous()
-        spread(self.rows)
         self.n = n
         self.budget = memory_budget(atoms.device, budget)
         possible = atoms.device.type == "cpu" and self.dtype == torch.float32
@@ -68,8 +67,7 @@ class PreparedAtoms:
         self._without_gram = 0
         copy, part = 2 * self.rows.numel(), 2 * min(PART, self.capacity) * self.d_in
         if self.half and (self.gram_fits or copy <= self.budget // 8):
-            self.coarse = torch.zeros(self.rows.shape, dtype=torch.bfloat16)
-            spread(self.coarse)
+            self.coarse = spread_zeros(*self.rows.shape, dtype=torch.bfloat16, device=self.rows.device)
         elif part > self.budget // 8:
             # Without a copy, atoms are rounded anew for every block, a part of them at a time.
             self.half = False
@@ -104,10 +102,9 @@ class PreparedAtoms:
         """Keep a Gram from now on, if it fits."""
         if self.gram is None and self.gram_fits:
             # Rows of a round length: a corner of it can be used as it lies in memory.
-            self.gram = torch.zeros(
+            self.gram = spread_zeros(
                 self.capacity, padded(self.capacity), dtype=self.gram_dtype, device=self.rows.device
             )
-            spread(self.gram)
             update_gram(self.gram[:, : self.capacity], self._followed_by_zeros(), 0, self.n)
 
     def build_gram_if_repaid(self, activations: int, k: int) -> None:

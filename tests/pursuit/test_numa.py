@@ -25,16 +25,17 @@ def policy_of(tensor: torch.Tensor) -> str:
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     nodes, status = tmp_path / "has_memory", tmp_path / "status"
-    monkeypatch.setattr(numa, "NODES", nodes)
+    (tmp_path / "has_cpu").write_text("0-2,6")
+    monkeypatch.setattr(numa, "NODES", tmp_path)
     monkeypatch.setattr(numa, "STATUS", status)
     return nodes, status
 
 
 @pytest.mark.parametrize(
     ("nodes", "allowed", "expected"),
-    [("0\n", "0", [0]), ("0-1\n", "0-1", [0, 1]), ("0-3,6\n", "1-2,6-7", [1, 2, 6]), ("\n", "0", []), ("0", "", [])],
+    [("0\n", "0", [0]), ("0-1\n", "0-1", [0, 1]), ("0-3,6\n", "1-3,6-7", [1, 2, 6]), ("\n", "0", []), ("0", "", [])],
 )
-def test_nodes_are_those_that_have_memory_and_are_allowed(
+def test_nodes_are_those_that_have_memory_and_processors_and_are_allowed(
     machine: tuple[Path, Path], nodes: str, allowed: str, expected: list[int]
 ) -> None:
     machine[0].write_text(nodes)
@@ -42,9 +43,8 @@ def test_nodes_are_those_that_have_memory_and_are_allowed(
     assert numa.memory_nodes() == expected
 
 
-def test_a_system_that_does_not_tell_has_no_nodes_and_nothing_is_spread(machine: tuple[Path, Path]) -> None:
+def test_a_system_that_does_not_tell_has_no_nodes(machine: tuple[Path, Path]) -> None:
     assert numa.memory_nodes() == []
-    assert not numa.spread(torch.empty(numa.LEAST_BYTES, dtype=torch.uint8))
 
 
 @linux
@@ -63,23 +63,24 @@ def test_a_refusal_of_the_system_is_a_line_in_the_log(caplog: pytest.LogCaptureF
     assert "could not be spread over the memory nodes" in caplog.text
 
 
-@linux
-def test_what_the_threads_of_a_pursuit_read_is_spread(
+def test_what_the_threads_of_a_pursuit_read_is_placed_before_it_is_written(
     machine: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine[0].write_text("0-1")
     machine[1].write_text("Mems_allowed_list:\t0-1\n")
-    done: list[int] = []
-    monkeypatch.setattr(numa, "interleave", lambda address, size, nodes: done.append(address) or True)
+    placed: list[int] = []
+    monkeypatch.setattr(numa, "interleave", lambda address, size, nodes: placed.append(address) or True)
     monkeypatch.setattr(numa, "LEAST_BYTES", 1)
     atoms = torch.nn.functional.normalize(torch.randn(64, 8), dim=1)
-    prepared = PreparedAtoms(atoms, 64, compiled=False)
+    prepared = PreparedAtoms(atoms, 64, half=True)
     prepared.build_gram()
     assert prepared.gram is not None
-    assert done == [atoms.data_ptr(), prepared.gram.data_ptr()]
+    assert prepared.coarse is not None
+    assert placed == [prepared.coarse.data_ptr(), prepared.gram.data_ptr()]
 
 
 def test_small_tensors_stay_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(numa, "memory_nodes", lambda: [0, 1])
     monkeypatch.setattr(numa, "interleave", lambda *_: pytest.fail("a small tensor was spread"))
-    assert not numa.spread(torch.empty(numa.LEAST_BYTES - 1, dtype=torch.uint8))
+    zeros = numa.spread_zeros(numa.LEAST_BYTES - 1, dtype=torch.uint8, device=torch.device("cpu"))
+    assert not bool(zeros.any())
