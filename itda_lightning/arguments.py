@@ -22,4 +22,11 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     for name, choices in CHOICES.items():
         if arguments[name] not in get_args(choices):
             raise InputError(f"model.{name} must be one of {get_args(choices)}, got {arguments[name]!r}")
+    if not 0 <= arguments["energy_exponent"] <= 1:
+        raise InputError(f"model.energy_exponent must lie between 0 and 1, got {arguments['energy_exponent']}")
     check_threshold(arguments["threshold"], arguments["paper_threshold"])
+    if arguments["paper_threshold"] is not None and arguments["energy_exponent"] != 1:
+        raise InputError(
+            "model.paper_threshold is of the published rule, by which every activation is judged by its own energy: set "
+            f"model.energy_exponent to 1, got {arguments['energy_exponent']}"
+        )

@@ -45,6 +45,8 @@ class ITDA(L.LightningModule):
         threshold: an activation becomes an atom if this share of its energy |x - bias|^2 is left unexplained; in (0, 1).
         paper_threshold: the threshold in the form of the paper's released code (mean squared difference of unit
             vectors, e.g. 4e-4); converted to ``threshold`` and logged.
+        energy_exponent: p of ``energy^p typical_energy^(1 - p)``, what the threshold is a share of: 1 as published; less
+            asks more of activations of large norm.
         center: subtract the mean activation before encoding and keep it as the decoder's bias.
         calibration_tokens: activations of the sample that gives the mean and the threshold.
         bad_activations: what to do with activations that are not finite or all zero: skip (and count) or refuse.
@@ -55,6 +57,7 @@ class ITDA(L.LightningModule):
     """
 
     thresholds: Tensor
+    typical_energies: Tensor
     seen: Tensor
     skipped: Tensor
     appended_at: Tensor
@@ -68,6 +71,7 @@ class ITDA(L.LightningModule):
         growth: GrowthPolicy = "sequential",
         threshold: float | None = None,
         paper_threshold: float | None = None,
+        energy_exponent: float = 1.0,
         center: bool = True,
         calibration_tokens: int = 8192,
         bad_activations: BadActivations = "skip",
@@ -139,17 +143,17 @@ class ITDA(L.LightningModule):
             x = x[usable(x, batch.table, hook, self.hparams["bad_activations"])]
             if not len(x):
                 raise InputError(f"all {len(batch)} calibration activations at {hook} are zero or not finite")
-            dictionary = self.dictionary(hook)
             if self.hparams["center"]:
-                dictionary.bias.copy_(x.double().mean(0))
+                self.dictionary(hook).bias.copy_(x.double().mean(0))
+            x = self.dictionary(hook).centre(x)
+            energy = x.double().square().sum(1)
+            self.typical_energies[index] = energy[energy > 0].median() if bool(energy.any()) else 1.0
             self.thresholds[index] = find_threshold(
-                dictionary.centre(x),
+                x,
                 self._rule(index),
                 hook,
-                max_atoms=self.hparams["max_atoms"],
                 budget=self._data().rows("train").n_kept,
-                threshold=self.hparams["threshold"],
-                paper_threshold=self.hparams["paper_threshold"],
+                **{name: self.hparams[name] for name in ("max_atoms", "threshold", "paper_threshold")},
             )
 
     def training_step(self, batch: ActivationBatch, batch_idx: int) -> None:
@@ -290,6 +294,7 @@ class ITDA(L.LightningModule):
             self.dictionaries.append(empty(width, self.dataset, hp))
         hooks = len(widths)
         self.register_buffer("thresholds", torch.full((hooks,), torch.nan, dtype=torch.float64))
+        self.register_buffer("typical_energies", torch.ones(hooks, dtype=torch.float64))
         self.register_buffer("seen", torch.tensor(0))
         self.register_buffer("skipped", torch.zeros(hooks, dtype=torch.int64))
         self.register_buffer("appended_at", torch.zeros(hooks, hp["max_atoms"], dtype=torch.int64))
@@ -306,7 +311,8 @@ class ITDA(L.LightningModule):
 
     def _rule(self, index: int) -> GrowthRule:
         hp = self.hparams
-        return GrowthRule(hp["k"], hp["pursuit"], hp["nonnegative"], float(self.thresholds[index]))
+        threshold, energy = float(self.thresholds[index]), float(self.typical_energies[index])
+        return GrowthRule(hp["k"], hp["pursuit"], hp["nonnegative"], threshold, hp["energy_exponent"], energy)
 
     def _log(self, name: str, value: float | int | Tensor, hook: str | None = None, prog_bar: bool = False) -> None:
         full_name = name if hook is None or len(self.hook_names) == 1 else f"{name}/{hook}"

@@ -3,7 +3,7 @@
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -148,13 +148,18 @@ def _facts(dictionary: Dictionary, data: ActivationsDataModule, hook: str, usage
         + (", non-negative" if dictionary.nonnegative else ""),
         "growth": str(fit.get("growth", "")).replace("_", " "),
         "refinement": _refinement(metadata.get(REFINEMENT)),
-        "threshold": f"{threshold:.4f} of the energy" if threshold is not None else "",
+        "threshold": f"{threshold:.4f} of the energy{_power(fit)}" if threshold is not None else "",
         "seed": str(settings.get("seed", "")),
         "versions": ", ".join(f"{name} {versions[name]}" for name in ("itda-lightning", "torch", "sae-lens")),
         "hardware": f"{versions['cpus']} CPU cores, {versions['memory_gb']:.0f} GB"
         + "".join(f", {gpu}" for gpu in versions["gpus"]),
     }
     return {name: value for name, value in facts.items() if value}
+
+
+def _power(fit: Mapping[str, Any]) -> str:
+    exponent = fit.get("energy_exponent", 1.0)
+    return "" if exponent == 1 else f" to the power {exponent:g}"
 
 
 def _refinement(facts: dict[str, Any] | None) -> str:

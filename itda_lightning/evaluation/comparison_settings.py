@@ -27,6 +27,7 @@ class FitSettings:
     nonnegative: bool = False
     growth: GrowthPolicy = "sequential"
     threshold: float | None = None
+    energy_exponent: float = 1.0
     center: bool = True
     tokens: int | None = None
 

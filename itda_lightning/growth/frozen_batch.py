@@ -21,11 +21,10 @@ def grow_frozen_batch(
         x: (batch, d) finite centred activations.
         prepared: the dictionary's atoms, in a buffer with room for more.
     """
-    code = pursue(rule.pursuit, x, prepared, rule.k, rule.nonnegative, rule.threshold)
-    energy = x.square().sum(-1)
-    failures = (code.residual_energy > rule.threshold * energy).nonzero()[:, 0]
+    code = pursue(rule.pursuit, x, prepared, rule.k, rule.nonnegative, rule.shares(x))
+    failures = (code.residual_energy > rule.threshold * rule.reference(x)).nonzero()[:, 0]
     candidates = torch.nn.functional.normalize(x[failures], dim=1)
-    if rule.threshold < 1 - DUPLICATE_COSINE**2 and prepared.n:
+    if rule.admits_repeats and prepared.n:
         fresh = _similarity(candidates @ prepared.atoms.T, rule).amax(1) < DUPLICATE_COSINE
         failures, candidates = failures[fresh], candidates[fresh]
     distinct = _first_of_its_kind(candidates, rule)[: prepared.capacity - prepared.n]

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -12,17 +13,47 @@ DUPLICATE_COSINE = 0.999
 
 
 class GrowthRule(NamedTuple):
-    """An activation whose unexplained share of energy exceeds ``threshold`` becomes an atom.
+    """An activation x, centred, whose residual r leaves ``|r|^2 > threshold * reference(x)`` becomes an atom.
+
+    The published rule judges every activation by its own energy. Language models have tokens whose energy is thousands of
+    times the usual: a residual that is small beside them is still larger than everything else, and one atom serves
+    all of them well enough by that rule. A smaller ``energy_exponent`` asks for more where there is more energy.
 
     Attributes:
         k, pursuit, nonnegative: the code whose residual is judged.
-        threshold: fraction of ``|x - bias|^2``, strictly between 0 and 1.
+        threshold: strictly between 0 and 1.
+        energy_exponent: p of ``reference(x) = |x|^(2 p) typical_energy^(1 - p)``, in [0, 1]: 1 is the published rule,
+            0 asks the same squared error of all activations.
+        typical_energy: ``|x|^2`` of a usual activation.
     """
 
     k: int
     pursuit: PursuitName
     nonnegative: bool
     threshold: float
+    energy_exponent: float = 1.0
+    typical_energy: float = 1.0
+
+    def reference(self, x: Float[Tensor, "batch d"]) -> Float[Tensor, " batch"]:
+        """(batch,) the energies that residual energies are measured by."""
+        energy = x.square().sum(-1)
+        if self.energy_exponent == 1:
+            return energy
+        # By way of the ratio: the powers alone could leave the range of single precision.
+        return self.typical_energy * (energy / self.typical_energy) ** self.energy_exponent
+
+    def shares(self, x: Float[Tensor, "batch d"]) -> Float[Tensor, " batch"] | float:
+        """(batch,) the share of its own energy that each activation may leave unexplained; one for all where it is."""
+        if self.energy_exponent == 1:
+            return self.threshold
+        energy = x.double().square().sum(-1)
+        # Without energy there is nothing to explain, and the share would not be a number.
+        return torch.where(energy > 0, self.threshold * self.reference(x.double()) / energy, 1.0)
+
+    @property
+    def admits_repeats(self) -> bool:
+        """Whether an activation that nearly repeats an atom may still be over the threshold."""
+        return self.energy_exponent < 1 or self.threshold < 1 - DUPLICATE_COSINE**2
 
 
 class Growth(NamedTuple):

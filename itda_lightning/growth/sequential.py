@@ -45,7 +45,7 @@ def grow_sequential(
             prepared,
             rule.k,
             rule.nonnegative,
-            rule.threshold,
+            rule.threshold * rule.reference(x.double()),
             DUPLICATE_COSINE,
         )
         prepared.n = n_atoms
@@ -74,7 +74,7 @@ class _Block:
 
     def __init__(self, x: Tensor, prepared: PreparedAtoms, rule: GrowthRule) -> None:
         self.x, self.prepared, self.n, self.rule = x.to(prepared.dtype), prepared, prepared.n, rule
-        self.limit = rule.threshold * self.x.square().sum(-1)
+        self.limit, self.shares = rule.threshold * rule.reference(self.x), rule.shares(self.x)
         # As they would be stored, and so as they are when they judge others.
         self.unit = torch.nn.functional.normalize(x, dim=1).to(prepared.storage_dtype).to(prepared.dtype)
         self.assumed = torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -139,7 +139,8 @@ class _Block:
         x, rule = self.x[rows], self.rule
         path = Path.empty(x, rule.k)
         visible = self.n + (members < rows[:, None]).sum(1)
-        code = pursue(rule.pursuit, x, self.prepared, rule.k, rule.nonnegative, rule.threshold, path, visible)
+        shares = self.shares if isinstance(self.shares, float) else self.shares[rows]
+        code = pursue(rule.pursuit, x, self.prepared, rule.k, rule.nonnegative, shares, path, visible)
         names = torch.cat([torch.arange(self.n, device=x.device), self.n + members])
         self.support[rows] = torch.where(code.support >= 0, names[code.support.clamp(min=0)], -1) if len(names) else -1
         self.residual_energy[rows] = code.residual_energy

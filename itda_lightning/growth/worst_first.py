@@ -52,24 +52,24 @@ def grow_worst_first(
     # As they would be stored, and so as they are when they judge others.
     atoms = unit.to(prepared.storage_dtype).to(prepared.dtype)
     x = x.to(prepared.dtype)
-    energy = x.square().sum(-1)
-    residual_energy = torch.zeros_like(energy)
+    reference = rule.reference(x)
+    residual_energy = torch.zeros_like(reference)
     accepted = torch.empty(0, dtype=torch.int64, device=x.device)
     rows = torch.arange(len(x), device=x.device)  # to be judged in this round
     bound, encodes = min(STANDS_OUT / x.shape[1], LARGEST_BOUND), 0
     while len(rows):
         encodes += len(rows) if prepared.n else 0
         residual, residual_energy[rows] = _encode(x[rows], prepared, rule)
-        share = residual_energy[rows] / energy[rows]  # nan without energy, which is no failure
+        share = residual_energy[rows] / reference[rows]  # nan without energy, which is no failure
         failed = share > rule.threshold
-        if rule.threshold < 1 - DUPLICATE_COSINE**2:  # else no repeat of an atom fails
+        if rule.admits_repeats:  # else no repeat of an atom fails
             failed &= ~_repeats(atoms[rows], prepared.atoms, rule)
         if len(accepted):
             bound = min(bound * max(float(failed.double().mean()), LEAST_FAILING) / FAILING_AGAIN, LARGEST_BOUND)
         rows, residual, share = rows[failed], residual[failed], share[failed]
         if encodes + len(rows) > MOST_ENCODES * len(x):
             bound = math.inf
-        scaled = residual / energy[rows, None].sqrt()
+        scaled = residual / reference[rows, None].sqrt()
         chosen = _pivots(scaled, share, atoms[rows], rule, bound, prepared.capacity - prepared.n)
         accepted = torch.cat([accepted, rows[chosen]])
         prepared.place(prepared.n, atoms[rows[chosen]])
@@ -88,7 +88,7 @@ def _encode(
     """Residuals and their energies."""
     if prepared.n == 0:
         return x, x.square().sum(-1)
-    code = pursue(rule.pursuit, x, prepared, rule.k, rule.nonnegative, rule.threshold)
+    code = pursue(rule.pursuit, x, prepared, rule.k, rule.nonnegative, rule.shares(x))
     return x - combine(code.support, code.coefficients, prepared.atoms), code.residual_energy
 
 
@@ -109,7 +109,7 @@ def _pivots(
     """The failures to append in one round, the worst first; ``residual`` and ``share`` are overwritten.
 
     Args:
-        residual: (m, d) residuals of activations that were scaled to unit energy.
+        residual: (m, d) residuals of activations that were scaled to a reference energy of 1.
         share: (m,) their energies.
         atoms: (m, d) the atoms that the failures would be.
         bound: components are removed from residuals of which they are at least this share of the energy.

@@ -13,7 +13,7 @@ from torch import Tensor
 from itda_lightning.pursuit import kernels
 from itda_lightning.pursuit.code import SparseCode
 from itda_lightning.pursuit.gram import UNIT
-from itda_lightning.pursuit.limits import MIN_NEW_DIRECTION, NOISE_FLOOR
+from itda_lightning.pursuit.limits import MIN_NEW_DIRECTION, NOISE_FLOOR, threshold_of
 from itda_lightning.pursuit.path import Path
 from itda_lightning.pursuit.prepared import PART, PreparedAtoms
 
@@ -60,7 +60,7 @@ def pursue_compiled(
     prepared: PreparedAtoms,
     k: int,
     nonnegative: bool,
-    error_threshold: float | None,
+    error_threshold: float | Tensor | None,
     path: Path | None,
     visible: Int[Tensor, " batch"] | None,
 ) -> SparseCode:
@@ -74,7 +74,8 @@ def pursue_compiled(
         seen = torch.full((len(rows),), prepared.n) if visible is None else visible[part].contiguous()
         steps = path.rows(part) if path is not None else None
         run = _with_gram if prepared.gram is not None else _without_gram
-        codes.append(run(orthogonal, rows, prepared, k, nonnegative, error_threshold, steps, seen, room))
+        threshold = threshold_of(error_threshold, part)
+        codes.append(run(orthogonal, rows, prepared, k, nonnegative, threshold, steps, seen, room))
     return SparseCode(*(torch.cat(parts) for parts in zip(*codes, strict=True)))
 
 
@@ -114,7 +115,7 @@ def _with_gram(
     prepared: PreparedAtoms,
     k: int,
     nonnegative: bool,
-    error_threshold: float | None,
+    error_threshold: float | Tensor | None,
     path: Path | None,
     visible: Int[Tensor, " batch"],
     room: Room,
@@ -139,7 +140,7 @@ def _without_gram(
     prepared: PreparedAtoms,
     k: int,
     nonnegative: bool,
-    error_threshold: float | None,
+    error_threshold: float | Tensor | None,
     path: Path | None,
     visible: Int[Tensor, " batch"],
     room: Room,
@@ -179,7 +180,7 @@ def rounding(d: int) -> float:
     return (d / 16 + 32) * 2.0**-24
 
 
-def _targets(x: Tensor, error_threshold: float | None) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _targets(x: Tensor, error_threshold: float | Tensor | None) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Residual energies at which the rows end; nothing ends at a negative one, but all-zero rows never start."""
     if error_threshold is None:
         return np.zeros(len(x))

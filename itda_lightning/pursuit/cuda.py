@@ -13,7 +13,7 @@ from itda_lightning.pursuit import triton_kernels
 from itda_lightning.pursuit.code import SparseCode
 from itda_lightning.pursuit.correlation import combine
 from itda_lightning.pursuit.gram import padded
-from itda_lightning.pursuit.limits import MIN_NEW_DIRECTION, NOISE_FLOOR
+from itda_lightning.pursuit.limits import MIN_NEW_DIRECTION, NOISE_FLOOR, threshold_of
 from itda_lightning.pursuit.path import Path
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def gram_pursuit(
     gram: Float[Tensor, "n n"],
     k: int,
     nonnegative: bool = False,
-    error_threshold: float | None = None,
+    error_threshold: float | Tensor | None = None,
     path: Path | None = None,
     visible: Int[Tensor, " batch"] | None = None,
     block_bytes: int = BLOCK_BYTES,
@@ -54,7 +54,8 @@ def gram_pursuit(
         block = x[part].detach().to(atoms.dtype)
         seen = visible[part] if visible is not None else torch.full((len(block),), len(atoms), device=x.device)
         steps = path.rows(part) if path is not None else None
-        support, coefficients = _run(orthogonal, block, atoms, gram, k, nonnegative, error_threshold, steps, seen)
+        threshold = threshold_of(error_threshold, part)
+        support, coefficients = _run(orthogonal, block, atoms, gram, k, nonnegative, threshold, steps, seen)
         residual = block - combine(support, coefficients, atoms)
         codes.append(SparseCode(support, coefficients, residual.double().square().sum(-1).to(atoms.dtype)))
     return SparseCode(*(torch.cat(parts) for parts in zip(*codes, strict=True)))
@@ -91,7 +92,7 @@ def _run(
     gram: Float[Tensor, "n n"],
     k: int,
     nonnegative: bool,
-    error_threshold: float | None,
+    error_threshold: float | Tensor | None,
     path: Path | None,
     visible: Int[Tensor, " batch"],
 ) -> tuple[Int[Tensor, "batch k"], Float[Tensor, "batch k"]]:

@@ -15,7 +15,7 @@ def run_matching_pursuit(
     correlations: Correlations,
     k: int,
     nonnegative: bool,
-    error_threshold: float | None,
+    error_threshold: float | Float[Tensor, " batch"] | None,
     path: Path | None = None,
 ) -> SparseCode:
     """k steps of matching pursuit, given the correlations of x. Inputs are valid.

@@ -14,6 +14,7 @@ from itda_lightning.pursuit.correlation import (
     VisibleCorrelations,
     combine,
 )
+from itda_lightning.pursuit.limits import threshold_of
 from itda_lightning.pursuit.matching import run_matching_pursuit
 from itda_lightning.pursuit.orthogonal import run_orthogonal_matching_pursuit
 from itda_lightning.pursuit.path import Path
@@ -37,14 +38,15 @@ def pursue(
     prepared: PreparedAtoms,
     k: int,
     nonnegative: bool = False,
-    error_threshold: float | None = None,
+    error_threshold: float | Float[Tensor, " batch"] | None = None,
     path: Path | None = None,
     visible: Int[Tensor, " batch"] | None = None,
 ) -> SparseCode:
     """The pursuit named ``pursuit`` without the checks of the public functions; x is finite.
 
     Codes are computed in the precision of the prepared atoms. The result's ``residual_energy`` is measured on the
-    residual. A ``path`` is filled in. With ``visible``, (batch,) int64, each sample uses only that many of the first atoms.
+    residual. An ``error_threshold`` may be one for each sample. A ``path`` is filled in. With ``visible``, (batch,) int64,
+    each sample uses only that many of the first atoms.
     """
     x = x.detach()
     if len(x) == 0 or prepared.n == 0:
@@ -74,7 +76,7 @@ def _pursue_in_torch(
     prepared: PreparedAtoms,
     k: int,
     nonnegative: bool,
-    error_threshold: float | None,
+    error_threshold: float | Tensor | None,
     path: Path | None,
     visible: Tensor | None,
 ) -> SparseCode:
@@ -97,7 +99,8 @@ def _pursue_in_torch(
         if visible is not None:
             correlations = VisibleCorrelations(correlations, visible[start : start + rows])
         steps = path.rows(slice(start, start + rows)) if path is not None else None
-        code = run(block, correlations, k, nonnegative, error_threshold, steps)
+        threshold = threshold_of(error_threshold, slice(start, start + rows))
+        code = run(block, correlations, k, nonnegative, threshold, steps)
         residual = block - combine(code.support, code.coefficients, atoms)
         energy = residual.double().square().sum(-1).to(prepared.dtype)
         blocks.append(code._replace(residual_energy=energy))

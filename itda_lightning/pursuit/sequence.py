@@ -22,7 +22,7 @@ def pursue_and_append(
     prepared: PreparedAtoms,
     k: int,
     nonnegative: bool,
-    error_threshold: float,
+    target: Float[Tensor, " batch"],
     largest_cosine: float,
 ) -> tuple[Bool[Tensor, " batch"], Float[Tensor, " batch"]]:
     """Encode each activation with the atoms and those appended before it, and append what is explained too badly.
@@ -33,7 +33,7 @@ def pursue_and_append(
     Args:
         x: (batch, d) float32.
         directions: (batch, d) the unit rows to append; written behind the atoms, and counted by ``prepared.n``.
-        error_threshold: share of ``|x|^2``; what leaves more is appended while there is room.
+        target: (batch,) float64 squared norms; what leaves more is appended while there is room.
         largest_cosine: but not where an atom has at least this cosine with it.
 
     Returns:
@@ -46,10 +46,9 @@ def pursue_and_append(
         block = slice(start, min(len(x), start + min(size, rows_at_a_time(prepared, k))))
         rows, n = x[block].contiguous(), prepared.n
         screened = screen(rows, prepared, 0, n, Room.empty(len(rows), n))
-        target = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).square() * error_threshold
         kernels.pursue_and_append(
             rows.numpy(), directions[block].contiguous().numpy(), prepared.rows.numpy(), n, screened.scores.numpy(),
-            prepared.gram.numpy(), UNIT, screened.error.numpy(), screened.relative, rounding(x.shape[1]), target.numpy(),
+            prepared.gram.numpy(), UNIT, screened.error.numpy(), screened.relative, rounding(x.shape[1]), target[block].numpy(),
             largest_cosine, NOISE_FLOOR, orthogonal, nonnegative, MIN_NEW_DIRECTION, k, energies[block].numpy(),
             appended[block].numpy(),
         )  # fmt: skip

@@ -25,12 +25,13 @@ def grow_one_by_one(x: Tensor, atoms: Tensor, capacity: int, rule: GrowthRule, u
     accepted, energies = [], []
     for index, row in enumerate(x.double().numpy()):
         energy = float(row @ row)
+        limit = limit_of(row, rule)
         residual = residual_energy(x[index], row, dictionary, rule)
         energies.append(residual)
         unit = row / np.sqrt(energy)
         close = max((abs(atom @ unit) if not rule.nonnegative else atom @ unit for atom in dictionary), default=-1.0)
-        wanted = residual > rule.threshold * energy and close < DUPLICATE_COSINE and len(dictionary) < capacity
-        if abs(residual - rule.threshold * energy) <= ROUNDING[x.dtype] * energy and len(dictionary) < capacity:
+        wanted = residual > limit and close < DUPLICATE_COSINE and len(dictionary) < capacity
+        if abs(residual - limit) <= ROUNDING[x.dtype] * energy and len(dictionary) < capacity:
             wanted = index in under_test
         if wanted:
             accepted.append(index)
@@ -38,15 +39,19 @@ def grow_one_by_one(x: Tensor, atoms: Tensor, capacity: int, rule: GrowthRule, u
     return NaiveGrowth(accepted, np.array(energies))
 
 
+def limit_of(row: np.ndarray, rule: GrowthRule) -> float:
+    energy = float(row @ row)
+    return rule.threshold * energy**rule.energy_exponent * rule.typical_energy ** (1 - rule.energy_exponent)
+
+
 def residual_energy(x: Tensor, row: np.ndarray, dictionary: list[np.ndarray], rule: GrowthRule) -> float:
+    share = limit_of(row, rule) / float(row @ row)
     atoms = np.array(dictionary).reshape(len(dictionary), len(row))
     same = torch.from_numpy(atoms).to(x.dtype)
-    support = pursue(
-        rule.pursuit, x[None], PreparedAtoms(same, len(same)), rule.k, rule.nonnegative, rule.threshold
-    ).support[0]
+    support = pursue(rule.pursuit, x[None], PreparedAtoms(same, len(same)), rule.k, rule.nonnegative, share).support[0]
     run = oracle.matching_pursuit if rule.pursuit == "mp" else oracle.orthogonal_matching_pursuit
     witness = oracle.Witness([int(atom) for atom in support if atom >= 0], ROUNDING[x.dtype] / 10)
-    residual = run(row, atoms, rule.k, rule.nonnegative, rule.threshold, witness).residual
+    residual = run(row, atoms, rule.k, rule.nonnegative, share, witness).residual
     return float(residual @ residual)
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from itda_lightning.growth import Growth, GrowthRule, grow_frozen_batch, grow_sequential
-from tests.growth.naive import mixtures, residual_energy
+from tests.growth.naive import limit_of, mixtures, residual_energy
 from tests.pursuit.forms import forms, with_room
 
 PURSUITS = [("mp", False), ("mp", True), ("omp", False), ("omp", True)]
@@ -24,14 +24,15 @@ def axes(*rows: list[float]) -> Tensor:
 
 @forms
 @pytest.mark.parametrize(("pursuit", "nonnegative"), PURSUITS)
-def test_every_failure_is_appended_in_order(pursuit, nonnegative, form):
+@pytest.mark.parametrize("exponent", [1.0, 0.6])
+def test_every_failure_is_appended_in_order(pursuit, nonnegative, form, exponent):
     x = mixtures(150, 20, seed=1)
     start = torch.nn.functional.normalize(x[:30], dim=1)
-    rule = GrowthRule(3, pursuit, nonnegative, 0.2)
+    rule = GrowthRule(3, pursuit, nonnegative, 0.2, exponent, 20.0)
     grown = grow(x[30:], start, 150, rule, form)
     dictionary = list(start.numpy())
     expected = [residual_energy(row, row.numpy(), dictionary, rule) for row in x[30:]]
-    failures = [i for i, row in enumerate(x[30:]) if expected[i] > 0.2 * float(row.square().sum())]
+    failures = [i for i, row in enumerate(x[30:]) if expected[i] > limit_of(row.numpy(), rule)]
     assert grown.accepted.tolist() == failures
     assert 10 < len(failures) < 110
     assert torch.equal(grown.atoms, torch.nn.functional.normalize(x[30:][failures], dim=1))

@@ -55,13 +55,15 @@ def test_several_blocks(pursuit, nonnegative, form, dtype):
     capacity=st.integers(1, 60),
     start=st.integers(0, 20),
     common=st.sampled_from([0.0, 1.0, 10.0]),
+    exponent=st.sampled_from([1.0, 0.75, 0.0]),
     seed=st.integers(0, 2**32 - 1),
 )
 @settings(max_examples=150)
-def test_any_problem(pursuit, form, batch, d, k, threshold, capacity, start, common, seed):
+def test_any_problem(pursuit, form, batch, d, k, threshold, capacity, start, common, exponent, seed):
     x = mixtures(batch + start, d, seed, common=common)
     atoms = torch.nn.functional.normalize(x[:start], dim=1)[:capacity]
-    assert_naive(x[start:], capacity, GrowthRule(k, *pursuit, threshold), form, atoms)
+    typical = float(x.square().sum(1).median())
+    assert_naive(x[start:], capacity, GrowthRule(k, *pursuit, threshold, exponent, typical), form, atoms)
 
 
 @pytest.mark.parametrize(("pursuit", "nonnegative"), PURSUITS)

@@ -135,13 +135,15 @@ def test_of_failures_that_one_atom_explains_one_is_appended():
     capacity=st.integers(1, 100),
     start=st.integers(0, 20),
     common=st.sampled_from([0.0, 1.0, 10.0]),
+    exponent=st.sampled_from([1.0, 0.75, 0.0]),
     seed=st.integers(0, 2**32 - 1),
 )
 @settings(max_examples=150)
-def test_the_law_of_any_problem(pursuit, form, dtype, batch, d, k, threshold, capacity, start, common, seed):
+def test_the_law_of_any_problem(pursuit, form, dtype, batch, d, k, threshold, capacity, start, common, exponent, seed):
     x = mixtures(batch + start, d, seed, dtype, common)
     atoms, x = torch.nn.functional.normalize(x[:start], dim=1)[:capacity], x[start:]
-    rule = GrowthRule(k, *pursuit, threshold)
+    typical = float(x.square().sum(1).mean()) if batch else 1.0
+    rule = GrowthRule(k, *pursuit, threshold, exponent, typical)
     with pytest.MonkeyPatch.context() as patch:
         counted = Counted(patch)
         prepared = with_room(atoms, capacity, form)
@@ -152,12 +154,14 @@ def test_the_law_of_any_problem(pursuit, form, dtype, batch, d, k, threshold, ca
     assert len(set(accepted)) == len(accepted) <= capacity - len(atoms)
     assert torch.equal(grown.atoms, torch.nn.functional.normalize(x[accepted], dim=1))
     # Each passed, or failed and became an atom, or repeats one, or found the dictionary full.
-    share = grown.residual_energy.double() / x.double().square().sum(1)
-    failed = share > threshold + ROUNDING[dtype]
+    energy = x.double().square().sum(1)
+    reference = energy**exponent * typical ** (1 - exponent)
+    share, rounding = grown.residual_energy.double() / reference, ROUNDING[dtype] * energy / reference
+    failed = share > threshold + rounding
     after = torch.cat([atoms, grown.atoms])
     became = torch.zeros(batch, dtype=torch.bool)
     became[accepted] = True
-    assert bool((share[became] > threshold - ROUNDING[dtype]).all())
+    assert bool((share[became] > (threshold - rounding)[became]).all())
     assert len(after) == capacity or not bool((failed & ~became & ~repeats(x, after * (1 + 1e-6), rule)).any())
     if len(grown.atoms) > 1:
         cosine = grown.atoms @ grown.atoms.T
