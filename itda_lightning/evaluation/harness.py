@@ -66,6 +66,20 @@ def rows_for_evals(rows: Rows, tokenizer: Tokenizer) -> Rows:
     return selected
 
 
+def check_site(sae: SAE[Any], language_model: LanguageModel, hook_name: str) -> None:
+    """Raises InputError where the language model was not loaded for the hook point or is of another width there."""
+    if hook_name not in language_model.widths:
+        raise InputError(
+            f"the SAE reads hook point {hook_name!r}, the language model was loaded for {sorted(language_model.widths)}"
+        )
+    width = language_model.widths[hook_name]
+    if sae.cfg.d_in != width:
+        raise InputError(
+            f"the SAE has d_in {sae.cfg.d_in} but {hook_name} of {language_model.name.name} has {width} dimensions: "
+            "it was made for another model"
+        )
+
+
 def evaluate_sae(
     sae: SAE[Any],
     language_model: LanguageModel,
@@ -93,7 +107,11 @@ def evaluate_sae(
         InputError: an SAE of another width or hook point, or with an activation normalisation that must be folded; no
             rows, or a batch size or number of rows below 1.
     """
-    _check(sae, language_model)
+    check_site(sae, language_model, sae.cfg.metadata.hook_name)
+    if sae.cfg.normalize_activations == "expected_average_only_in":
+        raise InputError(
+            "the SAE expects scaled activations: fold the scaling with fold_activation_norm_scaling_factor"
+        )
     n_loss_rows = len(rows) if loss_rows is None else min(loss_rows, len(rows))
     if min(n_loss_rows, model_batch_size) < 1:
         raise InputError(
@@ -143,21 +161,3 @@ def evaluate_sae(
     }
     finite = {key: float(value) for key, value in ordered.items() if math.isfinite(float(value))}
     return {**finite, **tokens}, per_atom
-
-
-def _check(sae: SAE[Any], language_model: LanguageModel) -> None:
-    hook_name = sae.cfg.metadata.hook_name
-    if hook_name not in language_model.widths:
-        raise InputError(
-            f"the SAE reads hook point {hook_name!r}, the language model was loaded for {sorted(language_model.widths)}"
-        )
-    width = language_model.widths[hook_name]
-    if sae.cfg.d_in != width:
-        raise InputError(
-            f"the SAE has d_in {sae.cfg.d_in} but {hook_name} of {language_model.name.name} has {width} dimensions: "
-            "it was made for another model"
-        )
-    if sae.cfg.normalize_activations == "expected_average_only_in":
-        raise InputError(
-            "the SAE expects scaled activations: fold the scaling with fold_activation_norm_scaling_factor"
-        )

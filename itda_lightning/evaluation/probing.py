@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 from itda_lightning.activations.language_model import LanguageModel
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.comparison import Estimate
+from itda_lightning.evaluation.harness import check_site
 from itda_lightning.evaluation.probing_data import (
     ProbeDataset,
     ProbeSettings,
@@ -61,7 +62,11 @@ def measure_probing(
         InputError: sae-probes is not installed; an unknown dataset or one with too few examples; more latents wanted than
             there are; an SAE of another width or hook point than the language model was loaded for.
     """
-    _check(sae, language_model, hook_name, settings)
+    check_site(sae, language_model, hook_name)
+    if max(settings.ks) > n_latents(sae):
+        raise InputError(
+            f"a probe of {max(settings.ks)} latents is wanted of {n_latents(sae)} that there are: lower the largest of ks"
+        )
     datasets = load_datasets(settings)
     examples = sum(len(dataset.texts) for dataset in datasets)
     logger.info("probing on %d datasets, %d examples, %d draws each", len(datasets), examples, settings.seeds)
@@ -144,20 +149,3 @@ def _probe(
 def _encode(sae: SAE[Any], activations: Float[Tensor, "examples ..."]) -> Float[Tensor, "examples n"]:
     parts = [sae.encode(part.to(sae.device)).float().cpu() for part in activations.split(ENCODED_AT_A_TIME)]
     return torch.cat(parts)
-
-
-def _check(sae: SAE[Any], language_model: LanguageModel, hook_name: str, settings: ProbeSettings) -> None:
-    if hook_name not in language_model.widths:
-        raise InputError(
-            f"probes at {hook_name!r} are wanted, the language model was loaded for {sorted(language_model.widths)}"
-        )
-    width = language_model.widths[hook_name]
-    if sae.cfg.d_in != width:
-        raise InputError(
-            f"the SAE has d_in {sae.cfg.d_in} but {hook_name} of {language_model.name.name} has {width} dimensions: "
-            "it was made for another model"
-        )
-    if max(settings.ks) > n_latents(sae):
-        raise InputError(
-            f"a probe of {max(settings.ks)} latents is wanted of {n_latents(sae)} that there are: lower the largest of ks"
-        )

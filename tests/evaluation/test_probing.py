@@ -224,7 +224,7 @@ def test_more_latents_than_there_are(language_model, monkeypatch):
 def test_an_sae_of_another_model_or_hook_point(language_model, settings):
     with pytest.raises(InputError, match=f"d_in 8 but {HOOK} of .* has {WIDTH} dimensions"):
         measure_probing(topk(d_in=8), language_model, HOOK, settings)
-    with pytest.raises(InputError, match=r"probes at 'blocks.0.hook_mlp_out' are wanted, .* loaded for"):
+    with pytest.raises(InputError, match=r"reads hook point 'blocks.0.hook_mlp_out', .* loaded for"):
         measure_probing(topk(), language_model, "blocks.0.hook_mlp_out", settings)
 
 
