@@ -15,14 +15,18 @@ os.environ["JAXTYPING_DISABLE"] = "1"
 import contextlib
 import importlib
 import json
+import random
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from string import ascii_lowercase
 from types import SimpleNamespace
 from typing import Any, Literal, get_args
 from unittest import mock
 
 from jsonargparse import auto_cli
+from lightning import seed_everything
 
 from itda_lightning.activations.language_model import LanguageModel, LanguageModelName, Loader
 from itda_lightning.bundled import resolve
@@ -33,6 +37,8 @@ from itda_lightning.evaluation.judge import Judge
 from itda_lightning.saelens.saebench import for_saebench
 
 Eval = Literal["sparse_probing", "absorption", "autointerp"]
+ABSORPTION = "sae_bench.evals.absorption"
+SEED_OF_WORDS = 0
 
 
 def saebench(
@@ -47,6 +53,7 @@ def saebench(
     text: str = "monology/pile-uncopyrighted",
     tokens: int = 2_000_000,
     latents: int = 1000,
+    words: int | None = None,
     settings: dict[str, Any] | None = None,
     judge: Judge | None = None,
 ) -> None:
@@ -64,6 +71,8 @@ def saebench(
         text: what autointerp takes examples from: a hub dataset, or a directory of jsonl files with a ``text`` column.
         tokens: tokens of it.
         latents: latents that autointerp explains, drawn among those that are not dead.
+        words: absorption: so many words of the vocabulary, drawn at random with a fixed seed; by default all. Figures of
+            fewer words are not comparable with published ones.
         settings: further fields of the evals' configs, such as ``{"dataset_names": ["fancyzhx/ag_news"]}``.
         judge: the language model that explains and scores; only autointerp needs one.
     """
@@ -72,6 +81,8 @@ def saebench(
         raise InputError(
             "autointerp needs a judge: give --judge.base_url and --judge.model, or leave it out of --evals"
         )
+    if words is not None and words < 1:
+        raise InputError(f"absorption takes at least one word, got words {words}")
     key = judge.key() if judge is not None else ""
     modules = {name: _eval_module(name) for name in chosen}
     entry = load_entry(dictionary, hook_name)
@@ -79,22 +90,24 @@ def saebench(
     language_model = LanguageModel(name, [entry.sae.cfg.metadata.hook_name])
     # A plain word, since SAEBench makes directories of it; artifacts of another model are never taken for this one's.
     model_name = f"{Path(resolve(name.name)).name}-{name.fingerprint()[-8:]}"
-    language_model.model.cfg.model_name = model_name
     on = str(name.torch_device())
     sae = for_saebench(entry.sae, model_name).to(device=on)
     folder = Path(output).expanduser().resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    common = {"model_name": model_name, "llm_dtype": name.dtype, "llm_batch_size": 16} | (settings or {})
+    common = {"llm_dtype": name.dtype, "llm_batch_size": 16} | (settings or {})
     artifacts = str(folder / "artifacts")
     summary: dict[str, Any] = {}
     for eval_name, module in modules.items():
         extra: dict[str, Any] = {}
         run: dict[str, Any] = {"artifacts_path": artifacts}
         place = folder
+        filed = model_name
         if eval_name == "sparse_probing":
             place = Path(datasets_directory).expanduser() if datasets_directory else folder
         elif eval_name == "absorption":
-            run = {}  # it writes below the working directory
+            run = {}  # it writes below the working directory, and its probes into its own package
+            # Probes are found again by this name: those of other words are never taken for these.
+            filed = model_name if words is None else f"{model_name}-{words}-words"
         else:
             assert judge is not None
             local = Path(text).expanduser()
@@ -104,9 +117,12 @@ def saebench(
                 "n_latents": latents,
             }
             run |= {"api_key": key}
-        config = _config(module, common | extra)
+        config = _config(module, common | {"model_name": filed} | extra)
+        language_model.model.cfg.model_name = filed
+        seed_everything(config.random_seed, verbose=False)  # absorption has the field and does not read it
         start = time.perf_counter()
-        with contextlib.chdir(place), _given(module, language_model.model, judge):
+        narrowed = contextlib.nullcontext() if eval_name != "absorption" else _absorption(language_model.model, words)
+        with contextlib.chdir(place), _given(module, language_model.model, judge), narrowed:
             found = module.run_eval(config, [("entry", sae)], on, output_path=str(folder), force_rerun=True, **run)
         if not found:
             raise InputError(f"SAEBench gives no {eval_name} for {model_name}: see what it printed above")
@@ -147,6 +163,48 @@ def _given(module: Any, model: Any, judge: Judge | None) -> Iterator[None]:
         if judge is not None and hasattr(module, "OpenAI"):
             stack.enter_context(mock.patch.object(module, "OpenAI", _client(judge, module.OpenAI)))
         yield
+
+
+@contextlib.contextmanager
+def _absorption(model: Any, words: int | None) -> Iterator[None]:
+    """Let absorption find so many words wherever it asks for the vocabulary's, and run the model only as far as it reads it."""
+    modules = [
+        module
+        for name, module in list(sys.modules.items())
+        if name.startswith(f"{ABSORPTION}.") and "get_alpha_tokens" in vars(module)
+    ]
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(model, "run_with_cache", _stopping(model.run_with_cache)))
+        for module in modules:
+            stack.enter_context(mock.patch.object(module, "get_alpha_tokens", _drawn(module.get_alpha_tokens, words)))
+        yield
+
+
+def _stopping(run_with_cache: Callable[..., Any]) -> Callable[..., Any]:
+    """``run_with_cache`` without the layers after the last one that is read: the same activations."""
+
+    def run(*args: Any, names_filter: list[str], **options: Any) -> Any:
+        last = max(int(name.split(".")[1]) for name in names_filter)
+        return run_with_cache(*args, names_filter=names_filter, stop_at_layer=last + 1, **options)
+
+    return run
+
+
+def _drawn(all_words: Callable[..., list[str]], words: int | None) -> Callable[..., list[str]]:
+    """``all_words`` or so many of what it gives; in a fixed order, as a tokenizer's vocabulary has another in each process."""
+
+    def draw(*args: Any, **options: Any) -> list[str]:
+        found = sorted(all_words(*args, **options))
+        drawn = found if words is None else random.Random(SEED_OF_WORDS).sample(found, min(words, len(found)))
+        missing = sorted(set(ascii_lowercase) - {word.strip()[0].lower() for word in drawn})
+        if missing:
+            raise InputError(
+                f"no word of {len(drawn)} begins with {', '.join(missing)}, but SAEBench trains a probe of every letter: "
+                f"give more of the vocabulary's {len(found)} --words"
+            )
+        return drawn
+
+    return draw
 
 
 def _client(judge: Judge, openai: Any) -> Callable[..., Any]:
