@@ -104,6 +104,11 @@ def check_entries(settings: ComparisonSettings, data: ActivationsDataModule, hoo
                 f"{wanted.name}: tokens must lie between one row of {rows.context_size} and the {available:,} training "
                 f"tokens of the data, got {tokens:,}"
             )
+        if wanted.fit is not None and wanted.fit.refine is not None:
+            try:
+                wanted.fit.refine.check(data)
+            except InputError as error:
+                problems.append(f"{wanted.name}: {error}")
         if wanted.way != "load":
             continue
         try:

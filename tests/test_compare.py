@@ -360,6 +360,11 @@ def test_tokens_beyond_the_first_of_the_data_are_refused(refused):
         ({"A": GOOD | {"fit": FIT}}, {}, r"must have exactly one of .* got \['fit', 'pca'\]"),
         ({"A": {}}, {}, r"must have exactly one of .* got \[\]"),
         ({"A": {"fit": FIT | {"k": 0}}}, {}, r"^model\.k must be at least 1, got 0$"),
+        (
+            {"A": {"fit": FIT | {"refine": {"anchor": 0.5}}}},
+            {},
+            r"^A: refine\.anchor must lie between 0\.8 and 1, got 0\.5",
+        ),
         ({"A": {"train": TRAIN | {"k": 99}}}, {}, r"^training\.k must lie between 1 and n_latents 24, got 99$"),
         ({"A": GOOD}, {"loss_tokens": 0}, "loss_tokens must be at least 1, got 0"),
         ({"A": GOOD}, {"probes": {"ks": [0]}}, "^probes have at least one latent"),

@@ -1,9 +1,9 @@
-"""The worked comparison: runs `compare` on smollm2-135m.yaml beside this file and keeps its figures without the page.
+"""A worked comparison: runs `compare` on a config beside this file and keeps its figures without the page.
 
-    python benchmarks/comparison/run.py
+    python benchmarks/comparison/run.py [smollm2-135m | refined]
 
-Rows that an earlier run finished are taken over, so it may be stopped and started again. Writes results/comparison.json (rows
-without densities and latents, facts, seconds) and results/comparison.md.
+Rows that an earlier run finished are taken over, so it may be stopped and started again. Writes results/CONFIG.json (rows
+without densities and latents, facts, seconds) and results/CONFIG.md.
 """
 
 import dataclasses
@@ -15,13 +15,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from itda_lightning.compare import main
 from itda_lightning.evaluation.comparison import Comparison, Row
 from itda_lightning.evaluation.results_json import from_json
 from itda_lightning.report.wording import show_bytes, show_estimate, show_seconds
 
 HERE = Path(__file__).parent
-DIRECTORY = Path("runs/worked-comparison")
 COLUMNS = (
     "l0",
     "fvu",
@@ -99,10 +100,13 @@ def as_line(row: Row) -> str:
 
 if __name__ == "__main__":
     start = time.perf_counter()
-    code = main(["--config", str(HERE / "smollm2-135m.yaml"), *sys.argv[1:]])
-    comparison = from_json((DIRECTORY / "comparison.json").read_text(encoding="utf-8"), Comparison)
+    config, *others = sys.argv[1:] or ["smollm2-135m"]
+    path = HERE / f"{config}.yaml"
+    directory = Path(yaml.safe_load(path.read_text(encoding="utf-8"))["directory"])
+    code = main(["--config", str(path), *others])
+    comparison = from_json((directory / "comparison.json").read_text(encoding="utf-8"), Comparison)
     (HERE / "results").mkdir(exist_ok=True)
     content = as_json(comparison, time.perf_counter() - start)
-    (HERE / "results" / "comparison.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    (HERE / "results" / "comparison.md").write_text(as_markdown(comparison))
+    (HERE / "results" / f"{config}.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    (HERE / "results" / f"{config}.md").write_text(as_markdown(comparison))
     sys.exit(code)

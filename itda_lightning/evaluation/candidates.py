@@ -20,6 +20,7 @@ from itda_lightning.evaluation.comparison import Cost, Kind
 from itda_lightning.evaluation.comparison_settings import EntrySettings, FitSettings, RandomSettings
 from itda_lightning.evaluation.entries import Entry, load_entry
 from itda_lightning.facts import settings
+from itda_lightning.refinement import refine
 from itda_lightning.saelens.anatomy import is_of_dictionary, n_parameters
 from itda_lightning.saelens.controls import pca_sae, random_dictionary
 from itda_lightning.saelens.peak_memory import PeakMemory
@@ -151,6 +152,8 @@ def _fit(wanted: FitSettings, data: ActivationsDataModule) -> Dictionary:
         callbacks=[StopWhenDone(PATIENCE)],
     )
     trainer.fit(module, datamodule=data)
+    if wanted.refine is not None:
+        refine(module, data, wanted.refine)
     return module.finished_dictionary()
 
 

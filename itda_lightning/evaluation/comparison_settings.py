@@ -7,15 +7,17 @@ from itda_lightning.errors import InputError
 from itda_lightning.evaluation.probing_data import ProbeSettings
 from itda_lightning.module import ITDA, GrowthPolicy
 from itda_lightning.pursuit import PursuitName
+from itda_lightning.refinement import RefinementSettings
 from itda_lightning.saelens.training_settings import TrainingSettings
 
 
 @dataclass(frozen=True)
 class FitSettings:
-    """An ITDA that is fitted on the comparison's own activations; see ``ITDA`` for all but ``tokens``.
+    """An ITDA that is fitted on the comparison's own activations; see ``ITDA`` for all but ``tokens`` and ``refine``.
 
     Attributes:
         tokens: fit on the first so many training tokens; null for all.
+        refine: refine its atoms after growth, on the same tokens; null for not.
 
     Raises:
         InputError: as ``ITDA``.
@@ -30,13 +32,14 @@ class FitSettings:
     energy_exponent: float = 1.0
     center: bool = True
     tokens: int | None = None
+    refine: RefinementSettings | None = None
 
     def __post_init__(self) -> None:
         self.module()
 
     def module(self) -> ITDA:
         """The module to fit."""
-        return ITDA(**{name: value for name, value in asdict(self).items() if name != "tokens"})
+        return ITDA(**{name: value for name, value in asdict(self).items() if name not in ("tokens", "refine")})
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from itda_lightning.evaluation import candidates
 from itda_lightning.evaluation.candidates import Candidate, identity_of, make_candidate
 from itda_lightning.evaluation.comparison_settings import EntrySettings, FitSettings, PCASettings, RandomSettings
 from itda_lightning.loading import load_dictionary
+from itda_lightning.refinement import RefinementSettings
 from itda_lightning.saelens import save_export
 from itda_lightning.saelens.controls import random_dictionary
 from itda_lightning.saelens.training import train_sae
@@ -111,6 +112,16 @@ def test_tokens_and_the_first_tokens_of_the_data_bound_what_is_read(way, argumen
     assert torch.equal(one.entry.sae(x), other.entry.sae(x))
     assert one.cost.activations_read == other.cost.activations_read <= of_data.rows("train").n_kept
     assert not torch.equal(one.entry.sae(x), make(MADE[way], data, tmp_path / "all").entry.sae(x))
+
+
+def test_a_fit_may_be_refined(data, tmp_path):
+    refined = EntrySettings("refined", fit=dataclasses.replace(FIT, refine=RefinementSettings(0.9, 1, 64)))
+    dictionary = make(refined, data, tmp_path).entry.dictionary
+    assert dictionary.cosines is not None
+    assert 0.9 - 1e-6 <= float(dictionary.cosines.min()) < 1
+    plain = make(EntrySettings("plain", fit=FIT), data, tmp_path).entry.dictionary
+    assert torch.equal(dictionary.grown_atoms, plain.atoms)
+    assert dictionary.metadata["refinement"]["anchor"] == 0.9
 
 
 def test_the_control_is_of_the_same_mean_or_of_none(data, tmp_path):

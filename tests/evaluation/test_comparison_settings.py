@@ -12,6 +12,7 @@ from itda_lightning.evaluation.comparison_settings import (
     PCASettings,
     RandomSettings,
 )
+from itda_lightning.refinement import RefinementSettings
 from itda_lightning.saelens.training_settings import TrainingSettings
 
 WAYS = {
@@ -43,11 +44,11 @@ def test_an_entry_needs_a_name(name):
 
 
 def test_the_module_of_a_fit_has_its_settings():
-    settings = FitSettings(77, 3, "omp", True, "worst_first", 0.5, False, 4096)
+    settings = FitSettings(77, 3, "omp", True, "worst_first", 0.5, 0.5, False, 4096, RefinementSettings())
     hparams = settings.module().hparams
     for field in dataclasses.fields(FitSettings):
-        assert field.name == "tokens" or hparams[field.name] == getattr(settings, field.name)
-    assert "tokens" not in hparams
+        assert field.name in ("tokens", "refine") or hparams[field.name] == getattr(settings, field.name)
+    assert not {"tokens", "refine"} & set(hparams)
     assert (hparams["paper_threshold"], hparams["bad_activations"]) == (None, "skip")
 
 
