@@ -30,6 +30,11 @@ class StopWhenDone(L.Callback):
         """Take up what ``state_dict`` gave."""
         self._sizes, self._unchanged = state_dict["sizes"], state_dict["unchanged"]
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A fit that is resumed from its last step is done already."""
+        assert isinstance(pl_module, ITDA)
+        trainer.should_stop = pl_module.full or self._unchanged >= self.patience
+
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Look at the sizes after each step."""
         assert isinstance(pl_module, ITDA)

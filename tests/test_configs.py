@@ -19,7 +19,7 @@ COMPARISONS = sorted((DIRECTORY / "compare").glob("*.yaml"))
 
 def test_there_are_the_models_of_the_paper_and_of_saebench():
     names = {path.stem for path in CONFIGS}
-    assert {"gpt2-small", "pythia-70m", "pythia-160m", "gemma-2-2b", "llama-3.1-8b", "smollm2-135m"} <= names
+    assert {"gpt2-small", "pythia-70m", "pythia-160m", "gemma-2-2b", "llama-3.1-8b", "smollm2-135m", "paper"} <= names
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -84,6 +84,19 @@ def test_the_patience_of_a_fit_outlives_a_kill(tiny_model_dir, prose_file, tmp_p
     assert results[0] == results[1]
 
 
+@pytest.mark.parametrize("others", [{"model__max_atoms": 25}, {"model__threshold": 0.99, "run__patience": 5}])
+def test_a_fit_that_was_killed_when_it_was_done_trains_no_further_step(tiny_model_dir, prose_file, tmp_path, others):
+    arguments = fit_arguments(tiny_model_dir, prose_file, tmp_path, run__checkpoint_every=1, **others)
+    assert fit_in_child([*arguments, "--run.directory", str(tmp_path / "whole")], tmp_path / "output") == 0
+    last = tmp_path / "whole" / "checkpoints" / "last.ckpt"
+    assert fit_in_child([*arguments, "--run.name", "again", "--ckpt_path", str(last)], tmp_path / "output") == 0
+    results = [
+        json.loads((tmp_path / run / "metrics.json").read_text())["hook_points"][HOOK] for run in ("whole", "again-001")
+    ]
+    assert 128 <= results[0]["activations_seen"] < 1700
+    assert results[0] == results[1]
+
+
 def test_ctrl_c_keeps_the_last_checkpoint_and_exits_with_130(tiny_model_dir, prose_file, tmp_path):
     arguments = fit_arguments(tiny_model_dir, prose_file, tmp_path)
     assert fit_in_child(arguments, tmp_path / "output", 10, signal.SIGINT) == 130
