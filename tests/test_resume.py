@@ -84,7 +84,7 @@ def test_the_patience_of_a_fit_outlives_a_kill(tiny_model_dir, prose_file, tmp_p
     assert results[0] == results[1]
 
 
-@pytest.mark.parametrize("others", [{"model__max_atoms": 25}, {"model__threshold": 0.99, "run__patience": 5}])
+@pytest.mark.parametrize("others", [{"model__max_atoms": 12}, {"model__threshold": 0.99, "run__patience": 5}])
 def test_a_fit_that_was_killed_when_it_was_done_trains_no_further_step(tiny_model_dir, prose_file, tmp_path, others):
     arguments = fit_arguments(tiny_model_dir, prose_file, tmp_path, run__checkpoint_every=1, **others)
     assert fit_in_child([*arguments, "--run.directory", str(tmp_path / "whole")], tmp_path / "output") == 0
