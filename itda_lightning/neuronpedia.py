@@ -26,7 +26,6 @@ from itda_lightning.evaluation.logit_effects import Unembedding
 from itda_lightning.evaluation.neuronpedia import NO_LOGITS, Place, batch, explanation, feature, logit_tables
 from itda_lightning.evaluation.token_text import token_texts
 from itda_lightning.loading import load_dictionary
-from itda_lightning.sources import Prompt
 
 EXPLANATIONS = "explanations"
 LAYER = re.compile(r"\.(\d+)(?:\.|$)")
@@ -96,7 +95,7 @@ def neuronpedia(
                     made = feature(atom, direction, codes, texts, table, dataset, top=top, per_interval=per_interval)
                     features.append(made)
                     bar.update()
-                _write(directory, number, place, features, loaded.prompts)
+                _write(directory, number, place, features, loaded)
     sys.stdout.write(f"wrote {output}: {loaded.n_atoms} atoms of {place.source} for {place.model_id}\n")
 
 
@@ -110,13 +109,14 @@ def _batches(
         yield x[good], part.table[good]
 
 
-def _write(
-    directory: Path, number: int, place: Place, features: list[dict[str, Any]], prompts: tuple[Prompt, ...] | None
-) -> None:
+def _write(directory: Path, number: int, place: Place, features: list[dict[str, Any]], dictionary: Dictionary) -> None:
     (directory / f"batch-{number}.json").write_text(_json(batch(place, features)), encoding="utf-8")
+    prompts, cosines = dictionary.prompts, dictionary.cosines
     if prompts is not None:
         atoms = [content["feature_index"] for content in features]
-        lines = "".join(f"{_json(explanation(place, atom, prompts[atom]))}\n" for atom in atoms)
+        near = [None if cosines is None else float(cosines[atom]) for atom in atoms]
+        rows = (explanation(place, atom, prompts[atom], cosine) for atom, cosine in zip(atoms, near, strict=True))
+        lines = "".join(f"{_json(row)}\n" for row in rows)
         explanations = directory / EXPLANATIONS
         explanations.mkdir(exist_ok=True)
         (explanations / f"batch-{number}.jsonl").write_text(lines, encoding="utf-8")

@@ -1,6 +1,7 @@
 """The neuronpedia command: what it writes has Neuronpedia's schema and the numbers of the held-out activations."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,20 @@ def test_atoms_without_sources_are_written_without_explanations(tiny_run, tmp_pa
     check_batch(content)
     assert (content["layer"], content["sae_set"], len(content["features"])) == (9, "bare", 5)
     assert capsys.readouterr().out.endswith(f"5 atoms of 9-bare for {content['model_id']}\n")
+
+
+def test_refined_atoms_say_how_near_their_sources_are(tiny_run, tmp_path):
+    whole = load_dictionary(tiny_run)
+    grown = whole.atoms[:2]
+    near = torch.nn.functional.normalize(grown + 0.05 * torch.randn(grown.shape), dim=1)
+    sources = replace(whole.sources, table=whole.sources.table[:2], prompts=whole.prompts[:2])
+    Dictionary(near, whole.bias, sources, k=K, metadata=whole.metadata, grown=grown).save(tmp_path / "refined")
+    refined = load_dictionary(tmp_path / "refined")
+    neuronpedia(str(tmp_path / "refined"), str(tmp_path / "out"), device="cpu")
+    lines = (tmp_path / "out" / "explanations" / "batch-0.jsonl").read_text(encoding="utf-8").splitlines()
+    told = [float(json.loads(line)["description"].split()[2]) for line in lines]
+    assert told == pytest.approx(refined.cosines.tolist(), abs=1e-3)
+    assert all(value < 1 for value in told)
 
 
 def test_nothing_is_overwritten_and_a_failure_leaves_nothing(written, tiny_run, tmp_path, monkeypatch):

@@ -156,6 +156,7 @@ class LatentView:
         atoms: the atoms shown.
         sources: the prompt of each of them, or None where unknown.
         others: the other entries.
+        source_cosines: of each refined atom with the activation of its source; None for atoms that are not refined.
     """
 
     reference: str
@@ -164,6 +165,7 @@ class LatentView:
     atoms: tuple[LatentSummary, ...]
     sources: tuple[Prompt | None, ...]
     others: tuple[NearestLatents, ...]
+    source_cosines: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)

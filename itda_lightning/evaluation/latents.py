@@ -85,7 +85,7 @@ def latent_view(
     ]
     tokens = _tokens(written)
     summaries = [_summaries(meter, effect, tokens) for meter, effect in zip(meters, written, strict=True)]
-    prompts = dictionary.prompts
+    prompts, cosines = dictionary.prompts, dictionary.cosines
     return LatentView(
         reference=entries[shown].name,
         rows=tuple(tuple(rows.pieces(row)) for row in range(len(rows))),
@@ -98,6 +98,7 @@ def latent_view(
             )
             for entry, found, latents in zip(others, nearest, summaries[1:], strict=True)
         ),
+        source_cosines=None if cosines is None else tuple(cosines[atoms.to(cosines.device)].tolist()),
     )
 
 

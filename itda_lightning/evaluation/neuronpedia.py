@@ -18,6 +18,7 @@ of github.com/hijohnnylin/neuronpedia). Where an ITDA differs from the SAEs that
 - Position 0 and special tokens are not encoded; their value is 0.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -117,14 +118,19 @@ def feature(
     }
 
 
-def explanation(place: Place, atom: int, prompt: Prompt) -> dict[str, Any]:
-    """A row of explanations that names an atom by its source; ids and authors are for the importer to give."""
+def explanation(place: Place, atom: int, prompt: Prompt, cosine: float | None = None) -> dict[str, Any]:
+    """A row of explanations that names an atom by its source; ids and authors are for the importer to give.
+
+    ``cosine`` is that of a refined atom with the activation of its source, which the description then tells.
+    """
     before, after = prompt.before[-CONTEXT_CHARACTERS:], prompt.after[:CONTEXT_CHARACTERS]
+    # Cut off and not rounded: no atom looks nearer to its source than it is.
+    what = "" if cosine is None else f"refined, cosine {math.floor(1000 * cosine + 1e-6) / 1000:.3f} with "
     return {
         "modelId": place.model_id,
         "layer": place.source,
         "index": str(atom),
-        "description": f"the activation of [[{prompt.token}]] in: {before}[[{prompt.token}]]{after}",
+        "description": f"{what}the activation of [[{prompt.token}]] in: {before}[[{prompt.token}]]{after}",
         "typeName": None,
         "explanationModelName": None,
     }

@@ -62,7 +62,7 @@
     const data = JSON.parse(byId("data").textContent);
     // One line a latent, parsed when it is shown.
     const lines = byId("lines").textContent.split("\n");
-    const { atoms, densities, prompts, others } = data;
+    const { atoms, densities, prompts, refined, others } = data;
     const places = new Map(atoms.map((atom, place) => [atom, place]));
     const cosines = atoms.map((_, place) => others.map((other) => other.cosines[place]));
     const nearest = cosines.map((some) => (some.length ? Math.max(...some.map(Math.abs)) : null));
@@ -109,10 +109,14 @@
       const short = prompt && [ending(prompt[0], 60), prompt[1], prompt[2].slice(0, 40)];
       return make("tr", place === shown ? { "aria-current": "true" } : {},
         make("td", {}, make("a", { href: `#atom-${atoms[place]}`, class: "number" }, String(atoms[place]))),
-        make("td", {}, marked(short)),
+        make("td", {}, marked(short), ...nearness(place)),
         make("td", { class: "number" }, nearest[place] === null ? "" : cosine(nearest[place])),
         make("td", { class: "number" }, share(densities[place])));
     }
+
+    // How true the label of a refined atom is stands beside it.
+    const nearness = (place) => (refined === null ? []
+      : [" ", make("span", { class: "note", title: "cosine of the refined atom with its source’s activation" }, refined[place])]);
 
     const cosine = (value) => value.toFixed(2).replace("-", "−");
 
@@ -132,7 +136,8 @@
       list();
       byId("atom").value = String(atoms[place]);
       byId("atom").setCustomValidity("");
-      byId("shown-title").replaceChildren(`Atom ${whole(atoms[place])}: `, marked(prompts[place]));
+      byId("shown-title").replaceChildren(
+        `Atom ${whole(atoms[place])}: `, marked(prompts[place]), ...nearness(place));
       const columns = [[data.reference, place, null], ...others.map((o) => [o.name, o.nearest[place], o.cosines[place]])];
       const articles = columns.map(([name]) => make("article", { "aria-label": name }));
       byId("columns").replaceChildren(...articles);

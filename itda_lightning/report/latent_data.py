@@ -9,6 +9,7 @@ from typing import Any
 
 from itda_lightning.evaluation.comparison import LatentSummary, LatentView
 from itda_lightning.report.excerpt import excerpt, visible
+from itda_lightning.report.wording import show_cosine
 
 # Characters of an atom's prompt before and after its token.
 SOURCE_WINDOW = (160, 60)
@@ -34,6 +35,7 @@ def overview(view: LatentView) -> dict[str, Any]:
         "atoms": [summary.latent for summary in view.atoms],
         "densities": [_short(summary.density) for summary in view.atoms],
         "prompts": [None if source is None else excerpt(source, *SOURCE_WINDOW) for source in view.sources],
+        "refined": None if view.source_cosines is None else [show_cosine(cosine) for cosine in view.source_cosines],
         "others": others,
     }
 

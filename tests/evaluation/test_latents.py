@@ -117,6 +117,17 @@ def test_the_nearest_latent_has_the_largest_cosine_of_either_sign(view, itda, to
         assert [latent.latent for latent in other.latents] == sorted({index for index, _ in other.nearest})
 
 
+def test_refined_atoms_come_with_their_cosine_to_the_source(itda, data):
+    assert latent_view([itda], data, HOOK, None, max_atoms=5, effects=1).source_cosines is None
+    atoms = itda.dictionary.atoms
+    near = torch.nn.functional.normalize(atoms + 0.05 * torch.randn(atoms.shape), dim=1)
+    refined = Dictionary(near, itda.dictionary.bias, k=itda.dictionary.k, grown=atoms)
+    shown = latent_view([itda._replace(dictionary=refined)], data, HOOK, None, max_atoms=5, effects=1)
+    cosines = [float(near[summary.latent] @ atoms[summary.latent]) for summary in shown.atoms]
+    assert shown.source_cosines == pytest.approx(cosines, abs=1e-5)
+    assert max(cosines) < 1
+
+
 def test_nonnegative_codes_have_a_nearest_latent_on_the_same_side(itda, topk, data):
     one = Dictionary(itda.dictionary.atoms, itda.dictionary.bias, k=2, nonnegative=True)
     shown = latent_view([Entry("one", to_sae(one), one), topk], data, HOOK, None)

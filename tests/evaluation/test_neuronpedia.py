@@ -217,6 +217,9 @@ def test_an_explanation_names_the_source_of_an_atom():
     assert (row["modelId"], row["layer"], row["index"]) == ("gpt2-small", "8-itda", "7")
     assert row["description"] == f"the activation of [[ Senate]] in: {'x' * 76} the[[ Senate]] met{'y' * 76}"
 
+    refined = explanation(Place("m", 8, "itda"), 7, Prompt("", "a", ""), 0.92399)
+    assert refined["description"] == "refined, cosine 0.923 with the activation of [[a]] in: [[a]]"
+
 
 def test_nothing_to_measure_on_is_said():
     with pytest.raises(InputError, match="no held-out activations to measure atoms on"):

@@ -120,6 +120,7 @@ COMPARISON = Comparison(
         (SUMMARY, SUMMARY),
         (PROMPT, None),
         (NearestLatents("Lost", ((7, -0.75), (7, 0.5)), (SUMMARY,)),),
+        (0.9, 1.0),
     ),
 )
 

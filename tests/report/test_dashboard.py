@@ -161,6 +161,12 @@ def test_latents_are_embedded_as_they_are():
     assert shown["others"] == [{"name": "topk-4000k", "nearest": [2, 2], "cosines": [-0.512, 0.25]}]
     assert shown["tokens"] == [["x", "⏎"], ["y", "z"]]
     assert (shown["atoms"], shown["prompts"]) == ([7, 9], [prompt, None])
+    assert shown["refined"] is None
+    refined = dataclasses.replace(view, source_cosines=(0.9236, 1.0))
+    assert overview(refined)["refined"] == ["0.923", "1.000"], "cut off, not rounded"
+    told = "cosine with the\n    activation of its marked token"
+    assert told in render_dashboard(Comparison("t", {}, (), refined))
+    assert told not in render_dashboard(Comparison("t", {}, (), view))
     scripts = Page(render_dashboard(Comparison("t", {}, (), view))).scripts
     assert json.loads(scripts[0])["atoms"] == [7, 9]
     assert [json.loads(line)[0] for line in scripts[1].split("\n")] == [7, 9, 40]

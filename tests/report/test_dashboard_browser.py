@@ -134,6 +134,19 @@ def test_an_atom_is_shown_beside_its_nearest_latents(page, comparison):
         assert len(bars) == sum(count > 0 for count in latent.histogram)
 
 
+def test_the_cosine_of_a_refined_atom_stands_beside_its_label(browser, comparison, tmp_path):
+    view = comparison.latents
+    cosines = tuple(0.9 + place / 1001 for place in range(len(view.atoms)))
+    write_dashboard(
+        dataclasses.replace(comparison, latents=dataclasses.replace(view, source_cosines=cosines)),
+        tmp_path / "refined.html",
+    )
+    browser.get((tmp_path / "refined.html").as_uri() + "#atom-42")
+    assert text(browser, "#shown-title").endswith(" 0.941")
+    assert [row.split()[-1] for row in texts(browser, "#rows td:nth-child(2)")][1:3] == ["0.900", "0.901"]
+    assert browser.get_log("browser") == []
+
+
 def test_contexts_stay_inside_their_row(page, comparison):
     view = comparison.latents
     texts_of_rows = ["".join(row) for row in view.rows]
