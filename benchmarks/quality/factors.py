@@ -111,12 +111,23 @@ FACTORS: dict[str, Cell] = {
 }
 
 
-def build(cell: Cell, x: Float[Tensor, "m d"], seed: int) -> Built:
-    """The dictionary of a cell from activations; ``seed`` is that of random draws."""
+def build(
+    cell: Cell, x: Float[Tensor, "m d"], seed: int, thresholds: dict[tuple[GrowthRule, int], float] | None = None
+) -> Built:
+    """The dictionary of a cell from activations.
+
+    Args:
+        cell: what to build.
+        x: activations.
+        seed: of random draws.
+        thresholds: calibrated ones of cells before this one, from the same activations; those found here are added.
+    """
+    thresholds = {} if thresholds is None else thresholds
     generator = torch.Generator().manual_seed(seed)
     bias = centre_of(x, cell.center)
     scale = (x - bias).std(0) if cell.standardize else torch.ones(x.shape[1])
     x = (x - bias) / scale
+    sample = x[torch.randperm(len(x), generator=generator)[:SAMPLE]]
     x = x[order_of(x, cell.order, generator)]
     prepared = PreparedAtoms(torch.zeros(cell.n, x.shape[1]), 0)
     prepared.build_gram()
@@ -133,9 +144,11 @@ def build(cell: Cell, x: Float[Tensor, "m d"], seed: int) -> Built:
     elif cell.growth == "in proportion to error":
         draw_by_error(x, prepared, rule, generator)
     else:
-        sample = x[torch.randperm(len(x), generator=generator)[:SAMPLE]]
-        threshold, _ = calibrate_threshold(sample, rule, cell.n - prepared.n, len(x))
-        rule = rule._replace(threshold=threshold * cell.early)
+        # Rules of other centres and scales differ, since they hold the typical energy.
+        asked = rule, cell.n - prepared.n
+        if asked not in thresholds:
+            thresholds[asked], _ = calibrate_threshold(sample, *asked, len(x))
+        rule = rule._replace(threshold=thresholds[asked] * cell.early)
         policy = "sequential" if cell.growth == "pruned" else cell.growth
         seen = grow(x, prepared, rule, policy)
         if cell.growth == "pruned":

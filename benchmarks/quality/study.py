@@ -28,6 +28,7 @@ from itda_lightning import ActivationsDataModule
 from itda_lightning.activations.shuffled import TrainingRows
 from itda_lightning.atomic_files import write_text
 from itda_lightning.evaluation.losses import LossMeter
+from itda_lightning.growth import GrowthRule
 from itda_lightning.run_directory import versions_and_hardware
 from itda_lightning.sources import COLUMNS
 
@@ -123,7 +124,7 @@ def main(
     cells: list[str] | None = None,
     tokens: int = 32_768,
     heldout: int = 16_384,
-    loss_tokens: int = 4096,
+    loss_tokens: int = 2048,
     loss_draws: tuple[int, ...] = (0,),
     directory: Path = Path("runs/study"),
     cache_dir: str = "~/.cache/itda_lightning/activations",
@@ -145,6 +146,7 @@ def main(
         x, ids = data.held_out(layer)
         meter: LossMeter | None = None
         for draw in draws:
+            thresholds: dict[tuple[GrowthRule, int], float] = {}
             for name in cells or FACTORS:
                 cell = FACTORS[name]
                 place = directory / f"{_identity([layer, draw, asdict(cell), tokens, heldout, loss_tokens])}.json"
@@ -152,7 +154,7 @@ def main(
                     continue
                 training, counts = data.draw(layer, draw, cell.position_0)
                 start = time.perf_counter()
-                built = build(cell, training, draw)
+                built = build(cell, training, draw, thresholds)
                 figures = {"seconds": time.perf_counter() - start, "seen": built.seen}
                 rare = torch.cat([counts, counts.new_zeros(int(ids.max()) + 1)])[ids] <= RARE
                 figures |= measure(cell, built, x, rare)
