@@ -64,13 +64,15 @@ class Cell:
 
 
 class Built(NamedTuple):
-    """A dictionary: atoms in the space of ``(x - bias) / scale``, how it encodes, and what was read until it was full."""
+    """A dictionary: atoms in the space of ``(x - bias) / scale``, how it encodes, what was read until it was full, and the
+    calibrated threshold where there is one."""
 
     bias: Float[Tensor, " d"]
     scale: Float[Tensor, " d"]
     prepared: PreparedAtoms
     error_threshold: float | None
     seen: int
+    threshold: float | None
 
 
 BASE = Cell()
@@ -112,7 +114,11 @@ FACTORS: dict[str, Cell] = {
 
 
 def build(
-    cell: Cell, x: Float[Tensor, "m d"], seed: int, thresholds: dict[tuple[GrowthRule, int], float] | None = None
+    cell: Cell,
+    x: Float[Tensor, "m d"],
+    seed: int,
+    thresholds: dict[tuple[GrowthRule, int], float] | None = None,
+    threshold: float | None = None,
 ) -> Built:
     """The dictionary of a cell from activations.
 
@@ -121,6 +127,7 @@ def build(
         x: activations.
         seed: of random draws.
         thresholds: calibrated ones of cells before this one, from the same activations; those found here are added.
+        threshold: that of the same cell on other activations of the layer; calibrated where it is None.
     """
     thresholds = {} if thresholds is None else thresholds
     generator = torch.Generator().manual_seed(seed)
@@ -146,9 +153,12 @@ def build(
     else:
         # Rules of other centres and scales differ, since they hold the typical energy.
         asked = rule, cell.n - prepared.n
-        if asked not in thresholds:
+        if threshold is not None:
+            thresholds[asked] = threshold
+        elif asked not in thresholds:
             thresholds[asked], _ = calibrate_threshold(sample, *asked, len(x))
-        rule = rule._replace(threshold=thresholds[asked] * cell.early)
+        threshold = thresholds[asked]
+        rule = rule._replace(threshold=threshold * cell.early)
         policy = "sequential" if cell.growth == "pruned" else cell.growth
         seen = grow(x, prepared, rule, policy)
         if cell.growth == "pruned":
@@ -158,7 +168,7 @@ def build(
         atoms = refined(normalize(x, dim=1), prepared.atoms.clone(), cell, seed)
         prepared = PreparedAtoms(atoms, len(atoms))
         prepared.build_gram()
-    return Built(bias, scale, prepared, error_for(cell, x, prepared) if cell.by_error else None, seen)
+    return Built(bias, scale, prepared, error_for(cell, x, prepared) if cell.by_error else None, seen, threshold)
 
 
 def encode(cell: Cell, built: Built, x: Float[Tensor, "m d"]) -> tuple[SparseCode, Float[Tensor, "m d"]]:
