@@ -2,7 +2,7 @@
 
     python benchmarks/quality/study.py [--layers [14]] [--draws [0]] [--cells [base]]
 
-Every cell (factors.py) is built from ``tokens`` tokens of one draw, with a threshold that is calibrated on the layer's first draw,
+Every cell (factors.py) is built from ``tokens`` tokens of a draw, with a threshold that is calibrated on the layer's first draw,
 and measured on the same held-out tokens, of documents that nothing else reads. A finished cell is a file in ``directory``, so
 the study may be stopped, started again and run by several processes on different layers or draws. At the end of each run
 results/study.json and study.md are written from what is there.
