@@ -63,6 +63,7 @@ OF_THIS_PACKAGE = {
         "sources",
         "wandb_logging",
         "evaluation.comparison",
+        "evaluation.difference",
         "evaluation.results",
     },
 }

@@ -8,18 +8,20 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.comparison import Comparison, Row
+from itda_lightning.evaluation.difference import Difference
 from itda_lightning.evaluation.results import RunResults
 
-Results = TypeVar("Results", RunResults, Row, Comparison)
+Results = TypeVar("Results", RunResults, Row, Comparison, Difference)
 FORMATS: dict[type, str] = {
     RunResults: "itda_lightning.results",
     Row: "itda_lightning.row",
     Comparison: "itda_lightning.comparison",
+    Difference: "itda_lightning.difference",
 }
 FORMAT_VERSION = 1
 
 
-def to_json(results: RunResults | Row | Comparison) -> str:
+def to_json(results: RunResults | Row | Comparison | Difference) -> str:
     """The results as JSON text. Numbers that are not finite, which JSON lacks, become null."""
     content = {
         "format": FORMATS[type(results)],
