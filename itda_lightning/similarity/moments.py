@@ -6,7 +6,7 @@ tokens costs no digits, as it would if products were summed first and the mean's
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -110,31 +110,42 @@ class Moments:
         Raises:
             InputError: its representations or pairs differ.
         """
-        if not other.n:
-            return
-        widths, theirs = ([len(mean) for mean in moments._means] for moments in (self, other))
-        if self._wanted != other._wanted or (widths and widths != theirs):
-            raise InputError(
-                f"moments of widths {theirs} and pairs {other._wanted} cannot be added to those of widths {widths} "
-                f"and pairs {self._wanted}: merge those of the same representations"
-            )
-        if not self.n:
-            self.__dict__.update(copy.deepcopy(other).__dict__)
-            return
-        moved = copy.deepcopy(other)
-        share = other.n / (self.n + other.n)
-        means = [mean + (new - mean) * share for mean, new in zip(self._means, other._means, strict=True)]
-        for part in (self, moved):
-            part._shift([old - new for old, new in zip(part._means, means, strict=True)])
-        for sums, new_sums in (
-            (self._products, moved._products),
-            (self._thirds, moved._thirds),
-            (self._norms, moved._norms),
-        ):
-            for key, value in new_sums.items():
-                sums[key] += value
-        self.n += other.n
-        self._means = means
+        self.__dict__.update(Moments.combined([self, other], [1, 1]).__dict__)
+
+    @classmethod
+    def combined(cls, parts: Sequence["Moments"], times: Sequence[int]) -> "Moments":
+        """All tokens of some accumulators of the same representations, each so many times; they stay as they are.
+
+        Raises:
+            InputError: their representations or pairs differ.
+        """
+        result = cls()
+        result._wanted = parts[0]._wanted
+        used = [(part, count) for part, count in zip(parts, times, strict=True) if part.n and count]
+        for part in parts:
+            widths, theirs = ([len(mean) for mean in one._means] for one in (used[0][0] if used else part, part))
+            if part._wanted != result._wanted or (part.n and theirs != widths):
+                raise InputError(
+                    f"moments of widths {theirs} and pairs {part._wanted} cannot be added to those of widths {widths} "
+                    f"and pairs {result._wanted}: merge those of the same representations"
+                )
+        if not used:
+            return result
+        result.n = sum(count * part.n for part, count in used)
+        result._means = [
+            torch.stack(
+                [mean * (count * part.n / result.n) for mean, (part, count) in zip(means, used, strict=True)]
+            ).sum(0)
+            for means in zip(*(part._means for part, _ in used), strict=True)
+        ]
+        for part, count in used:
+            moved = copy.deepcopy(part)
+            moved._shift([old - new for old, new in zip(part._means, result._means, strict=True)])
+            for name in ("_products", "_thirds", "_norms"):
+                sums = getattr(result, name)
+                for key, value in getattr(moved, name).items():
+                    sums[key] = sums[key].add_(value, alpha=count) if key in sums else value * count
+        return result
 
     def pair(self, first: int = 0, second: int = 1) -> CrossMoments:
         """What two of the representations have in common, called x and y from here on.

@@ -75,7 +75,7 @@ class MutualNeighbours:
         self.n = 0
         self._k = k
         self._places = torch.full((len(queries_x),), -1) if places is None else places.cpu()
-        self._sides = [_Nearest(queries, k) for queries in (queries_x, queries_y)]
+        self._sides = [Neighbours(queries, k, self._places) for queries in (queries_x, queries_y)]
 
     def add(self, x: Float[Tensor, "batch d1"], y: Float[Tensor, "m d2"]) -> None:
         """Add reference tokens.
@@ -86,10 +86,9 @@ class MutualNeighbours:
         check_aligned((x, y), [side.queries.shape[1] for side in self._sides])
         for name, value in (("x", x), ("y", y)):
             check_directions(value, name)
-        for block in blocks(x, y):
-            for side, reference in zip(self._sides, block, strict=True):
-                side.add(directions(reference), self.n, self._places)
-            self.n += len(block[0])
+        for side, reference in zip(self._sides, (x, y), strict=True):
+            side.add(reference)
+        self.n += len(x)
 
     def check_candidates(self, n: int) -> None:
         """Raises InputError where k is out of range for n reference tokens."""
@@ -107,37 +106,57 @@ class MutualNeighbours:
             InputError: k neighbours or fewer to choose from.
         """
         self.check_candidates(self.n)
-        # No index comes twice on a side, so equal ones after sorting are common to both.
-        both = torch.cat([side.tokens for side in self._sides], dim=1).sort(dim=1).values
-        return (both[:, 1:] == both[:, :-1]).double().sum(1) / self._k
+        return shared_neighbours(*self._sides)
 
     def value(self) -> float:
         """The mean of ``shares``."""
         return float(self.shares().mean())
 
 
-class _Nearest:
-    """The k reference tokens that are nearest to each query so far, nearest first, the earlier first among equals."""
+class Neighbours:
+    """The k reference tokens that are nearest to each query so far, nearest first, the earlier first among equals.
 
-    def __init__(self, queries: Float[Tensor, "q d"], k: int) -> None:
-        self.queries = queries
+    Of one representation; several are compared by ``shared_neighbours`` without searching again for each pair. Reference
+    tokens arrive in batches and must have directions, as ``MutualNeighbours`` checks.
+
+    Attributes:
+        n: reference tokens so far.
+        tokens: (q, k) int64 their indices in the stream; -1 where there were fewer.
+    """
+
+    def __init__(self, queries: Float[Tensor, "q d"], k: int, places: Int[Tensor, " q"]) -> None:
+        """``places``: where in the stream of reference tokens each query itself will come, -1 for nowhere."""
+        self.queries, self.n = queries, 0
+        self._places = places
         # Below any cosine.
-        self.steps = torch.full((len(queries), k), -STEPS - 1, dtype=torch.int64, device=queries.device)
+        self._steps = torch.full((len(queries), k), -STEPS - 1, dtype=torch.int64, device=queries.device)
         self.tokens = torch.full((len(queries), k), -1, dtype=torch.int64, device=queries.device)
 
-    def add(self, reference: Float[Tensor, "block d"], first: int, places: Int[Tensor, " q"]) -> None:
-        """``first``: the index of the block's first token."""
+    def add(self, reference: Float[Tensor, "batch d"]) -> None:
+        """Add reference tokens."""
+        for (block,) in blocks(reference):
+            self._add(directions(block))
+            self.n += len(block)
+
+    def _add(self, reference: Float[Tensor, "block d"]) -> None:
         count, k = len(reference), self.tokens.shape[1]
-        found = torch.arange(first, first + count, device=self.tokens.device)
+        found = torch.arange(self.n, self.n + count, device=self.tokens.device)
         order = torch.arange(k + count, device=self.tokens.device)
         for start in range(0, len(self.queries), QUERIES_AT_A_TIME):
             rows = slice(start, start + QUERIES_AT_A_TIME)
             steps = ((directions(self.queries[rows]) @ reference.T) * STEPS).round_().long()
-            own = places[rows] - first
+            own = self._places[rows] - self.n
             here = ((own >= 0) & (own < count)).nonzero().squeeze(1)
             steps[here.to(steps.device), own[here].to(steps.device)] = -STEPS - 1
-            steps = torch.cat([self.steps[rows], steps], dim=1)
+            steps = torch.cat([self._steps[rows], steps], dim=1)
             # What was found before stands first, so a lower place is an earlier token.
             best = (steps * PLACES - order).topk(k, dim=1).indices
             tokens = torch.cat([self.tokens[rows], found.expand(len(steps), count)], dim=1)
-            self.steps[rows], self.tokens[rows] = steps.gather(1, best), tokens.gather(1, best)
+            self._steps[rows], self.tokens[rows] = steps.gather(1, best), tokens.gather(1, best)
+
+
+def shared_neighbours(x: Neighbours, y: Neighbours) -> Float[Tensor, " q"]:
+    """(q,) float64 of each query, the share of its k neighbours that both representations of the same tokens have."""
+    # No index comes twice on a side, so equal ones after sorting are common to both.
+    both = torch.cat([x.tokens, y.tokens], dim=1).sort(dim=1).values
+    return (both[:, 1:] == both[:, :-1]).double().sum(1) / x.tokens.shape[1]

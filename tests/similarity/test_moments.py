@@ -73,6 +73,18 @@ def test_a_group_merged_twice_counts_twice() -> None:
     assert_same(twice.pair(), of_all_at_once(x.repeat(2, 1), y.repeat(2, 1)))
 
 
+def test_parts_are_combined_each_so_many_times() -> None:
+    x, y = related(3, 60, 3, 4)
+    x[20:40] -= 30.0
+    parts = [add_in(Moments(), [20], x[rows], y[rows]) for rows in (slice(0, 20), slice(20, 40), slice(40, 60))]
+    combined = Moments.combined([*parts, Moments()], [2, 0, 1, 5])
+    drawn = torch.tensor([*range(20), *range(20), *range(40, 60)])
+    assert combined.n == 60
+    assert_same(combined.pair(), of_all_at_once(x[drawn], y[drawn]))
+    assert_same(parts[0].pair(), of_all_at_once(x[:20], y[:20]))
+    assert Moments.combined(parts, [0, 0, 0]).n == 0
+
+
 def test_many_representations_at_once_are_each_pair() -> None:
     many = [draw(seed, 50, 2 + seed) for seed in range(4)]
     moments = add_in(Moments(), [20, 30], *many)

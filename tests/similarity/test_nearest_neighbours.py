@@ -9,6 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from itda_lightning import InputError
 from itda_lightning.similarity import MutualNeighbours, mutual_neighbours
+from itda_lightning.similarity.nearest_neighbours import Neighbours, shared_neighbours
 from tests.similarity.representations import draw, related
 
 
@@ -66,6 +67,17 @@ def test_of_equally_near_tokens_the_earlier_is_nearer_in_any_batches() -> None:
             running.add(*batch)
         assert running.value() == 1.0
         assert running._sides[0].tokens[119].tolist() == [9, 19, 29, 39, 49, 59]
+
+
+def test_neighbours_of_one_side_are_found_once_for_all_pairs() -> None:
+    x, y = related(7, 80, 4, 6)
+    queries = torch.arange(0, 80, 3)
+    sides = [Neighbours(side[queries], 5, queries) for side in (x, y, -x)]
+    for side, whole in zip(sides, (x, y, -x), strict=True):
+        for batch in whole.split(33):
+            side.add(batch)
+    assert float(shared_neighbours(sides[0], sides[1]).mean()) == mutual_neighbours(x, y, 5, queries)
+    assert float(shared_neighbours(sides[0], sides[2]).mean()) == 1.0
 
 
 def test_norms_do_not_matter_however_small_or_large() -> None:
