@@ -2,7 +2,7 @@
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ NAME = PACKAGE.name
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # From the bottom up: a module may import those of its own line's unit and of the lines above it. A unit is a folder or a
-# file at the top of the package.
+# file at the top of the package, or a folder in such a folder that has a line of its own.
 LAYERS = [
     "errors",
     "atomic_files",
@@ -35,11 +35,13 @@ LAYERS = [
     "module",
     "refinement",
     "callbacks",
+    "fit_in_memory",
     "wandb_logging",
     "saelens",
     "run_directory",
     "loading",
     "similarity",
+    "similarity.models",
     "evaluation",
     "report",
 ]
@@ -65,6 +67,7 @@ OF_THIS_PACKAGE = {
         "evaluation.comparison",
         "evaluation.difference",
         "evaluation.results",
+        "similarity.models.results",
     },
 }
 OF_OTHERS = {
@@ -88,7 +91,13 @@ LONGER = {"pursuit/kernels.py": 640}
 
 
 def unit_of(path: Path, package: Path = PACKAGE) -> str:
-    return path.relative_to(package).parts[0].removesuffix(".py")
+    return unit_named(path.relative_to(package).with_suffix("").parts)
+
+
+def unit_named(parts: Sequence[str]) -> str:
+    """The unit of a module by the parts of its name; a folder's ``__main__`` is a command, not of the folder's layer."""
+    inner = ".".join(parts[:2])
+    return inner if inner in LAYERS or parts[1:2] == ("__main__",) else parts[0]
 
 
 def module_of(path: Path, package: Path = PACKAGE) -> str:
@@ -125,7 +134,7 @@ def is_command(path: Path) -> bool:
     return any(isinstance(node, ast.If) and "__name__" in ast.unparse(node.test) for node in parse(path).body)
 
 
-COMMANDS = {unit_of(path) for path in FILES if path.parent == PACKAGE and is_command(path)}
+COMMANDS = {unit_of(path) for path in FILES if (path.parent == PACKAGE or path.stem == "__main__") and is_command(path)}
 
 
 def wrong_imports(path: Path, package: Path = PACKAGE, commands: set[str] = COMMANDS) -> list[str]:
@@ -144,7 +153,7 @@ def wrong_imports(path: Path, package: Path = PACKAGE, commands: set[str] = COMM
         top, _, rest = imported.partition(".")
         where = f"{path.relative_to(package.parent)}:{line} imports {imported}"
         if top == NAME:
-            target = rest.partition(".")[0]
+            target = unit_named(tuple(rest.split(".")))
             if not target:
                 problems.append(f"{where}: import from the module that defines it, not from the whole package")
             elif target in commands and target != unit:
@@ -183,7 +192,7 @@ def test_every_layer_exists_and_is_no_command():
 
 
 def test_there_are_commands_to_guard():
-    assert {"fit", "evaluate", "export", "decompose", "page"} <= COMMANDS
+    assert {"fit", "evaluate", "export", "decompose", "page", "similarity.__main__"} <= COMMANDS
 
 
 @pytest.mark.parametrize(
@@ -203,6 +212,11 @@ def test_there_are_commands_to_guard():
         ("report/x.py", "from itda_lightning.evaluation import usage", "report may import only"),
         ("report/x.py", "import torch.nn", "report may not import any of"),
         ("evaluation/x.py", "from itda_lightning.fit import main", "commands are imported by nothing"),
+        (
+            "similarity/x.py",
+            "from itda_lightning.similarity.models import sides",
+            "similarity.models, which lies above|",
+        ),
         ("other.py", "import torch", "neither a layer nor a command"),
     ],
 )

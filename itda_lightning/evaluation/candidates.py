@@ -8,18 +8,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import lightning as L
 import torch
 from sae_lens import SAE
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.atomic_files import new_directory, write_json
-from itda_lightning.callbacks import StopWhenDone
 from itda_lightning.dictionary import Dictionary
 from itda_lightning.evaluation.comparison import Cost, Kind
 from itda_lightning.evaluation.comparison_settings import EntrySettings, FitSettings, RandomSettings
 from itda_lightning.evaluation.entries import Entry, load_entry
 from itda_lightning.facts import settings
+from itda_lightning.fit_in_memory import fit_in_memory
 from itda_lightning.refinement import refine
 from itda_lightning.saelens.anatomy import is_of_dictionary, n_parameters
 from itda_lightning.saelens.controls import pca_sae, random_dictionary
@@ -28,7 +27,6 @@ from itda_lightning.saelens.training import train_sae
 
 ARTIFACT, RECORD = "entry", "cost.json"
 KINDS: dict[str, Kind] = {"fit": "itda", "train": "sae", "random": "random", "pca": "pca"}
-PATIENCE = 100
 
 
 class Candidate(NamedTuple):
@@ -141,17 +139,7 @@ def _data_of_fit(wanted: FitSettings, data: ActivationsDataModule) -> Activation
 
 def _fit(wanted: FitSettings, data: ActivationsDataModule) -> Dictionary:
     module = wanted.module()
-    trainer = L.Trainer(
-        max_epochs=1,
-        accelerator="cuda" if torch.cuda.is_available() else "cpu",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        callbacks=[StopWhenDone(PATIENCE)],
-    )
-    trainer.fit(module, datamodule=data)
+    fit_in_memory(module, data)
     if wanted.refine is not None:
         refine(module, data, wanted.refine)
     return module.finished_dictionary()

@@ -10,18 +10,20 @@ from itda_lightning.errors import InputError
 from itda_lightning.evaluation.comparison import Comparison, Row
 from itda_lightning.evaluation.difference import Difference
 from itda_lightning.evaluation.results import RunResults
+from itda_lightning.similarity.models.results import ModelSimilarity
 
-Results = TypeVar("Results", RunResults, Row, Comparison, Difference)
+Results = TypeVar("Results", RunResults, Row, Comparison, Difference, ModelSimilarity)
 FORMATS: dict[type, str] = {
     RunResults: "itda_lightning.results",
     Row: "itda_lightning.row",
     Comparison: "itda_lightning.comparison",
+    ModelSimilarity: "itda_lightning.similarity",
     Difference: "itda_lightning.difference",
 }
 FORMAT_VERSION = 1
 
 
-def to_json(results: RunResults | Row | Comparison | Difference) -> str:
+def to_json(results: RunResults | Row | Comparison | Difference | ModelSimilarity) -> str:
     """The results as JSON text. Numbers that are not finite, which JSON lacks, become null."""
     content = {
         "format": FORMATS[type(results)],

@@ -1,0 +1,36 @@
+"""The data of one of several models: its own rows, or the text of another model's rows in its own tokens."""
+
+from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.activations.split import Split
+from itda_lightning.activations.translation import translate
+
+LONGEST = 2**31
+
+
+class SameText(ActivationsDataModule):
+    """An ``ActivationsDataModule`` that can be told to read what another one reads.
+
+    The arguments are those of ``ActivationsDataModule``.
+    """
+
+    def read_the_text_of(self, other: "SameText", split: Split) -> None:
+        """Read in this split the text of the other's rows, row by row, cut into tokens by this model's own tokenizer.
+
+        With the same tokenizer these are the same rows. To be called before the split is read.
+
+        Raises:
+            InputError: as ``translate``.
+        """
+        # Of a tokenizer that does not know it, `transformers` says 10^30.
+        longest = min(getattr(self.tokenizer, "model_max_length", LONGEST), LONGEST)
+        self._rows[split] = translate(
+            other._cached_rows(split),
+            other.tokenizer,
+            self.tokenizer,
+            prepend_bos=other.hparams["prepend_bos"],
+            longest=longest,
+        )
+
+    def release_model(self) -> None:
+        """Free the memory of the language model, which is loaded again should it be needed."""
+        self._language_model = None
