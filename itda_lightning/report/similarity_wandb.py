@@ -41,8 +41,8 @@ def _content(results: ModelSimilarity) -> dict[str, Any]:
             for i in range(len(names))
             for j in range(len(names))
         ]
-        columns = ["row", "column", "similarity", "standard error"]
-        content[f"similarity/{measured.measure}"] = wandb.Table(columns=columns, data=rows)
+        table = wandb.Table(columns=["row", "column", "similarity", "standard error"], data=rows)
+        content[f"similarity/{measured.measure}"] = table
     content["similarity/layer_matching"] = wandb.Table(
         columns=["measure", "accuracy", "standard error", "accuracy with self-pairs", "seconds"],
         data=[
@@ -50,21 +50,16 @@ def _content(results: ModelSimilarity) -> dict[str, Any]:
             for one in results.measured
         ],
     )
-    overlaps = [
-        *(["models", f"{pair.first}, {pair.second}", pair.overlap] for pair in results.whole_models),
-        *(
-            ["another order", f"{entry.model} {entry.hook_name or 'all together'}", overlap]
-            for entry in results.reordered
-            for overlap in entry.overlaps
-        ),
+    overlaps = [("models", f"{pair.first}, {pair.second}", pair.overlap) for pair in results.whole_models]
+    overlaps += [
+        ("another order", f"{entry.model} {entry.hook_name or 'all together'}", overlap)
+        for entry in results.reordered
+        for overlap in entry.overlaps
     ]
     if overlaps:
         content["similarity/sources"] = wandb.Table(
             columns=["what", "of", "jaccard", "by chance", "over chance", "standard error"],
-            data=[
-                [what, of, overlap.jaccard, overlap.expected, overlap.excess, _known(overlap.error)]
-                for what, of, overlap in overlaps
-            ],
+            data=[[what, of, one.jaccard, one.expected, one.excess, _known(one.error)] for what, of, one in overlaps],
         )
     # The page has the heat maps.
     content["similarity/page"] = wandb.Html(render_similarity(results), inject=False)

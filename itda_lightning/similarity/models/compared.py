@@ -104,11 +104,10 @@ def _of_model(wanted: ModelSettings, data: Mapping[str, Any]) -> ComparedModel:
 
 def _of_run(wanted: ModelSettings, data: Mapping[str, Any]) -> ComparedModel:
     path = Path(str(wanted.run)).expanduser()
-    known = sorted(entry.name for entry in (path / DICTIONARIES).glob("*")) or [None]
-    dictionaries = [load_dictionary(path, hook) for hook in wanted.hook_names or known]
-    names = [str(dictionary.metadata.get("hook_name")) for dictionary in dictionaries]
-    names = wanted.hook_names or sorted(names, key=_layers_first)
-    settings = dictionaries[0].metadata.get("data")
+    wanted_hooks: list[str | None] = [*wanted.hook_names]
+    loaded = [load_dictionary(path, hook) for hook in wanted_hooks or _hook_names_in(path)]
+    dictionaries = {str(dictionary.metadata.get("hook_name")): dictionary for dictionary in loaded}
+    settings = loaded[0].metadata.get("data")
     if not settings:
         raise InputError(
             f"{wanted.name}: {path} does not say which model and documents it was fitted on: give a run of itda_lightning.fit"
@@ -116,10 +115,14 @@ def _of_run(wanted: ModelSettings, data: Mapping[str, Any]) -> ComparedModel:
     changes = {name: data[name] for name in TAKEN_OVER if name in data}
     if settings.get("cache_dir") is None:
         changes["cache_dir"] = data.get("cache_dir")
-    by_name = {str(one.metadata.get("hook_name")): one for one in dictionaries}
-    return ComparedModel(
-        wanted.name, names, SameText(**{**settings, **changes}), {name: by_name[name] for name in names}, is_run=True
-    )
+    names = wanted.hook_names or sorted(dictionaries, key=_layers_first)
+    data_of_run = SameText(**{**settings, **changes})
+    return ComparedModel(wanted.name, names, data_of_run, {name: dictionaries[name] for name in names}, is_run=True)
+
+
+def _hook_names_in(path: Path) -> list[str | None]:
+    """Those of a run directory; None for the only one of anything else that holds a dictionary."""
+    return [entry.name for entry in (path / DICTIONARIES).glob("*")] or [None]
 
 
 def _layers_first(hook_name: str) -> list[tuple[int, str]]:

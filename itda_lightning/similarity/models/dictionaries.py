@@ -158,7 +158,7 @@ def _reordered(
 
 
 def _union(model: ComparedModel, sets: Mapping[Fit, SourceSet], order: int = 0) -> SourceSet:
-    return SourceSet.plain(torch.cat([sets[Fit(model.name, hook, order)].index for hook in model.hook_names]))
+    return SourceSet.plain(torch.cat([sets[Fit(model.name, hook, order)].members for hook in model.hook_names]))
 
 
 def _cropped(dictionary: Dictionary, atoms: Int[Tensor, " n"]) -> Dictionary:

@@ -45,16 +45,16 @@ class Universe:
 
     def overlap(self, first: "SourceSet", second: "SourceSet") -> tuple[Tensor, Tensor]:
         """(groups,) float64 each: what two sets have in common and what either has, of each group of documents."""
-        common, in_first, in_second = _common(first.index, second.index)
+        common, in_first, in_second = _common(first.members, second.members)
         documents = self.spans[:, 0]
         shared = self.groups.sums(documents[common], torch.minimum(first.use[in_first], second.use[in_second]))
-        all_of = [self.groups.sums(documents[one.index], one.use) for one in (first, second)]
+        all_of = [self.groups.sums(documents[one.members], one.use) for one in (first, second)]
         return shared, all_of[0] + all_of[1] - shared
 
     def compared(self, first: "SourceSet", second: "SourceSet") -> Overlap:
         """The Jaccard index of two sets beside chance."""
         value, resampled = self.groups.ratios(*self.overlap(first, second))
-        expected = expected_jaccard(len(first.index), len(second.index), len(self))
+        expected = expected_jaccard(len(first.members), len(second.members), len(self))
         return Overlap(float(value), expected, float(standard_error(resampled)))
 
 
@@ -62,11 +62,11 @@ class SourceSet(NamedTuple):
     """Distinct sources with a weight each.
 
     Attributes:
-        index: (n,) int64 indices into the universe, sorted.
+        members: (n,) int64 indices into the universe, sorted.
         use: (n,) float64 weights; all 1 where only being there counts.
     """
 
-    index: Int[Tensor, " n"]
+    members: Int[Tensor, " n"]
     use: Float[Tensor, " n"]
 
     @classmethod

@@ -1,7 +1,5 @@
 """Which tokens of two tokenisations are the same position: straight from the definition, and of real tokenizers."""
 
-import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -20,6 +18,7 @@ from itda_lightning.similarity.models.alignment import (
     source_spans,
     unit_of_alignment,
 )
+from tests.similarity.models.retokenised import cut_merges
 from tests.similarity.models.rows import cut, make_rows
 
 lengths = st.lists(st.integers(1, 4), min_size=1, max_size=12)
@@ -108,16 +107,6 @@ def test_different_datasets_are_refused() -> None:
     check_same_documents({"A": "x", "B": "x"})
     with pytest.raises(InputError, match=r"different datasets \(A: x, B: y\), which have no tokens in common"):
         check_same_documents({"A": "x", "B": "y"})
-
-
-def cut_merges(model: Path, target: Path, kept: float) -> Path:
-    """A copy of a directory with a tokenizer of only the first share of its merges: the same bytes in shorter tokens."""
-    shutil.copytree(model, target)
-    content = json.loads((target / "tokenizer.json").read_text(encoding="utf-8"))
-    merges = content["model"]["merges"]
-    content["model"]["merges"] = merges[: int(kept * len(merges))]
-    (target / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
-    return target
 
 
 def test_real_prose_in_two_tokenisations(tiny_model_dir: Path, prose: list[str], tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_by_characters_only_the_ends_count() -> None:
 
 def test_a_source_that_comes_twice_has_the_sum_of_its_uses() -> None:
     made = SourceSet.weighted(torch.tensor([4, 2, 4]), torch.tensor([1.0, 2.0, 5.0]))
-    assert made.index.tolist() == [2, 4]
+    assert made.members.tolist() == [2, 4]
     assert made.use.tolist() == [0.25, 0.75]
     assert SourceSet.weighted(torch.tensor([1]), torch.zeros(1)).use.tolist() == [0.0]
 

@@ -1,0 +1,130 @@
+"""The page and the tables of a comparison of models: every value is there, in words, in numbers and in colour."""
+
+import io
+import json
+import math
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from itda_lightning.evaluation.results_json import from_json, to_json
+from itda_lightning.report.heat_map import CIVIDIS, Shades, colour, heat_map, sites_of_models
+from itda_lightning.report.similarity_page import render_similarity, write_similarity
+from itda_lightning.report.similarity_table import print_similarity
+from itda_lightning.report.similarity_wandb import log_similarity
+from itda_lightning.report.similarity_words import MEASURES, noise_floor
+from itda_lightning.similarity.models.results import ModelSimilarity
+from itda_lightning.similarity.models.settings import MEASURES as ALL_MEASURES
+from tests.report.similarities import similarity_of
+
+
+def test_every_measure_has_words() -> None:
+    assert set(MEASURES) == set(ALL_MEASURES)
+
+
+def test_a_page_shows_all_pairs_of_models_and_needs_nothing_else(tmp_path) -> None:
+    results = similarity_of({"base": 4, "tuned": 4, "small": 2})
+    write_similarity(results, tmp_path / "similarity.html")
+    page = (tmp_path / "similarity.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert not re.search(r"(src|href)=\"(?!#)", page)
+    assert "default-src 'none'" in page
+    # Each with each and itself; both ways round where a measure is not symmetric.
+    assert page.count("<figure") == 8 * 6 + 2 * 9
+    titles = re.findall(
+        r"<title>base blocks.1.hook_resid_post and tuned blocks.2.hook_resid_post: ([^<]*)</title>", page
+    )
+    assert len(titles) == len(results.measured)
+    assert titles[0] == f"{results.measured[0].values[1][6]:.3f} ± 0.012"
+    assert page.count("Noise floor: fits of the same layer") == 2
+    assert "first 1,000 atoms, the size of the smallest, out of 16,000 tokens" in page
+    assert "0.750 ± 0.050" in page
+    assert "base, tuned</th>" in page
+
+
+def test_the_layer_that_a_row_is_matched_with_is_framed() -> None:
+    results = similarity_of({"a": 4, "b": 4}, ("cka",))
+    rows, columns = sites_of_models(results.sites)
+    assert (rows, columns) == (range(4), range(4, 8))
+    shades = Shades.of(results.measured[0].values)
+    other = heat_map(results.measured[0], results.sites, rows, columns, shades)
+    assert [cell.best for cell in other.cells] == [i == j for i in range(4) for j in range(4)]
+    own = heat_map(results.measured[0], results.sites, rows, rows, shades)
+    assert [i for i, cell in enumerate(own.cells) if cell.best and i % 5 == 0] == [], "not a layer with itself"
+    assert sum(cell.best for cell in own.cells) == 4
+    assert own.cells[0].text == "1.0"
+    assert own.cells[1].text == f"{results.measured[0].values[0][1]:.2f}"[1:]
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_colours_are_lighter_the_larger_the_value(a: float, b: float) -> None:
+    def lightness(share: float) -> float:
+        channels = [int(colour(share)[start : start + 2], 16) for start in (1, 3, 5)]
+        return sum(weight * channel for weight, channel in zip((0.2126, 0.7152, 0.0722), channels, strict=True))
+
+    low, high = sorted((a, b))
+    assert lightness(low) <= lightness(high) + 1.0  # rounding of channels
+    assert (colour(0.0), colour(1.0)) == (CIVIDIS[0], CIVIDIS[-1])
+
+
+def test_the_scale_covers_what_is_not_a_site_with_itself() -> None:
+    shades = Shades.of(((1.0, 0.2, math.nan), (0.3, 1.0, 0.25), (0.2, 0.21, 1.0)))
+    assert (shades.low, shades.high) == (0.2, 0.3)
+    assert [shades.share(value) for value in (0.1, 0.2, 0.3, 1.0, math.nan)] == [0.0, 0.0, 1.0, 1.0, 0.0]
+    assert Shades.of(((1.0,),)).share(1.0) == 1.0
+    assert len(shades.steps()) == len(CIVIDIS)
+
+
+def test_one_model_without_dictionaries_has_no_matching_and_no_floor() -> None:
+    results = similarity_of({"only": 3}, with_sources=False)
+    page = render_similarity(results)
+    assert noise_floor(results) == ""
+    assert "Noise floor" not in page
+    assert "so nothing is matched" in page
+    assert "Whole models" not in page
+    assert page.count("<figure") == 8
+
+
+def test_what_is_from_data_is_escaped() -> None:
+    results = similarity_of({"<b>a</b>": 2, "b": 2}, ("cka",))
+    page = render_similarity(replace(results, facts={"<i>": "<script>alert(1)</script>"}))
+    assert "<b>a" not in page
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_the_terminal_says_how_layers_match_and_what_order_changes() -> None:
+    output = io.StringIO()
+    print_similarity(similarity_of({"base": 3, "[red]": 3}), Console(file=output, width=160))
+    text = output.getvalue()
+    assert "Linear CKA" in text
+    assert "0.750 ± 0.050" in text
+    assert "base and [red], all layers together: Jaccard index 0.410 ± 0.020, by chance 0.09, over chance 0.320" in text
+    assert "in another order have an excess over chance of 0.0947 to 0.0947" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("with_sources", [True, False])
+def test_results_survive_json(with_sources: bool) -> None:
+    results = similarity_of({"base": 2, "small": 1}, with_sources=with_sources)
+    text = to_json(results)
+    assert to_json(from_json(text, ModelSimilarity)) == text
+    assert "NaN" not in text
+
+
+def test_weights_and_biases_gets_the_values_and_the_page(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    results = similarity_of({"base": 2, "tuned": 2}, ("jaccard", "cka"))
+    log_similarity(results, "project-of-the-test", tmp_path / "similarity")
+    files = tmp_path.glob("similarity/wandb/offline-run-*/files/media/table/similarity/*.table.json")
+    tables = {file.name.partition("_table_")[0].partition("_0_")[0]: json.loads(file.read_text()) for file in files}
+    assert set(tables) == {"jaccard", "cka", "layer_matching", "sources"}
+    assert len(tables["cka"]["data"]) == 16
+    row = dict(zip(tables["layer_matching"]["columns"], tables["layer_matching"]["data"][0], strict=True))
+    assert (row["measure"], row["accuracy"], row["standard error"]) == ("jaccard", 0.75, 0.05)
+    assert len(tables["sources"]["data"]) == 1 + 2 * 3
+    assert list(tmp_path.glob("similarity/wandb/offline-run-*/files/media/html/similarity/page*.html"))
