@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 from safetensors import SafetensorError
 
 from itda_lightning.errors import InputError
@@ -60,6 +61,14 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def remove_parts(directory: Path) -> None:
+    """Remove what ``write_file`` has left in a directory in processes that were killed."""
+    for part in directory.glob(".*.part"):
+        number = part.name.split(".")[-2]
+        if number.isdigit() and not psutil.pid_exists(int(number)):
+            part.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Mapping[str, Any] | list[Any]) -> None:

@@ -7,11 +7,14 @@ column is missing instead of reading nonsense. ``cache.json`` says what the acti
 
 Files are written one shard at a time under their final names and ``state.json`` comes last, so a harvest that was
 killed goes on after its last whole shard and a directory without ``state.json`` is never taken for a cache.
+``checksums.xxh128`` has a line for every finished file (``xxhsum -c`` reads it, too).
 """
 
 import json
 import logging
+import os
 import shutil
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,13 +31,14 @@ from tqdm.auto import tqdm
 from itda_lightning.activations.harvest import RowActivations, harvest
 from itda_lightning.activations.language_model import LanguageModel
 from itda_lightning.activations.rows import Rows
-from itda_lightning.atomic_files import explained, write_file, write_json
+from itda_lightning.atomic_files import explained, remove_parts, write_file, write_json, write_text
 from itda_lightning.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 SHARD_ROWS = 64
+CHECKSUMS = "checksums.xxh128"
 BITS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -65,6 +69,7 @@ class ActivationCache:
         key = xxhash.xxh3_64_hexdigest(json.dumps(self.settings, sort_keys=True).encode())
         self.path = root.expanduser() / f"activations-{key}"
         self._open: Dataset | None = None
+        self._checked: set[int] = set()
 
     @property
     def n_shards(self) -> int:
@@ -83,29 +88,45 @@ class ActivationCache:
 
     def size_bytes(self, widths: dict[str, int]) -> int:
         """The size of the finished cache, near enough to plan with."""
-        positions = self.rows.context_size - self.rows.first_position
-        return len(self.rows) * positions * (4 + sum(widths.values()) * BITS[self.dtype].itemsize)
+        return cache_bytes(self.rows, sum(widths.values()), self.dtype)
+
+    def batches(self, model_batch_size: int) -> list[tuple[int, int]]:
+        """The (start, stop) rows that the language model reads at a time: no batch lies in two files."""
+        return [
+            (row, min(row + model_batch_size, start + SHARD_ROWS, len(self.rows)))
+            for start in range(0, len(self.rows), SHARD_ROWS)
+            for row in range(start, min(start + SHARD_ROWS, len(self.rows)), model_batch_size)
+        ]
 
     def fill(self, language_model: LanguageModel, model_batch_size: int) -> int:
-        """Harvest what is missing, with a progress bar; returns the number of tokens that the model read.
+        """Harvest what is missing by running the language model; as ``fill_from``."""
+        return self.fill_from(language_model.widths, partial(harvest, language_model, self.rows, model_batch_size))
+
+    def fill_from(self, widths: dict[str, int], read: Callable[[int, int], Iterable[RowActivations]]) -> int:
+        """Write what is missing, with a progress bar; returns the number of tokens of it.
+
+        Args:
+            widths: d_in of every hook point.
+            read: gives the activations of the rows start..stop, in the batches in which the language model read them.
 
         Raises:
-            InputError: no space (said before the model runs) or no permission; activations that do not fit the storage
+            InputError: no space (said before anything is read) or no permission; activations that do not fit the storage
                 dtype.
         """
-        features = self._features(language_model.widths)
-        missing = [shard for shard in range(self.n_shards) if not self._shard_path(shard).exists()]
-        if self.n_shards - len(missing):
-            logger.info(
-                "going on with the cache %s: %d of %d files are there",
-                self.path,
-                self.n_shards - len(missing),
-                self.n_shards,
-            )
+        features = self._features(widths)
+        checksums = self._checksums()
+        there = [shard for shard in range(self.n_shards) if self._shard_path(shard).exists()]
+        there = [shard for shard in there if self._shard_path(shard).name in checksums]
+        missing = [shard for shard in range(self.n_shards) if shard not in there]
+        if there:
+            logger.info("going on with the cache %s: %d of %d files are there", self.path, len(there), self.n_shards)
         with explained(self.path, "writing"):
             self.path.mkdir(parents=True, exist_ok=True)
+            remove_parts(self.path)
             free = shutil.disk_usage(self.path).free
-        needed = self.size_bytes(language_model.widths) * len(missing) // max(self.n_shards, 1)
+        if checksums:
+            self._write_checksums(checksums, there)
+        needed = self.size_bytes(widths) * len(missing) // max(self.n_shards, 1)
         if needed > free:
             raise InputError(
                 f"the activation cache needs {needed / 1e9:.2f} GB but {self.path} has {free / 1e9:.2f} GB free: lower "
@@ -117,10 +138,12 @@ class ActivationCache:
         with tqdm(total=total, unit=" tokens", unit_scale=True, desc="Harvest") as bar:
             for shard, (start, stop) in spans.items():
                 parts = []
-                for part in harvest(language_model, self.rows, model_batch_size, start, stop):
+                for part in read(start, stop):
                     parts.append(part)
                     bar.update(next(iter(part.activations.values())).shape[0] * tokens)
                 write_file(self._shard_path(shard), partial(self._write_shard, parts=parts, features=features))
+                checksums[self._shard_path(shard).name] = self._sign(shard)
+        self._write_checksums(checksums, list(range(self.n_shards)))
         self._finish(features)
         return total
 
@@ -133,7 +156,44 @@ class ActivationCache:
         table = self._dataset()[start_row:stop_row]
         if not np.array_equal(table["token_ids"], self._tokens(start_row, stop_row)):
             raise InputError(f"the activation cache {self.path} holds other tokens: remove it and run again")
+        self._check(start_row, stop_row)
         return RowActivations(start_row, {hook: self._decode(table[self._column(hook)]) for hook in self.hook_names})
+
+    def _check(self, start_row: int, stop_row: int) -> None:
+        """Compare the checksum of every file that is read as a whole, once; for a few rows no file is read through."""
+        checksums = self._checksums() if start_row % SHARD_ROWS == 0 else {}
+        for shard in range(start_row // SHARD_ROWS, -(-stop_row // SHARD_ROWS)):
+            path, whole = self._shard_path(shard), stop_row >= min((shard + 1) * SHARD_ROWS, len(self.rows))
+            if path.name not in checksums or not whole or shard in self._checked:
+                continue
+            if _checksum(path) != checksums[path.name]:
+                raise InputError(
+                    f"{path} is damaged (its checksum is not that in {CHECKSUMS}): remove it and state.json beside it and "
+                    "run again; only its rows are harvested again"
+                )
+            self._checked.add(shard)
+
+    def _checksums(self) -> dict[str, str]:
+        """The checksum of every finished file by its name."""
+        try:
+            lines = (self.path / CHECKSUMS).read_text(encoding="utf-8").splitlines()
+        except OSError:
+            return {}
+        parts = [line.split("  ") for line in lines]
+        return {part[1]: part[0] for part in parts if len(part) == 2 and part[1].endswith(".arrow")}
+
+    def _write_checksums(self, checksums: dict[str, str], shards: list[int]) -> None:
+        names = [self._shard_path(shard).name for shard in shards]
+        write_text(self.path / CHECKSUMS, "".join(f"{checksums[name]}  {name}\n" for name in names))
+
+    def _sign(self, shard: int) -> str:
+        """Add the line of a finished file; a kill leaves half a line at most, which is not taken for one."""
+        path, checksum = self._shard_path(shard), _checksum(self._shard_path(shard))
+        with explained(self.path / CHECKSUMS, "writing"), (self.path / CHECKSUMS).open("a", encoding="utf-8") as lines:
+            lines.write(f"{checksum}  {path.name}\n")
+            lines.flush()
+            os.fsync(lines.fileno())
+        return checksum
 
     def _dataset(self) -> Dataset:
         if self._open is None:
@@ -205,3 +265,16 @@ class ActivationCache:
             "_split": None,
         }
         write_json(self.path / "state.json", state)
+
+
+def cache_bytes(rows: Rows, width: int, dtype: str) -> int:
+    """The size of a cache of these rows, near enough to plan with; ``width`` is d_in of all hook points together."""
+    return len(rows) * (rows.context_size - rows.first_position) * (4 + width * BITS[dtype].itemsize)
+
+
+def _checksum(path: Path) -> str:
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as stream:
+        while chunk := stream.read(2**24):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -136,13 +136,14 @@ class ActivationsDataModule(L.LightningDataModule):
         """The language model, loaded on first use."""
         if self._language_model is None:
             loaded = LanguageModel(self.model_name, self.hook_names)
-            size, longest = self.hparams["context_size"], loaded.longest_context
-            if longest is not None and size > longest:
-                raise InputError(
-                    f"data.context_size is {size} but {self.model_name.name} reads at most {longest} tokens"
-                )
+            self.check_context(loaded.longest_context)
             self._language_model = loaded
         return self._language_model
+
+    def check_context(self, longest: int | None) -> None:
+        """Raises InputError where rows are longer than what the language model reads; None if it does not say."""
+        if longest is not None and (size := self.hparams["context_size"]) > longest:
+            raise InputError(f"data.context_size is {size} but {self.model_name.name} reads at most {longest} tokens")
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import xxhash
 from huggingface_hub import hf_hub_download
 from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
 from sae_lens.load_model import HookedProxyLM, load_model
@@ -17,6 +16,7 @@ from sae_lens.util import extract_stop_at_layer_from_tlens_hook_name
 from transformer_lens.loading_from_pretrained import get_official_model_name
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from itda_lightning.activations.fingerprint import directory_fingerprint
 from itda_lightning.bundled import resolve
 from itda_lightning.errors import InputError
 
@@ -101,14 +101,7 @@ class LanguageModelName:
         """
         path = Path(resolve(self.name)).expanduser()
         if path.is_dir():
-            digest = xxhash.xxh3_128()
-            for file in sorted(path.glob("*")):
-                if file.suffix in {".safetensors", ".bin", ".json"}:
-                    digest.update(file.name.encode())
-                    with file.open("rb") as stream:
-                        while chunk := stream.read(2**24):
-                            digest.update(chunk)
-            return digest.hexdigest()
+            return directory_fingerprint(path)
         hub_name = self.path_or_hub_name()
         try:
             config = hf_hub_download(hub_name, "config.json", revision=self.revision)

@@ -100,7 +100,7 @@ def test_files_hold_token_ids_settings_and_sources(make_data: MakeData, tmp_path
     assert settings == cache.settings
     assert settings["model"]["loader"] == "bridge"
     files = sorted(path.name for path in cache.path.iterdir())
-    assert files[1:4] == [f"data-0000{i}-of-00003.arrow" for i in range(3)]
+    assert files[1:5] == ["checksums.xxh128", *(f"data-0000{i}-of-00003.arrow" for i in range(3))]
 
 
 def test_the_size_is_about_the_size_on_disk(make_data: MakeData, tmp_path: Path) -> None:

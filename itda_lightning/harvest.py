@@ -1,0 +1,101 @@
+"""Command: activations into the cache that fits read (``python -m itda_lightning.harvest --help``)."""
+
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import SUPPRESS, ArgumentParser
+
+from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.activations.harvest_plan import Limits, directory_bytes
+from itda_lightning.activations.in_memory import InMemoryBackend
+from itda_lightning.activations.streamed import StreamedBackend
+from itda_lightning.command_line import run_command
+from itda_lightning.errors import InputError
+
+# What a fit's config has besides its data, so that the same file serves both commands.
+OF_A_FIT = ("model", "run", "trainer", "refine", "seed_everything", "ckpt_path")
+
+
+@dataclass(frozen=True)
+class HarvestSettings:
+    """How activations are harvested.
+
+    Args:
+        backend: in_memory (the whole model is loaded, as by a fit) or streamed (the model stays on disk and is read layer
+            by layer, once, whatever the number of tokens).
+        memory: bytes of CPU memory that the process may take; null for half of the machine's or container's.
+        gpu_memory: bytes of GPU memory that may be taken where data.device is one; null for half of the GPU's.
+        spill_dir: where the streamed backend keeps hidden states meanwhile; null for data.cache_dir.
+    """
+
+    backend: Literal["in_memory", "streamed"] = "in_memory"
+    memory: int | None = None
+    gpu_memory: int | None = None
+    spill_dir: str | None = None
+
+
+def harvest(settings: HarvestSettings, data: ActivationsDataModule) -> int:
+    """Plan, check, harvest what is not cached yet; returns the number of tokens.
+
+    The plan goes to stdout before anything large is read.
+
+    Raises:
+        InputError: no cache directory; a model, hook point or architecture that the backend cannot give; too little
+            memory or disk.
+    """
+    if data.hparams["cache_dir"] is None:
+        raise InputError("a harvest is kept on disk: set data.cache_dir")
+    limits = Limits(settings.memory, settings.gpu_memory)
+    cache = Path(data.hparams["cache_dir"]).expanduser()
+    spill = Path(settings.spill_dir).expanduser() if settings.spill_dir is not None else cache
+    backend: InMemoryBackend | StreamedBackend
+    backend = StreamedBackend(data, limits, spill) if settings.backend == "streamed" else InMemoryBackend(data)
+    plan, name = backend.plan(), data.model_name
+    device, dtype = name.torch_device(), name.torch_dtype()
+    for line in plan.lines(limits, device, dtype, backend.weights, spill):
+        sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+    plan.check_memory(limits, device)
+    # What lies there may be of this very harvest, which only the files of the whole model tell.
+    plan.check_disk(cache, spill, reusable=directory_bytes(cache))
+    return backend.fill()
+
+
+def parse(args: list[str] | None = None) -> tuple[HarvestSettings, ActivationsDataModule]:
+    """What the command line and the config ask for; nothing is loaded yet.
+
+    Raises:
+        InputError: a value out of range. What does not parse ends the process with exit code 2.
+    """
+    parser = ArgumentParser(
+        prog="python -m itda_lightning.harvest",
+        description="Write the activations that a fit with the same data section reads.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config", action="config", help="A fit's config, or a file with its data section and what follows."
+    )
+    parser.add_class_arguments(ActivationsDataModule, "data")
+    parser.add_class_arguments(HarvestSettings)
+    for section in OF_A_FIT:
+        parser.add_argument(f"--{section}", type=Any, default=None, help=SUPPRESS)
+    config = parser.instantiate_classes(parser.parse_args(args))
+    return HarvestSettings(**{name: config[name] for name in HarvestSettings.__dataclass_fields__}), config.data
+
+
+def main(args: list[str] | None = None) -> None:
+    """Parse, harvest, say where the activations are."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("itda_lightning").setLevel(logging.INFO)
+    settings, data = parse(args)
+    tokens = harvest(settings, data)
+    cache = data.cache("train")
+    assert cache is not None
+    sys.stdout.write(f"{tokens:,} tokens harvested; cache: {cache.path}\n")
+
+
+if __name__ == "__main__":
+    run_command(main)
