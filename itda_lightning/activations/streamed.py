@@ -34,7 +34,7 @@ from itda_lightning.activations.rows import Rows
 from itda_lightning.activations.slabs import Slab, SlabFiles, cut
 from itda_lightning.activations.split import Split
 from itda_lightning.activations.streamed_decoder import StreamedDecoder
-from itda_lightning.atomic_files import explained, write_json
+from itda_lightning.atomic_files import explained, remove_parts, write_json
 from itda_lightning.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -181,6 +181,7 @@ class _Run:
         self.all_in_memory = sum(slab.stop - slab.start for slab in self.slabs) <= slab_rows
         self.in_memory: dict[Slab, Tensor] = {}
         model = xxhash.xxh3_64_hexdigest(next(iter(caches.values())).settings["model"]["fingerprint"].encode())
+        remove_parts(backend.root)
         self.decoder.files.check_by(backend.root / f"weights-{model}.json")
 
     def fill(self) -> int:

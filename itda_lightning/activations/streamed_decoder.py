@@ -120,8 +120,9 @@ class StreamedDecoder:
         try:
             yield
         finally:
-            for module in [self._decoder, *self._decoder.modules()]:
-                if not any(module is part for layer in self.layers for part in layer.modules()):
+            within_layers = set(self.layers.modules())
+            for module in self._decoder.modules():
+                if module not in within_layers:
                     _release(module)
 
     @contextmanager
