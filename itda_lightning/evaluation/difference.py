@@ -17,6 +17,8 @@ class AtomDifference:
         unexplained: the share of the other model's activation at the source that the other's dictionary leaves.
         unexplained_own: the share of this model's activation at the source that the other's dictionary leaves; None where
             the two models have different widths.
+        distance: 1 - cosine of the two models' activations at the source, each about its mean over all sources read; needs no
+            dictionary. None where the two models have different widths.
     """
 
     atom: int
@@ -25,6 +27,7 @@ class AtomDifference:
     common: bool
     unexplained: float
     unexplained_own: float | None
+    distance: float | None
 
     @property
     def excess(self) -> float:

@@ -76,6 +76,12 @@ def unexplained_shares(dictionary: Dictionary, x: Float[Tensor, "m d"]) -> Float
     return torch.where(shares > ROUNDING, shares, 0.0).cpu()
 
 
+def cosine_distances(x: Float[Tensor, "m d"], y: Float[Tensor, "m d"]) -> Float[Tensor, " m"]:
+    """(m,) float64: 1 - cosine of the rows of x and y, each about the mean of its rows."""
+    x, y = x.double(), y.double()
+    return 1 - torch.nn.functional.cosine_similarity(x - x.mean(0), y - y.mean(0))
+
+
 def read_sources(reader: Side, owners: Sequence[Side]) -> list[SourceActivations]:
     """The activations of one side's model at the sources of each of the owners' dictionaries. Raises as ``diff``."""
     language_model = LanguageModel(reader.data.model_name, [reader.hook_name])
@@ -92,15 +98,17 @@ def direction(owner: Side, reader: Side, own: SourceActivations, theirs: SourceA
     own_x = own.x[owner.hook_name][torch.searchsorted(own.index, index)]
     unexplained = unexplained_shares(reader.dictionary, x).tolist()
     unexplained_own: list[float | None] = [None] * len(index)
+    distances: list[float | None] = [None] * len(index)
     if own_x.shape[1] == reader.dictionary.d_in:
         unexplained_own = [*unexplained_shares(reader.dictionary, own_x).tolist()]
+        distances = [*cosine_distances(own_x, x).tolist()]
     sources, prompts = owner.sources, dict(zip(own.index.tolist(), own.prompts, strict=True))
     common = sources.intersection(reader.sources)
     atoms = []
-    for atom, left, own_left in zip(index.tolist(), unexplained, unexplained_own, strict=True):
+    for atom, left, own_left, distance in zip(index.tolist(), unexplained, unexplained_own, distances, strict=True):
         source = Source(*sources.table[atom].tolist())
         key = (source.document, source.start, source.end)
-        atoms.append(AtomDifference(atom, source, prompts[atom], key in common, left, own_left))
+        atoms.append(AtomDifference(atom, source, prompts[atom], key in common, left, own_left, distance))
     return Direction(
         owner.name,
         reader.name,

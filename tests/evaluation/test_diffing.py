@@ -9,7 +9,7 @@ import torch
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.dictionary import Dictionary
 from itda_lightning.errors import InputError
-from itda_lightning.evaluation.diffing import Side, diff, unexplained_shares
+from itda_lightning.evaluation.diffing import Side, cosine_distances, diff, unexplained_shares
 from itda_lightning.loading import load_dictionary
 from itda_lightning.sources import Sources
 from tests.oracle import matching_pursuit
@@ -66,6 +66,8 @@ def test_every_atom_is_read_by_the_other_model_and_its_dictionary(base, other) -
         sources = [owner.dictionary.sources[atom.atom] for atom in found.atoms]
         assert [atom.source for atom in found.atoms] == sources
         assert [atom.prompt for atom in found.atoms] == [owner.dictionary.prompts[atom.atom] for atom in found.atoms]
+        pair = (torch.stack([by_model[name][tuple(source)] for source in sources]) for name in ("base", "other"))
+        assert [atom.distance for atom in found.atoms] == pytest.approx(cosine_distances(*pair).tolist(), abs=1e-5)
         keys = reader.dictionary.sources.keys()
         assert [atom.common for atom in found.atoms] == [(s.document, s.start, s.end) in keys for s in sources]
         for name, shares in (
@@ -75,6 +77,13 @@ def test_every_atom_is_read_by_the_other_model_and_its_dictionary(base, other) -
             x = torch.stack([by_model[name][tuple(source)] for source in sources])
             expected = unexplained_shares(reader.dictionary, x)
             torch.testing.assert_close(torch.tensor(shares, dtype=torch.float64), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_distances_are_of_angle_about_the_means() -> None:
+    x = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]) + 7
+    turned = torch.tensor([[0.0, 2.0], [0.0, -2.0]]) - 3
+    for y, distance in ((3 * x + 1, 0.0), (turned, 1.0), (-x, 2.0)):
+        assert cosine_distances(x, y).tolist() == pytest.approx([distance] * 2, abs=1e-12)
 
 
 def test_a_model_differs_in_nothing_from_itself_whatever_its_dictionaries(base) -> None:
@@ -108,7 +117,7 @@ def test_hook_points_of_other_widths_are_ranked_by_what_the_other_leaves(
     wide = side("wide", fit_tiny(tmp_path / "run", tiny_model_dir, prose_file, hook), hook)
     assert wide.dictionary.d_in != base.dictionary.d_in
     for found in diff(base, wide):
-        assert {atom.unexplained_own for atom in found.atoms} == {None}
+        assert {(atom.unexplained_own, atom.distance) for atom in found.atoms} == {(None, None)}
         shares = [atom.unexplained for atom in found.atoms]
         assert shares == sorted(shares, reverse=True)
 

@@ -23,7 +23,7 @@ def atom_difference(rank: int, one_width: bool = True) -> AtomDifference:
     source = Source(rank % 3, 2 * rank, 7, 1234, 100, 104)
     own = 0.9 - 0.0625 * rank if one_width else None
     left = 0.05 if one_width else 0.5 - 0.03 * rank
-    return AtomDifference(100 - rank, source, HOSTILE[rank % len(HOSTILE)], rank % 2 == 0, left, own)
+    return AtomDifference(100 - rank, source, HOSTILE[rank % len(HOSTILE)], rank % 2 == 0, left, own, own)
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_the_page_needs_nothing_but_itself(difference) -> None:
 def test_of_a_long_ranking_the_middle_is_left_out_and_counted(difference) -> None:
     page = Page(render_difference(difference, 3))
     text = " ".join(" ".join(page.texts).split())
-    ranks = [attributes["data-sort"] for tag, attributes in page.tags if tag == "td"][::8]
+    ranks = [attributes["data-sort"] for tag, attributes in page.tags if tag == "td"][::9]
     assert ranks == ["1", "2", "3", "10", "11", "12"] * 2
     assert "6 atoms from the middle of the ranking are left out here." in text
     assert "12 of 15 atoms of base were read by other, 6 of them with a source that is an atom of both" in text
@@ -90,7 +90,7 @@ def test_headings_sort_by_their_column_and_back(browser, difference, tmp_path) -
             if button.text.startswith(words):
                 button.click()
         return [
-            row.find_elements(By.TAG_NAME, "td")[5].text for row in section.find_elements(By.CSS_SELECTOR, "tbody tr")
+            row.find_elements(By.TAG_NAME, "td")[6].text for row in section.find_elements(By.CSS_SELECTOR, "tbody tr")
         ]
 
     by_rank = [str(100 - rank) for rank in range(N)]
