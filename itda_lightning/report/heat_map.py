@@ -11,8 +11,8 @@ from itda_lightning.similarity.models.results import MeasuredSites, Site
 CIVIDIS = ("#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838")
 # Lightness, 0 to 1, above which a dark number is read more easily.
 LIGHT = 0.42
-LARGEST_CELL, SMALLEST_CELL, WIDTH = 40, 18, 420
-FRAME = 460  # so that small maps are not drawn larger
+LARGEST_CELL, SMALLEST_CELL, WIDTH = 40.0, 18.0, 420.0
+FRAME = 460.0  # so that small maps are not drawn larger
 LETTER = 6.2  # the width of a letter of a label
 GAP = 6
 

@@ -212,7 +212,7 @@ def test_runs_are_compared_with_what_is_fitted(tiny_run, tiny_run_of_two, tiny_m
         ),
         ({"A": {"hook_names": HOOKS}}, {"cache_dir": None}, "activations are read more than once: set data.cache_dir"),
         ({"A": {"hook_names": [*HOOKS[:1], "blocks.9.hook_resid_post"]}}, {}, "has no hook point 'blocks.9.hook_resid"),
-        ({"A": {"hook_names": HOOKS}}, {"validation_tokens": 160}, "too few for relative, which needs 200 with these"),
+        ({"A": {"hook_names": HOOKS}}, {}, "too few for relative, which needs 20,000 with these"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_runs(
@@ -220,7 +220,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs(
 ) -> None:
     monkeypatch.setattr(SameText, "prepare_data", lambda self: pytest.fail("it harvests"))
     settings = settings_of(
-        tmp_path, {name: {"model": str(tiny_model_dir), **one} for name, one in models.items()}, anchors=200
+        tmp_path, {name: {"model": str(tiny_model_dir), **one} for name, one in models.items()}, anchors=20_000
     )
     with pytest.raises(InputError, match=told):
         compare_models(settings, data_of(prose_file, tmp_path / "cache", **changes), FIT)
