@@ -55,12 +55,12 @@ def harvest(settings: HarvestSettings, data: ActivationsDataModule) -> int:
     backend = StreamedBackend(data, limits, spill) if settings.backend == "streamed" else InMemoryBackend(data)
     plan, name = backend.plan(), data.model_name
     device, dtype = name.torch_device(), name.torch_dtype()
-    for line in plan.lines(limits, device, dtype, backend.weights, spill):
-        sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
     plan.check_memory(limits, device)
     # What lies there may be of this very harvest, which only the files of the whole model tell.
     plan.check_disk(cache, spill, reusable=directory_bytes(cache))
+    for line in plan.lines(limits, device, dtype, backend.weights, spill):
+        sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
     return backend.fill()
 
 

@@ -45,7 +45,7 @@ class HarvestPlan:
     Attributes:
         tokens: that the language model reads.
         read: of weights.
-        cache, spill: written to the cache, and held on disk meanwhile, less what is there already.
+        cache, spill: written to the cache, and held on disk meanwhile.
         cpu, gpu: peak of memory; ``gpu`` is 0 without one.
         flops: floating-point operations, at most.
         spill_traffic: bytes of hidden states that are written and read again in all.
@@ -70,7 +70,7 @@ class HarvestPlan:
         for name, needed, allowed in parts:
             if needed > allowed:
                 raise InputError(
-                    f"the harvest needs {gigabytes(needed)} of {name} but may take {gigabytes(allowed)}: set "
+                    f"the harvest needs {in_units(needed)} of {name} but may take {in_units(allowed)}: set "
                     f"backend=streamed, raise {name}, or lower data.model_batch_size"
                 )
 
@@ -83,8 +83,8 @@ class HarvestPlan:
             free = shutil.disk_usage(_existing(path)).free + reusable
             if wanted > free:
                 raise InputError(
-                    f"the harvest needs {gigabytes(self.cache)} of disk for the cache and {gigabytes(self.spill)} for hidden "
-                    f"states but {path}, for {what}, has {gigabytes(free)}: lower data.training_tokens, set "
+                    f"the harvest needs {in_units(self.cache)} of disk for the cache and {in_units(self.spill)} for hidden "
+                    f"states but {path}, for {what}, has {in_units(free)}: lower data.training_tokens, set "
                     "data.cache_dtype=bfloat16, or give another data.cache_dir or spill_dir"
                 )
 
@@ -101,21 +101,25 @@ class HarvestPlan:
         # Weights are read while the layer before computes; hidden states and the cache are written in between.
         seconds = max(self.flops / products, self.read / read)
         seconds += self.spill_traffic / min(write, read) + self.cache / write
-        gpu = f"; GPU: {gigabytes(self.gpu)} of {gigabytes(limits.of(device))}" if device.type == "cuda" else ""
+        gpu = f"; GPU: {in_units(self.gpu)} of {in_units(limits.of(device))}" if device.type == "cuda" else ""
         return [
             f"tokens: {self.tokens:,}",
-            f"to read: {gigabytes(self.read)} of weights, at {gigabytes(read)}/s",
-            f"disk: {gigabytes(self.cache)} for the cache, {gigabytes(self.spill)} for hidden states meanwhile, at "
-            f"{gigabytes(write)}/s",
-            f"peak memory: {gigabytes(self.cpu)} of {gigabytes(limits.of(CPU))}{gpu}",
+            f"to read: {in_units(self.read)} of weights, at {in_units(read)}/s",
+            f"disk: {in_units(self.cache)} for the cache, {in_units(self.spill)} for hidden states meanwhile, at "
+            f"{in_units(write)}/s",
+            f"peak memory: {in_units(self.cpu)} of {in_units(limits.of(CPU))}{gpu}",
             f"compute: at most {self.flops / 1e12:.3g} TFLOP, at {products / 1e12:.3g} TFLOP/s on {device}",
             f"time: about {_duration(seconds)}",
         ]
 
 
-def gigabytes(size: float) -> str:
-    """A number of bytes, or of bytes a second, in words."""
-    return f"{size / 1e9:.3g} GB"
+def in_units(size: int | float) -> str:
+    """A number of bytes with a decimal unit."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.4g} TB"
 
 
 def directory_bytes(directory: Path) -> int:

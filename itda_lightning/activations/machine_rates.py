@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from itda_lightning.atomic_files import explained
+
 MEASURED_BYTES, PIECE = 2**27, 2**24
 MEASURED_ROWS, MEASURED_SECONDS = 512, 0.2
 
@@ -24,9 +26,9 @@ def disk_read_rate(file: Path) -> float:
 
 
 def disk_write_rate(directory: Path) -> float:
-    """Bytes a second to a new file in the directory, forced out."""
+    """Bytes a second to a new file in the directory, forced out. Raises InputError where it cannot be written to."""
     piece = bytes(PIECE)
-    with tempfile.TemporaryFile(dir=directory) as stream:
+    with explained(directory, "measuring the disk of"), tempfile.TemporaryFile(dir=directory) as stream:
         start = time.perf_counter()
         for _ in range(MEASURED_BYTES // PIECE):
             stream.write(piece)

@@ -28,7 +28,7 @@ from itda_lightning.activations.harvest_plan import (
     Limits,
     batch_bytes,
     directory_bytes,
-    gigabytes,
+    in_units,
 )
 from itda_lightning.activations.rows import Rows
 from itda_lightning.activations.slabs import Slab, SlabFiles, cut
@@ -107,8 +107,8 @@ class StreamedBackend:
         allowed, least = self.limits.of(CPU), self.memory_for(self.batch_rows)
         if allowed < least:
             raise InputError(
-                f"the harvest needs {gigabytes(least)} of memory (this process {gigabytes(PROCESS_BYTES)}, two layers of "
-                f"weights {gigabytes(self._weights_on_cpu)}, the rest for a batch) but may take {gigabytes(allowed)}: raise "
+                f"the harvest needs {in_units(least)} of memory (this process {in_units(PROCESS_BYTES)}, two layers of "
+                f"weights {in_units(self._weights_on_cpu)}, the rest for a batch) but may take {in_units(allowed)}: raise "
                 "memory, or lower data.model_batch_size"
             )
         batches = 1 + (allowed - least) // (self.batch_rows * self._row_bytes)
