@@ -48,7 +48,7 @@ def test_it_writes_results_and_a_page_and_says_where(config, tmp_path, capsys) -
     ("arguments", "told"),
     [
         (["--measures", "[cka, kernel]"], "measures must be some of"),
-        (["--models", "[{name: A}]"], "'A' must have exactly one of run and model"),
+        (["--models", "[{name: A, run: x}]"], "'A' must have exactly one of run and model"),
         (["--orders", "-1"], "orders must be at least 0"),
         (["--fit.k", "0"], "model.k must be at least 1, got 0"),
         (["--data.holdout_fraction", "2"], "data.holdout_fraction must lie between 0 and 1"),
