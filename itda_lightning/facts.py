@@ -119,9 +119,7 @@ def finished(grown: Dictionary, dataset: str, rows: Rows | None, metadata: dict[
         grown.atoms.cpu(),
         grown.bias.cpu(),
         Sources(table.clone(), dataset, prompts),
-        k=grown.k,
-        pursuit=grown.pursuit,
-        nonnegative=grown.nonnegative,
+        **grown.encoding,
         metadata=metadata,
         grown=None if grown.cosines is None else grown.grown_atoms.cpu(),
     )

@@ -60,9 +60,7 @@ def transfer(dictionary: Dictionary, data: ActivationsDataModule, target: Activa
         atoms,
         bias,
         Sources(read.table, sources.dataset, read.prompts),
-        k=dictionary.k,
-        pursuit=dictionary.pursuit,
-        nonnegative=dictionary.nonnegative,
+        **dictionary.encoding,
         metadata=_metadata(dictionary, target, hook, read),
     )
 
@@ -98,9 +96,7 @@ def cropped(candidate: Candidate, n_atoms: int) -> Candidate:
         whole.atoms[:n_atoms],
         whole.bias,
         None if sources is None else Sources(sources.table[:n_atoms], sources.dataset),
-        k=whole.k,
-        pursuit=whole.pursuit,
-        nonnegative=whole.nonnegative,
+        **whole.encoding,
         metadata=whole.metadata,
     )
     return candidate._replace(entry=Entry(candidate.entry.name, to_sae(first), first))

@@ -165,7 +165,5 @@ def _cropped(dictionary: Dictionary, atoms: Int[Tensor, " n"]) -> Dictionary:
     return Dictionary(
         dictionary.atoms[atoms],
         dictionary.bias,
-        k=dictionary.k,
-        pursuit=dictionary.pursuit,
-        nonnegative=dictionary.nonnegative,
+        **dictionary.encoding,
     )
