@@ -305,8 +305,17 @@ class Dictionary(nn.Module):
             prompts = None if index["prompts"] is None else tuple(Prompt(*prompt) for prompt in index["prompts"])
             dataset = index["dataset"]
             sources = None if dataset is None else Sources(tensors["sources"].cpu(), dataset, prompts)
-            settings = {name: index.get(name) for name in ("k", "pursuit", "nonnegative", "error_threshold", "metadata")}
-            return cls(tensors["atoms"], tensors["bias"], sources, **settings, grown=tensors.get("grown"))
+            encoding: dict[str, Any] = {
+                name: index.get(name) for name in ("k", "pursuit", "nonnegative", "error_threshold")
+            }
+            return cls(
+                tensors["atoms"],
+                tensors["bias"],
+                sources,
+                **encoding,
+                metadata=index["metadata"],
+                grown=tensors.get("grown"),
+            )
         except (TypeError, ValueError) as error:
             raise InputError(f"{path} does not hold a valid dictionary: {error}; save it again") from error
 
