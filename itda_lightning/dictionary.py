@@ -28,6 +28,7 @@ FORMAT_VERSION = 3  # 2: refined atoms with those that were grown; 3: codes that
 TENSORS_FILE = "dictionary.safetensors"
 INDEX_FILE = "dictionary.json"
 ENCODED_ROWS = 8192
+ENCODING = ("k", "pursuit", "nonnegative", "error_threshold")
 REFINEMENT = "refinement"  # the entry of the metadata that tells of a refinement
 
 
@@ -116,7 +117,7 @@ class Dictionary(nn.Module):
     @property
     def encoding(self) -> dict[str, Any]:
         """How it encodes, as arguments for another dictionary."""
-        return {name: getattr(self, name) for name in ("k", "pursuit", "nonnegative", "error_threshold")}
+        return {name: getattr(self, name) for name in ENCODING}
 
     @property
     def n_atoms(self) -> int:
@@ -290,7 +291,7 @@ class Dictionary(nn.Module):
             raise InputError(
                 f"{path} does not hold a whole dictionary ({INDEX_FILE} and {TENSORS_FILE}): {error}; save it again"
             ) from error
-        keys = {"format", "version", "k", "pursuit", "nonnegative", "dataset", "prompts", "metadata"}
+        keys = {"format", "version", *ENCODING[:3], "dataset", "prompts", "metadata"}
         if not isinstance(index, dict) or index.get("format") != "itda_lightning.dictionary":
             raise InputError(f"{path} was not written by Dictionary.save: {INDEX_FILE} has no such format field")
         version = index.get("version")
@@ -303,19 +304,9 @@ class Dictionary(nn.Module):
             raise InputError(f"{path} does not hold a whole dictionary: {missing} are missing; save it again")
         try:
             prompts = None if index["prompts"] is None else tuple(Prompt(*prompt) for prompt in index["prompts"])
-            dataset = index["dataset"]
-            sources = None if dataset is None else Sources(tensors["sources"].cpu(), dataset, prompts)
-            encoding: dict[str, Any] = {
-                name: index.get(name) for name in ("k", "pursuit", "nonnegative", "error_threshold")
-            }
-            return cls(
-                tensors["atoms"],
-                tensors["bias"],
-                sources,
-                **encoding,
-                metadata=index["metadata"],
-                grown=tensors.get("grown"),
-            )
+            sources = None if index["dataset"] is None else Sources(tensors["sources"].cpu(), index["dataset"], prompts)
+            settings: dict[str, Any] = {name: index.get(name) for name in (*ENCODING, "metadata")}
+            return cls(tensors["atoms"], tensors["bias"], sources, **settings, grown=tensors.get("grown"))
         except (TypeError, ValueError) as error:
             raise InputError(f"{path} does not hold a valid dictionary: {error}; save it again") from error
 
