@@ -76,5 +76,11 @@ def vary_k(dictionary: Dictionary, x: Float[Tensor, "batch d"]) -> float:
     return _mean_l0(dictionary, x)
 
 
+def average_k(dictionary: Dictionary) -> int:
+    """How many atoms a code has on average: ``k``, or where codes vary the k of the fit; where that is unknown at most ``k``."""
+    fit = dictionary.metadata.get("fit") or {}
+    return dictionary.k if dictionary.error_threshold is None else int(fit.get("k", dictionary.k))
+
+
 def _mean_l0(dictionary: Dictionary, x: Tensor) -> float:
     return float(dictionary.encode(x).l0().double().mean())

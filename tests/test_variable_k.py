@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from itda_lightning.dictionary import INDEX_FILE, Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.comparison_settings import FitSettings
+from itda_lightning.evaluation.transfer import rivals
 from itda_lightning.fit import main
 from itda_lightning.loading import load_dictionary
 from itda_lightning.pursuit import PursuitName, orthogonal_matching_pursuit
 from itda_lightning.run_directory import METRICS
 from itda_lightning.saelens import from_sae, load_export, save_export, to_sae
-from itda_lightning.variable_k import MOST, vary_k
+from itda_lightning.variable_k import MOST, average_k, vary_k
 from tests.fits import HOOK, fit_arguments
 from tests.test_dictionary import sources_of, unit_rows
 
@@ -128,6 +129,17 @@ def test_a_fit_with_variable_k(tiny_model_dir: Path, prose_file: Path, tmp_path:
     assert torch.equal(dictionary.atoms, load_dictionary(runs[0]).atoms)
     assert plain["l0"] == pytest.approx(4, abs=0.1)
     assert varied["l0"] == pytest.approx(4, rel=0.15), "held-out activations are not those it was found on"
+
+
+def test_what_is_made_to_compare_with_has_the_average_k():
+    dictionary = dictionary_of(4)
+    dictionary.metadata["fit"] = {"k": 4}
+    assert average_k(dictionary) == 4
+    vary_k(dictionary, activations(50))
+    assert (dictionary.k, average_k(dictionary)) == (8, 4)
+    assert [(entry.chosen.k, entry.chosen.pursuit) for entry in rivals(dictionary, 40)] == [(4, "omp"), (4, "omp")]
+    dictionary.metadata.clear()
+    assert average_k(dictionary) == 8, "all that is known"
 
 
 def test_an_entry_of_a_comparison_may_have_variable_k():

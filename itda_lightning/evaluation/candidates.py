@@ -24,7 +24,7 @@ from itda_lightning.saelens.anatomy import is_of_dictionary, n_parameters
 from itda_lightning.saelens.controls import pca_sae, random_dictionary
 from itda_lightning.saelens.peak_memory import PeakMemory
 from itda_lightning.saelens.training import train_sae
-from itda_lightning.variable_k import vary_codes
+from itda_lightning.variable_k import average_k, vary_codes
 
 ARTIFACT, RECORD = "entry", "cost.json"
 KINDS: dict[str, Kind] = {"fit": "itda", "train": "sae", "random": "random", "pca": "pca"}
@@ -193,7 +193,7 @@ def _described(entry: Entry) -> dict[str, str]:
     dictionary = entry.dictionary
     if dictionary is not None:
         return {
-            "k": str(dictionary.k),
+            "k": str(average_k(dictionary)),
             "pursuit": dictionary.pursuit,
             "nonnegative": str(dictionary.nonnegative),
             **({} if dictionary.error_threshold is None else {"error threshold": f"{dictionary.error_threshold:.4f}"}),

@@ -17,6 +17,7 @@ from itda_lightning.evaluation.entries import Entry
 from itda_lightning.facts import fit_metadata, settings
 from itda_lightning.saelens import to_sae
 from itda_lightning.sources import Sources
+from itda_lightning.variable_k import average_k
 
 # A native fit aims at so many times the atoms wanted, since calibration may fall short, and is cropped.
 ROOM = 1.25
@@ -60,7 +61,7 @@ def transfer(dictionary: Dictionary, data: ActivationsDataModule, target: Activa
         atoms,
         bias,
         Sources(read.table, sources.dataset, read.prompts),
-        **dictionary.encoding,
+        **_encoding(dictionary),
         metadata=_metadata(dictionary, target, hook, read),
     )
 
@@ -76,15 +77,19 @@ def rivals(dictionary: Dictionary, n_atoms: int) -> tuple[EntrySettings, EntrySe
     The native fit is of some more atoms: see ``cropped``.
     """
     fit = dictionary.metadata.get("fit") or {}
-    encoding: dict[str, Any] = {
-        "k": dictionary.k,
-        "pursuit": dictionary.pursuit,
-        "nonnegative": dictionary.nonnegative,
-        "center": is_centred(dictionary),
-    }
+    encoding = _encoding(dictionary) | {"center": is_centred(dictionary)}
     rule = {name: fit[name] for name in ("growth", "energy_exponent") if name in fit}
     native = FitSettings(max_atoms=int(ROOM * n_atoms), **encoding, **rule)
     return EntrySettings("native fit", fit=native), EntrySettings("random", random=RandomSettings(n_atoms, **encoding))
+
+
+def _encoding(dictionary: Dictionary) -> dict[str, Any]:
+    """The same for all that is measured: codes of k atoms, also where those of the dictionary vary about k."""
+    return {
+        "k": average_k(dictionary),
+        "pursuit": dictionary.pursuit,
+        "nonnegative": dictionary.nonnegative,
+    }
 
 
 def cropped(candidate: Candidate, n_atoms: int) -> Candidate:

@@ -66,13 +66,14 @@ def regrown(
 
 
 def _empty(dictionary: Dictionary) -> Dictionary:
+    fit = dictionary.metadata["fit"]
     return Dictionary(
         torch.zeros(0, dictionary.d_in),
         dictionary.bias,
-        k=dictionary.k,
-        pursuit=dictionary.pursuit,
-        nonnegative=dictionary.nonnegative,
-        capacity=dictionary.metadata["fit"]["max_atoms"],
+        k=fit["k"],
+        pursuit=fit["pursuit"],
+        nonnegative=fit["nonnegative"],
+        capacity=fit["max_atoms"],
     )
 
 
