@@ -48,6 +48,7 @@ def fit_metadata(
     appended_at: Int[Tensor, " n"],
     history: list[dict[str, Any]],
     refinement: Mapping[str, Any] | None = None,
+    typical_energy: float | None = None,
 ) -> dict[str, Any]:
     """What stands beside the dictionary of one hook point, in checkpoints and where it is saved.
 
@@ -58,6 +59,7 @@ def fit_metadata(
         appended_at: (n,) activations seen when each atom was appended.
         history: validations of all hook points, as grown.
         refinement: the facts of a refinement, its validation among them; None for none.
+        typical_energy: that of the growth rule; None where nothing grew.
     """
     return {
         "hook_name": hook_name,
@@ -71,6 +73,7 @@ def fit_metadata(
         "data": dict(data),
         "fit": dict(fit),
         "threshold": threshold,
+        "typical_energy": typical_energy,
         "activations_seen": seen,
         "activations_skipped": skipped,
         "growth": growth_curve(appended_at),

@@ -285,6 +285,7 @@ class ITDA(L.LightningModule):
             appended_at=self.appended_at[index, :n].cpu(),
             history=self.history,
             refinement=self.refinements.get(hook_name),
+            typical_energy=float(self.typical_energies[index]),
         )
 
     def _make_dictionaries(self, widths: dict[str, int]) -> None:

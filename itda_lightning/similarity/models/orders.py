@@ -26,7 +26,7 @@ def check_regrowable(name: str, dictionary: Dictionary) -> None:
         raise InputError(
             f"{name} does not say how it was fitted, so it cannot be grown in another order: set orders to 0"
         )
-    if fit["energy_exponent"] != 1:
+    if fit["energy_exponent"] != 1 and dictionary.metadata.get("typical_energy") is None:
         raise InputError(
             f"{name} was fitted with energy_exponent {fit['energy_exponent']}, whose typical energy is not kept: set orders to 0"
         )
@@ -86,6 +86,10 @@ def _grow(dictionary: Dictionary, batch: ActivationBatch, hook_name: str, metada
         return
     x, table = dictionary.centre(batch.activations[hook_name][good]), batch.table[good]
     dictionary.prepared().build_gram()
-    rule = GrowthRule(dictionary.k, dictionary.pursuit, dictionary.nonnegative, threshold)
+    typical = metadata.get("typical_energy") or 1.0
+    assert isinstance(typical, float)
+    rule = GrowthRule(
+        dictionary.k, dictionary.pursuit, dictionary.nonnegative, threshold, fit["energy_exponent"], typical
+    )
     step = GROWTH_POLICIES[fit["growth"]](x, dictionary.prepared(), rule)
     dictionary.append(step.atoms, table[step.accepted])

@@ -6,6 +6,7 @@ import torch
 from itda_lightning import Dictionary, InputError
 from itda_lightning.similarity.models.orders import check_regrowable, regrown, reordered_batches
 from itda_lightning.similarity.models.same_text import SameText
+from itda_lightning.variable_k import vary_k
 from tests.fits import HOOK, data_settings, fitted
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -21,6 +22,18 @@ def test_in_the_same_order_it_is_the_same_dictionary(fit) -> None:
     data, dictionary = fit
     check_regrowable("it", dictionary)
     assert torch.equal(regrown({HOOK: dictionary}, data.train_dataloader())[HOOK], dictionary.source_table)
+
+
+def test_in_the_same_order_it_is_the_same_also_with_an_exponent_and_codes_that_vary(fit) -> None:
+    data, published = fit
+    module = fitted(data, energy_exponent=0.5, threshold=0.6)
+    batch = next(iter(data.train_dataloader()))
+    vary_k(module.dictionary(), batch.activations[HOOK])
+    dictionary = module.finished_dictionary()
+    check_regrowable("it", dictionary)
+    again = regrown({HOOK: dictionary}, data.train_dataloader())[HOOK]
+    assert torch.equal(again, dictionary.source_table)
+    assert not torch.equal(again[:20], published.source_table[:20])
 
 
 def test_in_another_order_all_tokens_come_once_and_other_atoms_are_chosen(fit) -> None:
@@ -54,7 +67,7 @@ def test_what_does_not_say_how_it_was_fitted_is_refused(fit) -> None:
         ),
         ({"fit": {}}, "does not say how it was fitted"),
         (
-            {"fit": dictionary.metadata["fit"] | {"energy_exponent": 0.5}},
+            {"fit": dictionary.metadata["fit"] | {"energy_exponent": 0.5}, "typical_energy": None},
             "fitted with energy_exponent 0.5, whose typical",
         ),
     ):
