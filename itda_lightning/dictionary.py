@@ -24,11 +24,12 @@ from itda_lightning.pursuit import (
 )
 from itda_lightning.sources import COLUMNS, Prompt, Sources
 
-FORMAT_VERSION = 3  # 2: refined atoms with those that were grown; 3: codes that end at an error threshold
+FORMAT_VERSION = 2
+# What files without refined atoms are written as: a reader of this version only would take refined atoms for grown ones.
+UNREFINED_VERSION = 1
 TENSORS_FILE = "dictionary.safetensors"
 INDEX_FILE = "dictionary.json"
 ENCODED_ROWS = 8192
-ENCODING = ("k", "pursuit", "nonnegative", "error_threshold")
 REFINEMENT = "refinement"  # the entry of the metadata that tells of a refinement
 
 
@@ -41,17 +42,17 @@ class Dictionary(nn.Module):
         atoms: (n, d) unit-norm rows.
         bias: (d,) what is subtracted before encoding and added after decoding (the mean activation); None for zeros.
         sources: one source an atom, or None.
-        k: the sparsity of codes, with an error threshold their largest.
+        k: the sparsity of codes.
         pursuit: "mp" (matching pursuit) or "omp" (orthogonal matching pursuit).
         nonnegative: non-negative coefficients only.
-        error_threshold: codes end once their unexplained share of ``|x - bias|^2`` is at most this; None for k steps.
         capacity: room for this many atoms is allocated at once; None for exactly n.
         metadata: JSON-serialisable facts about the fit (model_name, hook_name, ...).
-        memory_budget: bytes that pursuits may take beyond the atoms, None for half of the machine's memory.
+        memory_budget: bytes that encoding and growth may take beyond the atoms, None for half of the machine's
+            memory. It decides whether the n x n Gram of the atoms is kept; codes do not depend on it.
         grown: (n, d) the atoms as they were grown, where ``atoms`` are refined ones.
 
     Raises:
-        ValueError: atoms that are not unit rows, k < 1, an error threshold outside of [0, 1].
+        ValueError: atoms that are not unit rows, k < 1.
         InputError: an unknown pursuit, a bias, sources or grown atoms of another size, a capacity below n.
     """
 
@@ -70,7 +71,6 @@ class Dictionary(nn.Module):
         k: int,
         pursuit: PursuitName = "mp",
         nonnegative: bool = False,
-        error_threshold: float | None = None,
         capacity: int | None = None,
         metadata: dict[str, Any] | None = None,
         memory_budget: int | None = None,
@@ -79,7 +79,7 @@ class Dictionary(nn.Module):
         super().__init__()
         n, d = atoms.shape
         capacity = n if capacity is None else capacity
-        check_sparsity(k, error_threshold)
+        check_sparsity(k)
         check_unit_rows(atoms)
         if pursuit not in get_args(PursuitName):
             raise InputError(f"pursuit must be one of {get_args(PursuitName)}, got {pursuit!r}")
@@ -92,7 +92,6 @@ class Dictionary(nn.Module):
         self.k = k
         self.pursuit: PursuitName = pursuit
         self.nonnegative = nonnegative
-        self.error_threshold = error_threshold
         self.metadata: dict[str, Any] = dict(metadata or {})
         self.memory_budget = memory_budget
         self.dataset: str | None = sources.dataset if sources is not None else None
@@ -113,11 +112,6 @@ class Dictionary(nn.Module):
         self.register_load_state_dict_post_hook(_forget_prompts)
         self._prepared: PreparedAtoms | None = None
         self._prepared_of: tuple[int, int] | None = None
-
-    @property
-    def encoding(self) -> dict[str, Any]:
-        """How it encodes, as arguments for another dictionary."""
-        return {name: getattr(self, name) for name in ENCODING}
 
     @property
     def n_atoms(self) -> int:
@@ -218,7 +212,9 @@ class Dictionary(nn.Module):
             self.grown_atoms,
             self.bias,
             self.sources,
-            **self.encoding,
+            k=self.k,
+            pursuit=self.pursuit,
+            nonnegative=self.nonnegative,
             metadata={name: value for name, value in self.metadata.items() if name != REFINEMENT},
             memory_budget=self.memory_budget,
         )
@@ -228,7 +224,7 @@ class Dictionary(nn.Module):
 
         Args:
             x: (batch, d) activations, any floating dtype; worked through in parts, so it may be as long as memory holds.
-            error_threshold: in the place of the dictionary's own.
+            error_threshold: end a sample once its unexplained share of ``|x - bias|^2`` is at most this.
 
         Raises:
             ValueError: x of another width or with non-finite rows.
@@ -236,7 +232,6 @@ class Dictionary(nn.Module):
         if x.ndim != 2 or x.shape[1] != self.d_in:
             raise ValueError(f"x must have shape (batch, {self.d_in}), got {tuple(x.shape)}")
         check_finite(x)
-        error_threshold = self.error_threshold if error_threshold is None else error_threshold
         prepared = self.prepared()
         prepared.build_gram_if_repaid(len(x), self.k)
         codes = [
@@ -270,9 +265,13 @@ class Dictionary(nn.Module):
             save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, directory / TENSORS_FILE)
             index = {
                 "format": "itda_lightning.dictionary",
-                "version": 3 if self.error_threshold is not None else 1 if self._grown is None else 2,
-                **self.encoding,
-                **{name: getattr(self, name) for name in ("dataset", "prompts", "metadata")},
+                "version": UNREFINED_VERSION if self._grown is None else FORMAT_VERSION,
+                "k": self.k,
+                "pursuit": self.pursuit,
+                "nonnegative": self.nonnegative,
+                "dataset": self.dataset,
+                "prompts": self.prompts,
+                "metadata": self.metadata,
             }
             write_json(directory / INDEX_FILE, index)
 
@@ -291,7 +290,7 @@ class Dictionary(nn.Module):
             raise InputError(
                 f"{path} does not hold a whole dictionary ({INDEX_FILE} and {TENSORS_FILE}): {error}; save it again"
             ) from error
-        keys = {"format", "version", *ENCODING[:3], "dataset", "prompts", "metadata"}
+        keys = {"format", "version", "k", "pursuit", "nonnegative", "dataset", "prompts", "metadata"}
         if not isinstance(index, dict) or index.get("format") != "itda_lightning.dictionary":
             raise InputError(f"{path} was not written by Dictionary.save: {INDEX_FILE} has no such format field")
         version = index.get("version")
@@ -304,8 +303,9 @@ class Dictionary(nn.Module):
             raise InputError(f"{path} does not hold a whole dictionary: {missing} are missing; save it again")
         try:
             prompts = None if index["prompts"] is None else tuple(Prompt(*prompt) for prompt in index["prompts"])
-            sources = None if index["dataset"] is None else Sources(tensors["sources"].cpu(), index["dataset"], prompts)
-            settings: dict[str, Any] = {name: index.get(name) for name in (*ENCODING, "metadata")}
+            known = index["dataset"] is not None
+            sources = Sources(tensors["sources"].cpu(), index["dataset"], prompts) if known else None
+            settings = {name: index[name] for name in ("k", "pursuit", "nonnegative", "metadata")}
             return cls(tensors["atoms"], tensors["bias"], sources, **settings, grown=tensors.get("grown"))
         except (TypeError, ValueError) as error:
             raise InputError(f"{path} does not hold a valid dictionary: {error}; save it again") from error

@@ -122,7 +122,9 @@ def finished(grown: Dictionary, dataset: str, rows: Rows | None, metadata: dict[
         grown.atoms.cpu(),
         grown.bias.cpu(),
         Sources(table.clone(), dataset, prompts),
-        **grown.encoding,
+        k=grown.k,
+        pursuit=grown.pursuit,
+        nonnegative=grown.nonnegative,
         metadata=metadata,
         grown=None if grown.cosines is None else grown.grown_atoms.cpu(),
     )

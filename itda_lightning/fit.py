@@ -27,7 +27,6 @@ from itda_lightning.one_process import refuse_several_devices
 from itda_lightning.refinement import RefinementSettings, refine
 from itda_lightning.report.tables import print_metrics
 from itda_lightning.run_directory import CONFIG, DICTIONARIES, METRICS, make_run_directory, versions_and_hardware
-from itda_lightning.variable_k import vary_codes
 from itda_lightning.wandb_logging import log_dictionary, make_wandb_logger
 
 logger = logging.getLogger("itda_lightning.fit")
@@ -105,12 +104,6 @@ class FitCLI(LightningCLI):
             default=None,
             help="Refine the atoms after growth within cones round their sources, e.g. {anchor: 0.9}; null for not. "
             "Not for comparisons across models.",
-        )
-        parser.add_argument(
-            "--variable_k",
-            type=bool,
-            default=False,
-            help="Codes of varying length: k atoms on average, at most twice as many where an activation needs more.",
         )
         parser.add_argument(
             "--ckpt_path",
@@ -192,16 +185,7 @@ def main(args: list[str] | None = None) -> Path:
         write_json(directory / "versions.json", versions_and_hardware())
         logger.info("run directory: %s", directory)
         _equip(trainer, run, directory)
-        _run(
-            trainer,
-            module,
-            data,
-            checkpoint,
-            directory,
-            refinement,
-            cli.config_init["variable_k"],
-            run.checkpoint_every,
-        )
+        _run(trainer, module, data, checkpoint, directory, refinement, run.checkpoint_every)
     except BaseException as error:
         logger.error("the fit ended early: %s: %s", type(error).__name__, error)
         raise
@@ -221,10 +205,9 @@ def _run(
     checkpoint: str | None,
     directory: Path,
     refinement: RefinementSettings | None,
-    variable_k: bool,
     checkpoint_every: int,
 ) -> None:
-    """Fit, refine and vary k where that is wanted, validate, save the dictionaries and the metrics, say how it went."""
+    """Fit, refine where that is wanted, validate, save the dictionaries and the metrics, and say how it went."""
     start = time.perf_counter()
     refining = 0.0
     try:
@@ -237,9 +220,6 @@ def _run(
             trainer.validate(module, datamodule=data, verbose=False)
         elif module.refinements:
             raise InputError("the checkpoint is of a fit that refines its atoms: resume with its own config.yaml")
-        if variable_k:
-            vary_codes(module, data)
-            trainer.validate(module, datamodule=data, verbose=False)
     except (SystemExit, KeyboardInterrupt) as error:  # Lightning makes an exit of an interrupt from the keyboard
         logger.info("interrupted: --ckpt_path last goes on from the last checkpoint in %s", directory / "checkpoints")
         raise KeyboardInterrupt from error

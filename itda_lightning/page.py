@@ -145,11 +145,6 @@ def _facts(dictionary: Dictionary, data: ActivationsDataModule, hook: str, usage
         "activations read": f"{metadata.get('activations_seen', 0):,} of {budget:,} tokens" if budget else "",
         "held-out activations": heldout,
         "pursuit": f"{PURSUITS[dictionary.pursuit]}, k = {dictionary.k}"
-        + (
-            f" at most, until {dictionary.error_threshold:.4f} is left"
-            if dictionary.error_threshold is not None
-            else ""
-        )
         + (", non-negative" if dictionary.nonnegative else ""),
         "growth": str(fit.get("growth", "")).replace("_", " "),
         "refinement": _refinement(metadata.get(REFINEMENT)),

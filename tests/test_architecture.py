@@ -34,7 +34,6 @@ LAYERS = [
     "one_process",
     "module",
     "refinement",
-    "variable_k",
     "callbacks",
     "fit_in_memory",
     "wandb_logging",

@@ -24,7 +24,6 @@ from itda_lightning.saelens.anatomy import is_of_dictionary, n_parameters
 from itda_lightning.saelens.controls import pca_sae, random_dictionary
 from itda_lightning.saelens.peak_memory import PeakMemory
 from itda_lightning.saelens.training import train_sae
-from itda_lightning.variable_k import average_k, vary_codes
 
 ARTIFACT, RECORD = "entry", "cost.json"
 KINDS: dict[str, Kind] = {"fit": "itda", "train": "sae", "random": "random", "pca": "pca"}
@@ -143,8 +142,6 @@ def _fit(wanted: FitSettings, data: ActivationsDataModule) -> Dictionary:
     fit_in_memory(module, data)
     if wanted.refine is not None:
         refine(module, data, wanted.refine)
-    if wanted.variable_k:
-        vary_codes(module, data)
     return module.finished_dictionary()
 
 
@@ -193,10 +190,9 @@ def _described(entry: Entry) -> dict[str, str]:
     dictionary = entry.dictionary
     if dictionary is not None:
         return {
-            "k": str(average_k(dictionary)),
+            "k": str(dictionary.k),
             "pursuit": dictionary.pursuit,
             "nonnegative": str(dictionary.nonnegative),
-            **({} if dictionary.error_threshold is None else {"error threshold": f"{dictionary.error_threshold:.4f}"}),
             "centred": str(bool(dictionary.bias.any())),
         }
     k = getattr(entry.sae.cfg, "k", None) or getattr(entry.sae.cfg, "max_iterations", None)

@@ -13,12 +13,11 @@ from itda_lightning.saelens.training_settings import TrainingSettings
 
 @dataclass(frozen=True)
 class FitSettings:
-    """An ITDA that is fitted on the comparison's own activations; see ``ITDA`` for what is not told of here.
+    """An ITDA that is fitted on the comparison's own activations; see ``ITDA`` for all but ``tokens`` and ``refine``.
 
     Attributes:
         tokens: fit on the first so many training tokens; null for all.
         refine: refine its atoms after growth, on the same tokens; null for not.
-        variable_k: codes have k atoms on average, at most twice as many, where an activation needs more.
 
     Raises:
         InputError: as ``ITDA``.
@@ -34,15 +33,13 @@ class FitSettings:
     center: bool = True
     tokens: int | None = None
     refine: RefinementSettings | None = None
-    variable_k: bool = False
 
     def __post_init__(self) -> None:
         self.module()
 
     def module(self) -> ITDA:
         """The module to fit."""
-        others = ("tokens", "refine", "variable_k")
-        return ITDA(**{name: value for name, value in asdict(self).items() if name not in others})
+        return ITDA(**{name: value for name, value in asdict(self).items() if name not in ("tokens", "refine")})
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from itda_lightning.evaluation.entries import Entry
 from itda_lightning.facts import fit_metadata, settings
 from itda_lightning.saelens import to_sae
 from itda_lightning.sources import Sources
-from itda_lightning.variable_k import average_k
 
 # A native fit aims at so many times the atoms wanted, since calibration may fall short, and is cropped.
 ROOM = 1.25
@@ -61,7 +60,9 @@ def transfer(dictionary: Dictionary, data: ActivationsDataModule, target: Activa
         atoms,
         bias,
         Sources(read.table, sources.dataset, read.prompts),
-        **_encoding(dictionary),
+        k=dictionary.k,
+        pursuit=dictionary.pursuit,
+        nonnegative=dictionary.nonnegative,
         metadata=_metadata(dictionary, target, hook, read),
     )
 
@@ -77,19 +78,15 @@ def rivals(dictionary: Dictionary, n_atoms: int) -> tuple[EntrySettings, EntrySe
     The native fit is of some more atoms: see ``cropped``.
     """
     fit = dictionary.metadata.get("fit") or {}
-    encoding = _encoding(dictionary) | {"center": is_centred(dictionary)}
+    encoding: dict[str, Any] = {
+        "k": dictionary.k,
+        "pursuit": dictionary.pursuit,
+        "nonnegative": dictionary.nonnegative,
+        "center": is_centred(dictionary),
+    }
     rule = {name: fit[name] for name in ("growth", "energy_exponent") if name in fit}
     native = FitSettings(max_atoms=int(ROOM * n_atoms), **encoding, **rule)
     return EntrySettings("native fit", fit=native), EntrySettings("random", random=RandomSettings(n_atoms, **encoding))
-
-
-def _encoding(dictionary: Dictionary) -> dict[str, Any]:
-    """The same for all that is measured: codes of k atoms, also where those of the dictionary vary about k."""
-    return {
-        "k": average_k(dictionary),
-        "pursuit": dictionary.pursuit,
-        "nonnegative": dictionary.nonnegative,
-    }
 
 
 def cropped(candidate: Candidate, n_atoms: int) -> Candidate:
@@ -101,7 +98,9 @@ def cropped(candidate: Candidate, n_atoms: int) -> Candidate:
         whole.atoms[:n_atoms],
         whole.bias,
         None if sources is None else Sources(sources.table[:n_atoms], sources.dataset),
-        **whole.encoding,
+        k=whole.k,
+        pursuit=whole.pursuit,
+        nonnegative=whole.nonnegative,
         metadata=whole.metadata,
     )
     return candidate._replace(entry=Entry(candidate.entry.name, to_sae(first), first))

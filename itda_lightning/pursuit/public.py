@@ -175,7 +175,9 @@ def _checked(
         )
     if x.device != atoms.device:
         raise ValueError(f"x is on {x.device} and atoms are on {atoms.device}: move one of them")
-    check_sparsity(k, error_threshold)
+    check_sparsity(k)
+    if error_threshold is not None and not 0 <= error_threshold <= 1:
+        raise ValueError(f"error_threshold must be a fraction of |x|^2 in [0, 1], got {error_threshold}")
     check_finite(x)
     check_unit_rows(atoms)
     dtype = torch.promote_types(torch.promote_types(x.dtype, atoms.dtype), torch.float32)
@@ -191,12 +193,10 @@ def check_finite(x: Float[Tensor, "batch d"]) -> None:
         raise ValueError(f"x has {int(bad.sum())} non-finite rows, the first is row {int(bad.nonzero()[0])}: drop them")
 
 
-def check_sparsity(k: int, error_threshold: float | None = None) -> None:
-    """Raises ValueError unless k is at least 1, and an error threshold a share of energy."""
+def check_sparsity(k: int) -> None:
+    """Raises ValueError unless k is at least 1."""
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}: it is the number of atoms that a code may use")
-    if error_threshold is not None and not 0 <= error_threshold <= 1:
-        raise ValueError(f"error_threshold must be a fraction of |x|^2 in [0, 1], got {error_threshold}")
 
 
 def check_unit_rows(atoms: Float[Tensor, "n d"]) -> None:

@@ -30,17 +30,15 @@ class ITDASAEConfig(SAEConfig):
         k: the sparsity of codes.
         pursuit: "mp" (matching pursuit) or "omp" (orthogonal matching pursuit).
         nonnegative: non-negative coefficients only.
-        error_threshold: codes end once their unexplained share of energy is at most this; None for k steps.
 
     Raises:
         InputError: an unknown pursuit, or an input normalisation that depends on the activation.
-        ValueError: k < 1, an error threshold outside of [0, 1].
+        ValueError: k < 1.
     """
 
     k: int = field(kw_only=True)
     pursuit: PursuitName = field(default="mp", kw_only=True)
     nonnegative: bool = field(default=False, kw_only=True)
-    error_threshold: float | None = field(default=None, kw_only=True)
 
     @classmethod
     def architecture(cls) -> str:
@@ -49,7 +47,7 @@ class ITDASAEConfig(SAEConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_sparsity(self.k, self.error_threshold)
+        check_sparsity(self.k)
         if self.pursuit not in get_args(PursuitName):
             raise InputError(f"pursuit must be one of {get_args(PursuitName)}, got {self.pursuit!r}")
         if self.normalize_activations not in FOLDABLE:
@@ -103,8 +101,7 @@ class ITDASAE(SAE[ITDASAEConfig]):
             stored = self._stored_rows()
             prepared = stored.prepared
             prepared.build_gram_if_repaid(len(flat), self.cfg.k)
-            cfg = self.cfg
-            code = pursue(cfg.pursuit, flat, prepared, cfg.k, cfg.nonnegative, cfg.error_threshold)
+            code = pursue(self.cfg.pursuit, flat, prepared, self.cfg.k, self.cfg.nonnegative)
             # Not where only the parameters ask for a gradient: that would take memory in every call outside no_grad.
             if x.requires_grad and torch.is_grad_enabled():
                 code = differentiable(code, flat.to(prepared.dtype), prepared.atoms, self.cfg.pursuit)

@@ -52,8 +52,8 @@ def to_sae(dictionary: Dictionary, architecture: Architecture = "itda") -> SAE[A
             activation is explained to rounding it goes on to pick atoms with coefficients of the size of rounding.
 
     Raises:
-        InputError: an unknown architecture; orthogonal matching pursuit or codes with an error threshold as "matching_pursuit";
-            an empty dictionary; metadata that JSON cannot hold.
+        InputError: an unknown architecture, orthogonal matching pursuit as "matching_pursuit", an empty dictionary,
+            metadata that JSON cannot hold.
     """
     if architecture not in get_args(Architecture):
         raise InputError(f"architecture must be one of {get_args(Architecture)}, got {architecture!r}")
@@ -63,11 +63,6 @@ def to_sae(dictionary: Dictionary, architecture: Architecture = "itda") -> SAE[A
         raise InputError(
             f"a dictionary with pursuit {dictionary.pursuit!r} cannot be exported as 'matching_pursuit', "
             "which would give other coefficients: use architecture='itda'"
-        )
-    if architecture == "matching_pursuit" and dictionary.error_threshold is not None:
-        raise InputError(
-            f"codes that end at an error threshold ({dictionary.error_threshold:.4g} of an activation's energy) cannot be "
-            "exported as 'matching_pursuit', which knows an absolute one only: use architecture='itda'"
         )
     metadata = _metadata(dictionary)
     atoms = dictionary.atoms.detach()
@@ -84,7 +79,9 @@ def to_sae(dictionary: Dictionary, architecture: Architecture = "itda") -> SAE[A
             ITDASAEConfig(
                 **common,
                 d_sae=len(atoms),
-                **dictionary.encoding,
+                k=dictionary.k,
+                pursuit=dictionary.pursuit,
+                nonnegative=dictionary.nonnegative,
             )
         )
     else:
@@ -126,10 +123,8 @@ def from_sae(sae: SAE[Any]) -> Dictionary:
     provenance = _provenance(sae)
     rows = sae.W_dec.detach()
     pursuit: PursuitName = "mp"
-    error_threshold = None
     if architecture == "itda":
         k, pursuit, nonnegative = sae.cfg.k, sae.cfg.pursuit, sae.cfg.nonnegative
-        error_threshold = sae.cfg.error_threshold
     else:
         k, nonnegative = _matching_pursuit_sparsity(sae), provenance.nonnegative
         rows = rows if nonnegative else _positive_half(rows)
@@ -144,7 +139,6 @@ def from_sae(sae: SAE[Any]) -> Dictionary:
             k=k,
             pursuit=pursuit,
             nonnegative=nonnegative,
-            error_threshold=error_threshold,
             metadata=provenance.metadata,
             grown=None if provenance.grown is None else provenance.grown.to(atoms),
         )

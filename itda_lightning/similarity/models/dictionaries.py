@@ -165,5 +165,7 @@ def _cropped(dictionary: Dictionary, atoms: Int[Tensor, " n"]) -> Dictionary:
     return Dictionary(
         dictionary.atoms[atoms],
         dictionary.bias,
-        **dictionary.encoding,
+        k=dictionary.k,
+        pursuit=dictionary.pursuit,
+        nonnegative=dictionary.nonnegative,
     )
