@@ -36,7 +36,7 @@ class Cell:
         center: what is subtracted.
         standardize: divide every coordinate by its standard deviation, for growth and encoding; errors are of what it was.
         pursuit, nonnegative: the codes of growth and evaluation.
-        by_error: codes of varying length with the same mean L0, which end at an error threshold.
+        by_error: codes of varying length with the same mean L0 on the held-out activations, which end at an error threshold.
         exponent: ``energy_exponent`` of the rule.
         early: the calibrated threshold is multiplied by this, so that the dictionary is full early.
         growth: which activations become atoms. "in proportion to error": rounds of draws, as k-means++ seeds its
@@ -168,7 +168,7 @@ def build(
         atoms = refined(normalize(x, dim=1), prepared.atoms.clone(), cell, seed)
         prepared = PreparedAtoms(atoms, len(atoms))
         prepared.build_gram()
-    return Built(bias, scale, prepared, error_for(cell, x, prepared) if cell.by_error else None, seen, threshold)
+    return Built(bias, scale, prepared, None, seen, threshold)
 
 
 def encode(cell: Cell, built: Built, x: Float[Tensor, "m d"]) -> tuple[SparseCode, Float[Tensor, "m d"]]:
@@ -238,11 +238,15 @@ def refined(unit: Tensor, sources: Tensor, cell: Cell, seed: int, passes: int = 
     return state.atoms
 
 
-def error_for(cell: Cell, x: Tensor, prepared: PreparedAtoms) -> float:
-    """The error threshold at which codes of up to 2 k atoms have k on average, on a part of the training activations."""
-    x, low, high = x[:SAMPLE], 0.0, 1.0
+def at_mean_l0(cell: Cell, built: Built, x: Float[Tensor, "m d"]) -> Built:
+    """With the error threshold at which codes of up to 2 k atoms have k on average.
+
+    Args:
+        x: activations on which it is measured. Not those of training: many of them are atoms, whose codes have one.
+    """
+    low, high = 0.0, 1.0
     for _ in range(12):
-        middle = (low + high) / 2
-        code = pursue(cell.pursuit, x, prepared, 2 * cell.k, cell.nonnegative, middle)
-        low, high = (middle, high) if float(code.l0().double().mean()) > cell.k else (low, middle)
-    return (low + high) / 2
+        built = built._replace(error_threshold=(low + high) / 2)
+        longer = float(encode(cell, built, x)[0].l0().double().mean()) > cell.k
+        low, high = (built.error_threshold, high) if longer else (low, built.error_threshold)
+    return built._replace(error_threshold=high)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from factors import FACTORS, Built, Cell, build, encode
+from factors import FACTORS, Built, Cell, at_mean_l0, build, encode
 from jaxtyping import Float
 from jsonargparse import auto_cli
 from torch import Tensor
@@ -160,6 +160,8 @@ def main(
                 start = time.perf_counter()
                 built = build(cell, training, draw, thresholds, known)
                 seconds = time.perf_counter() - start
+                if cell.by_error:
+                    built = at_mean_l0(cell, built, x)
                 figures = {"seconds": seconds, "seen": built.seen, "threshold": built.threshold}
                 rare = torch.cat([counts, counts.new_zeros(int(ids.max()) + 1)])[ids] <= RARE
                 figures |= measure(cell, built, x, rare)
