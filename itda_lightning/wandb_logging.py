@@ -3,7 +3,9 @@
 import importlib.util
 import logging
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.loggers import WandbLogger
 
@@ -38,6 +40,29 @@ def make_wandb_logger(
     if offline:
         logger.info("W&B is offline; to upload the run later: wandb sync %s/wandb/offline-run-*", run_directory)
     return made
+
+
+def log_comparison_run(
+    project: str, directory: Path, facts: Mapping[str, str], content: Callable[[], dict[str, Any]]
+) -> None:
+    """Log a finished comparison as a run named after its directory; problems are warnings.
+
+    Args:
+        project: of W&B.
+        directory: of the comparison.
+        facts: the run's config.
+        content: makes what is logged: key -> table, plot or page. Called once there is a run.
+    """
+    made = make_wandb_logger(project, directory, otherwise="the comparison is not logged there")
+    if made is None:
+        return
+    try:
+        # As a context, so that the run ends whatever happens, and the next one of this process can begin.
+        with made.experiment as run:
+            run.config.update(dict(facts))
+            run.log(content())
+    except Exception as error:  # the comparison is finished and saved
+        logger.warning("could not log the comparison to W&B: %s", error)
 
 
 def log_dictionary(wandb_logger: WandbLogger, dictionary: Dictionary, directory: Path) -> None:

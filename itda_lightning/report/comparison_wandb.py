@@ -1,6 +1,5 @@
 """A comparison on Weights & Biases: its table, its plots and its dashboard. Nothing that goes wrong there costs a comparison."""
 
-import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +10,7 @@ from itda_lightning.report.columns import Column, cost_columns, measure_columns,
 from itda_lightning.report.dashboard import render_dashboard
 from itda_lightning.report.methods import method_label
 from itda_lightning.report.overlay import BINS_A_DECADE, density_shares
-from itda_lightning.wandb_logging import make_wandb_logger
-
-logger = logging.getLogger(__name__)
+from itda_lightning.wandb_logging import log_comparison_run
 
 QUALITY = {"fvu": "FVU", "ce_loss_increase": "CE loss increase", "kl_div_with_sae": "KL"}
 
@@ -23,16 +20,7 @@ def log_comparison(comparison: Comparison, project: str, directory: Path) -> Non
 
     Online with a key and a network, else offline; problems are warnings.
     """
-    made = make_wandb_logger(project, directory, otherwise="the comparison is not logged there")
-    if made is None:
-        return
-    try:
-        # As a context, so that the run ends whatever happens, and the next one of this process can begin.
-        with made.experiment as run:
-            run.config.update(comparison.facts)
-            run.log(_content(comparison))
-    except Exception as error:  # the comparison is finished and saved
-        logger.warning("could not log the comparison to W&B: %s", error)
+    log_comparison_run(project, directory, comparison.facts, lambda: _content(comparison))
 
 
 def _content(comparison: Comparison) -> dict[str, Any]:

@@ -1,15 +1,12 @@
 """A comparison of models on Weights & Biases. Nothing that goes wrong there costs a comparison."""
 
-import logging
 import math
 from pathlib import Path
 from typing import Any
 
 from itda_lightning.report.similarity_page import render_similarity
 from itda_lightning.similarity.models.results import ModelSimilarity
-from itda_lightning.wandb_logging import make_wandb_logger
-
-logger = logging.getLogger(__name__)
+from itda_lightning.wandb_logging import log_comparison_run
 
 
 def log_similarity(results: ModelSimilarity, project: str, directory: Path) -> None:
@@ -17,16 +14,7 @@ def log_similarity(results: ModelSimilarity, project: str, directory: Path) -> N
 
     Online with a key and a network, else offline; problems are warnings.
     """
-    made = make_wandb_logger(project, directory, otherwise="the comparison is not logged there")
-    if made is None:
-        return
-    try:
-        # As a context, so that the run ends whatever happens, and the next one of this process can begin.
-        with made.experiment as run:
-            run.config.update(results.facts)
-            run.log(_content(results))
-    except Exception as error:  # the comparison is finished and saved
-        logger.warning("could not log the comparison to W&B: %s", error)
+    log_comparison_run(project, directory, results.facts, lambda: _content(results))
 
 
 def _content(results: ModelSimilarity) -> dict[str, Any]:
