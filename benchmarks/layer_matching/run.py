@@ -1,7 +1,7 @@
 """Layer matching between models that differ in their seed: how often does each measure find the same layer of another model?
 
     python benchmarks/layer_matching/train.py
-    python benchmarks/layer_matching/run.py [--tokens [1024, 4096, 16384]]
+    python benchmarks/layer_matching/run.py [--tokens [4096, 16384]]
     python benchmarks/layer_matching/run.py --family stanford    # stanford-crfm's five GPT-2 seeds, from the hub
 
 Every budget of tokens is one comparison (``python -m itda_lightning.similarity``) of all layers of all models: ITDAs are
@@ -27,7 +27,7 @@ from itda_lightning.similarity.models.settings import MEASURES, ModelSettings, S
 from itda_lightning.similarity.models.study import compare_models
 
 RESULTS = Path(__file__).parent / "results"
-BUDGETS = (1024, 4096, 16_384, 65_536, 262_144, 1_048_576)
+BUDGETS = (4096, 16_384, 65_536, 262_144, 1_048_576)
 STANFORD = ("alias-gpt2-small-x21", "battlestar-gpt2-small-x49", "caprica-gpt2-small-x81", "darkmatter-gpt2-small-x343")
 STANFORD_LAST = "expanse-gpt2-small-x777"
 MOST_ATOMS, SHARE_OF_ATOMS = 1024, 1 / 8  # of a dictionary: as many, and no more than so large a share of the tokens
@@ -55,7 +55,7 @@ def models_of(family: str, directory: Path) -> tuple[list[ModelSettings], dict[s
 
 
 def compare(models: list[ModelSettings], tokens: int, directory: Path, orders: int, resamples: int) -> ModelSimilarity:
-    finished = directory / f"tokens-{tokens}" / "similarity.json"
+    finished = directory / f"{len(models)}-models-{tokens}-tokens" / "similarity.json"
     if finished.exists():
         return from_json(finished.read_text(encoding="utf-8"), ModelSimilarity)
     settings = SimilaritySettings(
