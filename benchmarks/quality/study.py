@@ -186,7 +186,9 @@ def as_markdown(facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     """A table a layer: means over draws, with the standard error of the difference to the base on the same draws."""
     lines = [f"{facts['model']}, {facts['tokens']:,} training tokens a draw, {facts['heldout']:,} held-out tokens.", ""]
     lines += ["Means over draws; after ± the standard error over draws of the difference to the base.", ""]
-    lines.append("Seconds do not compare: the first cell of a rule on a layer's first draw also calibrates, and the machine was")
+    lines.append(
+        "Seconds do not compare: the first cell of a rule on a layer's first draw also calibrates, and the machine was"
+    )
     lines += ["shared.", ""]
     for layer in sorted({row["layer"] for row in rows}):
         here: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
