@@ -78,7 +78,9 @@ def test_every_weight_is_read_once_and_none_after_the_last_wanted_layer(
     streamed = backend(data, 8)
     read: list[str] = []
     of_files = streamed.decoder.files._read
-    monkeypatch.setattr(streamed.decoder.files, "_read", lambda name: read.append(name) or of_files(name))
+    monkeypatch.setattr(
+        streamed.decoder.files, "_read", lambda name, memory: read.append(name) or of_files(name, memory)
+    )
     streamed.fill()
     assert len(read) == len(set(read))
     assert {name.split(".")[2] for name in read if "layers" in name} == {"0", "1"}

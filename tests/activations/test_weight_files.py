@@ -46,6 +46,19 @@ def test_tensors_are_read_as_safetensors_reads_them(tmp_path_factory, shapes, dt
     assert files.size_bytes(list(written)) == sum(tensor.nbytes for tensor in expected.values())
 
 
+def test_memory_that_is_used_again(sharded: Path) -> None:
+    files, names = WeightFiles(sharded), ["b", "c", "a"]
+    memory = torch.full((files.memory_bytes(names),), 255, dtype=torch.uint8)
+    for _ in range(2):
+        read = files.read(names, memory)
+        assert {name: tensor.tolist() for name, tensor in read.items()} == {
+            "a": [[0, 1, 2], [3, 4, 5]],
+            "b": [1] * 4,
+            "c": 3,
+        }
+        assert [tensor.data_ptr() - memory.data_ptr() for tensor in read.values()] == [0, 64, 128]
+
+
 def test_shards(sharded: Path) -> None:
     files = WeightFiles(sharded)
     assert files.read(["a", "c"])["a"].tolist() == [[0, 1, 2], [3, 4, 5]]
