@@ -74,8 +74,10 @@ def open_models(models: Sequence[ModelSettings], data: Mapping[str, Any], of_sou
                     f"{dataset}: give the documents of its fit"
                 )
     check_same_documents({model.name: model.data.documents.fingerprint for model in opened})
+    for model in () if of_sources else opened:
+        model.data.read_hardly_any_training_text()
     for model in opened[1:]:
-        splits: tuple[Split, ...] = ("heldout",) if model.is_run else ("train", "heldout")
+        splits: tuple[Split, ...] = ("train", "heldout") if of_sources and not model.is_run else ("heldout",)
         for split in splits:
             model.data.read_the_text_of(first, split)
     return opened

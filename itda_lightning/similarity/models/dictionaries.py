@@ -66,10 +66,10 @@ def compare_dictionaries(
     Raises:
         InputError: nothing in common that all fits have read, or dictionaries of too few such atoms.
     """
+    tables = _tables(models, settings.orders)
     start = time.perf_counter()
     spans = common_sources([model.data.rows("train") for model in models], unit)
     universe = Universe(spans, unit, settings.resamples)
-    tables = _tables(models, settings.orders)
     members = dict(zip(tables, universe.members(list(tables.values())), strict=True))
     kept = equal_atoms(members)
     sets = {fit: SourceSet.plain(members[fit][atoms]) for fit, atoms in kept.items()}

@@ -45,7 +45,7 @@ class Representations:
         settings: which measures, and how many resamples, anchors, queries and neighbours.
 
     Raises:
-        InputError: tokens of one document only, or too few for what is asked.
+        InputError: tokens of one document only, of which no resample can be drawn.
     """
 
     def __init__(self, activations: AlignedActivations, settings: SimilaritySettings) -> None:

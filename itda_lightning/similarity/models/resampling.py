@@ -14,7 +14,7 @@ class DocumentGroups:
 
     Tokens of one document resemble each other, so it is documents that are resampled (the bootstrap of Efron 1979 by
     clusters). Moments of a layer are megabytes, so whole groups are drawn: with G groups an error is itself off by
-    about a share 1 / sqrt(2 G), and too small by about 1 / (2 G).
+    about a share 1 / sqrt(2 G), and too small by about 1 / (2 G). Without resamples all documents are one group.
 
     Attributes:
         documents: (documents,) int64, sorted.
@@ -22,15 +22,15 @@ class DocumentGroups:
     """
 
     def __init__(self, documents: Int[Tensor, " tokens"], resamples: int, groups: int = GROUPS, seed: int = 0) -> None:
-        """Raises InputError where all tokens are of one document: no error could be told."""
+        """Raises InputError where all tokens are of one document and resamples are asked for: no error could be told."""
         self.documents = documents.unique()
         count = len(self.documents)
-        if count < 2:
+        if count < 2 and resamples:
             raise InputError(
                 f"the tokens to compare on are of {count} document, so no error can be told: raise data.training_tokens and "
-                "data.validation_tokens"
+                "data.validation_tokens, or set resamples to 0"
             )
-        groups = min(groups, count)
+        groups = min(groups, count) if resamples else 1
         generator = torch.Generator().manual_seed(seed)
         self._group = torch.arange(count)[torch.randperm(count, generator=generator)] % groups
         drawn = torch.randint(groups, (resamples, groups), generator=generator)

@@ -31,6 +31,10 @@ class SameText(ActivationsDataModule):
             longest=longest,
         )
 
+    def read_hardly_any_training_text(self) -> None:
+        """Read the one row that there must be, where no dictionary is compared. To be called before the split is read."""
+        self.hparams.update(training_tokens=self.hparams["context_size"], first_tokens=None)
+
     def release_model(self) -> None:
         """Free the memory of the language model, which is loaded again should it be needed."""
         self._language_model = None

@@ -28,7 +28,7 @@ class Universe:
         resamples: how often documents are resampled for errors.
 
     Raises:
-        InputError: sources of a single document.
+        InputError: resamples of sources of a single document.
     """
 
     def __init__(self, spans: Int[Tensor, "m 3"], unit: Unit, resamples: int) -> None:

@@ -72,9 +72,10 @@ def _check(
     settings: SimilaritySettings,
 ) -> None:
     """What can be known before a model runs."""
-    if len(tokens.spans[:, 0].unique()) < 2:
+    if settings.resamples and len(tokens.spans[:, 0].unique()) < 2:
         raise InputError(
-            "the held-out tokens in common are of one document, so no error can be told: raise data.validation_tokens"
+            "the held-out tokens in common are of one document, so no error can be told: raise data.validation_tokens, or set "
+            "resamples to 0"
         )
     if settings.of_sources:
         common_sources([model.data.rows("train") for model in models], unit)

@@ -45,7 +45,10 @@ def test_the_error_of_a_mean_is_near_the_one_known() -> None:
 
 
 def test_no_resamples_give_no_error_and_one_document_none_either() -> None:
-    assert DocumentGroups(torch.tensor([1, 2]), resamples=0).times.shape == (0, 2)
+    assert DocumentGroups(torch.tensor([1, 2]), resamples=0).times.shape == (0, 1)
     assert torch.isnan(standard_error(torch.zeros(0, 3))).all()
-    with pytest.raises(InputError, match="are of 1 document, so no error can be told: raise data"):
+    assert DocumentGroups(torch.tensor([7, 7]), resamples=0).n_groups == 1
+    with pytest.raises(
+        InputError, match=r"are of 1 document, so no error can be told: raise data.* set resamples to 0"
+    ):
         DocumentGroups(torch.tensor([7, 7]), resamples=2)

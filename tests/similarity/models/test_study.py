@@ -20,7 +20,9 @@ from itda_lightning.similarity import (
     svcca,
     weighted_jaccard,
 )
-from itda_lightning.similarity.models import representations
+from itda_lightning.similarity.models import aligned_activations, representations
+from itda_lightning.similarity.models.aligned_activations import AlignedActivations
+from itda_lightning.similarity.models.alignment import AlignedTokens
 from itda_lightning.similarity.models.results import ModelSimilarity
 from itda_lightning.similarity.models.same_text import SameText
 from itda_lightning.similarity.models.settings import MEASURES, ModelSettings, SimilaritySettings
@@ -157,6 +159,19 @@ def test_a_second_run_takes_the_dictionaries_over_and_gives_the_same(results, se
     assert results.reordered == again.reordered
 
 
+def test_without_dictionaries_no_training_text_is_needed(results, setting, tmp_path) -> None:
+    settings, data = setting
+    of_activations = settings_of(
+        tmp_path / "out", {one.name: one.of_the_model for one in settings.models}, measures=["cka"], resamples=0
+    )
+    more_than_there_is = {"cache_dir": str(tmp_path / "cache"), "training_tokens": 10**9}
+    found = compare_models(of_activations, data | more_than_there_is, FIT)
+    (cka_found,) = found.measured
+    (expected,) = (measured for measured in results.measured if measured.measure == "cka")
+    assert torch.allclose(torch.tensor(cka_found.values), torch.tensor(expected.values), atol=1e-9)
+    assert not (tmp_path / "out" / "made").exists()
+
+
 def test_a_model_beside_itself_under_another_tokenizer(
     tiny_model_dir, other_tokenizer_dir, prose_file, tmp_path
 ) -> None:
@@ -244,6 +259,57 @@ def test_runs_that_cannot_be_compared_are_refused(tiny_run, tiny_model_dir, pros
     for models, shared, told in cases:
         with pytest.raises(InputError, match=told):
             compare_models(settings_of(tmp_path / "out", models), shared, FIT)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"sources": None}, f"the dictionary of run at {HOOK} has no sources: give one that was fitted"),
+        ({"dataset": "other"}, "run was fitted on documents other, .* holds .*: give the documents of its fit"),
+        ({"d_in": 5}, f"the dictionary of run has d_in 5 but {HOOK} of .* has 32 dimensions: it was fitted on another"),
+        ({"data": {}}, "does not say which model and documents it was fitted on: give a run of itda_lightning.fit"),
+    ],
+)
+def test_dictionaries_of_something_else_are_refused(
+    changes, told, tiny_run, tiny_model_dir, prose_file, tmp_path
+) -> None:
+    fitted = Dictionary.load(tiny_run / "dictionaries" / HOOK)
+    d_in = changes.get("d_in", fitted.d_in)
+    Dictionary(
+        torch.nn.functional.normalize(fitted.atoms[:, :d_in], dim=1),
+        fitted.bias[:d_in],
+        changes.get("sources", Sources(fitted.source_table, changes.get("dataset", fitted.dataset))),
+        k=fitted.k,
+        metadata=fitted.metadata | {name: value for name, value in changes.items() if name == "data"},
+    ).save(tmp_path / "changed")
+    models = {"run": {"run": str(tmp_path / "changed")}, "B": {"model": str(tiny_model_dir), "hook_names": [HOOK]}}
+    data = data_of(prose_file, tmp_path / "cache", holdout_fraction=0.1)
+    with pytest.raises(InputError, match=told):
+        compare_models(settings_of(tmp_path / "out", models), data, FIT)
+
+
+def test_tokens_of_one_document_tell_no_error(setting, tmp_path) -> None:
+    settings, data = setting
+    models = {one.name: one.of_the_model for one in settings.models}
+    one_row = data | {"validation_tokens": 16, "cache_dir": str(tmp_path / "cache")}
+    with pytest.raises(
+        InputError, match=r"are of one document, so no error can be told: raise .* or set resamples to 0"
+    ):
+        compare_models(settings_of(tmp_path / "out", models, measures=["cka"]), one_row, FIT)
+    found = compare_models(settings_of(tmp_path / "out", models, measures=["cka"], resamples=0), one_row, FIT)
+    assert math.isnan(found.measured[0].errors[0][2])
+
+
+def test_activations_that_are_nowhere_finite_are_refused(setting, monkeypatch) -> None:
+    def not_finite(data, hook_names, places):
+        return [torch.full((len(places), 2), torch.inf)]
+
+    monkeypatch.setattr(aligned_activations, "_activations", not_finite)
+    tokens = AlignedTokens(torch.zeros(3, 3, dtype=torch.int64), (torch.zeros(3, 2, dtype=torch.int64),))
+    with pytest.raises(
+        InputError, match="at none of 3 tokens in common are the activations of all models finite and not"
+    ):
+        AlignedActivations([SameText(**setting[1], **setting[0].models[0].of_the_model)], [HOOKS[:1]], tokens)
 
 
 def test_dictionaries_of_too_few_atoms_are_refused(setting, tmp_path) -> None:
