@@ -9,8 +9,9 @@ from typing import Any, Literal
 from jsonargparse import SUPPRESS, ArgumentParser
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.activations.harvest_plan import Limits, directory_bytes
+from itda_lightning.activations.harvest_plan import HarvestBackend, Limits, directory_bytes
 from itda_lightning.activations.in_memory import InMemoryBackend
+from itda_lightning.activations.remote import RemoteBackend
 from itda_lightning.activations.streamed import StreamedBackend
 from itda_lightning.command_line import run_command
 from itda_lightning.errors import InputError
@@ -24,14 +25,15 @@ class HarvestSettings:
     """How activations are harvested.
 
     Args:
-        backend: in_memory (the whole model is loaded, as by a fit) or streamed (the model stays on disk and is read layer
-            by layer, once, whatever the number of tokens).
+        backend: in_memory (the whole model is loaded, as by a fit), streamed (the model stays on disk and is read layer
+            by layer, once, whatever the number of tokens) or remote (NDIF runs the model; needs the extra ``remote`` and
+            the key that nnsight is configured with, e.g. in NDIF_API_KEY).
         memory: bytes of CPU memory that the process may take; null for half of the machine's or container's.
         gpu_memory: bytes of GPU memory that may be taken where data.device is one; null for half of the GPU's.
         spill_dir: where the streamed backend keeps hidden states meanwhile; null for data.cache_dir.
     """
 
-    backend: Literal["in_memory", "streamed"] = "in_memory"
+    backend: Literal["in_memory", "streamed", "remote"] = "in_memory"
     memory: int | None = None
     gpu_memory: int | None = None
     spill_dir: str | None = None
@@ -44,21 +46,27 @@ def harvest(settings: HarvestSettings, data: ActivationsDataModule) -> int:
 
     Raises:
         InputError: no cache directory; a model, hook point or architecture that the backend cannot give; too little
-            memory or disk.
+            memory or disk; a server that cannot be reached or refuses.
     """
     if data.hparams["cache_dir"] is None:
         raise InputError("a harvest is kept on disk: set data.cache_dir")
     limits = Limits(settings.memory, settings.gpu_memory)
     cache = Path(data.hparams["cache_dir"]).expanduser()
     spill = Path(settings.spill_dir).expanduser() if settings.spill_dir is not None else cache
-    backend: InMemoryBackend | StreamedBackend
-    backend = StreamedBackend(data, limits, spill) if settings.backend == "streamed" else InMemoryBackend(data)
+    backend: HarvestBackend
+    match settings.backend:
+        case "in_memory":
+            backend = InMemoryBackend(data)
+        case "streamed":
+            backend = StreamedBackend(data, limits, spill)
+        case "remote":
+            backend = RemoteBackend(data)
     plan, name = backend.plan(), data.model_name
     device, dtype = name.torch_device(), name.torch_dtype()
     plan.check_memory(limits, device)
     # What lies there may be of this very harvest, which only the files of the whole model tell.
     plan.check_disk(cache, spill, reusable=directory_bytes(cache))
-    for line in plan.lines(limits, device, dtype, backend.weights, spill):
+    for line in plan.lines(limits, device, dtype, spill):
         sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
     return backend.fill()

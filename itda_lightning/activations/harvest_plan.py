@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -44,15 +45,17 @@ class HarvestPlan:
 
     Attributes:
         tokens: that the language model reads.
-        read: of weights.
+        weights: one of the model's files; None where another machine holds the model.
+        read: of weights; of activations from the network where another machine holds the model.
         cache, spill: written to the cache, and held on disk meanwhile.
         cpu, gpu: peak of memory; ``gpu`` is 0 without one.
-        flops: floating-point operations, at most.
+        flops: floating-point operations of this machine, at most.
         spill_traffic: bytes of hidden states that are written and read again in all.
         width: of the products by which the time is estimated.
     """
 
     tokens: int
+    weights: Path | None
     read: int
     cache: int
     spill: int
@@ -70,8 +73,8 @@ class HarvestPlan:
         for name, needed, allowed in parts:
             if needed > allowed:
                 raise InputError(
-                    f"the harvest needs {in_units(needed)} of {name} but may take {in_units(allowed)}: set "
-                    f"backend=streamed, raise {name}, or lower data.model_batch_size"
+                    f"the harvest needs {in_units(needed)} of {name} but may take {in_units(allowed)}: raise "
+                    f"{name}, lower data.model_batch_size, or where the model is loaded whole set backend=streamed"
                 )
 
     def check_disk(self, cache: Path, spill: Path, reusable: int = 0) -> None:
@@ -88,29 +91,46 @@ class HarvestPlan:
                     "data.cache_dtype=bfloat16, or give another data.cache_dir or spill_dir"
                 )
 
-    def lines(self, limits: Limits, device: torch.device, dtype: torch.dtype, weights: Path, spill: Path) -> list[str]:
+    def lines(self, limits: Limits, device: torch.device, dtype: torch.dtype, spill: Path) -> list[str]:
         """The plan in words, with the time from a short measurement of the disk and of matrix products.
 
         Args:
             limits, device, dtype: what may be taken, where and in what the language model computes.
-            weights: one of its files.
             spill: where hidden states are written.
         """
-        read, write = disk_read_rate(weights), disk_write_rate(_existing(spill))
-        products = product_rate(device, dtype, self.width)
-        # Weights are read while the layer before computes; hidden states and the cache are written in between.
-        seconds = max(self.flops / products, self.read / read)
-        seconds += self.spill_traffic / min(write, read) + self.cache / write
-        gpu = f"; GPU: {in_units(self.gpu)} of {in_units(limits.of(device))}" if device.type == "cuda" else ""
-        return [
+        write = disk_write_rate(_existing(spill))
+        gpu = f"; GPU: {in_units(self.gpu)} of {in_units(limits.of(device))}" if self.gpu else ""
+        lines = [
             f"tokens: {self.tokens:,}",
-            f"to read: {in_units(self.read)} of weights, at {in_units(read)}/s",
             f"disk: {in_units(self.cache)} for the cache, {in_units(self.spill)} for hidden states meanwhile, at "
             f"{in_units(write)}/s",
             f"peak memory: {in_units(self.cpu)} of {in_units(limits.of(CPU))}{gpu}",
+        ]
+        if self.weights is None:
+            received = f"to read: {in_units(self.read)} of activations from the network, no weights"
+            return [*lines, received, "time: not known before, another machine computes"]
+        read, products = disk_read_rate(self.weights), product_rate(device, dtype, self.width)
+        # Weights are read while the layer before computes; hidden states and the cache are written in between.
+        seconds = max(self.flops / products, self.read / read)
+        seconds += self.spill_traffic / min(write, read) + self.cache / write
+        return [
+            *lines,
+            f"to read: {in_units(self.read)} of weights, at {in_units(read)}/s",
             f"compute: at most {self.flops / 1e12:.3g} TFLOP, at {products / 1e12:.3g} TFLOP/s on {device}",
             f"time: about {_duration(seconds)}",
         ]
+
+
+class HarvestBackend(Protocol):
+    """One way to harvest what a data module asks for. What cannot be is refused when it is made."""
+
+    def plan(self) -> HarvestPlan:
+        """What all of the harvest takes; reads nothing large."""
+        ...
+
+    def fill(self) -> int:
+        """Harvest what is not in the caches yet; returns the number of tokens. After a failure the same call goes on."""
+        ...
 
 
 def in_units(size: int | float) -> str:

@@ -31,11 +31,6 @@ class InMemoryBackend:
         if not self.files:
             raise InputError(f"{self.directory} holds no weights ({' or '.join(SUFFIXES)}): download them")
 
-    @property
-    def weights(self) -> Path:
-        """One of the model's files."""
-        return self.files[0]
-
     def plan(self) -> HarvestPlan:
         """What all of the harvest takes, taking every hook point to be as wide as the residual stream."""
         data, text = self.data, self.config.get_text_config()
@@ -49,6 +44,7 @@ class InMemoryBackend:
         taken, on_cpu = parameters * dtype.itemsize + batch, data.model_name.torch_device().type == "cpu"
         return HarvestPlan(
             tokens=tokens,
+            weights=self.files[0],
             read=stored,
             cache=sum(cache_bytes(part, n_hooks * width, data.hparams["cache_dtype"]) for part in rows),
             spill=0,

@@ -31,45 +31,58 @@ def directory_of(name: LanguageModelName) -> Path:
         ) from error
 
 
-def config_of(directory: Path) -> Any:
+def config_of(path: Path | str, revision: str | None = None) -> Any:
     """The configuration of a model. Raises InputError for an architecture that `transformers` does not know."""
     try:
-        return AutoConfig.from_pretrained(directory)
+        return AutoConfig.from_pretrained(path, revision=revision)
     except (ValueError, OSError, KeyError) as error:
         raise InputError(
-            f"the model in {directory} has no architecture that `transformers` knows "
+            f"the model in {path} has no architecture that `transformers` knows "
             f"({str(error).strip().splitlines()[0]}): check its config.json"
         ) from error
+
+
+def decoder_config(path: Path | str, name: LanguageModelName) -> Any:
+    """The configuration of a causal decoder whose own modules compute what the model's loader gives.
+
+    Raises:
+        InputError: an unknown architecture, no causal decoder, or a loader that does not run the model's own modules.
+    """
+    config = config_of(path, name.revision)
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise InputError(f"the model in {path} is no causal decoder: its config is a {type(config).__name__}")
+    if name.loader == "hooked_transformer":
+        raise InputError(
+            "loader=hooked_transformer is another implementation of the model, which the backends streamed and remote do "
+            "not run: set loader=bridge or huggingface, or backend=in_memory"
+        )
+    if name.loader == "bridge" and config.model_type not in BRIDGED_ALIKE:
+        raise InputError(
+            f"TransformerLens's bridge is not known to give {config.model_type} models the same bits as their own modules, "
+            "which are what the backends streamed and remote run: set loader=huggingface (hook points are module names), "
+            "or backend=in_memory"
+        )
+    return config
+
+
+def attention_of(name: LanguageModelName) -> dict[str, str]:
+    """The attention as the loaders ask for it: TransformerLens's bridge for the plain one, `transformers` for its default."""
+    return {"attn_implementation": "eager"} if name.loader == "bridge" else {}
 
 
 def make_skeleton(directory: Path, name: LanguageModelName) -> Any:
     """The model without weights, in evaluation mode. Its buffers (rotary frequencies, scales) are real: no file holds them.
 
     Raises:
-        InputError: an unknown architecture, no causal decoder, quantised weights, or a loader that does not run the
-            model's own modules.
+        InputError: quantised weights, or what ``decoder_config`` refuses.
     """
-    config = config_of(directory)
-    if type(config) not in AutoModelForCausalLM._model_mapping:
-        raise InputError(f"the model in {directory} is no causal decoder: its config is a {type(config).__name__}")
+    config = decoder_config(directory, name)
     if getattr(config, "quantization_config", None) is not None:
         raise InputError(
             f"the model in {directory} is quantised, which is not streamed: dequantise it to bfloat16 first"
         )
-    if name.loader == "hooked_transformer":
-        raise InputError(
-            "loader=hooked_transformer is another implementation of the model, which is not streamed: set loader=bridge or "
-            "huggingface, or backend=in_memory"
-        )
-    if name.loader == "bridge" and config.model_type not in BRIDGED_ALIKE:
-        raise InputError(
-            f"TransformerLens's bridge is not known to give {config.model_type} models the same bits as their own modules, "
-            "which are what is streamed: set loader=huggingface (hook points are module names), or backend=in_memory"
-        )
-    # As the loaders do: TransformerLens's bridge asks for plain attention, `transformers` chooses.
-    options = {"attn_implementation": "eager"} if name.loader == "bridge" else {}
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=name.torch_dtype(), **options)
+        model = AutoModelForCausalLM.from_config(config, dtype=name.torch_dtype(), **attention_of(name))
     device = name.torch_device()
     for module in model.modules():
         for buffer_name, buffer in module.named_buffers(recurse=False):

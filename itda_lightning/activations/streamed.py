@@ -66,11 +66,6 @@ class StreamedBackend:
         self.batch_rows: int = data.hparams["model_batch_size"]
         data.check_context(self.decoder.longest_context)
 
-    @property
-    def weights(self) -> Path:
-        """One of the model's files."""
-        return next(iter(self.decoder.files.tensors.values())).file
-
     def plan(self) -> HarvestPlan:
         """What all of the harvest takes. Raises InputError where a single batch does not fit into the memory."""
         decoder, n_layers = self.decoder, self.wanted[-1]
@@ -82,6 +77,7 @@ class StreamedBackend:
         width, stored = len(self.levels) * decoder.width, self.data.hparams["cache_dtype"]
         return HarvestPlan(
             tokens=tokens,
+            weights=next(iter(decoder.files.tensors.values())).file,
             read=decoder.files.size_bytes(names),
             cache=sum(cache_bytes(part, width, stored) for part in map(self.data._cached_rows, SPLITS)),
             # While a slab is written its last level is still there.

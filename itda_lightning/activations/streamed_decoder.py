@@ -24,11 +24,11 @@ from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging as transformers_logging
 
 from itda_lightning.activations.language_model import LanguageModelName
+from itda_lightning.activations.residual_stream import find_layers, level_of
 from itda_lightning.activations.skeleton import directory_of, make_skeleton
 from itda_lightning.activations.weight_files import WeightFiles
 from itda_lightning.errors import InputError
 
-BRIDGE_HOOK = re.compile(r"blocks\.(\d+)\.hook_resid_(pre|post)")
 # What a layer is called with beside the hidden states: the other positional arguments, and the keyword arguments.
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -51,8 +51,6 @@ class _InMemory:
 
 class StreamedDecoder:
     """The skeleton of a causal decoder, its layers and the weights that each of them takes.
-
-    A *level* is a place in the residual stream: 0 for what enters layer 0, l for what leaves layer l - 1.
 
     Attributes:
         config: of the text decoder.
@@ -80,7 +78,7 @@ class StreamedDecoder:
         self.config: Any = self.model.config.get_text_config()
         self.width: int = self.config.hidden_size
         self.longest_context: int | None = getattr(self.config, "max_position_embeddings", None)
-        self.layers_path = self._find_layers(self.config.num_hidden_layers)
+        self.layers_path = find_layers(self.model, name)
         self.layers: nn.ModuleList = self.model.get_submodule(self.layers_path)
         self.n_layers = len(self.layers)
         self._loading = LoadStateDictConfig(
@@ -98,20 +96,7 @@ class StreamedDecoder:
 
     def level(self, hook_name: str) -> int:
         """The level of a hook point. Raises InputError where it is none of the residual stream between layers."""
-        if self.name.loader == "huggingface":
-            match = re.fullmatch(rf"{re.escape(self.layers_path)}\.(\d+)", hook_name)
-            level = int(match[1]) + 1 if match else -1
-            known, last = f"{self.layers_path}.N", self.n_layers
-        else:
-            match = BRIDGE_HOOK.fullmatch(hook_name)
-            level = int(match[1]) + (match[2] == "post") if match else -1
-            known, last = "blocks.N.hook_resid_pre and blocks.N.hook_resid_post", self.n_layers
-        if match is None or not 0 <= int(match[1]) < self.n_layers:
-            raise InputError(
-                f"the streamed backend cannot give the hook point {hook_name!r} of {self.name.name!r}: it gives {known} "
-                f"with N from 0 to {last - 1}; for others set backend=in_memory"
-            )
-        return level
+        return level_of(hook_name, self.name, self.layers_path, self.n_layers)
 
     @contextmanager
     def outer(self) -> Iterator[None]:
@@ -194,18 +179,6 @@ class StreamedDecoder:
             for layer in self.layers:
                 del layer.forward
         return calls
-
-    def _find_layers(self, n_layers: int) -> str:
-        inner = {id(module) for module in self._decoder.modules()}
-        found = [
-            name
-            for name, module in self.model.named_modules()
-            if isinstance(module, nn.ModuleList) and len(module) == n_layers and id(module) in inner
-        ]
-        # Lists within layers (experts) may have the same length: the decoder's own is the outermost.
-        if not found or any(not other.startswith(f"{found[0]}.") for other in found[1:]):
-            raise self._unknown(f"it has {len(found)} lists of {n_layers} layers")
-        return found[0]
 
     def _unknown(self, reason: str) -> InputError:
         return InputError(
