@@ -9,6 +9,7 @@ from itda_lightning.errors import InputError
 from itda_lightning.loading import load_dictionary
 from itda_lightning.module import ITDA
 from itda_lightning.pursuit import SparseCode, matching_pursuit, orthogonal_matching_pursuit
+from itda_lightning.replicated import Replicated
 from itda_lightning.saelens import from_sae, to_sae
 from itda_lightning.similarity import cka, jaccard, relative_similarity, svcca
 from itda_lightning.sources import Prompt, Source, Sources
@@ -19,6 +20,7 @@ __all__ = [
     "Dictionary",
     "InputError",
     "Prompt",
+    "Replicated",
     "Source",
     "Sources",
     "SparseCode",

@@ -14,6 +14,17 @@ LEAST = {"max_atoms": 1, "k": 1, "calibration_tokens": 1, "memory_budget": SMALL
 CHOICES = {"pursuit": PursuitName, "growth": GrowthPolicy, "bad_activations": BadActivations}
 
 
+# Of calibrated fits (``benchmarks/quality``: with 1 it is left to chance whether enormous activations find atoms).
+DEFAULT_EXPONENT = 0.85
+
+
+def exponent_of(wanted: float | None, threshold: float | None, paper_threshold: float | None) -> float:
+    """The ``energy_exponent`` of a fit: a threshold that is given is a share of each activation's own energy."""
+    if wanted is not None:
+        return wanted
+    return DEFAULT_EXPONENT if threshold is None and paper_threshold is None else 1.0
+
+
 def check_arguments(arguments: Mapping[str, Any]) -> None:
     """Raises InputError unless every argument of ``ITDA`` is in its range."""
     for name, least in LEAST.items():

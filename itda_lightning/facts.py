@@ -1,5 +1,6 @@
 """The facts of a fit: what was fitted on what, with which settings, and how it went; its dictionary, empty and finished."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def fit_metadata(
 
     Args:
         data, fit: settings of the data and of the fit.
-        threshold: the threshold used, None before it is known.
+        threshold: the threshold used, None or nan before it is known.
         seen, skipped: activations that came by, and those of them that could not be used.
         appended_at: (n,) activations seen when each atom was appended.
         history: validations of all hook points, as grown.
@@ -72,7 +73,7 @@ def fit_metadata(
         "exclude_special_tokens": data.get("exclude_special_tokens"),
         "data": dict(data),
         "fit": dict(fit),
-        "threshold": threshold,
+        "threshold": None if threshold is None or math.isnan(threshold) else threshold,
         "typical_energy": typical_energy,
         "activations_seen": seen,
         "activations_skipped": skipped,

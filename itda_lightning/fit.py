@@ -17,16 +17,23 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.atomic_files import explained, write_json, write_text
+from itda_lightning.atomic_files import write_json, write_text
 from itda_lightning.callbacks import StopWhenDone
 from itda_lightning.checkpoints import SafetensorsCheckpointIO
 from itda_lightning.command_line import run_command
 from itda_lightning.errors import InputError
 from itda_lightning.module import ITDA
-from itda_lightning.one_process import refuse_several_devices
 from itda_lightning.refinement import RefinementSettings, refine
+from itda_lightning.replicated import Replicated, check_strategy
 from itda_lightning.report.tables import print_metrics
-from itda_lightning.run_directory import CONFIG, DICTIONARIES, METRICS, make_run_directory, versions_and_hardware
+from itda_lightning.run_directory import (
+    CONFIG,
+    DICTIONARIES,
+    METRICS,
+    logged,
+    make_run_directory,
+    versions_and_hardware,
+)
 from itda_lightning.wandb_logging import log_dictionary, make_wandb_logger
 
 logger = logging.getLogger("itda_lightning.fit")
@@ -112,6 +119,13 @@ class FitCLI(LightningCLI):
             help="Resume from this checkpoint, or from the newest one of this run.name with 'last'.",
         )
 
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """As LightningCLI, and with the strategy that a fit by several processes needs."""
+        wanted = self.config_init["trainer"]
+        if wanted.strategy == "auto" and (wanted.num_nodes > 1 or str(wanted.devices) not in ("1", "[0]")):
+            kwargs["strategy"] = Replicated()
+        return super().instantiate_trainer(**kwargs)
+
 
 # What Lightning says of things that are meant to be so here.
 EXPECTED_WARNINGS = (
@@ -120,6 +134,10 @@ EXPECTED_WARNINGS = (
     ".*treespec, LeafSpec",
     "Experiment logs directory .* exists and is not empty",
     "The dirpath has changed",
+    # All processes see the same batches and log the same figures.
+    ".*recommended to use .self.log.*sync_dist=True",
+    ".*recommended to use single-device strategy",
+    ".*it is recommended to use `self.log",
 )
 
 
@@ -155,9 +173,8 @@ def parse(args: list[str] | None = None) -> FitCLI:
 
 
 def main(args: list[str] | None = None) -> Path:
-    """Parse, check, fit, write. Returns the run directory."""
+    """Parse, check, fit, write. Returns the run directory, which the first of several processes makes and writes."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("itda_lightning").setLevel(logging.INFO)
     for message in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     cli = parse(args)
@@ -165,7 +182,7 @@ def main(args: list[str] | None = None) -> Path:
     trainer, module, data = cli.trainer, cli.model, cli.datamodule
     assert isinstance(module, ITDA)
     assert isinstance(data, ActivationsDataModule)
-    refuse_several_devices(trainer)
+    check_strategy(trainer)
     refinement: RefinementSettings | None = cli.config_init["refine"]
     if refinement is not None:
         refinement.check(data)
@@ -174,28 +191,34 @@ def main(args: list[str] | None = None) -> Path:
         data.rows(split)
     _ = data.widths  # loads the model, unless the cache is complete, and checks the hook points
 
+    if not trainer.is_global_zero:
+        _equip(trainer, run, None)
+        _run(trainer, module, data, checkpoint, refinement, run.checkpoint_every)
+        return trainer.strategy.broadcast(Path())
+    logging.getLogger("itda_lightning").setLevel(logging.INFO)
     directory = run.make_directory(resumed=checkpoint is not None)
-    with explained(directory, "writing the log in"):
-        log = logging.FileHandler(directory / "fit.log", encoding="utf-8")
-    log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.getLogger("itda_lightning").addHandler(log)
     try:
-        config = cli.parser.dump(cli.config, skip_none=False)
-        write_text(directory / CONFIG, config if isinstance(config, str) else json.dumps(config))
-        write_json(directory / "versions.json", versions_and_hardware())
-        logger.info("run directory: %s", directory)
-        _equip(trainer, run, directory)
-        _run(trainer, module, data, checkpoint, directory, refinement, run.checkpoint_every)
-    except BaseException as error:
-        logger.error("the fit ended early: %s: %s", type(error).__name__, error)
-        raise
+        with logged(directory):
+            config = cli.parser.dump(cli.config, skip_none=False)
+            write_text(directory / CONFIG, config if isinstance(config, str) else json.dumps(config))
+            write_json(directory / "versions.json", versions_and_hardware())
+            logger.info("run directory: %s", directory)
+            _equip(trainer, run, directory)
+            start = time.perf_counter()
+            refining = _run(trainer, module, data, checkpoint, refinement, run.checkpoint_every)
+            seconds = {
+                "harvest": data.harvest_seconds,
+                "growth": module.growth_seconds,
+                "refinement": refining,
+                "all": time.perf_counter() - start,
+                "harvest_tokens": data.harvested_tokens,
+            }
+            _write(trainer, module, directory, seconds)
     finally:
-        logging.getLogger("itda_lightning").removeHandler(log)
-        log.close()
         for wandb_logger in trainer.loggers:
             if isinstance(wandb_logger, WandbLogger):
                 wandb_logger.experiment.finish()
-    return directory
+    return trainer.strategy.broadcast(directory)
 
 
 def _run(
@@ -203,26 +226,31 @@ def _run(
     module: ITDA,
     data: ActivationsDataModule,
     checkpoint: str | None,
-    directory: Path,
     refinement: RefinementSettings | None,
     checkpoint_every: int,
-) -> None:
-    """Fit, refine where that is wanted, validate, save the dictionaries and the metrics, and say how it went."""
-    start = time.perf_counter()
+) -> float:
+    """Fit, refine where that is wanted, and validate; returns the seconds of refinement."""
     refining = 0.0
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
         if not module.refinements:
             trainer.validate(module, datamodule=data, verbose=False)
         if refinement is not None:
-            path = directory / "checkpoints" / "refinement.ckpt"
+            callback = trainer.checkpoint_callback
+            assert isinstance(callback, ModelCheckpoint)
+            path = Path(str(callback.dirpath)) / "refinement.ckpt"
             refining = refine(module, data, refinement, lambda: trainer.save_checkpoint(path), checkpoint_every)
             trainer.validate(module, datamodule=data, verbose=False)
         elif module.refinements:
             raise InputError("the checkpoint is of a fit that refines its atoms: resume with its own config.yaml")
     except (SystemExit, KeyboardInterrupt) as error:  # Lightning makes an exit of an interrupt from the keyboard
-        logger.info("interrupted: --ckpt_path last goes on from the last checkpoint in %s", directory / "checkpoints")
+        logger.info("interrupted: --ckpt_path last goes on from the last checkpoint of this run")
         raise KeyboardInterrupt from error
+    return refining
+
+
+def _write(trainer: L.Trainer, module: ITDA, directory: Path, seconds: dict[str, float | int]) -> None:
+    """Save the dictionaries and the metrics, and say how it went."""
     results: dict[str, Any] = {}
     for hook in module.hook_names:
         dictionary = module.finished_dictionary(hook)
@@ -231,20 +259,12 @@ def _run(
         for wandb_logger in trainer.loggers:
             if isinstance(wandb_logger, WandbLogger):
                 log_dictionary(wandb_logger, dictionary, directory / DICTIONARIES / hook)
-    seconds = {
-        "harvest": data.harvest_seconds,
-        "growth": module.growth_seconds,
-        "refinement": refining,
-        "all": time.perf_counter() - start,
-        "harvest_tokens": data.harvested_tokens,
-    }
     write_json(directory / METRICS, {"hook_points": results, "seconds": seconds})
     for hook, metrics in results.items():
         print(f"\n{hook}")  # noqa: T201
         print_metrics(metrics)
-    rate = (
-        f"{data.harvested_tokens / data.harvest_seconds:,.0f} tokens/s" if data.harvested_tokens else "from the cache"
-    )
+    tokens = seconds["harvest_tokens"]
+    rate = f"{tokens / seconds['harvest']:,.0f} tokens/s" if tokens else "from the cache"
     logger.info(
         "harvest: %.1f s (%s); growth: %.1f s (%s activations/s); refinement: %.1f s; all: %.1f s",
         seconds["harvest"],
@@ -257,16 +277,17 @@ def _run(
     logger.info("run directory: %s", directory)
 
 
-def _equip(trainer: Any, run: RunSettings, directory: Path) -> None:
-    """Give the trainer what belongs to this run: loggers, checkpoints, the stop."""
-    loggers: list[Any] = [CSVLogger(directory, name="", version="")]
-    if run.wandb_project is not None and (wandb_logger := make_wandb_logger(run.wandb_project, directory)):
-        loggers.append(wandb_logger)
-    trainer.loggers = [*trainer.loggers, *loggers]
+def _equip(trainer: Any, run: RunSettings, directory: Path | None) -> None:
+    """Give the trainer what belongs to this run: checkpoints, the stop, and in the first process the loggers."""
+    if directory is not None:
+        loggers: list[Any] = [CSVLogger(directory, name="", version="")]
+        if run.wandb_project is not None and (wandb_logger := make_wandb_logger(run.wandb_project, directory)):
+            loggers.append(wandb_logger)
+        trainer.loggers = [*trainer.loggers, *loggers]
     trainer.strategy.checkpoint_io = SafetensorsCheckpointIO()
     trainer.val_check_interval = trainer.val_check_batch = run.validate_every
     checkpoints = ModelCheckpoint(
-        directory / "checkpoints",
+        directory / "checkpoints" if directory is not None else None,  # the first process tells the others
         filename="step{step}",
         auto_insert_metric_name=False,
         save_last=True,

@@ -1,6 +1,5 @@
 """ITDA, the LightningModule: its training step encodes a batch and appends the activations that are explained worst."""
 
-import math
 import time
 from functools import cached_property
 from pathlib import Path
@@ -13,16 +12,17 @@ from torch import Tensor, nn
 from itda_lightning.activations.bad import BadActivations, usable
 from itda_lightning.activations.batches import ActivationBatch
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.arguments import GrowthPolicy, check_arguments
+from itda_lightning.arguments import GrowthPolicy, check_arguments, exponent_of
 from itda_lightning.checkpoints import read_checkpoint
 from itda_lightning.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.facts import empty, finished, fit_metadata, fit_results, settings
-from itda_lightning.growth import GROWTH_POLICIES, GrowthRule
-from itda_lightning.one_process import refuse_several_devices
+from itda_lightning.growth import GrowthRule, Step, grow_among_ranks
 from itda_lightning.pursuit import PursuitName
+from itda_lightning.ranks import n_ranks, rank
+from itda_lightning.replicated import check_strategy
 from itda_lightning.same_fit import fit_identity, refuse_another_fit
-from itda_lightning.thresholds import find_threshold
+from itda_lightning.thresholds import find_threshold, typical_energy
 from itda_lightning.validation import ValidationSums, named_metrics
 
 __all__ = ["ITDA", "GrowthPolicy"]
@@ -32,21 +32,22 @@ class ITDA(L.LightningModule):
     """Inference-time decomposition of activations (arXiv 2505.17769): one growing dictionary a hook point.
 
     There is no optimiser and no gradient. Without ``threshold`` and ``paper_threshold`` the threshold is calibrated on a
-    sample so that the dictionary reaches ``max_atoms`` about when the token budget ends.
+    sample so that the dictionary reaches ``max_atoms`` about when the token budget ends. The defaults are what did best in
+    the study of ``benchmarks/quality``; ``configs/paper.yaml`` is the published rule.
 
     Args:
         max_atoms: the dictionary stops growing at this many atoms.
         k: sparsity, the number of pursuit steps, so the largest L0.
-        pursuit: mp (matching pursuit, as published) or omp (orthogonal matching pursuit: better, slower).
+        pursuit: omp (orthogonal matching pursuit) or mp (matching pursuit: faster, worse).
         nonnegative: allow non-negative coefficients only.
-        growth: sequential (each activation is judged after all before it were appended: Algorithm 1 of the paper),
-            frozen_batch (a batch is judged by the dictionary before it: the paper's released code) or worst_first (the
-            worst of a batch is appended first: the fewest atoms, up to 3 encodes an activation).
+        growth: frozen_batch (a batch is judged by the dictionary before it: the paper's released code), sequential (each
+            activation is judged after all before it were appended: Algorithm 1 of the paper) or worst_first (the worst of
+            a batch is appended first: the fewest atoms, up to 3 encodes an activation).
         threshold: an activation becomes an atom if this share of its energy |x - bias|^2 is left unexplained; in (0, 1).
         paper_threshold: the threshold in the form of the paper's released code (mean squared difference of unit
             vectors, e.g. 4e-4); converted to ``threshold`` and logged.
-        energy_exponent: p of ``energy^p typical_energy^(1 - p)``, what the threshold is a share of: 1 as published; less
-            asks more of activations of large norm.
+        energy_exponent: p of ``energy^p typical_energy^(1 - p)``, what the threshold is a share of: less than 1 (as
+            published) asks more of activations of large norm. None for .85, and for 1 where a threshold is given.
         center: subtract the mean activation before encoding and keep it as the decoder's bias.
         calibration_tokens: activations of the sample that gives the mean and the threshold.
         bad_activations: what to do with activations that are not finite or all zero: skip (and count) or refuse.
@@ -66,12 +67,12 @@ class ITDA(L.LightningModule):
         self,
         max_atoms: int = 4096,
         k: int = 32,
-        pursuit: PursuitName = "mp",
+        pursuit: PursuitName = "omp",
         nonnegative: bool = False,
-        growth: GrowthPolicy = "sequential",
+        growth: GrowthPolicy = "frozen_batch",
         threshold: float | None = None,
         paper_threshold: float | None = None,
-        energy_exponent: float = 1.0,
+        energy_exponent: float | None = None,
         center: bool = True,
         calibration_tokens: int = 8192,
         bad_activations: BadActivations = "skip",
@@ -79,6 +80,7 @@ class ITDA(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self.hparams.update(energy_exponent=exponent_of(energy_exponent, threshold, paper_threshold))
         check_arguments(self.hparams)
         self.automatic_optimization = False
         self.hook_names: list[str] = []
@@ -115,9 +117,9 @@ class ITDA(L.LightningModule):
         """Make the empty dictionaries, once the widths of the hook points are known.
 
         Raises:
-            InputError: several devices, or other hook points or documents than those of the dictionaries at hand.
+            InputError: several processes without ``Replicated``, or other hook points or documents than the dictionaries'.
         """
-        refuse_several_devices(self.trainer)
+        check_strategy(self.trainer)
         data = self._data()
         self.__dict__.pop("_identity", None)
         if not self.hook_names:
@@ -146,8 +148,7 @@ class ITDA(L.LightningModule):
             if self.hparams["center"]:
                 self.dictionary(hook).bias.copy_(x.double().mean(0))
             x = self.dictionary(hook).centre(x)
-            energy = x.double().square().sum(1)
-            self.typical_energies[index] = energy[energy > 0].median() if bool(energy.any()) else 1.0
+            self.typical_energies[index] = typical_energy(x)
             self.thresholds[index] = find_threshold(
                 x,
                 self._rule(index),
@@ -160,18 +161,18 @@ class ITDA(L.LightningModule):
         """Encode the batch with the current dictionaries and append what they explain worse than the threshold."""
         start = time.perf_counter()
         self.seen += len(batch)
+        steps, tables = {}, {}
         for index, hook in enumerate(self.hook_names):
             dictionary = self.dictionary(hook)
-            n = dictionary.n_atoms
             good = usable(batch.activations[hook], batch.table, hook, self.hparams["bad_activations"])
             self.skipped[index] += (~good).sum()
-            if n >= dictionary.capacity or not bool(good.any()):
-                continue
-            x, table = dictionary.centre(batch.activations[hook][good]), batch.table[good]
-            dictionary.prepared().build_gram()
-            grown = GROWTH_POLICIES[self.hparams["growth"]](x, dictionary.prepared(), self._rule(index))
-            dictionary.append(grown.atoms, table[grown.accepted])
-            self.appended_at[index, n : dictionary.n_atoms] = self.seen
+            if dictionary.n_atoms < dictionary.capacity and bool(good.any()):
+                x, tables[hook] = dictionary.centre(batch.activations[hook][good]), batch.table[good]
+                steps[hook] = Step(x, dictionary.prepared(), self._rule(index))
+        for hook, grown in zip(steps, grow_among_ranks(self.hparams["growth"], list(steps.values())), strict=True):
+            dictionary, x, n = self.dictionary(hook), steps[hook].x, self.dictionary(hook).n_atoms
+            dictionary.append(grown.atoms, tables[hook][grown.accepted])
+            self.appended_at[self.hook_names.index(hook), n : dictionary.n_atoms] = self.seen
             energy, residual = x.double().square().sum(), grown.residual_energy.double().sum()
             self._log("growth/n_atoms", dictionary.n_atoms, hook, prog_bar=True)
             self._log("growth/atoms_per_1k_activations", 1000 * len(grown.accepted) / len(x), hook)
@@ -188,16 +189,17 @@ class ITDA(L.LightningModule):
         self._sums = [ValidationSums.empty(self.dictionary(hook)) for hook in self.hook_names]
 
     def validation_step(self, batch: ActivationBatch, batch_idx: int) -> None:
-        """Add a batch of held-out activations to the sums."""
-        for index, hook in enumerate(self.hook_names):
+        """Add a batch of held-out activations to the sums; the processes take turns."""
+        if batch_idx % n_ranks() != rank():
+            return
+        for hook, sums in zip(self.hook_names, self._sums, strict=True):
             x = batch.activations[hook]
-            good = usable(x, batch.table, hook, self.hparams["bad_activations"])
-            self._sums[index].add(self.dictionary(hook), x[good])
+            sums.add(self.dictionary(hook), x[usable(x, batch.table, hook, self.hparams["bad_activations"])])
 
     def on_validation_epoch_end(self) -> None:
         """Log FVU, L0, dead atoms and the rate of growth."""
         for index, hook in enumerate(self.hook_names):
-            metrics = self._sums[index].metrics()
+            metrics = self._sums[index].of_all_ranks().metrics()
             n_atoms, seen = self.dictionary(hook).n_atoms, int(self.seen)
             earlier = [entry for entry in self.history if entry["hook_name"] == hook]
             for name, value in named_metrics(metrics, seen, n_atoms, earlier[-1] if earlier else None).items():
@@ -274,12 +276,11 @@ class ITDA(L.LightningModule):
     def metadata(self, hook_name: str) -> dict[str, Any]:
         """JSON facts of the fit of one hook point: model, data, settings, and the curves of growth and FVU."""
         n, index = self.dictionary(hook_name).n_atoms, self.hook_names.index(hook_name)
-        threshold = float(self.thresholds[index])
         return fit_metadata(
             hook_name,
             data=self._data_settings,
             fit=settings(self.hparams),
-            threshold=None if math.isnan(threshold) else threshold,
+            threshold=float(self.thresholds[index]),
             seen=int(self.seen),
             skipped=int(self.skipped[index]),
             appended_at=self.appended_at[index, :n].cpu(),
@@ -291,8 +292,7 @@ class ITDA(L.LightningModule):
     def _make_dictionaries(self, widths: dict[str, int]) -> None:
         hp = self.hparams
         self.hook_names = list(widths)
-        for width in widths.values():
-            self.dictionaries.append(empty(width, self.dataset, hp))
+        self.dictionaries.extend(empty(width, self.dataset, hp) for width in widths.values())
         hooks = len(widths)
         self.register_buffer("thresholds", torch.full((hooks,), torch.nan, dtype=torch.float64))
         self.register_buffer("typical_energies", torch.ones(hooks, dtype=torch.float64))

@@ -17,6 +17,8 @@ from itda_lightning.activations.shuffled import TrainingRows, shuffled_batches
 from itda_lightning.errors import InputError
 from itda_lightning.growth import LEAST_ANCHOR, RefinementRule, RefinementState, descent, refinement_step
 from itda_lightning.module import ITDA
+from itda_lightning.pursuit import pursue_among_ranks
+from itda_lightning.ranks import rank
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +28,7 @@ class RefinementSettings:
     """How the atoms of a fit are refined after growth, for the pursuit of the fit; not for comparisons across models.
 
     The label of an atom stays true: its cosine with its source's activation, which is kept beside it, is at least
-    ``anchor``. A step needs sums over activations only (``growth.Descent``), which several processes could add up; a fit
-    is one process.
+    ``anchor``.
 
     Args:
         anchor: the least cosine of an atom with its source's activation, at least 0.8; 1 leaves the atoms as they are.
@@ -70,7 +71,8 @@ def refine(
 ) -> float:
     """Refine every dictionary of a grown module in place, from where it is left if it was begun; returns the seconds.
 
-    The same bits come out for the same settings, data and number of threads, however often it was killed and resumed.
+    The same bits come out for the same settings, data and number of threads, on any number of processes and however often
+    it was killed and resumed.
 
     Args:
         module: after its fit, or loaded from a checkpoint.
@@ -127,7 +129,7 @@ class _Run:
         start, begun = time.perf_counter(), int(self.state.step)
         done = begun
         name = f"Refine {self.hook}"
-        with tqdm(total=self.rule.steps, initial=begun, unit=" steps", desc=name) as bar:
+        with tqdm(total=self.rule.steps, initial=begun, unit=" steps", desc=name, disable=rank() > 0) as bar:
             for x in self._batches(begun):
                 self._step(x)
                 bar.update()
@@ -160,7 +162,7 @@ class _Run:
             yield from islice(batches, max(0, done - number * self.per_pass), self.per_pass)
 
     def _step(self, x: Float[Tensor, "batch d"]) -> None:
-        sums = descent(x.to(self.bias.device) - self.bias, self.state.atoms, self.rule)
+        sums = descent(x.to(self.bias.device) - self.bias, self.state.atoms, self.rule, pursue_among_ranks)
         self.state = refinement_step(self.state, sums, self.sources, self.rule)
         self.pass_sums += torch.stack([sums.unexplained.cpu(), sums.activations.cpu().double()])
         if int(self.state.step) % self.per_pass == 0:

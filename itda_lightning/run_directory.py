@@ -1,7 +1,10 @@
 """Run directories: one a run, never reused, with what is needed to say what was run."""
 
+import logging
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -45,6 +48,24 @@ def make_run_directory(wanted: str | None, runs_directory: str, name: str) -> Pa
                 continue
             return path
     raise InputError(f"{root} is full of runs named {name}: choose another run.name")
+
+
+@contextmanager
+def logged(directory: Path) -> Iterator[None]:
+    """What is logged meanwhile, and how it ends, stands in ``fit.log`` of the run directory."""
+    with explained(directory, "writing the log in"):
+        log = logging.FileHandler(directory / "fit.log", encoding="utf-8")
+    log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    package = logging.getLogger("itda_lightning")
+    package.addHandler(log)
+    try:
+        yield
+    except BaseException as error:
+        package.error("the fit ended early: %s: %s", type(error).__name__, error)
+        raise
+    finally:
+        package.removeHandler(log)
+        log.close()
 
 
 def versions_and_hardware() -> dict[str, Any]:

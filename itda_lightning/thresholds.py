@@ -29,6 +29,12 @@ def check_threshold(threshold: float | None, paper_threshold: float | None) -> N
         )
 
 
+def typical_energy(x: Float[Tensor, "sample d"]) -> float:
+    """The median ``|x|^2`` of centred activations that are not zero; 1 where all are."""
+    energy = x.double().square().sum(1)
+    return float(energy[energy > 0].median()) if bool(energy.any()) else 1.0
+
+
 def find_threshold(
     x: Float[Tensor, "sample d"],
     rule: GrowthRule,

@@ -1,5 +1,6 @@
 """Sums over held-out activations from which FVU, L0 and dead atoms follow; divided once, at the end."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -8,53 +9,61 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from itda_lightning.dictionary import Dictionary
+from itda_lightning.ranks import gather_rows, n_ranks
+
+# Sums that stand before the sum of activations.
+OTHER_SUMS = 4
 
 
 @dataclass
 class ValidationSums:
-    """Running sums; see ``metrics`` for what they are for.
+    """Sums of batches; see ``metrics`` for what they are for.
 
     Attributes:
-        count: activations so far.
-        sum_x: (d,) float64 sum of activations less the dictionary's bias.
-        sum_squares: sum of their squared norms.
-        sum_residual: sum of squared residual norms.
-        sum_l0: sum of L0.
+        d_in: width of the activations.
+        batches: of every batch (4 + d,) float64: the number of activations, sum of their squared norms, of squared residual
+            norms, of L0, and (d,) sum of activations; all less the dictionary's bias.
         used: (n,) which atoms were selected at least once.
     """
 
-    count: int
-    sum_x: Float[Tensor, " d"]
-    sum_squares: float
-    sum_residual: float
-    sum_l0: int
+    d_in: int
+    batches: list[Float[Tensor, " sums"]]
     used: Bool[Tensor, " n"]
 
     @classmethod
     def empty(cls, dictionary: Dictionary) -> "ValidationSums":
-        device = dictionary.bias.device
-        sum_x = torch.zeros(dictionary.d_in, dtype=torch.float64, device=device)
-        return cls(0, sum_x, 0.0, 0.0, 0, torch.zeros(dictionary.n_atoms, dtype=torch.bool, device=device))
+        return cls(
+            dictionary.d_in, [], torch.zeros(dictionary.n_atoms, dtype=torch.bool, device=dictionary.bias.device)
+        )
 
     def add(self, dictionary: Dictionary, x: Float[Tensor, "batch d"]) -> None:
         """Encode a batch of finite activations and add it up. Centred, since that is where FVU loses no digits."""
         centred = dictionary.centre(x).double()
         code = dictionary.encode(x)
-        self.count += len(x)
-        self.sum_x += centred.sum(0)
-        self.sum_squares += float(centred.square().sum())
-        self.sum_residual += float(code.residual_energy.double().sum())
-        self.sum_l0 += int(code.l0().sum())
+        sums = (len(x), centred.square().sum(), code.residual_energy.double().sum(), code.l0().sum())
+        others = torch.tensor([float(value) for value in sums], dtype=torch.float64)
+        self.batches.append(torch.cat([others, centred.sum(0).cpu()]))
         self.used[code.support[code.support >= 0]] = True
+
+    def of_all_ranks(self) -> "ValidationSums":
+        """The sums of all processes, which took the batches in turn, in the order of one process."""
+        counts = gather_rows(torch.tensor([len(self.batches)]), [1] * n_ranks()).tolist()
+        mine = torch.stack([torch.zeros(OTHER_SUMS + self.d_in, dtype=torch.float64), *self.batches])[1:]
+        parts = gather_rows(mine, counts).split(counts)
+        in_turn = [part[turn] for turn in range(max(counts)) for part in parts if turn < len(part)]
+        used = gather_rows(self.used[None], [1] * n_ranks()).any(0)
+        return ValidationSums(self.d_in, in_turn, used)
 
     def metrics(self) -> dict[str, float]:
         """``fvu`` = sum |x - x_hat|^2 / sum |x - mean|^2 over all activations, mean ``l0``, number of ``dead_atoms``."""
-        variance = self.sum_squares - float(self.sum_x.square().sum()) / max(self.count, 1)
+        total = functools.reduce(torch.add, self.batches, torch.zeros(OTHER_SUMS + self.d_in, dtype=torch.float64))
+        count, squares, residual, l0 = total[:OTHER_SUMS].tolist()
+        variance = squares - float(total[OTHER_SUMS:].square().sum()) / max(count, 1)
         return {
-            "fvu": self.sum_residual / variance if variance > 0 else 0.0,
-            "l0": self.sum_l0 / max(self.count, 1),
+            "fvu": residual / variance if variance > 0 else 0.0,
+            "l0": l0 / max(count, 1),
             "dead_atoms": int((~self.used).sum()),
-            "validation_activations": self.count,
+            "validation_activations": int(count),
         }
 
 

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ def trainer(**others: Any) -> L.Trainer:
 
 def fitted(data: ActivationsDataModule, **others: Any) -> ITDA:
     """A module after a small fit without the command; ``others`` are arguments of its own."""
-    module = ITDA(**({"max_atoms": 150, "k": 4, "threshold": 0.75, "calibration_tokens": 512} | others))
+    small = {"max_atoms": 150, "k": 4, "growth": "sequential", "threshold": 0.75, "calibration_tokens": 512}
+    module = ITDA(**(small | others))
     trainer().fit(module, datamodule=data)
     return module
 
@@ -78,14 +80,52 @@ def fit_in_child(
     With ``at_step`` the process sends itself the signal in the middle of that training step, or step ``of_refinement`` (0
     is the first).
     """
-    process = _processes.Process(target=_child, args=(arguments, str(output), at_step, signal_number, of_refinement))
-    process.start()
-    process.join(120)
-    assert process.exitcode is not None, "the fit hangs"
-    return process.exitcode
+    return _exit_codes([(arguments, str(output), at_step, signal_number, of_refinement, {})], 120)[0]
 
 
-def _child(arguments: list[str], output: str, at_step: int | None, signal_number: int, of_refinement: bool) -> None:
+def fit_in_children(
+    n: int, arguments: list[str], output: Path, at_step: int | None = None, victim: int = 0, timeout: float = 120
+) -> list[int]:
+    """Run the fit command in ``n`` processes that are told of one another as torchrun does; returns their exit codes.
+
+    The output of each is in the file OUTPUT.RANK. With ``at_step`` process ``victim`` kills itself in that step.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    calls = []
+    for rank in range(n):
+        told = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": n, "LOCAL_WORLD_SIZE": n}
+        told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "tests"}
+        environment = {name: str(value) for name, value in told.items()}
+        step = at_step if rank == victim else None
+        command = [*arguments, "--trainer.devices", str(n)]
+        calls.append((command, f"{output}.{rank}", step, signal.SIGKILL, False, environment))
+    return _exit_codes(calls, timeout)
+
+
+def _exit_codes(calls: list[tuple], timeout: float) -> list[int]:
+    processes = [_processes.Process(target=_child, args=call) for call in calls]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout)
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    assert None not in codes, f"the fit hangs: {codes}"
+    return codes
+
+
+def _child(
+    arguments: list[str],
+    output: str,
+    at_step: int | None,
+    signal_number: int,
+    of_refinement: bool,
+    environment: dict[str, str],
+) -> None:
+    os.environ.update(environment)
     from itda_lightning import refinement
     from itda_lightning.command_line import run_command
     from itda_lightning.fit import main

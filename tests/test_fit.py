@@ -191,7 +191,10 @@ def test_required_settings_are_named(capsys):
         ({"data__training_tokens": 10**9}, r"data.training_tokens asks for 1,000,000,000 tokens"),
         ({"data__device": "cuda:99"}, r"the device cuda:99 was asked for but \d+ CUDA devices are available"),
         ({"trainer__accelerator": "tpu"}, r"the trainer cannot be made: .*; fix trainer.accelerator"),
-        ({"trainer__devices": 2}, r"an ITDA is fitted by one process, not 2: set trainer.devices=1"),
+        (
+            {"trainer__devices": 2, "trainer__strategy": "ddp"},
+            r"2 processes fit an ITDA with strategy=itda_lightning.Replicated\(\), not DDPStrategy",
+        ),
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_written(arguments, tmp_path, others, message):

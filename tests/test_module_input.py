@@ -21,7 +21,7 @@ def data_of(tiny_model_dir: Path, prose_file: Path):
 
 def spoil(monkeypatch: pytest.MonkeyPatch, spoiled: dict[tuple[int, int], float]) -> None:
     """Make harvests give activations at (row, position) that are all of one value."""
-    real = datamodule.harvest
+    real = datamodule.harvest_among_ranks
 
     def harvest(model: Any, rows: Any, *rest: Any) -> Iterator[RowActivations]:
         for part in real(model, rows, *rest):
@@ -30,7 +30,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, spoiled: dict[tuple[int, int], float]
                     part.activations[HOOK][row - part.first_row, position - 1] = value  # without position 0
             yield part
 
-    monkeypatch.setattr(datamodule, "harvest", harvest)
+    monkeypatch.setattr(datamodule, "harvest_among_ranks", harvest)
 
 
 SPOILED = {(0, 3): math.nan, (2, 5): math.inf, (2, 6): -math.inf, (9, 7): 0.0}

@@ -33,6 +33,7 @@ from itda_lightning.activations.language_model import LanguageModel
 from itda_lightning.activations.rows import Rows
 from itda_lightning.atomic_files import explained, remove_parts, write_file, write_json, write_text
 from itda_lightning.errors import InputError
+from itda_lightning.ranks import gather_json, n_ranks, rank, wait_for_all
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +106,8 @@ class ActivationCache:
     def fill_from(self, widths: dict[str, int], read: Callable[[int, int], Iterable[RowActivations]]) -> int:
         """Write what is missing, with a progress bar; returns the number of tokens of it.
 
+        Several processes write the files in turns, and the first signs them. ``read`` is called for those of this process.
+
         Args:
             widths: d_in of every hook point.
             read: gives the activations of the rows start..stop, in the batches in which the language model read them.
@@ -118,13 +121,15 @@ class ActivationCache:
         there = [shard for shard in range(self.n_shards) if self._shard_path(shard).exists()]
         there = [shard for shard in there if self._shard_path(shard).name in checksums]
         missing = [shard for shard in range(self.n_shards) if shard not in there]
+        wait_for_all()  # before the first process changes what the others have just looked at
         if there:
             logger.info("going on with the cache %s: %d of %d files are there", self.path, len(there), self.n_shards)
         with explained(self.path, "writing"):
             self.path.mkdir(parents=True, exist_ok=True)
-            remove_parts(self.path)
+            if rank() == 0:
+                remove_parts(self.path)
             free = shutil.disk_usage(self.path).free
-        if checksums:
+        if checksums and rank() == 0:
             self._write_checksums(checksums, there)
         needed = self.size_bytes(widths) * len(missing) // max(self.n_shards, 1)
         if needed > free:
@@ -132,20 +137,39 @@ class ActivationCache:
                 f"the activation cache needs {needed / 1e9:.2f} GB but {self.path} has {free / 1e9:.2f} GB free: lower "
                 "training_tokens, set cache_dtype=bfloat16, or choose another cache_dir"
             )
-        tokens = self.rows.context_size
-        spans = {shard: (shard * SHARD_ROWS, min((shard + 1) * SHARD_ROWS, len(self.rows))) for shard in missing}
-        total = sum(stop - start for start, stop in spans.values()) * tokens
-        with tqdm(total=total, unit=" tokens", unit_scale=True, desc="Harvest") as bar:
-            for shard, (start, stop) in spans.items():
-                parts = []
-                for part in read(start, stop):
-                    parts.append(part)
-                    bar.update(next(iter(part.activations.values())).shape[0] * tokens)
-                write_file(self._shard_path(shard), partial(self._write_shard, parts=parts, features=features))
-                checksums[self._shard_path(shard).name] = self._sign(shard)
-        self._write_checksums(checksums, list(range(self.n_shards)))
-        self._finish(features)
+        wait_for_all()
+        total = sum(self._n_rows(shard) for shard in missing) * self.rows.context_size
+        with tqdm(total=total, unit=" tokens", unit_scale=True, desc="Harvest", disable=rank() > 0) as bar:
+            for turn in range(0, len(missing), n_ranks()):
+                together = missing[turn : turn + n_ranks()]
+                checksum = None
+                if rank() < len(together):
+                    checksum = self._write_from(read, together[rank()], features, bar)
+                told = gather_json(checksum)[: len(together)]
+                for other, shard in enumerate(together):
+                    checksums[self._shard_path(shard).name] = told[other]
+                    bar.update(self._n_rows(shard) * self.rows.context_size if other != rank() else 0)
+                if rank() == 0:
+                    self._sign(checksums, together)
+        if rank() == 0:
+            self._write_checksums(checksums, list(range(self.n_shards)))
+            self._finish(features)
+        wait_for_all()
         return total
+
+    def _n_rows(self, shard: int) -> int:
+        return min((shard + 1) * SHARD_ROWS, len(self.rows)) - shard * SHARD_ROWS
+
+    def _write_from(
+        self, read: Callable[[int, int], Iterable[RowActivations]], shard: int, features: Features, bar: tqdm
+    ) -> str:
+        """Write one file; returns its checksum."""
+        start, parts = shard * SHARD_ROWS, []
+        for part in read(start, start + self._n_rows(shard)):
+            parts.append(part)
+            bar.update(next(iter(part.activations.values())).shape[0] * self.rows.context_size)
+        write_file(self._shard_path(shard), partial(self._write_shard, parts=parts, features=features))
+        return _checksum(self._shard_path(shard))
 
     def read(self, start_row: int, stop_row: int) -> RowActivations:
         """Activations of rows ``start_row..stop_row`` in float32 (float64 is never stored).
@@ -186,14 +210,13 @@ class ActivationCache:
         names = [self._shard_path(shard).name for shard in shards]
         write_text(self.path / CHECKSUMS, "".join(f"{checksums[name]}  {name}\n" for name in names))
 
-    def _sign(self, shard: int) -> str:
-        """Add the line of a finished file; a kill leaves half a line at most, which is not taken for one."""
-        path, checksum = self._shard_path(shard), _checksum(self._shard_path(shard))
-        with explained(self.path / CHECKSUMS, "writing"), (self.path / CHECKSUMS).open("a", encoding="utf-8") as lines:
-            lines.write(f"{checksum}  {path.name}\n")
-            lines.flush()
-            os.fsync(lines.fileno())
-        return checksum
+    def _sign(self, checksums: dict[str, str], shards: list[int]) -> None:
+        """Add the lines of finished files; a kill leaves half a line at most, which is not taken for one."""
+        with explained(self.path / CHECKSUMS, "writing"), (self.path / CHECKSUMS).open("a", encoding="utf-8") as file:
+            for name in (self._shard_path(shard).name for shard in shards):
+                file.write(f"{checksums[name]}  {name}\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def _dataset(self) -> Dataset:
         if self._open is None:

@@ -13,11 +13,12 @@ from sae_lens.training.activations_store import ActivationsStore
 from itda_lightning.activations.batches import ActivationBatch, ActivationLoader, Reader
 from itda_lightning.activations.cache import BITS, SHARD_ROWS, ActivationCache
 from itda_lightning.activations.documents import Documents, load_documents
-from itda_lightning.activations.harvest import RowActivations, harvest, make_store
+from itda_lightning.activations.harvest import RowActivations, harvest_among_ranks, make_store
 from itda_lightning.activations.language_model import LanguageModel, LanguageModelName, Loader
 from itda_lightning.activations.rows import Packing, Rows, Tokenizer, choice
 from itda_lightning.activations.split import Split, split_rows
 from itda_lightning.errors import InputError
+from itda_lightning.ranks import n_ranks
 
 logger = logging.getLogger(__name__)
 
@@ -209,7 +210,15 @@ class ActivationsDataModule(L.LightningDataModule):
         return self._caches[split]
 
     def prepare_data(self) -> None:
-        """Check everything, and with a cache directory harvest what is not cached yet."""
+        """Check everything, and with a cache directory harvest what is not cached yet.
+
+        Lightning calls this in one of several processes only, which then harvest together in ``setup``.
+        """
+        if n_ranks() == 1:
+            self.fill_caches()
+
+    def fill_caches(self) -> None:
+        """With a cache directory harvest what is not cached yet, all processes together."""
         for split in get_args(Split):
             rows = self._cached_rows(split)
             cache = self.cache(split)
@@ -230,7 +239,9 @@ class ActivationsDataModule(L.LightningDataModule):
             self.harvest_seconds += time.perf_counter() - start
 
     def setup(self, stage: str | None = None) -> None:
-        """Open what ``prepare_data`` made."""
+        """Open what ``prepare_data`` made; in one of several processes, make it together with the others."""
+        if n_ranks() > 1:
+            self.fill_caches()
         for split in get_args(Split):
             self.rows(split)
 
@@ -296,7 +307,7 @@ class ActivationsDataModule(L.LightningDataModule):
         return lambda start: self._harvest(self.rows(split), start)
 
     def _harvest(self, rows: Rows, start_row: int) -> Iterator[RowActivations]:
-        parts = harvest(self.language_model, rows, self.hparams["model_batch_size"], start_row)
+        parts = harvest_among_ranks(self.language_model, rows, self.hparams["model_batch_size"], start_row)
         while True:
             start = time.perf_counter()
             part = next(parts, None)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from itda_lightning.activations.language_model import LanguageModel
 from itda_lightning.activations.rows import Rows
+from itda_lightning.ranks import gather_rows, n_ranks, rank
 
 
 class RowActivations(NamedTuple):
@@ -70,3 +71,27 @@ def harvest(
         with torch.no_grad():
             activations = store.get_multi_hook_activations(tokens)
         yield RowActivations(row, {hook: values.detach().cpu() for hook, values in activations.items()})
+
+
+def harvest_among_ranks(
+    language_model: LanguageModel, rows: Rows, model_batch_size: int, start_row: int = 0
+) -> Iterator[RowActivations]:
+    """As ``harvest`` to the last row, all processes together: each reads every so many-th batch, and every one gets all."""
+    if n_ranks() == 1:
+        yield from harvest(language_model, rows, model_batch_size, start_row)
+        return
+    starts = range(start_row, len(rows), model_batch_size)
+    my_starts = starts[rank() :: n_ranks()]
+    mine = [row for start in my_starts for row in range(start, min(start + model_batch_size, len(rows)))]
+    parts = harvest(language_model, rows.select(torch.tensor(mine, dtype=torch.int64)), model_batch_size)
+    for first in range(0, len(starts), n_ranks()):
+        together = starts[first : first + n_ranks()]
+        counts = [min(model_batch_size, len(rows) - start) for start in together] + [0] * (n_ranks() - len(together))
+        part = next(parts).activations if counts[rank()] else {}
+        positions = rows.context_size - rows.first_position
+        gathered = {
+            hook: gather_rows(part.get(hook, torch.zeros(0, positions, width)).float(), counts).split(counts)
+            for hook, width in language_model.widths.items()
+        }
+        for index, start in enumerate(together):
+            yield RowActivations(start, {hook: values[index] for hook, values in gathered.items()})

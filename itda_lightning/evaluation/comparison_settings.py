@@ -25,11 +25,11 @@ class FitSettings:
 
     max_atoms: int = 4096
     k: int = 32
-    pursuit: PursuitName = "mp"
+    pursuit: PursuitName = "omp"
     nonnegative: bool = False
-    growth: GrowthPolicy = "sequential"
+    growth: GrowthPolicy = "frozen_batch"
     threshold: float | None = None
-    energy_exponent: float = 1.0
+    energy_exponent: float | None = None
     center: bool = True
     tokens: int | None = None
     refine: RefinementSettings | None = None
@@ -59,7 +59,7 @@ class RandomSettings:
 
     n_atoms: int
     k: int = 32
-    pursuit: PursuitName = "mp"
+    pursuit: PursuitName = "omp"
     nonnegative: bool = False
     center: bool = True
     tokens: int | None = None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from itda_lightning.growth.among_ranks import Step, grow_among_ranks
 from itda_lightning.growth.calibration import Forecast, calibrate_threshold, forecast
 from itda_lightning.growth.frozen_batch import grow_frozen_batch
 from itda_lightning.growth.refinement import (
@@ -39,10 +40,12 @@ __all__ = [
     "GrowthRule",
     "RefinementRule",
     "RefinementState",
+    "Step",
     "calibrate_threshold",
     "cosine_threshold",
     "descent",
     "forecast",
+    "grow_among_ranks",
     "grow_frozen_batch",
     "grow_sequential",
     "grow_worst_first",

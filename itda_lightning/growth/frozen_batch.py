@@ -4,14 +4,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from itda_lightning.growth.rule import DUPLICATE_COSINE, Growth, GrowthRule
-from itda_lightning.pursuit import PreparedAtoms, pursue
+from itda_lightning.growth.rule import DUPLICATE_COSINE, Encode, Growth, GrowthRule
+from itda_lightning.pursuit import PreparedAtoms, correlate, pursue
 
 
 def grow_frozen_batch(
     x: Float[Tensor, "batch d"],
     prepared: PreparedAtoms,
     rule: GrowthRule,
+    encode: Encode = pursue,
 ) -> Growth:
     """The activations that the atoms explain too badly, cropped at the capacity.
 
@@ -20,12 +21,13 @@ def grow_frozen_batch(
     Args:
         x: (batch, d) finite centred activations.
         prepared: the dictionary's atoms, in a buffer with room for more.
+        encode: the pursuit, by one process or by all.
     """
-    code = pursue(rule.pursuit, x, prepared, rule.k, rule.nonnegative, rule.shares(x))
+    code = encode(rule.pursuit, x, prepared, rule.k, rule.nonnegative, rule.shares(x))
     failures = (code.residual_energy > rule.threshold * rule.reference(x)).nonzero()[:, 0]
     candidates = torch.nn.functional.normalize(x[failures], dim=1)
     if rule.admits_repeats and prepared.n:
-        fresh = _similarity(candidates @ prepared.atoms.T, rule).amax(1) < DUPLICATE_COSINE
+        fresh = _similarity(correlate(candidates.to(prepared.dtype), prepared.atoms), rule).amax(1) < DUPLICATE_COSINE
         failures, candidates = failures[fresh], candidates[fresh]
     distinct = _first_of_its_kind(candidates, rule)[: prepared.capacity - prepared.n]
     return Growth(failures[distinct], candidates[distinct], code.residual_energy)

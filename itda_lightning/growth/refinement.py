@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from itda_lightning.growth.rule import Encode
 from itda_lightning.pursuit import PreparedAtoms, PursuitName, combine, pursue
 
 LEAST_ANCHOR = 0.8
@@ -68,7 +69,7 @@ class RefinementState(NamedTuple):
 
 
 class Descent(NamedTuple):
-    """Sums over a batch: those of several processes, added up, are those of all their activations.
+    """Sums over a batch.
 
     Attributes:
         direction: (n, d) float32, minus half the gradient of ``unexplained`` with respect to the atoms, codes held fixed.
@@ -81,7 +82,9 @@ class Descent(NamedTuple):
     activations: Int[Tensor, ""]
 
 
-def descent(x: Float[Tensor, "batch d"], atoms: Float[Tensor, "n d"], rule: RefinementRule) -> Descent:
+def descent(
+    x: Float[Tensor, "batch d"], atoms: Float[Tensor, "n d"], rule: RefinementRule, encode: Encode = pursue
+) -> Descent:
     """Where to move the atoms for one batch.
 
     Every activation counts by the share of its energy that is unexplained, as in growth: the few whose norm is many times
@@ -90,11 +93,12 @@ def descent(x: Float[Tensor, "batch d"], atoms: Float[Tensor, "n d"], rule: Refi
     Args:
         x: (batch, d) finite centred activations.
         atoms: (n, d) unit rows.
+        encode: the pursuit, by one process or by all.
     """
     prepared = PreparedAtoms(atoms, len(atoms), rule.memory_budget)
     x = normalize(x.to(prepared.dtype), dim=1)
     prepared.build_gram_if_repaid(len(x), rule.k)
-    code = pursue(rule.pursuit, x, prepared, rule.k, rule.nonnegative)
+    code = encode(rule.pursuit, x, prepared, rule.k, rule.nonnegative)
     residual = x - combine(code.support, code.coefficients, prepared.atoms)
     direction = torch.zeros(atoms.shape, dtype=torch.float32, device=x.device)
     rows = max(1, DENSE_ENTRIES // max(1, len(atoms)))

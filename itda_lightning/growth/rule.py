@@ -1,15 +1,20 @@
 """The rule that decides which activations become atoms, and what one step of growth returns."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from itda_lightning.pursuit import PursuitName
+from itda_lightning.pursuit import PursuitName, SparseCode
 
 # Two unit vectors with a cosine of at least this are one atom: the second would repeat the label and explain nothing.
 DUPLICATE_COSINE = 0.999
+
+
+# Called as `pursue`: that itself, or `pursue_among_ranks` where all processes grow the same dictionary.
+Encode = Callable[..., SparseCode]
 
 
 class GrowthRule(NamedTuple):

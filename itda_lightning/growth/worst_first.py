@@ -21,8 +21,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from itda_lightning.growth.rule import DUPLICATE_COSINE, Growth, GrowthRule
-from itda_lightning.pursuit import PreparedAtoms, combine, pursue
+from itda_lightning.growth.rule import DUPLICATE_COSINE, Encode, Growth, GrowthRule
+from itda_lightning.pursuit import PreparedAtoms, combine, correlate, pursue
 
 # A component is large when its share of a residual's energy is this many times that of a random direction, or half.
 STANDS_OUT, LARGEST_BOUND = 3.0, 0.5
@@ -37,6 +37,7 @@ def grow_worst_first(
     x: Float[Tensor, "batch d"],
     prepared: PreparedAtoms,
     rule: GrowthRule,
+    encode: Encode = pursue,
 ) -> Growth:
     """The activations that become atoms when the worst explained of the batch is appended first, about as one by one.
 
@@ -46,6 +47,7 @@ def grow_worst_first(
     Args:
         x: (batch, d) finite centred activations.
         prepared: the dictionary's atoms, in a buffer with room for more; rows beyond ``prepared.n`` are scratch.
+        encode: the pursuit, by one process or by all.
     """
     n_atoms = prepared.n
     unit = torch.nn.functional.normalize(x, dim=1)
@@ -59,7 +61,7 @@ def grow_worst_first(
     bound, encodes = min(STANDS_OUT / x.shape[1], LARGEST_BOUND), 0
     while len(rows):
         encodes += len(rows) if prepared.n else 0
-        residual, residual_energy[rows] = _encode(x[rows], prepared, rule)
+        residual, residual_energy[rows] = _encode(x[rows], prepared, rule, encode)
         share = residual_energy[rows] / reference[rows]  # nan without energy, which is no failure
         failed = share > rule.threshold
         if rule.admits_repeats:  # else no repeat of an atom fails
@@ -83,18 +85,18 @@ def grow_worst_first(
 
 
 def _encode(
-    x: Float[Tensor, "m d"], prepared: PreparedAtoms, rule: GrowthRule
+    x: Float[Tensor, "m d"], prepared: PreparedAtoms, rule: GrowthRule, encode: Encode
 ) -> tuple[Float[Tensor, "m d"], Float[Tensor, " m"]]:
     """Residuals and their energies."""
     if prepared.n == 0:
         return x, x.square().sum(-1)
-    code = pursue(rule.pursuit, x, prepared, rule.k, rule.nonnegative, rule.shares(x))
+    code = encode(rule.pursuit, x, prepared, rule.k, rule.nonnegative, rule.shares(x))
     return x - combine(code.support, code.coefficients, prepared.atoms), code.residual_energy
 
 
 def _repeats(candidates: Float[Tensor, "m d"], atoms: Float[Tensor, "n d"], rule: GrowthRule) -> Bool[Tensor, " m"]:
     """Which rows nearly repeat one of the atoms."""
-    cosine = candidates @ atoms.T
+    cosine = correlate(candidates, atoms)
     return ((cosine if rule.nonnegative else cosine.abs()) >= DUPLICATE_COSINE).any(1)
 
 

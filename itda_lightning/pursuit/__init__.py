@@ -1,5 +1,6 @@
-"""Sparse codes from activations and atoms. Knows torch and nothing else of this package."""
+"""Sparse codes from activations and atoms. Knows torch and the processes of a run, nothing else of this package."""
 
+from itda_lightning.pursuit.among_ranks import pursue_among_ranks
 from itda_lightning.pursuit.code import SparseCode
 from itda_lightning.pursuit.correlation import combine
 from itda_lightning.pursuit.memory import SMALLEST_BUDGET
@@ -28,4 +29,5 @@ __all__ = [
     "matching_pursuit",
     "orthogonal_matching_pursuit",
     "pursue",
+    "pursue_among_ranks",
 ]

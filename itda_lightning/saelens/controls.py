@@ -27,7 +27,7 @@ def random_dictionary(
     hook_name: str,
     n_atoms: int,
     k: int,
-    pursuit: PursuitName = "mp",
+    pursuit: PursuitName = "omp",
     bias: Float[Tensor, " d"] | None = None,
     seed: int = 0,
     *,

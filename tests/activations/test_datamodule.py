@@ -93,13 +93,13 @@ def test_several_hook_points_share_their_sources(make_data: MakeData) -> None:
 def harvests(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of rows of every live harvest from now on."""
     calls: list[int] = []
-    harvest = datamodule.harvest
+    harvest = datamodule.harvest_among_ranks
 
     def counted(language_model: Any, rows: Any, model_batch_size: int, start_row: int) -> Any:
         calls.append(len(rows) - start_row)
         return harvest(language_model, rows, model_batch_size, start_row)
 
-    monkeypatch.setattr(datamodule, "harvest", counted)
+    monkeypatch.setattr(datamodule, "harvest_among_ranks", counted)
     return calls
 
 
