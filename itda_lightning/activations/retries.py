@@ -1,4 +1,7 @@
-"""Requests to a server, made again where what went wrong passes: a connection that breaks, a server that is busy or down."""
+"""Requests to a server, made again where what went wrong passes: a connection that breaks, a server that is busy or down.
+
+What nnsight brings along is imported where it is used, since it is an extra.
+"""
 
 import json
 import logging
@@ -27,7 +30,8 @@ def with_retries(request: Callable[[], Answer], what: str) -> Answer:
     Raises:
         InputError: the server refused, or the last try failed.
     """
-    for wait in (*WAITS, None):
+    waits = iter(WAITS)
+    while True:
         try:
             return request()
         except Exception as error:
@@ -37,6 +41,7 @@ def with_retries(request: Callable[[], Answer], what: str) -> Answer:
             if not _passes(failure):
                 raise InputError(f"{what}: the server refuses ({error}); what was written stays") from error
             reason = f"{type(failure).__name__}: {str(failure).partition(chr(10))[0]}"
+            wait = next(waits, None)
             if wait is None:
                 raise InputError(
                     f"{what}: failed {len(WAITS) + 1} times within {sum(WAITS) / 60:.1f} minutes, at last with {reason}; "
@@ -45,7 +50,6 @@ def with_retries(request: Callable[[], Answer], what: str) -> Answer:
             wait = max(wait, _asked_to_wait(failure))
             logger.warning("%s: %s; trying again in %.0f s", what, reason, wait)
             time.sleep(wait)
-    raise AssertionError("the last try returns or raises")
 
 
 def _failure(error: Exception) -> BaseException | None:
@@ -64,13 +68,12 @@ def _failure(error: Exception) -> BaseException | None:
 
 
 def _passes(failure: BaseException) -> bool:
-    import httpx
-    import websocket
+    from nnsight.intervention.backends.remote import RemoteError
 
     status = _status(failure)
-    if status is not None:
-        return status == TOO_MANY_REQUESTS or status >= SERVER_FAILS
-    return isinstance(failure, httpx.TransportError | websocket.WebSocketException | OSError)
+    if status is None:
+        return not isinstance(failure, RemoteError)  # a job that failed there fails again
+    return status == TOO_MANY_REQUESTS or status >= SERVER_FAILS
 
 
 def _status(failure: Any) -> int | None:
