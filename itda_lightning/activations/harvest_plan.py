@@ -110,9 +110,10 @@ class HarvestPlan:
             received = f"to read: {in_units(self.read)} of activations from the network, no weights"
             return [*lines, received, "time: not known before, another machine computes"]
         read, products = disk_read_rate(self.weights), product_rate(device, dtype, self.width)
-        # Weights are read while the layer before computes; hidden states and the cache are written in between.
-        seconds = max(self.flops / products, self.read / read)
-        seconds += self.spill_traffic / min(write, read) + self.cache / write
+        # Weights are read, and hidden states read and written, while layers compute; the cache is written at the end.
+        seconds = (
+            max(self.flops / products, self.read / read + self.spill_traffic / min(write, read)) + self.cache / write
+        )
         return [
             *lines,
             f"to read: {in_units(self.read)} of weights, at {in_units(read)}/s",

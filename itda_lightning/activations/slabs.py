@@ -72,19 +72,17 @@ class SlabFiles:
         reached = [level for level in there if not missing or level < missing[0]]
         return reached[-1] if reached else None
 
-    def empty(self, slab: Slab) -> Float[Tensor, "rows context d"]:
-        """Memory for the slab's hidden states."""
-        return torch.empty((slab.stop - slab.start, *self.shape), dtype=self.dtype)
+    def empty(self, rows: int) -> Float[Tensor, "rows context d"]:
+        """Memory for the hidden states of so many rows."""
+        return torch.empty((rows, *self.shape), dtype=self.dtype)
 
-    def read(self, slab: Slab, level: int) -> Float[Tensor, "rows context d"]:
-        """The slab's hidden states at a level. Raises InputError where they are not what was written."""
-        hidden, path = self.empty(slab), self._path(slab, level)
-        view = _bytes_of(hidden)
+    def read(self, slab: Slab, level: int, hidden: Float[Tensor, "rows context d"]) -> None:
+        """Fill ``hidden`` with the slab's hidden states at a level. Raises InputError where they are not what was written."""
+        path = self._path(slab, level)
         with path.open("rb", buffering=0) as stream:
-            checksum = _fill(stream.fileno(), view, path)
+            checksum = _fill(stream.fileno(), _bytes_of(hidden), path)
             if os.read(stream.fileno(), CHECKSUM_BYTES + 1) != checksum:
                 raise _damaged(path)
-        return hidden
 
     def read_rows(self, slab: Slab, level: int, start: int, stop: int) -> Float[Tensor, "rows context d"]:
         """Some of the slab's rows; the whole file is checked before the first of them. Raises as ``read``."""

@@ -1,19 +1,21 @@
 """The streamed backend: a model on disk harvested layer by layer, all rows through one layer before the next is read.
 
 Every weight is read once whatever the number of tokens. Hidden states lie on disk in slabs (``slabs.py``), so that memory
-holds two layers of weights (one computes, the next is being read) and one slab, and a run that was killed goes on with the
-layer and the slab that it was at.
+holds two layers of weights (one computes, the next is being read) and three slabs (one computes, the next is being read, the
+one before is being written), and a run that was killed goes on with the layer and the slabs that it was at.
 """
 
 import json
 import logging
 import shutil
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
 from typing import get_args
 
+import torch
 import xxhash
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -31,6 +33,7 @@ from itda_lightning.activations.harvest_plan import (
     in_units,
 )
 from itda_lightning.activations.rows import Rows
+from itda_lightning.activations.slab_pipeline import IN_MEMORY, SlabPipeline
 from itda_lightning.activations.slabs import Slab, SlabFiles, cut
 from itda_lightning.activations.split import Split
 from itda_lightning.activations.streamed_decoder import StreamedDecoder
@@ -41,6 +44,8 @@ logger = logging.getLogger(__name__)
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 SLAB_ROWS = "slabs.json"
+# Larger slabs are read and written no faster, and a run that is killed loses more of them.
+LARGEST_SLAB = 2**29
 
 
 class StreamedBackend:
@@ -73,6 +78,7 @@ class StreamedBackend:
         names = decoder.outer_weights + [name for layer in decoder.layer_weights[:n_layers] for name in layer]
         tokens = n_rows * self.data.hparams["context_size"]
         slab = self.slab_rows * row_bytes
+        memory = self.memory_for(n_rows if self.all_in_memory else self.slab_rows)
         shard = SHARD_ROWS * row_bytes * len(self.levels)  # of the cache, while it is written
         width, stored = len(self.levels) * decoder.width, self.data.hparams["cache_dtype"]
         return HarvestPlan(
@@ -81,8 +87,8 @@ class StreamedBackend:
             read=decoder.files.size_bytes(names),
             cache=sum(cache_bytes(part, width, stored) for part in map(self.data._cached_rows, SPLITS)),
             # While a slab is written its last level is still there.
-            spill=n_rows * row_bytes * (len(self.wanted) + (n_layers > 0)) + slab,
-            cpu=max(self.memory_for(self.slab_rows), PROCESS_BYTES + 2 * shard),
+            spill=n_rows * row_bytes * len(self.wanted) + slab,
+            cpu=max(memory, PROCESS_BYTES + 2 * shard),
             gpu=0 if self._on_cpu else max(2 * decoder.layer_bytes, decoder.outer_bytes) + self._batch,
             flops=2 * tokens * sum(decoder.parameters[:n_layers]),
             spill_traffic=2 * n_rows * row_bytes * (n_layers + 1),
@@ -90,12 +96,12 @@ class StreamedBackend:
         )
 
     def memory_for(self, slab_rows: int) -> int:
-        """Bytes of CPU memory for slabs of so many rows: the process, two layers of weights, one batch, one slab."""
-        return PROCESS_BYTES + self._weights_on_cpu + (self._batch if self._on_cpu else 0) + slab_rows * self._row_bytes
+        """Bytes of CPU memory for slabs of so many rows: the process, two layers of weights, one batch, three slabs."""
+        return self._memory_without_slabs + min(IN_MEMORY * slab_rows, self._n_rows) * self._row_bytes
 
     @cached_property
     def slab_rows(self) -> int:
-        """Rows in a slab: what the memory leaves, in whole batches, of all rows at most.
+        """Rows in a slab: a third of what the memory leaves, in whole batches, of all rows at most.
 
         Raises:
             InputError: too little memory for two layers of weights and one batch.
@@ -107,8 +113,13 @@ class StreamedBackend:
                 f"weights {in_units(self._weights_on_cpu)}, the rest for a batch) but may take {in_units(allowed)}: raise "
                 "memory, or lower data.model_batch_size"
             )
-        batches = 1 + (allowed - least) // (self.batch_rows * self._row_bytes)
-        return min(batches * self.batch_rows, self._n_rows)
+        largest = min((allowed - self._memory_without_slabs) // IN_MEMORY, LARGEST_SLAB)
+        return min(max(1, largest // (self.batch_rows * self._row_bytes)) * self.batch_rows, self._n_rows)
+
+    @property
+    def all_in_memory(self) -> bool:
+        """Whether the memory holds the hidden states of all rows."""
+        return self.limits.of(CPU) >= self._memory_without_slabs + self._n_rows * self._row_bytes
 
     def fill(self) -> int:
         """Harvest what is not in the caches yet; returns the number of tokens that were written to them.
@@ -130,6 +141,10 @@ class StreamedBackend:
         cache = self.data.cache(split)
         assert cache is not None
         return cache
+
+    @property
+    def _memory_without_slabs(self) -> int:
+        return PROCESS_BYTES + self._weights_on_cpu + (self._batch if self._on_cpu else 0)
 
     @property
     def _on_cpu(self) -> bool:
@@ -173,9 +188,7 @@ class _Run:
         self.slabs = [slab for split, batches in self.batches.items() for slab in cut(split, batches, slab_rows)]
         self.files.remove_stale(self.slabs)
         self.reached = {slab: self.files.level(slab) for slab in self.slabs}
-        # All hidden states stay in memory where they fit; they are on disk all the same, for a run that is killed.
-        self.all_in_memory = sum(slab.stop - slab.start for slab in self.slabs) <= slab_rows
-        self.in_memory: dict[Slab, Tensor] = {}
+        self.pipeline = partial(SlabPipeline, self.files, slab_rows, backend.all_in_memory)
         model = xxhash.xxh3_64_hexdigest(next(iter(caches.values())).settings["model"]["fingerprint"].encode())
         remove_parts(backend.root)
         self.decoder.files.check_by(backend.root / f"weights-{model}.json")
@@ -183,57 +196,74 @@ class _Run:
     def fill(self) -> int:
         """Bring all slabs to the last level that a hook point wants, then write the caches."""
         if any(level != self.wanted[-1] for level in self.reached.values()):
-            self._embed()
-            self._stream()
-        self.in_memory.clear()
+            with self.pipeline() as pipeline:
+                self._embed(pipeline)
+                self._stream(pipeline)
         widths = dict.fromkeys(self.levels, self.decoder.width)
         return sum(cache.fill_from(widths, partial(self._read, split)) for split, cache in self.caches.items())
 
-    def _embed(self) -> None:
+    def _embed(self, pipeline: SlabPipeline) -> None:
         with self.decoder.outer():
             for slab in tqdm(self.slabs, desc="Embeddings", unit=" slabs"):
-                rows, hidden = self._rows(slab), self.files.empty(slab)
+                rows, new = self._rows(slab), self.reached[slab] is None
                 for start, stop in slab.batches(self.batches[slab.of]):
                     self.decoder.prepare(rows.tokens[start:stop])
-                    if self.reached[slab] is None:
-                        hidden[start - slab.start : stop - slab.start] = self.decoder.embed(rows.tokens[start:stop])
-                if self.reached[slab] is None:
-                    self._write(slab, 0, hidden)
+                    if new:
+                        hidden = pipeline.memory(slab)[start - slab.start : stop - slab.start]
+                        hidden.copy_(self.decoder.embed(rows.tokens[start:stop]))
+                if new:
+                    pipeline.write(slab, 0)
+                    self.reached[slab] = 0
 
-    def _stream(self) -> None:
-        first, last = min(level for level in self.reached.values() if level is not None), self.wanted[-1]
+    def _stream(self, pipeline: SlabPipeline) -> None:
+        decoder, last = self.decoder, self.wanted[-1]
+        first = min(level for level in self.reached.values() if level is not None)
+        if first == last:
+            return
         if first:
             logger.info("going on with layer %d of %d", first, last)
-        decoder = self.decoder
+        size = max(map(decoder.files.memory_bytes, decoder.layer_weights[first:last]))
+        memory = [torch.empty(size, dtype=torch.uint8) for _ in range(2)]
+        flops, waited, begin = 0, 0.0, time.perf_counter()
         with (
             ThreadPoolExecutor(1) as reader,
             tqdm(total=(last - first) * len(self.slabs), desc="Layers", unit=" slabs") as bar,
         ):
-            weights = decoder.files.read(decoder.layer_weights[first]) if first < last else {}
+            coming = reader.submit(decoder.files.read, decoder.layer_weights[first], memory[0])
             for index in range(first, last):
-                with decoder.layer(index, weights):
-                    # Read only now, when what the layer was made of is gone: two layers are in memory, not three.
-                    coming = reader.submit(
-                        decoder.files.read, decoder.layer_weights[index + 1] if index + 1 < last else []
-                    )
-                    for slab in self.slabs:
-                        if self.reached[slab] == index:
-                            self._forward(slab, index)
-                        bar.update()
+                before = time.perf_counter()
                 weights = coming.result()
+                waited += time.perf_counter() - before
+                with decoder.layer(index, weights):
+                    # The next layer is read only now, when what is free is known: two layers are in memory, not three.
+                    if decoder.lies_in(index, memory[0]):
+                        memory.reverse()
+                    if index + 1 < last:
+                        coming = reader.submit(decoder.files.read, decoder.layer_weights[index + 1], memory[0])
+                    slabs = [slab for slab in self.slabs if self.reached[slab] == index]
+                    bar.update(len(self.slabs) - len(slabs))
+                    pipeline.advance(slabs, index, partial(self._forward, index, bar))
+                    tokens = sum(self._rows(slab).tokens[slab.start : slab.stop].numel() for slab in slabs)
+                    flops += 2 * decoder.parameters[index] * tokens
+        seconds = time.perf_counter() - begin
+        read = decoder.files.size_bytes([name for names in decoder.layer_weights[first:last] for name in names])
+        logger.info(
+            "%d layers in %.2f s: %s of weights at %s/s, %.3g TFLOP at %.3g TFLOP/s; %.2f s of it waiting for weights",
+            last - first,
+            seconds,
+            in_units(read),
+            in_units(read / seconds),
+            flops / 1e12,
+            flops / seconds / 1e12,
+            waited,
+        )
 
-    def _forward(self, slab: Slab, index: int) -> None:
-        hidden = self.in_memory[slab] if slab in self.in_memory else self.files.read(slab, index)
+    def _forward(self, index: int, bar: tqdm, slab: Slab, hidden: Tensor) -> None:
         for start, stop in slab.batches(self.batches[slab.of]):
             part = slice(start - slab.start, stop - slab.start)
             hidden[part] = self.decoder.forward_layer(index, hidden[part])
-        self._write(slab, index + 1, hidden)
-
-    def _write(self, slab: Slab, level: int, hidden: Tensor) -> None:
-        self.files.write(slab, level, hidden)
-        self.reached[slab] = level
-        if self.all_in_memory:
-            self.in_memory[slab] = hidden
+        self.reached[slab] = index + 1
+        bar.update()
 
     def _rows(self, slab: Slab) -> Rows:
         return self.caches[slab.of].rows

@@ -122,6 +122,20 @@ class StreamedDecoder:
             for module in self.layers[index].modules():
                 _release(module)
 
+    def lies_in(self, index: int, memory: Tensor) -> bool:
+        """Whether the weights of layer ``index``, within ``layer``, lie in the memory that they were read into.
+
+        Where only some do, because others were converted, they are copied, so that the memory is free.
+        """
+        parameters = list(self.layers[index].parameters())
+        start, stop = memory.data_ptr(), memory.data_ptr() + memory.numel()
+        inside = [parameter for parameter in parameters if start <= parameter.data_ptr() < stop]
+        if len(inside) == len(parameters):
+            return True
+        for parameter in inside:
+            parameter.data = parameter.data.clone()
+        return False
+
     @torch.no_grad()
     def prepare(self, tokens: Int[Tensor, "rows context"]) -> None:
         """Find out, within ``outer``, how layers are called on batches of this shape.

@@ -42,7 +42,7 @@ def assert_same_caches(make_data: MakeData, tmp_path: Path, slab_rows: int | Non
 def test_as_transformers_computes_them(make_data: MakeData, tmp_path: Path, model, architecture: str) -> None:
     layers = LAYERS.get(architecture, "model.layers")
     settings = {"model": str(model(architecture)), "loader": "huggingface", "model_batch_size": 24}
-    assert_same_caches(make_data, tmp_path, 48, hook_names=[f"{layers}.0", f"{layers}.2"], **settings)
+    assert_same_caches(make_data, tmp_path, 24, hook_names=[f"{layers}.0", f"{layers}.2"], **settings)
 
 
 @pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURES) - {"GPT2"}))
@@ -65,7 +65,7 @@ def test_as_the_bridge_computes_them(make_data: MakeData, tmp_path: Path, model,
 def test_under_other_settings(make_data: MakeData, tmp_path: Path, settings: dict) -> None:
     settings = {"training_tokens": 30 * 16, "validation_tokens": 32} | settings
     streamed = make_data(cache_dir=str(tmp_path / "streamed"), **settings)
-    backend(streamed, 16).fill()
+    backend(streamed, 8).fill()
     make_data(cache_dir=str(tmp_path / "whole"), **settings).prepare_data()
     assert files(tmp_path / "streamed") == files(tmp_path / "whole")
 
@@ -105,6 +105,25 @@ def test_weights_are_in_memory_only_while_they_are_used(model) -> None:
         assert loaded() == decoder.layer_bytes
         decoder.forward_layer(2, hidden)
     assert loaded() == 0
+
+
+@pytest.mark.parametrize(("architecture", "in_place"), [("Llama", True), ("Mixtral", False)])
+def test_memory_is_used_again_once_no_weight_lies_in_it(model, architecture: str, in_place: bool) -> None:
+    decoder = StreamedDecoder(LanguageModelName(str(model(architecture)), device="cpu"))
+    tokens = torch.arange(8)[None]
+    with decoder.outer():
+        decoder.prepare(tokens)
+        hidden = decoder.embed(tokens)
+    names = decoder.layer_weights[0]
+    memory = torch.empty(decoder.files.memory_bytes(names), dtype=torch.uint8)
+    with decoder.layer(0, decoder.files.read(names)):
+        expected = decoder.forward_layer(0, hidden)
+        assert not decoder.lies_in(0, memory)
+    with decoder.layer(0, decoder.files.read(names, memory)):
+        assert decoder.lies_in(0, memory) == in_place
+        if not in_place:  # experts are merged, the rest is copied
+            memory.fill_(255)
+        assert decoder.forward_layer(0, hidden).equal(expected)
 
 
 @pytest.mark.slow
