@@ -15,6 +15,7 @@ from itda_lightning.activations.remote import RemoteBackend
 from itda_lightning.activations.streamed import StreamedBackend
 from itda_lightning.command_line import run_command
 from itda_lightning.errors import InputError
+from itda_lightning.ranks import group_of_torchrun, n_ranks, rank
 
 # What a fit's config has besides its data, so that the same file serves both commands.
 OF_A_FIT = ("model", "run", "trainer", "refine", "seed_everything", "ckpt_path")
@@ -40,7 +41,7 @@ class HarvestSettings:
 
 
 def harvest(settings: HarvestSettings, data: ActivationsDataModule) -> int:
-    """Plan, check, harvest what is not cached yet; returns the number of tokens.
+    """Plan, check, harvest what is not cached yet; returns the number of tokens. Several processes divide the rows.
 
     The plan goes to stdout before anything large is read.
 
@@ -50,6 +51,8 @@ def harvest(settings: HarvestSettings, data: ActivationsDataModule) -> int:
     """
     if data.hparams["cache_dir"] is None:
         raise InputError("a harvest is kept on disk: set data.cache_dir")
+    if settings.backend == "streamed" and n_ranks() > 1:
+        raise InputError(f"backend=streamed reads each layer once, in one process, not {n_ranks()}: start it without torchrun")
     limits = Limits(settings.memory, settings.gpu_memory)
     cache = Path(data.hparams["cache_dir"]).expanduser()
     spill = Path(settings.spill_dir).expanduser() if settings.spill_dir is not None else cache
@@ -66,9 +69,10 @@ def harvest(settings: HarvestSettings, data: ActivationsDataModule) -> int:
     plan.check_memory(limits, device)
     # What lies there may be of this very harvest, which only the files of the whole model tell.
     plan.check_disk(cache, spill, reusable=directory_bytes(cache))
-    for line in plan.lines(limits, device, dtype, spill):
-        sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+    if rank() == 0:
+        for line in plan.lines(limits, device, dtype, spill):
+            sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
     return backend.fill()
 
 
@@ -97,12 +101,14 @@ def parse(args: list[str] | None = None) -> tuple[HarvestSettings, ActivationsDa
 def main(args: list[str] | None = None) -> None:
     """Parse, harvest, say where the activations are."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("itda_lightning").setLevel(logging.INFO)
     settings, data = parse(args)
-    tokens = harvest(settings, data)
-    cache = data.cache("train")
-    assert cache is not None
-    sys.stdout.write(f"{tokens:,} tokens harvested; cache: {cache.path}\n")
+    with group_of_torchrun():
+        logging.getLogger("itda_lightning").setLevel(logging.INFO if rank() == 0 else logging.WARNING)
+        tokens = harvest(settings, data)
+        cache = data.cache("train")
+        assert cache is not None
+        if rank() == 0:
+            sys.stdout.write(f"{tokens:,} tokens harvested; cache: {cache.path}\n")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ set it up. In a process of its own, each gives what it was given.
 """
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -16,6 +17,19 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from itda_lightning.errors import InputError
+
+
+@contextmanager
+def group_of_torchrun() -> Iterator[None]:
+    """The processes that torchrun started work together meanwhile; nothing is changed where it started none."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    dist.init_process_group("gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 def n_ranks() -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from itda_lightning import ITDA, InputError
+from itda_lightning import ITDA, InputError, harvest
 from itda_lightning.checkpoints import read_checkpoint
 from itda_lightning.dictionary import Dictionary
 from itda_lightning.ranks import gather_json, gather_rows, shares
@@ -30,6 +30,19 @@ def contents(run: Path, hooks: list[str]) -> list[tuple]:
         dictionary.metadata["data"].pop("cache_dir")
         found.append(([tensor.numpy().tobytes() for tensor in tensors], dictionary.prompts, dictionary.metadata))
     return found
+
+
+def files_in(directory: Path) -> dict[str, bytes]:
+    """The contents of all files below a directory."""
+    return {str(file.relative_to(directory)): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
+
+
+def torchrun(module: str, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """Two processes of a command of this package, as torchrun starts them."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    return subprocess.run(
+        [*launcher, "-m", module, *arguments], capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 @pytest.mark.parametrize(
@@ -53,10 +66,7 @@ def test_one_two_and_four_processes_give_the_same_bits(tiny_model_dir, prose_fil
     assert runs[2] == runs[1]
     assert runs[4] == runs[1]
     if cached:
-        files = []
-        for cache in (tmp_path / f"cache{n}" for n in (1, 2, 4)):
-            found = [file for file in cache.rglob("*") if file.is_file()]
-            files.append({str(file.relative_to(cache)): file.read_bytes() for file in found})
+        files = [files_in(tmp_path / f"cache{n}") for n in (1, 2, 4)]
         assert len(files[0]) == (5 + 4) + (5 + 1)
         assert files[1] == files[0]
         assert files[2] == files[0]
@@ -95,11 +105,29 @@ def test_the_command_starts_its_processes_itself(tiny_model_dir, prose_file, tmp
 def test_bad_input_of_one_ends_all(tiny_model_dir, prose_file, tmp_path):
     (tmp_path / "run").mkdir()  # only the first process makes the directory
     arguments = fit_arguments(tiny_model_dir, prose_file, tmp_path, run__directory=tmp_path / "run", trainer__devices=2)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command = [*torchrun, "-m", "itda_lightning.fit", *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    ended = torchrun("itda_lightning.fit", arguments)
     assert ended.returncode != 0
     assert "exists already: a run never overwrites another" in ended.stderr
+
+
+def test_a_harvest_by_two_gives_the_cache_of_one(tiny_model_dir, prose_file, tmp_path):
+    settings = data_settings(tiny_model_dir, prose_file, context_size=8, device="cpu")
+    arguments = [f"--data.{name}={value}" for name, value in settings.items() if name != "hook_names"]
+    arguments.append(f"--data.hook_names=[{HOOK}]")
+    harvest.main([*arguments, f"--data.cache_dir={tmp_path / 'of1'}"])
+    ended = torchrun("itda_lightning.harvest", [*arguments, f"--data.cache_dir={tmp_path / 'of2'}"])
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("tokens: 2,560") == 1
+    assert ended.stdout.count("2,560 tokens harvested; cache: ") == 1
+    assert files_in(tmp_path / "of2") == files_in(tmp_path / "of1")
+    assert len(files_in(tmp_path / "of1")) == (5 + 4) + (5 + 1)
+
+
+def test_a_streamed_harvest_is_of_one_process(tiny_model_dir, prose_file, tmp_path, monkeypatch):
+    settings = data_settings(tiny_model_dir, prose_file, cache_dir=tmp_path, hook_names=f"[{HOOK}]")
+    monkeypatch.setattr(harvest, "n_ranks", lambda: 2)
+    with pytest.raises(InputError, match=r"reads each layer once, in one process, not 2: start it without torchrun"):
+        harvest.main([*(f"--data.{name}={value}" for name, value in settings.items()), "--backend=streamed"])
 
 
 def test_another_strategy_is_refused(tiny_model_dir, prose_file):

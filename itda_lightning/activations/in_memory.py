@@ -59,5 +59,5 @@ class InMemoryBackend:
     def fill(self) -> int:
         """Harvest what is not in the caches yet; returns the number of tokens. Raises InputError as ``ActivationCache``."""
         before = self.data.harvested_tokens
-        self.data.prepare_data()
+        self.data.fill_caches()
         return self.data.harvested_tokens - before
