@@ -11,6 +11,7 @@ from itda_lightning.module import ITDA
 from itda_lightning.pursuit import SparseCode, matching_pursuit, orthogonal_matching_pursuit
 from itda_lightning.replicated import Replicated
 from itda_lightning.saelens import from_sae, to_sae
+from itda_lightning.sharded_dictionary import ShardedDictionary
 from itda_lightning.similarity import cka, jaccard, relative_similarity, svcca
 from itda_lightning.sources import Prompt, Source, Sources
 
@@ -21,6 +22,7 @@ __all__ = [
     "InputError",
     "Prompt",
     "Replicated",
+    "ShardedDictionary",
     "Source",
     "Sources",
     "SparseCode",

@@ -1,16 +1,13 @@
 """The dictionary: atoms, bias and sources, with encode, decode, append and refine; saved as safetensors and JSON."""
 
-import json
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from itda_lightning.atomic_files import new_directory, write_json
+from itda_lightning.dictionary_files import read_dictionary, write_dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.pursuit import (
     PreparedAtoms,
@@ -24,11 +21,6 @@ from itda_lightning.pursuit import (
 )
 from itda_lightning.sources import COLUMNS, Prompt, Sources
 
-FORMAT_VERSION = 2
-# What files without refined atoms are written as: a reader of this version only would take refined atoms for grown ones.
-UNREFINED_VERSION = 1
-TENSORS_FILE = "dictionary.safetensors"
-INDEX_FILE = "dictionary.json"
 ENCODED_ROWS = 8192
 REFINEMENT = "refinement"  # the entry of the metadata that tells of a refinement
 
@@ -39,7 +31,7 @@ class Dictionary(nn.Module):
     A refined dictionary's atoms lie near those that were grown, which it keeps: ``grown_atoms``, ``cosines``.
 
     Args:
-        atoms: (n, d) unit-norm rows.
+        atoms: (n, d) unit-norm rows. In bfloat16 they take half the memory, and are computed with in single precision.
         bias: (d,) what is subtracted before encoding and added after decoding (the mean activation); None for zeros.
         sources: one source an atom, or None.
         k: the sparsity of codes.
@@ -97,7 +89,9 @@ class Dictionary(nn.Module):
         self.dataset: str | None = sources.dataset if sources is not None else None
         self.prompts: tuple[Prompt, ...] | None = sources.prompts if sources is not None else None
         self.register_buffer("_atoms", atoms.detach().new_zeros(capacity, d))
-        self.register_buffer("bias", atoms.new_zeros(d) if bias is None else bias.detach().clone())
+        # A sum of many activations: half precision, which does for atoms, would not do for it.
+        zeros = atoms.new_zeros(d, dtype=torch.promote_types(atoms.dtype, torch.float32))
+        self.register_buffer("bias", zeros if bias is None else bias.detach().clone())
         self.register_buffer("_table", torch.full((capacity, len(COLUMNS)), -1, dtype=torch.int64))
         self.register_buffer("_count", torch.tensor(n))
         self._atoms[:n] = atoms.detach()
@@ -234,9 +228,10 @@ class Dictionary(nn.Module):
         check_finite(x)
         prepared = self.prepared()
         prepared.build_gram_if_repaid(len(x), self.k)
+        rows = max(1, min(ENCODED_ROWS, prepared.budget // 8 // (prepared.dtype.itemsize * max(1, self.d_in))))
         codes = [
             pursue(self.pursuit, self.centre(part), prepared, self.k, self.nonnegative, error_threshold)
-            for part in x.split(ENCODED_ROWS)  # centring the whole would double the memory of a long batch
+            for part in x.split(rows)  # centring the whole would double the memory of a long batch
         ]
         return codes[0] if len(codes) == 1 else SparseCode(*(torch.cat(parts) for parts in zip(*codes, strict=True)))
 
@@ -246,7 +241,8 @@ class Dictionary(nn.Module):
 
     def decode(self, code: SparseCode) -> Float[Tensor, "batch d"]:
         """The reconstruction ``coefficients @ atoms[support] + bias``, (batch, d)."""
-        return combine(code.support, code.coefficients, self.atoms.to(code.coefficients.dtype)) + self.bias
+        rows = self.atoms if self.atoms.dtype == torch.bfloat16 else self.atoms.to(code.coefficients.dtype)
+        return combine(code.support, code.coefficients, rows) + self.bias
 
     def forward(self, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch d"]:
         """The reconstruction of x, (batch, d)."""
@@ -258,22 +254,18 @@ class Dictionary(nn.Module):
         Raises:
             InputError: ``path`` exists, is not writable, or the disk is full.
         """
-        with new_directory(Path(path)) as directory:
-            tensors = {"atoms": self.atoms, "bias": self.bias, "sources": self.source_table}
-            if (cosines := self.cosines) is not None:
-                tensors |= {"grown": self.grown_atoms, "cosines": cosines}
-            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, directory / TENSORS_FILE)
-            index = {
-                "format": "itda_lightning.dictionary",
-                "version": UNREFINED_VERSION if self._grown is None else FORMAT_VERSION,
-                "k": self.k,
-                "pursuit": self.pursuit,
-                "nonnegative": self.nonnegative,
-                "dataset": self.dataset,
-                "prompts": self.prompts,
-                "metadata": self.metadata,
-            }
-            write_json(directory / INDEX_FILE, index)
+        tensors = {"atoms": self.atoms, "bias": self.bias, "sources": self.source_table}
+        if (cosines := self.cosines) is not None:
+            tensors |= {"grown": self.grown_atoms, "cosines": cosines}
+        index = {
+            "k": self.k,
+            "pursuit": self.pursuit,
+            "nonnegative": self.nonnegative,
+            "dataset": self.dataset,
+            "prompts": self.prompts,
+            "metadata": self.metadata,
+        }
+        write_dictionary(Path(path), index, tensors)
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> "Dictionary":
@@ -283,24 +275,7 @@ class Dictionary(nn.Module):
             InputError: files that are missing, truncated, of another format or of a newer version.
         """
         path = Path(path)
-        try:
-            index = json.loads((path / INDEX_FILE).read_text(encoding="utf-8"))
-            tensors = load_file(path / TENSORS_FILE, device=str(device))
-        except (OSError, ValueError, SafetensorError) as error:
-            raise InputError(
-                f"{path} does not hold a whole dictionary ({INDEX_FILE} and {TENSORS_FILE}): {error}; save it again"
-            ) from error
-        keys = {"format", "version", "k", "pursuit", "nonnegative", "dataset", "prompts", "metadata"}
-        if not isinstance(index, dict) or index.get("format") != "itda_lightning.dictionary":
-            raise InputError(f"{path} was not written by Dictionary.save: {INDEX_FILE} has no such format field")
-        version = index.get("version")
-        if isinstance(version, int) and version > FORMAT_VERSION:
-            raise InputError(
-                f"{path} has format version {version}, this package reads up to {FORMAT_VERSION}: upgrade it"
-            )
-        missing = sorted((keys - set(index)) | ({"atoms", "bias", "sources"} - set(tensors)))
-        if missing:
-            raise InputError(f"{path} does not hold a whole dictionary: {missing} are missing; save it again")
+        index, tensors = read_dictionary(path, device)
         try:
             prompts = None if index["prompts"] is None else tuple(Prompt(*prompt) for prompt in index["prompts"])
             known = index["dataset"] is not None

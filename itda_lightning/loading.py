@@ -4,7 +4,8 @@ from pathlib import Path
 
 import torch
 
-from itda_lightning.dictionary import INDEX_FILE, TENSORS_FILE, Dictionary
+from itda_lightning.dictionary import Dictionary
+from itda_lightning.dictionary_files import INDEX_FILE, TENSORS_FILE
 from itda_lightning.errors import InputError
 from itda_lightning.run_directory import DICTIONARIES
 from itda_lightning.sources import Sources

@@ -79,6 +79,16 @@ def broadcast(value: Tensor, source: int) -> Tensor:
     return sent.to(value.device)
 
 
+def add_up(value: Tensor) -> Tensor:
+    """The sum of the tensors of all processes, which have one shape. Raises as ``gather_rows``."""
+    if n_ranks() == 1:
+        return value
+    total = _on_wire(value).clone()
+    with _together():
+        dist.all_reduce(total)
+    return total.to(value.device)
+
+
 def gather_json(value: Any) -> list[Any]:
     """The JSON values of all processes. Raises as ``gather_rows``."""
     if n_ranks() == 1:

@@ -9,8 +9,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from itda_lightning import dictionary as dictionary_module
-from itda_lightning.dictionary import FORMAT_VERSION, INDEX_FILE, TENSORS_FILE, Dictionary
+from itda_lightning import dictionary_files
+from itda_lightning.dictionary import Dictionary
+from itda_lightning.dictionary_files import FORMAT_VERSION, INDEX_FILE, TENSORS_FILE
 from itda_lightning.errors import InputError
 from itda_lightning.sources import Sources
 from tests.test_dictionary import activations, sources_of, table_of, unit_rows
@@ -93,7 +94,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, error, writer):
     def full(*args: object) -> None:
         raise error
 
-    monkeypatch.setattr(dictionary_module, writer, full)
+    monkeypatch.setattr(dictionary_files, writer, full)
     with pytest.raises(
         InputError, match=r"^no space left while writing .*saved: free some space or choose another place"
     ):

@@ -14,8 +14,7 @@ import torch
 import yaml
 from safetensors import SafetensorError
 
-from itda_lightning import checkpoints
-from itda_lightning import dictionary as dictionary_module
+from itda_lightning import checkpoints, dictionary_files
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.checkpoints import read_checkpoint
 from itda_lightning.dictionary import Dictionary
@@ -262,7 +261,7 @@ def test_a_full_disk_while_the_dictionary_is_saved(arguments, tmp_path, monkeypa
     def full(tensors, path):
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(dictionary_module, "save_file", full)
+    monkeypatch.setattr(dictionary_files, "save_file", full)
     with pytest.raises(InputError, match=r"no space left while writing .*dictionaries/blocks.1.hook_resid_post"):
         main(arguments())
     run = tmp_path / "itda-001"

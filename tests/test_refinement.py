@@ -19,7 +19,8 @@ from torch.nn.functional import normalize
 
 from itda_lightning import ITDA, ActivationsDataModule, refinement
 from itda_lightning.decompose import decompose_text
-from itda_lightning.dictionary import INDEX_FILE, TENSORS_FILE, Dictionary
+from itda_lightning.dictionary import Dictionary
+from itda_lightning.dictionary_files import INDEX_FILE, TENSORS_FILE
 from itda_lightning.errors import InputError
 from itda_lightning.fit import main
 from itda_lightning.growth import project_on_cones

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from itda_lightning.growth.rule import DUPLICATE_COSINE, Growth, GrowthRule
-from itda_lightning.pursuit import Path, PreparedAtoms, pursue
+from itda_lightning.pursuit import Path, PreparedAtoms, correlate, pursue
 
 # A larger block makes larger products but assumes more, and wrongly more often. A young dictionary changes with every
 # atom, so its blocks are small.
@@ -102,7 +102,7 @@ class _Block:
         """Which rows their codes reject, but for repeats of an atom and those that no longer fit."""
         rejected = (self.residual_energy > self.limit).nonzero()[:, 0]
         fresh = rejected[~self.has_inner[rejected]]
-        self.inner[fresh, : self.n] = self.unit[fresh] @ self.prepared.rows[: self.n].T
+        self.inner[fresh, : self.n] = correlate(self.unit[fresh], self.prepared.rows[: self.n])
         self.inner[fresh, self.n :] = self.unit[fresh] @ self.unit.T
         self.has_inner[fresh] = True
 

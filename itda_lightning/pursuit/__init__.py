@@ -2,7 +2,7 @@
 
 from itda_lightning.pursuit.among_ranks import pursue_among_ranks
 from itda_lightning.pursuit.code import SparseCode
-from itda_lightning.pursuit.correlation import combine
+from itda_lightning.pursuit.correlation import combine, correlate
 from itda_lightning.pursuit.memory import SMALLEST_BUDGET
 from itda_lightning.pursuit.path import Path
 from itda_lightning.pursuit.prepared import PreparedAtoms
@@ -15,17 +15,20 @@ from itda_lightning.pursuit.public import (
     orthogonal_matching_pursuit,
     pursue,
 )
+from itda_lightning.pursuit.sharded import ShardedAtoms
 
 __all__ = [
     "SMALLEST_BUDGET",
     "Path",
     "PreparedAtoms",
     "PursuitName",
+    "ShardedAtoms",
     "SparseCode",
     "check_finite",
     "check_sparsity",
     "check_unit_rows",
     "combine",
+    "correlate",
     "matching_pursuit",
     "orthogonal_matching_pursuit",
     "pursue",

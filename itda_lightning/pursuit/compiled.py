@@ -12,6 +12,7 @@ from torch import Tensor
 
 from itda_lightning.pursuit import kernels
 from itda_lightning.pursuit.code import SparseCode
+from itda_lightning.pursuit.correlation import correlate
 from itda_lightning.pursuit.gram import UNIT
 from itda_lightning.pursuit.limits import MIN_NEW_DIRECTION, NOISE_FLOOR, threshold_of
 from itda_lightning.pursuit.path import Path
@@ -95,7 +96,7 @@ def screen(x: Float[Tensor, "batch d"], prepared: PreparedAtoms, first: int, las
     scores[:, count:] = 0
     error, relative = torch.zeros(len(x)), 0.0
     if not prepared.half:
-        torch.mm(x, prepared.rows[first:last].T, out=scores[:, :count])
+        correlate(x, prepared.rows[first:last], out=scores[:, :count])
     else:
         half = x.to(torch.bfloat16)
         # Of another width than the room, the products would not lie in rows of their own.
@@ -125,7 +126,7 @@ def _with_gram(
     code = SparseCode(torch.full((len(x), k), -1), torch.zeros(len(x), k), torch.zeros(len(x), dtype=torch.float64))
     best, history = _path_arrays(path, k)
     arrays = (
-        x.numpy(), prepared.rows.numpy(), screened.scores.numpy(), prepared.gram.numpy(), UNIT,
+        x.numpy(), entries(prepared.rows), screened.scores.numpy(), prepared.gram.numpy(), UNIT,
         screened.error.numpy(), screened.relative, rounding(x.shape[1]), visible.numpy(), _targets(x, error_threshold),
         NOISE_FLOOR, orthogonal, nonnegative, MIN_NEW_DIRECTION,
         code.support.numpy(), code.coefficients.numpy(), code.residual_energy.numpy(), best, history,
@@ -150,7 +151,7 @@ def _without_gram(
     inverse = np.empty((batch if orthogonal else 1, k, k))
     energy = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).square().numpy()
     floor, target = NOISE_FLOOR * np.sqrt(energy), _targets(x, error_threshold)
-    residual = x.clone()
+    residual, atoms = x.clone(), entries(prepared.rows)
     active = energy > target
     best, history = _path_arrays(path, k)
     for step in range(k):
@@ -164,15 +165,20 @@ def _without_gram(
             screened = screen(moving, prepared, first, last, room)
             _in_threads(
                 kernels.select_in_part, len(rows), rows, screened.scores.numpy(), first, last - first, residual.numpy(),
-                prepared.rows.numpy(), screened.error.numpy(), screened.relative, rounding(x.shape[1]), visible.numpy(),
+                atoms, screened.error.numpy(), screened.relative, rounding(x.shape[1]), visible.numpy(),
                 nonnegative, chosen, score,
             )  # fmt: skip
         _in_threads(
-            kernels.take_rows, len(rows), rows, step, x.numpy(), prepared.rows.numpy(), residual.numpy(), chosen, score,
+            kernels.take_rows, len(rows), rows, step, x.numpy(), atoms, residual.numpy(), chosen, score,
             target, floor, active, orthogonal, nonnegative, MIN_NEW_DIRECTION, support.numpy(), coefficients.numpy(),
             inverse, energy, best, history,
         )  # fmt: skip
     return SparseCode(support, coefficients.float(), torch.from_numpy(energy).float())
+
+
+def entries(rows: Float[Tensor, "n d"]) -> kernels.Atoms:
+    """The same memory as the compiled loops take it: bfloat16, which numpy does not know, as its bits."""
+    return rows.view(torch.uint16).numpy() if rows.dtype == torch.bfloat16 else rows.numpy()
 
 
 def rounding(d: int) -> float:

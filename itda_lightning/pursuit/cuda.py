@@ -11,7 +11,7 @@ from torch import Tensor
 
 from itda_lightning.pursuit import triton_kernels
 from itda_lightning.pursuit.code import SparseCode
-from itda_lightning.pursuit.correlation import combine
+from itda_lightning.pursuit.correlation import combine, correlate
 from itda_lightning.pursuit.gram import padded
 from itda_lightning.pursuit.limits import MIN_NEW_DIRECTION, NOISE_FLOOR, threshold_of
 from itda_lightning.pursuit.path import Path
@@ -40,7 +40,7 @@ def gram_pursuit(
 
     Args:
         x: (batch, d) finite activations, on a CUDA device (in Triton's interpreter: anywhere).
-        atoms: (n, d) float32.
+        atoms: (n, d) float32 or bfloat16.
         gram: (n, n) float32, or a corner of a larger matrix. In float16 supports are only those of the rounded Gram.
         k: the number of steps.
         nonnegative, error_threshold, visible: as for ``pursue``.
@@ -51,13 +51,13 @@ def gram_pursuit(
     codes = []
     for start in range(0, len(x), rows):
         part = slice(start, start + rows)
-        block = x[part].detach().to(atoms.dtype)
+        block = x[part].detach().to(torch.promote_types(atoms.dtype, torch.float32))
         seen = visible[part] if visible is not None else torch.full((len(block),), len(atoms), device=x.device)
         steps = path.rows(part) if path is not None else None
         threshold = threshold_of(error_threshold, part)
         support, coefficients = _run(orthogonal, block, atoms, gram, k, nonnegative, threshold, steps, seen)
         residual = block - combine(support, coefficients, atoms)
-        codes.append(SparseCode(support, coefficients, residual.double().square().sum(-1).to(atoms.dtype)))
+        codes.append(SparseCode(support, coefficients, residual.double().square().sum(-1).to(block.dtype)))
     return SparseCode(*(torch.cat(parts) for parts in zip(*codes, strict=True)))
 
 
@@ -105,14 +105,14 @@ def _run(
     best, history = (path.best, path.history) if path is not None else (coefficients, coefficients)  # else never used
     alpha = x.new_zeros(batch, width)
     with _full_precision(x.device):
-        torch.mm(x, atoms.T, out=alpha[:, :n])
+        correlate(x, atoms, out=alpha[:, :n])
     with torch.cuda.device_of(x):  # Triton launches on the current device
         triton_kernels.pursue_rows[(batch,)](
             alpha, gram, inverse, visible.contiguous(), energy, target, NOISE_FLOOR * energy.sqrt(), support, coefficients,
             best, history, width, gram.stride(0), k, ORTHOGONAL=orthogonal, NONNEGATIVE=nonnegative, PATH=path is not None,
             MIN_NEW_DIRECTION=MIN_NEW_DIRECTION, BLOCK=BLOCK, K=1 << (k - 1).bit_length(), num_warps=WARPS,
         )  # fmt: skip
-    return support, coefficients.to(atoms.dtype)
+    return support, coefficients.to(x.dtype)
 
 
 def _readable_width(gram: Float[Tensor, "n n"]) -> int:

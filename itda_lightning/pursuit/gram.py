@@ -31,8 +31,9 @@ def update_gram(gram: Shaped[Tensor, "m m"], atoms: Float[Tensor, "m d"], start:
     """
     dtype = torch.promote_types(atoms.dtype, gram.dtype if gram.is_floating_point() else torch.float32)
     for row in range(start // TILE * TILE, stop, TILE):
+        left = atoms[row : row + TILE].to(dtype)
         for column in range(0, row + TILE, TILE):
-            products = atoms[row : row + TILE].to(dtype) @ atoms[column : column + TILE].to(dtype).T
+            products = left @ atoms[column : column + TILE].to(dtype).T
             block = as_entries(products, gram.dtype)
             gram[row : row + TILE, column : column + TILE] = block
             gram[column : column + TILE, row : row + TILE] = block.T

@@ -7,7 +7,8 @@ exact one, whatever the screen was made of, and codes do not depend on batches, 
 
 Scores come in groups of ``GROUP`` atoms, the rest of the last group filled with zeros, which win no step.
 
-All loops are in this one file because numba's cache on disk notices changes of a function's own file only.
+Atoms are float32, or the bits of bfloat16 in 16-bit integers, which become float32 on their way into a sum. All loops are in
+this one file because numba's cache on disk notices changes of a function's own file only.
 """
 
 import inspect
@@ -16,12 +17,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 Single = NDArray[np.float32]
 Double = NDArray[np.float64]
 Entries = NDArray[np.int16]
+Atoms = NDArray[np.float32] | NDArray[np.uint16]
 Index = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
@@ -68,29 +71,45 @@ def as_number(bits: np.int32) -> np.float32:
     return np.int32(bits).view(np.float32)
 
 
+def as_single(_typing: Any, entry: Any) -> Any:
+    """An entry of an atom as float32. No function, whose inlining could change the order of the sums round it."""
+    if entry != types.uint16:
+        return entry(entry), lambda *generated: generated[3][0]
+
+    def widened(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        bits = builder.zext(arguments[0], context.get_value_type(types.uint32))
+        shifted = builder.shl(bits, context.get_constant(types.uint32, 16))
+        return builder.bitcast(shifted, context.get_value_type(types.float32))
+
+    return types.float32(entry), widened
+
+
+single: Any = intrinsic(inspect.unwrap(as_single))
+
+
 @vectorised
-def dot(a: Single, b: Single) -> np.float32:
+def dot(a: Atoms, b: Atoms) -> np.float32:
     """The inner product in single precision."""
     total = np.float32(0)
     for q in range(a.shape[0]):
-        total += a[q] * b[q]
+        total += single(a[q]) * single(b[q])
     return total
 
 
 @vectorised
-def accurate_dot(a: Single, b: Single) -> float:
+def accurate_dot(a: Atoms, b: Atoms) -> float:
     """The inner product in double precision."""
     total = 0.0
     for q in range(a.shape[0]):
-        total += np.float64(a[q]) * np.float64(b[q])
+        total += np.float64(single(a[q])) * np.float64(single(b[q]))
     return total
 
 
 @vectorised
-def subtract(a: Single, row: Single, weight: np.float32) -> None:
+def subtract(a: Single, row: Atoms, weight: np.float32) -> None:
     """Take ``weight * row`` from a."""
     for q in range(a.shape[0]):
-        a[q] -= weight * row[q]
+        a[q] -= weight * single(row[q])
 
 
 @vectorised
@@ -143,7 +162,7 @@ def subtract_rows(scores: Single, gram: Entries, rows: Index, weights: Single) -
 
 
 @vectorised
-def subtract_atoms(residual: Single, atoms: Single, support: Index, weights: Single) -> None:
+def subtract_atoms(residual: Single, atoms: Atoms, support: Index, weights: Single) -> None:
     """Take ``sum_s weights[s] * atoms[support[s]]`` from the residual, four atoms at a time."""
     count = support.shape[0]
     for s in range(0, count - 3, 4):
@@ -151,13 +170,14 @@ def subtract_atoms(residual: Single, atoms: Single, support: Index, weights: Sin
         atom2, atom3 = atoms[support[s + 2]], atoms[support[s + 3]]
         w0, w1, w2, w3 = weights[s], weights[s + 1], weights[s + 2], weights[s + 3]
         for q in range(residual.shape[0]):
-            residual[q] -= (w0 * atom0[q] + w1 * atom1[q]) + (w2 * atom2[q] + w3 * atom3[q])
+            near = w0 * single(atom0[q]) + w1 * single(atom1[q])
+            residual[q] -= near + (w2 * single(atom2[q]) + w3 * single(atom3[q]))
     for s in range(count // 4 * 4, count):
         subtract(residual, atoms[support[s]], weights[s])
 
 
 @vectorised
-def inner_products(atom: Single, atoms: Single, support: Index, result: Double) -> None:
+def inner_products(atom: Atoms, atoms: Atoms, support: Index, result: Double) -> None:
     """The inner products of an atom with those of the support, in double precision, four at a time."""
     count = support.shape[0]
     for s in range(0, count - 3, 4):
@@ -165,11 +185,11 @@ def inner_products(atom: Single, atoms: Single, support: Index, result: Double) 
         atom2, atom3 = atoms[support[s + 2]], atoms[support[s + 3]]
         total0, total1, total2, total3 = 0.0, 0.0, 0.0, 0.0
         for q in range(atom.shape[0]):
-            value = np.float64(atom[q])
-            total0 += value * np.float64(atom0[q])
-            total1 += value * np.float64(atom1[q])
-            total2 += value * np.float64(atom2[q])
-            total3 += value * np.float64(atom3[q])
+            value = np.float64(single(atom[q]))
+            total0 += value * np.float64(single(atom0[q]))
+            total1 += value * np.float64(single(atom1[q]))
+            total2 += value * np.float64(single(atom2[q]))
+            total3 += value * np.float64(single(atom3[q]))
         result[s], result[s + 1], result[s + 2], result[s + 3] = total0, total1, total2, total3
     for s in range(count // 4 * 4, count):
         result[s] = accurate_dot(atom, atoms[support[s]])
@@ -203,7 +223,7 @@ def select(
     scores: Single,
     maxima: Single,
     residual: Single,
-    atoms: Single,
+    atoms: Atoms,
     nonnegative: bool,
     exact: Flags,
     coarse: np.float32,
@@ -275,7 +295,7 @@ def update_scores(
 
 @compiled
 def take_matching(
-    atom: int, step: int, atoms: Single, residual: Single, support: Index, coefficients: Double, change: Double
+    atom: int, step: int, atoms: Atoms, residual: Single, support: Index, coefficients: Double, change: Double
 ) -> None:
     """One step of matching pursuit."""
     coefficient = accurate_dot(residual, atoms[atom])
@@ -288,7 +308,7 @@ def take_orthogonal(
     atom: int,
     step: int,
     x: Single,
-    atoms: Single,
+    atoms: Atoms,
     residual: Single,
     support: Index,
     coefficients: Double,
@@ -334,7 +354,7 @@ def take_orthogonal(
 
 
 @compiled
-def fill_gram_row(atoms: Single, atom: int, visible: int, row: Entries, unit: float) -> None:
+def fill_gram_row(atoms: Atoms, atom: int, visible: int, row: Entries, unit: float) -> None:
     """Fill in the inner products of one atom with the first ``visible`` ones."""
     for other in range(visible):
         row[other] = np.int16(np.rint(dot(atoms[atom], atoms[other]) / np.float32(unit)))
@@ -353,7 +373,7 @@ def room_for_one(d: int, k: int, groups: int) -> Any:
 def pursue_row(
     i: int,
     x: Single,
-    atoms: Single,
+    atoms: Atoms,
     all_scores: Single,
     gram: Entries,
     unit: float,
@@ -446,7 +466,7 @@ def pursue_rows(
     start: int,
     stop: int,
     x: Single,
-    atoms: Single,
+    atoms: Atoms,
     all_scores: Single,
     gram: Entries,
     unit: float,
@@ -477,8 +497,8 @@ def pursue_rows(
 @compiled
 def pursue_and_append(
     x: Single,
-    directions: Single,
-    atoms: Single,
+    directions: Atoms,
+    atoms: Atoms,
     n: int,
     all_scores: Single,
     gram: Entries,
@@ -526,7 +546,7 @@ def select_in_part(
     first_atom: int,
     n: int,
     residual: Single,
-    atoms: Single,
+    atoms: Atoms,
     coarse: Single,
     coarse_relative: float,
     rounding: float,
@@ -568,7 +588,7 @@ def take_rows(
     rows: Index,
     step: int,
     x: Single,
-    atoms: Single,
+    atoms: Atoms,
     residual: Single,
     chosen: Index,
     score: Double,
@@ -607,21 +627,24 @@ def take_rows(
         active[i] = active[i] and energy[i] > target[i] and energy[i] > floor[i] ** 2
 
 
-def compile_all() -> None:
-    """Compile the loops, or load them from numba's cache: each runs once on the smallest problem."""
+def compile_all(half: bool = False) -> None:
+    """Compile the loops for atoms in float32 (``half``: bfloat16), or load them from numba's cache, by running each once."""
     one, index, double = np.ones((1, 1), np.float32), np.zeros(1, np.int64), np.ones(1)
+    atoms = np.ones((1, 1), np.uint16) if half else one
     scores, flags, cube = np.ones((1, 1, GROUP), np.float32), np.ones(1, np.bool_), np.ones((1, 1, 1))
     path = np.empty((0, 1), np.float32), np.empty((0, 1, 1), np.float32)
     pursue_rows(
-        0, 1, one, one, scores, np.ones((1, GROUP), np.int16), 1.0, one[0], 0.0, 0.0, index + 1, double * 0, 0.0, True,
+        0, 1, one, atoms, scores, np.ones((1, GROUP), np.int16), 1.0, one[0], 0.0, 0.0, index + 1, double * 0, 0.0, True,
         False, 0.0, index[None].copy(), one.copy(), double.copy(), *path,
     )  # fmt: skip
     pursue_and_append(
-        one, one, one, 0, scores, np.ones((1, GROUP), np.int16), 1.0, one[0], 0.0, 0.0, double, 1.0, 0.0, True, False, 0.0, 1,
-        double.copy(), flags.copy(),
+        one, atoms, atoms, 0, scores, np.ones((1, GROUP), np.int16), 1.0, one[0], 0.0, 0.0, double, 1.0, 0.0, True, False, 0.0,
+        1, double.copy(), flags.copy(),
     )  # fmt: skip
-    select_in_part(0, 1, index, scores, 0, 1, one, one, one[0], 0.0, 0.0, index + 1, False, index.copy(), double.copy())
+    select_in_part(
+        0, 1, index, scores, 0, 1, one, atoms, one[0], 0.0, 0.0, index + 1, False, index.copy(), double.copy()
+    )
     take_rows(
-        0, 1, index, 0, one, one, one.copy(), index, double, double * 0, double * 0, flags, True, False, 0.0,
+        0, 1, index, 0, one, atoms, one.copy(), index, double, double * 0, double * 0, flags, True, False, 0.0,
         index[None].copy(), cube[0], cube, double.copy(), *path,
     )  # fmt: skip

@@ -31,22 +31,19 @@ def run_matching_pursuit(
     floor = NOISE_FLOOR * energy.sqrt()
     target = energy * (error_threshold if error_threshold is not None else -1.0)
     active = energy > target
-    magnitude = torch.empty_like(correlations.current)  # fresh memory at each step would cost more than the sums
     for step in range(k):
-        score = correlations.current if nonnegative else torch.abs(correlations.current, out=magnitude)
-        best, atom = score.max(dim=1)
+        atom, correlation, score, square_norm = correlations.best(nonnegative)
         if path is not None:
-            path.best[:, step] = torch.where(active, torch.maximum(best, floor.to(best.dtype)), torch.inf)
+            path.best[:, step] = torch.where(active, torch.maximum(score, floor.to(score.dtype)), torch.inf)
             path.history[:, step, :step] = coefficients[:, :step]
-        active = active & (best > floor)
+        active = active & (score > floor)
         if not active.any():
             break
-        chosen = correlations.current.gather(1, atom[:, None])[:, 0] * active
+        chosen = correlation * active
         support[:, step] = torch.where(active, atom, -1)
         coefficients[:, step] = chosen
-        # |r - c a|^2 = |r|^2 - c^2 (2 - |a|^2): atoms stored in half precision are not quite of unit norm.
-        square_norm = correlations.inner(atom[:, None], atom)[:, 0].double()
-        energy = energy - chosen.double().square() * (2.0 - square_norm)
+        # |r - c a|^2 = |r|^2 - c^2 (2 - |a|^2), where |a| need not be quite 1.
+        energy = energy - chosen.double().square() * (2.0 - square_norm.double())
         active = active & (energy > target)
         if step + 1 < k:
             correlations.subtract(atom, chosen)

@@ -36,26 +36,22 @@ def run_orthogonal_matching_pursuit(
     target = energy * (error_threshold if error_threshold is not None else -1.0)
     active = energy > target
     for step in range(k):
-        score = correlations.current if nonnegative else correlations.current.abs()
-        best, atom = score.max(dim=1)
+        atom, correlation, score, square_norm = correlations.best(nonnegative)
         if path is not None:
-            path.best[:, step] = torch.where(active, torch.maximum(best, floor.to(best.dtype)), torch.inf)
+            path.best[:, step] = torch.where(active, torch.maximum(score, floor.to(score.dtype)), torch.inf)
             path.history[:, step, :step] = coefficients[:, :step]
-        active = active & (best > floor)
+        active = active & (score > floor)
         if not active.any():
             break
         past = support[:, :step]
         inner = correlations.inner(past, atom).double().masked_fill(past < 0, 0.0)
         row = torch.linalg.solve_triangular(factor[:, :step, :step], inner[:, :, None], upper=False)[:, :, 0]
-        # Atoms stored in half precision are not quite of unit norm.
-        square_norm = correlations.inner(atom[:, None], atom)[:, 0].double()
-        new_direction = square_norm - row.square().sum(-1)
+        new_direction = square_norm.double() - row.square().sum(-1)
         active = active & (new_direction > MIN_NEW_DIRECTION) & ~(past == atom[:, None]).any(-1)
         length = new_direction.clamp(min=MIN_NEW_DIRECTION).sqrt()
-        correlation = correlations.current.gather(1, atom[:, None])[:, 0].double()
         factor[:, step, :step] = torch.where(active[:, None], row, 0.0)
         factor[:, step, step] = torch.where(active, length, 1.0)
-        projection[:, step] = torch.where(active, correlation / length, 0.0)
+        projection[:, step] = torch.where(active, correlation.double() / length, 0.0)
         used = step + 1
         solved = torch.linalg.solve_triangular(factor[:, :used, :used].mT, projection[:, :used, None], upper=True)[
             :, :, 0

@@ -28,17 +28,18 @@ class PreparedAtoms:
     plain torch, which is also for double precision, a Gram has full precision.
 
     Args:
-        atoms: (capacity, d) the buffer of unit rows; a row changes only through ``place``.
+        atoms: (capacity, d) the buffer of unit rows; a row changes only through ``place``. In bfloat16 they are computed
+            with as they are, in sums of single precision.
         n: how many of the rows are atoms.
         budget: bytes that may be kept and worked in, None for half of the machine's memory.
         compiled, half: whether to use the compiled loops and screen in bfloat16, instead of choosing by the machine.
 
     Attributes:
-        rows: (capacity, d) the buffer, or a copy in float32 where it is of half precision.
+        rows: (capacity, d) the buffer, or a copy in float32 where it is of float16.
         n: the number of atoms.
         compiled: whether the compiled loops are used.
         half: whether atoms are screened in bfloat16.
-        coarse: (capacity, d) the atoms in bfloat16, where such a copy is kept.
+        coarse: (capacity, d) the atoms in bfloat16, where such a copy is kept or they are stored so.
         coarse_error: the largest distance between an atom and its rounding to bfloat16.
         budget: bytes.
     """
@@ -55,17 +56,20 @@ class PreparedAtoms:
         self.dtype = torch.promote_types(atoms.dtype, torch.float32)
         self.storage_dtype = atoms.dtype
         # `.data`: what is written behind the atoms does not count as a change of the buffer.
-        self.rows = atoms.data.to(self.dtype).contiguous()
+        self.rows = (atoms.data.to(self.dtype) if atoms.dtype == torch.float16 else atoms.data).contiguous()
         self.n = n
         self.budget = memory_budget(atoms.device, budget)
         possible = atoms.device.type == "cpu" and self.dtype == torch.float32
-        self.compiled = possible and compiled is not False and compiler_works()
+        self.compiled = possible and compiled is not False and compiler_works(self.rows.dtype)
         self.gram: Shaped[Tensor, "capacity padded"] | None = None
         self.half = self.compiled and (half_products_pay() if half is None else half)
-        self.coarse: Tensor | None = None
+        stored_coarse = self.half and self.rows.dtype == torch.bfloat16
+        self.coarse: Tensor | None = self.rows if stored_coarse else None
         self.coarse_error = 0.0
         self._without_gram = 0
         copy, part = 2 * self.rows.numel(), 2 * min(PART, self.capacity) * self.d_in
+        if stored_coarse:
+            return
         if self.half and (self.gram_fits or copy <= self.budget // 8):
             self.coarse = spread_zeros(*self.rows.shape, dtype=torch.bfloat16, device=self.rows.device)
         elif part > self.budget // 8:
@@ -94,8 +98,8 @@ class PreparedAtoms:
     def gram_fits(self) -> bool:
         """Whether the Gram of all ``capacity`` atoms, with what is kept already, leaves a quarter of the budget to work in."""
         gram = self.capacity * padded(self.capacity) * self.gram_dtype.itemsize
-        single = self.rows.numel() * self.rows.itemsize if self.storage_dtype != self.dtype else 0
-        coarse = 2 * self.rows.numel() if self.half else 0
+        single = self.rows.numel() * self.rows.itemsize if self.storage_dtype != self.rows.dtype else 0
+        coarse = 2 * self.rows.numel() if self.half and self.rows.dtype != torch.bfloat16 else 0
         return gram + single + coarse <= 0.75 * self.budget
 
     def build_gram(self) -> None:
@@ -145,7 +149,7 @@ class PreparedAtoms:
 
     def _round_to_coarse(self, start: int, stop: int) -> None:
         """Bring the bound of the error of rounding to bfloat16, and the copy, up to date; in parts, which keeps memory low."""
-        if not self.half:
+        if not self.half or self.coarse is self.rows:
             return
         for low in range(start, stop, ROUNDED_ROWS):
             part = slice(low, min(stop, low + ROUNDED_ROWS))
@@ -157,13 +161,13 @@ class PreparedAtoms:
 
 
 @cache
-def compiler_works() -> bool:
-    """Whether numba is there and can compile; else, said in the log, pursuits are plain torch."""
+def compiler_works(dtype: torch.dtype = torch.float32) -> bool:
+    """Whether numba is there and can compile for atoms of this dtype; else, said in the log, pursuits are plain torch."""
     try:
         from itda_lightning.pursuit import kernels  # numba is imported where it is used: without it torch must do
 
         start = time.perf_counter()
-        kernels.compile_all()
+        kernels.compile_all(half=dtype == torch.bfloat16)
         if (seconds := time.perf_counter() - start) > 2:
             logger.info("compiled the pursuit loops in %.0f s; later processes find them in numba's cache", seconds)
     except Exception as error:  # a missing package, an unsupported processor, a failing LLVM

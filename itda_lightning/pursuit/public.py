@@ -8,8 +8,8 @@ from torch import Tensor
 
 from itda_lightning.pursuit.code import SparseCode
 from itda_lightning.pursuit.correlation import (
-    Correlations,
     GramCorrelations,
+    LocalCorrelations,
     ResidualCorrelations,
     VisibleCorrelations,
     combine,
@@ -29,7 +29,7 @@ BLOCK_BYTES_ELSEWHERE = 512 * 2**20
 WITHOUT_GRAM = 8
 UNIT_NORM_TOLERANCE = 1e-2
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-CHECKED_ROWS = 2**14
+CHECKED_ENTRIES = 2**24
 
 
 def pursue(
@@ -91,7 +91,7 @@ def _pursue_in_torch(
     blocks = []
     for start, part in zip(range(0, len(x), rows), x.split(rows), strict=True):
         block = part.to(prepared.dtype)
-        correlations: Correlations = (
+        correlations: LocalCorrelations = (
             GramCorrelations(block, atoms, prepared.gram[:n, :n])
             if prepared.gram is not None
             else ResidualCorrelations(block, atoms)
@@ -180,15 +180,16 @@ def _checked(
         raise ValueError(f"error_threshold must be a fraction of |x|^2 in [0, 1], got {error_threshold}")
     check_finite(x)
     check_unit_rows(atoms)
-    dtype = torch.promote_types(torch.promote_types(x.dtype, atoms.dtype), torch.float32)
-    prepared = PreparedAtoms(atoms.to(dtype), len(atoms), budget)
+    if x.dtype == torch.float64:
+        atoms = atoms.to(torch.float64)
+    prepared = PreparedAtoms(atoms, len(atoms), budget)
     prepared.build_gram_if_repaid(len(x), k)
     return pursue(pursuit, x, prepared, k, nonnegative, error_threshold)
 
 
 def check_finite(x: Float[Tensor, "batch d"]) -> None:
     """Raises ValueError, naming the first, unless every row is finite. Works in parts: x may fill half the memory."""
-    bad = torch.cat([~torch.isfinite(part).all(-1) for part in x.detach().split(CHECKED_ROWS)])
+    bad = torch.cat([~torch.isfinite(part).all(-1) for part in _in_parts(x)])
     if bad.any():
         raise ValueError(f"x has {int(bad.sum())} non-finite rows, the first is row {int(bad.nonzero()[0])}: drop them")
 
@@ -201,7 +202,7 @@ def check_sparsity(k: int) -> None:
 
 def check_unit_rows(atoms: Float[Tensor, "n d"]) -> None:
     """Raises ValueError unless every row is finite and of unit norm (within 1%, which half-precision storage needs)."""
-    norms = torch.linalg.vector_norm(atoms.detach().float(), dim=1)
+    norms = torch.cat([torch.linalg.vector_norm(part.float(), dim=1) for part in _in_parts(atoms)])
     wrong = ~((norms - 1).abs() <= UNIT_NORM_TOLERANCE)
     if wrong.any():
         row = int(wrong.nonzero()[0])
@@ -209,3 +210,8 @@ def check_unit_rows(atoms: Float[Tensor, "n d"]) -> None:
             f"atoms must be unit rows: row {row} has norm {float(norms[row]):.6g}; "
             "divide by torch.linalg.vector_norm(atoms, dim=1, keepdim=True)"
         )
+
+
+def _in_parts(rows: Float[Tensor, "n d"]) -> tuple[Tensor, ...]:
+    """Parts that may be copied in another precision: the whole may fill half the memory."""
+    return rows.detach().split(max(1, CHECKED_ENTRIES // max(1, rows.shape[1])))

@@ -6,7 +6,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from itda_lightning.pursuit import kernels
-from itda_lightning.pursuit.compiled import Room, rounding, rows_at_a_time, screen
+from itda_lightning.pursuit.compiled import Room, entries, rounding, rows_at_a_time, screen
+from itda_lightning.pursuit.correlation import correlate
 from itda_lightning.pursuit.gram import UNIT
 from itda_lightning.pursuit.limits import MIN_NEW_DIRECTION, NOISE_FLOOR
 from itda_lightning.pursuit.prepared import PreparedAtoms
@@ -41,20 +42,21 @@ def pursue_and_append(
     """
     assert prepared.gram is not None
     appended, energies = torch.zeros(len(x), dtype=torch.bool), torch.zeros(len(x), dtype=torch.float64)
+    stored = directions.to(prepared.rows.dtype).contiguous()
     start, size = 0, SMALLEST_BLOCK
     while start < len(x):
         block = slice(start, min(len(x), start + min(size, rows_at_a_time(prepared, k))))
         rows, n = x[block].contiguous(), prepared.n
         screened = screen(rows, prepared, 0, n, Room.empty(len(rows), n))
         kernels.pursue_and_append(
-            rows.numpy(), directions[block].contiguous().numpy(), prepared.rows.numpy(), n, screened.scores.numpy(),
+            rows.numpy(), entries(stored[block]), entries(prepared.rows), n, screened.scores.numpy(),
             prepared.gram.numpy(), UNIT, screened.error.numpy(), screened.relative, rounding(x.shape[1]), target[block].numpy(),
             largest_cosine, NOISE_FLOOR, orthogonal, nonnegative, MIN_NEW_DIRECTION, k, energies[block].numpy(),
             appended[block].numpy(),
         )  # fmt: skip
         new = directions[block][appended[block]]
         if len(new):
-            prepared.place(n, new, new @ torch.cat([prepared.rows[:n], new]).T)
+            prepared.place(n, new, correlate(new, prepared.rows[: n + len(new)]))
         start = block.stop
         size = int(np.clip(len(rows) * NEW_ATOMS_A_BLOCK // max(len(new), 1), SMALLEST_BLOCK, LARGEST_BLOCK))
     return appended, energies.float()

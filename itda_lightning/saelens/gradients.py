@@ -17,7 +17,7 @@ def differentiable(
     values stay those of ``code``, bit for bit. Takes memory for (batch, k, d).
     """
     used = code.support >= 0
-    chosen = atoms[code.support.clamp(min=0)] * used[:, :, None]
+    chosen = atoms[code.support.clamp(min=0)].to(x.dtype) * used[:, :, None]
     correlations = torch.einsum("bd,btd->bt", x, chosen)
     inner = torch.einsum("btd,bsd->bts", chosen, chosen)
     if pursuit == "mp":

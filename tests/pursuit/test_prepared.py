@@ -25,7 +25,7 @@ def test_the_loops_compile_here():
 
 
 def test_without_a_compiler_pursuits_are_plain_torch_and_the_log_says_so(monkeypatch, caplog):
-    def failing() -> None:
+    def failing(half: bool) -> None:
         raise ImportError("No module named 'llvmlite'")
 
     monkeypatch.setattr(kernels, "compile_all", failing)
