@@ -9,9 +9,10 @@ from itda_lightning.pursuit import SMALLEST_BUDGET, PursuitName
 from itda_lightning.thresholds import check_threshold
 
 GrowthPolicy = Literal["sequential", "frozen_batch", "worst_first"]
+AtomsDtype = Literal["float32", "bfloat16"]
 
 LEAST = {"max_atoms": 1, "k": 1, "calibration_tokens": 1, "memory_budget": SMALLEST_BUDGET}
-CHOICES = {"pursuit": PursuitName, "growth": GrowthPolicy, "bad_activations": BadActivations}
+CHOICES = {"pursuit": PursuitName, "growth": GrowthPolicy, "bad_activations": BadActivations, "atoms_dtype": AtomsDtype}
 
 
 # Of calibrated fits (``benchmarks/quality``: with 1 it is left to chance whether enormous activations find atoms).

@@ -105,7 +105,7 @@ def fit_results(metadata: Mapping[str, Any]) -> dict[str, float | int]:
 def empty(width: int, dataset: str, fit: Mapping[str, Any]) -> Dictionary:
     """A dictionary without atoms, with room for all of a fit's."""
     return Dictionary(
-        torch.zeros(0, width),
+        torch.zeros(0, width, dtype=getattr(torch, fit["atoms_dtype"])),
         sources=Sources(torch.zeros(0, len(COLUMNS), dtype=torch.int64), dataset),
         k=fit["k"],
         pursuit=fit["pursuit"],

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from itda_lightning.activations.bad import BadActivations, usable
 from itda_lightning.activations.batches import ActivationBatch
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.arguments import GrowthPolicy, check_arguments, exponent_of
+from itda_lightning.arguments import AtomsDtype, GrowthPolicy, check_arguments, exponent_of
 from itda_lightning.checkpoints import read_checkpoint
 from itda_lightning.dictionary import Dictionary
 from itda_lightning.errors import InputError
@@ -52,6 +52,7 @@ class ITDA(L.LightningModule):
         calibration_tokens: activations of the sample that gives the mean and the threshold.
         bad_activations: what to do with activations that are not finite or all zero: skip (and count) or refuse.
         memory_budget: bytes that pursuits may take beyond the atoms, None for half of the machine's memory.
+        atoms_dtype: float32, or bfloat16 for half the memory; either way codes are computed in single precision.
 
     Raises:
         InputError: an argument out of range, or a threshold that can never append anything or appends everything.
@@ -77,6 +78,7 @@ class ITDA(L.LightningModule):
         calibration_tokens: int = 8192,
         bad_activations: BadActivations = "skip",
         memory_budget: int | None = None,
+        atoms_dtype: AtomsDtype = "float32",
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -217,9 +219,7 @@ class ITDA(L.LightningModule):
             "hook_names": self.hook_names,
             "d_in": [self.dictionary(hook).d_in for hook in self.hook_names],
             "dataset": self.dataset,
-            "k": self.hparams["k"],
-            "pursuit": self.hparams["pursuit"],
-            "nonnegative": self.hparams["nonnegative"],
+            **{name: self.hparams[name] for name in ("k", "pursuit", "nonnegative")},
             "identity": self._identity,
             "data": self._data_settings,
             "history": self.history,
