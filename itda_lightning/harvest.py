@@ -52,7 +52,9 @@ def harvest(settings: HarvestSettings, data: ActivationsDataModule) -> int:
     if data.hparams["cache_dir"] is None:
         raise InputError("a harvest is kept on disk: set data.cache_dir")
     if settings.backend == "streamed" and n_ranks() > 1:
-        raise InputError(f"backend=streamed reads each layer once, in one process, not {n_ranks()}: start it without torchrun")
+        raise InputError(
+            f"backend=streamed reads each layer once, in one process, not {n_ranks()}: start it without torchrun"
+        )
     limits = Limits(settings.memory, settings.gpu_memory)
     cache = Path(data.hparams["cache_dir"]).expanduser()
     spill = Path(settings.spill_dir).expanduser() if settings.spill_dir is not None else cache

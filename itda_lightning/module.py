@@ -141,7 +141,10 @@ class ITDA(L.LightningModule):
         """Measure the mean and find the threshold, unless a checkpoint brought them."""
         if not bool(self.thresholds.isnan().any()):
             return
-        batch = self._data().calibration_batch(self.hparams["calibration_tokens"])
+        hp, data = self.hparams, self._data()
+        batch = data.calibration_batch(hp["calibration_tokens"])
+        wanted = {name: hp[name] for name in ("max_atoms", "threshold", "paper_threshold")}
+        wanted["batch_size"] = data.hparams["batch_size"] if hp["growth"] == "frozen_batch" else None
         for index, hook in enumerate(self.hook_names):
             x = batch.activations[hook].to(self.device)
             x = x[usable(x, batch.table, hook, self.hparams["bad_activations"])]
@@ -151,13 +154,8 @@ class ITDA(L.LightningModule):
                 self.dictionary(hook).bias.copy_(x.double().mean(0))
             x = self.dictionary(hook).centre(x)
             self.typical_energies[index] = typical_energy(x)
-            self.thresholds[index] = find_threshold(
-                x,
-                self._rule(index),
-                hook,
-                budget=self._data().rows("train").n_kept,
-                **{name: self.hparams[name] for name in ("max_atoms", "threshold", "paper_threshold")},
-            )
+            budget = data.rows("train").n_kept
+            self.thresholds[index] = find_threshold(x, self._rule(index), hook, budget=budget, **wanted)
 
     def training_step(self, batch: ActivationBatch, batch_idx: int) -> None:
         """Encode the batch with the current dictionaries and append what they explain worse than the threshold."""

@@ -42,6 +42,7 @@ def find_threshold(
     *,
     max_atoms: int,
     budget: int,
+    batch_size: int | None,
     threshold: float | None,
     paper_threshold: float | None,
 ) -> float:
@@ -51,13 +52,14 @@ def find_threshold(
         x: (sample, d) centred activations drawn from the whole budget.
         rule: the growth rule; its threshold is not used.
         budget: activations of the whole fit.
+        batch_size: of frozen batches; None for growth that judges one activation after another.
         threshold, paper_threshold: what was asked for; without either the threshold is calibrated.
 
     Raises:
         InputError: a paper threshold out of range for this d, or a budget too small for ``max_atoms``.
     """
     if threshold is None and paper_threshold is None:
-        threshold, expected = _calibrate(x, rule, hook_name, max_atoms, budget)
+        threshold, expected = _calibrate(x, rule, hook_name, max_atoms, budget, batch_size)
         how = "calibrated"
     else:
         how = "given"
@@ -68,7 +70,7 @@ def find_threshold(
                 raise InputError(f"model.paper_threshold: {error}") from error
             how = f"the paper's {paper_threshold:g} at d_in {x.shape[1]}"
         assert threshold is not None
-        expected = forecast(x, rule._replace(threshold=threshold), max_atoms, budget)
+        expected = forecast(x, rule._replace(threshold=threshold), max_atoms, budget, batch_size)
     logger.info(
         "threshold at %s: %.4f of the energy left unexplained (%s); a sample of %d activations forecasts %s",
         hook_name,
@@ -100,7 +102,9 @@ def find_threshold(
     return threshold
 
 
-def _calibrate(x: Tensor, rule: GrowthRule, hook_name: str, max_atoms: int, budget: int) -> tuple[float, Forecast]:
+def _calibrate(
+    x: Tensor, rule: GrowthRule, hook_name: str, max_atoms: int, budget: int, batch_size: int | None
+) -> tuple[float, Forecast]:
     with tqdm(desc=f"Calibrate {hook_name}", unit=" steps") as bar:
 
         def progress(done: int, total: int) -> None:
@@ -108,7 +112,7 @@ def _calibrate(x: Tensor, rule: GrowthRule, hook_name: str, max_atoms: int, budg
             bar.update(done - bar.n)
 
         try:
-            return calibrate_threshold(x, rule, max_atoms, budget, progress)
+            return calibrate_threshold(x, rule, max_atoms, budget, progress, batch_size)
         except ValueError as error:
             raise InputError(f"cannot calibrate a threshold at {hook_name}: {error}") from error
 

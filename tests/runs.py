@@ -28,6 +28,8 @@ def fit_tiny(directory: Path, model: Path, dataset: Path, *hook_names: str, **da
         "trainer.enable_progress_bar": "false",
         "model.max_atoms": MAX_ATOMS,
         "model.k": K,
+        "model.pursuit": "mp",  # of which both exports can tell
+        "model.growth": "sequential",  # a batch is more than half of these dictionaries
         "model.calibration_tokens": 512,
         "run.directory": directory,
         "run.validate_every": 2,

@@ -39,6 +39,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         "trainer.accelerator": "cpu",
         "model.max_atoms": MAX_ATOMS,
         "model.k": K,
+        "model.pursuit": "mp",  # of which both exports can tell
         "model.calibration_tokens": 2048,
         "data.model": "bundled:smollm2-135m",
         "data.hook_names": f"[{HOOK}]",

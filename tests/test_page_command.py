@@ -113,7 +113,7 @@ def test_facts_say_what_was_measured(of_the_run, tiny_run, tiny_model_dir, prose
     assert facts["seed"] == "0"
     assert facts["activations read"] == f"{dictionary.metadata['activations_seen']:,} of 1,920 tokens"
     assert facts["held-out activations"].endswith(f" of {VALIDATION_ROWS * CONTEXT} tokens")
-    assert facts["threshold"] == f"{dictionary.metadata['threshold']:.4f} of the energy"
+    assert facts["threshold"] == f"{dictionary.metadata['threshold']:.4f} of the energy to the power 0.85"
 
 
 def test_the_curves_of_the_fit_are_drawn(of_the_run, tiny_run):

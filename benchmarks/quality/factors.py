@@ -117,7 +117,7 @@ def build(
     cell: Cell,
     x: Float[Tensor, "m d"],
     seed: int,
-    thresholds: dict[tuple[GrowthRule, int], float] | None = None,
+    thresholds: dict[tuple[GrowthRule, int, int | None], float] | None = None,
     threshold: float | None = None,
 ) -> Built:
     """The dictionary of a cell from activations.
@@ -152,11 +152,12 @@ def build(
         draw_by_error(x, prepared, rule, generator)
     else:
         # Rules of other centres and scales differ, since they hold the typical energy.
-        asked = rule, cell.n - prepared.n
+        batch_size = STEP if cell.growth == "frozen_batch" else None
+        asked = rule, cell.n - prepared.n, batch_size
         if threshold is not None:
             thresholds[asked] = threshold
         elif asked not in thresholds:
-            thresholds[asked], _ = calibrate_threshold(sample, *asked, len(x))
+            thresholds[asked], _ = calibrate_threshold(sample, rule, cell.n - prepared.n, len(x), batch_size=batch_size)
         threshold = thresholds[asked]
         rule = rule._replace(threshold=threshold * cell.early)
         policy = "sequential" if cell.growth == "pruned" else cell.growth

@@ -147,7 +147,7 @@ def main(
         x, ids = data.held_out(layer)
         meter: LossMeter | None = None
         for draw in draws:
-            thresholds: dict[tuple[GrowthRule, int], float] = {}
+            thresholds: dict[tuple[GrowthRule, int, int | None], float] = {}
             for name in cells or FACTORS:
                 cell = FACTORS[name]
                 facts = [asdict(cell), tokens, heldout, loss_tokens]

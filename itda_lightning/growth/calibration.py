@@ -15,6 +15,7 @@ from itda_lightning.pursuit import PreparedAtoms
 LOWEST, HIGHEST = 1e-3, 0.98
 BISECTIONS = 12
 MANY_DOUBLINGS = 100  # more data than there is
+FEWEST_BATCHES = 8  # of a sample: larger ones would tell nothing but that the first batch is taken whole
 
 
 class Forecast(NamedTuple):
@@ -29,15 +30,19 @@ class Forecast(NamedTuple):
     fills_after: float
 
 
-def forecast(x: Float[Tensor, "sample d"], rule: GrowthRule, max_atoms: int, budget: int) -> Forecast:
+def forecast(
+    x: Float[Tensor, "sample d"], rule: GrowthRule, max_atoms: int, budget: int, batch_size: int | None = None
+) -> Forecast:
     """Grow on a sample of centred activations and extrapolate the curve.
+
+    With ``batch_size``, of frozen batches; without, one activation after another.
 
     From one doubling of the data to the next the number of new atoms changes by a factor, which the last two doublings
     of the sample tell: 1 where the dictionary grows with the logarithm of the data, as it does on language models once
     the common activations are there, 2 where every activation becomes an atom. (A power law through the same points
     overestimates a fit on 24 times the sample by half.)
     """
-    seen, grown = _grow_on(x, rule, max_atoms)
+    seen, grown = _grow_on(x, rule, max_atoms, batch_size)
     if grown[-1] >= max_atoms:
         return Forecast(math.inf, seen[-1])
     whole, half, quarter = (_at(seen, grown, seen[-1] / part) for part in (1, 2, 4))
@@ -74,6 +79,7 @@ def calibrate_threshold(
     max_atoms: int,
     budget: int,
     progress: Callable[[int, int], None] | None = None,
+    batch_size: int | None = None,
 ) -> tuple[float, Forecast]:
     """The threshold whose forecast fills ``max_atoms`` at the end of ``budget`` activations, by bisection.
 
@@ -81,6 +87,7 @@ def calibrate_threshold(
         x: (sample, d) centred activations drawn from the whole budget.
         rule: the growth rule; its threshold is not used.
         progress: called with (steps done, steps in all).
+        batch_size: of frozen batches; None for growth that judges one activation after another.
 
     Raises:
         ValueError: a budget of fewer activations than atoms: even appending everything would not fill the dictionary.
@@ -93,7 +100,7 @@ def calibrate_threshold(
     tried: list[tuple[float, Forecast]] = []
     for step in range(BISECTIONS):
         middle = (low + high) / 2
-        expected = forecast(x, rule._replace(threshold=math.exp(middle)), max_atoms, budget)
+        expected = forecast(x, rule._replace(threshold=math.exp(middle)), max_atoms, budget, batch_size)
         tried.append((math.exp(middle), expected))
         if expected.n_atoms > max_atoms:
             low = middle
@@ -105,15 +112,18 @@ def calibrate_threshold(
     return min(tried, key=lambda one: abs(one[1].n_atoms - max_atoms))
 
 
-def _grow_on(x: Tensor, rule: GrowthRule, max_atoms: int) -> tuple[list[int], list[int]]:
-    # Batches that grow with the dictionary come close to sequential growth at the price of frozen batches.
+def _grow_on(x: Tensor, rule: GrowthRule, max_atoms: int, batch_size: int | None) -> tuple[list[int], list[int]]:
     capacity = min(max_atoms, len(x))
     prepared = PreparedAtoms(x.new_zeros(capacity, x.shape[1]), 0)
     prepared.build_gram()
     position = 0
     seen, grown = [], []
     while position < len(x) and prepared.n < capacity:
-        size = 1 if prepared.n == 0 else min(max(prepared.n // 8, 8), 1024)
+        if batch_size is None:
+            # Batches that grow with the dictionary come close to sequential growth at the price of frozen batches.
+            size = 1 if prepared.n == 0 else min(max(prepared.n // 8, 8), 1024)
+        else:
+            size = min(batch_size, max(len(x) // FEWEST_BATCHES, 1))
         step = grow_frozen_batch(x[position : position + size], prepared, rule)
         prepared.place(prepared.n, step.atoms)
         position = min(position + size, len(x))

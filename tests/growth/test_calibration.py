@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from itda_lightning.growth import GrowthRule, calibrate_threshold, forecast, grow_sequential
+from itda_lightning.growth import GrowthRule, calibrate_threshold, forecast, grow_frozen_batch, grow_sequential
 from itda_lightning.pursuit import PreparedAtoms
 from tests.growth.naive import mixtures
 
@@ -23,6 +23,22 @@ def test_the_dictionary_fills_about_when_the_budget_ends(pursuit):
     assert expected.n_atoms == pytest.approx(300, rel=0.2)
     # Growth goes with the logarithm of the data, where a tenth of the atoms is nearly a doubling of the data.
     assert 1 / 2 <= expected.fills_after / len(x) <= 2
+
+
+@pytest.mark.parametrize("batch_size", [256, 1024])
+def test_frozen_batches_fill_about_when_the_budget_ends(batch_size):
+    """The first batch becomes atoms as a whole, and every later one is judged by the dictionary before it."""
+    x = mixtures(8000, 32, seed=0, dtype=torch.float32)
+    sizes = {}
+    for name, size in (("frozen batches", batch_size), ("one by one", None)):
+        threshold, _ = calibrate_threshold(x, RULE, 1500, len(x), batch_size=size)
+        rule, prepared = RULE._replace(threshold=threshold), PreparedAtoms(x.new_zeros(6000, 32), 0)
+        for part in x.split(batch_size):
+            grown = grow_frozen_batch(part, prepared, rule)
+            prepared.place(prepared.n, grown.atoms)
+        sizes[name] = prepared.n
+    assert sizes["frozen batches"] == pytest.approx(1500, rel=0.15)
+    assert abs(sizes["one by one"] - 1500) > abs(sizes["frozen batches"] - 1500)
 
 
 def test_a_higher_threshold_forecasts_fewer_atoms():

@@ -25,7 +25,7 @@ from itda_lightning.similarity.models.aligned_activations import AlignedActivati
 from itda_lightning.similarity.models.alignment import AlignedTokens
 from itda_lightning.similarity.models.results import ModelSimilarity
 from itda_lightning.similarity.models.same_text import SameText
-from itda_lightning.similarity.models.settings import MEASURES, ModelSettings, SimilaritySettings
+from itda_lightning.similarity.models.settings import MEASURES, ModelSettings, SimilaritySettings, summary_of
 from itda_lightning.similarity.models.study import compare_models
 from itda_lightning.sources import Sources
 from tests.runs import HOOK, OTHER_HOOK
@@ -103,7 +103,10 @@ def test_dictionaries_are_compared_by_as_many_first_atoms(results, setting, acti
     )
     n = results.atoms
     assert 10 <= n <= min(one.n_atoms for one in made)
-    cropped = [Dictionary(one.atoms[:n], one.bias, Sources(one.source_table[:n], one.dataset), k=one.k) for one in made]
+    cropped = [
+        Dictionary(one.atoms[:n], one.bias, Sources(one.source_table[:n], one.dataset), k=one.k, pursuit=one.pursuit)
+        for one in made
+    ]
     uses = [
         (one(x) is not None and one.encode(x).distinct().to_dense(n) != 0).double().sum(0)
         for one, x in zip(cropped, activations, strict=True)
@@ -144,7 +147,7 @@ def test_accuracies_and_facts(results, setting) -> None:
     facts = results.facts
     assert facts["aligned by"] == "tokens (100.0% of A, 100.0% of B)"
     assert facts["model A"].startswith(str(setting[0].models[0].model))
-    assert facts["hook points of B"] == ", ".join(HOOKS[:2])
+    assert facts["hook points of B"] == "blocks.*.hook_resid_post at 0, 1"
     assert len(facts["held-out tokens' hash"]) == 16
 
 
@@ -335,6 +338,19 @@ def test_dictionaries_of_too_few_atoms_are_refused(setting, tmp_path) -> None:
 def test_settings_out_of_range(changes, told) -> None:
     with pytest.raises(InputError, match=told):
         SimilaritySettings(**({"models": [ModelSettings("A", run="x")], "directory": "d"} | changes))
+
+
+@pytest.mark.parametrize(
+    ("hook_names", "summary"),
+    [
+        (HOOKS, "blocks.*.hook_resid_post at 0, 1, 2"),
+        (HOOKS[:1], HOOKS[0]),
+        ([HOOKS[0], "blocks.0.hook_mlp_out"], f"{HOOKS[0]}, blocks.0.hook_mlp_out"),
+        (["a", "b"], "a, b"),
+    ],
+)
+def test_hook_points_in_few_words(hook_names, summary) -> None:
+    assert summary_of(hook_names) == summary
 
 
 @pytest.mark.parametrize(
