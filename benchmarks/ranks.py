@@ -113,8 +113,8 @@ def main(
     write_json(RESULTS / "ranks.json", {"settings": facts, "versions": machine, "rows": rows})
     lines = [
         f"SmolLM2-135M, {HOOK}, {tokens:,} tokens of the State of the Union addresses, at most {max_atoms:,} atoms, k = {k}, "
-        f"batches of 1,024; one thread a process, gloo. {machine['cpus']} CPU cores, {machine['memory_gb']} GB, torch {machine['torch']}, "
-        f"commit {commit[:12]}. Within a case the atoms are the same bits.",
+        f"batches of 1,024; one thread a process, gloo. {machine['cpus']} CPU cores, {machine['memory_gb']} GB, "
+        f"torch {machine['torch']}, commit {commit[:12]}. Within a case the atoms are the same bits.",
         "",
         "| fit | processes | harvest, s | growth, s | refinement, s | all, s | sent by a process, MB | collectives | atoms |",
         "|---|---|---|---|---|---|---|---|---|",
