@@ -148,3 +148,11 @@ def short_labels(hook_names: list[str]) -> list[str]:
     """The numbers in the names where they tell the hook points apart, else the names."""
     numbers = [".".join(re.findall(r"\d+", name)) for name in hook_names]
     return numbers if len(set(numbers)) == len(numbers) and all(numbers) else list(hook_names)
+
+
+def summary_of(hook_names: list[str]) -> str:
+    """All hook points in few words: what they are once, where they differ in their numbers only."""
+    kinds, numbers = {kind_of(name) for name in hook_names}, short_labels(hook_names)
+    if len(hook_names) == 1 or len(kinds) > 1 or numbers == hook_names:
+        return ", ".join(hook_names)
+    return f"{kinds.pop()} at {', '.join(numbers)}"

@@ -25,7 +25,7 @@ from itda_lightning.similarity.models.orders import check_regrowable
 from itda_lightning.similarity.models.representations import Representations, check_tokens
 from itda_lightning.similarity.models.resampling import standard_error
 from itda_lightning.similarity.models.results import Matrix, MeasuredSites, ModelSimilarity, Site
-from itda_lightning.similarity.models.settings import SimilaritySettings, short_labels
+from itda_lightning.similarity.models.settings import SimilaritySettings, short_labels, summary_of
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ def _facts(
         name = model.data.model_name
         revision = name.revision or name.fingerprint().rpartition("@")[2][:12]
         facts[f"model {model.name}"] = f"{name.name} ({revision}, {name.loader}, {name.dtype})"
-        facts[f"hook points of {model.name}"] = ", ".join(model.hook_names)
+        facts[f"hook points of {model.name}"] = summary_of(model.hook_names)
         if settings.of_sources:
             facts[f"training tokens of {model.name}"] = f"{model.data.rows('train').n_kept:,} activations"
     packages = ("itda-lightning", "sae-lens", "torch", "transformers", "python")
@@ -182,7 +182,9 @@ def _facts(
         "held-out tokens' hash": _hash(tokens),
         "aligned by": f"{unit} ({', '.join(f'{share:.1%} of {name}' for name, share in shares.items())})",
         "seed of the data": str(first.hparams["seed"]),
-        "errors": f"standard errors, documents resampled {settings.resamples} times in groups",
+        "errors": f"standard errors, documents resampled {settings.resamples} times in groups"
+        if settings.resamples
+        else "none, as documents were not resampled",
         "versions": ", ".join(f"{name} {versions[name]}" for name in packages),
         "hardware": f"{versions['cpus']} CPU cores, {versions['memory_gb']:.0f} GB"
         + "".join(f", {gpu}" for gpu in versions["gpus"]),
