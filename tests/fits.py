@@ -42,8 +42,7 @@ def trainer(**others: Any) -> L.Trainer:
 
 def fitted(data: ActivationsDataModule, **others: Any) -> ITDA:
     """A module after a small fit without the command; ``others`` are arguments of its own."""
-    small = {"max_atoms": 150, "k": 4, "growth": "sequential", "threshold": 0.75, "calibration_tokens": 512}
-    module = ITDA(**(small | others))
+    module = ITDA(**({"max_atoms": 150, "k": 4, "threshold": 0.75, "calibration_tokens": 512} | others))
     trainer().fit(module, datamodule=data)
     return module
 

@@ -29,7 +29,6 @@ def fit_tiny(directory: Path, model: Path, dataset: Path, *hook_names: str, **da
         "model.max_atoms": MAX_ATOMS,
         "model.k": K,
         "model.pursuit": "mp",  # of which both exports can tell
-        "model.growth": "sequential",  # a batch is more than half of these dictionaries
         "model.calibration_tokens": 512,
         "run.directory": directory,
         "run.validate_every": 2,

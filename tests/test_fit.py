@@ -123,7 +123,7 @@ def test_it_stops_when_every_dictionary_is_full(arguments):
 
 
 def test_it_stops_when_nothing_grows(arguments):
-    run = main(arguments(model__threshold=0.99, model__growth="sequential", run__patience=3))
+    run = main(arguments(model__threshold=0.99, run__patience=3))
     result = json.loads((run / "metrics.json").read_text())["hook_points"][HOOK]
     assert result["activations_seen"] < 1900
     log = (run / "fit.log").read_text()
@@ -132,7 +132,7 @@ def test_it_stops_when_nothing_grows(arguments):
 
 
 def test_a_calibrated_threshold_fills_the_dictionary_in_the_last_half_of_the_budget(arguments):
-    run = main(arguments(model__threshold=None, model__max_atoms=100, model__growth="sequential"))
+    run = main(arguments(model__threshold=None, model__max_atoms=100))
     result = json.loads((run / "metrics.json").read_text())["hook_points"][HOOK]
     assert result["n_atoms"] > 70
     assert result["activations_seen"] > 900

@@ -27,7 +27,7 @@ class FitSettings:
     k: int = 32
     pursuit: PursuitName = "omp"
     nonnegative: bool = False
-    growth: GrowthPolicy = "frozen_batch"
+    growth: GrowthPolicy = "sequential"
     threshold: float | None = None
     energy_exponent: float | None = None
     center: bool = True

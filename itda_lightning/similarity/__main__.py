@@ -40,8 +40,6 @@ def parse(args: list[str] | None = None) -> tuple[SimilaritySettings, dict[str, 
     )
     parser.add_class_arguments(ActivationsDataModule, "data", skip=OF_EACH_MODEL, instantiate=False)
     parser.add_class_arguments(ITDA, "fit", instantiate=False)
-    # Frozen batches append the whole of the first one whatever the model, which would be shared by all dictionaries.
-    parser.set_defaults({"fit.growth": "sequential"})
     parser.add_class_arguments(SimilaritySettings)
     parsed: Namespace = parser.parse_args(args)
     try:

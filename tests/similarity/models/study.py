@@ -6,7 +6,7 @@ from typing import Any
 from itda_lightning.similarity.models.settings import ModelSettings, SimilaritySettings
 
 HOOKS = [f"blocks.{layer}.hook_resid_post" for layer in range(3)]
-FIT = {"max_atoms": 80, "k": 4, "growth": "sequential", "threshold": 0.6, "calibration_tokens": 256}
+FIT = {"max_atoms": 80, "k": 4, "threshold": 0.6, "calibration_tokens": 256}
 
 
 def data_of(prose: Path, cache: Path, **others: Any) -> dict[str, Any]:
