@@ -59,7 +59,7 @@ def test_the_commands_run_one_after_another(tmp_path: Path) -> None:
     for expected in (
         "FVU",
         "CE loss",
-        "architecture matching_pursuit",
+        "architecture itda",
         "unexplained",
         "page-blocks.14.hook_resid_post.html",
         "TopK SAE",

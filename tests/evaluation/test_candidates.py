@@ -92,7 +92,7 @@ def test_what_it_cost_is_told(way, data, tmp_path):
     assert made.settings["k"] == ("5" if way == "pca" else "3")
     if way in ("fit", "random"):
         assert made.settings["centred"] == "True"
-        assert made.settings["pursuit"] == "mp"
+        assert made.settings["pursuit"] == "omp"
 
 
 def test_a_fit_is_that_of_the_fit_command(data, tmp_path):
@@ -200,7 +200,7 @@ CHANGES = [
 def test_the_identity_is_of_all_that_decides_what_is_made(arguments, data):
     entry = MADE["fit"]
     identities = [identity_of(other, data) for other in MADE.values()]
-    for field, value in {"max_atoms": 31, "k": 4, "pursuit": "omp", "tokens": 640, "center": False}.items():
+    for field, value in {"max_atoms": 31, "k": 4, "pursuit": "mp", "tokens": 640, "center": False}.items():
         identities.append(identity_of(EntrySettings("a fit", fit=dataclasses.replace(FIT, **{field: value})), data))
     identities.append(identity_of(EntrySettings("t", train=dataclasses.replace(TRAIN, seed=1)), data))
     identities += [identity_of(entry, ActivationsDataModule(**(arguments | changes))) for changes in CHANGES]
