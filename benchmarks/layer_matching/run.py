@@ -1,13 +1,13 @@
 """Layer matching between models that differ in their seed: how often does each measure find the same layer of another model?
 
     python benchmarks/layer_matching/train.py
-    python benchmarks/layer_matching/run.py [--tokens [4096, 16384]]
+    python benchmarks/layer_matching/run.py [--tokens [4096,16384]]
     python benchmarks/layer_matching/run.py --family stanford    # stanford-crfm's five GPT-2 seeds, from the hub
 
 Every budget of tokens is one comparison (``python -m itda_lightning.similarity``) of all layers of all models: ITDAs are
 fitted on so many tokens of documents that the models were trained on, and activations are compared on as many of those that they
-were not. Each comparison is kept below ``directory`` with its page; a budget that is there is not compared again. Writes
-results/FAMILY.json and FAMILY.md.
+were not. Each comparison is kept below ``directory`` with its page; a budget that is there is not compared again. Errors are
+jackknifed over models. Writes results/FAMILY.json, FAMILY.md and FAMILY.svg.
 """
 
 import json
@@ -15,7 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+from accuracy import accuracy_over_models, lead_of_the_same_layer, share_within_one
 from jsonargparse import auto_cli
+from matplotlib.figure import Figure
 from train import CONTEXT, DATASET, HOLDOUT_FRACTION, LAYERS
 
 from itda_lightning.atomic_files import write_text
@@ -27,11 +30,12 @@ from itda_lightning.similarity.models.settings import MEASURES, ModelSettings, S
 from itda_lightning.similarity.models.study import compare_models
 
 RESULTS = Path(__file__).parent / "results"
-BUDGETS = (4096, 16_384, 65_536, 262_144, 1_048_576)
+BUDGETS = (1024, 2048, 4096, 16_384, 65_536)
 STANFORD = ("alias-gpt2-small-x21", "battlestar-gpt2-small-x49", "caprica-gpt2-small-x81", "darkmatter-gpt2-small-x343")
 STANFORD_LAST = "expanse-gpt2-small-x777"
-MOST_ATOMS, SHARE_OF_ATOMS = 1024, 1 / 8  # of a dictionary: as many, and no more than so large a share of the tokens
+MOST_ATOMS, SHARE_OF_ATOMS = 4096, 1 / 8  # of a dictionary: as many, and no more than so large a share of the tokens
 SPARSITY = 16
+CALIBRATION_TOKENS = 4096
 
 
 def models_of(family: str, directory: Path) -> tuple[list[ModelSettings], dict[str, Any]]:
@@ -41,32 +45,27 @@ def models_of(family: str, directory: Path) -> tuple[list[ModelSettings], dict[s
         names = [f"stanford-crfm/{name}" for name in (*STANFORD, STANFORD_LAST)]
         return [ModelSettings(name.split("/")[1], model=name, hook_names=hooks) for name in names], {}
     trained = sorted(directory.glob("seed-*/training.json"))
-    if len(trained) < 2:
+    if len(trained) < 3:
         raise SystemExit(
-            f"{directory} holds {len(trained)} trained models: run benchmarks/layer_matching/train.py first"
+            f"{directory} holds {len(trained)} trained models, of which no error could be told: run "
+            "benchmarks/layer_matching/train.py first"
         )
-    hooks = [f"blocks.{layer}.hook_resid_post" for layer in range(LAYERS)]
     facts = {path.parent.name: json.loads(path.read_text()) for path in trained}
     models = [
-        ModelSettings(name, model=str(directory / name / f"step-{one['steps']}"), hook_names=hooks)
+        ModelSettings(name, model=str(directory / name / f"step-{one['steps']}"), hook_names=hook_names())
         for name, one in facts.items()
     ]
     return models, facts
 
 
-def compare(models: list[ModelSettings], tokens: int, directory: Path, orders: int, resamples: int) -> ModelSimilarity:
-    finished = directory / f"{len(models)}-models-{tokens}-tokens" / "similarity.json"
-    if finished.exists():
-        return from_json(finished.read_text(encoding="utf-8"), ModelSimilarity)
-    settings = SimilaritySettings(
-        models,
-        str(finished.parent),
-        measures=list(MEASURES),
-        orders=orders,
-        resamples=resamples,
-        anchors=min(300, tokens // 4),
-    )
-    data = {
+def hook_names() -> list[str]:
+    """All layers of the models that train.py makes."""
+    return [f"blocks.{layer}.hook_resid_post" for layer in range(LAYERS)]
+
+
+def data_of(tokens: int, directory: Path) -> dict[str, Any]:
+    """The data that all models of a comparison share; activations are kept below the directory."""
+    return {
         "dataset": DATASET,
         "holdout_fraction": HOLDOUT_FRACTION,
         "context_size": CONTEXT,
@@ -74,11 +73,37 @@ def compare(models: list[ModelSettings], tokens: int, directory: Path, orders: i
         "validation_tokens": tokens,
         "cache_dir": str(directory / "activations"),
     }
-    fit = {"max_atoms": min(MOST_ATOMS, int(tokens * SHARE_OF_ATOMS)), "k": SPARSITY}
+
+
+def fit_of(tokens: int) -> dict[str, Any]:
+    """The fit of one dictionary."""
+    atoms = min(MOST_ATOMS, int(tokens * SHARE_OF_ATOMS))
+    return {"max_atoms": atoms, "k": SPARSITY, "calibration_tokens": CALIBRATION_TOKENS}
+
+
+def compare(settings: SimilaritySettings, data: dict[str, Any], fit: dict[str, Any]) -> ModelSimilarity:
+    """Compare and keep the results and the page; what is there is only read."""
+    finished = Path(settings.directory) / "similarity.json"
+    if finished.exists():
+        return from_json(finished.read_text(encoding="utf-8"), ModelSimilarity)
     results = compare_models(settings, data, fit)
     write_text(finished, to_json(results))
     write_similarity(results, finished.parent / "similarity.html")
     return results
+
+
+def compare_at(models: list[ModelSettings], tokens: int, directory: Path, orders: int) -> ModelSimilarity:
+    """All measures at one budget."""
+    settings = SimilaritySettings(
+        models,
+        str(directory / f"{len(models)}-models-{tokens}-tokens"),
+        measures=list(MEASURES),
+        orders=orders,
+        resamples=0,
+        anchors=min(300, tokens // 4),
+        queries=min(1000, tokens // 2),
+    )
+    return compare(settings, data_of(tokens, directory), fit_of(tokens))
 
 
 def main(
@@ -86,7 +111,6 @@ def main(
     tokens: Sequence[int] = BUDGETS,
     directory: Path = Path("runs/layer-matching"),
     orders: int = 1,
-    resamples: int = 20,
 ) -> None:
     """Compare at every budget.
 
@@ -95,62 +119,139 @@ def main(
         tokens: budgets.
         directory: of the models and the comparisons.
         orders: fits of each dictionary in other orders, for the noise floor.
-        resamples: of documents, for standard errors.
     """
     models, training = models_of(family, directory)
-    compared = {budget: compare(models, budget, directory / family, orders, resamples) for budget in tokens}
-    rows = [
-        {
-            "tokens": budget,
-            "atoms": results.atoms,
-            "chance": results.chance,
-            "measure": one.measure,
-            "accuracy": one.accuracy,
-            "accuracy_error": one.accuracy_error,
-            "paper_accuracy": one.paper_accuracy,
-            "seconds": one.seconds,
-        }
-        for budget, results in compared.items()
-        for one in results.measured
-    ]
-    facts = next(iter(compared.values())).facts
-    content = {"facts": facts, "training": training, "rows": rows, "environment": versions_and_hardware()}
+    compared = {budget: compare_at(models, budget, directory / family, orders) for budget in tokens}
+    rows = [row for budget, results in compared.items() for row in rows_of(budget, results)]
+    content = {
+        "facts": next(iter(compared.values())).facts,
+        "training": training,
+        "fits": {budget: fit_of(budget) for budget in tokens},
+        "rows": rows,
+        "environment": versions_and_hardware(),
+    }
     write_text(RESULTS / f"{family}.json", json.dumps(content, indent=1) + "\n")
-    write_text(RESULTS / f"{family}.md", as_markdown(compared, training))
+    write_text(RESULTS / f"{family}.md", as_markdown(compared, rows, training))
+    plot(rows, 1 / layers_of(next(iter(compared.values())))).savefig(RESULTS / f"{family}.svg")
 
 
-def as_markdown(compared: dict[int, ModelSimilarity], training: dict[str, Any]) -> str:
+def rows_of(budget: int, results: ModelSimilarity) -> list[dict[str, Any]]:
+    """Of each measure its accuracy at one budget, with what the dictionaries were."""
+    rows = []
+    for one in results.measured:
+        values = torch.tensor(one.values, dtype=torch.float64)
+        accuracy, error = accuracy_over_models(values, models_in(results))
+        lead, spread = lead_of_the_same_layer(values, models_in(results))
+        rows.append(
+            {
+                "tokens": budget,
+                "measure": one.measure,
+                "accuracy": accuracy,
+                "error": error,
+                "within_one": share_within_one(values, models_in(results)),
+                "lead": lead,
+                "spread": spread,
+                "paper_accuracy": one.paper_accuracy,
+                "seconds": one.seconds,
+                "atoms": results.atoms,
+                "chance_index": results.chance,
+                "other_order_index": other_order(results),
+            }
+        )
+    return rows
+
+
+def models_in(results: ModelSimilarity) -> int:
+    return len({site.model for site in results.sites})
+
+
+def layers_of(results: ModelSimilarity) -> int:
+    return len(results.sites) // models_in(results)
+
+
+def other_order(results: ModelSimilarity) -> float:
+    """The mean Jaccard index of a dictionary and one of the same layer that has read the tokens in another order."""
+    found = [one.overlaps[0].jaccard for one in results.reordered if one.hook_name is not None]
+    return sum(found) / len(found) if found else float("nan")
+
+
+def as_markdown(compared: dict[int, ModelSimilarity], rows: list[dict[str, Any]], training: dict[str, Any]) -> str:
     """Accuracies by measure and tokens, the noise floor, and what the measures cost."""
     first = next(iter(compared.values()))
-    sites = len(first.sites) // len({site.model for site in first.sites})
-    lines = [f"{len({site.model for site in first.sites})} models of {sites} layers each; {DATASET}.", ""]
+    lines = [
+        f"{models_in(first)} models of {layers_of(first)} layers each; {DATASET}, contexts of {CONTEXT} tokens.",
+        "",
+    ]
     for name, one in training.items():
         lines.append(
             f"- {name}: {one['parameters']:,} parameters, {one['training_tokens']:,} tokens, held-out loss "
             f"{one['held_out_loss']:.3f} nats a token."
         )
-    lines += ["", f"Accuracy (chance {1 / sites:.3f}), self-pairs left out, ± resampled documents:", ""]
-    lines.append("| measure | " + " | ".join(f"{budget:,} tokens" for budget in compared) + " |")
-    lines.append("|---" * (len(compared) + 1) + "|")
-    for place, one in enumerate(first.measured):
-        cells = [
-            f"{results.measured[place].accuracy:.3f} ± {results.measured[place].accuracy_error:.3f}"
-            for results in compared.values()
-        ]
-        lines.append(f"| {one.measure} | " + " | ".join(cells) + " |")
-    lines += ["", "| | " + " | ".join(f"{budget:,} tokens" for budget in compared) + " |"]
-    lines.append("|---" * (len(compared) + 1) + "|")
-    lines.append("| atoms of each dictionary | " + " | ".join(f"{r.atoms:,}" for r in compared.values()) + " |")
-    lines.append("| Jaccard by chance | " + " | ".join(f"{r.chance:.4f}" for r in compared.values()) + " |")
-    lines.append("| Jaccard with a fit in another order, mean | " + " | ".join(map(_floor, compared.values())) + " |")
-    lines += ["", "Seconds of each measure, all pairs and resamples, at the largest budget:", ""]
-    lines += [f"- {one.measure}: {one.seconds:.1f}" for one in list(compared.values())[-1].measured]
+    lines += [
+        "",
+        f"Accuracy without self-pairs ± standard error over models (chance {1 / layers_of(first):.3f}):",
+        "",
+        *_table("measure", compared, rows, lambda row: f"{row['accuracy']:.3f} ± {row['error']:.3f}"),
+        "",
+        "How often the layer found is the same one or next to it:",
+        "",
+        *_table("measure", compared, rows, lambda row: f"{row['within_one']:.3f}"),
+        "",
+        "By how much the same layer is more similar than the ones next to it, and the standard deviation of a similarity over "
+        "pairs of models:",
+        "",
+        *_table("measure", compared, rows, lambda row: f"{row['lead']:.4f}, {row['spread']:.4f}"),
+        "",
+        "Accuracy in the paper's form (Eq. 9, every model also paired with itself, which is always right):",
+        "",
+        *_table("measure", compared, rows, lambda row: f"{row['paper_accuracy']:.3f}"),
+        "",
+        "Seconds of each measure for all pairs of sites, without the sums that measures of moments share:",
+        "",
+        *_table("measure", compared, rows, lambda row: f"{row['seconds']:.1f}"),
+    ]
+    sums = [results.facts["seconds of the sums that measures of moments share"] for results in compared.values()]
+    lines.append("| shared sums | " + " | ".join(sums) + " |")
+    lines += ["", *_head("", compared)]
+    lines.append("| atoms of each dictionary | " + " | ".join(f"{one.atoms:,}" for one in compared.values()) + " |")
+    lines.append("| Jaccard index by chance | " + " | ".join(f"{one.chance:.3f}" for one in compared.values()) + " |")
+    floors = [f"{other_order(one):.3f}" for one in compared.values()]
+    lines.append("| Jaccard index with the same layer in another order | " + " | ".join(floors) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _floor(results: ModelSimilarity) -> str:
-    overlaps = [one.overlaps[0].jaccard for one in results.reordered if one.hook_name is not None and one.overlaps]
-    return f"{sum(overlaps) / len(overlaps):.4f}" if overlaps else ""
+def _head(name: str, compared: dict[int, ModelSimilarity]) -> list[str]:
+    return [
+        f"| {name} | " + " | ".join(f"{budget:,} tokens" for budget in compared) + " |",
+        "|---" * (len(compared) + 1) + "|",
+    ]
+
+
+def _table(name: str, compared: dict[int, ModelSimilarity], rows: list[dict[str, Any]], cell: Any) -> list[str]:
+    lines = _head(name, compared)
+    for measure in MEASURES:
+        lines.append(f"| {measure} | " + " | ".join(cell(row) for row in rows if row["measure"] == measure) + " |")
+    return lines
+
+
+def plot(rows: list[dict[str, Any]], chance: float) -> Figure:
+    """Accuracy against tokens, a line a measure."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    panel = figure.subplots()
+    for number, measure in enumerate(MEASURES):
+        points = [row for row in rows if row["measure"] == measure]
+        # A little beside each other, so that errors can be told apart.
+        tokens = [row["tokens"] * 1.02 ** (number - len(MEASURES) / 2) for row in points]
+        accuracies, errors = [row["accuracy"] for row in points], [row["error"] for row in points]
+        style = {"marker": "o", "linewidth": 2.5} if "jaccard" in measure else {"marker": ".", "linewidth": 1}
+        panel.errorbar(tokens, accuracies, errors, label=measure, elinewidth=0.6, **style)
+    panel.axhline(chance, color="gray", linestyle=":", label="chance")
+    budgets = sorted({row["tokens"] for row in rows})
+    panel.set_xscale("log", base=2)
+    panel.set_xticks(budgets, [f"{budget:,}" for budget in budgets])
+    panel.set(xlabel="tokens", ylabel="layers matched", ylim=(0, 1))
+    figure.legend(loc="outside right center")
+    return figure
 
 
 if __name__ == "__main__":
