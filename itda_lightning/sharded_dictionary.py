@@ -35,9 +35,7 @@ class ShardedDictionary(nn.Module):
 
     bias: Tensor
 
-    def __init__(
-        self, path: str | Path, device: str | torch.device = "cpu", memory_budget: int | None = None
-    ) -> None:
+    def __init__(self, path: str | Path, device: str | torch.device = "cpu", memory_budget: int | None = None) -> None:
         super().__init__()
         index, tensors = read_dictionary(Path(path), device, atoms=lambda n: shares(n)[rank()])
         self.k: int = index["k"]

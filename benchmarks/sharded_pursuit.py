@@ -1,0 +1,140 @@
+"""Pursuits over atoms that are split over processes: bytes on the wire a step, and time, against ranks, atoms and k.
+
+    OMP_NUM_THREADS=1 python benchmarks/sharded_pursuit.py
+
+Groups of gloo processes on this machine. Writes results/sharded_pursuit.json and sharded_pursuit.md.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import auto_cli
+from torch import distributed
+from torch.multiprocessing import get_context
+
+from itda_lightning.pursuit import ShardedAtoms
+from itda_lightning.ranks import n_ranks, rank, shares
+from itda_lightning.run_directory import versions_and_hardware
+
+RESULTS = Path(__file__).parent / "results"
+SHAPES = [(1024, 16), (4096, 8), (4096, 16)]  # atoms, k
+
+
+def main(d: int = 512, batch: int = 256, ranks: list[int] = [1, 2, 4], seed: int = 0) -> None:  # noqa: B006
+    """Measure all shapes, pursuits and forms in groups of each size."""
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    rows: list[dict[str, Any]] = []
+    for size in ranks:
+        with tempfile.TemporaryDirectory() as directory, get_context("fork").Pool(size) as pool:
+            arguments = [(index, size, f"{directory}/store", d, batch, seed) for index in range(size)]
+            rows += pool.starmap(measure, arguments, chunksize=1)[0]
+    versions = versions_and_hardware()
+    result = {
+        "d": d,
+        "batch": batch,
+        "seed": seed,
+        "commit": head.stdout.strip(),
+        "load_average": os.getloadavg()[1],
+        "rows": rows,
+        "versions": versions,
+    }
+    (RESULTS / "sharded_pursuit.json").write_text(json.dumps(result, indent=1) + "\n")
+    (RESULTS / "sharded_pursuit.md").write_text(table(result))
+    sys.stdout.write(table(result))
+
+
+def measure(index: int, size: int, store: str, d: int, batch: int, seed: int) -> list[dict[str, Any]]:
+    """The rows of one group; runs in each of its processes."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{store}", rank=index, world_size=size)
+    received = count_received()
+    rows = []
+    for n, k in SHAPES:
+        generator = torch.Generator().manual_seed(seed)
+        atoms = torch.nn.functional.normalize(torch.randn(n, d, generator=generator), dim=1)
+        x = torch.randn(batch, d, generator=generator)
+        mine = ShardedAtoms(atoms[shares(n)[rank()]])
+        columns = mine.columns
+        for form in ("gram", "residual"):
+            mine.columns = columns if form == "gram" else None
+            for pursuit in ("mp", "omp"):
+                mine.pursue(pursuit, x[:8], k)
+                received[0] = 0
+                distributed.barrier()
+                start = time.perf_counter()
+                mine.pursue(pursuit, x, k)
+                seconds = time.perf_counter() - start
+                rows.append(
+                    {
+                        "ranks": size,
+                        "atoms": n,
+                        "k": k,
+                        "form": form,
+                        "pursuit": pursuit,
+                        "received a rank, step and activation (B)": received[0] / k / batch,
+                        "formula (B)": formula(pursuit, form, d, k),
+                        "us an activation": seconds * 1e6 / batch,
+                    }
+                )
+    distributed.barrier()
+    distributed.destroy_process_group()
+    return rows
+
+
+def formula(pursuit: str, form: str, d: int, k: int) -> float:
+    """Bytes that a rank receives a step and activation in single precision, where all ranks win equally often."""
+    others, share = n_ranks() - 1, 1 / n_ranks()
+    inner = 4 * (k - 1) / 2 if pursuit == "omp" and form == "gram" else 0
+    vector = 4 * d if form == "residual" else 0
+    return others * (12 + share * (inner + vector))
+
+
+def count_received() -> list[int]:
+    """Counts, from now on, the bytes that collectives bring to this process."""
+    total, all_gather = [0], distributed.all_gather
+
+    def counted(received: list[torch.Tensor], sent: torch.Tensor, **options: Any) -> Any:
+        total[0] += (len(received) - 1) * sent.nbytes
+        return all_gather(received, sent, **options)
+
+    distributed.all_gather = counted
+    return total
+
+
+def table(result: dict[str, Any]) -> str:
+    versions, columns = result["versions"], list(result["rows"][0])
+
+    def cell(value: Any) -> str:
+        return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+    lines = [
+        f"Signed pursuits by `ShardedAtoms`, d = {result['d']}, {result['batch']} activations, float32, groups of gloo "
+        f"processes of one thread each on one machine of {versions['cpus']} CPU cores, load average {result['load_average']:.1f} "
+        f"(above the number of cores, times say little), torch {versions['torch']}, commit {result['commit'][:12]}.",
+        "",
+        "With R ranks, of which each wins equally often, a rank receives at a step and for each activation, in single precision:",
+        "",
+        "| | matching pursuit | orthogonal, with t atoms in the support |",
+        "|---|---|---|",
+        "| Gram columns kept | 12 (R - 1) | 12 (R - 1) + 4 t (R - 1) / R |",
+        "| chosen atoms sent | (R - 1) (12 + 4 d / R) | the same |",
+        "",
+        "It does not depend on the number of atoms. What rank 0 received is more, because the shares of all ranks travel padded "
+        "to the largest.",
+        "",
+        "| " + " | ".join(columns) + " |",
+        "|---" * len(columns) + "|",
+        *("| " + " | ".join(cell(value) for value in row.values()) + " |" for row in result["rows"]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=False)
