@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from itda_lightning.growth.rule import DUPLICATE_COSINE, Encode, Growth, GrowthRule
-from itda_lightning.pursuit import PreparedAtoms, correlate, pursue
+from itda_lightning.pursuit import PreparedAtoms, pursue
 
 
 def grow_frozen_batch(
@@ -26,19 +26,15 @@ def grow_frozen_batch(
     code = encode(rule.pursuit, x, prepared, rule.k, rule.nonnegative, rule.shares(x))
     failures = (code.residual_energy > rule.threshold * rule.reference(x)).nonzero()[:, 0]
     candidates = torch.nn.functional.normalize(x[failures], dim=1)
-    if rule.admits_repeats and prepared.n:
-        fresh = _similarity(correlate(candidates.to(prepared.dtype), prepared.atoms), rule).amax(1) < DUPLICATE_COSINE
+    if rule.admits_repeats:
+        fresh = ~rule.repeats(candidates.to(prepared.dtype), prepared.atoms)
         failures, candidates = failures[fresh], candidates[fresh]
     distinct = _first_of_its_kind(candidates, rule)[: prepared.capacity - prepared.n]
     return Growth(failures[distinct], candidates[distinct], code.residual_energy)
 
 
-def _similarity(cosine: Tensor, rule: GrowthRule) -> Tensor:
-    return cosine if rule.nonnegative else cosine.abs()
-
-
 def _first_of_its_kind(candidates: Float[Tensor, "m d"], rule: GrowthRule) -> Tensor:
-    alike = (_similarity(candidates @ candidates.T, rule) >= DUPLICATE_COSINE).tril(-1)
+    alike = (rule.similarity(candidates @ candidates.T) >= DUPLICATE_COSINE).tril(-1)
     kept = torch.ones(len(candidates), dtype=torch.bool, device=candidates.device)
     for row in alike.any(1).nonzero()[:, 0].tolist():
         kept[row] = not bool((alike[row] & kept).any())

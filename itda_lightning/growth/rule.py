@@ -4,13 +4,15 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from itda_lightning.pursuit import PursuitName, SparseCode
+from itda_lightning.pursuit import PursuitName, SparseCode, correlate
 
 # Two unit vectors with a cosine of at least this are one atom: the second would repeat the label and explain nothing.
 DUPLICATE_COSINE = 0.999
+# Cosines that are computed at a time: with all of a large dictionary they would take more memory than a pursuit.
+COMPARED_ENTRIES = 2**24
 
 
 # Called as `pursue`: that itself, or `pursue_among_ranks` where all processes grow the same dictionary.
@@ -54,6 +56,17 @@ class GrowthRule(NamedTuple):
         energy = x.double().square().sum(-1)
         # Without energy there is nothing to explain, and the share would not be a number.
         return torch.where(energy > 0, self.threshold * self.reference(x.double()) / energy, 1.0)
+
+    def similarity(self, cosine: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """How alike two unit vectors are; without negative coefficients opposite ones are not."""
+        return cosine if self.nonnegative else cosine.abs()
+
+    def repeats(self, candidates: Float[Tensor, "m d"], atoms: Float[Tensor, "n d"]) -> Bool[Tensor, " m"]:
+        """(m,) which unit rows nearly repeat one of the atoms."""
+        if not len(atoms):
+            return torch.zeros(len(candidates), dtype=torch.bool, device=candidates.device)
+        parts = candidates.split(max(1, COMPARED_ENTRIES // len(atoms)))
+        return torch.cat([(self.similarity(correlate(part, atoms)) >= DUPLICATE_COSINE).any(1) for part in parts])
 
     @property
     def admits_repeats(self) -> bool:

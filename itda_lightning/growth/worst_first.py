@@ -18,11 +18,11 @@ Measured (SmolLM2-135M, d 576, 8,000 activations, k 32, threshold .25, one core)
 import math
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from itda_lightning.growth.rule import DUPLICATE_COSINE, Encode, Growth, GrowthRule
-from itda_lightning.pursuit import PreparedAtoms, combine, correlate, pursue
+from itda_lightning.growth.rule import Encode, Growth, GrowthRule
+from itda_lightning.pursuit import PreparedAtoms, combine, pursue
 
 # A component is large when its share of a residual's energy is this many times that of a random direction, or half.
 STANDS_OUT, LARGEST_BOUND = 3.0, 0.5
@@ -65,7 +65,7 @@ def grow_worst_first(
         share = residual_energy[rows] / reference[rows]  # nan without energy, which is no failure
         failed = share > rule.threshold
         if rule.admits_repeats:  # else no repeat of an atom fails
-            failed &= ~_repeats(atoms[rows], prepared.atoms, rule)
+            failed &= ~rule.repeats(atoms[rows], prepared.atoms)
         if len(accepted):
             bound = min(bound * max(float(failed.double().mean()), LEAST_FAILING) / FAILING_AGAIN, LARGEST_BOUND)
         rows, residual, share = rows[failed], residual[failed], share[failed]
@@ -94,12 +94,6 @@ def _encode(
     return x - combine(code.support, code.coefficients, prepared.atoms), code.residual_energy
 
 
-def _repeats(candidates: Float[Tensor, "m d"], atoms: Float[Tensor, "n d"], rule: GrowthRule) -> Bool[Tensor, " m"]:
-    """Which rows nearly repeat one of the atoms."""
-    cosine = correlate(candidates, atoms)
-    return ((cosine if rule.nonnegative else cosine.abs()) >= DUPLICATE_COSINE).any(1)
-
-
 def _pivots(
     residual: Float[Tensor, "m d"],
     share: Float[Tensor, " m"],
@@ -122,7 +116,7 @@ def _pivots(
         worst = int(share.argmax())
         if float(share[worst]) <= rule.threshold:
             break
-        if bool(_repeats(atoms[worst, None], taken[: len(chosen)], rule)):
+        if bool(rule.repeats(atoms[worst, None], taken[: len(chosen)])):
             share[worst] = 0
             continue
         taken[len(chosen)] = atoms[worst]
