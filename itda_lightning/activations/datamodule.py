@@ -34,7 +34,7 @@ class ActivationsDataModule(L.LightningDataModule):
         loader: bridge, hooked_transformer or huggingface (see LanguageModelName).
         model_revision: branch, tag or commit of the model on the hub.
         model_dtype: dtype of the model's weights and computation: float32, bfloat16 or float16.
-        device: where the language model runs: auto, cpu, cuda or cuda:N.
+        device: where the language model runs: auto, cpu, cuda, cuda:N, or balanced (see LanguageModelName).
         model_batch_size: rows in one forward pass of the language model.
         dataset_config: configuration name of the dataset, where it has several.
         dataset_split: split of the dataset that holds the documents.

@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Any, get_args
 
+import psutil
 import torch
 
 from itda_lightning.activations.cache import SHARD_ROWS, cache_bytes
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.harvest_plan import PROCESS_BYTES, HarvestPlan, batch_bytes
+from itda_lightning.activations.language_model import BALANCED
 from itda_lightning.activations.skeleton import config_of, directory_of
 from itda_lightning.activations.split import Split
 from itda_lightning.errors import InputError
@@ -41,7 +43,10 @@ class InMemoryBackend:
         parameters = stored // (getattr(self.config, "dtype", None) or torch.float32).itemsize
         batch = batch_bytes(text, data.hparams["model_batch_size"], context, dtype.itemsize)
         shard = SHARD_ROWS * context * width * dtype.itemsize * n_hooks
-        taken, on_cpu = parameters * dtype.itemsize + batch, data.model_name.torch_device().type == "cpu"
+        held, on_cpu = parameters * dtype.itemsize, data.model_name.torch_device().type == "cpu"
+        if data.model_name.device == BALANCED:  # what does not fit stays on disk
+            held = min(held, psutil.virtual_memory().available)
+        taken = held + batch
         return HarvestPlan(
             tokens=tokens,
             weights=self.files[0],

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 Loader = Literal["bridge", "hooked_transformer", "huggingface"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# The device of a model that is spread over several, as `device_map` of `transformers` calls it.
+BALANCED = "balanced"
 # Tokens in the trial run of a hook point: no model has as many heads, whose axis would look like that of positions.
 PROBE_TOKENS = 7
 
@@ -39,7 +41,8 @@ class LanguageModelName:
             (`AutoModelForCausalLM`: hook points are module names such as ``model.layers.8``).
         revision: branch, tag or commit on the hub; None for the default.
         dtype: the dtype of the weights and of the computation.
-        device: "auto" for a GPU where there is one, or a torch device.
+        device: "auto" for a GPU where there is one, a torch device, or "balanced" (loader "huggingface" only): layers are
+            spread over all GPUs, then what is free of the CPU's memory, then what stays on disk.
     """
 
     name: str
@@ -49,13 +52,17 @@ class LanguageModelName:
     device: str = "auto"
 
     def torch_device(self) -> torch.device:
-        """The device asked for. Raises InputError where it is not to be had."""
-        if self.device == "auto":
+        """The device asked for, of a model that is spread the first. Raises InputError where it is not to be had."""
+        if self.device == BALANCED and self.loader != "huggingface":
+            raise InputError(
+                f"device={BALANCED} is for models of `transformers`: set loader=huggingface, got {self.loader}"
+            )
+        if self.device in ("auto", BALANCED):
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
             device = torch.device(self.device)
         except RuntimeError as error:
-            raise InputError(f"{self.device!r} is not a device: give auto, cpu, cuda or cuda:N") from error
+            raise InputError(f"{self.device!r} is not a device: give auto, cpu, cuda, cuda:N or {BALANCED}") from error
         if device.type == "cuda" and not (
             torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
         ):
@@ -159,7 +166,7 @@ class LanguageModel:
     def _probe(self, hook_name: str) -> int:
         """d_in at a hook point, by running a few tokens through the model."""
         token = self.tokenizer.eos_token_id or 0
-        tokens = torch.full((1, PROBE_TOKENS), token, device=next(self.model.parameters()).device)
+        tokens = torch.full((1, PROBE_TOKENS), token, device=self.name.torch_device())
         try:
             with torch.no_grad():
                 cache = self.model.run_with_cache(
@@ -184,13 +191,16 @@ class LanguageModel:
 def _load(name: LanguageModelName, device: torch.device, dtype: torch.dtype, hook_names: list[str]) -> Any:
     path = name.path_or_hub_name()
     if name.loader == "huggingface":
-        hf_model: Any = AutoModelForCausalLM.from_pretrained(path, revision=name.revision, dtype=dtype)
+        spread = BALANCED if name.device == BALANCED else None
+        hf_model: Any = AutoModelForCausalLM.from_pretrained(
+            path, revision=name.revision, dtype=dtype, device_map=spread
+        )
         modules = [module for module, _ in hf_model.named_modules() if module]
         for hook_name in hook_names:
             if hook_name not in modules:
                 raise name.no_such_hook_point(hook_name, modules)
         tokenizer = AutoTokenizer.from_pretrained(path, revision=name.revision)
-        return HookedProxyLM(hf_model.to(device), tokenizer, hook_names=hook_names)
+        return HookedProxyLM(hf_model if spread else hf_model.to(device), tokenizer, hook_names=hook_names)
     if name.loader == "hooked_transformer":
         options = {"dtype": dtype} | ({"revision": name.revision} if name.revision else {})
         return load_model("HookedTransformer", path, device, options)

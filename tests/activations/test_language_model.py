@@ -2,8 +2,10 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -24,6 +26,27 @@ def test_the_huggingface_loader_takes_module_names(tiny_model_dir: Path) -> None
     loaded = LanguageModel(LanguageModelName(str(tiny_model_dir), loader="huggingface"), hooks)
     assert loaded.widths == dict(zip(hooks, [WIDTH, 64], strict=True))
     assert loaded.longest_context == LONGEST_CONTEXT
+
+
+def test_a_model_that_is_spread_stays_on_disk_where_memory_is_short(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hooks, tokens = ["model.layers.1"], torch.arange(6)[None]
+    whole = LanguageModel(LanguageModelName(str(tiny_model_dir), "huggingface", device="cpu"), hooks)
+    name = LanguageModelName(str(tiny_model_dir), "huggingface", device="balanced")
+    # What the largest layer takes and a little more; `accelerate` asks how much there is.
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=120_000))
+    spread = LanguageModel(name, hooks)
+    assert {parameter.device.type for parameter in spread.model.parameters()} >= {"meta"}
+    found, expected = (model.model.run_with_cache(tokens, prepend_bos=False)[1] for model in (spread, whole))
+    assert found["model.layers.1"].equal(expected["model.layers.1"])
+
+
+def test_only_models_of_transformers_are_spread(tiny_model_dir: Path) -> None:
+    with pytest.raises(
+        InputError, match="device=balanced is for models of `transformers`: set loader=huggingface, got bri"
+    ):
+        LanguageModelName(str(tiny_model_dir), device="balanced").torch_device()
 
 
 @pytest.mark.parametrize("loader", ["bridge", "huggingface"])
