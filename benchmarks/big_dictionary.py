@@ -162,7 +162,8 @@ def table(result: dict[str, Any]) -> str:
 
     lines = [
         f"Signed matching pursuit by `Dictionary.encode` and growth steps, {versions['cpus']} CPU cores, torch "
-        f"{versions['torch']}; commits stand in the JSON. Where the load average was above the number of cores, read the memory, not the times.",
+        f"{versions['torch']}; commits stand in the JSON. Where the load average was above the number of cores, read the "
+        "memory, not the times.",
         "",
         "| " + " | ".join(columns) + " |",
         "|---" * len(columns) + "|",
