@@ -212,3 +212,11 @@ def test_a_module_in_half_precision_goes_on_growing(data_of):
     trainer().fit(module, datamodule=data)
     assert n < module.dictionary().n_atoms <= 150
     assert module.dictionary().atoms.dtype == torch.bfloat16
+
+
+def test_atoms_may_be_kept_in_half_precision_from_the_start(data_of):
+    data = data_of()
+    usual, half = fitted(data), fitted(data, atoms_dtype="bfloat16")
+    assert half.dictionary().atoms.dtype == half.finished_dictionary().atoms.dtype == torch.bfloat16
+    assert half.dictionary().bias.dtype == torch.float32
+    assert half.history[-1]["fvu"] == pytest.approx(usual.history[-1]["fvu"], rel=0.1)
