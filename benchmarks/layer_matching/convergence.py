@@ -1,0 +1,124 @@
+"""Which layers become what they end as first (Raghu et al. 2017, arXiv 1706.05806; Appendix A.4.2 of arXiv 2505.17769)?
+
+    python benchmarks/layer_matching/train.py
+    python benchmarks/layer_matching/convergence.py [--seeds [0,1]]
+
+The checkpoints of one training are compared as models (``python -m itda_lightning.similarity``), all on the same tokens in the
+same order: every layer of every checkpoint beside the same layer at the end. What is compared is kept, as by run.py. Writes
+results/convergence.json, convergence.md and convergence.svg.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import auto_cli
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from run import RESULTS, compare, data_of, fit_of, hook_names, other_order
+from train import LAYERS
+
+from itda_lightning.atomic_files import write_text
+from itda_lightning.run_directory import versions_and_hardware
+from itda_lightning.similarity.models.results import ModelSimilarity
+from itda_lightning.similarity.models.settings import ModelSettings, SimilaritySettings
+
+MEASURES = ("jaccard", "cka", "debiased_cka", "svcca", "procrustes")
+
+
+def compare_checkpoints(seed: int, tokens: int, directory: Path) -> ModelSimilarity:
+    """All layers of all checkpoints of one training, the last one last."""
+    steps = sorted(int(path.name.removeprefix("step-")) for path in (directory / f"seed-{seed}").glob("step-*"))
+    if len(steps) < 2:
+        raise SystemExit(f"{directory} has no checkpoints of seed {seed}: run benchmarks/layer_matching/train.py first")
+    models = [
+        ModelSettings(str(step), model=str(directory / f"seed-{seed}" / f"step-{step}"), hook_names=hook_names())
+        for step in steps
+    ]
+    kept = directory / "trained"
+    settings = SimilaritySettings(
+        models, str(kept / f"checkpoints-{seed}-{tokens}-tokens"), measures=list(MEASURES), resamples=0
+    )
+    return compare(settings, data_of(tokens, kept), fit_of(tokens))
+
+
+def to_the_end(results: ModelSimilarity) -> dict[str, dict[int, list[float]]]:
+    """measure -> step -> of each layer its similarity to itself at the end of training."""
+    steps = [int(site.model) for site in results.sites[::LAYERS]]
+    last = len(results.sites) - LAYERS
+    return {
+        one.measure: {
+            step: [one.values[place * LAYERS + layer][last + layer] for layer in range(LAYERS)]
+            for place, step in enumerate(steps)
+        }
+        for one in results.measured
+    }
+
+
+def main(seeds: tuple[int, ...] = (0, 1), tokens: int = 1024, directory: Path = Path("runs/layer-matching")) -> None:
+    """Compare every checkpoint with the last one.
+
+    Args:
+        seeds: trainings.
+        tokens: that the dictionaries are fitted on, and that activations are compared on.
+        directory: of the models and the comparisons.
+    """
+    compared = {seed: compare_checkpoints(seed, tokens, directory) for seed in seeds}
+    found = {seed: to_the_end(results) for seed, results in compared.items()}
+    means = {
+        measure: {
+            step: [sum(found[seed][measure][step][layer] for seed in seeds) / len(seeds) for layer in range(LAYERS)]
+            for step in found[seeds[0]][measure]
+        }
+        for measure in MEASURES
+    }
+    floors = [other_order(results) - results.chance for results in compared.values()]
+    content = {
+        "tokens": tokens,
+        "fit": fit_of(tokens),
+        "atoms": {seed: results.atoms for seed, results in compared.items()},
+        "excess of an index with another order": floors,
+        "seeds": found,
+        "environment": versions_and_hardware(),
+    }
+    write_text(RESULTS / "convergence.json", json.dumps(content, indent=1) + "\n")
+    write_text(RESULTS / "convergence.md", as_markdown(means, tokens, seeds, sum(floors) / len(floors)))
+    plot(means).savefig(RESULTS / "convergence.svg")
+
+
+def as_markdown(means: dict[str, dict[int, list[float]]], tokens: int, seeds: tuple[int, ...], floor: float) -> str:
+    """A table a measure: steps by layers."""
+    lines = [
+        f"Similarity of each layer to itself at the end of training, mean of seeds {', '.join(map(str, seeds))}; {tokens:,} "
+        f"tokens. The Jaccard index is over chance; with a fit of the same layer in another order it is {floor:.3f}."
+    ]
+    for measure, rows in means.items():
+        lines += [
+            "",
+            f"**{measure}**",
+            "",
+            "| step | " + " | ".join(f"layer {layer}" for layer in range(LAYERS)) + " |",
+        ]
+        lines.append("|---" * (LAYERS + 1) + "|")
+        lines += [f"| {step} | " + " | ".join(f"{value:.3f}" for value in row) + " |" for step, row in rows.items()]
+    return "\n".join(lines) + "\n"
+
+
+def plot(means: dict[str, dict[int, list[float]]]) -> Figure:
+    """A panel a measure: similarity to the end against steps, a line a layer."""
+    figure = Figure(figsize=(3 * len(means), 3.4), layout="constrained")
+    panels: Any = figure.subplots(1, len(means), squeeze=False)[0]
+    shades = colormaps["viridis"]
+    for panel, (measure, rows) in zip(panels, means.items(), strict=True):
+        for layer in range(LAYERS):
+            values = [row[layer] for row in rows.values()]
+            panel.plot(values, marker=".", color=shades(layer / (LAYERS - 1)), label=f"layer {layer}")
+        # Checkpoints are twice as late each time.
+        panel.set_xticks(range(len(rows)), list(rows))
+        panel.set(title=measure, xlabel="step", ylim=(0, 1.02))
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=LAYERS)
+    return figure
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=False)
