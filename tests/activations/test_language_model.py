@@ -121,7 +121,7 @@ def test_a_device_that_is_not_there() -> None:
     beyond = f"cuda:{torch.cuda.device_count()}"
     with pytest.raises(InputError, match=rf"the device {beyond} was asked for but \d+ CUDA devices are available: use"):
         LanguageModelName("any", device=beyond).torch_device()
-    with pytest.raises(InputError, match="'gpu' is not a device: give auto, cpu, cuda or cuda:N"):
+    with pytest.raises(InputError, match="'gpu' is not a device: give auto, cpu, cuda, cuda:N or bal"):
         LanguageModelName("any", device="gpu").torch_device()
     assert LanguageModelName("any", device="cpu").torch_device() == torch.device("cpu")
     assert LanguageModelName("any").torch_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
