@@ -1,6 +1,7 @@
 """The data of one of several models: its own rows, or the text of another model's rows in its own tokens."""
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.activations.skeleton import config_of
 from itda_lightning.activations.split import Split
 from itda_lightning.activations.translation import translate
 
@@ -16,20 +17,26 @@ class SameText(ActivationsDataModule):
     def read_the_text_of(self, other: "SameText", split: Split) -> None:
         """Read in this split the text of the other's rows, row by row, cut into tokens by this model's own tokenizer.
 
-        With the same tokenizer these are the same rows. To be called before the split is read.
+        With the same tokenizer these are the same rows. What is longer than this model reads is cut off. To be called
+        before the split is read.
 
         Raises:
-            InputError: as ``translate``.
+            InputError: as ``translate``, or a model without a configuration.
         """
-        # Of a tokenizer that does not know it, `transformers` says 10^30.
-        longest = min(getattr(self.tokenizer, "model_max_length", LONGEST), LONGEST)
         self._rows[split] = translate(
             other._cached_rows(split),
             other.tokenizer,
             self.tokenizer,
             prepend_bos=other.hparams["prepend_bos"],
-            longest=longest,
+            longest=self._longest_context(),
         )
+
+    def _longest_context(self) -> int:
+        """Tokens that the language model reads at most, as far as its files say, which its weights are not needed for."""
+        config = config_of(self.model_name.path_or_hub_name(), self.model_name.revision).get_text_config()
+        # Of a tokenizer that does not know it, `transformers` says 10^30.
+        told = (getattr(self.tokenizer, "model_max_length", None), getattr(config, "max_position_embeddings", None))
+        return min(LONGEST, *(limit for limit in told if limit is not None))
 
     def read_hardly_any_training_text(self) -> None:
         """Read the one row that there must be, where no dictionary is compared. To be called before the split is read."""
