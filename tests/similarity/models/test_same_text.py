@@ -10,7 +10,9 @@ from tests.tiny_model import LONGEST_CONTEXT
 
 
 def test_what_is_longer_than_the_other_model_reads_is_cut_off(
-    tiny_model_dir: Path, other_tokens_dir, prose_file
+    tiny_model_dir: Path,
+    other_tokens_dir: Path,  # noqa: F811
+    prose_file: Path,
 ) -> None:
     """The tokenizer does not say how much that is: its model's configuration does."""
     own, other = (
