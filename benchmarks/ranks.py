@@ -88,8 +88,8 @@ def run_case(n: int, settings: dict[str, str], directory: Path, tokens: int, max
 
 def main(
     processes: tuple[int, ...] = (1, 2, 4),
-    tokens: int = 16_384,
-    max_atoms: int = 2048,
+    tokens: int = 8192,
+    max_atoms: int = 1024,
     k: int = 32,
     sent: Path | None = None,
     arguments: str | None = None,

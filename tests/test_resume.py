@@ -114,7 +114,7 @@ def test_ctrl_c_keeps_the_last_checkpoint_and_exits_with_130(tiny_model_dir, pro
     [
         ({"model__k": 5}, r"another fit \(model.k: 4 there, 5 here\): resume with its own config.yaml"),
         ({"model__threshold": 0.5}, r"\(model.threshold: 0.75 there, 0.5 here\)"),
-        ({"model__pursuit": "omp", "model__growth": "frozen_batch"}, r"model.pursuit: 'mp' .*; model.growth: 'seq"),
+        ({"model__pursuit": "mp", "model__growth": "frozen_batch"}, r"model.pursuit: 'omp' .*; model.growth: 'seq"),
         ({"data__batch_size": 64}, r"\(data.batch_size: 128 there, 64 here\)"),
         ({"data__training_tokens": 1024}, r"\(data.rows: '\w+' there, '\w+' here\)"),
         ({"data__seed": 3}, r"\(data.rows: '\w+' there, '\w+' here\)"),

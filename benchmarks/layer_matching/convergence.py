@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import auto_cli
-from matplotlib import colormaps
-from matplotlib.figure import Figure
 from run import RESULTS, compare, data_of, fit_of, hook_names, other_order
 from train import LAYERS
 
@@ -104,8 +102,11 @@ def as_markdown(means: dict[str, dict[int, list[float]]], tokens: int, seeds: tu
     return "\n".join(lines) + "\n"
 
 
-def plot(means: dict[str, dict[int, list[float]]]) -> Figure:
+def plot(means: dict[str, dict[int, list[float]]]) -> Any:
     """A panel a measure: similarity to the end against steps, a line a layer."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure  # of the extra `benchmarks`, which tests do without
+
     figure = Figure(figsize=(3 * len(means), 3.4), layout="constrained")
     panels: Any = figure.subplots(1, len(means), squeeze=False)[0]
     shades = colormaps["viridis"]

@@ -18,7 +18,6 @@ from typing import Any, Literal
 import torch
 from accuracy import accuracy_over_models, lead_of_the_same_layer, share_within_one
 from jsonargparse import auto_cli
-from matplotlib.figure import Figure
 from train import CONTEXT, DATASET, HOLDOUT_FRACTION, LAYERS
 
 from itda_lightning.atomic_files import write_text
@@ -234,8 +233,10 @@ def _table(name: str, compared: dict[int, ModelSimilarity], rows: list[dict[str,
     return lines
 
 
-def plot(rows: list[dict[str, Any]], chance: float) -> Figure:
+def plot(rows: list[dict[str, Any]], chance: float) -> Any:
     """Accuracy against tokens, a line a measure."""
+    from matplotlib.figure import Figure  # of the extra `benchmarks`, which tests do without
+
     figure = Figure(figsize=(8, 5), layout="constrained")
     panel = figure.subplots()
     for number, measure in enumerate(MEASURES):

@@ -184,6 +184,7 @@ def test_a_training_that_diverges_says_so_and_leaves_nothing(data, tmp_path):
 
 def _train_and_send(arguments, output, signal_number):
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have what they start in the background ignore it
     step = SAETrainer.step
 
     def killed(self, batch):
