@@ -1,4 +1,4 @@
-"""What more processes gain a fit, and what they tell one another: one fit by 1, 2 and 4 of them, one thread each.
+"""What more processes gain a fit, and what they tell one another: one fit by 1 and by 2 of them, one thread each.
 
     python benchmarks/ranks.py
 
@@ -87,9 +87,9 @@ def run_case(n: int, settings: dict[str, str], directory: Path, tokens: int, max
 
 
 def main(
-    processes: tuple[int, ...] = (1, 2, 4),
-    tokens: int = 8192,
-    max_atoms: int = 1024,
+    processes: tuple[int, ...] = (1, 2),
+    tokens: int = 16_384,
+    max_atoms: int = 2048,
     k: int = 32,
     sent: Path | None = None,
     arguments: str | None = None,
