@@ -35,8 +35,8 @@ def main(
     d: int = 16_384,
     n: int = 65_536,
     k: int = 32,
-    budgets_gb: list[float] = [2.0],  # noqa: B006
-    dtypes: list[str] = ["bfloat16", "float32"],  # noqa: B006
+    budgets_gb: tuple[float, ...] = (2.0,),
+    dtypes: tuple[str, ...] = ("bfloat16", "float32"),
     activations: int = 64,
     growth_batch: int = 32,
     seed: int = 0,

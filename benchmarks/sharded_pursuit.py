@@ -27,7 +27,7 @@ RESULTS = Path(__file__).parent / "results"
 SHAPES = [(1024, 16), (4096, 8), (4096, 16)]  # atoms, k
 
 
-def main(d: int = 512, batch: int = 256, ranks: list[int] = [1, 2, 4], seed: int = 0) -> None:  # noqa: B006
+def main(d: int = 512, batch: int = 256, ranks: tuple[int, ...] = (1, 2, 4), seed: int = 0) -> None:
     """Measure all shapes, pursuits and forms in groups of each size."""
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     rows: list[dict[str, Any]] = []

@@ -136,8 +136,6 @@ EXPECTED_WARNINGS = (
     "The dirpath has changed",
     # All processes see the same batches and log the same figures.
     ".*recommended to use .self.log.*sync_dist=True",
-    ".*recommended to use single-device strategy",
-    ".*it is recommended to use `self.log",
 )
 
 

@@ -41,7 +41,7 @@ class ITDA(L.LightningModule):
         pursuit: omp (orthogonal matching pursuit) or mp (matching pursuit: faster, worse).
         nonnegative: allow non-negative coefficients only.
         growth: sequential (each activation is judged after all before it were appended: Algorithm 1 of the paper),
-            frozen_batch (a batch is judged by the dictionary before it: the paper's released code; twice as fast, and shared
+            frozen_batch (a batch is judged by the dictionary before it: the paper's released code; faster, and shared
             by several processes, but the first batch is taken whole) or worst_first (the worst of a batch is appended
             first: the fewest atoms, up to 3 encodes an activation).
         threshold: an activation becomes an atom if this share of its energy |x - bias|^2 is left unexplained; in (0, 1).
