@@ -1,25 +1,28 @@
-"""Slabs on their way through a layer: while one computes, the next is read from disk and the one before is written."""
+"""Slabs on their way through a layer: what is computed of one is being written, and the next one is being read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 
 from jaxtyping import Float
 from torch import Tensor
 
 from itda_lightning.activations.slabs import Slab, SlabFiles
 
-# That is read, that computes, that is written.
-IN_MEMORY = 3
+# That computes and is written, that is read.
+IN_MEMORY = 2
 
 
 class SlabPipeline:
-    """Reads slabs ahead and writes them behind; within ``with``, at whose end all is written.
+    """Reads slabs ahead and writes them part by part as they are computed; within ``with``.
+
+    A slab is on disk before the next one computes, so that a run that is killed has no more than one to compute again.
 
     Args:
         files: of the slabs.
         rows: of the largest slab.
         keep: whether all slabs stay in memory, which is then the place they are read from. They are written all the same,
-            for a run that is killed. Else memory holds three, in memory that is used again and again.
+            for a run that is killed. Else memory holds two, in memory that is used again and again.
     """
 
     def __init__(self, files: SlabFiles, rows: int, keep: bool) -> None:
@@ -27,15 +30,12 @@ class SlabPipeline:
         self._threads = ThreadPoolExecutor(2)
         self._in_memory: dict[Slab, Tensor] = {}
         self._spare: list[Tensor] = []
-        self._writing: tuple[Slab, Future[None]] | None = None
 
     def __enter__(self) -> "SlabPipeline":
         return self
 
-    def __exit__(self, error: type[BaseException] | None, *rest: object) -> None:
+    def __exit__(self, *error: object) -> None:
         self._threads.shutdown()
-        if error is None:
-            self._finish_writing()
 
     def memory(self, slab: Slab) -> Float[Tensor, "rows context d"]:
         """Memory for the hidden states of a slab, until it is written."""
@@ -45,17 +45,34 @@ class SlabPipeline:
             self._in_memory[slab] = self._spare.pop() if self._spare else self._files.empty(fresh)
         return self._in_memory[slab][:n_rows]
 
-    def write(self, slab: Slab, level: int) -> None:
-        """Begin to write the slab's memory at a level, once the slab before is written.
+    def write(self, slab: Slab, level: int, parts: Iterator[Float[Tensor, "rows context d"]]) -> None:
+        """Write a slab at a level: the parts of its memory, in order, each while the next one is computed.
 
         Raises:
-            InputError: the slab before could not be written, as ``SlabFiles.write``.
+            InputError: it could not be written, as ``SlabFiles.write``.
         """
-        self._finish_writing()
-        self._writing = slab, self._threads.submit(self._files.write, slab, level, self.memory(slab))
+        computed: SimpleQueue[Tensor | BaseException | None] = SimpleQueue()
+        writing = self._threads.submit(self._files.write, slab, level, _taken_from(computed))
+        try:
+            for part in parts:
+                if writing.done():  # it failed
+                    break
+                computed.put(part)
+            computed.put(None)
+        except BaseException as error:
+            computed.put(error)
+            raise
+        writing.result()
+        if not self._keep:
+            self._spare.append(self._in_memory.pop(slab))
 
-    def advance(self, slabs: list[Slab], level: int, forward: Callable[[Slab, Tensor], None]) -> None:
-        """Bring slabs from a level to the next by ``forward``, which changes hidden states in place.
+    def advance(self, slabs: list[Slab], level: int, forward: Callable[[Slab, Tensor], Iterator[Tensor]]) -> None:
+        """Bring slabs from a level to the next.
+
+        Args:
+            slabs: at that level.
+            level: where they are.
+            forward: changes a slab's hidden states in place and gives, in order, the rows that are done.
 
         Raises:
             InputError: a slab that could not be written, or is not what was written.
@@ -65,12 +82,9 @@ class SlabPipeline:
             assert coming is not None
             hidden = coming.result()
             coming = self._begin_reading(following, level) if following is not None else None
-            forward(slab, hidden)
-            self.write(slab, level + 1)
+            self.write(slab, level + 1, forward(slab, hidden))
 
     def _begin_reading(self, slab: Slab, level: int) -> Future[Tensor]:
-        if self._writing is not None and self._writing[0] == slab:
-            self._finish_writing()
         return self._threads.submit(self._read, slab, level)
 
     def _read(self, slab: Slab, level: int) -> Tensor:
@@ -79,10 +93,9 @@ class SlabPipeline:
             self._files.read(slab, level, hidden)
         return hidden
 
-    def _finish_writing(self) -> None:
-        if self._writing is None:
-            return
-        (slab, written), self._writing = self._writing, None
-        written.result()
-        if not self._keep:
-            self._spare.append(self._in_memory.pop(slab))
+
+def _taken_from(computed: SimpleQueue[Tensor | BaseException | None]) -> Iterator[Tensor]:
+    while (part := computed.get()) is not None:
+        if isinstance(part, BaseException):
+            raise part
+        yield part

@@ -6,7 +6,7 @@ says how far the harvest came: levels that a hook point wants are kept, others g
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from itda_lightning.errors import InputError
 
 CHECKSUM_BYTES = xxhash.xxh3_128().digest_size
 PIECE = 2**24
+# What is computed meanwhile waits for the rest only.
+SYNCED_AT_A_TIME = 2**26
 
 
 @dataclass(frozen=True)
@@ -96,21 +98,32 @@ class SlabFiles:
             _fill(stream.fileno(), _bytes_of(hidden), path)
         return hidden
 
-    def write(self, slab: Slab, level: int, hidden: Float[Tensor, "rows context d"]) -> None:
+    def write(self, slab: Slab, level: int, parts: Iterable[Float[Tensor, "rows context d"]]) -> None:
         """Write the slab at a level and remove the level before where no hook point wants it.
+
+        Args:
+            slab: which rows.
+            level: of their hidden states.
+            parts: all of them in order; each is written before the next is asked for.
 
         Raises:
             InputError: the disk is full; what was written before is still there.
         """
 
         def write(path: Path) -> None:
-            view, digest = _bytes_of(hidden), xxhash.xxh3_128()
+            digest, cached = xxhash.xxh3_128(), 0
             with path.open("wb", buffering=0) as stream:
-                for first in range(0, len(view), PIECE):
-                    piece = view[first : first + PIECE]
-                    digest.update(piece)
-                    while len(piece):
-                        piece = piece[stream.write(piece) :]
+                for part in parts:
+                    view = _bytes_of(part)
+                    for first in range(0, len(view), PIECE):
+                        piece = view[first : first + PIECE]
+                        digest.update(piece)
+                        cached += len(piece)
+                        while len(piece):
+                            piece = piece[stream.write(piece) :]
+                        if cached >= SYNCED_AT_A_TIME:
+                            os.fdatasync(stream.fileno())
+                            cached = 0
                 stream.write(digest.digest())
 
         write_file(self._path(slab, level), write)

@@ -1,8 +1,8 @@
 """The streamed backend: a model on disk harvested layer by layer, all rows through one layer before the next is read.
 
 Every weight is read once whatever the number of tokens. Hidden states lie on disk in slabs (``slabs.py``), so that memory
-holds two layers of weights (one computes, the next is being read) and three slabs (one computes, the next is being read, the
-one before is being written), and a run that was killed goes on with the layer and the slabs that it was at.
+holds two layers of weights and two slabs (one computes, the next is being read), and a run that was killed goes on with the
+layer and the slab that it was at.
 """
 
 import json
@@ -96,12 +96,12 @@ class StreamedBackend:
         )
 
     def memory_for(self, slab_rows: int) -> int:
-        """Bytes of CPU memory for slabs of so many rows: the process, two layers of weights, one batch, three slabs."""
+        """Bytes of CPU memory for slabs of so many rows: the process, two layers of weights, one batch, two slabs."""
         return self._memory_without_slabs + min(IN_MEMORY * slab_rows, self._n_rows) * self._row_bytes
 
     @cached_property
     def slab_rows(self) -> int:
-        """Rows in a slab: a third of what the memory leaves, in whole batches, of all rows at most.
+        """Rows in a slab: half of what the memory leaves, in whole batches, of all rows at most.
 
         Raises:
             InputError: too little memory for two layers of weights and one batch.
@@ -205,15 +205,18 @@ class _Run:
     def _embed(self, pipeline: SlabPipeline) -> None:
         with self.decoder.outer():
             for slab in tqdm(self.slabs, desc="Embeddings", unit=" slabs"):
-                rows, new = self._rows(slab), self.reached[slab] is None
+                rows = self._rows(slab)
                 for start, stop in slab.batches(self.batches[slab.of]):
                     self.decoder.prepare(rows.tokens[start:stop])
-                    if new:
-                        hidden = pipeline.memory(slab)[start - slab.start : stop - slab.start]
-                        hidden.copy_(self.decoder.embed(rows.tokens[start:stop]))
-                if new:
-                    pipeline.write(slab, 0)
+                if self.reached[slab] is None:
+                    pipeline.write(slab, 0, self._embedded(slab, pipeline.memory(slab)))
                     self.reached[slab] = 0
+
+    def _embedded(self, slab: Slab, hidden: Tensor) -> Iterator[Tensor]:
+        tokens = self._rows(slab).tokens
+        for start, stop in slab.batches(self.batches[slab.of]):
+            part = hidden[start - slab.start : stop - slab.start]
+            yield part.copy_(self.decoder.embed(tokens[start:stop]))
 
     def _stream(self, pipeline: SlabPipeline) -> None:
         decoder, last = self.decoder, self.wanted[-1]
@@ -258,10 +261,10 @@ class _Run:
             waited,
         )
 
-    def _forward(self, index: int, bar: tqdm, slab: Slab, hidden: Tensor) -> None:
+    def _forward(self, index: int, bar: tqdm, slab: Slab, hidden: Tensor) -> Iterator[Tensor]:
         for start, stop in slab.batches(self.batches[slab.of]):
-            part = slice(start - slab.start, stop - slab.start)
-            hidden[part] = self.decoder.forward_layer(index, hidden[part])
+            part = hidden[start - slab.start : stop - slab.start]
+            yield part.copy_(self.decoder.forward_layer(index, part))
         self.reached[slab] = index + 1
         bar.update()
 

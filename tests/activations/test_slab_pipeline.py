@@ -1,7 +1,8 @@
-"""Slabs read ahead and written behind end as if one was read, computed and written after the other."""
+"""Slabs read ahead and written as they are computed end as if one was read, computed and written after the other."""
 
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,14 +22,14 @@ def files(tmp_path: Path) -> SlabFiles:
     return SlabFiles(tmp_path, [LEVELS], (2, 3), torch.float32)
 
 
-def add_one(slab: Slab, hidden: Tensor) -> None:
-    hidden += 1
+def add_one(slab: Slab, hidden: Tensor) -> Iterator[Tensor]:
+    for row in hidden:
+        yield row.add_(1)
 
 
 def embedded(pipeline: SlabPipeline, slabs: list[Slab]) -> None:
     for slab in slabs:
-        pipeline.memory(slab).fill_(10 * slab.start)
-        pipeline.write(slab, 0)
+        pipeline.write(slab, 0, iter([pipeline.memory(slab).fill_(10 * slab.start)]))
 
 
 @pytest.mark.parametrize("keep", [False, True])
@@ -69,3 +70,33 @@ def test_a_full_disk_ends_it(files: SlabFiles, n_slabs: int, monkeypatch: pytest
     ):
         pipeline.advance(slabs, 0, add_one)
     assert [files.level(slab) for slab in slabs] == [0] * n_slabs
+
+
+def test_a_slab_is_on_disk_before_the_next_computes(files: SlabFiles) -> None:
+    slabs, unfinished = [Slab("train", ROWS * i, ROWS * (i + 1)) for i in range(4)], []
+
+    def watched(slab: Slab, hidden: Tensor) -> Iterator[Tensor]:
+        for part in add_one(slab, hidden):
+            unfinished.append(sum(files.level(each) == 0 for each in slabs))
+            yield part
+
+    with SlabPipeline(files, ROWS, False) as pipeline:
+        embedded(pipeline, slabs)
+        pipeline.advance(slabs, 0, watched)
+    assert unfinished == [4] * ROWS + [3] * ROWS + [2] * ROWS + [1] * ROWS
+
+
+def test_an_error_while_computing_leaves_the_slab_as_it_was(files: SlabFiles) -> None:
+    slab = Slab("train", 0, ROWS)
+
+    def fails(slab: Slab, hidden: Tensor) -> Iterator[Tensor]:
+        yield hidden[:1].add_(1)
+        raise ValueError("no second row")
+
+    with SlabPipeline(files, ROWS, False) as pipeline:
+        embedded(pipeline, [slab])
+    with pytest.raises(ValueError, match="no second row"), SlabPipeline(files, ROWS, False) as pipeline:
+        pipeline.advance([slab], 0, fails)
+    (path,) = files.directory.iterdir()
+    assert path.suffix == ".level-0000"
+    assert files.read_rows(slab, 0, 0, ROWS).eq(0).all()

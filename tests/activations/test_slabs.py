@@ -46,15 +46,24 @@ def test_slabs_hold_all_batches_in_order_and_no_more_rows_than_wanted(sizes: lis
 
 
 def test_what_is_written_is_read(slabs: SlabFiles) -> None:
-    slabs.write(SLAB, 0, hidden())
+    slabs.write(SLAB, 0, [hidden()])
     assert read(slabs, SLAB, 0).equal(hidden())
     assert slabs.read_rows(SLAB, 0, 5, 8).equal(hidden()[1:4])
+
+
+def test_parts_make_the_same_file(slabs: SlabFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slabs.write(SLAB, 0, [hidden()])
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    monkeypatch.setattr("itda_lightning.activations.slabs.SYNCED_AT_A_TIME", 24)
+    slabs.write(SLAB, 0, iter([hidden()[:1], hidden()[1:5], hidden()[5:]]))
+    assert path.read_bytes() == whole
 
 
 def test_wanted_levels_stay_and_others_go(slabs: SlabFiles, tmp_path: Path) -> None:
     assert slabs.level(SLAB) is None
     for level in range(4):
-        slabs.write(SLAB, level, hidden(level))
+        slabs.write(SLAB, level, [hidden(level)])
         assert slabs.level(SLAB) == level
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".level-0001", ".level-0003"]
     assert read(slabs, SLAB, 1).equal(hidden(1))
@@ -62,18 +71,18 @@ def test_wanted_levels_stay_and_others_go(slabs: SlabFiles, tmp_path: Path) -> N
 
 def test_without_a_wanted_level_the_slab_goes_back_before_it(slabs: SlabFiles, tmp_path: Path) -> None:
     for level in range(4):
-        slabs.write(SLAB, level, hidden())
+        slabs.write(SLAB, level, [hidden()])
     (lost,) = tmp_path.glob("*.level-0001")
     lost.unlink()
     assert slabs.level(SLAB) is None
-    slabs.write(SLAB, 0, hidden())
+    slabs.write(SLAB, 0, [hidden()])
     assert slabs.level(SLAB) == 0
 
 
 def test_what_a_kill_leaves_is_removed(slabs: SlabFiles, tmp_path: Path) -> None:
-    slabs.write(SLAB, 0, hidden())
-    slabs.write(SLAB, 2, hidden())
-    slabs.write(SLAB, 1, hidden())
+    slabs.write(SLAB, 0, [hidden()])
+    slabs.write(SLAB, 2, [hidden()])
+    slabs.write(SLAB, 1, [hidden()])
     (tmp_path / ".something.999999999.part").write_text("half")
     slabs.remove_stale([SLAB])
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".level-0001", ".level-0002"]
@@ -82,7 +91,7 @@ def test_what_a_kill_leaves_is_removed(slabs: SlabFiles, tmp_path: Path) -> None
 @pytest.mark.parametrize("at", [0, 30, -1, "short", "long", "empty"])
 @pytest.mark.parametrize("rows", [False, True])
 def test_a_damaged_file_is_named(slabs: SlabFiles, tmp_path: Path, at: int | str, rows: bool) -> None:
-    slabs.write(SLAB, 0, hidden())
+    slabs.write(SLAB, 0, [hidden()])
     (path,) = tmp_path.iterdir()
     content = bytearray(path.read_bytes())
     if isinstance(at, int):
@@ -97,7 +106,7 @@ def test_a_damaged_file_is_named(slabs: SlabFiles, tmp_path: Path, at: int | str
 
 
 def test_a_full_disk(slabs: SlabFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    slabs.write(SLAB, 0, hidden())
+    slabs.write(SLAB, 0, [hidden()])
 
     def full(file: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -106,7 +115,7 @@ def test_a_full_disk(slabs: SlabFiles, tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(
         InputError, match=r"no space left while writing .*level-0001.*what was written before is untouched"
     ):
-        slabs.write(SLAB, 1, hidden(1))
+        slabs.write(SLAB, 1, [hidden(1)])
     assert slabs.level(SLAB) == 0
     assert read(slabs, SLAB, 0).equal(hidden())
     assert len(list(tmp_path.iterdir())) == 1
