@@ -125,7 +125,10 @@ def test_too_little_disk(run, backend: str, monkeypatch: pytest.MonkeyPatch) -> 
         ({"model_type": "nothing_known"}, "has no architecture that `transformers` knows"),
         ({"model_type": "t5"}, "is no causal decoder: its config is a T5Config"),
         ({"model_type": "gptj"}, "bridge is not known to give gptj models the same bits .* set loader=huggingface"),
-        ({"quantization_config": {"quant_method": "fp8"}}, "is quantised, which is not streamed"),
+        (
+            {"quantization_config": {"quant_method": "fp8"}},
+            "is quantised with fp8, of which nothing is known here: give one that is quantised with bitsandbytes",
+        ),
         (
             {"num_hidden_layers": 5},
             r"are not those of LlamaForCausalLM: model.layers.3.* is missing; .*check config.json",

@@ -14,9 +14,10 @@ from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
 from sae_lens.load_model import HookedProxyLM, load_model
 from sae_lens.util import extract_stop_at_layer_from_tlens_hook_name
 from transformer_lens.loading_from_pretrained import get_official_model_name
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from itda_lightning.activations.fingerprint import directory_fingerprint
+from itda_lightning.activations.quantised import check_bitsandbytes
 from itda_lightning.bundled import resolve
 from itda_lightning.errors import InputError
 
@@ -40,7 +41,8 @@ class LanguageModelName:
             model of `transformers`), "hooked_transformer" (TransformerLens's own implementation) or "huggingface"
             (`AutoModelForCausalLM`: hook points are module names such as ``model.layers.8``).
         revision: branch, tag or commit on the hub; None for the default.
-        dtype: the dtype of the weights and of the computation.
+        dtype: the dtype of the weights and of the computation; of a checkpoint that was quantised with bitsandbytes, whose
+            weights stay packed, the dtype that its other weights are stored in.
         device: "auto" for a GPU where there is one, a torch device, or "balanced" (loader "huggingface" only): layers are
             spread over all GPUs, then what is free of the CPU's memory, then what stays on disk.
     """
@@ -190,6 +192,10 @@ class LanguageModel:
 
 def _load(name: LanguageModelName, device: torch.device, dtype: torch.dtype, hook_names: list[str]) -> Any:
     path = name.path_or_hub_name()
+    if name.loader == "hooked_transformer":
+        options = {"dtype": dtype} | ({"revision": name.revision} if name.revision else {})
+        return load_model("HookedTransformer", path, device, options)
+    check_bitsandbytes(AutoConfig.from_pretrained(path, revision=name.revision), path, dtype)
     if name.loader == "huggingface":
         spread = BALANCED if name.device == BALANCED else None
         hf_model: Any = AutoModelForCausalLM.from_pretrained(
@@ -201,9 +207,6 @@ def _load(name: LanguageModelName, device: torch.device, dtype: torch.dtype, hoo
                 raise name.no_such_hook_point(hook_name, modules)
         tokenizer = AutoTokenizer.from_pretrained(path, revision=name.revision)
         return HookedProxyLM(hf_model if spread else hf_model.to(device), tokenizer, hook_names=hook_names)
-    if name.loader == "hooked_transformer":
-        options = {"dtype": dtype} | ({"revision": name.revision} if name.revision else {})
-        return load_model("HookedTransformer", path, device, options)
     # The hub's revision is honoured by loading through `transformers`.
     if name.revision is not None:
         hf_model = AutoModelForCausalLM.from_pretrained(path, revision=name.revision, dtype=dtype)

@@ -8,6 +8,7 @@ from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from itda_lightning.activations.language_model import LanguageModelName
+from itda_lightning.activations.quantised import quantizer_of, replace_modules
 from itda_lightning.errors import InputError
 
 # Architectures (`model_type`) that TransformerLens's bridge computes by the model's own modules, bit for bit. Others (GPT-2,
@@ -73,17 +74,17 @@ def attention_of(name: LanguageModelName) -> dict[str, str]:
 def make_skeleton(directory: Path, name: LanguageModelName) -> Any:
     """The model without weights, in evaluation mode. Its buffers (rotary frequencies, scales) are real: no file holds them.
 
+    Of a checkpoint that was quantised it has the modules that hold packed weights, and ``hf_quantizer``.
+
     Raises:
-        InputError: quantised weights, or what ``decoder_config`` refuses.
+        InputError: weights quantised as ``quantised.quantizer_of`` refuses, or what ``decoder_config`` refuses.
     """
-    config = decoder_config(directory, name)
-    if getattr(config, "quantization_config", None) is not None:
-        raise InputError(
-            f"the model in {directory} is quantised, which is not streamed: dequantise it to bfloat16 first"
-        )
+    config, device = decoder_config(directory, name), name.torch_device()
+    quantizer = quantizer_of(config, directory, name.torch_dtype())
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=name.torch_dtype(), **attention_of(name))
-    device = name.torch_device()
+    if quantizer is not None:
+        replace_modules(model, quantizer, device)
     for module in model.modules():
         for buffer_name, buffer in module.named_buffers(recurse=False):
             module._buffers[buffer_name] = buffer.to(device)

@@ -163,7 +163,7 @@ class StreamedBackend:
     @property
     def _batch(self) -> int:
         dtype, context = self.data.model_name.torch_dtype(), self.data.hparams["context_size"]
-        return batch_bytes(self.decoder.config, self.batch_rows, context, dtype.itemsize)
+        return batch_bytes(self.decoder.config, self.batch_rows, context, dtype.itemsize) + self.decoder.working_bytes
 
     @property
     def _n_rows(self) -> int:

@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any, cast
 
 import torch
@@ -21,9 +22,11 @@ from transformers.core_model_loading import (
     rename_source_key,
 )
 from transformers.modeling_utils import LoadStateDictConfig
+from transformers.quantizers.base import HfQuantizer
 from transformers.utils import logging as transformers_logging
 
 from itda_lightning.activations.language_model import LanguageModelName
+from itda_lightning.activations.quantised import statistics, working_bytes, wrongly_packed
 from itda_lightning.activations.residual_stream import find_layers, level_of
 from itda_lightning.activations.skeleton import directory_of, make_skeleton
 from itda_lightning.activations.weight_files import WeightFiles
@@ -42,6 +45,10 @@ class _InMemory:
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor: Tensor | None = tensor
+        self._floating = tensor.is_floating_point()
+
+    def is_floating_point(self) -> bool:
+        return self._floating
 
     def __getitem__(self, index: Any) -> Tensor:
         tensor, self._tensor = self._tensor, None
@@ -58,22 +65,25 @@ class StreamedDecoder:
         longest_context: tokens that the model reads at most; None where it does not say.
         layer_weights: for every layer the names in the weight files of what it takes.
         outer_weights: the names of what runs before the layers (embeddings).
-        layer_bytes, outer_bytes: the largest layer, and what runs before, in the dtype of the computation.
-        parameters: number of parameters of every layer.
+        layer_bytes, outer_bytes: the largest layer, and what runs before, as they are computed with: in the dtype of the
+            computation, or packed.
+        working_bytes: what a layer of packed weights takes beside them while it computes; 0 for others.
+        parameters: number of parameters of every layer, packed or not.
 
     Args:
         name: the model; its directory, or a hub name that was downloaded.
 
     Raises:
-        InputError: weights that are not there or not whole, an unknown or a quantised architecture, weights that do not
-            fit it.
+        InputError: weights that are not there or not whole, an unknown architecture, weights that do not fit it or are
+            quantised in a way that is not streamed.
     """
 
     def __init__(self, name: LanguageModelName) -> None:
         self.name, self.device = name, name.torch_device()
         self.directory = directory_of(name)
-        self.files = WeightFiles(self.directory)
         self.model = make_skeleton(self.directory, name)
+        self.files = WeightFiles(self.directory)
+        self._quantizer: HfQuantizer | None = getattr(self.model, "hf_quantizer", None)
         self._decoder: nn.Module = self.model.get_decoder()
         self.config: Any = self.model.config.get_text_config()
         self.width: int = self.config.hidden_size
@@ -85,13 +95,24 @@ class StreamedDecoder:
             dtype=name.torch_dtype(),
             dtype_plan=self.model._get_dtype_plan(name.torch_dtype()),
             device_map={"": self.device},
-            weight_mapping=cast(list[WeightConverter | WeightRenaming], get_model_conversion_mapping(self.model)),
+            hf_quantizer=self._quantizer,
+            weight_mapping=cast(
+                list[WeightConverter | WeightRenaming],
+                get_model_conversion_mapping(self.model, hf_quantizer=self._quantizer),
+            ),
         )
         self.layer_weights, self.outer_weights = self._assign()
         self._check_weights()
         self.parameters = [sum(p.numel() for p in layer.parameters()) for layer in self.layers]
         self.layer_bytes = max(_bytes(layer.parameters()) for layer in self.layers)
         self.outer_bytes = _bytes(parameter for _, parameter in self._outer())
+        self.working_bytes = 0
+        if self._quantizer is not None:  # nothing is converted then
+            self.layer_bytes = max(map(self.files.size_bytes, self.layer_weights))
+            self.outer_bytes = self.files.size_bytes(self.outer_weights)
+            self.working_bytes = working_bytes(self.model, self._quantizer, self.device, name.torch_dtype())
+            if self.device.type == "cpu":  # where weights may be put in another order
+                self.working_bytes += self.layer_bytes
         self._calls: dict[tuple[int, ...], list[Call]] = {}
 
     def level(self, hook_name: str) -> int:
@@ -113,24 +134,29 @@ class StreamedDecoder:
     @contextmanager
     def layer(self, index: int, weights: dict[str, Tensor]) -> Iterator[None]:
         """Within this block layer ``index`` has these weights, which are taken out of ``weights`` meanwhile."""
-        self._load(weights)
-        left = [name for name, value in self.layers[index].named_parameters() if value.device.type == "meta"]
-        assert not left, left
+        empty = self.layers[index]
+        # Modules of packed weights keep more than parameters, so a copy is filled, which goes with all that it holds.
+        self.layers[index] = deepcopy(empty)
         try:
+            self._load(weights)
+            left = [name for name, value in self.layers[index].named_parameters() if value.device.type == "meta"]
+            assert not left, left
             yield
         finally:
             for module in self.layers[index].modules():
-                _release(module)
+                _release(module)  # packed weights and their modules refer to each other
+            self.layers[index] = empty
 
     def lies_in(self, index: int, memory: Tensor) -> bool:
         """Whether the weights of layer ``index``, within ``layer``, lie in the memory that they were read into.
 
-        Where only some do, because others were converted, they are copied, so that the memory is free.
+        Where only some do, because others were converted, they are copied, so that the memory is free; not of packed
+        weights, whose statistics lie there, too.
         """
         parameters = list(self.layers[index].parameters())
         start, stop = memory.data_ptr(), memory.data_ptr() + memory.numel()
         inside = [parameter for parameter in parameters if start <= parameter.data_ptr() < stop]
-        if len(inside) == len(parameters):
+        if len(inside) == len(parameters) or (inside and self._quantizer is not None):
             return True
         for parameter in inside:
             parameter.data = parameter.data.clone()
@@ -230,16 +256,20 @@ class StreamedDecoder:
         shapes = {
             name: torch.empty(stored.shape, dtype=stored.dtype, device="meta")
             for name, stored in self.files.tensors.items()
+            if not name.endswith(statistics(self._quantizer))
         }
         on_disk = LoadStateDictConfig(**{**vars(self._loading), "device_map": {"": torch.device("meta")}})
+        loaded = deepcopy(self.model)
         with _quietly():
-            told, _ = convert_and_load_state_dict_in_model(self.model, shapes, on_disk)
+            told, _ = convert_and_load_state_dict_in_model(loaded, shapes, on_disk)
         needed = {name for name, _ in self._outer()} | {
             f"{self.layers_path}.{name}" for name in self.layers.state_dict()
         }
         wrong = [f"{name} is missing" for name in sorted(needed & told.missing_keys)]
         wrong += [f"{name} has the shape {tuple(has)}, not {tuple(wants)}" for name, has, wants in told.mismatched_keys]
         wrong += list(told.conversion_errors)
+        if self._quantizer is not None:
+            wrong += wrongly_packed(self.model, loaded, self._quantizer)
         if wrong:
             raise InputError(
                 f"the weights in {self.directory} are not those of {type(self.model).__name__}: {'; '.join(wrong[:3])}"

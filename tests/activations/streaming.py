@@ -45,10 +45,22 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "GPT2": _IDS | _GPT2 | {"initializer_range": 0.2},
 }
 
+# By name: how bitsandbytes quantises, and the dtype of what it leaves.
+QUANTISED: dict[str, tuple[dict[str, Any], str]] = {
+    "nf4": ({"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, "float32"),
+    "fp4": (
+        {"load_in_4bit": True, "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": torch.bfloat16},
+        "bfloat16",
+    ),
+    "int8": ({"load_in_8bit": True, "llm_int8_threshold": 2.0}, "float32"),  # so that there are outliers
+}
+# Widths that its kernels for CPUs take.
+_BLOCKS = {"hidden_size": 128, "intermediate_size": 192, "head_dim": 32}
 
-def save_model(architecture: str, directory: Path, tokenizer_of: Path) -> Path:
+
+def save_model(architecture: str, directory: Path, tokenizer_of: Path, **changes: Any) -> Path:
     """A random model in shards of at most 20 kB, with another model's tokenizer."""
-    config = getattr(transformers, f"{architecture}Config")(**ARCHITECTURES[architecture])
+    config = getattr(transformers, f"{architecture}Config")(**ARCHITECTURES[architecture] | changes)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         transformers.AutoModelForCausalLM.from_config(config).save_pretrained(directory, max_shard_size="20KB")
@@ -56,6 +68,19 @@ def save_model(architecture: str, directory: Path, tokenizer_of: Path) -> Path:
         shutil.copy(file, directory)
     assert len(list(directory.glob("model-*.safetensors"))) > 5
     return directory
+
+
+def save_quantised(architecture: str, kind: str, directory: Path, tokenizer_of: Path) -> Path:
+    """A random model of wider layers in ``directory / "whole"``, and quantised in ``directory / kind``, which is returned."""
+    settings, dtype = QUANTISED[kind]
+    whole = save_model(architecture, directory / "whole", tokenizer_of, **_BLOCKS)
+    packed = shutil.copytree(whole, directory / kind, ignore=shutil.ignore_patterns("*.safetensors*", "config.json"))
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        whole, quantization_config=transformers.BitsAndBytesConfig(**settings), dtype=dtype
+    )
+    model.save_pretrained(packed, max_shard_size="20KB")
+    assert len(list(packed.glob("model-*.safetensors"))) > 5
+    return Path(packed)
 
 
 def files(path: Path) -> dict[str, bytes]:
