@@ -1,5 +1,6 @@
 """The models and the arithmetic of `benchmarks/streaming/`."""
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,8 @@ from types import SimpleNamespace
 import pytest
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.activations.streaming import BLOCKS, save_model
 
 DIRECTORY = Path(__file__).parents[1] / "benchmarks" / "streaming"
 
@@ -19,11 +22,12 @@ def scripts() -> Iterator[SimpleNamespace]:
     import expected
     import llama
     import make_model
+    import quantised
     import run
 
     sys.path.remove(str(DIRECTORY))
-    yield SimpleNamespace(expected=expected, llama=llama, make_model=make_model, run=run)
-    for name in {"expected", "llama", "make_model", "run"} - before:
+    yield SimpleNamespace(expected=expected, llama=llama, make_model=make_model, quantised=quantised, run=run)
+    for name in {"expected", "llama", "make_model", "quantised", "run"} - before:
         del sys.modules[name]
 
 
@@ -70,3 +74,18 @@ def test_the_model_that_is_made_is_one(scripts, tmp_path: Path) -> None:
 def test_what_the_command_says_is_understood(scripts) -> None:
     line = "7 layers in 61.24 s: 12 GB of weights at 196 MB/s, 24.6 TFLOP at 0.402 TFLOP/s; 3.10 s of it waiting for weights"
     assert scripts.run.SPENT.search(line).groups() == ("7", "61.24", "3.10")
+
+
+def test_quantised_weights_are_compared_with_exact_ones(
+    scripts, tmp_path: Path, tiny_model_dir: Path, prose_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = ["float32", "bfloat16", "int8, the rest in float32", "nf4, the rest in float32"]
+    monkeypatch.setattr(scripts.quantised, "KINDS", {kind: scripts.quantised.KINDS[kind] for kind in kinds})
+    model = save_model("Llama", tmp_path / "model", tiny_model_dir, **BLOCKS)
+    scripts.quantised.main(str(model), str(prose_file), 2, 256, 16, str(tmp_path))
+    exact, rounded, int8, nf4 = json.loads((tmp_path / "quantised.json").read_text())["rows"]
+    assert exact["relative"] == exact["median"] == 0
+    assert 0 < rounded["median"] < int8["median"] < nf4["median"] < 1
+    assert exact["layer"] == 2 * rounded["layer"]
+    assert exact["layer"] / 8 < nf4["layer"] < int8["layer"] < rounded["layer"]
+    assert (tmp_path / "quantised.md").read_text().count("\n| ") == 5

