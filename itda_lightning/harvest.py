@@ -28,7 +28,8 @@ class HarvestSettings:
     Args:
         backend: in_memory (the whole model is loaded, as by a fit), streamed (the model stays on disk and is read layer
             by layer, once, whatever the number of tokens) or remote (NDIF runs the model; needs the extra ``remote`` and
-            the key that nnsight is configured with, e.g. in NDIF_API_KEY).
+            the key that nnsight is configured with, e.g. in NDIF_API_KEY). Weights that were quantised with bitsandbytes stay
+            packed (extra ``quantised``); others are not quantised.
         memory: bytes of CPU memory that the process may take; null for half of the machine's or container's.
         gpu_memory: bytes of GPU memory that may be taken where data.device is one; null for half of the GPU's.
         spill_dir: where the streamed backend keeps hidden states meanwhile; null for data.cache_dir.

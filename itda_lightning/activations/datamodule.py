@@ -33,7 +33,8 @@ class ActivationsDataModule(L.LightningDataModule):
             bundled:sotu.
         loader: bridge, hooked_transformer or huggingface (see LanguageModelName).
         model_revision: branch, tag or commit of the model on the hub.
-        model_dtype: dtype of the model's weights and computation: float32, bfloat16 or float16.
+        model_dtype: dtype of the model's weights and computation: float32, bfloat16 or float16; of a checkpoint quantised with
+            bitsandbytes the dtype of its other weights.
         device: where the language model runs: auto, cpu, cuda, cuda:N, or balanced (see LanguageModelName).
         model_batch_size: rows in one forward pass of the language model.
         dataset_config: configuration name of the dataset, where it has several.
