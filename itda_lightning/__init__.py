@@ -8,7 +8,12 @@ from itda_lightning.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.loading import load_dictionary
 from itda_lightning.module import ITDA
-from itda_lightning.pursuit import SparseCode, matching_pursuit, orthogonal_matching_pursuit
+from itda_lightning.pursuit import (
+    SparseCode,
+    generalised_orthogonal_matching_pursuit,
+    matching_pursuit,
+    orthogonal_matching_pursuit,
+)
 from itda_lightning.replicated import Replicated
 from itda_lightning.saelens import from_sae, to_sae
 from itda_lightning.sharded_dictionary import ShardedDictionary
@@ -28,6 +33,7 @@ __all__ = [
     "SparseCode",
     "cka",
     "from_sae",
+    "generalised_orthogonal_matching_pursuit",
     "jaccard",
     "load_dictionary",
     "matching_pursuit",

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from jsonargparse import ArgumentParser
 
@@ -28,6 +29,7 @@ from itda_lightning.evaluation.measuring import Bench
 from itda_lightning.evaluation.probing_data import load_datasets
 from itda_lightning.evaluation.results_json import from_json, to_json
 from itda_lightning.evaluation.same_site import differences
+from itda_lightning.pursuit import PursuitName
 from itda_lightning.report.comparison_table import print_comparison
 from itda_lightning.report.comparison_wandb import log_comparison
 from itda_lightning.report.dashboard import write_dashboard
@@ -133,7 +135,7 @@ def controls_of(wanted: EntrySettings, row: Row) -> Iterator[EntrySettings]:
     drawn = RandomSettings(
         row.width,
         k,
-        "omp" if row.settings["pursuit"] == "omp" else "mp",
+        cast(PursuitName, row.settings["pursuit"]),
         row.settings["nonnegative"] == "True",
         row.settings["centred"] == "True",
         tokens,

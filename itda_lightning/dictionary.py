@@ -35,7 +35,8 @@ class Dictionary(nn.Module):
         bias: (d,) what is subtracted before encoding and added after decoding (the mean activation); None for zeros.
         sources: one source an atom, or None.
         k: the sparsity of codes.
-        pursuit: "mp" (matching pursuit) or "omp" (orthogonal matching pursuit).
+        pursuit: "mp" (matching pursuit), "omp" (orthogonal matching pursuit) or "gomp" (generalised orthogonal matching
+            pursuit).
         nonnegative: non-negative coefficients only.
         capacity: room for this many atoms is allocated at once; None for exactly n.
         metadata: JSON-serialisable facts about the fit (model_name, hook_name, ...).

@@ -17,7 +17,7 @@ from itda_lightning.checkpoints import read_checkpoint
 from itda_lightning.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.facts import empty, finished, fit_metadata, fit_results, settings
-from itda_lightning.growth import GrowthRule, Step, grow_among_ranks
+from itda_lightning.growth import GrowthRule, Step, grow_among_ranks, judging
 from itda_lightning.pursuit import PursuitName
 from itda_lightning.ranks import n_ranks, rank
 from itda_lightning.replicated import check_strategy
@@ -38,7 +38,8 @@ class ITDA(L.LightningModule):
     Args:
         max_atoms: the dictionary stops growing at this many atoms.
         k: sparsity, the number of pursuit steps, so the largest L0.
-        pursuit: omp (orthogonal matching pursuit) or mp (matching pursuit: faster, worse).
+        pursuit: omp (orthogonal matching pursuit), mp (matching pursuit: faster, worse) or gomp (generalised: several atoms
+            a step, a larger error, codes that probes read better; growth is judged by omp).
         nonnegative: allow non-negative coefficients only.
         growth: sequential (each activation is judged after all before it were appended: Algorithm 1 of the paper),
             frozen_batch (a batch is judged by the dictionary before it: the paper's released code; faster, and shared
@@ -310,9 +311,9 @@ class ITDA(L.LightningModule):
         return fit_identity(settings(self.hparams), self._data())
 
     def _rule(self, index: int) -> GrowthRule:
-        hp = self.hparams
+        hp, pursuit = self.hparams, judging(self.hparams["pursuit"])
         threshold, energy = float(self.thresholds[index]), float(self.typical_energies[index])
-        return GrowthRule(hp["k"], hp["pursuit"], hp["nonnegative"], threshold, hp["energy_exponent"], energy)
+        return GrowthRule(hp["k"], pursuit, hp["nonnegative"], threshold, hp["energy_exponent"], energy)
 
     def _log(self, name: str, value: float | int | Tensor, hook: str | None = None, prog_bar: bool = False) -> None:
         full_name = name if hook is None or len(self.hook_names) == 1 else f"{name}/{hook}"

@@ -28,7 +28,11 @@ from itda_lightning.run_directory import DICTIONARIES, EVALUATION, versions_and_
 from itda_lightning.sources import Source
 
 DECOMPOSITIONS = 6
-PURSUITS = {"mp": "matching pursuit", "omp": "orthogonal matching pursuit"}
+PURSUITS = {
+    "mp": "matching pursuit",
+    "omp": "orthogonal matching pursuit",
+    "gomp": "generalised orthogonal matching pursuit",
+}
 # The evals' figures that stand on the page, in this order.
 EVALUATED = (
     "ce_loss_without_sae",

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from itda_lightning.dictionary_files import read_dictionary
+from itda_lightning.errors import InputError
 from itda_lightning.pursuit import PursuitName, ShardedAtoms, SparseCode
 from itda_lightning.ranks import add_up, rank, shares
 from itda_lightning.sources import Prompt, Sources
@@ -29,7 +30,7 @@ class ShardedDictionary(nn.Module):
         sources: those of all atoms; None for a dictionary that was made without.
 
     Raises:
-        InputError: files as ``Dictionary.load`` refuses them.
+        InputError: files as ``Dictionary.load`` refuses them, or a dictionary of the generalised pursuit.
         ValueError: fewer atoms than processes, or atoms that are not unit rows.
     """
 
@@ -40,6 +41,10 @@ class ShardedDictionary(nn.Module):
         index, tensors = read_dictionary(Path(path), device, atoms=lambda n: shares(n)[rank()])
         self.k: int = index["k"]
         self.pursuit: PursuitName = index["pursuit"]
+        if self.pursuit == "gomp":
+            raise InputError(
+                f"the dictionary in {path} encodes by gomp, which processes do not share: use il.Dictionary"
+            )
         self.nonnegative: bool = index["nonnegative"]
         prompts = None if index["prompts"] is None else tuple(Prompt(*prompt) for prompt in index["prompts"])
         known = index["dataset"] is not None

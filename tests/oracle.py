@@ -5,6 +5,7 @@ support that is under test: it follows it, but only at steps where its own float
 close to call. Everywhere else it goes its own way, and comparing the two supports then shows the difference.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -93,6 +94,57 @@ def orthogonal_matching_pursuit(
             break
         code = OracleCode(support, coefficients.tolist(), residual)
     return code
+
+
+class GeneralisedCode(NamedTuple):
+    """A code, and how close the closest decision on the way to it was, as a share of |x|."""
+
+    support: list[int]
+    coefficients: list[float]
+    residual: Array
+    margin: float
+
+
+def generalised_orthogonal_matching_pursuit(
+    x: Array, atoms: Array, k: int, nonnegative: bool = False, error_threshold: float | None = None
+) -> GeneralisedCode:
+    """Wang, Kwon and Shim: a third of k of the best atoms at a time joins the support, then least squares.
+
+    Dependent atoms leave the support and, if ``nonnegative``, all of negative coefficients, until there are none.
+    """
+    support: list[int] = []
+    coefficients, residual = np.zeros(0), x.astype(np.float64)
+    norm, margin, at_a_time = float(np.linalg.norm(x)), math.inf, math.ceil(k / 3)
+    for filled in range(0, k, at_a_time):
+        energy, target = float(residual @ residual), (error_threshold or 0.0) * norm**2
+        if norm == 0 or (error_threshold is not None and energy <= target):
+            break
+        correlation = atoms @ residual
+        score = correlation if nonnegative else np.abs(correlation)
+        score[support] = -np.inf
+        order = np.argsort(-score, kind="stable")
+        best = [int(atom) for atom in order[: min(at_a_time, k - filled)] if score[atom] > NOISE_FLOOR * norm]
+        if not best:
+            break
+        gaps = -np.diff(score[order[: len(best) + 1]]) / norm
+        margin = min([margin, float(gaps.min()) if len(gaps) else margin, abs(energy - target) / norm**2])
+        support = _independent([*support, *best], atoms)
+        while True:
+            coefficients, residual = _least_squares(x, atoms[support])
+            margin = min(margin, float(np.abs(coefficients).min()) / norm) if nonnegative else margin
+            if not nonnegative or (coefficients >= 0).all():
+                break
+            support = [atom for atom, value in zip(support, coefficients, strict=True) if value >= 0]
+    return GeneralisedCode(support, coefficients.tolist(), residual, margin)
+
+
+def _independent(support: list[int], atoms: Array) -> list[int]:
+    kept: list[int] = []
+    for atom in support:
+        _, outside = _least_squares(atoms[atom], atoms[kept])
+        if outside @ outside > MIN_NEW_DIRECTION:
+            kept.append(atom)
+    return kept
 
 
 def _ends(x: Array, residual: Array, error_threshold: float | None, step: int, witness: Witness | None) -> bool:

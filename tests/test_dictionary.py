@@ -12,7 +12,11 @@ from torch import Tensor
 
 from itda_lightning.dictionary import Dictionary
 from itda_lightning.errors import InputError
-from itda_lightning.pursuit import matching_pursuit, orthogonal_matching_pursuit
+from itda_lightning.pursuit import (
+    generalised_orthogonal_matching_pursuit,
+    matching_pursuit,
+    orthogonal_matching_pursuit,
+)
 from itda_lightning.sources import Prompt, Source, Sources
 
 
@@ -75,7 +79,7 @@ def test_without_bias_or_sources():
     [
         ({"k": 0}, r"^k must be at least 1, got 0"),
         ({"atoms": torch.ones(2, 3)}, r"^atoms must be unit rows: row 0 has norm 1\.73205; divide by"),
-        ({"pursuit": "lasso"}, r"^pursuit must be one of \('mp', 'omp'\), got 'lasso'$"),
+        ({"pursuit": "lasso"}, r"^pursuit must be one of \('mp', 'omp', 'gomp'\), got 'lasso'$"),
         ({"bias": torch.zeros(4)}, r"^the bias must have shape \(3,\) like an atom, got \(4,\)$"),
         ({"sources": sources_of(3)}, r"^3 sources for 2 atoms: give one source an atom$"),
         ({"capacity": 1}, r"^a capacity of 1 cannot hold 2 atoms$"),
@@ -110,7 +114,7 @@ def test_prompts_of_the_old_atoms_are_forgotten_when_atoms_are_appended():
     assert dictionary.sources[2] == Source(*table_of(1, 2)[0].tolist())
 
 
-@pytest.mark.parametrize("pursuit", ["mp", "omp"])
+@pytest.mark.parametrize("pursuit", ["mp", "omp", "gomp"])
 @given(stops=st.lists(st.integers(1, 300), min_size=1, max_size=4, unique=True).map(sorted), used=st.booleans())
 def test_a_grown_dictionary_encodes_as_one_made_at_once(pursuit, stops, used):
     atoms, n = unit_rows(stops[-1], 24), stops[-1]
@@ -127,7 +131,10 @@ def test_a_grown_dictionary_encodes_as_one_made_at_once(pursuit, stops, used):
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize(("pursuit", "function"), [("mp", matching_pursuit), ("omp", orthogonal_matching_pursuit)])
+@pytest.mark.parametrize(
+    ("pursuit", "function"),
+    [("mp", matching_pursuit), ("omp", orthogonal_matching_pursuit), ("gomp", generalised_orthogonal_matching_pursuit)],
+)
 @pytest.mark.parametrize("nonnegative", [False, True])
 @pytest.mark.parametrize("error_threshold", [None, 0.4])
 @pytest.mark.parametrize("budget", [2**20, 2**30])
@@ -184,7 +191,7 @@ def test_activations_of_another_width_or_not_finite_are_refused():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("pursuit", ["mp", "omp"])
+@pytest.mark.parametrize("pursuit", ["mp", "omp", "gomp"])
 def test_another_precision_encodes_as_a_dictionary_made_of_the_rounded_atoms(dtype, pursuit):
     original = Dictionary(unit_rows(60, 32), 0.1 * torch.ones(32), k=6, pursuit=pursuit)
     original.encode(activations(1, 32))  # the Gram in the old precision must not survive

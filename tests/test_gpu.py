@@ -14,7 +14,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("pursuit", ["mp", "omp"])
+@pytest.mark.parametrize("pursuit", ["mp", "omp", "gomp"])
 @pytest.mark.parametrize("nonnegative", [False, True])
 def test_codes_are_those_of_the_cpu(pursuit: str, nonnegative: bool) -> None:
     generator = torch.Generator().manual_seed(0)

@@ -10,6 +10,7 @@ from itda_lightning import ITDA, ActivationsDataModule, InputError
 from itda_lightning.callbacks import StopWhenDone
 from itda_lightning.checkpoints import SafetensorsCheckpointIO
 from itda_lightning.dictionary import Dictionary
+from itda_lightning.pursuit import pursue
 from tests.fits import HOOK, data_settings, fitted, trainer
 
 OTHER = "blocks.0.hook_resid_post"
@@ -92,11 +93,19 @@ def test_the_same_seed_and_data_give_the_same_bits(data_of):
 
 
 @pytest.mark.parametrize("others", [{"batch_size": 37}, {"batch_size": 4096}, {"model_batch_size": 3}])
-@pytest.mark.parametrize("pursuit", ["mp", "omp"])
+@pytest.mark.parametrize("pursuit", ["mp", "omp", "gomp"])
 def test_no_batch_size_changes_a_sequential_dictionary(data_of, others, pursuit):
     usual, other = (fitted(data_of(**changed), pursuit=pursuit).finished_dictionary() for changed in ({}, others))
     assert torch.equal(usual.source_table, other.source_table)
     torch.testing.assert_close(usual.atoms, other.atoms)
+
+
+def test_growth_for_the_generalised_pursuit_is_judged_by_the_orthogonal_one(data_of):
+    judged, judge = (fitted(data_of(), pursuit=pursuit).finished_dictionary() for pursuit in ("gomp", "omp"))
+    assert torch.equal(judged.source_table, judge.source_table)
+    assert torch.equal(judged.atoms, judge.atoms)
+    x = 3 * judged.atoms + judged.bias
+    assert torch.equal(judged.encode(x).support, pursue("gomp", x - judged.bias, judged.prepared(), 4).support)
 
 
 @pytest.mark.parametrize("others", [{"batch_size": 37}, {"batch_size": 4096}])

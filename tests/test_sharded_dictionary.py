@@ -47,6 +47,12 @@ def test_what_cannot_be_split_is_refused_by_every_process(tmp_path):
     assert set(raised.value.errors) == {0, 1}
 
 
+def test_the_generalised_pursuit_is_not_shared(tmp_path):
+    Dictionary(unit_rows(20, 8), k=3, pursuit="gomp").save(tmp_path / "saved")
+    with pytest.raises(InputError, match=r"saved encodes by gomp, which processes do not share: use il\.Dictionary"):
+        ShardedDictionary(tmp_path / "saved")
+
+
 def test_one_process_holds_it_alone(tmp_path):
     whole = Dictionary(unit_rows(20, 8), k=3, nonnegative=True)
     whole.save(tmp_path / "saved")

@@ -43,7 +43,7 @@ def in_batches(dictionary: Dictionary, x: Tensor, *sizes: int) -> dict[str, floa
     return sums.metrics()
 
 
-@pytest.mark.parametrize("pursuit", ["mp", "omp"])
+@pytest.mark.parametrize("pursuit", ["mp", "omp", "gomp"])
 @pytest.mark.parametrize("offset", [0.0, 10.0, 1000.0])
 def test_the_definitions_in_double_precision(pursuit, offset):
     dictionary, x = problem(200, pursuit=pursuit, offset=offset)

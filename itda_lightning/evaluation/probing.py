@@ -54,7 +54,8 @@ def measure_probing(
 
     Returns:
         ``probing/k=K`` for every K of ``settings.ks``, ``probing/all`` and ``probing/dense``: shares of test examples
-        told right, where chance is 0.5; and the same under ``probing_auc/``. Values are means over draws and datasets.
+        told right, where chance is 0.5 (the last two with ``settings.references``); and the same under ``probing_auc/``.
+        Values are means over draws and datasets.
         Errors are standard errors of these means over the draws, with the datasets held fixed, so they say how far
         entries differ on these datasets, not on others; None with a single seed. All entries share draws and examples.
 
@@ -74,7 +75,8 @@ def measure_probing(
     scores: Scores = {}
     for dataset, dense in zip(tqdm(datasets, desc="Probes", unit=" datasets"), activations, strict=True):
         codes = _encode(sae, dense)
-        for name, pairs in probe_scores(codes, dense.flatten(1), dataset, settings.ks).items():
+        reference = dense.flatten(1) if settings.references else None
+        for name, pairs in probe_scores(codes, reference, dataset, settings.ks).items():
             scores.setdefault(name, []).append(pairs)
     return {
         f"{measure}/{name}": estimate([[pair[column] for pair in draws] for draws in by_dataset])
@@ -84,18 +86,21 @@ def measure_probing(
 
 
 def probe_scores(
-    codes: Float[Tensor, "examples n"], dense: Float[Tensor, "examples d"], dataset: ProbeDataset, ks: tuple[int, ...]
+    codes: Float[Tensor, "examples n"],
+    dense: Float[Tensor, "examples d"] | None,
+    dataset: ProbeDataset,
+    ks: tuple[int, ...],
 ) -> dict[str, list[tuple[float, float]]]:
     """(accuracy, AUC) of every probe for every draw of one dataset.
 
     Args:
         codes: (examples, n) what the latents of the dataset's examples are.
-        dense: (examples, d) their activations.
+        dense: (examples, d) their activations; None for sparse probes only.
         dataset: the examples.
         ks: sizes of sparse probes.
 
     Returns:
-        ``k=K`` for every K, ``all`` and ``dense`` -> a pair for every draw.
+        ``k=K`` for every K and, with ``dense``, ``all`` and ``dense`` -> a pair for every draw.
     """
     scores: dict[str, list[tuple[float, float]]] = {}
     for seed, (train, test) in enumerate(dataset.draws):
@@ -118,7 +123,7 @@ def estimate(scores: list[list[float]]) -> Estimate:
 
 
 def _features(
-    codes: Tensor, dense: Tensor, labels: np.ndarray, train: np.ndarray, ks: tuple[int, ...]
+    codes: Tensor, dense: Tensor | None, labels: np.ndarray, train: np.ndarray, ks: tuple[int, ...]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """(name of the probe, what it sees of every example)."""
     selection = sae_probes("run_sae_evals")
@@ -126,6 +131,8 @@ def _features(
     best = selection.get_sorted_indices(fitted, torch.from_numpy(labels[train]), selection.mean_act_normalization)
     for k in ks:
         yield f"k={k}", codes[:, best[:k]].numpy()
+    if dense is None:
+        return
     # A latent that is zero in all training examples has no weight in any probe with a penalty: it is not worth its time.
     yield ALL, codes[:, (fitted != 0).any(dim=0)].numpy()
     yield DENSE, dense.numpy()

@@ -19,6 +19,7 @@ from itda_lightning.growth.rule import (
     Growth,
     GrowthRule,
     cosine_threshold,
+    judging,
     unexplained_threshold,
 )
 from itda_lightning.growth.sequential import grow_sequential
@@ -49,6 +50,7 @@ __all__ = [
     "grow_frozen_batch",
     "grow_sequential",
     "grow_worst_first",
+    "judging",
     "project_on_cones",
     "refinement_step",
     "unexplained_threshold",

@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from itda_lightning.pursuit import kernels
+from itda_lightning.pursuit import generalised_kernels, kernels
 from itda_lightning.pursuit.code import SparseCode
 from itda_lightning.pursuit.correlation import correlate
+from itda_lightning.pursuit.generalised import steps_of
 from itda_lightning.pursuit.gram import UNIT
 from itda_lightning.pursuit.limits import MIN_NEW_DIRECTION, NOISE_FLOOR, threshold_of
 from itda_lightning.pursuit.path import Path
@@ -84,6 +85,10 @@ def rows_at_a_time(prepared: PreparedAtoms, k: int) -> int:
     """Activations whose working memory stays near the cache and within a quarter of the budget."""
     if prepared.gram is not None:
         return max(1, min(BLOCK_BYTES, prepared.budget // 4) // (6 * max(1, prepared.n)))
+    return _rows_without_gram(prepared, k)
+
+
+def _rows_without_gram(prepared: PreparedAtoms, k: int) -> int:
     # Residuals in two precisions, the factors of an orthogonal pursuit, scores in two precisions.
     per_row = 6 * prepared.d_in + 8 * k * k + 6 * min(PART, prepared.n)
     return max(1, min(BLOCK_ROWS, prepared.budget // 4 // per_row))
@@ -174,6 +179,64 @@ def _without_gram(
             inverse, energy, best, history,
         )  # fmt: skip
     return SparseCode(support, coefficients.float(), torch.from_numpy(energy).float())
+
+
+def pursue_generalised_compiled(
+    x: Float[Tensor, "batch d"],
+    prepared: PreparedAtoms,
+    k: int,
+    nonnegative: bool,
+    error_threshold: float | Tensor | None,
+) -> SparseCode:
+    """Codes by the generalised pursuit, in float32: a product with all atoms a step, and no Gram."""
+    block = min(len(x), _rows_without_gram(prepared, k))
+    room = Room.empty(block, min(PART, prepared.n))
+    atoms, codes = entries(prepared.rows), []
+    for start in range(0, len(x), block):
+        part = slice(start, start + block)
+        rows, threshold = x[part].to(torch.float32).contiguous(), threshold_of(error_threshold, part)
+        codes.append(_generalised(rows, prepared, atoms, k, nonnegative, threshold, room))
+    return SparseCode(*(torch.cat(parts) for parts in zip(*codes, strict=True)))
+
+
+def _generalised(
+    x: Float[Tensor, "batch d"],
+    prepared: PreparedAtoms,
+    atoms: kernels.Atoms,
+    k: int,
+    nonnegative: bool,
+    error_threshold: float | Tensor | None,
+    room: Room,
+) -> SparseCode:
+    batch = len(x)
+    support, coefficients = torch.full((batch, k), -1), torch.zeros(batch, k, dtype=torch.float64)
+    gram, projections = np.empty((batch, k, k)), np.empty((batch, k))
+    energy = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).square().numpy()
+    floor, target = NOISE_FLOOR * np.sqrt(energy), _targets(x, error_threshold)
+    residual, active = x.clone(), energy > target
+    for new in steps_of(k):
+        rows = np.flatnonzero(active)
+        if len(rows) == 0:
+            break
+        moving = residual[torch.from_numpy(rows)] if len(rows) < batch else residual
+        chosen = np.full((batch, new.stop - new.start), -1)
+        score = np.zeros(chosen.shape)
+        for first in range(0, prepared.n, PART):
+            last = min(prepared.n, first + PART)
+            screened = screen(moving, prepared, first, last, room)
+            _in_threads(
+                generalised_kernels.select_several, len(rows), rows, screened.scores.numpy(), first, last - first,
+                residual.numpy(), atoms, screened.error.numpy(), screened.relative, rounding(x.shape[1]), nonnegative,
+                support.numpy(), chosen, score,
+            )  # fmt: skip
+        _in_threads(
+            generalised_kernels.take_several, len(rows), rows, new.start, x.numpy(), atoms, residual.numpy(), chosen,
+            score, target, floor, active, nonnegative, MIN_NEW_DIRECTION, support.numpy(), coefficients.numpy(), gram,
+            projections, energy,
+        )  # fmt: skip
+    order = (support < 0).to(torch.int8).argsort(dim=1, stable=True)
+    support, coefficients = support.gather(1, order), coefficients.gather(1, order).float()
+    return SparseCode(support, coefficients, torch.from_numpy(energy).float())
 
 
 def entries(rows: Float[Tensor, "n d"]) -> kernels.Atoms:

@@ -14,13 +14,14 @@ from itda_lightning.pursuit.correlation import (
     VisibleCorrelations,
     combine,
 )
+from itda_lightning.pursuit.generalised import run_generalised_pursuit
 from itda_lightning.pursuit.limits import threshold_of
 from itda_lightning.pursuit.matching import run_matching_pursuit
 from itda_lightning.pursuit.orthogonal import run_orthogonal_matching_pursuit
 from itda_lightning.pursuit.path import Path
 from itda_lightning.pursuit.prepared import PreparedAtoms, triton_works
 
-PursuitName = Literal["mp", "omp"]
+PursuitName = Literal["mp", "omp", "gomp"]
 
 # Bytes of one block's correlations: on the CPU they should stay in the cache, a GPU wants thousands of activations. Without
 # a Gram every step is a product with all atoms, and products of few rows are slow.
@@ -56,6 +57,10 @@ def pursue(
         energy = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).square()
         zeros = torch.zeros(len(x), k, dtype=prepared.dtype, device=x.device)
         return SparseCode(support, zeros, energy.to(prepared.dtype))
+    if pursuit == "gomp":
+        assert path is None, "growth is judged by orthogonal matching pursuit"
+        assert visible is None, "growth is judged by orthogonal matching pursuit"
+        return _pursue_generalised(x, prepared, k, nonnegative, error_threshold)
     if prepared.compiled:
         from itda_lightning.pursuit.compiled import pursue_compiled  # needs numba, which is there then
 
@@ -107,6 +112,29 @@ def _pursue_in_torch(
     return SparseCode(*(torch.cat(parts) for parts in zip(*blocks, strict=True)))
 
 
+def _pursue_generalised(
+    x: Tensor, prepared: PreparedAtoms, k: int, nonnegative: bool, error_threshold: float | Tensor | None
+) -> SparseCode:
+    if prepared.compiled:
+        from itda_lightning.pursuit.compiled import pursue_generalised_compiled  # needs numba, which is there then
+
+        return pursue_generalised_compiled(x, prepared, k, nonnegative, error_threshold)
+    # Per sample: n scores, the atoms of its code and two k x k matrices, in float64.
+    per_row = 8 * (prepared.n + k * prepared.d_in + 2 * k * k)
+    rows = max(1, min(BLOCK_BYTES_ELSEWHERE, prepared.budget // 8) // per_row)
+    codes = [
+        run_generalised_pursuit(
+            part.to(prepared.dtype),
+            prepared.atoms,
+            k,
+            nonnegative,
+            threshold_of(error_threshold, slice(start, start + rows)),
+        )
+        for start, part in zip(range(0, len(x), rows), x.split(rows), strict=True)
+    ]
+    return SparseCode(*(torch.cat(parts) for parts in zip(*codes, strict=True)))
+
+
 def matching_pursuit(
     x: Float[Tensor, "batch d"],
     atoms: Float[Tensor, "n d"],
@@ -153,6 +181,23 @@ def orthogonal_matching_pursuit(
     coefficients would not all be non-negative.
     """
     return _checked("omp", x, atoms, k, nonnegative, error_threshold, memory_budget)
+
+
+def generalised_orthogonal_matching_pursuit(
+    x: Float[Tensor, "batch d"],
+    atoms: Float[Tensor, "n d"],
+    k: int,
+    nonnegative: bool = False,
+    error_threshold: float | None = None,
+    memory_budget: int | None = None,
+) -> SparseCode:
+    """Sparse codes by generalised orthogonal matching pursuit (Wang, Kwon and Shim 2012, arXiv 1111.6664).
+
+    Arguments, results and errors are those of ``orthogonal_matching_pursuit``, except that a step takes a third of k
+    atoms, rounded up. An atom that is linearly dependent on those before it leaves the support; so do, with
+    ``nonnegative``, atoms whose least-squares coefficient is negative, until none is. So L0 may be less than k.
+    """
+    return _checked("gomp", x, atoms, k, nonnegative, error_threshold, memory_budget)
 
 
 def _checked(

@@ -28,7 +28,8 @@ class ITDASAEConfig(SAEConfig):
 
     Attributes:
         k: the sparsity of codes.
-        pursuit: "mp" (matching pursuit) or "omp" (orthogonal matching pursuit).
+        pursuit: "mp" (matching pursuit), "omp" (orthogonal matching pursuit) or "gomp" (generalised orthogonal matching
+            pursuit).
         nonnegative: non-negative coefficients only.
 
     Raises:

@@ -2,6 +2,7 @@
 
 import importlib
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -142,6 +143,7 @@ def test_a_latent_that_tells_the_classes_apart_is_found():
     assert set(scores) == {"k=1", "k=2", "all", "dense"}
     assert scores["k=1"] == [(1.0, 1.0)]
     assert scores["dense"][0][0] < 0.9
+    assert probe_scores(codes, None, dataset, (1, 2)) == {name: scores[name] for name in ("k=1", "k=2")}
 
 
 def test_a_signed_latent_counts_with_its_sign():
@@ -190,6 +192,13 @@ def test_everything_together(language_model, settings, tiny_run):
         assert 0 <= found.value <= 1
         assert found.error is not None
         assert found.error >= 0
+
+
+def test_without_references_only_sparse_probes_are_trained(language_model, settings):
+    whole = measure_probing(topk(), language_model, HOOK, settings)
+    sparse = measure_probing(topk(), language_model, HOOK, replace(settings, references=False))
+    assert list(sparse) == ["probing/k=1", "probing/k=4", "probing_auc/k=1", "probing_auc/k=4"]
+    assert sparse == {name: whole[name] for name in sparse}
 
 
 def test_sae_probes_is_not_installed(language_model, settings, monkeypatch):

@@ -13,13 +13,24 @@ from itda_lightning.growth import (
     RefinementState,
     descent,
     grow_sequential,
+    judging,
     project_on_cones,
     refinement_step,
 )
-from itda_lightning.pursuit import PreparedAtoms, matching_pursuit, orthogonal_matching_pursuit
+from itda_lightning.pursuit import (
+    PreparedAtoms,
+    generalised_orthogonal_matching_pursuit,
+    matching_pursuit,
+    orthogonal_matching_pursuit,
+)
 from tests.growth.naive import mixtures
 
-PURSUITS = [("mp", False), ("omp", False), ("mp", True)]
+PURSUITS = [("mp", False), ("omp", False), ("mp", True), ("gomp", True)]
+PUBLIC = {
+    "mp": matching_pursuit,
+    "omp": orthogonal_matching_pursuit,
+    "gomp": generalised_orthogonal_matching_pursuit,
+}
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 anchors = st.sampled_from([0.8, 0.85, 0.9, 0.97, 0.999])
 
@@ -49,7 +60,7 @@ def refined(x: Tensor, sources: Tensor, rule: RefinementRule, batch: int = 200) 
 
 def unexplained(x: Tensor, atoms: Tensor, rule: RefinementRule) -> float:
     """Mean share of energy, by the public pursuits."""
-    pursue = matching_pursuit if rule.pursuit == "mp" else orthogonal_matching_pursuit
+    pursue = PUBLIC[rule.pursuit]
     return float((pursue(x, atoms, rule.k, rule.nonnegative).residual_energy / x.square().sum(1)).mean())
 
 
@@ -95,7 +106,7 @@ def test_the_direction_is_minus_half_the_gradient_of_the_unexplained_share(pursu
     x, atoms = 5 * random_rows(60, 12, 1), normalize(random_rows(20, 12, 2), dim=1)
     rule = rule_of(pursuit=pursuit, nonnegative=nonnegative)
     unit = normalize(x, dim=1)
-    pursue = matching_pursuit if pursuit == "mp" else orthogonal_matching_pursuit
+    pursue = PUBLIC[pursuit]
     dense = pursue(unit, atoms, rule.k, nonnegative).to_dense(20)
     free = atoms.clone().requires_grad_()
     loss = (unit - dense @ free).square().sum()
@@ -163,7 +174,7 @@ def test_a_planted_dictionary_is_come_back_to(pursuit, nonnegative):
 def test_grown_atoms_explain_their_activations_better_when_refined(pursuit, nonnegative):
     x = mixtures(1000, 32, seed=2, dtype=torch.float32) + 0.1 * random_rows(1000, 32, 6, torch.float32)
     buffer = torch.zeros(150, 32)
-    grown = grow_sequential(x, PreparedAtoms(buffer, 0), GrowthRule(4, pursuit, nonnegative, 0.25)).atoms
+    grown = grow_sequential(x, PreparedAtoms(buffer, 0), GrowthRule(4, judging(pursuit), nonnegative, 0.25)).atoms
     rule = rule_of(k=4, pursuit=pursuit, nonnegative=nonnegative, steps=20)
     shares = [unexplained(x, atoms, rule) for atoms in (grown, refined(x, grown, rule)[-1].atoms)]
     assert shares[1] < 0.9 * shares[0]

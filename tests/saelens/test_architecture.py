@@ -10,7 +10,9 @@ from itda_lightning.errors import InputError
 from itda_lightning.saelens import ITDASAE, ITDASAEConfig, architecture, to_sae
 
 SETTINGS = [
-    {"pursuit": pursuit, "nonnegative": nonnegative} for pursuit in ("mp", "omp") for nonnegative in (False, True)
+    {"pursuit": pursuit, "nonnegative": nonnegative}
+    for pursuit in ("mp", "omp", "gomp")
+    for nonnegative in (False, True)
 ]
 
 
@@ -80,7 +82,7 @@ def test_a_new_sae_has_unit_rows():
     assert (sae.encode(torch.randn(4, 16)) != 0).sum(-1).max() <= 3
 
 
-@pytest.mark.parametrize("pursuit", ["mp", "omp"])
+@pytest.mark.parametrize("pursuit", ["mp", "omp", "gomp"])
 def test_half_precision_reconstructs_as_well_as_single(make_dictionary, activations, pursuit):
     dictionary = make_dictionary(n=64, k=12, pursuit=pursuit)
     sae = to_sae(dictionary).to(dtype=torch.bfloat16)

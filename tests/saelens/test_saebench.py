@@ -78,7 +78,7 @@ def test_decoder_norms_pass_its_check(make_dictionary, nonnegative, dtype):
 
 
 @SIGNS
-@pytest.mark.parametrize("pursuit", ["mp", "omp"])
+@pytest.mark.parametrize("pursuit", ["mp", "omp", "gomp"])
 @pytest.mark.parametrize("shape", [(40, 16), (4, 10, 16)], ids=["flat", "rows"])
 def test_codes_are_not_negative_and_reconstruct_as_the_itda_does(
     make_dictionary, activations, nonnegative, pursuit, shape

@@ -16,7 +16,7 @@ from itda_lightning.activations.harvest import RowActivations
 from itda_lightning.activations.rows import choice
 from itda_lightning.dictionary import Dictionary
 from itda_lightning.errors import InputError
-from itda_lightning.growth import GROWTH_POLICIES, GrowthRule
+from itda_lightning.growth import GROWTH_POLICIES, GrowthRule, judging
 
 
 def check_regrowable(name: str, dictionary: Dictionary) -> None:
@@ -89,7 +89,7 @@ def _grow(dictionary: Dictionary, batch: ActivationBatch, hook_name: str, metada
     typical = metadata.get("typical_energy") or 1.0
     assert isinstance(typical, float)
     rule = GrowthRule(
-        dictionary.k, dictionary.pursuit, dictionary.nonnegative, threshold, fit["energy_exponent"], typical
+        dictionary.k, judging(dictionary.pursuit), dictionary.nonnegative, threshold, fit["energy_exponent"], typical
     )
     step = GROWTH_POLICIES[fit["growth"]](x, dictionary.prepared(), rule)
     dictionary.append(step.atoms, table[step.accepted])
