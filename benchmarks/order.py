@@ -11,7 +11,6 @@ results/order.json and order.md.
 """
 
 import itertools
-import json
 import subprocess
 import sys
 import time
@@ -23,10 +22,12 @@ from jsonargparse import auto_cli
 from torch import Tensor
 
 import itda_lightning as il
+from itda_lightning.atomic_files import write_json, write_text
 from itda_lightning.growth import GROWTH_POLICIES, GrowthRule
-from itda_lightning.pursuit import PreparedAtoms, pursue
+from itda_lightning.pursuit import PreparedAtoms, PursuitName, pursue
 from itda_lightning.run_directory import versions_and_hardware
 from itda_lightning.similarity import expected_jaccard
+from itda_lightning.thresholds import typical_energy
 
 RESULTS = Path(__file__).parent / "results"
 NEAR = 0.9
@@ -53,12 +54,12 @@ def grow(policy: str, x: Tensor, window: int, rule: GrowthRule, max_atoms: int) 
     return chosen
 
 
-def threshold_for(policy: str, x: Tensor, window: int, k: int, atoms: int, steps: int = 7) -> float:
+def threshold_for(policy: str, x: Tensor, window: int, rule: GrowthRule, atoms: int, steps: int = 7) -> float:
     """The threshold at which the policy grows about so many atoms on all of x."""
     low, high = 0.02, 0.9
     for _ in range(steps):
         middle = (low * high) ** 0.5
-        n = len(grow(policy, x, window, GrowthRule(k, "mp", False, middle), 2 * atoms))
+        n = len(grow(policy, x, window, rule._replace(threshold=middle), 2 * atoms))
         low, high = (middle, high) if n > atoms else (low, middle)
     return (low * high) ** 0.5
 
@@ -99,9 +100,9 @@ def compare(x: Tensor, sets: list[Tensor]) -> dict[str, Any]:
     }
 
 
-def heldout_fvu(atoms: Tensor, heldout: Tensor, k: int) -> float:
+def heldout_fvu(atoms: Tensor, heldout: Tensor, rule: GrowthRule) -> float:
     prepared = PreparedAtoms(atoms, len(atoms))
-    code = pursue("mp", heldout, prepared, k, False)
+    code = pursue(rule.pursuit, heldout, prepared, rule.k, rule.nonnegative)
     return float(code.residual_energy.double().sum() / heldout.double().square().sum())
 
 
@@ -110,6 +111,8 @@ def main(
     validation_tokens: int = 8192,
     atoms: int = 1024,
     k: int = 32,
+    pursuit: PursuitName = "omp",
+    energy_exponent: float = 0.85,
     orders: int = 3,
     hook_name: str = "blocks.13.hook_resid_post",
     hook_names: list[str] | None = None,
@@ -133,14 +136,15 @@ def main(
     rows = torch.cat([batch.table for batch in batches])[:, 1]
     heldout = torch.cat([batch.activations[hook_name] for batch in data.val_dataloader()]).float()
     x, heldout = x - x.mean(0), heldout - x.mean(0)
+    rule = GrowthRule(k, pursuit, False, 0.5, energy_exponent, typical_energy(x))
     results = []
     for unit in ("rows", "tokens"):
         permutations = orders_of(rows, orders, unit, seed)
         for policy, window in POLICIES:
             start = time.perf_counter()
-            threshold = threshold_for(policy, x[permutations[0]], window, k, atoms)
-            rule = GrowthRule(k, "mp", False, threshold)
-            sets = [order[grow(policy, x[order], window, rule, 2 * atoms)] for order in permutations]
+            threshold = threshold_for(policy, x[permutations[0]], window, rule, atoms)
+            found = rule._replace(threshold=threshold)
+            sets = [order[grow(policy, x[order], window, found, 2 * atoms)] for order in permutations]
             unit_atoms = torch.nn.functional.normalize(x[sets[0][:atoms]], dim=1)
             results.append(
                 {
@@ -149,7 +153,7 @@ def main(
                     "window": window or len(x),
                     "threshold": threshold,
                     **compare(x, sets),
-                    "heldout_fvu": heldout_fvu(unit_atoms, heldout, k),
+                    "heldout_fvu": heldout_fvu(unit_atoms, heldout, rule),
                     "seconds": time.perf_counter() - start,
                 }
             )
@@ -157,7 +161,7 @@ def main(
     drawn = [order[:atoms] for order in orders_of(rows, orders, "tokens", seed + 1)]
     control = {"shuffled": "", "policy": "random activations", "window": 0, "threshold": None, **compare(x, drawn)}
     unit_atoms = torch.nn.functional.normalize(x[drawn[0]], dim=1)
-    results.append({**control, "heldout_fvu": heldout_fvu(unit_atoms, heldout, k), "seconds": 0.0})
+    results.append({**control, "heldout_fvu": heldout_fvu(unit_atoms, heldout, rule), "seconds": 0.0})
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     result = {
         "model": data.model_name.name,
@@ -167,6 +171,8 @@ def main(
         "activations": len(x),
         "heldout": len(heldout),
         "k": k,
+        "pursuit": pursuit,
+        "energy_exponent": energy_exponent,
         "orders": orders,
         "seed": seed,
         "threads": torch.get_num_threads(),
@@ -175,9 +181,8 @@ def main(
         "rows": results,
         "versions": versions_and_hardware(),
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "order.json").write_text(json.dumps(result, indent=1) + "\n")
-    (RESULTS / "order.md").write_text(as_markdown(result))
+    write_json(RESULTS / "order.json", result)
+    write_text(RESULTS / "order.md", as_markdown(result))
     sys.stdout.write(as_markdown(result))
 
 
@@ -186,7 +191,8 @@ def as_markdown(result: dict[str, Any]) -> str:
     lines = [
         f"{result['model']} ({result['model_fingerprint'][:12]}), {result['hook_name']}, {result['dataset']['name']}, "
         f"{result['activations']:,} activations in {result['orders']} orders (every pair of which is compared), "
-        f"{result['heldout']:,} held out, matching pursuit with k = {result['k']}, centred, seed {result['seed']}, "
+        f"{result['heldout']:,} held out, {result['pursuit']} with k = {result['k']}, centred, energy exponent "
+        f"{result['energy_exponent']:g}, seed {result['seed']}, "
         f"commit {result['commit'][:12]}. {machine['cpus']} CPU cores, {machine['memory_gb']} GB, torch {machine['torch']}. "
         f"{result['note']}".rstrip(),
         "",
