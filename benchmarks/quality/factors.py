@@ -15,6 +15,7 @@ from itda_lightning.growth import (
     RefinementState,
     calibrate_threshold,
     descent,
+    judging,
     refinement_step,
 )
 from itda_lightning.pursuit import PreparedAtoms, PursuitName, SparseCode, combine, pursue
@@ -85,6 +86,8 @@ FACTORS: dict[str, Cell] = {
     "encoder: MP, non-negative": replace(BASE, pursuit="mp", nonnegative=True),
     "encoder: OMP, non-negative": replace(BASE, nonnegative=True),
     "encoder: OMP, k by error": replace(BASE, by_error=True),
+    "encoder: generalised OMP": replace(BASE, pursuit="gomp"),
+    "encoder: generalised OMP, non-negative": replace(BASE, pursuit="gomp", nonnegative=True),
     "rule: own energy (published)": replace(BASE, exponent=1.0),
     "rule: exponent .7": replace(BASE, exponent=0.7),
     "rule: squared error": replace(BASE, exponent=0.0),
@@ -102,6 +105,7 @@ FACTORS: dict[str, Cell] = {
     "data: with position 0": replace(BASE, position_0=True),
     "refined, anchor .9": replace(BASE, anchor=0.9),
     "refined, anchor .8": replace(BASE, anchor=0.8),
+    "refined, anchor .8, generalised OMP, non-negative": replace(BASE, anchor=0.8, pursuit="gomp", nonnegative=True),
     "as published: MP, not centred, own energy": Cell(center="none", pursuit="mp", exponent=1.0),
     **{
         f"n {n:,}, k {k}{', random' if growth == 'random' else ''}": Cell(n=n, k=k, growth=growth)
@@ -143,7 +147,7 @@ def build(
     elif cell.first == "random activations":
         prepared.place(0, normalize(x[torch.randperm(len(x), generator=generator)[: cell.n // 8]], dim=1))
     typical = float(x.square().sum(1).median())
-    rule = GrowthRule(cell.k, cell.pursuit, cell.nonnegative, 0.5, cell.exponent, typical)
+    rule = GrowthRule(cell.k, judging(cell.pursuit), cell.nonnegative, 0.5, cell.exponent, typical)
     seen = len(x)
     if cell.growth == "random":
         prepared.place(0, normalize(x[torch.randperm(len(x), generator=generator)[: cell.n]], dim=1))

@@ -11,12 +11,14 @@ import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from typing import get_args
 
 import torch
 import xxhash
+from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -44,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 SLAB_ROWS = "slabs.json"
+LOCK = "lock"
 # Larger slabs are read and written no faster, and a run that is killed loses more of them.
 LARGEST_SLAB = 2**29
 
@@ -125,7 +128,7 @@ class StreamedBackend:
         """Harvest what is not in the caches yet; returns the number of tokens that were written to them.
 
         Raises:
-            InputError: the disk is full, or a file is damaged; what was written before stays, and the same call goes on.
+            InputError: another process is at it, a full disk, a damaged file; what was written stays, the same call goes on.
         """
         caches = {split: self._cache(split) for split in SPLITS}
         key = xxhash.xxh3_64_hexdigest("".join(cache.path.name for cache in caches.values()).encode())
@@ -133,8 +136,9 @@ class StreamedBackend:
         there = sum(map(directory_bytes, [directory, *(cache.path for cache in caches.values())]))
         self.plan().check_disk(self.root, self.spill, reusable=there)
         missing = {split: cache for split, cache in caches.items() if not cache.complete}
-        written = _Run(self, directory, missing).fill() if missing else 0
-        shutil.rmtree(directory, ignore_errors=True)
+        with _alone_in(directory):
+            written = _Run(self, directory, missing).fill() if missing else 0
+            shutil.rmtree(directory, ignore_errors=True)
         return written
 
     def _cache(self, split: Split) -> ActivationCache:
@@ -282,6 +286,21 @@ class _Run:
             yield RowActivations(batch[0], {hook: read[level] for hook, level in self.levels.items()})
 
 
+@contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """Within this block no other harvest works in the directory; a process that was killed holds nothing."""
+    with explained(directory, "writing into"):
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(directory / LOCK, timeout=0)
+    try:
+        with lock:
+            yield
+    except Timeout as error:
+        raise InputError(
+            f"another process is filling the same caches, with its hidden states in {directory}: wait until it is done"
+        ) from error
+
+
 def _slab_rows(directory: Path, wanted: int) -> int:
     """Rows in a slab: as a run began that was killed, else as wanted now.
 
@@ -290,8 +309,6 @@ def _slab_rows(directory: Path, wanted: int) -> int:
     """
     path = directory / SLAB_ROWS
     if not path.exists():
-        with explained(directory, "writing into"):
-            directory.mkdir(parents=True, exist_ok=True)
         write_json(path, {"rows": wanted})
         return wanted
     begun = int(json.loads(path.read_text(encoding="utf-8"))["rows"])

@@ -4,8 +4,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from itda_lightning.activations.streamed_decoder import StreamedDecoder
+from itda_lightning.errors import InputError
 from tests.activations.conftest import MakeData
 from tests.activations.streaming import backend, count_batches, files, killed_at
 
@@ -66,3 +68,23 @@ def test_of_two_caches_the_finished_one_is_not_computed_again(make_data: MakeDat
         file.unlink()
     assert backend(data).fill() == 8 * 16
     assert files(tmp_path) == before
+
+
+def test_two_harvests_of_the_same_caches_at_once_are_one_too_many(
+    make_data: MakeData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = []
+    forward_layer = StreamedDecoder.forward_layer
+
+    def meanwhile(self: StreamedDecoder, index: int, hidden: Tensor) -> Tensor:
+        monkeypatch.setattr(StreamedDecoder, "forward_layer", forward_layer)
+        with pytest.raises(
+            InputError, match=r"another process is filling the same caches.*: wait until it is done"
+        ) as told:
+            backend(make_data(cache_dir=str(tmp_path), **SETTINGS)).fill()
+        refusals.append(told)
+        return forward_layer(self, index, hidden)
+
+    monkeypatch.setattr(StreamedDecoder, "forward_layer", meanwhile)
+    assert backend(make_data(cache_dir=str(tmp_path), **SETTINGS)).fill() == 78 * 16
+    assert len(refusals) == 1
