@@ -62,7 +62,8 @@ def as_json(comparison: Comparison, seconds: float) -> dict[str, Any]:
 def as_markdown(comparison: Comparison) -> str:
     facts = "; ".join(f"{name} {value}" for name, value in comparison.facts.items())
     first = next(row for row in comparison.rows if row.failure is None)
-    same = {name: first.measures[name] for name in ("ce_loss_without_sae", "ce_loss_with_ablation", "probing/dense")}
+    of_model = ("ce_loss_without_sae", "ce_loss_with_ablation", "probing/dense")
+    same = {name: first.measures[name] for name in of_model if name in first.measures}
     lines = [
         f"{comparison.title}.",
         "",
