@@ -25,7 +25,7 @@ import torch
 from jsonargparse import auto_cli
 
 from itda_lightning.activations.language_model import LanguageModelName
-from itda_lightning.activations.machine_rates import disk_read_rate, product_rate
+from itda_lightning.activations.machine_rates import product_rate
 from itda_lightning.activations.streamed_decoder import StreamedDecoder
 from itda_lightning.atomic_files import write_json, write_text
 from itda_lightning.run_directory import versions_and_hardware
@@ -33,6 +33,7 @@ from itda_lightning.run_directory import versions_and_hardware
 RESULTS = Path(__file__).parent / "results"
 BESIDE_TWO_LAYERS = 3_000_000_000
 LONGEST_ROW = 128
+PIECE = 2**24
 # Lines of /proc/PID/status in kB, and what they are called here. The first two are peaks that the kernel keeps.
 PEAKS = {"VmPeak": "address_space", "VmHWM": "resident", "RssAnon": "anonymous", "RssFile": "of_files"}
 SPENT = re.compile(r"(\d+) layers in ([\d.]+) s: .*; ([\d.]+) s of it waiting for weights")
@@ -41,7 +42,7 @@ SPENT = re.compile(r"(\d+) layers in ([\d.]+) s: .*; ([\d.]+) s of it waiting fo
 def main(
     model: str,
     work: str,
-    tokens: Sequence[int] = (512, 16),
+    tokens: Sequence[int] = (4096, 16),
     max_atoms: int = 256,
     k: int = 16,
     repetitions: int = 5,
@@ -162,11 +163,20 @@ def drop_from_cache(decoder: StreamedDecoder) -> None:
 
 
 def machine_rates(decoder: StreamedDecoder, repetitions: int) -> dict[str, float]:
-    """Medians of bytes a second from the weight files, and of operations a second of products of the model's width."""
-    files = sorted({stored.file for stored in decoder.files.tensors.values()}, key=lambda file: -file.stat().st_size)
-    read = [disk_read_rate(files[index % len(files)]) for index in range(repetitions)]
+    """Bytes a second from the weight files, and the median of operations a second of products of the model's width."""
     multiply = [product_rate(torch.device("cpu"), torch.bfloat16, decoder.width) for _ in range(repetitions)]
-    return {"read": statistics.median(read), "multiply": statistics.median(multiply)}
+    return {"read": read_rate(decoder), "multiply": statistics.median(multiply)}
+
+
+def read_rate(decoder: StreamedDecoder) -> float:
+    """Bytes a second of reading all weight files and doing nothing with them. A part of one would come from some cache."""
+    drop_from_cache(decoder)
+    done, memory, start = 0, bytearray(PIECE), time.perf_counter()
+    for file in sorted({stored.file for stored in decoder.files.tensors.values()}):
+        with file.open("rb", buffering=0) as stream:
+            while count := stream.readinto(memory):
+                done += count
+    return done / (time.perf_counter() - start)
 
 
 def achieved(decoder: StreamedDecoder, tokens: int, seconds: float, waited: float) -> dict[str, float]:
