@@ -228,7 +228,7 @@ class Dictionary(nn.Module):
             raise ValueError(f"x must have shape (batch, {self.d_in}), got {tuple(x.shape)}")
         check_finite(x)
         prepared = self.prepared()
-        prepared.build_gram_if_repaid(len(x), self.k)
+        prepared.build_gram_if_repaid(self.pursuit, len(x), self.k)
         rows = max(1, min(ENCODED_ROWS, prepared.budget // 8 // (prepared.dtype.itemsize * max(1, self.d_in))))
         codes = [
             pursue(self.pursuit, self.centre(part), prepared, self.k, self.nonnegative, error_threshold)

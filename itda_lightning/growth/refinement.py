@@ -97,7 +97,7 @@ def descent(
     """
     prepared = PreparedAtoms(atoms, len(atoms), rule.memory_budget)
     x = normalize(x.to(prepared.dtype), dim=1)
-    prepared.build_gram_if_repaid(len(x), rule.k)
+    prepared.build_gram_if_repaid(rule.pursuit, len(x), rule.k)
     code = encode(rule.pursuit, x, prepared, rule.k, rule.nonnegative)
     residual = x - combine(code.support, code.coefficients, prepared.atoms)
     direction = torch.zeros(atoms.shape, dtype=torch.float32, device=x.device)

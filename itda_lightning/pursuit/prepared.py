@@ -111,11 +111,14 @@ class PreparedAtoms:
             )
             update_gram(self.gram[:, : self.capacity], self._followed_by_zeros(), 0, self.n)
 
-    def build_gram_if_repaid(self, activations: int, k: int) -> None:
+    def build_gram_if_repaid(self, pursuit: str, activations: int, k: int) -> None:
         """Keep a Gram once as many activations were encoded without as its n^2 d multiply-adds would have paid for.
 
-        Codes of the compiled loops do not depend on it; those of plain torch do, within rounding.
+        Codes of the compiled loops do not depend on it; those of plain torch do, within rounding. The generalised pursuit
+        uses none.
         """
+        if pursuit == "gomp":
+            return
         self._without_gram += activations * (k - 1)
         if k > 1 and self._without_gram >= self.n:
             self.build_gram()

@@ -228,7 +228,7 @@ def _checked(
     if x.dtype == torch.float64:
         atoms = atoms.to(torch.float64)
     prepared = PreparedAtoms(atoms, len(atoms), budget)
-    prepared.build_gram_if_repaid(len(x), k)
+    prepared.build_gram_if_repaid(pursuit, len(x), k)
     return pursue(pursuit, x, prepared, k, nonnegative, error_threshold)
 
 

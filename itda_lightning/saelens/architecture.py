@@ -101,7 +101,7 @@ class ITDASAE(SAE[ITDASAEConfig]):
         with torch.autocast(flat.device.type, enabled=False):
             stored = self._stored_rows()
             prepared = stored.prepared
-            prepared.build_gram_if_repaid(len(flat), self.cfg.k)
+            prepared.build_gram_if_repaid(self.cfg.pursuit, len(flat), self.cfg.k)
             code = pursue(self.cfg.pursuit, flat, prepared, self.cfg.k, self.cfg.nonnegative)
             # Not where only the parameters ask for a gradient: that would take memory in every call outside no_grad.
             if x.requires_grad and torch.is_grad_enabled():

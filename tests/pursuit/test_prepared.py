@@ -46,11 +46,13 @@ def test_without_a_compiler_pursuits_are_plain_torch_and_the_log_says_so(monkeyp
 
 def test_a_gram_is_built_once_its_products_are_repaid():
     atoms = PreparedAtoms(ATOMS, 300)
-    atoms.build_gram_if_repaid(20, 6)  # 20 activations x 5 further steps
+    atoms.build_gram_if_repaid("omp", 20, 6)  # 20 activations x 5 further steps
     assert atoms.gram is None
-    atoms.build_gram_if_repaid(20, 1)  # a single step needs no Gram
+    atoms.build_gram_if_repaid("mp", 20, 1)  # a single step needs no Gram
     assert atoms.gram is None
-    atoms.build_gram_if_repaid(40, 6)
+    atoms.build_gram_if_repaid("gomp", 4000, 6)  # whose steps are products with all atoms
+    assert atoms.gram is None
+    atoms.build_gram_if_repaid("omp", 40, 6)
     torch.testing.assert_close(atoms.gram[:300, :300] * UNIT, ATOMS @ ATOMS.T, rtol=0, atol=UNIT)
 
 
