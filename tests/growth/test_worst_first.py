@@ -285,3 +285,17 @@ def test_residual_energies_agree_with_the_oracle():
 
 def test_it_is_one_of_the_policies():
     assert GROWTH_POLICIES["worst_first"] is grow_worst_first
+
+
+@pytest.mark.parametrize("pursuit", ["mp", "omp"])
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=10)
+def test_the_order_of_a_batch_does_not_matter_where_norms_differ(pursuit, seed):
+    """With an exponent below 1 the worst explained of an empty dictionary is the largest, not any."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(400, 24, generator=generator) * torch.rand(400, 1, generator=generator).add(0.5)
+    rule = GrowthRule(5, pursuit, False, 0.3, 0.85, 24.0)
+    order = torch.randperm(400, generator=generator)
+    one, other = grow(x, 400, rule).accepted, order[grow(x[order], 400, rule).accepted]
+    assert len(one) > 30
+    assert set(one.tolist()) == set(other.tolist())
