@@ -31,6 +31,7 @@ from itda_lightning.pursuit import PreparedAtoms
 from itda_lightning.run_directory import versions_and_hardware
 from itda_lightning.similarity import expected_jaccard
 from itda_lightning.similarity.models.settings import ModelSettings
+from itda_lightning.thresholds import typical_energy
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Choice:
     growth: str = "sequential"
     window: int = 1024
     centred: bool = True
+    exponent: float = 1.0
 
 
 CHOICES = {
@@ -55,6 +57,7 @@ CHOICES = {
     "not centred": Choice(centred=False),
     "all failures of frozen batches of 256": Choice(growth="frozen_batch", window=256),
     "worst of 4,096 first": Choice(growth="worst_first", window=4096),
+    "worst of all first, exponent .85": Choice(growth="worst_first", window=4096, exponent=0.85),
     "16,384 tokens, 512 atoms": Choice(tokens=16_384),
     "16,384 tokens, 2,048 atoms": Choice(tokens=16_384, atoms=2048),
     "65,536 tokens, 512 atoms": Choice(tokens=65_536),
@@ -91,7 +94,7 @@ def grow(x: Float[Tensor, "n d"], choice: Choice, threshold: float) -> list[int]
     """Which of the activations become atoms, in order."""
     prepared = PreparedAtoms(torch.zeros(2 * choice.atoms, x.shape[1]), 0)
     prepared.build_gram()
-    rule = GrowthRule(choice.k, "mp", False, threshold)
+    rule = GrowthRule(choice.k, "mp", False, threshold, choice.exponent, typical_energy(x))
     chosen: list[int] = []
     for start in range(0, len(x), choice.window):
         grown = GROWTH_POLICIES[choice.growth](x[start : start + choice.window], prepared, rule)
