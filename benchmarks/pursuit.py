@@ -229,7 +229,7 @@ def where_time_goes(problem: Problem, k: int) -> dict[str, float]:
     room = compiled.Room.empty(rows, problem.n)
     start = time.perf_counter()
     for part in problem.x.split(rows):
-        compiled.screen(part, fast, 0, problem.n, room)
+        compiled.screen(part, fast, 0, problem.n, room, fast.half_with_gram)
     screened = (time.perf_counter() - start) * 1e6 / len(problem.x)
     start = time.perf_counter()
     pursue("mp", problem.x, fast, k)

@@ -94,21 +94,23 @@ def _rows_without_gram(prepared: PreparedAtoms, k: int) -> int:
     return max(1, min(BLOCK_ROWS, prepared.budget // 4 // per_row))
 
 
-def screen(x: Float[Tensor, "batch d"], prepared: PreparedAtoms, first: int, last: int, room: Room) -> Screen:
-    """Scores of the atoms ``first..last``, in bfloat16 where the machine is faster at it."""
+def screen(
+    x: Float[Tensor, "batch d"], prepared: PreparedAtoms, first: int, last: int, room: Room, half: bool
+) -> Screen:
+    """Scores of the atoms ``first..last``, in bfloat16 (``half``) or float32."""
     count = last - first
     scores = room.single[: len(x)]
     scores[:, count:] = 0
     error, relative = torch.zeros(len(x)), 0.0
-    if not prepared.half:
+    if not half:
         correlate(x, prepared.rows[first:last], out=scores[:, :count])
     else:
-        half = x.to(torch.bfloat16)
+        rounded = x.to(torch.bfloat16)
         # Of another width than the room, the products would not lie in rows of their own.
         products = room.half[: len(x)] if count == room.half.shape[1] else room.half.new_empty(len(x), count)
-        scores[:, :count] = torch.mm(half, prepared.in_half(first, last).T, out=products)
+        scores[:, :count] = torch.mm(rounded, prepared.in_half(first, last).T, out=products)
         # Norms in double precision: squares of huge and of tiny activations leave the range of float32.
-        lost = torch.linalg.vector_norm(x - half.float(), dim=1, dtype=torch.float64)
+        lost = torch.linalg.vector_norm(x - rounded.float(), dim=1, dtype=torch.float64)
         whole = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64)
         error = (lost * (1.01 + prepared.coarse_error) + whole * prepared.coarse_error).float()
         relative = HALF_ROUNDING
@@ -127,7 +129,8 @@ def _with_gram(
     room: Room,
 ) -> SparseCode:
     assert prepared.gram is not None
-    screened = screen(x, prepared, 0, prepared.n, room)
+    screened = screen(x, prepared, 0, prepared.n, room, prepared.half_with_gram)
+    examined = torch.zeros(len(x), dtype=torch.int64)
     code = SparseCode(torch.full((len(x), k), -1), torch.zeros(len(x), k), torch.zeros(len(x), dtype=torch.float64))
     best, history = _path_arrays(path, k)
     arrays = (
@@ -135,8 +138,10 @@ def _with_gram(
         screened.error.numpy(), screened.relative, rounding(x.shape[1]), visible.numpy(), _targets(x, error_threshold),
         NOISE_FLOOR, orthogonal, nonnegative, MIN_NEW_DIRECTION,
         code.support.numpy(), code.coefficients.numpy(), code.residual_energy.numpy(), best, history,
+        examined.numpy(),
     )  # fmt: skip
     _in_threads(kernels.pursue_rows, len(x), *arrays)
+    prepared.learn_examined(examined)
     return code._replace(residual_energy=code.residual_energy.float())
 
 
@@ -167,7 +172,7 @@ def _without_gram(
         chosen, score = np.zeros(batch, np.int64), np.full(batch, -np.inf)
         for first in range(0, prepared.n, PART):
             last = min(prepared.n, first + PART)
-            screened = screen(moving, prepared, first, last, room)
+            screened = screen(moving, prepared, first, last, room, prepared.half)
             _in_threads(
                 kernels.select_in_part, len(rows), rows, screened.scores.numpy(), first, last - first, residual.numpy(),
                 atoms, screened.error.numpy(), screened.relative, rounding(x.shape[1]), visible.numpy(),
@@ -223,7 +228,7 @@ def _generalised(
         score = np.zeros(chosen.shape)
         for first in range(0, prepared.n, PART):
             last = min(prepared.n, first + PART)
-            screened = screen(moving, prepared, first, last, room)
+            screened = screen(moving, prepared, first, last, room, prepared.half)
             _in_threads(
                 generalised_kernels.select_several, len(rows), rows, screened.scores.numpy(), first, last - first,
                 residual.numpy(), atoms, screened.error.numpy(), screened.relative, rounding(x.shape[1]), nonnegative,

@@ -228,8 +228,8 @@ def select(
     exact: Flags,
     coarse: np.float32,
     fine: np.float32,
-) -> tuple[int, np.float32]:
-    """The atom with the largest exact score, the lowest index where several are equal, and that score.
+) -> tuple[int, np.float32, int]:
+    """The atom with the largest exact score, the lowest index where several are equal, that score, and how many were looked at.
 
     ``coarse`` bounds the error of a screened score, ``fine`` that of one which was computed exactly at an earlier step
     and followed the updates since, as ``exact`` says. Scores that are computed again are written back.
@@ -246,13 +246,14 @@ def select(
             best = top * GROUP + q
             break
     first = min(best, n - 1)
-    best, score = first, np.float32(-np.inf)
+    best, score, looked_at = first, np.float32(-np.inf), 0
     for step in range(-1, maxima.shape[0]):
         # The most promising atom first, then its group, then the others: the best score so far is a bar for the rest.
         group = top if step < 0 else (top + step) % maxima.shape[0]
         if step >= 0 and maxima[group] + coarse < score:
             continue
         low, high = (first, first + 1) if step < 0 else (group * GROUP, min(n, (group + 1) * GROUP))
+        looked_at += high - low
         for atom in range(low, high):
             q = atom - group * GROUP
             screened = scores[group, q] if nonnegative else abs(scores[group, q])
@@ -263,7 +264,7 @@ def select(
             candidate = candidate if nonnegative else abs(candidate)
             if candidate > score or (candidate == score and atom < best):
                 score, best = candidate, atom
-    return best, score
+    return best, score, looked_at
 
 
 @compiled
@@ -393,8 +394,8 @@ def pursue_row(
     best: Single,
     history: Single,
     room: Any,
-) -> tuple[float, float]:
-    """The pursuit of row ``i`` in the Gram form: what is left of its energy, and the score of its first step.
+) -> tuple[float, float, int]:
+    """The pursuit of row ``i`` in the Gram form: what is left of its energy, its first score, how many atoms it looked at.
 
     ``all_scores`` (batch, groups, GROUP) are the screened scores before the first step, with errors of at most
     ``coarse[row] + coarse_relative * max |score|``; they are overwritten. ``gram`` is (capacity, padded), its entries
@@ -406,7 +407,7 @@ def pursue_row(
     """
     residual, all_exact, all_maxima, found, change, scratch, weights, inverse = room
     energy = accurate_dot(x[i], x[i])
-    norm, moved, first_score = math.sqrt(energy), 0.0, 0.0
+    norm, moved, first_score, examined = math.sqrt(energy), 0.0, 0.0, 0
     groups = (visible + GROUP - 1) // GROUP
     scores, maxima, exact = all_scores[i, :groups], all_maxima[:groups], all_exact[:visible]
     residual[:] = x[i]
@@ -420,10 +421,11 @@ def pursue_row(
         if energy > (noise_floor * norm) ** 2:
             if visible > 0:
                 fine = rounding * (norm + moved) + unit * moved
-                atom, score = select(
+                atom, score, looked_at = select(
                     scores, maxima, residual, atoms, nonnegative, exact,
                     np.float32(start_error + fine), np.float32(fine),
                 )  # fmt: skip
+                examined += looked_at
             for candidate in range(visible, visible + appended):
                 own = dot(residual, atoms[candidate])
                 own = own if nonnegative else abs(own)
@@ -458,7 +460,7 @@ def pursue_row(
                 scores, gram, unit, support[i, first : step + 1], change[first : step + 1], weights, visible, nonnegative,
                 maxima,
             )  # fmt: skip
-    return energy, first_score
+    return energy, first_score, examined
 
 
 @compiled
@@ -484,11 +486,12 @@ def pursue_rows(
     energy: Double,
     best: Single,
     history: Single,
+    examined: Index,
 ) -> None:
     """Pursuits of the rows ``start..stop``, in the Gram form; see ``pursue_row``."""
     room, none = room_for_one(x.shape[1], support.shape[1], all_scores.shape[1]), np.empty(0, np.bool_)
     for i in range(start, stop):
-        energy[i], _ = pursue_row(
+        energy[i], _, examined[i] = pursue_row(
             i, x, atoms, all_scores, gram, unit, coarse, coarse_relative, rounding, visible[i], 0, none, target[i], noise_floor,
             orthogonal, nonnegative, min_new_direction, support, coefficients, best, history, room,
         )  # fmt: skip
@@ -515,6 +518,7 @@ def pursue_and_append(
     k: int,
     energy: Double,
     appended: Flags,
+    examined: Index,
 ) -> None:
     """Pursuits one after another; what leaves more energy than its target becomes an atom for those after it.
 
@@ -527,7 +531,7 @@ def pursue_and_append(
     count = 0
     for i in range(x.shape[0]):
         norm = math.sqrt(accurate_dot(x[i], x[i]))
-        energy[i], score = pursue_row(
+        energy[i], score, examined[i] = pursue_row(
             i, x, atoms, all_scores, gram, unit, coarse, coarse_relative, rounding, n, count, has_gram_row, target[i],
             noise_floor, orthogonal, nonnegative, min_new_direction, support, coefficients, no_best, no_history, room,
         )  # fmt: skip
@@ -574,7 +578,7 @@ def select_in_part(
         if maxima.max() + error < score[i]:
             continue
         exact[:] = False
-        atom, value = select(
+        atom, value, _ = select(
             scores, maxima, residual[i], atoms[first_atom:], nonnegative, exact, np.float32(error), np.float32(0)
         )
         if value > score[i]:  # equal scores: the atom of an earlier part stays
@@ -635,11 +639,11 @@ def compile_all(half: bool = False) -> None:
     path = np.empty((0, 1), np.float32), np.empty((0, 1, 1), np.float32)
     pursue_rows(
         0, 1, one, atoms, scores, np.ones((1, GROUP), np.int16), 1.0, one[0], 0.0, 0.0, index + 1, double * 0, 0.0, True,
-        False, 0.0, index[None].copy(), one.copy(), double.copy(), *path,
+        False, 0.0, index[None].copy(), one.copy(), double.copy(), *path, index.copy(),
     )  # fmt: skip
     pursue_and_append(
         one, atoms, atoms, 0, scores, np.ones((1, GROUP), np.int16), 1.0, one[0], 0.0, 0.0, double, 1.0, 0.0, True, False, 0.0,
-        1, double.copy(), flags.copy(),
+        1, double.copy(), flags.copy(), index.copy(),
     )  # fmt: skip
     select_in_part(
         0, 1, index, scores, 0, 1, one, atoms, one[0], 0.0, 0.0, index + 1, False, index.copy(), double.copy()

@@ -6,7 +6,7 @@ from functools import cache
 from importlib.util import find_spec
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from itda_lightning.pursuit.gram import as_entries, padded, update_gram
@@ -18,6 +18,9 @@ logger = logging.getLogger(__name__)
 ROUNDED_ROWS = 1024
 # Without a Gram: atoms that are scored at a time.
 PART = 4096
+# With a Gram: multiply-adds of a product in float32 that take as long as looking at an atom which a coarser screen cannot
+# rule out. Activations of language models leave many such atoms, sparse mixtures few.
+EXAMINATION = 128
 
 
 class PreparedAtoms:
@@ -38,7 +41,9 @@ class PreparedAtoms:
         rows: (capacity, d) the buffer, or a copy in float32 where it is of float16.
         n: the number of atoms.
         compiled: whether the compiled loops are used.
-        half: whether atoms are screened in bfloat16.
+        half: whether atoms are screened in bfloat16, where that is done at every step.
+        half_with_gram: whether they are where one screen serves all steps: as ``half``, until ``learn_examined`` finds that
+            it does not pay.
         coarse: (capacity, d) the atoms in bfloat16, where such a copy is kept or they are stored so.
         coarse_error: the largest distance between an atom and its rounding to bfloat16.
         budget: bytes.
@@ -63,6 +68,7 @@ class PreparedAtoms:
         self.compiled = possible and compiled is not False and compiler_works(self.rows.dtype)
         self.gram: Shaped[Tensor, "capacity padded"] | None = None
         self.half = self.compiled and (half_products_pay() if half is None else half)
+        self.half_with_gram, self._half_is_chosen = self.half, half is None
         stored_coarse = self.half and self.rows.dtype == torch.bfloat16
         self.coarse: Tensor | None = self.rows if stored_coarse else None
         self.coarse_error = 0.0
@@ -74,7 +80,7 @@ class PreparedAtoms:
             self.coarse = spread_zeros(*self.rows.shape, dtype=torch.bfloat16, device=self.rows.device)
         elif part > self.budget // 8:
             # Without a copy, atoms are rounded anew for every block, a part of them at a time.
-            self.half = False
+            self.half = self.half_with_gram = False
         self._round_to_coarse(0, n)
 
     @property
@@ -122,6 +128,15 @@ class PreparedAtoms:
         self._without_gram += activations * (k - 1)
         if k > 1 and self._without_gram >= self.n:
             self.build_gram()
+
+    def learn_examined(self, examined: Int[Tensor, " batch"]) -> None:
+        """Screen in float32 from now on where that costs less; codes do not depend on it.
+
+        Args:
+            examined: (batch,) how many atoms each activation has looked at, over all steps, as no screen could rule them out.
+        """
+        if self._half_is_chosen and float(examined.double().mean()) * EXAMINATION > self.n * self.d_in:
+            self.half_with_gram = False
 
     def place(self, start: int, atoms: Float[Tensor, "m d"], inner: Float[Tensor, "m stop"] | None = None) -> None:
         """Make ``atoms`` the rows from ``start`` on and the last of the dictionary.

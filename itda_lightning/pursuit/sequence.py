@@ -47,13 +47,15 @@ def pursue_and_append(
     while start < len(x):
         block = slice(start, min(len(x), start + min(size, rows_at_a_time(prepared, k))))
         rows, n = x[block].contiguous(), prepared.n
-        screened = screen(rows, prepared, 0, n, Room.empty(len(rows), n))
+        examined = torch.zeros(len(rows), dtype=torch.int64)
+        screened = screen(rows, prepared, 0, n, Room.empty(len(rows), n), prepared.half_with_gram)
         kernels.pursue_and_append(
             rows.numpy(), entries(stored[block]), entries(prepared.rows), n, screened.scores.numpy(),
             prepared.gram.numpy(), UNIT, screened.error.numpy(), screened.relative, rounding(x.shape[1]), target[block].numpy(),
             largest_cosine, NOISE_FLOOR, orthogonal, nonnegative, MIN_NEW_DIRECTION, k, energies[block].numpy(),
-            appended[block].numpy(),
+            appended[block].numpy(), examined.numpy(),
         )  # fmt: skip
+        prepared.learn_examined(examined)
         new = directions[block][appended[block]]
         if len(new):
             prepared.place(n, new, correlate(new, prepared.rows[: n + len(new)]))

@@ -79,6 +79,26 @@ def test_the_budget_decides_what_is_kept():
     assert not PreparedAtoms(atoms, 2000, 2**20, half=True).half  # a rounded part would be a quarter of it
 
 
+def test_a_coarse_screen_that_rules_out_little_is_given_up(monkeypatch):
+    monkeypatch.setattr("itda_lightning.pursuit.prepared.half_products_pay", lambda: True)
+    generator = torch.Generator().manual_seed(0)
+    atoms = torch.nn.functional.normalize(torch.randn(2000, 64, generator=generator), dim=1)
+    dense = torch.randn(100, 64, generator=generator)
+    cases = [(atoms[:100] * 3, True), (dense, False)]  # an atom itself is found at once; nothing explains noise
+    for x, pays in cases:
+        chosen, fixed = PreparedAtoms(atoms, 2000), PreparedAtoms(atoms, 2000, half=True)
+        for one in (chosen, fixed):
+            one.build_gram()
+            assert one.half_with_gram
+        first, again, always = pursue("mp", x, chosen, 24), pursue("mp", x, chosen, 24), pursue("mp", x, fixed, 24)
+        assert chosen.half_with_gram == pays
+        assert chosen.half
+        assert fixed.half_with_gram
+        for before, after, fixedly in zip(first, again, always, strict=True):
+            assert torch.equal(before, after)
+            assert torch.equal(before, fixedly)
+
+
 @pytest.mark.parametrize("k", [4, 64])
 def test_blocks_stay_within_a_quarter_of_the_budget(k):
     kept = PreparedAtoms(ATOMS, 300, 2**20)
