@@ -68,14 +68,27 @@ def test_the_lead_of_the_same_layer_is_over_the_layers_next_to_it(choices) -> No
     assert spread == pytest.approx(2**0.5)
 
 
+class Held:
+    """Equal models, whose training and held-out activations are the same."""
+
+    def __init__(self, layers: list[torch.Tensor], row: torch.Tensor) -> None:
+        self.layers, self.row = layers, row
+
+    def training(self, model: int) -> list[torch.Tensor]:
+        return list(self.layers)
+
+    held_out = training
+
+
 def test_equal_models_are_found_in_one_order_and_the_index_tells_the_other(choices) -> None:
     layers = [mixtures(600, 12, seed, dtype=torch.float32) for seed in range(LAYERS)]
-    activations = choices.Activations(layers * MODELS, torch.arange(600) // 4)
+    activations = Held(layers, torch.arange(600) // 4)
     choice = choices.Choice(tokens=600, atoms=60, k=4, window=100)
     row = choices.measure(choice, activations, MODELS)
     assert 50 <= row["atoms"] <= 60
     assert (row["accuracy"], row["error"], row["index_other_model"]) == (1.0, 0.0, 1.0)
     assert row["accuracy_other_order"] == pytest.approx(row["accuracy_same_model_other_order"])
+    assert (row["accuracy_by_use"], row["error_by_use"]) == (1.0, 0.0)
     assert row["chance"] < row["index_same_model_other_order"] < 1
     for layer, threshold in zip(layers, row["thresholds"], strict=True):
         grown = choices.grow(layer - layer.mean(0), choice, threshold)
@@ -84,7 +97,7 @@ def test_equal_models_are_found_in_one_order_and_the_index_tells_the_other(choic
 
 
 def test_whole_rows_change_places(choices) -> None:
-    order = choices.Activations([], torch.tensor([0, 0, 1, 1, 1, 2])).reordered(seed=1)
+    order = choices.reordered(torch.tensor([0, 0, 1, 1, 1, 2]), seed=1)
     assert sorted(order.tolist()) == list(range(6))
     assert [list(group) for _, group in itertools.groupby(order.tolist(), [0, 0, 1, 1, 1, 2].__getitem__)] in [
         list(rows) for rows in itertools.permutations([[0, 1], [2, 3, 4], [5]])

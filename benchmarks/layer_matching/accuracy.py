@@ -24,6 +24,14 @@ def accuracy_over_models(values: Float[Tensor, "sites sites"], models: int) -> t
     return _accuracy(values, models), float(((models - 1) * spread).sqrt())
 
 
+def accuracy_by_layer(values: Float[Tensor, "sites sites"], models: int) -> list[float]:
+    """Of each layer, how often it is found in another model."""
+    layers = len(values) // models
+    blocks = values.unflatten(0, (models, layers)).unflatten(2, (models, layers))
+    right = [blocks[a, :, b].argmax(1) == torch.arange(layers) for a, b in itertools.permutations(range(models), 2)]
+    return torch.stack(right).double().mean(0).tolist()
+
+
 def share_within_one(values: Float[Tensor, "sites sites"], models: int) -> float:
     """How often the most similar layer of another model is the layer at the same place or next to it."""
     layers = len(values) // models

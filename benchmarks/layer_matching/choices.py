@@ -5,14 +5,18 @@
 
 Dictionaries of all layers of all models are grown to one size, once on the rows in one order and once in another. Layers are
 looked for in other models (read in the same order, or in the other one), and in the *same* model read in the other order, which
-tells what the index can know at all. A row that is there is not measured again, unless it is named. Writes
+tells what the index can know at all; in other models read in the same order also by the index weighted by use on held-out
+tokens. A row that is there is not measured again, unless it is named. Writes
 results/choices.json and choices.md.
 """
 
 import itertools
 import json
+import math
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +28,11 @@ from jsonargparse import auto_cli
 from run import RESULTS, data_of, models_of
 from torch import Tensor
 
+from itda_lightning.activations.batches import ActivationBatch
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.atomic_files import write_text
 from itda_lightning.growth import GROWTH_POLICIES, GrowthRule
-from itda_lightning.pursuit import PreparedAtoms
+from itda_lightning.pursuit import PreparedAtoms, pursue
 from itda_lightning.run_directory import versions_and_hardware
 from itda_lightning.similarity import expected_jaccard
 from itda_lightning.similarity.models.settings import ModelSettings
@@ -60,38 +65,56 @@ CHOICES = {
     "worst of all first, exponent .85": Choice(growth="worst_first", window=4096, exponent=0.85),
     "16,384 tokens, 512 atoms": Choice(tokens=16_384),
     "16,384 tokens, 2,048 atoms": Choice(tokens=16_384, atoms=2048),
+    "16,384 tokens, 2,048 atoms, worst of all first, exponent .85": Choice(
+        tokens=16_384, atoms=2048, growth="worst_first", window=16_384, exponent=0.85
+    ),
     "65,536 tokens, 512 atoms": Choice(tokens=65_536),
     "65,536 tokens, 4,096 atoms": Choice(tokens=65_536, atoms=4096),
+    "1,048,576 tokens, 1,024 atoms": Choice(tokens=1_048_576, atoms=1024),
 }
+TRIALS = 8  # thresholds that are tried
+HELD_OUT = 16_384  # tokens that use is counted on
 SLACK = 0.05  # how much larger than asked for a dictionary may be before it is cropped
 
 
-@dataclass(frozen=True)
 class Activations:
-    """Training activations of all layers of all models, model by model, and the row of each token."""
+    """Activations of all layers of one model at a time; all models read the same rows, as they share a tokenizer."""
 
-    x: list[Float[Tensor, "n d"]]
-    rows: Int[Tensor, " n"]
-
-    @classmethod
-    def read(cls, models: Sequence[ModelSettings], tokens: int, directory: Path) -> "Activations":
-        x: list[Tensor] = []
-        for model in models:
-            data = ActivationsDataModule(**data_of(tokens, directory), **model.of_the_model)
+    def __init__(self, models: Sequence[ModelSettings], tokens: int, directory: Path) -> None:
+        self._data = [
+            ActivationsDataModule(**data_of(tokens, directory) | {"validation_tokens": HELD_OUT}, **model.of_the_model)
+            for model in models
+        ]
+        for data in self._data:
             data.prepare_data()
-            batches = list(data.train_dataloader())
-            x += [torch.cat([batch.activations[hook] for batch in batches]) for hook in model.hook_names]
-        # The models share a tokenizer, so they read the same rows.
-        return cls(x, torch.cat([batch.table for batch in batches])[:, 1])
+        rows = self._data[0].rows("train")
+        self.row = rows.kept.nonzero()[:, 0]
 
-    def reordered(self, seed: int) -> Int[Tensor, " n"]:
-        """The tokens with their rows in another order."""
-        shuffled = torch.randperm(int(self.rows.max()) + 1, generator=torch.Generator().manual_seed(seed))
-        return torch.argsort(shuffled.argsort()[self.rows], stable=True)
+    def training(self, model: int) -> list[Float[Tensor, "n d"]]:
+        """Layer by layer."""
+        return self._of(self._data[model], self._data[model].train_dataloader())
+
+    def held_out(self, model: int) -> list[Float[Tensor, "m d"]]:
+        """Layer by layer."""
+        return self._of(self._data[model], self._data[model].val_dataloader())
+
+    @staticmethod
+    def _of(data: ActivationsDataModule, batches: Iterable[ActivationBatch]) -> list[Tensor]:
+        parts: dict[str, list[Tensor]] = {hook: [] for hook in data.hook_names}
+        for batch in batches:
+            for hook, x in batch.activations.items():
+                parts[hook].append(x)
+        return [torch.cat(parts.pop(hook)) for hook in data.hook_names]
 
 
-def grow(x: Float[Tensor, "n d"], choice: Choice, threshold: float) -> list[int]:
-    """Which of the activations become atoms, in order."""
+def reordered(row: Int[Tensor, " n"], seed: int) -> Int[Tensor, " n"]:
+    """The tokens with their rows in another order; ``row`` is the row of each."""
+    shuffled = torch.randperm(int(row.max()) + 1, generator=torch.Generator().manual_seed(seed))
+    return torch.argsort(shuffled.argsort()[row], stable=True)
+
+
+def grow(x: Float[Tensor, "n d"], choice: Choice, threshold: float, most: int | None = None) -> list[int]:
+    """Which of the activations become atoms, in order; no more are read once there are more than ``most``."""
     prepared = PreparedAtoms(torch.zeros(2 * choice.atoms, x.shape[1]), 0)
     prepared.build_gram()
     rule = GrowthRule(choice.k, "mp", False, threshold, choice.exponent, typical_energy(x))
@@ -100,19 +123,33 @@ def grow(x: Float[Tensor, "n d"], choice: Choice, threshold: float) -> list[int]
         grown = GROWTH_POLICIES[choice.growth](x[start : start + choice.window], prepared, rule)
         prepared.place(prepared.n, grown.atoms)
         chosen += (start + grown.accepted).tolist()
+        if most is not None and len(chosen) > most:
+            break
     return chosen
 
 
 def threshold_for(x: Float[Tensor, "n d"], choice: Choice) -> float:
-    """The threshold at which all of x gives as many atoms as wanted, or a few more."""
-    low, high = 0.003, 0.97
-    for _ in range(10):
-        middle = (low * high) ** 0.5
-        n = len(grow(x, choice, middle))
-        if choice.atoms <= n <= (1 + SLACK) * choice.atoms:
-            return middle
-        low, high = (middle, high) if n > choice.atoms else (low, middle)
-    return low
+    """The threshold at which all of x gives as many atoms as wanted, or a few more.
+
+    Between thresholds that give too many and too few the next one is where a power law through both gives what is wanted; what
+    was found too large before all was read only bounds.
+    """
+    most = int((1 + SLACK) * choice.atoms)
+    wanted = math.log((1 + SLACK / 2) * choice.atoms)
+    low, high = math.log(0.003), math.log(0.97)
+    known: dict[float, float] = {}
+    for _ in range(TRIALS):
+        inside = [known.get(end) for end in (low, high)]
+        share = 0.5
+        if inside[0] is not None and inside[1] is not None:
+            share = min(max((inside[0] - wanted) / (inside[0] - inside[1]), 0.1), 0.9)
+        middle = low + share * (high - low)
+        n = len(grow(x, choice, math.exp(middle), 2 * most))
+        if choice.atoms <= n <= most:
+            return math.exp(middle)
+        known[middle] = math.log(max(n, 1))
+        low, high = (middle, high) if n > most else (low, middle)
+    return math.exp(low)
 
 
 def indices(first: Sequence[Int[Tensor, "..."]], second: Sequence[Int[Tensor, "..."]], n: int) -> Float[Tensor, "a b"]:
@@ -126,18 +163,55 @@ def indices(first: Sequence[Int[Tensor, "..."]], second: Sequence[Int[Tensor, ".
     return common / (2 * n - common)
 
 
-def measure(choice: Choice, activations: Activations, models: int) -> dict[str, Any]:
+def uses(x: Float[Tensor, "m d"], atoms: Float[Tensor, "n d"], k: int) -> Float[Tensor, " n"]:
+    """Of each atom its share of all uses."""
+    prepared = PreparedAtoms(torch.nn.functional.normalize(atoms, dim=1), len(atoms))
+    prepared.build_gram()
+    support = pursue("mp", x, prepared, k).distinct().support
+    counts = support[support >= 0].bincount(minlength=len(atoms)).double()
+    return counts / counts.sum()
+
+
+def weighted_indices(
+    sets: Sequence[Int[Tensor, " n"]], weights: Sequence[Float[Tensor, " n"]]
+) -> Float[Tensor, "sites sites"]:
+    """The Jaccard index of all pairs of sets whose members have weights with a sum of 1 (Ruzicka 1958)."""
+    members, places = torch.cat(list(sets)).unique(return_inverse=True)
+    marks = torch.zeros(len(sets), len(members), dtype=torch.float64)
+    for mark, place, weight in zip(marks, places.split([len(one) for one in sets]), weights, strict=True):
+        mark[place] = weight
+    common = torch.stack([torch.minimum(mark, marks).sum(1) for mark in marks])
+    return common / (2 - common)
+
+
+def measure(choice: Choice, activations: Any, models: int) -> dict[str, Any]:
     start = time.perf_counter()
-    layers = len(activations.x) // models
-    x = [one - one.mean(0) if choice.centred else one for one in activations.x]
-    # Of one layer the models are alike, so one threshold serves all; what is larger is cropped.
-    thresholds = [threshold_for(one, choice) for one in x[:layers]]
-    orders = torch.arange(len(x[0])), activations.reordered(1)
-    one_order, other_order = (
-        [order[torch.tensor(grow(part[order], choice, thresholds[site % layers]))] for site, part in enumerate(x)]
-        for order in orders
-    )
+    thresholds: list[float] = []
+    order = torch.arange(len(activations.row)), reordered(activations.row, 1)
+    found: tuple[list[Tensor], list[Tensor]] = [], []
+    centres: list[Tensor] = []
+    atoms: list[Tensor] = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the compiled loops run beside each other
+        for model in range(models):
+            x = activations.training(model)
+            centres += [one.mean(0) if choice.centred else torch.zeros(one.shape[1]) for one in x]
+            x = [one - centre for one, centre in zip(x, centres[-len(x) :], strict=True)]
+            # Of one layer the models are alike, so one threshold serves all; what is larger is cropped.
+            thresholds = thresholds or list(pool.map(lambda one: threshold_for(one, choice), x))
+            for tokens, grown in zip(order, found, strict=True):
+                chosen = pool.map(
+                    lambda one, threshold, tokens=tokens: tokens[grow(one[tokens], choice, threshold)], x, thresholds
+                )
+                grown += list(chosen)
+            atoms += [one[chosen] for one, chosen in zip(x, found[0][-len(x) :], strict=True)]
+    (one_order, other_order), layers = found, len(thresholds)
     n = min(choice.atoms, *map(len, [*one_order, *other_order]))
+    weights: list[Tensor] = []
+    for model in range(models):
+        sites = slice(model * layers, (model + 1) * layers)
+        held_out = zip(activations.held_out(model), centres[sites], atoms[sites], strict=True)
+        weights += [uses(x - centre, of_site[:n], choice.k) for x, centre, of_site in held_out]
+    by_use, error_by_use = accuracy_over_models(weighted_indices([one[:n] for one in one_order], weights), models)
     same, crossed = indices(one_order, one_order, n), indices(one_order, other_order, n)
     accuracy, error = accuracy_over_models(same, models)
     across, error_across = accuracy_over_models(crossed, models)
@@ -152,13 +226,15 @@ def measure(choice: Choice, activations: Activations, models: int) -> dict[str, 
         "thresholds": thresholds,
         "accuracy": accuracy,
         "error": error,
+        "accuracy_by_use": by_use,
+        "error_by_use": error_by_use,
         "accuracy_other_order": across,
         "error_other_order": error_across,
         "accuracy_same_model_other_order": float(of_models.mean()),
         "error_same_model_other_order": float(of_models.std() / models**0.5),
         "index_other_model": float(torch.stack(between).mean()),
         "index_same_model_other_order": float(crossed.diagonal().mean()),
-        "chance": expected_jaccard(n, n, len(x[0])),
+        "chance": expected_jaccard(n, n, len(activations.row)),
         "seconds": time.perf_counter() - start,
     }
 
@@ -177,7 +253,7 @@ def main(only: list[str] | None = None, directory: Path = Path("runs/layer-match
     for tokens, names in itertools.groupby(
         sorted(wanted, key=lambda name: CHOICES[name].tokens), lambda name: CHOICES[name].tokens
     ):
-        activations = Activations.read(models, tokens, directory / "trained")
+        activations = Activations(models, tokens, directory / "trained")
         for name in names:
             rows[name] = measure(CHOICES[name], activations, len(models))
             rows = {known: rows[known] for known in CHOICES if known in rows}
@@ -190,14 +266,14 @@ def as_markdown(rows: dict[str, Any]) -> str:
     lines = [
         "Layers found by the Jaccard index, ± standard error over models, and the index of the same layer:",
         "",
-        "| dictionaries | atoms | accuracy | other model, other order | same model, other order "
+        "| dictionaries | atoms | accuracy | by use | other model, other order | same model, other order "
         "| index with other models | same model, other order | by chance |",
-        "|---" * 8 + "|",
+        "|---" * 9 + "|",
     ]
     for name, row in rows.items():
         accuracies = [
             f"{row['accuracy' + which]:.3f} ± {row['error' + which]:.3f}"
-            for which in ("", "_other_order", "_same_model_other_order")
+            for which in ("", "_by_use", "_other_order", "_same_model_other_order")
         ]
         found = [f"{row[which]:.3f}" for which in ("index_other_model", "index_same_model_other_order", "chance")]
         lines.append(f"| {name} | {row['atoms']:,} | " + " | ".join([*accuracies, *found]) + " |")

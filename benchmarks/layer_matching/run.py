@@ -6,8 +6,8 @@
 
 Every budget of tokens is one comparison (``python -m itda_lightning.similarity``) of all layers of all models: ITDAs are
 fitted on so many tokens of documents that the models were trained on, and activations are compared on as many of those that they
-were not. Each comparison is kept below ``directory`` with its page; a budget that is there is not compared again. Errors are
-jackknifed over models. Writes results/FAMILY.json, FAMILY.md and FAMILY.svg.
+were not; on the largest budgets activations only. Each comparison is kept below ``directory`` with its page; a budget that is
+there is not compared again. Errors are jackknifed over models. Writes results/FAMILY.json, FAMILY.md and FAMILY.svg.
 """
 
 import json
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accuracy import accuracy_over_models, lead_of_the_same_layer, share_within_one
+from accuracy import accuracy_by_layer, accuracy_over_models, lead_of_the_same_layer, share_within_one
 from jsonargparse import auto_cli
 from train import CONTEXT, DATASET, HOLDOUT_FRACTION, LAYERS
 
@@ -29,7 +29,9 @@ from itda_lightning.similarity.models.settings import MEASURES, ModelSettings, S
 from itda_lightning.similarity.models.study import compare_models
 
 RESULTS = Path(__file__).parent / "results"
-BUDGETS = (1024, 2048, 4096, 16_384, 65_536)
+BUDGETS = (1024, 2048, 4096, 16_384, 65_536, 1_048_576)
+# Of more tokens choices.py grows the dictionaries: a sample for calibration that fits in minutes would miss their size by far.
+MOST_TOKENS_OF_DICTIONARIES = 16_384
 STANFORD = ("alias-gpt2-small-x21", "battlestar-gpt2-small-x49", "caprica-gpt2-small-x81", "darkmatter-gpt2-small-x343")
 STANFORD_LAST = "expanse-gpt2-small-x777"
 MOST_ATOMS, SHARE_OF_ATOMS = 4096, 1 / 8  # of a dictionary: as many, and no more than so large a share of the tokens
@@ -80,6 +82,11 @@ def fit_of(tokens: int) -> dict[str, Any]:
     return {"max_atoms": atoms, "k": SPARSITY, "calibration_tokens": CALIBRATION_TOKENS}
 
 
+def measures_at(tokens: int) -> list[str]:
+    """All measures, or those of activations."""
+    return [name for name in MEASURES if tokens <= MOST_TOKENS_OF_DICTIONARIES or "jaccard" not in name]
+
+
 def compare(settings: SimilaritySettings, data: dict[str, Any], fit: dict[str, Any]) -> ModelSimilarity:
     """Compare and keep the results and the page; what is there is only read."""
     finished = Path(settings.directory) / "similarity.json"
@@ -96,8 +103,8 @@ def compare_at(models: list[ModelSettings], tokens: int, directory: Path, orders
     settings = SimilaritySettings(
         models,
         str(directory / f"{len(models)}-models-{tokens}-tokens"),
-        measures=list(MEASURES),
-        orders=orders,
+        measures=measures_at(tokens),
+        orders=orders if tokens <= MOST_TOKENS_OF_DICTIONARIES else 0,
         resamples=0,
         anchors=min(300, tokens // 4),
         queries=min(1000, tokens // 2),
@@ -125,7 +132,7 @@ def main(
     content = {
         "facts": next(iter(compared.values())).facts,
         "training": training,
-        "fits": {budget: fit_of(budget) for budget in tokens},
+        "fits": {budget: fit_of(budget) for budget in tokens if budget <= MOST_TOKENS_OF_DICTIONARIES},
         "rows": rows,
         "environment": versions_and_hardware(),
     }
@@ -147,6 +154,7 @@ def rows_of(budget: int, results: ModelSimilarity) -> list[dict[str, Any]]:
                 "measure": one.measure,
                 "accuracy": accuracy,
                 "error": error,
+                "by_layer": accuracy_by_layer(values, models_in(results)),
                 "within_one": share_within_one(values, models_in(results)),
                 "lead": lead,
                 "spread": spread,
@@ -201,6 +209,10 @@ def as_markdown(compared: dict[int, ModelSimilarity], rows: list[dict[str, Any]]
         "",
         *_table("measure", compared, rows, lambda row: f"{row['lead']:.4f}, {row['spread']:.4f}"),
         "",
+        "Accuracy layer by layer, on the most tokens that dictionaries were grown from:",
+        "",
+        *_by_layer(rows, layers_of(first)),
+        "",
         "Accuracy in the paper's form (Eq. 9, every model also paired with itself, which is always right):",
         "",
         *_table("measure", compared, rows, lambda row: f"{row['paper_accuracy']:.3f}"),
@@ -211,6 +223,7 @@ def as_markdown(compared: dict[int, ModelSimilarity], rows: list[dict[str, Any]]
     ]
     sums = [results.facts["seconds of the sums that measures of moments share"] for results in compared.values()]
     lines.append("| shared sums | " + " | ".join(sums) + " |")
+    compared = {budget: results for budget, results in compared.items() if results.atoms}
     lines += ["", *_head("", compared)]
     lines.append("| atoms of each dictionary | " + " | ".join(f"{one.atoms:,}" for one in compared.values()) + " |")
     lines.append("| Jaccard index by chance | " + " | ".join(f"{one.chance:.3f}" for one in compared.values()) + " |")
@@ -229,7 +242,18 @@ def _head(name: str, compared: dict[int, ModelSimilarity]) -> list[str]:
 def _table(name: str, compared: dict[int, ModelSimilarity], rows: list[dict[str, Any]], cell: Any) -> list[str]:
     lines = _head(name, compared)
     for measure in MEASURES:
-        lines.append(f"| {measure} | " + " | ".join(cell(row) for row in rows if row["measure"] == measure) + " |")
+        cells = {row["tokens"]: cell(row) for row in rows if row["measure"] == measure}
+        lines.append(f"| {measure} | " + " | ".join(cells.get(budget, "") for budget in compared) + " |")
+    return lines
+
+
+def _by_layer(rows: list[dict[str, Any]], layers: int) -> list[str]:
+    most = max((row["tokens"] for row in rows if row["measure"] == "jaccard"), default=rows[-1]["tokens"])
+    lines = [f"| {most:,} tokens | " + " | ".join(map(str, range(layers))) + " |", "|---" * (layers + 1) + "|"]
+    for row in rows:
+        if row["tokens"] == most:
+            cells = [f"{share:.2f}" for share in row["by_layer"]]
+            lines.append(f"| {row['measure']} | " + " | ".join(cells) + " |")
     return lines
 
 

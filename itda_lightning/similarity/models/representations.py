@@ -33,6 +33,8 @@ OF_MOMENTS: dict[str, Callable[[CrossMoments], float]] = {
 NOT_SYMMETRIC = ("pwcca", "regression")
 # Of the sums of as many pairs of layers as are taken in one pass over the tokens.
 MOMENTS_BYTES = 2**31
+# Tokens whose relative representations of all layers are held at a time.
+RELATIVE_ROWS = 256
 
 Pair = tuple[int, int]
 
@@ -93,16 +95,21 @@ class Representations:
         """Sums of the cosines of relative representations, group by group; see ``relative_similarity``."""
         start = time.perf_counter()
         anchors = [directions(x) for x in self.activations.at(self._draw("anchors", self.settings.anchors))]
-        sums = torch.zeros(len(pairs), self.groups.n_groups, dtype=torch.float64)
+        sums = torch.zeros(self.groups.n_groups, len(anchors), len(anchors), dtype=torch.float64)
         for place, x in self.activations.batches("Relative representations"):
-            documents = self.activations.documents[place]
-            relative = [directions(part) @ anchor.T for part, anchor in zip(x, anchors, strict=True)]
-            for number, (i, j) in enumerate(pairs):
-                cosines = torch.nn.functional.cosine_similarity(relative[i], relative[j], dim=1, eps=1e-30)
-                sums[number] += self.groups.sums(documents, cosines)
+            group = self.groups.of(self.activations.documents[place])
+            parts = zip(group.split(RELATIVE_ROWS), *(one.split(RELATIVE_ROWS) for one in x), strict=True)
+            for groups, *rows in parts:
+                relative = torch.stack([directions(z) @ anchor.T for z, anchor in zip(rows, anchors, strict=True)])
+                relative = torch.nn.functional.normalize(relative, dim=2, eps=1e-30)
+                for one in groups.unique().tolist():
+                    # Of all pairs at once: the inner products of all entries of two representations.
+                    entries = relative[:, groups == one].flatten(1)
+                    sums[one] += entries @ entries.T
+        first, second = torch.tensor(pairs).T
         documents = self.activations.documents
-        counts = self.groups.sums(documents, torch.ones(len(documents))).expand_as(sums)
-        return self._of_ratios(pairs, sums, counts, empty, start)
+        counts = self.groups.sums(documents, torch.ones(len(documents))).expand(len(pairs), -1)
+        return self._of_ratios(pairs, sums[:, first, second].T, counts, empty, start)
 
     def _neighbours(self, pairs: Sequence[Pair], empty: Measured) -> Measured:
         """Sums of the shares of common neighbours of queries, group by group; see ``mutual_neighbours``."""
