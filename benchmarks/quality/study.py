@@ -126,7 +126,7 @@ def main(
     tokens: int = 32_768,
     heldout: int = 16_384,
     loss_tokens: int = 2048,
-    loss_draws: tuple[int, ...] = (0,),
+    loss_draws: tuple[int, ...] = DRAWS,
     directory: Path = Path("runs/study"),
     cache_dir: str = "~/.cache/itda_lightning/activations",
 ) -> None:
