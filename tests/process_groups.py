@@ -89,6 +89,8 @@ def _member(rank: int, n: int, store: Path, timeout: float, call: bytes, answer:
         distributed.init_process_group(
             "gloo", init_method=f"file://{store}", rank=rank, world_size=n, timeout=timedelta(seconds=timeout)
         )
+        # A member that ends while another one still joins would fail that one's joining, whatever the test is about.
+        distributed.barrier()
         function, args = pickle.loads(call)
         # By value: tensors that are shared by file descriptors would die with this process.
         answer.send_bytes(pickle.dumps((True, function(*args))))

@@ -13,11 +13,10 @@ from itda_lightning.pursuit.kernels import (
     Flags,
     Index,
     Single,
-    accurate_dot,
     compiled,
-    dot,
     subtract_atoms,
 )
+from itda_lightning.pursuit.sums import accurate_dot, dot
 
 
 @compiled

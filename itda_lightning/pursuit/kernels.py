@@ -17,9 +17,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import njit
 from numpy.typing import NDArray
+
+from itda_lightning.pursuit.sums import accurate_dot, dot, single
 
 Single = NDArray[np.float32]
 Double = NDArray[np.float64]
@@ -43,7 +44,7 @@ def compiled(function: Callable[..., Any], **options: Any) -> Any:
 
 
 def vectorised(function: Callable[..., Any]) -> Any:
-    """``compiled``, and sums may be reordered for speed; infinities and NaNs were refused before."""
+    """``compiled``, and arithmetic may be reordered for speed, which is for screens only; there are no infinities or NaNs."""
     return compiled(function, fastmath={"reassoc", "contract", "nnan", "nsz", "arcp"})
 
 
@@ -71,41 +72,7 @@ def as_number(bits: np.int32) -> np.float32:
     return np.int32(bits).view(np.float32)
 
 
-def as_single(_typing: Any, entry: Any) -> Any:
-    """An entry of an atom as float32. No function, whose inlining could change the order of the sums round it."""
-    if entry != types.uint16:
-        return entry(entry), lambda *generated: generated[3][0]
-
-    def widened(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        bits = builder.zext(arguments[0], context.get_value_type(types.uint32))
-        shifted = builder.shl(bits, context.get_constant(types.uint32, 16))
-        return builder.bitcast(shifted, context.get_value_type(types.float32))
-
-    return types.float32(entry), widened
-
-
-single: Any = intrinsic(inspect.unwrap(as_single))
-
-
-@vectorised
-def dot(a: Atoms, b: Atoms) -> np.float32:
-    """The inner product in single precision."""
-    total = np.float32(0)
-    for q in range(a.shape[0]):
-        total += single(a[q]) * single(b[q])
-    return total
-
-
-@vectorised
-def accurate_dot(a: Atoms, b: Atoms) -> float:
-    """The inner product in double precision."""
-    total = 0.0
-    for q in range(a.shape[0]):
-        total += np.float64(single(a[q])) * np.float64(single(b[q]))
-    return total
-
-
-@vectorised
+@compiled
 def subtract(a: Single, row: Atoms, weight: np.float32) -> None:
     """Take ``weight * row`` from a."""
     for q in range(a.shape[0]):
@@ -161,7 +128,7 @@ def subtract_rows(scores: Single, gram: Entries, rows: Index, weights: Single) -
                 part[q] -= w0 * np.float32(row0[q])
 
 
-@vectorised
+@compiled
 def subtract_atoms(residual: Single, atoms: Atoms, support: Index, weights: Single) -> None:
     """Take ``sum_s weights[s] * atoms[support[s]]`` from the residual, four atoms at a time."""
     count = support.shape[0]
@@ -176,26 +143,14 @@ def subtract_atoms(residual: Single, atoms: Atoms, support: Index, weights: Sing
         subtract(residual, atoms[support[s]], weights[s])
 
 
-@vectorised
+@compiled
 def inner_products(atom: Atoms, atoms: Atoms, support: Index, result: Double) -> None:
-    """The inner products of an atom with those of the support, in double precision, four at a time."""
-    count = support.shape[0]
-    for s in range(0, count - 3, 4):
-        atom0, atom1 = atoms[support[s]], atoms[support[s + 1]]
-        atom2, atom3 = atoms[support[s + 2]], atoms[support[s + 3]]
-        total0, total1, total2, total3 = 0.0, 0.0, 0.0, 0.0
-        for q in range(atom.shape[0]):
-            value = np.float64(single(atom[q]))
-            total0 += value * np.float64(single(atom0[q]))
-            total1 += value * np.float64(single(atom1[q]))
-            total2 += value * np.float64(single(atom2[q]))
-            total3 += value * np.float64(single(atom3[q]))
-        result[s], result[s + 1], result[s + 2], result[s + 3] = total0, total1, total2, total3
-    for s in range(count // 4 * 4, count):
+    """The inner products of an atom with those of the support, in double precision."""
+    for s in range(support.shape[0]):
         result[s] = accurate_dot(atom, atoms[support[s]])
 
 
-@vectorised
+@compiled
 def combine_rows(result: Double, rows: Double, weights: Double, scale: float) -> None:
     """``scale * sum_s weights[s] * rows[s]``, of which row s has s + 1 entries."""
     result[:] = 0.0
@@ -205,16 +160,13 @@ def combine_rows(result: Double, rows: Double, weights: Double, scale: float) ->
             result[p] += weight * rows[s, p]
 
 
-@vectorised
+@compiled
 def products_with_rows(rows: Double, vector: Double, result: Double) -> float:
     """The products of a lower triangular matrix's rows with a vector, and the sum of their squares."""
     squares = 0.0
     for s in range(vector.shape[0]):
-        total = 0.0
-        for p in range(s + 1):
-            total += rows[s, p] * vector[p]
-        result[s] = total
-        squares += total * total
+        result[s] = accurate_dot(rows[s, : s + 1], vector[: s + 1])
+        squares += result[s] * result[s]
     return squares
 
 

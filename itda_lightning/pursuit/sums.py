@@ -1,0 +1,94 @@
+"""Sums of products in one order, for the compiled loops: the same bits whatever the optimiser makes of their callers.
+
+LLVM turns a plain loop over products into vector instructions only where it may reorder the sum (``fastmath``), and then the
+order, and so the last bits, follow from what the loop is inlined into: another thing in the process in which numba compiles it
+than in those that find it in the cache on disk. Here the order is written out, sums side by side that are added in halves,
+which holds in callers that are compiled without ``fastmath``.
+
+numba's cache notices changes of a function's own file only: who changes this one has to touch ``kernels`` and
+``generalised_kernels`` too.
+"""
+
+import inspect
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+# Sums side by side: of most of a row, of what is left of it, and of what is left of that. Each divides the one before.
+LANES = 16, 4, 1
+
+
+def as_numbers(builder: Any, entries: Any, numbers: Any) -> Any:
+    """A vector of floats, or of the bits of bfloat16 in 16-bit integers, as a vector of this LLVM type."""
+    if isinstance(entries.type.element, ir.IntType):
+        lanes = entries.type.count
+        bits = builder.zext(entries, ir.VectorType(ir.IntType(32), lanes))
+        bits = builder.shl(bits, ir.Constant(bits.type, [16] * lanes))
+        entries = builder.bitcast(bits, ir.VectorType(ir.FloatType(), lanes))
+    return entries if entries.type == numbers else builder.fpext(entries, numbers)
+
+
+def as_single(_typing: Any, entry: Any) -> Any:
+    """An entry of an atom as float32: itself, or that of which it is the upper half."""
+    if entry != types.uint16:
+        return entry(entry), lambda *generated: generated[3][0]
+
+    def widened(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        bits = builder.zext(arguments[0], context.get_value_type(types.uint32))
+        shifted = builder.shl(bits, context.get_constant(types.uint32, 16))
+        return builder.bitcast(shifted, context.get_value_type(types.float32))
+
+    return types.float32(entry), widened
+
+
+def sum_of_products(result: Any) -> Any:
+    """The inner product of two contiguous rows of equal length, its products and sums in numbers of this numba type."""
+
+    def typed(_typing: Any, a: Any, b: Any) -> Any:
+        if any(row.layout != "C" for row in (a, b)):
+            return None
+
+        def generated(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            number = context.get_value_type(result)
+            rows = [context.make_array(row)(context, builder, one) for row, one in zip((a, b), arguments, strict=True)]
+            entries = [context.get_data_type(row.dtype) for row in (a, b)]
+            length = builder.extract_value(rows[0].shape, 0)
+            start, total = ir.Constant(length.type, 0), ir.Constant(ir.VectorType(number, LANES[0]), None)
+            for lanes in LANES:
+                while total.type.count > lanes:
+                    total = halved(builder, total)
+                place = cgutils.alloca_once_value(builder, total)
+                stop = builder.and_(length, ir.Constant(length.type, -lanes))
+                with cgutils.for_range_slice(builder, start, stop, ir.Constant(length.type, lanes)) as (q, _):
+                    parts = (load(builder, row.data, q, entry, lanes) for row, entry in zip(rows, entries, strict=True))
+                    product = builder.fmul(*(as_numbers(builder, part, total.type) for part in parts))
+                    builder.store(builder.fadd(builder.load(place), product), place)
+                start, total = stop, builder.load(place)
+            return builder.extract_element(total, ir.Constant(ir.IntType(32), 0))
+
+        return result(a, b), generated
+
+    return intrinsic(inspect.unwrap(typed))
+
+
+def load(builder: Any, data: Any, start: Any, entry: Any, lanes: int) -> Any:
+    """A vector of the entries, of this LLVM type, from ``start`` on."""
+    vector = ir.VectorType(entry, lanes)
+    return builder.load(builder.bitcast(builder.gep(data, [start]), vector.as_pointer()), align=1)
+
+
+def halved(builder: Any, vector: Any) -> Any:
+    """The sums of the entries of a vector's first half and those of its second."""
+    half = vector.type.count // 2
+    places = ir.VectorType(ir.IntType(32), half)
+    low, high = (ir.Constant(places, list(range(first, first + half))) for first in (0, half))
+    return builder.fadd(builder.shuffle_vector(vector, vector, low), builder.shuffle_vector(vector, vector, high))
+
+
+single: Any = intrinsic(inspect.unwrap(as_single))
+# In single and in double precision.
+dot: Any = sum_of_products(types.float32)
+accurate_dot: Any = sum_of_products(types.float64)
