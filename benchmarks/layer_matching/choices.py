@@ -184,7 +184,7 @@ def weighted_indices(
     return common / (2 - common)
 
 
-def measure(choice: Choice, activations: Any, models: int) -> dict[str, Any]:
+def measure(choice: Choice, activations: Activations, models: int) -> dict[str, Any]:
     start = time.perf_counter()
     thresholds: list[float] = []
     order = torch.arange(len(activations.row)), reordered(activations.row, 1)
