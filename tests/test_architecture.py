@@ -95,8 +95,6 @@ NOT_OF_OTHERS = {"report": MODELS}
 
 SAELENS_NAMES = {"d_sae", "W_dec", "feature_acts"}
 MAX_LINES = 320
-# numba's cache on disk notices changes of a function's own file only, so functions that call each other stay together.
-LONGER = {"pursuit/kernels.py": 610}
 
 
 def unit_of(path: Path, package: Path = PACKAGE) -> str:
@@ -263,8 +261,7 @@ def test_a_right_import_is_not_complained_about(tmp_path, file, code):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: module_of(path))
 def test_files_are_short(path):
     lines = len(path.read_text(encoding="utf-8").splitlines())
-    limit = LONGER.get(path.relative_to(PACKAGE).as_posix(), MAX_LINES)
-    assert lines <= limit, f"{path.name} has {lines} lines, more than {limit}: split it by idea"
+    assert lines <= MAX_LINES, f"{path.name} has {lines} lines, more than {MAX_LINES}: split it by idea"
 
 
 def test_nothing_is_a_drawer_for_odds_and_ends():

@@ -15,9 +15,11 @@ from itda_lightning.pursuit.code import SparseCode
 from itda_lightning.pursuit.correlation import correlate
 from itda_lightning.pursuit.generalised import steps_of
 from itda_lightning.pursuit.gram import UNIT
+from itda_lightning.pursuit.jit import Atoms
 from itda_lightning.pursuit.limits import MIN_NEW_DIRECTION, NOISE_FLOOR, threshold_of
 from itda_lightning.pursuit.path import Path
 from itda_lightning.pursuit.prepared import PART, PreparedAtoms
+from itda_lightning.pursuit.screening import GROUP
 
 # Scores of one block: large enough for efficient products, small enough to stay in the cache.
 BLOCK_BYTES = 16 * 2**20
@@ -38,7 +40,7 @@ class Room(NamedTuple):
     @classmethod
     def empty(cls, rows: int, atoms: int) -> "Room":
         """For this many rows and atoms at a time."""
-        width = -(-atoms // kernels.GROUP) * kernels.GROUP
+        width = -(-atoms // GROUP) * GROUP
         return cls(torch.zeros(rows, width), torch.empty(rows, atoms, dtype=torch.bfloat16))
 
 
@@ -114,7 +116,7 @@ def screen(
         whole = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64)
         error = (lost * (1.01 + prepared.coarse_error) + whole * prepared.coarse_error).float()
         relative = HALF_ROUNDING
-    return Screen(scores.view(len(x), -1, kernels.GROUP), error, relative)
+    return Screen(scores.view(len(x), -1, GROUP), error, relative)
 
 
 def _with_gram(
@@ -207,7 +209,7 @@ def pursue_generalised_compiled(
 def _generalised(
     x: Float[Tensor, "batch d"],
     prepared: PreparedAtoms,
-    atoms: kernels.Atoms,
+    atoms: Atoms,
     k: int,
     nonnegative: bool,
     error_threshold: float | Tensor | None,
@@ -244,7 +246,7 @@ def _generalised(
     return SparseCode(support, coefficients, torch.from_numpy(energy).float())
 
 
-def entries(rows: Float[Tensor, "n d"]) -> kernels.Atoms:
+def entries(rows: Float[Tensor, "n d"]) -> Atoms:
     """The same memory as the compiled loops take it: bfloat16, which numpy does not know, as its bits."""
     return rows.view(torch.uint16).numpy() if rows.dtype == torch.bfloat16 else rows.numpy()
 

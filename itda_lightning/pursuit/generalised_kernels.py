@@ -1,22 +1,14 @@
-"""The compiled loops of the generalised pursuit, one activation at a time; screening as in ``kernels``.
-
-numba's cache on disk notices changes of this file only: what is imported from ``kernels`` is compiled in here.
-"""
+"""The compiled loops of the generalised pursuit, one activation at a time; see ``screening``."""
 
 import math
 
 import numpy as np
 
-from itda_lightning.pursuit.kernels import (
-    Atoms,
-    Double,
-    Flags,
-    Index,
-    Single,
-    compiled,
-    subtract_atoms,
-)
+from itda_lightning.pursuit.jit import Atoms, Double, Flags, Index, Single, compiled
+from itda_lightning.pursuit.steps import subtract_atoms
 from itda_lightning.pursuit.sums import accurate_dot, dot
+
+COMPILED_IN = {"jit": "e1474fd3dc17", "steps": "5d912c088ac1", "sums": "eec371747bc7"}
 
 
 @compiled

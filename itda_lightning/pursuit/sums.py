@@ -4,9 +4,6 @@ LLVM turns a plain loop over products into vector instructions only where it may
 order, and so the last bits, follow from what the loop is inlined into: another thing in the process in which numba compiles it
 than in those that find it in the cache on disk. Here the order is written out, sums side by side that are added in halves,
 which holds in callers that are compiled without ``fastmath``.
-
-numba's cache notices changes of a function's own file only: who changes this one has to touch ``kernels`` and
-``generalised_kernels`` too.
 """
 
 import inspect

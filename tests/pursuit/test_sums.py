@@ -1,8 +1,12 @@
 """Sums of products in one order: what the compiled loops compute has the same bits wherever it was compiled."""
 
+import ast
+import hashlib
 import os
 import subprocess
 import sys
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ from numba import njit
 
 from itda_lightning.pursuit.sums import LANES, accurate_dot, dot
 
+PURSUIT = Path(__file__).parents[2] / "itda_lightning" / "pursuit"
 # Codes by all pursuits, with a Gram and without, of atoms in both dtypes.
 ENCODE = """
 import hashlib
@@ -88,6 +93,24 @@ def test_single_sums_are_taken_in_their_order(d, seed, dtypes):
 def test_double_sums_are_taken_in_their_order(d, seed, dtypes):
     a, b = rows(d, seed, dtypes)
     assert inlined_accurate_dot(a, b) == in_order(a, b, np.float64)
+
+
+def imported(module):
+    """Names of the pursuit's modules that a module of it imports from."""
+    prefix = "itda_lightning.pursuit."
+    nodes = ast.walk(ast.parse((PURSUIT / f"{module}.py").read_text()))
+    return {
+        node.module.removeprefix(prefix) for node in nodes if isinstance(node, ast.ImportFrom) if prefix in node.module
+    }
+
+
+def test_numbas_cache_notices_changes_of_what_is_compiled_in():
+    modules = [path.stem for path in PURSUIT.glob("*.py") if "jit" in imported(path.stem) and path.stem != "compiled"]
+    assert sorted(modules) == ["generalised_kernels", "kernels", "screening", "steps"]
+    for module in modules:
+        actual = {of: hashlib.sha256((PURSUIT / f"{of}.py").read_bytes()).hexdigest()[:12] for of in imported(module)}
+        known = import_module(f"itda_lightning.pursuit.{module}").COMPILED_IN
+        assert known == actual, f"COMPILED_IN of {module}.py is of other files: numba would keep their old machine code"
 
 
 @pytest.mark.timeout(300)
