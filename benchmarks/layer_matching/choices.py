@@ -71,6 +71,7 @@ CHOICES = {
     "65,536 tokens, 512 atoms": Choice(tokens=65_536),
     "65,536 tokens, 4,096 atoms": Choice(tokens=65_536, atoms=4096),
     "1,048,576 tokens, 1,024 atoms": Choice(tokens=1_048_576, atoms=1024),
+    "1,048,576 tokens, 4,096 atoms": Choice(tokens=1_048_576, atoms=4096),
 }
 TRIALS = 8  # thresholds that are tried
 HELD_OUT = 16_384  # tokens that use is counted on
