@@ -22,10 +22,10 @@ import torch
 from jsonargparse import auto_cli
 from torch import Tensor
 
-from itda_lightning.dictionary import Dictionary
+from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.fitting.run_directory import versions_and_hardware
 from itda_lightning.growth import GROWTH_POLICIES, GrowthRule
 from itda_lightning.pursuit import combine
-from itda_lightning.run_directory import versions_and_hardware
 
 RESULTS = Path(__file__).parent / "results"
 DIRECTIONS, MIXED, CHUNK = 1024, 12, 1000

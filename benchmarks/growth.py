@@ -22,10 +22,11 @@ from torch import Tensor
 
 import itda_lightning as il
 from itda_lightning import growth
+from itda_lightning.fitting.run_directory import versions_and_hardware
 from itda_lightning.growth import GROWTH_POLICIES, Growth, GrowthRule
-from itda_lightning.pursuit import PreparedAtoms, pursue, sequence
-from itda_lightning.pursuit.sequence import pursue_and_append
-from itda_lightning.run_directory import versions_and_hardware
+from itda_lightning.pursuit import PreparedAtoms, pursue
+from itda_lightning.pursuit import growing as sequence
+from itda_lightning.pursuit.growing import pursue_and_append
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -27,8 +27,8 @@ from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 from sklearn.linear_model import orthogonal_mp, orthogonal_mp_gram
 from torch import Tensor
 
+from itda_lightning.fitting.run_directory import versions_and_hardware
 from itda_lightning.pursuit import PreparedAtoms, combine, pursue
-from itda_lightning.run_directory import versions_and_hardware
 
 RESULTS = Path(__file__).parent / "results"
 LINEAR, TOPK, SAELENS = "linear encode", "TopK SAE encode", "SAELens matching pursuit"

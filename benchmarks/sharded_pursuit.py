@@ -19,9 +19,9 @@ from jsonargparse import auto_cli
 from torch import distributed
 from torch.multiprocessing import get_context
 
+from itda_lightning.fitting.run_directory import versions_and_hardware
+from itda_lightning.machine.processes import n_ranks, rank, shares
 from itda_lightning.pursuit import ShardedAtoms
-from itda_lightning.ranks import n_ranks, rank, shares
-from itda_lightning.run_directory import versions_and_hardware
 
 RESULTS = Path(__file__).parent / "results"
 SHAPES = [(1024, 16), (4096, 8), (4096, 16)]  # atoms, k

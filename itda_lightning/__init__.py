@@ -4,21 +4,21 @@ Importing this registers the SAELens architecture ``itda``.
 """
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.dictionary import Dictionary
+from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.dictionary.sharded_dictionary import ShardedDictionary
+from itda_lightning.dictionary.sources import Prompt, Source, Sources
 from itda_lightning.errors import InputError
-from itda_lightning.loading import load_dictionary
-from itda_lightning.module import ITDA
+from itda_lightning.fitting.loading import load_dictionary
+from itda_lightning.fitting.module import ITDA
+from itda_lightning.fitting.strategy import Replicated
+from itda_lightning.measures import cka, jaccard, relative_similarity, svcca
 from itda_lightning.pursuit import (
     SparseCode,
     generalised_orthogonal_matching_pursuit,
     matching_pursuit,
     orthogonal_matching_pursuit,
 )
-from itda_lightning.replicated import Replicated
 from itda_lightning.saelens import from_sae, to_sae
-from itda_lightning.sharded_dictionary import ShardedDictionary
-from itda_lightning.similarity import cka, jaccard, relative_similarity, svcca
-from itda_lightning.sources import Prompt, Source, Sources
 
 __all__ = [
     "ITDA",

@@ -12,28 +12,28 @@ from typing import cast
 from jsonargparse import ArgumentParser
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.atomic_files import explained, write_text
-from itda_lightning.command_line import run_command
-from itda_lightning.errors import InputError
-from itda_lightning.evaluation.candidates import KINDS, identity_of, make_candidate
-from itda_lightning.evaluation.comparison import Comparison, LatentView, Row
-from itda_lightning.evaluation.comparison_settings import (
+from itda_lightning.comparison.bench import Bench
+from itda_lightning.comparison.candidates import KINDS, identity_of, make_candidate
+from itda_lightning.comparison.comparison_settings import (
     ComparisonSettings,
     EntrySettings,
     PCASettings,
     RandomSettings,
 )
+from itda_lightning.comparison.latents import latent_view
+from itda_lightning.comparison.probing_data import load_datasets
+from itda_lightning.comparison.same_site import differences
+from itda_lightning.errors import InputError
 from itda_lightning.evaluation.entries import Entry, load_entry
-from itda_lightning.evaluation.latents import latent_view
-from itda_lightning.evaluation.measuring import Bench
-from itda_lightning.evaluation.probing_data import load_datasets
-from itda_lightning.evaluation.results_json import from_json, to_json
-from itda_lightning.evaluation.same_site import differences
+from itda_lightning.fitting.run_directory import versions_and_hardware
+from itda_lightning.machine.atomic_files import explained, write_text
+from itda_lightning.machine.command_line import run_command
 from itda_lightning.pursuit import PursuitName
 from itda_lightning.report.comparison_table import print_comparison
-from itda_lightning.report.comparison_wandb import log_comparison
-from itda_lightning.report.dashboard import write_dashboard
-from itda_lightning.run_directory import versions_and_hardware
+from itda_lightning.report.pages.comparison_page import write_dashboard
+from itda_lightning.report.wandb_tables import log_comparison
+from itda_lightning.results.as_json import from_json, to_json
+from itda_lightning.results.comparison import Comparison, LatentView, Row
 from itda_lightning.saelens.anatomy import is_of_dictionary
 
 logger = logging.getLogger("itda_lightning.compare")

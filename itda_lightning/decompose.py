@@ -10,15 +10,15 @@ from rich.console import Console
 from torch import Tensor
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.activations.harvest import harvest
-from itda_lightning.activations.rows import Rows, pack
-from itda_lightning.command_line import run_command
+from itda_lightning.activations.rows_through_model import harvest
+from itda_lightning.activations.text.rows import Rows, pack
+from itda_lightning.dictionary.sources import Source
 from itda_lightning.errors import InputError
-from itda_lightning.evaluation.data import add_prompts, check_width, data_for, hook_point
+from itda_lightning.evaluation.data_of import add_prompts, check_width, data_for, hook_point
 from itda_lightning.evaluation.decomposition import decompose
-from itda_lightning.loading import load_dictionary
-from itda_lightning.report.tables import print_decomposition
-from itda_lightning.sources import Source
+from itda_lightning.fitting.loading import load_dictionary
+from itda_lightning.machine.command_line import run_command
+from itda_lightning.report.terminal import print_decomposition
 
 
 def decompose_text(

@@ -7,17 +7,17 @@ from typing import Any
 
 from jsonargparse import auto_cli
 
-from itda_lightning.atomic_files import write_text
-from itda_lightning.command_line import run_command
+from itda_lightning.across_models.diffing import Side, check_sides, diff
 from itda_lightning.errors import InputError
-from itda_lightning.evaluation.data import data_for, hook_point
-from itda_lightning.evaluation.difference import Difference
-from itda_lightning.evaluation.diffing import Side, check_sides, diff
-from itda_lightning.evaluation.results_json import to_json
-from itda_lightning.loading import load_dictionary
-from itda_lightning.report.difference_page import write_difference_page
+from itda_lightning.evaluation.data_of import data_for, hook_point
+from itda_lightning.fitting.loading import load_dictionary
+from itda_lightning.fitting.run_directory import make_run_directory, versions_and_hardware
+from itda_lightning.machine.atomic_files import write_text
+from itda_lightning.machine.command_line import run_command
 from itda_lightning.report.difference_table import print_difference
-from itda_lightning.run_directory import make_run_directory, versions_and_hardware
+from itda_lightning.report.pages.difference_page import write_difference_page
+from itda_lightning.results.as_json import to_json
+from itda_lightning.results.difference import Difference
 
 RESULTS, PAGE = "difference.json", "difference.html"
 

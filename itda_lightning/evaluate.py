@@ -9,14 +9,14 @@ from typing import Any
 from jsonargparse import auto_cli
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.atomic_files import write_json
-from itda_lightning.command_line import run_command
 from itda_lightning.errors import InputError
-from itda_lightning.evaluation.data import data_for
+from itda_lightning.evaluation.data_of import data_for
 from itda_lightning.evaluation.entries import Entry, load_entry
-from itda_lightning.evaluation.harness import evaluate_sae, rows_for_evals
-from itda_lightning.report.tables import print_metrics
-from itda_lightning.run_directory import EVALUATION, versions_and_hardware
+from itda_lightning.evaluation.saelens_evals import evaluate_sae, rows_for_evals
+from itda_lightning.fitting.run_directory import EVALUATION, versions_and_hardware
+from itda_lightning.machine.atomic_files import write_json
+from itda_lightning.machine.command_line import run_command
+from itda_lightning.report.terminal import print_metrics
 
 # Losses cost far more than what else is measured: a minute for the bundled model on one core.
 DEFAULT_LOSS_TOKENS = 4096

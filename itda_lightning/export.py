@@ -5,8 +5,8 @@ from typing import Literal
 
 from jsonargparse import auto_cli
 
-from itda_lightning.command_line import run_command
-from itda_lightning.loading import load_dictionary
+from itda_lightning.fitting.loading import load_dictionary
+from itda_lightning.machine.command_line import run_command
 
 
 def export(

@@ -17,16 +17,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.atomic_files import write_json, write_text
-from itda_lightning.callbacks import StopWhenDone
-from itda_lightning.checkpoints import SafetensorsCheckpointIO
-from itda_lightning.command_line import run_command
 from itda_lightning.errors import InputError
-from itda_lightning.module import ITDA
-from itda_lightning.refinement import RefinementSettings, refine
-from itda_lightning.replicated import Replicated, check_strategy
-from itda_lightning.report.tables import print_metrics
-from itda_lightning.run_directory import (
+from itda_lightning.fitting.checkpoint_io import SafetensorsCheckpointIO
+from itda_lightning.fitting.module import ITDA
+from itda_lightning.fitting.refinement import RefinementSettings, refine
+from itda_lightning.fitting.run_directory import (
     CONFIG,
     DICTIONARIES,
     METRICS,
@@ -34,7 +29,12 @@ from itda_lightning.run_directory import (
     make_run_directory,
     versions_and_hardware,
 )
-from itda_lightning.wandb_logging import log_dictionary, make_wandb_logger
+from itda_lightning.fitting.strategy import Replicated, check_strategy
+from itda_lightning.fitting.trainer import StopWhenDone
+from itda_lightning.fitting.wandb_logger import log_dictionary, make_wandb_logger
+from itda_lightning.machine.atomic_files import write_json, write_text
+from itda_lightning.machine.command_line import run_command
+from itda_lightning.report.terminal import print_metrics
 
 logger = logging.getLogger("itda_lightning.fit")
 

@@ -8,14 +8,14 @@ from typing import Any, Literal
 
 from jsonargparse import SUPPRESS, ArgumentParser
 
+from itda_lightning.activations.backends.harvest_plan import HarvestBackend, Limits, directory_bytes
+from itda_lightning.activations.backends.in_memory import InMemoryBackend
+from itda_lightning.activations.backends.remote.remote_backend import RemoteBackend
+from itda_lightning.activations.backends.streamed.streamed_backend import StreamedBackend
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.activations.harvest_plan import HarvestBackend, Limits, directory_bytes
-from itda_lightning.activations.in_memory import InMemoryBackend
-from itda_lightning.activations.remote import RemoteBackend
-from itda_lightning.activations.streamed import StreamedBackend
-from itda_lightning.command_line import run_command
 from itda_lightning.errors import InputError
-from itda_lightning.ranks import group_of_torchrun, n_ranks, rank
+from itda_lightning.machine.command_line import run_command
+from itda_lightning.machine.processes import group_of_torchrun, n_ranks, rank
 
 # What a fit's config has besides its data, so that the same file serves both commands.
 OF_A_FIT = ("model", "run", "trainer", "refine", "seed_everything", "ckpt_path")

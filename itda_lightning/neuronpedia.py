@@ -14,18 +14,18 @@ from jsonargparse import auto_cli
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from itda_lightning.activations.bad import usable
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.atomic_files import new_directory
-from itda_lightning.command_line import run_command
-from itda_lightning.dictionary import Dictionary
+from itda_lightning.activations.usable import usable
+from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.atom_codes import AtomCodes
-from itda_lightning.evaluation.data import add_prompts, check_width, data_for, hook_point
+from itda_lightning.evaluation.data_of import add_prompts, check_width, data_for, hook_point
 from itda_lightning.evaluation.logit_effects import Unembedding
-from itda_lightning.evaluation.neuronpedia import NO_LOGITS, Place, batch, explanation, feature, logit_tables
+from itda_lightning.evaluation.neuronpedia_batches import NO_LOGITS, Place, batch, explanation, feature, logit_tables
 from itda_lightning.evaluation.token_text import token_texts
-from itda_lightning.loading import load_dictionary
+from itda_lightning.fitting.loading import load_dictionary
+from itda_lightning.machine.atomic_files import new_directory
+from itda_lightning.machine.command_line import run_command
 
 EXPLANATIONS = "explanations"
 LAYER = re.compile(r"\.(\d+)(?:\.|$)")

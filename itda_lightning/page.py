@@ -12,20 +12,20 @@ from jsonargparse import auto_cli
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from itda_lightning.activations.bad import usable
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.command_line import run_command
-from itda_lightning.dictionary import REFINEMENT, Dictionary
+from itda_lightning.activations.usable import usable
+from itda_lightning.dictionary.dictionary import REFINEMENT, Dictionary
+from itda_lightning.dictionary.sources import Source
 from itda_lightning.errors import InputError
-from itda_lightning.evaluation.data import add_prompts, check_width, data_for, hook_point
+from itda_lightning.evaluation.data_of import add_prompts, check_width, data_for, hook_point
 from itda_lightning.evaluation.decomposition import decompose
-from itda_lightning.evaluation.results import RunResults, TokenDecomposition, Usage
 from itda_lightning.evaluation.usage import measure_usage
-from itda_lightning.loading import load_dictionary
-from itda_lightning.report.page import write_page
-from itda_lightning.report.tables import print_decomposition, print_metrics
-from itda_lightning.run_directory import DICTIONARIES, EVALUATION, versions_and_hardware
-from itda_lightning.sources import Source
+from itda_lightning.fitting.loading import load_dictionary
+from itda_lightning.fitting.run_directory import DICTIONARIES, EVALUATION, versions_and_hardware
+from itda_lightning.machine.command_line import run_command
+from itda_lightning.report.pages.dictionary_page import write_page
+from itda_lightning.report.terminal import print_decomposition, print_metrics
+from itda_lightning.results.run_results import RunResults, TokenDecomposition, Usage
 
 DECOMPOSITIONS = 6
 PURSUITS = {

@@ -7,24 +7,24 @@ from pathlib import Path
 from jsonargparse import auto_cli
 from rich.console import Console
 
-from itda_lightning.activations.at_sources import check_sources
+from itda_lightning.across_models.at_sources import check_sources
+from itda_lightning.across_models.transferred import cropped, rivals, transfer
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.activations.language_model import Loader
-from itda_lightning.atomic_files import write_json, write_text
-from itda_lightning.command_line import run_command
-from itda_lightning.dictionary import Dictionary
-from itda_lightning.evaluation.candidates import identity_of, make_candidate
-from itda_lightning.evaluation.comparison import Comparison, Row
-from itda_lightning.evaluation.comparison_settings import ComparisonSettings, EntrySettings
-from itda_lightning.evaluation.data import data_for, hook_point
-from itda_lightning.evaluation.measuring import Bench
-from itda_lightning.evaluation.results_json import to_json
-from itda_lightning.evaluation.transfer import cropped, rivals, transfer
-from itda_lightning.facts import settings
-from itda_lightning.loading import load_dictionary
+from itda_lightning.activations.models.language_model import Loader
+from itda_lightning.comparison.bench import Bench
+from itda_lightning.comparison.candidates import identity_of, make_candidate
+from itda_lightning.comparison.comparison_settings import ComparisonSettings, EntrySettings
+from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.dictionary.facts import settings
+from itda_lightning.evaluation.data_of import data_for, hook_point
+from itda_lightning.fitting.loading import load_dictionary
+from itda_lightning.fitting.run_directory import DICTIONARIES, make_run_directory, versions_and_hardware
+from itda_lightning.machine.atomic_files import write_json, write_text
+from itda_lightning.machine.command_line import run_command
 from itda_lightning.report.comparison_table import print_comparison
-from itda_lightning.report.dashboard import write_dashboard
-from itda_lightning.run_directory import DICTIONARIES, make_run_directory, versions_and_hardware
+from itda_lightning.report.pages.comparison_page import write_dashboard
+from itda_lightning.results.as_json import to_json
+from itda_lightning.results.comparison import Comparison, Row
 
 logger = logging.getLogger("itda_lightning.transfer")
 

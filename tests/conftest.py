@@ -16,12 +16,14 @@ if not os.path.exists("/dev/nvidiactl"):  # noqa: PTH110  nothing is imported be
 
 import json  # noqa: E402
 import re  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 
+import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-from itda_lightning.bundled import resolve  # noqa: E402
+from itda_lightning.activations.bundled import resolve  # noqa: E402
 from tests.browser import browser  # noqa: E402, F401  a fixture
 from tests.runs import tiny_run, tiny_run_of_two  # noqa: E402, F401  fixtures
 from tests.tiny_model import save_tokenizer, save_weights  # noqa: E402
@@ -74,3 +76,11 @@ def isolated_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "itda_cache"
     monkeypatch.setenv("ITDA_LIGHTNING_CACHE", str(path))
     return path
+
+
+@pytest.fixture
+def unchecked_types() -> Iterator[None]:
+    """As outside of tests: arguments of a wrong type reach the code."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -126,9 +126,9 @@ def _child(
 ) -> None:
     os.environ.update(environment)
     from itda_lightning import refinement
-    from itda_lightning.command_line import run_command
     from itda_lightning.fit import main
-    from itda_lightning.module import ITDA
+    from itda_lightning.fitting.module import ITDA
+    from itda_lightning.machine.command_line import run_command
 
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)

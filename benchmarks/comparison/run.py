@@ -18,9 +18,9 @@ from typing import Any
 import yaml
 
 from itda_lightning.compare import main
-from itda_lightning.evaluation.comparison import Comparison, Row
-from itda_lightning.evaluation.results_json import from_json
-from itda_lightning.report.wording import show_bytes, show_estimate, show_seconds
+from itda_lightning.report.words.wording import show_bytes, show_estimate, show_seconds
+from itda_lightning.results.as_json import from_json
+from itda_lightning.results.comparison import Comparison, Row
 
 HERE = Path(__file__).parent
 COLUMNS = (

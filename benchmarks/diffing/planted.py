@@ -18,8 +18,8 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from itda_lightning.atomic_files import new_directory, write_json, write_text
-from itda_lightning.bundled import resolve
+from itda_lightning.activations.bundled import resolve
+from itda_lightning.machine.atomic_files import new_directory, write_json, write_text
 
 BASE = "bundled:smollm2-135m"
 CONTEXT = 128

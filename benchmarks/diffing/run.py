@@ -23,14 +23,14 @@ from torch import Tensor
 
 import itda_lightning as il
 from itda_lightning import fit
-from itda_lightning.activations.at_sources import SourceActivations
-from itda_lightning.activations.documents import load_documents
-from itda_lightning.activations.split import is_held_out
-from itda_lightning.atomic_files import write_json, write_text
-from itda_lightning.evaluation.data import data_for
-from itda_lightning.evaluation.difference import Direction
-from itda_lightning.evaluation.diffing import Side, direction
-from itda_lightning.run_directory import versions_and_hardware
+from itda_lightning.across_models.at_sources import SourceActivations
+from itda_lightning.across_models.diffing import Side, direction
+from itda_lightning.activations.text.documents import load_documents
+from itda_lightning.activations.text.split import is_held_out
+from itda_lightning.evaluation.data_of import data_for
+from itda_lightning.fitting.run_directory import versions_and_hardware
+from itda_lightning.machine.atomic_files import write_json, write_text
+from itda_lightning.results.difference import Direction
 
 RESULTS = Path(__file__).parent / "results"
 HOLDOUT = 0.1

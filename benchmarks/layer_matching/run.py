@@ -20,13 +20,13 @@ from accuracy import accuracy_by_layer, accuracy_over_models, lead_of_the_same_l
 from jsonargparse import auto_cli
 from train import CONTEXT, DATASET, HOLDOUT_FRACTION, LAYERS
 
-from itda_lightning.atomic_files import write_text
-from itda_lightning.evaluation.results_json import from_json, to_json
-from itda_lightning.report.similarity_page import write_similarity
-from itda_lightning.run_directory import versions_and_hardware
-from itda_lightning.similarity.models.results import ModelSimilarity
-from itda_lightning.similarity.models.settings import MEASURES, ModelSettings, SimilaritySettings
-from itda_lightning.similarity.models.study import compare_models
+from itda_lightning.across_models.similarity_settings import MEASURES, ModelSettings, SimilaritySettings
+from itda_lightning.across_models.similarity_study import compare_models
+from itda_lightning.fitting.run_directory import versions_and_hardware
+from itda_lightning.machine.atomic_files import write_text
+from itda_lightning.report.pages.similarity_page import write_similarity
+from itda_lightning.results.as_json import from_json, to_json
+from itda_lightning.results.model_similarity import ModelSimilarity
 
 RESULTS = Path(__file__).parent / "results"
 BUDGETS = (1024, 2048, 4096, 16_384, 65_536, 1_048_576)

@@ -11,7 +11,7 @@ that no held-out token uses, is left out and counted. Dictionaries of equal size
 one growth, refined or not, about the same atoms.
 
 What this does not say is whether a reader would find the label true: explanations written and scored by a language model
-(SAEBench's autointerp, with the judge of ``itda_lightning.evaluation.judge``) are offered by ``benchmarks/saebench/run.py``.
+(SAEBench's autointerp, with the judge of ``benchmarks.saebench.judge``) are offered by ``benchmarks/saebench/run.py``.
 """
 
 import json
@@ -28,14 +28,14 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag, normalize
 
 import itda_lightning as il
-from itda_lightning.activations.bad import usable
-from itda_lightning.activations.rows import Rows
+from itda_lightning.activations.text.rows import Rows
+from itda_lightning.activations.usable import usable
+from itda_lightning.comparison.latent_usage import LatentUsageMeter
+from itda_lightning.dictionary.sources import COLUMNS
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.entries import Entry, load_entry
-from itda_lightning.evaluation.latent_usage import LatentUsageMeter
 from itda_lightning.evaluation.used_latents import directions_of, used_latents
-from itda_lightning.run_directory import versions_and_hardware
-from itda_lightning.sources import COLUMNS
+from itda_lightning.fitting.run_directory import versions_and_hardware
 
 RESULTS = Path(__file__).parent / "results"
 MODEL, HOOK, DATASET = "bundled:smollm2-135m", "blocks.14.hook_resid_post", "bundled:sotu"

@@ -27,11 +27,11 @@ from torch import Tensor
 
 from itda_lightning import ActivationsDataModule
 from itda_lightning.activations.shuffled import TrainingRows
-from itda_lightning.atomic_files import write_text
-from itda_lightning.evaluation.losses import LossMeter
+from itda_lightning.comparison.losses import LossMeter
+from itda_lightning.dictionary.sources import COLUMNS
+from itda_lightning.fitting.run_directory import versions_and_hardware
 from itda_lightning.growth import GrowthRule
-from itda_lightning.run_directory import versions_and_hardware
-from itda_lightning.sources import COLUMNS
+from itda_lightning.machine.atomic_files import write_text
 
 RESULTS = Path(__file__).parent / "results"
 MODEL, DATASET = "bundled:smollm2-135m", "bundled:sotu"

@@ -28,12 +28,12 @@ from unittest import mock
 from jsonargparse import auto_cli
 from lightning import seed_everything
 
-from itda_lightning.activations.language_model import LanguageModel, LanguageModelName, Loader
-from itda_lightning.bundled import resolve
-from itda_lightning.command_line import run_command
+from benchmarks.saebench.judge import Judge
+from itda_lightning.activations.bundled import resolve
+from itda_lightning.activations.models.language_model import LanguageModel, LanguageModelName, Loader
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.entries import Entry, load_entry
-from itda_lightning.evaluation.judge import Judge
+from itda_lightning.machine.command_line import run_command
 from itda_lightning.saelens.saebench import for_saebench
 
 Eval = Literal["sparse_probing", "absorption", "autointerp"]

@@ -15,10 +15,10 @@ from typing import Any
 from jsonargparse import auto_cli
 from llama import SHAPES, config, shapes
 
-from itda_lightning.activations.harvest_plan import PROCESS_BYTES, batch_bytes
-from itda_lightning.activations.slab_pipeline import IN_MEMORY
-from itda_lightning.activations.streamed import LARGEST_SLAB
-from itda_lightning.atomic_files import write_json, write_text
+from itda_lightning.activations.backends.harvest_plan import PROCESS_BYTES, batch_bytes
+from itda_lightning.activations.backends.streamed.slab_pipeline import IN_MEMORY
+from itda_lightning.activations.backends.streamed.streamed_backend import LARGEST_SLAB
+from itda_lightning.machine.atomic_files import write_json, write_text
 
 RESULTS = Path(__file__).parent / "results"
 BFLOAT16 = 2  # bytes

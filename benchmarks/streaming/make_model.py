@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig
 
-from itda_lightning.atomic_files import new_directory, write_json
-from itda_lightning.bundled import resolve
+from itda_lightning.activations.bundled import resolve
+from itda_lightning.machine.atomic_files import new_directory, write_json
 
 # Of a bfloat16 number: the sign and the mantissa are random, the exponent is -6, so magnitudes lie between 1/64 and 1/32.
 RANDOM_BITS, EXPONENT_BITS = 0x807F, (127 - 6) << 7

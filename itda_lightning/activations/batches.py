@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from itda_lightning.activations.harvest import RowActivations
-from itda_lightning.activations.rows import Rows
+from itda_lightning.activations.rows_through_model import RowActivations
+from itda_lightning.activations.text.rows import Rows
 
 # What gives the activations of the row blocks from one row on: a harvest, or a cache.
 Reader = Callable[[int], Iterator[RowActivations]]

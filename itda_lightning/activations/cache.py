@@ -28,12 +28,12 @@ from datasets.arrow_writer import ArrowWriter
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
-from itda_lightning.activations.harvest import RowActivations, harvest
-from itda_lightning.activations.language_model import LanguageModel
-from itda_lightning.activations.rows import Rows
-from itda_lightning.atomic_files import explained, remove_parts, write_file, write_json, write_text
+from itda_lightning.activations.models.language_model import LanguageModel
+from itda_lightning.activations.rows_through_model import RowActivations, harvest
+from itda_lightning.activations.text.rows import Rows
 from itda_lightning.errors import InputError
-from itda_lightning.ranks import gather_json, n_ranks, rank, wait_for_all
+from itda_lightning.machine.atomic_files import explained, remove_parts, write_file, write_json, write_text
+from itda_lightning.machine.processes import gather_json, n_ranks, rank, wait_for_all
 
 logger = logging.getLogger(__name__)
 

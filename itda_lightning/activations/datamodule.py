@@ -12,13 +12,13 @@ from sae_lens.training.activations_store import ActivationsStore
 
 from itda_lightning.activations.batches import ActivationBatch, ActivationLoader, Reader
 from itda_lightning.activations.cache import BITS, SHARD_ROWS, ActivationCache
-from itda_lightning.activations.documents import Documents, load_documents
-from itda_lightning.activations.harvest import RowActivations, harvest_among_ranks, make_store
-from itda_lightning.activations.language_model import LanguageModel, LanguageModelName, Loader
-from itda_lightning.activations.rows import Packing, Rows, Tokenizer, choice
-from itda_lightning.activations.split import Split, split_rows
+from itda_lightning.activations.models.language_model import LanguageModel, LanguageModelName, Loader
+from itda_lightning.activations.rows_through_model import RowActivations, harvest_among_ranks, make_store
+from itda_lightning.activations.text.documents import Documents, load_documents
+from itda_lightning.activations.text.rows import Packing, Rows, Tokenizer, choice
+from itda_lightning.activations.text.split import Split, split_rows
 from itda_lightning.errors import InputError
-from itda_lightning.ranks import n_ranks
+from itda_lightning.machine.processes import n_ranks
 
 logger = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from itda_lightning.activations.bad import usable
 from itda_lightning.activations.cache import SHARD_ROWS, ActivationCache
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.activations.rows import Rows, choice
+from itda_lightning.activations.text.rows import Rows, choice
+from itda_lightning.activations.usable import usable
 from itda_lightning.errors import InputError
 
 BYTES = 4  # activations are read as float32

@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from itda_lightning.dictionary import Dictionary
+from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.dictionary.sources import COLUMNS
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.used_latents import used_atoms
-from itda_lightning.sources import COLUMNS
 
 ROW, POSITION = COLUMNS.index("row"), COLUMNS.index("position")
 

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from itda_lightning.sources import COLUMNS
+from itda_lightning.dictionary.sources import COLUMNS
 
 
 class BestPerGroup:

@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from itda_lightning.dictionary import Dictionary
+from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.dictionary.sources import Prompt
 from itda_lightning.errors import InputError
-from itda_lightning.evaluation.results import Term, TokenDecomposition
-from itda_lightning.sources import Prompt
+from itda_lightning.results.run_results import Term, TokenDecomposition
 
 
 def decompose(

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 from sae_lens import SAE
 
-from itda_lightning.dictionary import Dictionary
+from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
-from itda_lightning.loading import load_dictionary
+from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.saelens import from_sae, to_sae
 
 EXPORT_CONFIG = "cfg.json"

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from itda_lightning.activations.language_model import LanguageModel
+from itda_lightning.activations.models.language_model import LanguageModel
 
 # Rows and tokens in one product: 64 MB of logits.
 BLOCK = 4096

@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from itda_lightning.dictionary import Dictionary
+from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.dictionary.sources import Prompt, Source
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.best_per_group import BestPerGroup
 from itda_lightning.evaluation.histograms import CoefficientHistograms, Widening, merged_index
-from itda_lightning.evaluation.results import AtomUsage, CoefficientRange, Example, Usage
-from itda_lightning.sources import Prompt, Source
+from itda_lightning.results.run_results import AtomUsage, CoefficientRange, Example, Usage
 
 BINS_PER_RANGE = 8
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from sae_lens import SAE
 from torch import Tensor
 
-from itda_lightning.dictionary import Dictionary
+from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.evaluation.entries import Entry
 from itda_lightning.pursuit import SparseCode
 from itda_lightning.saelens.anatomy import decoder_rows

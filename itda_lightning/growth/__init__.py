@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 
-from itda_lightning.growth.among_ranks import Step, grow_among_ranks
+from itda_lightning.growth.across_processes import Step, grow_among_ranks
 from itda_lightning.growth.calibration import Forecast, calibrate_threshold, forecast
-from itda_lightning.growth.frozen_batch import grow_frozen_batch
-from itda_lightning.growth.refinement import (
+from itda_lightning.growth.cone_descent import (
     LEAST_ANCHOR,
     Descent,
     RefinementRule,
@@ -14,6 +13,7 @@ from itda_lightning.growth.refinement import (
     project_on_cones,
     refinement_step,
 )
+from itda_lightning.growth.frozen_batch import grow_frozen_batch
 from itda_lightning.growth.rule import (
     DUPLICATE_COSINE,
     Growth,

@@ -34,7 +34,7 @@ def grow_sequential(
     """
     n_atoms = prepared.n
     if prepared.compiled and prepared.gram is not None:
-        from itda_lightning.pursuit.sequence import pursue_and_append  # needs numba, which is there then
+        from itda_lightning.pursuit.growing import pursue_and_append  # needs numba, which is there then
 
         # As they would be stored, and so as they are when they judge others.
         unit = torch.nn.functional.normalize(x, dim=1).to(prepared.storage_dtype).to(prepared.dtype)

@@ -1,9 +1,8 @@
 """Sparse codes from activations and atoms. Knows torch and the processes of a run, nothing else of this package."""
 
-from itda_lightning.pursuit.among_ranks import pursue_among_ranks
+from itda_lightning.machine.memory import SMALLEST_BUDGET
 from itda_lightning.pursuit.code import SparseCode
 from itda_lightning.pursuit.correlation import combine, correlate
-from itda_lightning.pursuit.memory import SMALLEST_BUDGET
 from itda_lightning.pursuit.path import Path
 from itda_lightning.pursuit.prepared import PreparedAtoms
 from itda_lightning.pursuit.public import (
@@ -16,7 +15,8 @@ from itda_lightning.pursuit.public import (
     orthogonal_matching_pursuit,
     pursue,
 )
-from itda_lightning.pursuit.sharded import ShardedAtoms
+from itda_lightning.pursuit.sharded_atoms import ShardedAtoms
+from itda_lightning.pursuit.shared_batch import pursue_among_ranks
 
 __all__ = [
     "SMALLEST_BUDGET",

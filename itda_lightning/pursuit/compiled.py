@@ -10,16 +10,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from itda_lightning.pursuit import generalised_kernels, kernels
 from itda_lightning.pursuit.code import SparseCode
 from itda_lightning.pursuit.correlation import correlate
 from itda_lightning.pursuit.generalised import steps_of
 from itda_lightning.pursuit.gram import UNIT
-from itda_lightning.pursuit.jit import Atoms
+from itda_lightning.pursuit.kernels import generalised_rows as generalised_kernels
+from itda_lightning.pursuit.kernels import pursuits as kernels
+from itda_lightning.pursuit.kernels.jit import Atoms
+from itda_lightning.pursuit.kernels.screening import GROUP
 from itda_lightning.pursuit.limits import MIN_NEW_DIRECTION, NOISE_FLOOR, threshold_of
 from itda_lightning.pursuit.path import Path
 from itda_lightning.pursuit.prepared import PART, PreparedAtoms
-from itda_lightning.pursuit.screening import GROUP
 
 # Scores of one block: large enough for efficient products, small enough to stay in the cache.
 BLOCK_BYTES = 16 * 2**20

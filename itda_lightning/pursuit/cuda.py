@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from itda_lightning.pursuit import triton_kernels
 from itda_lightning.pursuit.code import SparseCode
 from itda_lightning.pursuit.correlation import combine, correlate
 from itda_lightning.pursuit.gram import padded
+from itda_lightning.pursuit.kernels import triton_kernels
 from itda_lightning.pursuit.limits import MIN_NEW_DIRECTION, NOISE_FLOOR, threshold_of
 from itda_lightning.pursuit.path import Path
 

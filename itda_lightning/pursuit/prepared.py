@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from itda_lightning.machine.memory import memory_budget
+from itda_lightning.machine.numa import spread_zeros
 from itda_lightning.pursuit.gram import as_entries, padded, update_gram
-from itda_lightning.pursuit.memory import memory_budget
-from itda_lightning.pursuit.numa import spread_zeros
 
 logger = logging.getLogger(__name__)
 
@@ -182,7 +182,9 @@ class PreparedAtoms:
 def compiler_works(dtype: torch.dtype = torch.float32) -> bool:
     """Whether numba is there and can compile for atoms of this dtype; else, said in the log, pursuits are plain torch."""
     try:
-        from itda_lightning.pursuit import kernels  # numba is imported where it is used: without it torch must do
+        from itda_lightning.pursuit.kernels import (
+            pursuits as kernels,  # numba is imported where it is used: without it torch must do
+        )
 
         start = time.perf_counter()
         kernels.compile_all(half=dtype == torch.bfloat16)

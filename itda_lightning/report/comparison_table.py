@@ -7,12 +7,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from itda_lightning.evaluation.comparison import Comparison, Row
-from itda_lightning.report.columns import Column, cost_columns, measure_columns
-from itda_lightning.report.excerpt import visible
-from itda_lightning.report.verdict import verdicts
-from itda_lightning.report.verdict_words import failures_line, headline
-from itda_lightning.report.wording import show_number
+from itda_lightning.report.words.columns import Column, cost_columns, measure_columns
+from itda_lightning.report.words.excerpt import visible
+from itda_lightning.report.words.verdict import verdicts
+from itda_lightning.report.words.verdict_words import failures_line, headline
+from itda_lightning.report.words.wording import show_number
+from itda_lightning.results.comparison import Comparison, Row
 
 # What a terminal may have room for, the first before the last; the dashboard shows all. Keys as of columns.
 SHOWN = ("l0", "fvu", "ce_loss_increase", "kl_div_with_sae", "cost/seconds", "probing/k=1", "probing/all", "dead_share")

@@ -5,10 +5,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from itda_lightning.evaluation.difference import Difference, Direction
-from itda_lightning.report.excerpt import visible
-from itda_lightning.report.tables import marked
-from itda_lightning.report.wording import show_coefficient, show_number, show_share
+from itda_lightning.report.terminal import marked
+from itda_lightning.report.words.excerpt import visible
+from itda_lightning.report.words.wording import show_coefficient, show_number, show_share
+from itda_lightning.results.difference import Difference, Direction
 
 SHOWN = 10
 # What the columns beside the prompt take of a line.

@@ -5,8 +5,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from itda_lightning.report.excerpt import visible
-from itda_lightning.report.similarity_words import (
+from itda_lightning.report.words.excerpt import visible
+from itda_lightning.report.words.similarity_words import (
     measure_words,
     noise_floor,
     show_accuracy,
@@ -14,8 +14,8 @@ from itda_lightning.report.similarity_words import (
     show_overlap,
     size_line,
 )
-from itda_lightning.report.wording import show_number, show_seconds
-from itda_lightning.similarity.models.results import ModelSimilarity
+from itda_lightning.report.words.wording import show_number, show_seconds
+from itda_lightning.results.model_similarity import ModelSimilarity
 
 
 def print_similarity(results: ModelSimilarity, console: Console | None = None) -> None:

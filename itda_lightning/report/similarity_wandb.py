@@ -4,9 +4,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from itda_lightning.report.similarity_page import render_similarity
-from itda_lightning.similarity.models.results import ModelSimilarity
-from itda_lightning.wandb_logging import log_comparison_run
+from itda_lightning.fitting.wandb_logger import log_comparison_run
+from itda_lightning.report.pages.similarity_page import render_similarity
+from itda_lightning.results.model_similarity import ModelSimilarity
 
 
 def log_similarity(results: ModelSimilarity, project: str, directory: Path) -> None:

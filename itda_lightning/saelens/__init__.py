@@ -2,6 +2,6 @@
 
 from itda_lightning.saelens.architecture import ITDASAE, ITDASAEConfig
 from itda_lightning.saelens.convert import Architecture, from_sae, to_sae
-from itda_lightning.saelens.files import load_export, save_export
+from itda_lightning.saelens.export_files import load_export, save_export
 
 __all__ = ["ITDASAE", "Architecture", "ITDASAEConfig", "from_sae", "load_export", "save_export", "to_sae"]

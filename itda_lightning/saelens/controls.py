@@ -14,12 +14,12 @@ from torch.nn import functional
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.shuffled import TrainingRows
-from itda_lightning.dictionary import Dictionary
+from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.dictionary.facts import finished, fit_metadata, settings
+from itda_lightning.dictionary.sources import Sources
 from itda_lightning.errors import InputError
-from itda_lightning.facts import finished, fit_metadata, settings
 from itda_lightning.pursuit import PursuitName
 from itda_lightning.saelens.site import site_metadata
-from itda_lightning.sources import Sources
 
 
 def random_dictionary(
@@ -87,7 +87,7 @@ def random_dictionary(
         appended_at=torch.full((n_atoms,), n_atoms),
         history=[],
     )
-    return finished(dictionary, rows.rows.dataset, rows.rows, metadata)
+    return finished(dictionary, rows.rows.dataset, rows.rows.prompt, metadata)
 
 
 def _is_new(row: Float[Tensor, " d"], seen: set[bytes]) -> bool:

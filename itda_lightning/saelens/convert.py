@@ -15,7 +15,7 @@ from sae_lens.saes.sae import SAEMetadata
 from sae_lens.util import dtype_to_str
 from torch import Tensor
 
-from itda_lightning.dictionary import Dictionary
+from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.pursuit import PursuitName
 from itda_lightning.saelens.architecture import ITDASAE, ITDASAEConfig

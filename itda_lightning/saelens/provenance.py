@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from itda_lightning.dictionary import Dictionary
+from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.dictionary.sources import COLUMNS, Prompt, Sources
 from itda_lightning.errors import InputError
-from itda_lightning.sources import COLUMNS, Prompt, Sources
 
 KEY = "itda"
 VERSION = 2

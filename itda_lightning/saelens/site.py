@@ -4,7 +4,7 @@ from copy import deepcopy
 from typing import Any
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.facts import MODEL_CLASSES, settings
+from itda_lightning.dictionary.facts import MODEL_CLASSES, settings
 from itda_lightning.saelens.convert import EXPECTED_METADATA
 
 

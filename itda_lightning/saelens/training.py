@@ -14,12 +14,12 @@ from sae_lens.training.sae_trainer import SAETrainer
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from itda_lightning.activations.bad import usable
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.shuffled import TrainingRows, shuffled_batches
-from itda_lightning.atomic_files import new_directory
+from itda_lightning.activations.usable import usable
 from itda_lightning.errors import InputError
-from itda_lightning.saelens.peak_memory import PeakMemory
+from itda_lightning.machine.atomic_files import new_directory
+from itda_lightning.machine.peak_memory import PeakMemory
 from itda_lightning.saelens.site import site_metadata
 from itda_lightning.saelens.training_settings import TrainingSettings
 

@@ -1,12 +1,11 @@
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import pytest
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.activations.language_model import LanguageModelName
+from itda_lightning.activations.models.language_model import LanguageModelName
 
 HOOK = "blocks.1.hook_resid_post"
 MakeData = Callable[..., ActivationsDataModule]
@@ -36,11 +35,3 @@ def make_data(tiny_model_dir: Path, prose_file: Path) -> MakeData:
 @pytest.fixture(scope="session")
 def tokenizer(tiny_model_dir: Path) -> Any:
     return LanguageModelName(str(tiny_model_dir)).load_tokenizer()
-
-
-@pytest.fixture
-def unchecked_types() -> Iterator[None]:
-    """As outside of tests: arguments of a wrong type reach the code."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)

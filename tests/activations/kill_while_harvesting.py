@@ -9,7 +9,7 @@ from pathlib import Path
 
 from itda_lightning.activations import cache
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.atomic_files import write_file
+from itda_lightning.machine.atomic_files import write_file
 
 
 def write_or_die(path: Path, write: Callable[[Path], object]) -> None:

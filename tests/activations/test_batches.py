@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from itda_lightning.activations.batches import ActivationLoader
-from itda_lightning.activations.harvest import RowActivations
-from itda_lightning.activations.rows import Rows
+from itda_lightning.activations.rows_through_model import RowActivations
+from itda_lightning.activations.text.rows import Rows
 from tests.activations.conftest import HOOK, MakeData
 
 

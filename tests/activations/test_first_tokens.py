@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from itda_lightning import ITDA
-from itda_lightning.activations.rows import Rows
-from itda_lightning.dictionary import Dictionary
+from itda_lightning.activations.text.rows import Rows
+from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from tests.activations.conftest import HOOK, MakeData
 from tests.fits import fitted

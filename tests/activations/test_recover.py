@@ -2,8 +2,8 @@
 
 import pytest
 
-from itda_lightning.activations.documents import load_documents
-from itda_lightning.sources import Sources
+from itda_lightning.activations.text.documents import load_documents
+from itda_lightning.dictionary.sources import Sources
 from tests.activations.conftest import MakeData
 
 

@@ -8,10 +8,10 @@ import torch
 from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 
-from itda_lightning.dictionary import Dictionary
+from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.entries import Entry, load_entry
-from itda_lightning.loading import load_dictionary
+from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.saelens import save_export
 from tests.runs import HOOK, OTHER_HOOK
 from tests.tiny_model import WIDTH

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from itda_lightning.dictionary import Dictionary
+from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.dictionary.sources import Prompt
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.atom_codes import AtomCodes
-from itda_lightning.evaluation.neuronpedia import NO_LOGITS, Place, batch, explanation, feature, logit_tables
-from itda_lightning.sources import Prompt
+from itda_lightning.evaluation.neuronpedia_batches import NO_LOGITS, Place, batch, explanation, feature, logit_tables
 
 D, N, ROWS, CONTEXT, K = 6, 9, 7, 5, 3
 

@@ -6,12 +6,12 @@ from collections import defaultdict
 import pytest
 import torch
 
-from itda_lightning.dictionary import Dictionary
+from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.dictionary.sources import Prompt, Source, Sources
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.decomposition import decompose
-from itda_lightning.evaluation.results import AtomUsage, Example, Usage
 from itda_lightning.evaluation.usage import UsageMeter, measure_usage
-from itda_lightning.sources import Prompt, Source, Sources
+from itda_lightning.results.run_results import AtomUsage, Example, Usage
 
 K, N, D, TOKENS = 5, 24, 10, 700
 

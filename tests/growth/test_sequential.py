@@ -10,7 +10,8 @@ from torch import Tensor
 
 from itda_lightning.growth import Growth, GrowthRule, grow_sequential
 from itda_lightning.growth import sequential as module
-from itda_lightning.pursuit import pursue, sequence
+from itda_lightning.pursuit import growing as sequence
+from itda_lightning.pursuit import pursue
 from itda_lightning.pursuit.gram import UNIT
 from tests.growth.naive import ROUNDING, grow_one_by_one, mixtures
 from tests.pursuit.forms import FORMS, forms, with_room

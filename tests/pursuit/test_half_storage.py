@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from itda_lightning.dictionary import Dictionary
+from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.growth import GROWTH_POLICIES, GrowthRule
 from itda_lightning.pursuit import PreparedAtoms, combine, correlate, matching_pursuit, pursue
 from itda_lightning.pursuit.gram import padded

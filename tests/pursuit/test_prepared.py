@@ -7,10 +7,11 @@ import sys
 import pytest
 import torch
 
-from itda_lightning.pursuit import PreparedAtoms, kernels, matching_pursuit, prepared, pursue
+from itda_lightning.machine.memory import memory_budget
+from itda_lightning.pursuit import PreparedAtoms, matching_pursuit, prepared, pursue
 from itda_lightning.pursuit.compiled import rows_at_a_time
 from itda_lightning.pursuit.gram import UNIT
-from itda_lightning.pursuit.memory import memory_budget
+from itda_lightning.pursuit.kernels import pursuits as kernels
 from tests.pursuit.cases import make_case
 
 CASE = make_case("random", 20, 300, 32, 6, 1.0, 0)
@@ -119,7 +120,7 @@ def test_a_budget_is_a_number_of_bytes():
 
 def test_the_limit_of_a_container_counts(monkeypatch, tmp_path):
     limit = tmp_path / "memory.max"
-    monkeypatch.setattr("itda_lightning.pursuit.memory.CGROUP_LIMIT", limit)
+    monkeypatch.setattr("itda_lightning.machine.memory.CGROUP_LIMIT", limit)
     free = memory_budget(CPU)
     limit.write_text("max\n")
     assert memory_budget(CPU) == free

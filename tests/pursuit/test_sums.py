@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numba import njit
 
-from itda_lightning.pursuit.sums import LANES, accurate_dot, dot
+from itda_lightning.pursuit.kernels.sums import LANES, accurate_dot, dot
 
-PURSUIT = Path(__file__).parents[2] / "itda_lightning" / "pursuit"
+PURSUIT = Path(__file__).parents[2] / "itda_lightning" / "pursuit" / "kernels"
 # Codes by all pursuits, with a Gram and without, of atoms in both dtypes.
 ENCODE = """
 import hashlib
@@ -97,7 +97,7 @@ def test_double_sums_are_taken_in_their_order(d, seed, dtypes):
 
 def imported(module):
     """Names of the pursuit's modules that a module of it imports from."""
-    prefix = "itda_lightning.pursuit."
+    prefix = "itda_lightning.pursuit.kernels."
     nodes = ast.walk(ast.parse((PURSUIT / f"{module}.py").read_text()))
     return {
         node.module.removeprefix(prefix) for node in nodes if isinstance(node, ast.ImportFrom) if prefix in node.module
@@ -106,10 +106,10 @@ def imported(module):
 
 def test_numbas_cache_notices_changes_of_what_is_compiled_in():
     modules = [path.stem for path in PURSUIT.glob("*.py") if "jit" in imported(path.stem) and path.stem != "compiled"]
-    assert sorted(modules) == ["generalised_kernels", "kernels", "screening", "steps"]
+    assert sorted(modules) == ["generalised_rows", "pursuits", "screening", "steps"]
     for module in modules:
         actual = {of: hashlib.sha256((PURSUIT / f"{of}.py").read_bytes()).hexdigest()[:12] for of in imported(module)}
-        known = import_module(f"itda_lightning.pursuit.{module}").COMPILED_IN
+        known = import_module(f"itda_lightning.pursuit.kernels.{module}").COMPILED_IN
         assert known == actual, f"COMPILED_IN of {module}.py is of other files: numba would keep their old machine code"
 
 

@@ -4,7 +4,8 @@ import math
 import random
 from typing import Any
 
-from itda_lightning.evaluation.comparison import (
+from itda_lightning.dictionary.sources import Prompt
+from itda_lightning.results.comparison import (
     Comparison,
     Cost,
     Estimate,
@@ -14,7 +15,6 @@ from itda_lightning.evaluation.comparison import (
     NearestLatents,
     Row,
 )
-from itda_lightning.sources import Prompt
 
 PROBES = ("k=1", "k=2", "k=5", "k=16", "all")
 PROSE = """the of and to in a that for it is be as by this with which our have has not on are from States United

@@ -2,7 +2,8 @@
 
 import pytest
 
-from itda_lightning.evaluation.results import (
+from itda_lightning.dictionary.sources import Prompt, Source
+from itda_lightning.results.run_results import (
     AtomUsage,
     CoefficientRange,
     Example,
@@ -11,7 +12,6 @@ from itda_lightning.evaluation.results import (
     TokenDecomposition,
     Usage,
 )
-from itda_lightning.sources import Prompt, Source
 
 HOSTILE = (
     Prompt('<script>document.title = "broken"</script> <!-- ', "</script>", "<img src=x onerror=alert(1)> --> ]]>"),

@@ -3,7 +3,8 @@
 import math
 import random
 
-from itda_lightning.similarity.models.results import (
+from itda_lightning.across_models.similarity_settings import MEASURES
+from itda_lightning.results.model_similarity import (
     MeasuredSites,
     ModelSimilarity,
     Overlap,
@@ -11,7 +12,6 @@ from itda_lightning.similarity.models.results import (
     Site,
     WholeModels,
 )
-from itda_lightning.similarity.models.settings import MEASURES
 
 
 def similarity_of(

@@ -8,8 +8,8 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
+from itda_lightning.dictionary.sources import Prompt
 from itda_lightning.report import write_page
-from itda_lightning.sources import Prompt
 from tests.report.conftest import HOSTILE
 
 

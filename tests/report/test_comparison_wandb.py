@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import wandb
 
-from itda_lightning.evaluation.comparison import Comparison, Row
-from itda_lightning.report.comparison_wandb import log_comparison
+from itda_lightning.report.wandb_tables import log_comparison
+from itda_lightning.results.comparison import Comparison, Row
 from tests.report.comparisons import realistic
 
 

@@ -7,11 +7,11 @@ import re
 
 import pytest
 
+from itda_lightning.dictionary.sources import Prompt
 from itda_lightning.errors import InputError
-from itda_lightning.evaluation.comparison import Comparison, Estimate, LatentSummary, LatentView, Row
 from itda_lightning.report import render_dashboard, write_dashboard
-from itda_lightning.report.latent_data import latent_lines, overview
-from itda_lightning.sources import Prompt
+from itda_lightning.report.pages.latent_data import latent_lines, overview
+from itda_lightning.results.comparison import Comparison, Estimate, LatentSummary, LatentView, Row
 from tests.report.comparisons import latent_view, realistic, row
 from tests.report.conftest import HOSTILE
 from tests.report.test_page import Page

@@ -7,10 +7,10 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
-from itda_lightning.evaluation.comparison import Comparison
 from itda_lightning.report import write_dashboard
-from itda_lightning.report.excerpt import excerpt
-from itda_lightning.report.latent_data import SOURCE_WINDOW
+from itda_lightning.report.pages.latent_data import SOURCE_WINDOW
+from itda_lightning.report.words.excerpt import excerpt
+from itda_lightning.results.comparison import Comparison
 from tests.report.comparisons import FACTS, latent_view, realistic, realistic_rows
 from tests.report.conftest import HOSTILE
 from tests.report.test_dashboard import hostile

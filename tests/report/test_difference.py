@@ -8,11 +8,11 @@ import pytest
 from rich.console import Console
 from selenium.webdriver.common.by import By
 
-from itda_lightning.evaluation.difference import AtomDifference, Difference, Direction
-from itda_lightning.evaluation.results_json import from_json, to_json
-from itda_lightning.report.difference_page import render_difference, write_difference_page
+from itda_lightning.dictionary.sources import Source
 from itda_lightning.report.difference_table import SHOWN, print_difference
-from itda_lightning.sources import Source
+from itda_lightning.report.pages.difference_page import render_difference, write_difference_page
+from itda_lightning.results.as_json import from_json, to_json
+from itda_lightning.results.difference import AtomDifference, Difference, Direction
 from tests.report.conftest import HOSTILE
 from tests.report.test_page import Page
 

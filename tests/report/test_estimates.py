@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from itda_lightning.report.wording import (
+from itda_lightning.report.words.wording import (
     MINUS,
     describe_metric,
     show_bytes,

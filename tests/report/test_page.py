@@ -8,10 +8,10 @@ from html.parser import HTMLParser
 
 import pytest
 
+from itda_lightning.dictionary.sources import Prompt
 from itda_lightning.errors import InputError
-from itda_lightning.evaluation.results import RunResults, Term, TokenDecomposition, Usage
 from itda_lightning.report import render_page, write_page
-from itda_lightning.sources import Prompt
+from itda_lightning.results.run_results import RunResults, Term, TokenDecomposition, Usage
 from tests.report.conftest import HOSTILE, usage_of
 
 

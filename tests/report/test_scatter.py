@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from itda_lightning.evaluation.comparison import Estimate, Row
-from itda_lightning.report.axes import fitted_axis, log_values
-from itda_lightning.report.methods import CORNERS, Method, marker, methods_of
-from itda_lightning.report.overlay import density_overlay, density_shares
-from itda_lightning.report.scatter import LARGEST, SMALLEST, Point, pareto_front, radius, scatter
+from itda_lightning.report.figures.axes import fitted_axis, log_values
+from itda_lightning.report.figures.methods import CORNERS, Method, marker, methods_of
+from itda_lightning.report.figures.overlay import density_overlay, density_shares
+from itda_lightning.report.figures.scatter import LARGEST, SMALLEST, Point, pareto_front, radius, scatter
+from itda_lightning.results.comparison import Estimate, Row
 from tests.report.comparisons import realistic_rows
 
 METHOD = Method("m", "blue", "circle", "")

@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from itda_lightning.evaluation.results_json import from_json, to_json
-from itda_lightning.report.heat_map import CIVIDIS, Shades, colour, heat_map, sites_of_models
-from itda_lightning.report.similarity_page import render_similarity, write_similarity
+from itda_lightning.across_models.similarity_settings import MEASURES as ALL_MEASURES
+from itda_lightning.report.figures.heat_map import CIVIDIS, Shades, colour, heat_map, sites_of_models
+from itda_lightning.report.pages.similarity_page import render_similarity, write_similarity
 from itda_lightning.report.similarity_table import print_similarity
 from itda_lightning.report.similarity_wandb import log_similarity
-from itda_lightning.report.similarity_words import MEASURES, noise_floor
-from itda_lightning.similarity.models.results import ModelSimilarity
-from itda_lightning.similarity.models.settings import MEASURES as ALL_MEASURES
+from itda_lightning.report.words.similarity_words import MEASURES, noise_floor
+from itda_lightning.results.as_json import from_json, to_json
+from itda_lightning.results.model_similarity import ModelSimilarity
 from tests.report.similarities import similarity_of
 
 

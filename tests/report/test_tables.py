@@ -5,11 +5,11 @@ import io
 import pytest
 from rich.console import Console
 
-from itda_lightning.evaluation.results import Term, TokenDecomposition
+from itda_lightning.dictionary.sources import Prompt
 from itda_lightning.report import print_decomposition, print_metrics
-from itda_lightning.report.excerpt import LONGEST_TOKEN, excerpt
-from itda_lightning.report.wording import METRICS, show_share
-from itda_lightning.sources import Prompt
+from itda_lightning.report.words.excerpt import LONGEST_TOKEN, excerpt
+from itda_lightning.report.words.wording import METRICS, show_share
+from itda_lightning.results.run_results import Term, TokenDecomposition
 from tests.report.conftest import HOSTILE
 
 

@@ -5,9 +5,9 @@ import math
 
 import pytest
 
-from itda_lightning.evaluation.comparison import Estimate, Kind, Row
-from itda_lightning.report.verdict import Tally, difference, verdicts
-from itda_lightning.report.verdict_words import cost_line, failures_line, headline, listed, ordinal
+from itda_lightning.report.words.verdict import Tally, difference, verdicts
+from itda_lightning.report.words.verdict_words import cost_line, failures_line, headline, listed, ordinal
+from itda_lightning.results.comparison import Estimate, Kind, Row
 from tests.report.comparisons import realistic_rows
 
 

@@ -7,8 +7,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from itda_lightning.dictionary import Dictionary
-from itda_lightning.sources import Prompt, Sources
+from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.dictionary.sources import Prompt, Sources
 
 HOOK = "blocks.1.hook_resid_post"
 MakeDictionary = Callable[..., Dictionary]

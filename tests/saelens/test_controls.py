@@ -7,7 +7,7 @@ from torch.nn import functional
 
 import itda_lightning as il
 from itda_lightning.errors import InputError
-from itda_lightning.evaluation.harness import evaluate_sae
+from itda_lightning.evaluation.saelens_evals import evaluate_sae
 from itda_lightning.saelens.controls import pca_sae, principal_components, random_dictionary
 from tests.fits import HOOK, data_settings, fitted
 

@@ -11,7 +11,7 @@ import torch
 from huggingface_hub import HfApi
 from sae_lens.training.upload_saes_to_huggingface import upload_saes_to_huggingface
 
-from itda_lightning.loading import load_dictionary
+from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.saelens import to_sae
 from tests.saelens.conftest import assert_same
 

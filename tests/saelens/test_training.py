@@ -13,10 +13,10 @@ from sae_lens.training.sae_trainer import SAETrainer
 from itda_lightning import ActivationsDataModule
 from itda_lightning.activations.shuffled import TrainingRows, shuffled_batches
 from itda_lightning.errors import InputError
-from itda_lightning.evaluation.harness import evaluate_sae
+from itda_lightning.evaluation.saelens_evals import evaluate_sae
+from itda_lightning.machine.peak_memory import PeakMemory
 from itda_lightning.saelens import training
 from itda_lightning.saelens.convert import EXPECTED_METADATA
-from itda_lightning.saelens.peak_memory import PeakMemory
 from itda_lightning.saelens.training_settings import TrainingSettings
 from tests.fits import HOOK, data_settings
 

@@ -1,4 +1,3 @@
-import jaxtyping
 import pytest
 import torch
 
@@ -7,14 +6,6 @@ from itda_lightning.saelens.training_settings import TrainingSettings
 
 TOPK = {"architecture": "topk", "n_latents": 64, "k": 4}
 STANDARD = {"architecture": "standard", "n_latents": 64, "sparsity_coefficient": 5.0}
-
-
-@pytest.fixture
-def unchecked_types():
-    """As outside of tests: arguments of a wrong type reach the code."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.parametrize(

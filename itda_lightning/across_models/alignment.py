@@ -1,0 +1,152 @@
+"""Which tokens of several models are the same position of the same text.
+
+Models that read the same tokens are aligned token by token. Others are aligned by characters: tokens of two tokenisations that
+end at the same character of the same document are the same position, as both models have then read the same text.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from itda_lightning.activations.text.rows import Rows
+from itda_lightning.errors import InputError
+
+Alignment = Literal["auto", "tokens", "characters"]
+Unit = Literal["tokens", "characters"]
+
+
+class AlignedTokens(NamedTuple):
+    """n tokens that all models have.
+
+    Attributes:
+        spans: (n, 3) int64 document, start and end character, in the order of the first model's rows; aligned by
+            characters, start is end.
+        places: for each model (n, 2) int64 the row and position of each token.
+    """
+
+    spans: Int[Tensor, "n 3"]
+    places: tuple[Int[Tensor, "n 2"], ...]
+
+    def select(self, index: Tensor) -> "AlignedTokens":
+        """The tokens at the indices, or where a mask is true."""
+        return AlignedTokens(self.spans[index], tuple(places[index] for places in self.places))
+
+
+def unit_of_alignment(alignment: Alignment, rows: Sequence[Rows]) -> Unit:
+    """What tokens are aligned by: tokens where all models read the same ones, else characters.
+
+    Args:
+        alignment: "auto", or what is insisted on.
+        rows: what each model reads to be compared.
+
+    Raises:
+        InputError: tokens insisted on where models read different ones.
+    """
+    same = len({one.fingerprint() for one in rows}) == 1
+    if alignment == "tokens" and not same:
+        raise InputError(
+            "alignment is tokens, but the models read different tokens of the same text, since their tokenizers differ: set "
+            "alignment to characters or auto"
+        )
+    if alignment == "auto":
+        return "tokens" if same else "characters"
+    return alignment
+
+
+def align(rows: Sequence[Rows], unit: Unit) -> AlignedTokens:
+    """The kept tokens that all models have, in the order of the first model's rows.
+
+    Args:
+        rows: of each model, of the same dataset.
+        unit: what ``unit_of_alignment`` gives for them.
+
+    Raises:
+        InputError: no token in common.
+    """
+    if unit == "tokens":
+        places = rows[0].kept.nonzero()
+        return AlignedTokens(_spans(rows[0], places, unit), (places,) * len(rows))
+    ends = [_last_of_each_end(one) for one in rows]
+    common = common_spans([spans for spans, _ in ends])
+    if not len(common):
+        raise InputError(
+            f"no token of the {len(rows)} models ends at the same character of the same document: they read different text; "
+            "raise the numbers of tokens, or give the models the same data settings"
+        )
+    index = [index_among(common, spans) for spans, _ in ends]
+    # Where in the model's own tokens each common one is.
+    own = [torch.empty(len(common), dtype=torch.int64) for _ in rows]
+    for target, found in zip(own, index, strict=True):
+        target[found[found >= 0]] = (found >= 0).nonzero()[:, 0]
+    order = own[0].argsort()
+    return AlignedTokens(
+        common[order],
+        tuple(places[chosen[order]] for (_, places), chosen in zip(ends, own, strict=True)),
+    )
+
+
+def common_sources(rows: Sequence[Rows], unit: Unit) -> Int[Tensor, "m 3"]:
+    """(m, 3) the sources that could have become atoms of any of the fits: the distinct tokens that all read.
+
+    Args:
+        rows: what each fit read, of the same dataset.
+        unit: what the models' tokens are aligned by.
+
+    Raises:
+        InputError: no token in common.
+    """
+    common = common_spans([_spans(one, one.kept.nonzero(), unit) for one in rows])
+    if not len(common):
+        raise InputError(
+            "the fits have no token in common, so no source can be an atom of more than one: fit them on the same documents"
+        )
+    return common
+
+
+def source_spans(table: Int[Tensor, "n 6"], unit: Unit) -> Int[Tensor, "n 3"]:
+    """(n, 3) document, start and end of sources, as ``AlignedTokens`` has them."""
+    document, start, end = table[:, 0], table[:, 4], table[:, 5]
+    return torch.stack([document, end if unit == "characters" else start, end], dim=1)
+
+
+def index_among(spans: Int[Tensor, "m 3"], others: Int[Tensor, "n 3"]) -> Int[Tensor, " n"]:
+    """(n,) the index of each of the others among m distinct spans, -1 where it is none of them."""
+    distinct, inverse = torch.cat([spans, others]).unique(dim=0, return_inverse=True)
+    place = torch.full((len(distinct),), -1)
+    place[inverse[: len(spans)]] = torch.arange(len(spans))
+    return place[inverse[len(spans) :]]
+
+
+def common_spans(spans: Sequence[Int[Tensor, "_ 3"]]) -> Int[Tensor, "m 3"]:
+    """(m, 3) those that are in all, each once, sorted."""
+    distinct = torch.cat([part.unique(dim=0) for part in spans])
+    both, counts = distinct.unique(dim=0, return_counts=True)
+    return both[counts == len(spans)]
+
+
+def check_same_documents(datasets: Mapping[str, str]) -> None:
+    """Raises InputError where models (name -> fingerprint of the documents) read different datasets."""
+    if len(set(datasets.values())) > 1:
+        told = ", ".join(f"{name}: {dataset}" for name, dataset in datasets.items())
+        raise InputError(
+            f"the models read different datasets ({told}), which have no tokens in common: fit and compare them on the same "
+            "documents"
+        )
+
+
+def _spans(rows: Rows, places: Int[Tensor, "n 2"], unit: Unit) -> Int[Tensor, "n 3"]:
+    return source_spans(rows.source_table(places[:, 0], places[:, 1]), unit)
+
+
+def _last_of_each_end(rows: Rows) -> tuple[Int[Tensor, "n 3"], Int[Tensor, "n 2"]]:
+    """Distinct spans and their places in order; of tokens that share a character's bytes, the one that completes it."""
+    places = rows.kept.nonzero()
+    spans = _spans(rows, places, "characters")
+    distinct, inverse = spans.unique(dim=0, return_inverse=True)
+    last = torch.zeros(len(distinct), dtype=torch.int64)
+    last.scatter_reduce_(0, inverse, torch.arange(len(spans)), "amax", include_self=False)
+    last = last.sort().values
+    return spans[last], places[last]

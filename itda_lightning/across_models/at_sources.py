@@ -1,0 +1,146 @@
+"""The activations at the sources of a dictionary, in any language model that reads their prompts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.activations.models.language_model import LanguageModel
+from itda_lightning.activations.rows_through_model import harvest
+from itda_lightning.activations.text.rows import Rows
+from itda_lightning.activations.text.translation import ROW, places_of, translate
+from itda_lightning.activations.usable import usable
+from itda_lightning.dictionary.sources import Prompt, Source, Sources
+from itda_lightning.errors import InputError
+
+
+@dataclass(frozen=True)
+class SourceActivations:
+    """The activations of a model at those of n sources that it reads, m of them.
+
+    Attributes:
+        x: for every hook point (m, d_in) float32.
+        index: (m,) int64 which of the sources they are, rising.
+        table: (m, 6) int64 the sources as this model read them, columns as in ``sources.COLUMNS``: of the same rows, but with
+            positions, tokens and spans of its own tokenizer.
+        prompts: the text of each row, cut at the token.
+        unaligned: sources without a token of their own in this model's tokenizer that ends at the same character.
+        unusable: sources whose activation is zero or not finite at a hook point.
+    """
+
+    x: Mapping[str, Float[Tensor, "m d"]]
+    index: Int[Tensor, " m"]
+    table: Int[Tensor, "m 6"]
+    prompts: tuple[Prompt, ...]
+    unaligned: int
+    unusable: int
+
+
+def check_sources(sources: Sources | None, data: ActivationsDataModule) -> Sources:
+    """The sources, if they lie in the training rows of ``data`` where they say.
+
+    Raises:
+        InputError: no sources, sources of other documents, or of other rows of them.
+    """
+    if sources is None or not len(sources):
+        raise InputError(
+            "the dictionary has no sources, so there are no prompts to run: give one that was fitted by this package"
+        )
+    rows, table = data.rows("train"), sources.table
+    if sources.dataset != rows.dataset:
+        raise InputError(
+            f"the sources are of the documents {sources.dataset}, {data.hparams['dataset']} has the documents "
+            f"{rows.dataset}: give the documents of the fit"
+        )
+    row, position = table[:, ROW], table[:, ROW + 1]
+    within = (row >= 0) & (row < len(rows)) & (position >= 0) & (position < rows.context_size)
+    if not bool(within.all()) or not torch.equal(rows.source_table(row, position), table):
+        raise InputError(
+            f"the sources do not lie in the training rows that the data settings give ({len(rows)} rows of "
+            f"{rows.context_size} tokens): give the settings of the fit (tokens, context size, packing, seed, tokenizer)"
+        )
+    return sources
+
+
+def at_sources(
+    sources: Sources, data: ActivationsDataModule, language_model: LanguageModel, batch_size: int = 16
+) -> SourceActivations:
+    """Run the prompts of sources through a language model; only the rows that hold sources are read.
+
+    Args:
+        sources: what ``check_sources`` accepts.
+        data: the data of the fit; its own model is not needed.
+        language_model: any; where its tokenizer cuts the text otherwise, a source is the token that ends at the same
+            character, and of several sources of one such token only the first is read.
+        batch_size: rows in one forward pass.
+
+    Raises:
+        InputError: as ``translate``; none of the sources has a token or a usable activation in this model.
+    """
+    used, row = sources.table[:, ROW].unique(return_inverse=True)
+    own = data.rows("train").select(used)
+    rows = translate(
+        own,
+        data.tokenizer,
+        language_model.tokenizer,
+        prepend_bos=bool(data.hparams["prepend_bos"]),
+        longest=language_model.longest_context,
+    )
+    table = sources.table.clone()
+    table[:, ROW] = row
+    position = table[:, ROW + 1] if rows is own else places_of(table, rows)
+    index = _first_of_each(torch.stack([row, position], dim=1))
+    row, position = row[index], position[index]
+    read = _harvest(rows, row, position, language_model, batch_size)
+    table = rows.source_table(row, position)
+    table[:, ROW] = used[row]
+    good = torch.ones(len(index), dtype=torch.bool)
+    for hook, x in read.items():
+        good &= usable(x, table, hook, "skip")
+    if not bool(good.any()):
+        raise InputError(
+            f"none of the {len(sources)} sources has a usable activation in {language_model.name.name}: "
+            f"{len(sources) - len(index)} have no token of its tokenizer, {len(index)} are zero or not finite"
+        )
+    prompts = [rows.prompt(Source(*place)) for place in rows.source_table(row[good], position[good]).tolist()]
+    return SourceActivations(
+        {hook: x[good] for hook, x in read.items()},
+        index[good],
+        table[good],
+        tuple(prompts),
+        unaligned=len(sources) - len(index),
+        unusable=int((~good).sum()),
+    )
+
+
+def _first_of_each(places: Int[Tensor, "n 2"]) -> Int[Tensor, " m"]:
+    """The indices of the places that are there and did not come before."""
+    seen: set[tuple[int, ...]] = set()
+    first = []
+    for index, place in enumerate(map(tuple, places.tolist())):
+        if place[1] >= 0 and place not in seen:
+            seen.add(place)
+            first.append(index)
+    return torch.tensor(first, dtype=torch.int64)
+
+
+def _harvest(
+    rows: Rows, row: Int[Tensor, " m"], position: Int[Tensor, " m"], language_model: LanguageModel, batch_size: int
+) -> dict[str, Any]:
+    x = {hook: torch.empty(len(row), width) for hook, width in language_model.widths.items()}
+    parts = tqdm(
+        harvest(language_model, rows, batch_size),
+        desc="Prompts of sources",
+        total=-(-len(rows) // batch_size),
+        unit=" batches",
+    )
+    for part in parts:
+        inside = (row >= part.first_row) & (row < part.first_row + batch_size)
+        for hook, values in part.activations.items():
+            x[hook][inside] = values[row[inside] - part.first_row, position[inside] - rows.first_position].float()
+    return x

@@ -1,0 +1,120 @@
+"""Model diffing: which atoms of one model's dictionary the dictionary of another model explains, and which it does not."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from itda_lightning.across_models.at_sources import SourceActivations, at_sources, check_sources
+from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.activations.models.language_model import LanguageModel
+from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.dictionary.sources import Source, Sources
+from itda_lightning.evaluation.data_of import check_width
+from itda_lightning.results.difference import AtomDifference, Direction
+
+# What codes in single precision leave of an activation that is an atom.
+ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two models.
+
+    Attributes:
+        name: what it is called in the results.
+        dictionary: its dictionary, with sources.
+        data: the data of the dictionary's fit, which name the model.
+        hook_name: the hook point of the dictionary.
+    """
+
+    name: str
+    dictionary: Dictionary
+    data: ActivationsDataModule
+    hook_name: str
+
+    @property
+    def sources(self) -> Sources:
+        """Its sources. Raises InputError as ``check_sources``."""
+        return check_sources(self.dictionary.sources, self.data)
+
+
+def check_sides(base: Side, other: Side) -> None:
+    """Refuse what cannot be compared; no model is loaded.
+
+    Raises:
+        InputError: as ``check_sources`` of either; dictionaries of different datasets, which have no sources in common.
+    """
+    base.sources.intersection(other.sources)
+
+
+def diff(base: Side, other: Side) -> tuple[Direction, Direction]:
+    """For every atom of each dictionary: what the other model's dictionary leaves unexplained at its source.
+
+    Each model reads the prompts of all sources; the two are loaded one after the other. They may differ in tokenizer, hook
+    point and width.
+
+    Raises:
+        InputError: as ``check_sides`` and ``at_sources``; a dictionary of another width than its model.
+    """
+    check_sides(base, other)
+    sides = (base, other)
+    read = [read_sources(reader, sides) for reader in sides]
+    return (
+        direction(base, other, own=read[0][0], theirs=read[1][0]),
+        direction(other, base, own=read[1][1], theirs=read[0][1]),
+    )
+
+
+def unexplained_shares(dictionary: Dictionary, x: Float[Tensor, "m d"]) -> Float[Tensor, " m"]:
+    """(m,) float64: the share of ``|x - bias|^2`` that the dictionary's codes leave; 0 for an activation equal to the bias."""
+    x = x.to(dictionary.bias.device)
+    energy = dictionary.centre(x).double().square().sum(1)
+    shares = torch.where(energy > 0, dictionary.encode(x).residual_energy.double() / energy, 0.0)
+    return torch.where(shares > ROUNDING, shares, 0.0).cpu()
+
+
+def cosine_distances(x: Float[Tensor, "m d"], y: Float[Tensor, "m d"]) -> Float[Tensor, " m"]:
+    """(m,) float64: 1 - cosine of the rows of x and y, each about the mean of its rows."""
+    x, y = x.double(), y.double()
+    return 1 - torch.nn.functional.cosine_similarity(x - x.mean(0), y - y.mean(0))
+
+
+def read_sources(reader: Side, owners: Sequence[Side]) -> list[SourceActivations]:
+    """The activations of one side's model at the sources of each of the owners' dictionaries. Raises as ``diff``."""
+    language_model = LanguageModel(reader.data.model_name, [reader.hook_name])
+    check_width(reader.dictionary, language_model.widths[reader.hook_name], reader.data, reader.hook_name)
+    batch_size = reader.data.hparams["model_batch_size"]
+    return [at_sources(owner.sources, owner.data, language_model, batch_size) for owner in owners]
+
+
+def direction(owner: Side, reader: Side, own: SourceActivations, theirs: SourceActivations) -> Direction:
+    """The owner's atoms, ranked, from the activations of both models at the owner's sources."""
+    both = torch.isin(theirs.index, own.index)
+    index = theirs.index[both]
+    x = theirs.x[reader.hook_name][both]
+    own_x = own.x[owner.hook_name][torch.searchsorted(own.index, index)]
+    unexplained = unexplained_shares(reader.dictionary, x).tolist()
+    unexplained_own: list[float | None] = [None] * len(index)
+    distances: list[float | None] = [None] * len(index)
+    if own_x.shape[1] == reader.dictionary.d_in:
+        unexplained_own = [*unexplained_shares(reader.dictionary, own_x).tolist()]
+        distances = [*cosine_distances(own_x, x).tolist()]
+    sources, prompts = owner.sources, dict(zip(own.index.tolist(), own.prompts, strict=True))
+    common = sources.intersection(reader.sources)
+    atoms = []
+    for atom, left, own_left, distance in zip(index.tolist(), unexplained, unexplained_own, distances, strict=True):
+        source = Source(*sources.table[atom].tolist())
+        key = (source.document, source.start, source.end)
+        atoms.append(AtomDifference(atom, source, prompts[atom], key in common, left, own_left, distance))
+    return Direction(
+        owner.name,
+        reader.name,
+        owner.dictionary.n_atoms,
+        reader.dictionary.n_atoms,
+        theirs.unaligned,
+        owner.dictionary.n_atoms - theirs.unaligned - len(atoms),
+        tuple(sorted(atoms, key=lambda atom: -atom.excess)),
+    )

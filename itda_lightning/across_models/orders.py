@@ -1,0 +1,95 @@
+"""The same fit on the same tokens in another order: how far two dictionaries of one model agree.
+
+A comparison is worth no more than that: what two fits of the same model do not have in common, order alone has decided.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from itda_lightning.activations.batches import ActivationBatch, ActivationLoader
+from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.activations.rows_through_model import RowActivations
+from itda_lightning.activations.text.rows import choice
+from itda_lightning.activations.usable import usable
+from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.errors import InputError
+from itda_lightning.growth import GROWTH_POLICIES, GrowthRule, judging
+
+
+def check_regrowable(name: str, dictionary: Dictionary) -> None:
+    """Raises InputError for a dictionary whose fit cannot be done again from what it says of it."""
+    fit = dictionary.metadata.get("fit") or {}
+    if dictionary.metadata.get("threshold") is None or "max_atoms" not in fit:
+        raise InputError(
+            f"{name} does not say how it was fitted, so it cannot be grown in another order: set orders to 0"
+        )
+    if fit["energy_exponent"] != 1 and dictionary.metadata.get("typical_energy") is None:
+        raise InputError(
+            f"{name} was fitted with energy_exponent {fit['energy_exponent']}, whose typical energy is not kept: set orders to 0"
+        )
+
+
+def reordered_batches(data: ActivationsDataModule, seed: int) -> Iterator[ActivationBatch]:
+    """The training activations with the rows in another order, from a complete cache; the order depends on the seed alone."""
+    rows, cache = data.rows("train"), data.cache("train")
+    assert cache is not None
+    order = choice(len(rows), len(rows), seed)
+
+    def read(start_row: int) -> Iterator[RowActivations]:
+        for index, row in enumerate(order[start_row:].tolist(), start_row):
+            yield RowActivations(index, cache.read(row, row + 1).activations)
+
+    return iter(ActivationLoader(rows.select(order), read, data.hparams["batch_size"], 1))
+
+
+def regrown(
+    dictionaries: Mapping[str, Dictionary], batches: Iterable[ActivationBatch]
+) -> dict[str, Int[Tensor, "_ 6"]]:
+    """The sources of dictionaries that are grown as the given ones were, with their bias and threshold, on other batches.
+
+    Args:
+        dictionaries: of each hook point, as ``check_regrowable`` accepts them.
+        batches: of the tokens of their fits.
+
+    Returns:
+        Of each hook point (atoms, 6) sources, columns as in ``sources.COLUMNS``.
+    """
+    grown = {hook: _empty(dictionary) for hook, dictionary in dictionaries.items()}
+    for batch in batches:
+        for hook, dictionary in grown.items():
+            if dictionary.n_atoms < dictionary.capacity:
+                _grow(dictionary, batch, hook, dictionaries[hook].metadata)
+    return {hook: dictionary.source_table for hook, dictionary in grown.items()}
+
+
+def _empty(dictionary: Dictionary) -> Dictionary:
+    fit = dictionary.metadata["fit"]
+    return Dictionary(
+        torch.zeros(0, dictionary.d_in),
+        dictionary.bias,
+        k=fit["k"],
+        pursuit=fit["pursuit"],
+        nonnegative=fit["nonnegative"],
+        capacity=fit["max_atoms"],
+    )
+
+
+def _grow(dictionary: Dictionary, batch: ActivationBatch, hook_name: str, metadata: Mapping[str, object]) -> None:
+    fit, threshold = metadata["fit"], metadata["threshold"]
+    assert isinstance(fit, Mapping)
+    assert isinstance(threshold, float)
+    good = usable(batch.activations[hook_name], batch.table, hook_name, fit["bad_activations"])
+    if not bool(good.any()):
+        return
+    x, table = dictionary.centre(batch.activations[hook_name][good]), batch.table[good]
+    dictionary.prepared().build_gram()
+    typical = metadata.get("typical_energy") or 1.0
+    assert isinstance(typical, float)
+    rule = GrowthRule(
+        dictionary.k, judging(dictionary.pursuit), dictionary.nonnegative, threshold, fit["energy_exponent"], typical
+    )
+    step = GROWTH_POLICIES[fit["growth"]](x, dictionary.prepared(), rule)
+    dictionary.append(step.atoms, table[step.accepted])

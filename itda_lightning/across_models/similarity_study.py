@@ -1,0 +1,196 @@
+"""Models compared with each other, from their settings to plain results."""
+
+import hashlib
+import itertools
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from itda_lightning.across_models.aligned_activations import AlignedActivations
+from itda_lightning.across_models.alignment import AlignedTokens, Unit, align, common_sources, unit_of_alignment
+from itda_lightning.across_models.compared import ComparedModel, check_widths, open_models
+from itda_lightning.across_models.dictionaries import DictionaryComparison, compare_dictionaries
+from itda_lightning.across_models.fits import fit_dictionaries
+from itda_lightning.across_models.layer_matching import matching_accuracy
+from itda_lightning.across_models.measured import Measured
+from itda_lightning.across_models.orders import check_regrowable
+from itda_lightning.across_models.representations import Representations, check_tokens
+from itda_lightning.across_models.resampling import standard_error
+from itda_lightning.across_models.similarity_settings import SimilaritySettings, short_labels, summary_of
+from itda_lightning.errors import InputError
+from itda_lightning.fitting.module import ITDA
+from itda_lightning.fitting.run_directory import versions_and_hardware
+from itda_lightning.machine.atomic_files import explained
+from itda_lightning.results.model_similarity import Matrix, MeasuredSites, ModelSimilarity, Site
+
+logger = logging.getLogger(__name__)
+
+MADE = "made"
+# Below this share of a model's held-out tokens that all have, it should be known how few they are.
+FEW_IN_COMMON = 0.5
+
+
+def compare_models(settings: SimilaritySettings, data: Mapping[str, Any], fit: Mapping[str, Any]) -> ModelSimilarity:
+    """Open and check the models, harvest and fit what is missing, measure, one model after another.
+
+    Args:
+        settings: what is compared and how.
+        data: arguments of ``ActivationsDataModule`` but for those of the model.
+        fit: arguments of ``ITDA`` for the models that are not given by a run.
+
+    Raises:
+        InputError: models that cannot be compared, each with the reason, before any of them runs.
+    """
+    ITDA(**fit)
+    models = open_models(settings.models, data, bool(settings.of_sources))
+    heldout = [model.data.rows("heldout") for model in models]
+    unit = unit_of_alignment(settings.alignment, heldout)
+    tokens = align(heldout, unit)
+    shares = {model.name: len(tokens.spans) / rows.n_kept for model, rows in zip(models, heldout, strict=True)}
+    _check(models, unit, tokens, shares, settings)
+    directory = Path(settings.directory).expanduser()
+    with explained(directory, "writing into"):
+        directory.mkdir(parents=True, exist_ok=True)
+    for model in models:
+        logger.info("%s: %s", model.name, model.data.model_name.name)
+        model.data.prepare_data()
+        if settings.of_sources and not model.is_run:
+            fit_dictionaries(model, fit, directory / MADE)
+        model.data.release_model()
+    return _measure(models, unit, tokens, shares, settings)
+
+
+def _check(
+    models: Sequence[ComparedModel],
+    unit: Unit,
+    tokens: AlignedTokens,
+    shares: Mapping[str, float],
+    settings: SimilaritySettings,
+) -> None:
+    """What can be known before a model runs."""
+    if settings.resamples and len(tokens.spans[:, 0].unique()) < 2:
+        raise InputError(
+            "the held-out tokens in common are of one document, so no error can be told: raise data.validation_tokens, or set "
+            "resamples to 0"
+        )
+    if settings.of_sources:
+        common_sources([model.data.rows("train") for model in models], unit)
+        for model in models if settings.orders else ():
+            for hook, dictionary in model.dictionaries.items():
+                check_regrowable(f"{model.name} at {hook}", dictionary)
+    check_widths(models)
+    widths = [model.data.widths[hook] for model in models for hook in model.hook_names]
+    check_tokens(len(tokens.spans), widths, settings)
+    for name, share in shares.items():
+        if share < FEW_IN_COMMON:
+            logger.warning(
+                "only %.0f%% of the held-out tokens of %s have a counterpart in all models", 100 * share, name
+            )
+
+
+def _measure(
+    models: Sequence[ComparedModel],
+    unit: Unit,
+    tokens: AlignedTokens,
+    shares: Mapping[str, float],
+    settings: SimilaritySettings,
+) -> ModelSimilarity:
+    start = time.perf_counter()
+    activations = AlignedActivations([model.data for model in models], [model.hook_names for model in models], tokens)
+    sites = _sites(models)
+    compared: DictionaryComparison | None = None
+    if settings.of_sources:
+        compared = compare_dictionaries(models, unit, activations, settings)
+    measured, shared = Representations(activations, settings).measure(len(sites))
+    if compared is not None:
+        measured |= compared.measured
+    of_models = _places(models)
+    return ModelSimilarity(
+        title=settings.title or f"{', '.join(model.name for model in models)}: similarity of layers",
+        facts=_facts(models, unit, tokens, activations, shares, settings)
+        | {
+            "seconds of the sums that measures of moments share": f"{shared:.1f}",
+            "seconds of all measuring": f"{time.perf_counter() - start:.1f}",
+        },
+        sites=sites,
+        atoms=0 if compared is None else compared.atoms,
+        universe=0 if compared is None else compared.universe,
+        chance=float("nan") if compared is None else compared.chance,
+        measured=tuple(_plain(name, measured[name], of_models) for name in settings.measures),
+        whole_models=() if compared is None else compared.whole_models,
+        reordered=() if compared is None else compared.reordered,
+    )
+
+
+def _sites(models: Sequence[ComparedModel]) -> tuple[Site, ...]:
+    return tuple(
+        Site(model.name, hook, label)
+        for model in models
+        for hook, label in zip(model.hook_names, short_labels(model.hook_names), strict=True)
+    )
+
+
+def _places(models: Sequence[ComparedModel]) -> list[range]:
+    """Which of all sites are those of each model."""
+    ends = torch.tensor([0, *(len(model.hook_names) for model in models)]).cumsum(0).tolist()
+    return [range(first, last) for first, last in itertools.pairwise(ends)]
+
+
+def _plain(name: str, measured: Measured, of_models: Sequence[range]) -> MeasuredSites:
+    accuracies = [matching_accuracy(values, of_models) for values in measured.resampled]
+    return MeasuredSites(
+        name,
+        _matrix(measured.values),
+        _matrix(standard_error(measured.resampled)),
+        measured.seconds,
+        matching_accuracy(measured.values, of_models),
+        float(standard_error(torch.tensor(accuracies, dtype=torch.float64))),
+        matching_accuracy(measured.values, of_models, self_pairs=True),
+    )
+
+
+def _matrix(values: torch.Tensor) -> Matrix:
+    return tuple(map(tuple, values.tolist()))
+
+
+def _facts(
+    models: Sequence[ComparedModel],
+    unit: Unit,
+    tokens: AlignedTokens,
+    activations: AlignedActivations,
+    shares: Mapping[str, float],
+    settings: SimilaritySettings,
+) -> dict[str, str]:
+    versions, first = versions_and_hardware(), models[0].data
+    facts = {}
+    for model in models:
+        name = model.data.model_name
+        revision = name.revision or name.fingerprint().rpartition("@")[2][:12]
+        facts[f"model {model.name}"] = f"{name.name} ({revision}, {name.loader}, {name.dtype})"
+        facts[f"hook points of {model.name}"] = summary_of(model.hook_names)
+        if settings.of_sources:
+            facts[f"training tokens of {model.name}"] = f"{model.data.rows('train').n_kept:,} activations"
+    packages = ("itda-lightning", "sae-lens", "torch", "transformers", "python")
+    return facts | {
+        "dataset": f"{first.documents.name} ({first.documents.fingerprint[:12]})",
+        "held-out tokens": f"{len(activations):,} of {len(activations.documents.unique()):,} documents",
+        "tokens left out": f"{activations.left_out:,}, not finite or zero in some model",
+        "held-out tokens' hash": _hash(tokens),
+        "aligned by": f"{unit} ({', '.join(f'{share:.1%} of {name}' for name, share in shares.items())})",
+        "seed of the data": str(first.hparams["seed"]),
+        "errors": f"standard errors, documents resampled {settings.resamples} times in groups"
+        if settings.resamples
+        else "none, as documents were not resampled",
+        "versions": ", ".join(f"{name} {versions[name]}" for name in packages),
+        "hardware": f"{versions['cpus']} CPU cores, {versions['memory_gb']:.0f} GB"
+        + "".join(f", {gpu}" for gpu in versions["gpus"]),
+    }
+
+
+def _hash(tokens: AlignedTokens) -> str:
+    """Of the documents and characters of all tokens in common."""
+    return hashlib.sha256(tokens.spans.numpy().tobytes()).hexdigest()[:16]

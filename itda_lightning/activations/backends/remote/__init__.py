@@ -1,0 +1,1 @@
+"""Have another machine run the language model."""

@@ -1,0 +1,1 @@
+"""Run a language model that stays on disk, one layer at a time."""

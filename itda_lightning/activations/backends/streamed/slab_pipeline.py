@@ -1,0 +1,101 @@
+"""Slabs on their way through a layer: what is computed of one is being written, and the next one is being read."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
+
+from jaxtyping import Float
+from torch import Tensor
+
+from itda_lightning.activations.backends.streamed.slabs import Slab, SlabFiles
+
+# That computes and is written, that is read.
+IN_MEMORY = 2
+
+
+class SlabPipeline:
+    """Reads slabs ahead and writes them part by part as they are computed; within ``with``.
+
+    A slab is on disk before the next one computes, so that a run that is killed has no more than one to compute again.
+
+    Args:
+        files: of the slabs.
+        rows: of the largest slab.
+        keep: whether all slabs stay in memory, which is then the place they are read from. They are written all the same,
+            for a run that is killed. Else memory holds two, in memory that is used again and again.
+    """
+
+    def __init__(self, files: SlabFiles, rows: int, keep: bool) -> None:
+        self._files, self._rows, self._keep = files, rows, keep
+        self._threads = ThreadPoolExecutor(2)
+        self._in_memory: dict[Slab, Tensor] = {}
+        self._spare: list[Tensor] = []
+
+    def __enter__(self) -> "SlabPipeline":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._threads.shutdown()
+
+    def memory(self, slab: Slab) -> Float[Tensor, "rows context d"]:
+        """Memory for the hidden states of a slab, until it is written."""
+        n_rows = slab.stop - slab.start
+        if slab not in self._in_memory:
+            fresh = n_rows if self._keep else self._rows
+            self._in_memory[slab] = self._spare.pop() if self._spare else self._files.empty(fresh)
+        return self._in_memory[slab][:n_rows]
+
+    def write(self, slab: Slab, level: int, parts: Iterator[Float[Tensor, "rows context d"]]) -> None:
+        """Write a slab at a level: the parts of its memory, in order, each while the next one is computed.
+
+        Raises:
+            InputError: it could not be written, as ``SlabFiles.write``.
+        """
+        computed: SimpleQueue[Tensor | BaseException | None] = SimpleQueue()
+        writing = self._threads.submit(self._files.write, slab, level, _taken_from(computed))
+        try:
+            for part in parts:
+                if writing.done():  # it failed
+                    break
+                computed.put(part)
+            computed.put(None)
+        except BaseException as error:
+            computed.put(error)
+            raise
+        writing.result()
+        if not self._keep:
+            self._spare.append(self._in_memory.pop(slab))
+
+    def advance(self, slabs: list[Slab], level: int, forward: Callable[[Slab, Tensor], Iterator[Tensor]]) -> None:
+        """Bring slabs from a level to the next.
+
+        Args:
+            slabs: at that level.
+            level: where they are.
+            forward: changes a slab's hidden states in place and gives, in order, the rows that are done.
+
+        Raises:
+            InputError: a slab that could not be written, or is not what was written.
+        """
+        coming = self._begin_reading(slabs[0], level) if slabs else None
+        for slab, following in zip(slabs, [*slabs[1:], None], strict=True):
+            assert coming is not None
+            hidden = coming.result()
+            coming = self._begin_reading(following, level) if following is not None else None
+            self.write(slab, level + 1, forward(slab, hidden))
+
+    def _begin_reading(self, slab: Slab, level: int) -> Future[Tensor]:
+        return self._threads.submit(self._read, slab, level)
+
+    def _read(self, slab: Slab, level: int) -> Tensor:
+        kept, hidden = slab in self._in_memory, self.memory(slab)
+        if not kept:
+            self._files.read(slab, level, hidden)
+        return hidden
+
+
+def _taken_from(computed: SimpleQueue[Tensor | BaseException | None]) -> Iterator[Tensor]:
+    while (part := computed.get()) is not None:
+        if isinstance(part, BaseException):
+            raise part
+        yield part

@@ -1,0 +1,320 @@
+"""The streamed backend: a model on disk harvested layer by layer, all rows through one layer before the next is read.
+
+Every weight is read once whatever the number of tokens. Hidden states lie on disk in slabs (``slabs.py``), so that memory
+holds two layers of weights and two slabs (one computes, the next is being read), and a run that was killed goes on with the
+layer and the slab that it was at.
+"""
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cached_property, partial
+from pathlib import Path
+from typing import get_args
+
+import torch
+import xxhash
+from filelock import FileLock, Timeout
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from itda_lightning.activations.backends.harvest_plan import (
+    CPU,
+    PROCESS_BYTES,
+    HarvestPlan,
+    Limits,
+    batch_bytes,
+    directory_bytes,
+    in_units,
+)
+from itda_lightning.activations.backends.streamed.slab_pipeline import IN_MEMORY, SlabPipeline
+from itda_lightning.activations.backends.streamed.slabs import Slab, SlabFiles, cut
+from itda_lightning.activations.backends.streamed.streamed_decoder import StreamedDecoder
+from itda_lightning.activations.cache import SHARD_ROWS, ActivationCache, cache_bytes
+from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.activations.rows_through_model import RowActivations
+from itda_lightning.activations.text.rows import Rows
+from itda_lightning.activations.text.split import Split
+from itda_lightning.errors import InputError
+from itda_lightning.machine.atomic_files import explained, remove_parts, write_json
+
+logger = logging.getLogger(__name__)
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+SLAB_ROWS = "slabs.json"
+LOCK = "lock"
+# Larger slabs are read and written no faster, and a run that is killed loses more of them.
+LARGEST_SLAB = 2**29
+
+
+class StreamedBackend:
+    """Harvests what a data module asks for, from weights that stay on disk.
+
+    Args:
+        data: what to harvest; its language model is not loaded.
+        limits: how much memory may be taken.
+        spill: where hidden states are kept meanwhile; beside the caches if None.
+
+    Raises:
+        InputError: weights that are missing, not whole or of an unknown architecture, or a hook point that is not of the
+            residual stream between layers. Only headers were read then.
+    """
+
+    def __init__(self, data: ActivationsDataModule, limits: Limits, spill: Path | None) -> None:
+        self.data, self.limits = data, limits
+        self.root = Path(data.hparams["cache_dir"]).expanduser()
+        self.spill = spill.expanduser() if spill is not None else self.root
+        self.decoder = StreamedDecoder(data.model_name)
+        self.levels = {hook: self.decoder.level(hook) for hook in data.hook_names}
+        self.wanted = sorted(set(self.levels.values()))
+        self.batch_rows: int = data.hparams["model_batch_size"]
+        data.check_context(self.decoder.longest_context)
+
+    def plan(self) -> HarvestPlan:
+        """What all of the harvest takes. Raises InputError where a single batch does not fit into the memory."""
+        decoder, n_layers = self.decoder, self.wanted[-1]
+        n_rows, row_bytes = self._n_rows, self._row_bytes
+        names = decoder.outer_weights + [name for layer in decoder.layer_weights[:n_layers] for name in layer]
+        tokens = n_rows * self.data.hparams["context_size"]
+        slab = self.slab_rows * row_bytes
+        memory = self.memory_for(n_rows if self.all_in_memory else self.slab_rows)
+        shard = SHARD_ROWS * row_bytes * len(self.levels)  # of the cache, while it is written
+        width, stored = len(self.levels) * decoder.width, self.data.hparams["cache_dtype"]
+        return HarvestPlan(
+            tokens=tokens,
+            weights=next(iter(decoder.files.tensors.values())).file,
+            read=decoder.files.size_bytes(names),
+            cache=sum(cache_bytes(part, width, stored) for part in map(self.data._cached_rows, SPLITS)),
+            # While a slab is written its last level is still there.
+            spill=n_rows * row_bytes * len(self.wanted) + slab,
+            cpu=max(memory, PROCESS_BYTES + 2 * shard),
+            gpu=0 if self._on_cpu else max(2 * decoder.layer_bytes, decoder.outer_bytes) + self._batch,
+            flops=2 * tokens * sum(decoder.parameters[:n_layers]),
+            spill_traffic=2 * n_rows * row_bytes * (n_layers + 1),
+            width=decoder.width,
+        )
+
+    def memory_for(self, slab_rows: int) -> int:
+        """Bytes of CPU memory for slabs of so many rows: the process, two layers of weights, one batch, two slabs."""
+        return self._memory_without_slabs + min(IN_MEMORY * slab_rows, self._n_rows) * self._row_bytes
+
+    @cached_property
+    def slab_rows(self) -> int:
+        """Rows in a slab: half of what the memory leaves, in whole batches, of all rows at most.
+
+        Raises:
+            InputError: too little memory for two layers of weights and one batch.
+        """
+        allowed, least = self.limits.of(CPU), self.memory_for(self.batch_rows)
+        if allowed < least:
+            raise InputError(
+                f"the harvest needs {in_units(least)} of memory (this process {in_units(PROCESS_BYTES)}, two layers of "
+                f"weights {in_units(self._weights_on_cpu)}, the rest for a batch) but may take {in_units(allowed)}: raise "
+                "memory, or lower data.model_batch_size"
+            )
+        largest = min((allowed - self._memory_without_slabs) // IN_MEMORY, LARGEST_SLAB)
+        return min(max(1, largest // (self.batch_rows * self._row_bytes)) * self.batch_rows, self._n_rows)
+
+    @property
+    def all_in_memory(self) -> bool:
+        """Whether the memory holds the hidden states of all rows."""
+        return self.limits.of(CPU) >= self._memory_without_slabs + self._n_rows * self._row_bytes
+
+    def fill(self) -> int:
+        """Harvest what is not in the caches yet; returns the number of tokens that were written to them.
+
+        Raises:
+            InputError: another process is at it, a full disk, a damaged file; what was written stays, the same call goes on.
+        """
+        caches = {split: self._cache(split) for split in SPLITS}
+        key = xxhash.xxh3_64_hexdigest("".join(cache.path.name for cache in caches.values()).encode())
+        directory = self.spill / f"streamed-{key}-{self.batch_rows}"
+        there = sum(map(directory_bytes, [directory, *(cache.path for cache in caches.values())]))
+        self.plan().check_disk(self.root, self.spill, reusable=there)
+        missing = {split: cache for split, cache in caches.items() if not cache.complete}
+        with _alone_in(directory):
+            written = _Run(self, directory, missing).fill() if missing else 0
+            shutil.rmtree(directory, ignore_errors=True)
+        return written
+
+    def _cache(self, split: Split) -> ActivationCache:
+        cache = self.data.cache(split)
+        assert cache is not None
+        return cache
+
+    @property
+    def _memory_without_slabs(self) -> int:
+        return PROCESS_BYTES + self._weights_on_cpu + (self._batch if self._on_cpu else 0)
+
+    @property
+    def _on_cpu(self) -> bool:
+        return self.decoder.device.type == "cpu"
+
+    @property
+    def _weights_on_cpu(self) -> int:
+        """The layer that computes and the next, or what runs before the layers, as stored and as computed with."""
+        decoder = self.decoder
+        stored = max(map(decoder.files.size_bytes, decoder.layer_weights))
+        outer = decoder.files.size_bytes(decoder.outer_weights)
+        if not self._on_cpu:
+            return max(2 * stored, outer)
+        return max(2 * max(decoder.layer_bytes, stored), outer + decoder.outer_bytes)
+
+    @property
+    def _batch(self) -> int:
+        dtype, context = self.data.model_name.torch_dtype(), self.data.hparams["context_size"]
+        return batch_bytes(self.decoder.config, self.batch_rows, context, dtype.itemsize) + self.decoder.working_bytes
+
+    @property
+    def _n_rows(self) -> int:
+        return sum(len(self.data._cached_rows(split)) for split in SPLITS)
+
+    @property
+    def _row_bytes(self) -> int:
+        return self.data.hparams["context_size"] * self.decoder.width * self.data.model_name.torch_dtype().itemsize
+
+
+class _Run:
+    """One run of a streamed harvest into the caches that are missing."""
+
+    def __init__(self, backend: StreamedBackend, directory: Path, caches: dict[Split, ActivationCache]) -> None:
+        self.decoder, self.levels, self.wanted = backend.decoder, backend.levels, backend.wanted
+        self.caches = caches
+        self.batches = {split: cache.batches(backend.batch_rows) for split, cache in caches.items()}
+        rows = next(iter(caches.values())).rows
+        shape, dtype = (rows.context_size, self.decoder.width), backend.data.model_name.torch_dtype()
+        self.files = SlabFiles(directory, self.wanted, shape, dtype)
+        slab_rows = _slab_rows(directory, backend.slab_rows)
+        self.slabs = [slab for split, batches in self.batches.items() for slab in cut(split, batches, slab_rows)]
+        self.files.remove_stale(self.slabs)
+        self.reached = {slab: self.files.level(slab) for slab in self.slabs}
+        self.pipeline = partial(SlabPipeline, self.files, slab_rows, backend.all_in_memory)
+        model = xxhash.xxh3_64_hexdigest(next(iter(caches.values())).settings["model"]["fingerprint"].encode())
+        remove_parts(backend.root)
+        self.decoder.files.check_by(backend.root / f"weights-{model}.json")
+
+    def fill(self) -> int:
+        """Bring all slabs to the last level that a hook point wants, then write the caches."""
+        if any(level != self.wanted[-1] for level in self.reached.values()):
+            with self.pipeline() as pipeline:
+                self._embed(pipeline)
+                self._stream(pipeline)
+        widths = dict.fromkeys(self.levels, self.decoder.width)
+        return sum(cache.fill_from(widths, partial(self._read, split)) for split, cache in self.caches.items())
+
+    def _embed(self, pipeline: SlabPipeline) -> None:
+        with self.decoder.outer():
+            for slab in tqdm(self.slabs, desc="Embeddings", unit=" slabs"):
+                rows = self._rows(slab)
+                for start, stop in slab.batches(self.batches[slab.of]):
+                    self.decoder.prepare(rows.tokens[start:stop])
+                if self.reached[slab] is None:
+                    pipeline.write(slab, 0, self._embedded(slab, pipeline.memory(slab)))
+                    self.reached[slab] = 0
+
+    def _embedded(self, slab: Slab, hidden: Tensor) -> Iterator[Tensor]:
+        tokens = self._rows(slab).tokens
+        for start, stop in slab.batches(self.batches[slab.of]):
+            part = hidden[start - slab.start : stop - slab.start]
+            yield part.copy_(self.decoder.embed(tokens[start:stop]))
+
+    def _stream(self, pipeline: SlabPipeline) -> None:
+        decoder, last = self.decoder, self.wanted[-1]
+        first = min(level for level in self.reached.values() if level is not None)
+        if first == last:
+            return
+        if first:
+            logger.info("going on with layer %d of %d", first, last)
+        size = max(map(decoder.files.memory_bytes, decoder.layer_weights[first:last]))
+        memory = [torch.empty(size, dtype=torch.uint8) for _ in range(2)]
+        flops, waited, begin = 0, 0.0, time.perf_counter()
+        with (
+            ThreadPoolExecutor(1) as reader,
+            tqdm(total=(last - first) * len(self.slabs), desc="Layers", unit=" slabs") as bar,
+        ):
+            coming = reader.submit(decoder.files.read, decoder.layer_weights[first], memory[0])
+            for index in range(first, last):
+                before = time.perf_counter()
+                weights = coming.result()
+                waited += time.perf_counter() - before
+                with decoder.layer(index, weights):
+                    # The next layer is read only now, when what is free is known: two layers are in memory, not three.
+                    if decoder.lies_in(index, memory[0]):
+                        memory.reverse()
+                    if index + 1 < last:
+                        coming = reader.submit(decoder.files.read, decoder.layer_weights[index + 1], memory[0])
+                    slabs = [slab for slab in self.slabs if self.reached[slab] == index]
+                    bar.update(len(self.slabs) - len(slabs))
+                    pipeline.advance(slabs, index, partial(self._forward, index, bar))
+                    tokens = sum(self._rows(slab).tokens[slab.start : slab.stop].numel() for slab in slabs)
+                    flops += 2 * decoder.parameters[index] * tokens
+        seconds = time.perf_counter() - begin
+        read = decoder.files.size_bytes([name for names in decoder.layer_weights[first:last] for name in names])
+        logger.info(
+            "%d layers in %.2f s: %s of weights at %s/s, %.3g TFLOP at %.3g TFLOP/s; %.2f s of it waiting for weights",
+            last - first,
+            seconds,
+            in_units(read),
+            in_units(read / seconds),
+            flops / 1e12,
+            flops / seconds / 1e12,
+            waited,
+        )
+
+    def _forward(self, index: int, bar: tqdm, slab: Slab, hidden: Tensor) -> Iterator[Tensor]:
+        for start, stop in slab.batches(self.batches[slab.of]):
+            part = hidden[start - slab.start : stop - slab.start]
+            yield part.copy_(self.decoder.forward_layer(index, part))
+        self.reached[slab] = index + 1
+        bar.update()
+
+    def _rows(self, slab: Slab) -> Rows:
+        return self.caches[slab.of].rows
+
+    def _read(self, split: Split, start: int, stop: int) -> Iterator[RowActivations]:
+        """The activations of some rows, in the batches of the language model."""
+        first = self.caches[split].rows.first_position
+        for batch in self.batches[split]:
+            if not start <= batch[0] < stop:
+                continue
+            slab = next(slab for slab in self.slabs if slab.of == split and slab.start <= batch[0] < slab.stop)
+            read = {level: self.files.read_rows(slab, level, *batch)[:, first:].contiguous() for level in self.wanted}
+            yield RowActivations(batch[0], {hook: read[level] for hook, level in self.levels.items()})
+
+
+@contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """Within this block no other harvest works in the directory; a process that was killed holds nothing."""
+    with explained(directory, "writing into"):
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(directory / LOCK, timeout=0)
+    try:
+        with lock:
+            yield
+    except Timeout as error:
+        raise InputError(
+            f"another process is filling the same caches, with its hidden states in {directory}: wait until it is done"
+        ) from error
+
+
+def _slab_rows(directory: Path, wanted: int) -> int:
+    """Rows in a slab: as a run began that was killed, else as wanted now.
+
+    Raises:
+        InputError: it began with more memory than there is now.
+    """
+    path = directory / SLAB_ROWS
+    if not path.exists():
+        write_json(path, {"rows": wanted})
+        return wanted
+    begun = int(json.loads(path.read_text(encoding="utf-8"))["rows"])
+    if begun > wanted:
+        raise InputError(
+            f"the harvest in {directory} was begun with slabs of {begun} rows, of which the memory holds {wanted} now: raise "
+            "memory, or remove the directory to begin anew"
+        )
+    return begun

@@ -1,0 +1,315 @@
+"""A causal decoder of `transformers` whose weights stay on disk: a skeleton that is given one layer's weights at a time.
+
+All that computes is the model's own: its forward is run once with layers that only record with what they are called
+(masks, positions, rotary embeddings, whatever its architecture hands them), and each layer is then called so.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import (
+    WeightConverter,
+    WeightRenaming,
+    convert_and_load_state_dict_in_model,
+    rename_source_key,
+)
+from transformers.modeling_utils import LoadStateDictConfig
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils import logging as transformers_logging
+
+from itda_lightning.activations.backends.streamed.weight_files import WeightFiles
+from itda_lightning.activations.models.language_model import LanguageModelName
+from itda_lightning.activations.models.quantised import statistics, working_bytes, wrongly_packed
+from itda_lightning.activations.models.residual_stream import find_layers, level_of
+from itda_lightning.activations.models.skeleton import directory_of, make_skeleton
+from itda_lightning.errors import InputError
+
+# What a layer is called with beside the hidden states: the other positional arguments, and the keyword arguments.
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class _LastLayerReached(Exception):  # noqa: N818  it is no error
+    pass
+
+
+class _InMemory:
+    """What `transformers` takes for a slice of a file: gives its tensor once, and keeps it no longer."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor: Tensor | None = tensor
+        self._floating = tensor.is_floating_point()
+
+    def is_floating_point(self) -> bool:
+        return self._floating
+
+    def __getitem__(self, index: Any) -> Tensor:
+        tensor, self._tensor = self._tensor, None
+        assert tensor is not None
+        return tensor[index]
+
+
+class StreamedDecoder:
+    """The skeleton of a causal decoder, its layers and the weights that each of them takes.
+
+    Attributes:
+        config: of the text decoder.
+        n_layers, width: decoder layers, and d_in of the residual stream.
+        longest_context: tokens that the model reads at most; None where it does not say.
+        layer_weights: for every layer the names in the weight files of what it takes.
+        outer_weights: the names of what runs before the layers (embeddings).
+        layer_bytes, outer_bytes: the largest layer, and what runs before, as they are computed with: in the dtype of the
+            computation, or packed.
+        working_bytes: what a layer of packed weights takes beside them while it computes; 0 for others.
+        parameters: number of parameters of every layer, packed or not.
+
+    Args:
+        name: the model; its directory, or a hub name that was downloaded.
+
+    Raises:
+        InputError: weights that are not there or not whole, an unknown architecture, weights that do not fit it or are
+            quantised in a way that is not streamed.
+    """
+
+    def __init__(self, name: LanguageModelName) -> None:
+        self.name, self.device = name, name.torch_device()
+        self.directory = directory_of(name)
+        self.model = make_skeleton(self.directory, name)
+        self.files = WeightFiles(self.directory)
+        self._quantizer: HfQuantizer | None = getattr(self.model, "hf_quantizer", None)
+        self._decoder: nn.Module = self.model.get_decoder()
+        self.config: Any = self.model.config.get_text_config()
+        self.width: int = self.config.hidden_size
+        self.longest_context: int | None = getattr(self.config, "max_position_embeddings", None)
+        self.layers_path = find_layers(self.model, name)
+        self.layers: nn.ModuleList = self.model.get_submodule(self.layers_path)
+        self.n_layers = len(self.layers)
+        self._loading = LoadStateDictConfig(
+            dtype=name.torch_dtype(),
+            dtype_plan=self.model._get_dtype_plan(name.torch_dtype()),
+            device_map={"": self.device},
+            hf_quantizer=self._quantizer,
+            weight_mapping=cast(
+                list[WeightConverter | WeightRenaming],
+                get_model_conversion_mapping(self.model, hf_quantizer=self._quantizer),
+            ),
+        )
+        self.layer_weights, self.outer_weights = self._assign()
+        self._check_weights()
+        self.parameters = [sum(p.numel() for p in layer.parameters()) for layer in self.layers]
+        self.layer_bytes = max(_bytes(layer.parameters()) for layer in self.layers)
+        self.outer_bytes = _bytes(parameter for _, parameter in self._outer())
+        self.working_bytes = 0
+        if self._quantizer is not None:  # nothing is converted then
+            self.layer_bytes = max(map(self.files.size_bytes, self.layer_weights))
+            self.outer_bytes = self.files.size_bytes(self.outer_weights)
+            self.working_bytes = working_bytes(self.model, self._quantizer, self.device, name.torch_dtype())
+            if self.device.type == "cpu":  # where weights may be put in another order
+                self.working_bytes += self.layer_bytes
+        self._calls: dict[tuple[int, ...], list[Call]] = {}
+
+    def level(self, hook_name: str) -> int:
+        """The level of a hook point. Raises InputError where it is none of the residual stream between layers."""
+        return level_of(hook_name, self.name, self.layers_path, self.n_layers)
+
+    @contextmanager
+    def outer(self) -> Iterator[None]:
+        """Within this block the weights that run before the layers are loaded."""
+        self._load(self.files.read(self.outer_weights))
+        try:
+            yield
+        finally:
+            within_layers = set(self.layers.modules())
+            for module in self._decoder.modules():
+                if module not in within_layers:
+                    _release(module)
+
+    @contextmanager
+    def layer(self, index: int, weights: dict[str, Tensor]) -> Iterator[None]:
+        """Within this block layer ``index`` has these weights, which are taken out of ``weights`` meanwhile."""
+        empty = self.layers[index]
+        # Modules of packed weights keep more than parameters, so a copy is filled, which goes with all that it holds.
+        self.layers[index] = deepcopy(empty)
+        try:
+            self._load(weights)
+            left = [name for name, value in self.layers[index].named_parameters() if value.device.type == "meta"]
+            assert not left, left
+            yield
+        finally:
+            for module in self.layers[index].modules():
+                _release(module)  # packed weights and their modules refer to each other
+            self.layers[index] = empty
+
+    def lies_in(self, index: int, memory: Tensor) -> bool:
+        """Whether the weights of layer ``index``, within ``layer``, lie in the memory that they were read into.
+
+        Where only some do, because others were converted, they are copied, so that the memory is free; not of packed
+        weights, whose statistics lie there, too.
+        """
+        parameters = list(self.layers[index].parameters())
+        start, stop = memory.data_ptr(), memory.data_ptr() + memory.numel()
+        inside = [parameter for parameter in parameters if start <= parameter.data_ptr() < stop]
+        if len(inside) == len(parameters) or (inside and self._quantizer is not None):
+            return True
+        for parameter in inside:
+            parameter.data = parameter.data.clone()
+        return False
+
+    @torch.no_grad()
+    def prepare(self, tokens: Int[Tensor, "rows context"]) -> None:
+        """Find out, within ``outer``, how layers are called on batches of this shape.
+
+        Raises:
+            InputError: an architecture whose layers are not called one on the output of the other, or with something
+                that depends on the tokens.
+        """
+        if tuple(tokens.shape) in self._calls:
+            return
+        calls = self._record(tokens)[1]
+        if not _same(calls, self._record((tokens + 1) % 2)[1]):
+            raise self._unknown("its layers are handed something besides hidden states that depends on the tokens")
+        self._calls[tuple(tokens.shape)] = calls
+
+    @torch.no_grad()
+    def embed(self, tokens: Int[Tensor, "rows context"]) -> Float[Tensor, "rows context d"]:
+        """What enters layer 0, within ``outer``."""
+        return self._record(tokens)[0].cpu()
+
+    @torch.no_grad()
+    def forward_layer(self, index: int, hidden: Float[Tensor, "rows context d"]) -> Float[Tensor, "rows context d"]:
+        """One layer on one batch, within ``layer``."""
+        arguments, keywords = self._calls[tuple(hidden.shape[:2])][index]
+        # A copy, since products may depend on the alignment of what they read.
+        output = self.layers[index](hidden.to(self.device, copy=True), *arguments, **keywords)
+        return (output if isinstance(output, Tensor) else output[0]).cpu()
+
+    def _record(self, tokens: Tensor) -> tuple[Tensor, list[Call]]:
+        """What enters layer 0, and how every layer is called."""
+        for in_tuple in (False, True):  # what the layers return differs among architectures
+            calls = self._run_recorders(tokens.to(self.device), in_tuple)
+            entered = [arguments[0] if arguments else None for arguments, _ in calls]
+            if len(calls) == self.n_layers and entered[0] is not None and all(each is entered[0] for each in entered):
+                return entered[0], [(arguments[1:], keywords) for arguments, keywords in calls]
+        raise self._unknown("its layers are not called one after another on hidden states alone")
+
+    def _run_recorders(self, tokens: Tensor, in_tuple: bool) -> list[Call]:
+        """Run the model's own forward up to its last layer, with layers that give back what they are given."""
+        calls: list[Call] = []
+
+        def forward(*arguments: Any, **keywords: Any) -> Any:
+            calls.append((arguments, keywords))
+            if len(calls) == self.n_layers or not arguments or not isinstance(arguments[0], Tensor):
+                raise _LastLayerReached
+            return (arguments[0],) if in_tuple else arguments[0]
+
+        for layer in self.layers:
+            layer.forward = forward
+        try:
+            self._decoder(input_ids=tokens, use_cache=False)
+        except _LastLayerReached:
+            pass
+        finally:
+            for layer in self.layers:
+                del layer.forward
+        return calls
+
+    def _unknown(self, reason: str) -> InputError:
+        return InputError(
+            f"the architecture {type(self.model).__name__} of {self.name.name!r} cannot be streamed: {reason}; set "
+            "backend=in_memory"
+        )
+
+    def _outer(self) -> Iterator[tuple[str, Tensor]]:
+        prefix = f"{self.layers_path}."
+        path = next(name for name, module in self.model.named_modules() if module is self._decoder)
+        inside = f"{path}." if path else ""
+        for name, value in self.model.state_dict().items():
+            if name.startswith(inside) and not name.startswith(prefix):
+                yield name, value
+
+    def _assign(self) -> tuple[list[list[str]], list[str]]:
+        """The names in the files for every layer, and for what runs before the layers."""
+        mapping = self._loading.weight_mapping or []
+        renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+        converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+        state, outside = self.model.state_dict(), {name for name, _ in self._outer()}
+        by_layer: dict[int, list[str]] = defaultdict(list)
+        outer = []
+        pattern = re.compile(rf"{re.escape(self.layers_path)}\.(\d+)\.")
+        for key in self.files.tensors:
+            target, _ = rename_source_key(key, renamings, converters, self.model.base_model_prefix, state)
+            if match := pattern.match(target):
+                by_layer[int(match[1])].append(key)
+            elif target in outside:
+                outer.append(key)
+        return [by_layer[layer] for layer in range(self.n_layers)], outer
+
+    def _check_weights(self) -> None:
+        """Load every tensor as a shape without content, which finds whatever does not fit."""
+        shapes = {
+            name: torch.empty(stored.shape, dtype=stored.dtype, device="meta")
+            for name, stored in self.files.tensors.items()
+            if not name.endswith(statistics(self._quantizer))
+        }
+        on_disk = LoadStateDictConfig(**{**vars(self._loading), "device_map": {"": torch.device("meta")}})
+        loaded = deepcopy(self.model)
+        with _quietly():
+            told, _ = convert_and_load_state_dict_in_model(loaded, shapes, on_disk)
+        needed = {name for name, _ in self._outer()} | {
+            f"{self.layers_path}.{name}" for name in self.layers.state_dict()
+        }
+        wrong = [f"{name} is missing" for name in sorted(needed & told.missing_keys)]
+        wrong += [f"{name} has the shape {tuple(has)}, not {tuple(wants)}" for name, has, wants in told.mismatched_keys]
+        wrong += list(told.conversion_errors)
+        if self._quantizer is not None:
+            wrong += wrongly_packed(self.model, loaded, self._quantizer)
+        if wrong:
+            raise InputError(
+                f"the weights in {self.directory} are not those of {type(self.model).__name__}: {'; '.join(wrong[:3])}"
+                f"{' ...' if len(wrong) > 3 else ''}; check config.json and that all files are of one model"
+            )
+
+    def _load(self, weights: dict[str, Tensor]) -> None:
+        held = {name: _InMemory(weights.pop(name)) for name in list(weights)}
+        with _quietly():
+            convert_and_load_state_dict_in_model(self.model, held, self._loading)
+
+
+def _release(module: nn.Module) -> None:
+    for name, parameter in module.named_parameters(recurse=False):
+        empty = torch.empty_like(parameter, device="meta")
+        module._parameters[name] = nn.Parameter(empty, requires_grad=False)
+
+
+def _bytes(parameters: Any) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether arguments are equal, tensors by their values."""
+    if isinstance(one, Tensor):
+        return isinstance(other, Tensor) and one.shape == other.shape and bool((one == other).all())
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return type(one) is type(other)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without a progress bar for each layer's weights."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,173 @@
+"""Weights on disk: the safetensors shards of a model directory, read tensor by tensor and never mapped into memory."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import xxhash
+from jaxtyping import UInt8
+from torch import Tensor
+
+from itda_lightning.errors import InputError
+from itda_lightning.machine.atomic_files import write_json
+
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+# https://huggingface.co/docs/safetensors: 8 bytes with the length of a JSON header, the header, then the tensors' bytes.
+LENGTH_BYTES, LONGEST_HEADER = 8, 100_000_000
+# Of tensors in memory that is used again: that of the memory that torch makes.
+ALIGNMENT = 64
+# So much is read at a time that the checksum finds it in the processor's cache.
+PIECE = 2**20
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies: ``size`` bytes from byte ``start`` of ``file``."""
+
+    file: Path
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    size: int
+
+
+class WeightFiles:
+    """The tensors of a model directory by their names in its files.
+
+    Only headers are read here; a tensor is read by ``read``, with ordinary reads into memory of its own, so that the
+    address space holds what is in use and nothing else.
+
+    Args:
+        directory: holds ``model.safetensors.index.json`` with the shards that it names, or ``model.safetensors``.
+
+    Raises:
+        InputError: no safetensors weights; a shard that is missing, truncated or damaged, named.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.tensors: dict[str, StoredTensor] = {}
+        for file in _shards(directory):
+            self.tensors |= _header(file)
+        self._digests: dict[str, str] = {}
+        self._digests_file: Path | None = None
+
+    def check_by(self, digests: Path) -> None:
+        """Compare what is read from now on with the checksums in a file, which gets those of what is new."""
+        self._digests_file = digests
+        if digests.exists():
+            self._digests = json.loads(digests.read_text(encoding="utf-8"))
+
+    def size_bytes(self, names: list[str]) -> int:
+        """Bytes of these tensors on disk."""
+        return sum(self.tensors[name].size for name in names)
+
+    def memory_bytes(self, names: list[str]) -> int:
+        """Bytes of the memory that ``read`` puts these tensors in."""
+        return sum(map(self._aligned_bytes, names))
+
+    def read(self, names: list[str], memory: UInt8[Tensor, " bytes"] | None = None) -> dict[str, Tensor]:
+        """The tensors of these names, on the CPU, in the dtype they are stored in.
+
+        Args:
+            names: in the files.
+            memory: at least ``memory_bytes`` to put them in. Fresh memory, which the operating system gives out page by
+                page, may take several times as long as reading.
+
+        Raises:
+            InputError: a shard that ends early, or a tensor whose bytes are not those that were read before.
+        """
+        left = torch.empty(self.memory_bytes(names), dtype=torch.uint8) if memory is None else memory
+        read = {}
+        for name in names:
+            read[name] = self._read(name, left[: self.tensors[name].size])
+            left = left[self._aligned_bytes(name) :]
+        if self._digests_file is not None:
+            write_json(self._digests_file, self._digests)
+        return read
+
+    def _aligned_bytes(self, name: str) -> int:
+        return -(-self.tensors[name].size // ALIGNMENT) * ALIGNMENT
+
+    def _read(self, name: str, content: UInt8[Tensor, " bytes"]) -> Tensor:
+        stored, view, digest, done = self.tensors[name], content.numpy().data, xxhash.xxh3_128(), 0
+        with stored.file.open("rb", buffering=0) as stream:
+            stream.seek(stored.start)
+            while done < stored.size:
+                count = stream.readinto(view[done : done + PIECE])
+                if not count:
+                    raise _damaged(stored.file, f"it ends within {name}")
+                digest.update(view[done : done + count])
+                done += count
+        if self._digests_file is not None and self._digests.setdefault(name, digest.hexdigest()) != digest.hexdigest():
+            raise _damaged(stored.file, f"{name} is not what it was when it was first read")
+        return content.view(stored.dtype).reshape(stored.shape)
+
+
+def _shards(directory: Path) -> list[Path]:
+    index = directory / INDEX
+    if not index.exists():
+        if not (directory / SINGLE).exists():
+            raise InputError(
+                f"{directory} holds neither {INDEX} nor {SINGLE}: weights are streamed from safetensors only; save the "
+                "model with save_pretrained, or set backend=in_memory"
+            )
+        return [directory / SINGLE]
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise InputError(f"{index} is not an index of safetensors shards ({error!r}): download it again") from error
+    missing = [name for name in names if not (directory / name).exists()]
+    if missing:
+        raise InputError(
+            f"{directory} lacks {len(missing)} of the {len(names)} shards that its index names: {', '.join(missing[:4])}"
+            f"{', ...' if len(missing) > 4 else ''}; download them"
+        )
+    return [directory / name for name in names]
+
+
+def _header(file: Path) -> dict[str, StoredTensor]:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(LENGTH_BYTES), "little")
+        if not 0 < length <= min(size - LENGTH_BYTES, LONGEST_HEADER):
+            raise _damaged(file, f"its header should have {length:,} bytes")
+        header = stream.read(length)
+    start, tensors = LENGTH_BYTES + length, {}
+    try:
+        for name, entry in json.loads(header).items():
+            if name == "__metadata__":
+                continue
+            first, last = entry["data_offsets"]
+            dtype, shape = DTYPES.get(entry["dtype"]), tuple(entry["shape"])
+            if dtype is None:
+                raise InputError(
+                    f"{file} holds {name} as {entry['dtype']}, which is not streamed: dequantise the model to bfloat16"
+                )
+            if last - first != math.prod(shape) * dtype.itemsize:
+                raise ValueError(f"{name} of shape {shape} cannot have {last - first} bytes")
+            tensors[name] = StoredTensor(file, dtype, shape, start + first, last - first)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise _damaged(file, f"its header is no safetensors header: {error}") from error
+    end = max((tensor.start + tensor.size for tensor in tensors.values()), default=start)
+    if end != size:
+        raise _damaged(file, f"it has {size:,} bytes and should have {end:,}")
+    return tensors
+
+
+def _damaged(file: Path, how: str) -> InputError:
+    return InputError(f"the weight file {file} is truncated or damaged ({how}): download it again")

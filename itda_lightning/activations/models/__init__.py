@@ -1,0 +1,1 @@
+"""Load language models and find their hook points."""

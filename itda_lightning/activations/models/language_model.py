@@ -1,0 +1,219 @@
+"""Language models: loading by name or directory, finding their hook points, telling one model from another."""
+
+import contextlib
+import difflib
+import io
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from huggingface_hub import hf_hub_download
+from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
+from sae_lens.load_model import HookedProxyLM, load_model
+from sae_lens.util import extract_stop_at_layer_from_tlens_hook_name
+from transformer_lens.loading_from_pretrained import get_official_model_name
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from itda_lightning.activations.bundled import resolve
+from itda_lightning.activations.models.fingerprint import directory_fingerprint
+from itda_lightning.activations.models.quantised import check_bitsandbytes
+from itda_lightning.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+Loader = Literal["bridge", "hooked_transformer", "huggingface"]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# The device of a model that is spread over several, as `device_map` of `transformers` calls it.
+BALANCED = "balanced"
+# Tokens in the trial run of a hook point: no model has as many heads, whose axis would look like that of positions.
+PROBE_TOKENS = 7
+
+
+@dataclass(frozen=True)
+class LanguageModelName:
+    """What identifies a language model before it is loaded.
+
+    Attributes:
+        name: a hub name, a name that TransformerLens knows, a local directory, or a ``bundled:`` name.
+        loader: "bridge" (TransformerLens's TransformerBridge: hook points such as ``blocks.8.hook_resid_post`` on any
+            model of `transformers`), "hooked_transformer" (TransformerLens's own implementation) or "huggingface"
+            (`AutoModelForCausalLM`: hook points are module names such as ``model.layers.8``).
+        revision: branch, tag or commit on the hub; None for the default.
+        dtype: the dtype of the weights and of the computation; of a checkpoint that was quantised with bitsandbytes, whose
+            weights stay packed, the dtype that its other weights are stored in.
+        device: "auto" for a GPU where there is one, a torch device, or "balanced" (loader "huggingface" only): layers are
+            spread over all GPUs, then what is free of the CPU's memory, then what stays on disk.
+    """
+
+    name: str
+    loader: Loader = "bridge"
+    revision: str | None = None
+    dtype: str = "float32"
+    device: str = "auto"
+
+    def torch_device(self) -> torch.device:
+        """The device asked for, of a model that is spread the first. Raises InputError where it is not to be had."""
+        if self.device == BALANCED and self.loader != "huggingface":
+            raise InputError(
+                f"device={BALANCED} is for models of `transformers`: set loader=huggingface, got {self.loader}"
+            )
+        if self.device in ("auto", BALANCED):
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+        except RuntimeError as error:
+            raise InputError(f"{self.device!r} is not a device: give auto, cpu, cuda, cuda:N or {BALANCED}") from error
+        if device.type == "cuda" and not (
+            torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
+        ):
+            raise InputError(
+                f"the device {self.device} was asked for but {torch.cuda.device_count()} CUDA devices are available: "
+                "use device=auto or device=cpu"
+            )
+        return device
+
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype asked for. Raises InputError for one that is not a floating dtype."""
+        if self.dtype not in DTYPES:
+            raise InputError(f"model_dtype must be float32, bfloat16 or float16, got {self.dtype!r}")
+        return DTYPES[self.dtype]
+
+    def path_or_hub_name(self) -> str:
+        """What `transformers` loads: a directory, or a hub name where TransformerLens knows the model under another."""
+        path = resolve(self.name)
+        if Path(path).expanduser().is_dir():
+            return str(Path(path).expanduser())
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                return get_official_model_name(path)
+        except ValueError:
+            return path
+
+    def load_tokenizer(self) -> Any:
+        """The model's tokenizer. Raises InputError where it is not to be had."""
+        path = self.path_or_hub_name()
+        try:
+            return AutoTokenizer.from_pretrained(path, revision=self.revision)
+        except Exception as error:  # `transformers` raises OSError, ValueError, KeyError and others for a wrong name
+            raise InputError(
+                f"cannot load the tokenizer of the language model {self.name!r}: it is neither a model directory nor to "
+                f"be had from the hub ({type(error).__name__}): check the spelling, the network, or give a directory"
+            ) from error
+
+    def fingerprint(self) -> str:
+        """The commit of a hub model, or a hash of the files of a local one: what a cache is valid for.
+
+        Raises:
+            InputError: no such directory, or a hub name that is neither reachable nor in the local hub cache.
+        """
+        path = Path(resolve(self.name)).expanduser()
+        if path.is_dir():
+            return directory_fingerprint(path)
+        hub_name = self.path_or_hub_name()
+        try:
+            config = hf_hub_download(hub_name, "config.json", revision=self.revision)
+        except Exception as error:  # the hub client raises a dozen types, all of which mean that it is not to be had
+            raise InputError(
+                f"the language model {self.name!r} is neither a local directory nor to be had from the hub "
+                f"({type(error).__name__}): check the spelling, the network, or give a directory"
+            ) from error
+        return f"{hub_name}@{Path(config).parent.name}"
+
+    def no_such_hook_point(self, hook_name: str, known: list[str]) -> InputError:
+        """The error that says so and names the nearest hook points that there are."""
+        known = list(dict.fromkeys(known))
+        near = difflib.get_close_matches(hook_name, known, n=4, cutoff=0.5) or known[:4]
+        return InputError(
+            f"the language model {self.name!r} has no hook point {hook_name!r}: did you mean one of {near}?"
+        )
+
+
+class LanguageModel:
+    """A loaded language model with the hook points to read, whose widths are known.
+
+    Attributes:
+        model: the ``HookedRootModule`` that SAELens's store and evals take.
+        tokenizer: its fast tokenizer.
+        widths: d_in of every hook point.
+        longest_context: tokens that the model reads at most; None where it does not say.
+    """
+
+    def __init__(self, name: LanguageModelName, hook_names: list[str]) -> None:
+        """Load the model and check its hook points.
+
+        Raises:
+            InputError: a model that cannot be loaded, a device that is not there, a hook point that it does not have.
+        """
+        self.name = name
+        device, dtype = name.torch_device(), name.torch_dtype()
+        logger.info("loading the language model %s (%s, %s, %s)", name.name, name.loader, name.dtype, device)
+        try:
+            self.model: Any = _load(name, device, dtype, hook_names)
+        except InputError:
+            raise
+        except Exception as error:  # loaders raise anything from KeyError to OSError for a name they do not know
+            raise InputError(
+                f"cannot load the language model {name.name!r} with loader {name.loader!r}: "
+                f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}; "
+                "check the name, the loader and that its files are whole"
+            ) from error
+        self.tokenizer: Any = self.model.tokenizer
+        config = self.model.model.config if name.loader == "huggingface" else self.model.cfg
+        limit = "max_position_embeddings" if name.loader == "huggingface" else "n_ctx"
+        self.longest_context: int | None = getattr(config, limit, None)
+        self.widths = {hook: self._probe(hook) for hook in hook_names}
+
+    def _probe(self, hook_name: str) -> int:
+        """d_in at a hook point, by running a few tokens through the model."""
+        token = self.tokenizer.eos_token_id or 0
+        tokens = torch.full((1, PROBE_TOKENS), token, device=self.name.torch_device())
+        try:
+            with torch.no_grad():
+                cache = self.model.run_with_cache(
+                    tokens,
+                    names_filter=[hook_name],
+                    stop_at_layer=extract_stop_at_layer_from_tlens_hook_name(hook_name),
+                    prepend_bos=False,
+                )[1]
+            activation = cache[hook_name]
+        except (KeyError, AssertionError, IndexError, AttributeError) as error:
+            # The bridge accepts alias names that its registry lists under their canonical form only.
+            aliases = [f"blocks.{i}.hook_resid_post" for i in range(getattr(self.model.cfg, "n_layers", 0))]
+            raise self.name.no_such_hook_point(hook_name, aliases + list(self.model.hook_dict)) from error
+        if activation.shape[:2] != tokens.shape:
+            raise InputError(
+                f"the hook point {hook_name!r} of {self.name.name!r} does not hold one activation a token: "
+                f"{PROBE_TOKENS} tokens give the shape {tuple(activation.shape)}"
+            )
+        return activation[0, 0].numel()
+
+
+def _load(name: LanguageModelName, device: torch.device, dtype: torch.dtype, hook_names: list[str]) -> Any:
+    path = name.path_or_hub_name()
+    if name.loader == "hooked_transformer":
+        options = {"dtype": dtype} | ({"revision": name.revision} if name.revision else {})
+        return load_model("HookedTransformer", path, device, options)
+    check_bitsandbytes(AutoConfig.from_pretrained(path, revision=name.revision), path, dtype)
+    if name.loader == "huggingface":
+        spread = BALANCED if name.device == BALANCED else None
+        hf_model: Any = AutoModelForCausalLM.from_pretrained(
+            path, revision=name.revision, dtype=dtype, device_map=spread
+        )
+        modules = [module for module, _ in hf_model.named_modules() if module]
+        for hook_name in hook_names:
+            if hook_name not in modules:
+                raise name.no_such_hook_point(hook_name, modules)
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=name.revision)
+        return HookedProxyLM(hf_model if spread else hf_model.to(device), tokenizer, hook_names=hook_names)
+    # The hub's revision is honoured by loading through `transformers`.
+    if name.revision is not None:
+        hf_model = AutoModelForCausalLM.from_pretrained(path, revision=name.revision, dtype=dtype)
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=name.revision)
+        bridge = SAETransformerBridge.boot_transformers(path, device=device, hf_model=hf_model, tokenizer=tokenizer)
+    else:
+        bridge = SAETransformerBridge.boot_transformers(path, device=device, dtype=dtype)
+    # Without this the usual hook names (aliases) silently cache nothing.
+    bridge.enable_compatibility_mode(disable_warnings=True, no_processing=True)
+    return bridge

@@ -1,0 +1,97 @@
+"""Harvest: running the language model over rows with SAELens's ActivationsStore, several hook points in one pass."""
+
+import warnings
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from datasets import Dataset
+from jaxtyping import Float
+from sae_lens.training.activations_store import ActivationsStore
+from torch import Tensor
+
+from itda_lightning.activations.models.language_model import LanguageModel
+from itda_lightning.activations.text.rows import Rows
+from itda_lightning.machine.processes import gather_rows, n_ranks, rank
+
+
+class RowActivations(NamedTuple):
+    """Activations of consecutive rows.
+
+    Attributes:
+        first_row: index of the first of the rows.
+        activations: for every hook point (rows, positions, d_in), where positions begin at ``Rows.first_position``.
+    """
+
+    first_row: int
+    activations: dict[str, Float[Tensor, "rows positions d"]]
+
+
+def make_store(
+    language_model: LanguageModel,
+    rows: Rows,
+    start_row: int = 0,
+    model_batch_size: int = 16,
+    stop_row: int | None = None,
+) -> ActivationsStore:
+    """A fresh SAELens store over the rows ``start_row..stop_row``, which it reads in order."""
+    hook_names = list(language_model.widths)
+    dataset = Dataset.from_dict({"input_ids": rows.tokens[start_row:stop_row].tolist()})
+    with warnings.catch_warnings():
+        # It compares the number of rows with a number of tokens.
+        warnings.filterwarnings("ignore", message="The training dataset contains fewer samples")
+        return ActivationsStore.from_config_multi_hook(
+            language_model.model,
+            dataset=dataset,
+            hook_names=hook_names,
+            hook_d_ins=language_model.widths,
+            streaming=False,
+            context_size=rows.context_size,
+            store_batch_size_prompts=model_batch_size,
+            total_training_tokens=rows.tokens.numel(),
+            prepend_bos=False,
+            device="cpu",
+            seqpos_slice=(rows.first_position, None),
+        )
+
+
+def harvest(
+    language_model: LanguageModel, rows: Rows, model_batch_size: int, start_row: int = 0, stop_row: int | None = None
+) -> Iterator[RowActivations]:
+    """Activations of the rows ``start_row..stop_row`` in order, on the CPU, ``model_batch_size`` rows at a time."""
+    stop_row = len(rows) if stop_row is None else stop_row
+    if start_row >= stop_row:
+        return
+    store = make_store(language_model, rows, start_row, model_batch_size, stop_row)
+    for row in range(start_row, stop_row, model_batch_size):
+        with warnings.catch_warnings():
+            # It copies every row from a tensor in a way that torch advises against.
+            warnings.filterwarnings("ignore", message="To copy construct from a tensor")
+            tokens = store.get_batch_tokens(min(model_batch_size, stop_row - row))
+        with torch.no_grad():
+            activations = store.get_multi_hook_activations(tokens)
+        yield RowActivations(row, {hook: values.detach().cpu() for hook, values in activations.items()})
+
+
+def harvest_among_ranks(
+    language_model: LanguageModel, rows: Rows, model_batch_size: int, start_row: int = 0
+) -> Iterator[RowActivations]:
+    """As ``harvest`` to the last row, all processes together: each reads every so many-th batch, and every one gets all."""
+    if n_ranks() == 1:
+        yield from harvest(language_model, rows, model_batch_size, start_row)
+        return
+    starts = range(start_row, len(rows), model_batch_size)
+    my_starts = starts[rank() :: n_ranks()]
+    mine = [row for start in my_starts for row in range(start, min(start + model_batch_size, len(rows)))]
+    parts = harvest(language_model, rows.select(torch.tensor(mine, dtype=torch.int64)), model_batch_size)
+    for first in range(0, len(starts), n_ranks()):
+        together = starts[first : first + n_ranks()]
+        counts = [min(model_batch_size, len(rows) - start) for start in together] + [0] * (n_ranks() - len(together))
+        part = next(parts).activations if counts[rank()] else {}
+        positions = rows.context_size - rows.first_position
+        gathered = {
+            hook: gather_rows(part.get(hook, torch.zeros(0, positions, width)).float(), counts).split(counts)
+            for hook, width in language_model.widths.items()
+        }
+        for index, start in enumerate(together):
+            yield RowActivations(start, {hook: values[index] for hook, values in gathered.items()})

@@ -1,0 +1,1 @@
+"""Read documents, cut them into rows of tokens, and hold documents out."""

@@ -1,0 +1,1 @@
+"""Compare several dictionaries of one model on the same held-out tokens."""

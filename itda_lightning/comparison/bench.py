@@ -1,0 +1,135 @@
+"""All measures of one entry, on the same held-out tokens for every entry."""
+
+import dataclasses
+import hashlib
+import json
+import time
+from functools import cached_property
+
+import torch
+
+from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.activations.rows_through_model import harvest
+from itda_lightning.activations.text.rows import Rows
+from itda_lightning.comparison.candidates import Candidate, activations_identity
+from itda_lightning.comparison.comparison_settings import ComparisonSettings
+from itda_lightning.comparison.losses import LossMeter
+from itda_lightning.comparison.probing import measure_probing
+from itda_lightning.comparison.reconstruction import encoding_rate, measure_reconstruction
+from itda_lightning.errors import InputError
+from itda_lightning.evaluation.used_latents import directions_of
+from itda_lightning.fitting.run_directory import versions_and_hardware
+from itda_lightning.results.comparison import MEASURES, Row
+
+# Raised when a measure changes its meaning, so that rows of before are measured again.
+FORMULAS = 2
+# Rows that the speed of a harvest is measured on: a few seconds on the bundled model.
+TIMED_ROWS = 32
+
+
+class Bench:
+    """The held-out tokens of a comparison, the model, and what every entry is measured by.
+
+    The model is loaded for the first entry that needs it; where all rows are taken over it never is.
+
+    Args:
+        data: with a single hook point.
+        settings: which losses and probes.
+
+    Raises:
+        InputError: several hook points, or too few held-out tokens for the losses or for an error.
+    """
+
+    def __init__(self, data: ActivationsDataModule, settings: ComparisonSettings) -> None:
+        self.data, self.settings = data, settings
+        if len(data.hook_names) != 1:
+            raise InputError(f"a comparison is of one hook point: give one of data.hook_names, got {data.hook_names}")
+        self.hook_name = data.hook_names[0]
+        rows = data.rows("heldout")
+        size = rows.context_size
+        if settings.loss_tokens < size:
+            raise InputError(f"loss_tokens must be at least one row of {size}, got {settings.loss_tokens}")
+        self.loss_rows = rows.select(torch.arange(min(len(rows), settings.loss_tokens // size)))
+        for name, part in (("data.validation_tokens", rows), ("loss_tokens", self.loss_rows)):
+            documents = len(part.document[part.kept].unique())
+            if documents < 2:
+                raise InputError(
+                    f"{name} asks for held-out tokens of {documents} document, so no error can be told: raise it"
+                )
+
+    @cached_property
+    def tokens_hash(self) -> str:
+        """Hash of the held-out token ids, their documents and masks, those of the losses marked."""
+        return _hash([self.data.rows("heldout").fingerprint(), len(self.loss_rows)])
+
+    def identity(self, candidate_identity: str) -> str:
+        """Hash of all that decides the figures of a row."""
+        versions = versions_and_hardware()
+        return _hash(
+            {
+                "entry": candidate_identity,
+                "tokens": self.tokens_hash,
+                "activations": activations_identity(self.data),
+                "hook_name": self.hook_name,
+                "probes": None if self.settings.probes is None else dataclasses.asdict(self.settings.probes),
+                "formulas": FORMULAS,
+                "versions": [versions[name] for name in ("itda-lightning", "torch", "sae-lens", "transformers")],
+                "hardware": [versions[name] for name in ("machine", "cpus", "gpus")],
+            }
+        )
+
+    def measure(self, name: str, candidate: Candidate, identity: str) -> Row:
+        """The row of an entry. Raises whatever its encoder, the model or a probe raises."""
+        start = time.perf_counter()
+        entry = candidate.entry
+        device = self.data.model_name.torch_device()
+        entry.sae.to(device)
+        if entry.dictionary is not None:  # what encodes an ITDA, on whose device speeds compare with those of SAEs
+            entry.dictionary.to(device)
+        measures, densities = measure_reconstruction(entry, self.data, self.hook_name)
+        measures |= self._losses.measure(entry.sae)
+        ordered = {key: measures[key] for key in MEASURES}
+        if self.settings.probes is not None:
+            ordered |= measure_probing(entry.sae, self.data.language_model, self.hook_name, self.settings.probes)
+        read = candidate.cost.activations_read
+        cost = dataclasses.replace(
+            candidate.cost,
+            harvest_seconds=None if read is None else read * self._harvest_seconds_each,
+            encoded_per_second=encoding_rate(entry, self.data, self.hook_name),
+        )
+        return Row(
+            name=name,
+            kind=candidate.kind,
+            # What was trained: SAELens saves a batchtopk SAE for inference as a jumprelu one.
+            architecture=candidate.settings.get("architecture", entry.sae.cfg.architecture()),
+            width=len(directions_of(entry)),
+            settings=candidate.settings,
+            tokens_hash=self.tokens_hash,
+            identity=identity,
+            measures=ordered,
+            cost=cost,
+            densities=tuple(densities.tolist()),
+            curve=candidate.curve,
+            measured_seconds=time.perf_counter() - start,
+        )
+
+    @cached_property
+    def _losses(self) -> LossMeter:
+        return LossMeter(self.data.language_model, self.loss_rows, self.hook_name, self.settings.model_batch_size)
+
+    @cached_property
+    def _harvest_seconds_each(self) -> float:
+        """Seconds in which this machine harvests an activation, here and now: a cache tells nothing about that."""
+        rows: Rows = self.data.rows("heldout")
+        stop = min(TIMED_ROWS, len(rows))
+        batch = self.data.hparams["model_batch_size"]
+        for part in harvest(self.data.language_model, rows, batch, 0, min(batch, stop)):
+            del part  # the first pass of a model is slower than the others
+        start = time.perf_counter()
+        for part in harvest(self.data.language_model, rows, batch, 0, stop):
+            del part
+        return (time.perf_counter() - start) / int(rows.kept[:stop].sum())
+
+
+def _hash(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,189 @@
+"""What is compared: the entries of a config, each something to load, to make on the spot, or a control."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from itda_lightning.comparison.probing_data import ProbeSettings
+from itda_lightning.errors import InputError
+from itda_lightning.fitting.module import ITDA, GrowthPolicy
+from itda_lightning.fitting.refinement import RefinementSettings
+from itda_lightning.pursuit import PursuitName
+from itda_lightning.saelens.training_settings import TrainingSettings
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """An ITDA that is fitted on the comparison's own activations; see ``ITDA`` for all but ``tokens`` and ``refine``.
+
+    Attributes:
+        tokens: fit on the first so many training tokens; null for all.
+        refine: refine its atoms after growth, on the same tokens; null for not.
+
+    Raises:
+        InputError: as ``ITDA``.
+    """
+
+    max_atoms: int = 4096
+    k: int = 32
+    pursuit: PursuitName = "omp"
+    nonnegative: bool = False
+    growth: GrowthPolicy = "sequential"
+    threshold: float | None = None
+    energy_exponent: float | None = None
+    center: bool = True
+    tokens: int | None = None
+    refine: RefinementSettings | None = None
+
+    def __post_init__(self) -> None:
+        self.module()
+
+    def module(self) -> ITDA:
+        """The module to fit."""
+        return ITDA(**{name: value for name, value in asdict(self).items() if name not in ("tokens", "refine")})
+
+
+@dataclass(frozen=True)
+class RandomSettings:
+    """The control of an ITDA: as many training activations drawn at random as atoms.
+
+    Attributes:
+        n_atoms: how many.
+        k, pursuit, nonnegative: how it encodes.
+        center: subtract the mean activation, as an ITDA does by default.
+        tokens: draw from the first so many training tokens; null for all.
+        seed: of the draw.
+
+    Raises:
+        InputError: fewer than one atom or pursuit step.
+    """
+
+    n_atoms: int
+    k: int = 32
+    pursuit: PursuitName = "omp"
+    nonnegative: bool = False
+    center: bool = True
+    tokens: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_positive("random", n_atoms=self.n_atoms, k=self.k)
+
+
+@dataclass(frozen=True)
+class PCASettings:
+    """The best reconstruction by k fixed directions: the mean and k principal components.
+
+    Attributes:
+        k: the number of components.
+        tokens: of the first so many training tokens; null for all.
+
+    Raises:
+        InputError: no component.
+    """
+
+    k: int = 32
+    tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_positive("pca", k=self.k)
+
+
+@dataclass(frozen=True)
+class EntrySettings:
+    """One entry: exactly one of ``load``, ``fit``, ``train``, ``random`` and ``pca``.
+
+    Attributes:
+        name: how the entry is called, in tables and on the page.
+        load: a run directory, a saved or exported dictionary, a SAELens SAE on disk, or release:sae_id.
+        same_model: the entry is of the comparison's model though their names differ (a copy, an alias).
+        fit: fit an ITDA.
+        train: train an SAE with SAELens.
+        random: draw atoms at random.
+        pca: take principal components.
+
+    Raises:
+        InputError: no name, or not exactly one way to come by the entry.
+    """
+
+    name: str
+    load: str | None = None
+    same_model: bool = False
+    fit: FitSettings | None = None
+    train: TrainingSettings | None = None
+    random: RandomSettings | None = None
+    pca: PCASettings | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name.strip():
+            raise InputError("every entry needs a name: it stands in tables and on the page")
+        if len(self.ways) != 1:
+            raise InputError(
+                f"the entry {self.name!r} must have exactly one of load, fit, train, random and pca, got {self.ways}"
+            )
+
+    @property
+    def ways(self) -> list[str]:
+        """Which of the ways to come by an entry are given."""
+        ways = [field.name for field in fields(self) if field.name not in ("name", "same_model")]
+        return [way for way in ways if getattr(self, way) is not None]
+
+    @property
+    def way(self) -> str:
+        return self.ways[0]
+
+    @property
+    def chosen(self) -> Any:
+        """The settings of that way; the path or release of what is loaded."""
+        return getattr(self, self.way)
+
+
+@dataclass(frozen=True)
+class ComparisonSettings:
+    """What to compare and how to measure it.
+
+    Args:
+        entries: what is compared, in the order shown.
+        directory: where rows, what was fitted and trained, the results and the page go. A second run in the same directory
+            takes over the rows whose entry, data and measurements are the same.
+        title: heading of the page; null for the model and the hook point.
+        controls: add a random dictionary of each ITDA's size and principal components for each of their sparsities.
+        loss_tokens: held-out tokens to measure CE and KL on: two passes of the whole model, and one for each entry.
+        model_batch_size: rows in one forward pass of the whole model.
+        probes: sparse probing of every entry by sae-probes; null for none.
+        latents: show the atoms of the first ITDA beside the nearest latents of other entries.
+        atoms_shown: at most so many atoms.
+        latents_of: at most so many other entries (controls are not shown).
+        wandb_project: log the tables and plots to this Weights & Biases project.
+
+    Raises:
+        InputError: no entries, two of one name, or a number out of range.
+    """
+
+    entries: list[EntrySettings]
+    directory: str
+    title: str | None = None
+    controls: bool = True
+    loss_tokens: int = 4096
+    model_batch_size: int = 4
+    probes: ProbeSettings | None = None
+    latents: bool = True
+    atoms_shown: int = 4096
+    latents_of: int = 4
+    wandb_project: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.entries:
+            raise InputError("there is nothing to compare: give at least one of entries")
+        names = [entry.name for entry in self.entries]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise InputError(f"entries must have different names, but several are called {twice}: rename them")
+        for name in ("loss_tokens", "model_batch_size", "atoms_shown", "latents_of"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+def _check_positive(way: str, **values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise InputError(f"{way}.{name} must be at least 1, got {value}")

@@ -1,0 +1,166 @@
+"""Atoms of one ITDA beside the nearest latents of other entries, with what each is used for and what it writes."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.activations.models.language_model import LanguageModel
+from itda_lightning.activations.usable import usable
+from itda_lightning.comparison.latent_usage import LatentUsageMeter
+from itda_lightning.comparison.nearest import Nearest, nearest_directions
+from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.errors import InputError
+from itda_lightning.evaluation.data_of import check_width
+from itda_lightning.evaluation.entries import Entry
+from itda_lightning.evaluation.logit_effects import LogitEffects, Unembedding
+from itda_lightning.evaluation.token_text import token_texts
+from itda_lightning.evaluation.used_latents import directions_of
+from itda_lightning.results.comparison import LatentSummary, LatentView, NearestLatents
+
+
+def latent_view(
+    entries: Sequence[Entry],
+    data: ActivationsDataModule,
+    hook_name: str,
+    language_model: LanguageModel | None,
+    *,
+    reference: str | None = None,
+    max_atoms: int = 16_384,
+    top: int = 10,
+    bins: int = 32,
+    effects: int = 10,
+) -> LatentView:
+    """Find the nearest latents of every atom and measure both on the held-out activations, in one pass over them.
+
+    Nearest is the largest cosine of the directions that the two write. An atom with a negative coefficient writes the
+    opposite of its direction, so where the coefficients of either side have both signs the largest ``|cosine|`` counts
+    and the cosine keeps its sign. Memory is bounded by the latents shown, the blocks of codes and of cosines; it does
+    not grow with the held-out tokens.
+
+    Args:
+        entries: the ITDA and the others, in the order shown; ITDAs are encoded sparsely, SAEs in blocks of dense codes.
+        data: whose held-out activations are measured; position 0 and special tokens as its settings say.
+        hook_name: the hook point of all entries.
+        language_model: for logit effects (see ``Unembedding``), which are left empty where this is None, or where the
+            model or the hook point has no unembedding.
+        reference: the name of the ITDA whose atoms are shown; None for the first ITDA.
+        max_atoms: at most so many atoms are shown, evenly chosen by index; those of one fit are in the order of growth.
+        top: how many tokens with the largest ``|activation|`` to show of a latent.
+        bins: bins of a histogram, an even number.
+        effects: how many promoted and how many suppressed tokens to show of a latent.
+
+    Raises:
+        InputError: no ITDA, or none of that name; entries of different widths or of another than the activations;
+            directions that are not finite; SAEs that expect scaled activations; numbers out of range. All but the width of
+            the activations before anything is encoded.
+    """
+    shown, dictionary = _reference(entries, reference)
+    if min(max_atoms, effects) < 1:
+        raise InputError(f"max_atoms and effects must be at least 1, got {max_atoms} and {effects}")
+    others = [entry for index, entry in enumerate(entries) if index != shown]
+    for entry in entries:
+        _check(entry, entries[shown])
+    atoms = _evenly(dictionary.n_atoms, max_atoms)
+    rows = data.rows("heldout")
+
+    nearest = [_nearest(dictionary, atoms, other) for other in others]
+    chosen = [atoms, *(found.direction.unique() for found in nearest)]
+    ordered = [entries[shown], *others]
+    meters = [
+        LatentUsageMeter(entry, latents, rows.context_size, top, bins)
+        for entry, latents in zip(ordered, chosen, strict=True)
+    ]
+    _count(meters, dictionary, data, hook_name)
+
+    unembedding = Unembedding.of(language_model, hook_name) if language_model is not None else None
+    written = [
+        unembedding.effects(directions_of(entry)[latents.to(directions_of(entry).device)], effects)
+        if unembedding is not None
+        else None
+        for entry, latents in zip(ordered, chosen, strict=True)
+    ]
+    tokens = _tokens(written)
+    summaries = [_summaries(meter, effect, tokens) for meter, effect in zip(meters, written, strict=True)]
+    prompts, cosines = dictionary.prompts, dictionary.cosines
+    return LatentView(
+        reference=entries[shown].name,
+        rows=tuple(tuple(rows.pieces(row)) for row in range(len(rows))),
+        vocabulary=tuple(token_texts(data.tokenizer, tokens.tolist())),
+        atoms=summaries[0],
+        sources=tuple(prompts[atom] if prompts is not None else None for atom in atoms.tolist()),
+        others=tuple(
+            NearestLatents(
+                entry.name, tuple(zip(found.direction.tolist(), found.cosine.tolist(), strict=True)), latents
+            )
+            for entry, found, latents in zip(others, nearest, summaries[1:], strict=True)
+        ),
+        source_cosines=None if cosines is None else tuple(cosines[atoms.to(cosines.device)].tolist()),
+    )
+
+
+def _reference(entries: Sequence[Entry], name: str | None) -> tuple[int, Dictionary]:
+    for index, entry in enumerate(entries):
+        if entry.dictionary is not None and name in (None, entry.name):
+            return index, entry.dictionary
+    wanted = "an ITDA" if name is None else f"an ITDA named {name!r}"
+    raise InputError(f"latents are shown beside the atoms of {wanted}, but the entries are {[e.name for e in entries]}")
+
+
+def _check(entry: Entry, reference: Entry) -> None:
+    directions, width = directions_of(entry), directions_of(reference).shape[1]
+    if directions.shape[1] != width:
+        raise InputError(
+            f"{entry.name} writes {directions.shape[1]} dimensions but the atoms of {reference.name} have {width}: "
+            "compare entries of one model and hook point"
+        )
+    if not bool(directions.isfinite().all()):
+        raise InputError(f"{entry.name} has decoder rows that are not finite: check how it was trained or saved")
+    if entry.dictionary is None and entry.sae.cfg.normalize_activations == "expected_average_only_in":
+        raise InputError(
+            f"{entry.name} expects scaled activations: fold the scaling with fold_activation_norm_scaling_factor"
+        )
+
+
+def _evenly(n: int, most: int) -> Int[Tensor, " m"]:
+    """At most ``most`` of n indices, evenly spread from the first on."""
+    m = min(n, most)
+    return torch.arange(m) * n // max(m, 1)
+
+
+def _nearest(dictionary: Dictionary, atoms: Int[Tensor, " m"], other: Entry) -> Nearest:
+    signed = not dictionary.nonnegative or (other.dictionary is not None and not other.dictionary.nonnegative)
+    rows = dictionary.atoms[atoms.to(dictionary.atoms.device)]
+    return nearest_directions(rows, directions_of(other), signed)
+
+
+def _count(meters: list[LatentUsageMeter], dictionary: Dictionary, data: ActivationsDataModule, hook_name: str) -> None:
+    for batch in tqdm(data.val_dataloader(), desc="Latents on held-out activations", unit=" batches"):
+        x = batch.activations[hook_name]
+        check_width(dictionary, x.shape[1], data, hook_name)
+        good = usable(x, batch.table, hook_name, "skip")
+        for meter in meters:
+            meter.update(x[good], batch.table[good])
+
+
+def _tokens(written: Sequence[LogitEffects | None]) -> Int[Tensor, " tokens"]:
+    """The token ids that any latent promotes or suppresses, rising."""
+    ids = [part.flatten() for effect in written if effect for part in (effect.promoted, effect.suppressed)]
+    return torch.cat(ids).unique() if ids else torch.zeros(0, dtype=torch.int64)
+
+
+def _summaries(
+    meter: LatentUsageMeter, effect: LogitEffects | None, tokens: Int[Tensor, " tokens"]
+) -> tuple[LatentSummary, ...]:
+    none = torch.zeros(len(meter.latents), 0, dtype=torch.int64)
+    promoted, suppressed = (
+        torch.searchsorted(tokens, ids).tolist()
+        for ids in ((effect.promoted, effect.suppressed) if effect else (none, none))
+    )
+    return tuple(
+        LatentSummary(*use, promoted=tuple(up), suppressed=tuple(down))
+        for use, up, down in zip(meter.compute(), promoted, suppressed, strict=True)
+    )

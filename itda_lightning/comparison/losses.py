@@ -1,0 +1,130 @@
+"""What the model loses when activations are replaced by reconstructions: CE and KL by document, as SAELens's evals do it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import torch
+from jaxtyping import Float, Int
+from sae_lens import SAE
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from itda_lightning.activations.models.language_model import LanguageModel
+from itda_lightning.activations.text.rows import Rows
+from itda_lightning.comparison.document_sums import DocumentSums
+from itda_lightning.errors import InputError
+from itda_lightning.results.comparison import Estimate
+
+# The model's own predictions are kept for all entries while they take no more than this share of the machine's memory.
+KEPT_SHARE = 1 / 8
+
+
+class LossMeter:
+    """Losses of a model on the same rows, with its activations at a hook point as they are, replaced, or ablated.
+
+    Args:
+        language_model: any that ``ActivationsDataModule`` loads.
+        rows: what it reads. Activations that are not kept (position 0, special tokens) stay as they are and their
+            predictions do not count.
+        hook_name: where activations are replaced.
+        batch_size: rows in one forward pass.
+
+    Raises:
+        InputError: rows of a single document.
+    """
+
+    def __init__(self, language_model: LanguageModel, rows: Rows, hook_name: str, batch_size: int = 4) -> None:
+        self.language_model, self.rows, self.hook_name, self.batch_size = language_model, rows, hook_name, batch_size
+        self._device = next(language_model.model.parameters()).device
+        self._own: list[Float[Tensor, "batch context vocabulary"]] = []
+        self._baseline = self._measure_baseline()
+
+    def measure(self, sae: SAE[Any]) -> dict[str, Estimate]:
+        """Losses in nats a token and their scores, under SAELens's names.
+
+        A score is the share of the ablation's damage that is avoided; zeros are a bad replacement for a residual stream,
+        so it flatters, and the raw losses stand beside it.
+
+        Raises:
+            InputError: reconstructions that are not finite.
+        """
+        sums = self._new_sums()
+        for start in tqdm(range(0, len(self.rows), self.batch_size), desc="Losses", unit=" batches", leave=False):
+            part = slice(start, start + self.batch_size)
+            mask = self.rows.kept[part].to(self._device)
+
+            def replaced(activations: Tensor, hook: Any, mask: Tensor = mask) -> Tensor:  # noqa: ARG001
+                x_hat = sae.decode(sae.encode(activations.to(sae.device))).to(activations)
+                return torch.where(mask.view(*mask.shape, *[1] * (activations.ndim - 2)), x_hat, activations)
+
+            self._add(sums, part, "with_sae", self._logits(part, replaced), self._own_logits(part))
+        sums.sums |= self._baseline.sums
+        measures = {
+            "ce_loss_without_sae": sums.estimate(torch.div, "ce_without_sae", "predictions"),
+            "ce_loss_with_sae": sums.estimate(torch.div, "ce_with_sae", "predictions"),
+            # Documents differ far more than entries do; the difference within each is what can be told precisely.
+            "ce_loss_increase": sums.estimate(_increase, "ce_with_sae", "ce_without_sae", "predictions"),
+            "ce_loss_with_ablation": sums.estimate(torch.div, "ce_with_ablation", "predictions"),
+            "ce_loss_score": sums.estimate(_score, "ce_with_sae", "ce_with_ablation", "ce_without_sae"),
+            "kl_div_with_sae": sums.estimate(torch.div, "kl_with_sae", "tokens"),
+            "kl_div_with_ablation": sums.estimate(torch.div, "kl_with_ablation", "tokens"),
+            "kl_div_score": sums.estimate(lambda kl, ablated: 1 - kl / ablated, "kl_with_sae", "kl_with_ablation"),
+        }
+        if not all(torch.isfinite(torch.tensor(estimate.value)) for estimate in measures.values()):
+            raise InputError("its reconstructions make the model's loss infinite or undefined: check its weights")
+        return measures
+
+    def _measure_baseline(self) -> DocumentSums:
+        sums = self._new_sums()
+        for start in tqdm(range(0, len(self.rows), self.batch_size), desc="Losses of the model", unit=" batches"):
+            part = slice(start, start + self.batch_size)
+            own = self._logits(part, None)
+            # By rows: the last batch may be a short one, and all are kept or none is.
+            memory = own[0].numel() * own.itemsize * len(self.rows)
+            if memory <= KEPT_SHARE * psutil.virtual_memory().total:
+                self._own.append(own.cpu())
+            ablated = self._logits(part, lambda activations, hook: torch.zeros_like(activations))  # noqa: ARG005
+            self._add(sums, part, "with_ablation", ablated, own)
+            self._add(sums, part, "without_sae", own, own)
+            mask = self.rows.kept[part]
+            sums.add(self.rows.document[part][mask], tokens=torch.ones(int(mask.sum())))
+            predicting = mask[:, :-1]
+            sums.add(self.rows.document[part][:, :-1][predicting], predictions=torch.ones(int(predicting.sum())))
+        return sums
+
+    def _new_sums(self) -> DocumentSums:
+        return DocumentSums(self.rows.document[self.rows.kept])
+
+    def _own_logits(self, part: slice) -> Tensor:
+        return self._own[part.start // self.batch_size].to(self._device) if self._own else self._logits(part, None)
+
+    @torch.no_grad()
+    def _logits(self, part: slice, replace: Callable[..., Tensor] | None) -> Float[Tensor, "batch context vocabulary"]:
+        tokens = self.rows.tokens[part].to(self._device)
+        hooks = [] if replace is None else [(self.hook_name, replace)]
+        logits: Tensor = self.language_model.model.run_with_hooks(
+            tokens, return_type="logits", fwd_hooks=hooks, prepend_bos=False
+        )
+        return logits
+
+    def _add(self, sums: DocumentSums, part: slice, name: str, logits: Tensor, own: Tensor) -> None:
+        """Add CE to the sums ``ce_NAME`` and the divergence from the model's own predictions to ``kl_NAME``."""
+        mask, document = self.rows.kept[part], self.rows.document[part]
+        predicted = torch.log_softmax(logits.float(), dim=-1)
+        targets: Int[Tensor, "batch context"] = self.rows.tokens[part][:, 1:].to(predicted.device)
+        ce = -predicted[:, :-1].gather(-1, targets[..., None])[..., 0].cpu()
+        predicting = mask[:, :-1]
+        sums.add(document[:, :-1][predicting], **{f"ce_{name}": ce[predicting]})
+        if own is not logits:
+            expected = torch.log_softmax(own.float(), dim=-1)
+            kl = torch.nn.functional.kl_div(predicted, expected, reduction="none", log_target=True).sum(-1).cpu()
+            sums.add(document[mask], **{f"kl_{name}": kl[mask]})
+
+
+def _increase(loss: Tensor, own: Tensor, predictions: Tensor) -> Tensor:
+    return (loss - own) / predictions
+
+
+def _score(loss: Tensor, ablated: Tensor, own: Tensor) -> Tensor:
+    return (ablated - loss) / (ablated - own)

@@ -1,0 +1,158 @@
+"""Sparse probing by sae-probes: how well a few latents, all of them, or the activation itself tell two classes of text apart.
+
+The draws of examples, the choice of latents (largest difference of class means, each latent in units of its mean size) and
+the probes (logistic regression whose L2 penalty is chosen on held-out training examples) are sae-probes' own; only its model
+loading, which knows official names only, is not used. Codes are given to it as they are: it handles signed ones, as it takes
+magnitudes and counts what is not zero.
+
+Kantamneni et al., "Are Sparse Autoencoders Useful? A Case Study in Sparse Probing", https://arxiv.org/abs/2502.16681
+"""
+
+import logging
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from sae_lens import SAE
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from itda_lightning.activations.models.language_model import LanguageModel
+from itda_lightning.comparison.probing_data import (
+    ProbeDataset,
+    ProbeSettings,
+    cached_activations,
+    load_datasets,
+    sae_probes,
+)
+from itda_lightning.errors import InputError
+from itda_lightning.evaluation.saelens_evals import check_site
+from itda_lightning.results.comparison import Estimate
+from itda_lightning.saelens.anatomy import n_latents
+
+logger = logging.getLogger(__name__)
+
+ENCODED_AT_A_TIME = 1024
+ALL, DENSE = "all", "dense"
+Scores = dict[str, list[list[tuple[float, float]]]]
+
+
+def measure_probing(
+    sae: SAE[Any], language_model: LanguageModel, hook_name: str, settings: ProbeSettings
+) -> dict[str, Estimate]:
+    """Accuracy and AUC of sparse probes, of a probe on all latents and of a dense one on the activations themselves.
+
+    Args:
+        sae: any SAELens SAE of that hook point.
+        language_model: a model that was loaded for the hook point.
+        hook_name: where the SAE reads.
+        settings: which probes on what; see there what they cost.
+
+    Returns:
+        ``probing/k=K`` for every K of ``settings.ks``, ``probing/all`` and ``probing/dense``: shares of test examples
+        told right, where chance is 0.5 (the last two with ``settings.references``); and the same under ``probing_auc/``.
+        Values are means over draws and datasets.
+        Errors are standard errors of these means over the draws, with the datasets held fixed, so they say how far
+        entries differ on these datasets, not on others; None with a single seed. All entries share draws and examples.
+
+    Raises:
+        InputError: sae-probes is not installed; an unknown dataset or one with too few examples; more latents wanted than
+            there are; an SAE of another width or hook point than the language model was loaded for.
+    """
+    check_site(sae, language_model, hook_name)
+    if max(settings.ks) > n_latents(sae):
+        raise InputError(
+            f"a probe of {max(settings.ks)} latents is wanted of {n_latents(sae)} that there are: lower the largest of ks"
+        )
+    datasets = load_datasets(settings)
+    examples = sum(len(dataset.texts) for dataset in datasets)
+    logger.info("probing on %d datasets, %d examples, %d draws each", len(datasets), examples, settings.seeds)
+    activations = cached_activations(language_model, hook_name, datasets, settings)
+    scores: Scores = {}
+    for dataset, dense in zip(tqdm(datasets, desc="Probes", unit=" datasets"), activations, strict=True):
+        codes = _encode(sae, dense)
+        reference = dense.flatten(1) if settings.references else None
+        for name, pairs in probe_scores(codes, reference, dataset, settings.ks).items():
+            scores.setdefault(name, []).append(pairs)
+    return {
+        f"{measure}/{name}": estimate([[pair[column] for pair in draws] for draws in by_dataset])
+        for column, measure in enumerate(("probing", "probing_auc"))
+        for name, by_dataset in scores.items()
+    }
+
+
+def probe_scores(
+    codes: Float[Tensor, "examples n"],
+    dense: Float[Tensor, "examples d"] | None,
+    dataset: ProbeDataset,
+    ks: tuple[int, ...],
+) -> dict[str, list[tuple[float, float]]]:
+    """(accuracy, AUC) of every probe for every draw of one dataset.
+
+    Args:
+        codes: (examples, n) what the latents of the dataset's examples are.
+        dense: (examples, d) their activations; None for sparse probes only.
+        dataset: the examples.
+        ks: sizes of sparse probes.
+
+    Returns:
+        ``k=K`` for every K and, with ``dense``, ``all`` and ``dense`` -> a pair for every draw.
+    """
+    scores: dict[str, list[tuple[float, float]]] = {}
+    for seed, (train, test) in enumerate(dataset.draws):
+        for name, features in _features(codes, dense, dataset.labels, train, ks):
+            scores.setdefault(name, []).append(_probe(features, dataset.labels, train, test, seed))
+    return scores
+
+
+def estimate(scores: list[list[float]]) -> Estimate:
+    """The mean of scores (datasets, draws), each dataset counted once, and its standard error over the draws.
+
+    The variance of a draw is that within the datasets, so easy and hard datasets do not add to it.
+    """
+    table = np.asarray(scores)
+    n_datasets, n_draws = table.shape
+    if n_draws < 2:
+        return Estimate(float(table.mean()))
+    variances = table.var(axis=1, ddof=1) / n_draws
+    return Estimate(float(table.mean()), math.sqrt(variances.sum()) / n_datasets)
+
+
+def _features(
+    codes: Tensor, dense: Tensor | None, labels: np.ndarray, train: np.ndarray, ks: tuple[int, ...]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """(name of the probe, what it sees of every example)."""
+    selection = sae_probes("run_sae_evals")
+    fitted = codes[train]
+    best = selection.get_sorted_indices(fitted, torch.from_numpy(labels[train]), selection.mean_act_normalization)
+    for k in ks:
+        yield f"k={k}", codes[:, best[:k]].numpy()
+    if dense is None:
+        return
+    # A latent that is zero in all training examples has no weight in any probe with a penalty: it is not worth its time.
+    yield ALL, codes[:, (fitted != 0).any(dim=0)].numpy()
+    yield DENSE, dense.numpy()
+
+
+def _probe(
+    features: np.ndarray, labels: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int
+) -> tuple[float, float]:
+    with warnings.catch_warnings():
+        # A penalty with which the solver does not converge is one of ten that it chooses from.
+        warnings.filterwarnings("ignore", message=".*failed to converge")
+        metrics = (
+            sae_probes("utils_training")
+            .find_best_reg(features[train], labels[train], features[test], labels[test], penalty="l2", seed=seed)
+            .metrics
+        )
+    return metrics.test_acc, metrics.test_auc
+
+
+@torch.inference_mode()
+def _encode(sae: SAE[Any], activations: Float[Tensor, "examples ..."]) -> Float[Tensor, "examples n"]:
+    parts = [sae.encode(part.to(sae.device)).float().cpu() for part in activations.split(ENCODED_AT_A_TIME)]
+    return torch.cat(parts)

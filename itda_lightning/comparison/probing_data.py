@@ -1,0 +1,230 @@
+"""What probes learn: labelled texts of sae-probes, drawn as it draws them, and the model's activations of them on disk."""
+
+import difflib
+import importlib
+import json
+import logging
+import warnings
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import xxhash
+from jaxtyping import Float
+from sae_lens.util import extract_stop_at_layer_from_tlens_hook_name
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from tqdm.auto import tqdm
+
+from itda_lightning.activations.bundled import cache_directory
+from itda_lightning.activations.models.language_model import LanguageModel
+from itda_lightning.errors import InputError
+from itda_lightning.machine.atomic_files import explained, write_file
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+# Their requirements (pandas<3, pyarrow<26, the GPU's xgboost) clash with what else is installed here but are not needed.
+REMEDY = "pip install 'itda-lightning[probes]' && pip install --no-deps sae-probes==0.4.2"
+# Short texts of many kinds on which a probe of a small model's activations succeeds: sentiment, spam, clickbait, topic,
+# collocation, reasoning, names.
+DATASETS = (
+    "92_glue_sst2",
+    "96_spam_is",
+    "105_click_bait",
+    "22_headline_isobama",
+    "65_high-school",
+    "133_context_type_Causality",
+    "5_hist_fig_ismale",
+    "155_athlete_sport_basketball",
+)
+FEWEST_TRAIN, FEWEST_TEST = 4, 2
+TEXTS_AT_A_TIME = 32
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """Which probes to train, on what.
+
+    What it costs: the model reads the examples of all draws once for all entries, about 160,000 tokens with the defaults and
+    six million with all 113 datasets (two minutes and over an hour at 1,350 tokens a second, the bundled model's speed to
+    layer 14 on two idle CPU cores). Every entry then takes its codes of them and seconds of fitting for every draw of each
+    dataset, a tenth of it without ``references``.
+
+    Attributes:
+        datasets: names of datasets of sae-probes; None for all 113.
+        ks: sizes of the sparse probes; each gives ``probing/k=...``.
+        seeds: draws of examples for each dataset, those of sae-probes with its ``seed`` 0, 1, ....
+        train_examples: examples that a probe is trained on, half of them of either class.
+        test_examples: examples that it is tested on, half of them of either class.
+        references: also probe all latents (``probing/all``) and the activation itself (``probing/dense``).
+        max_tokens: the last so many tokens of a text are read, BOS included (sae-probes itself: 1,024).
+        cache_dir: where activations are kept; None for the cache of this package.
+
+    Raises:
+        InputError: a number too small to train or to test a probe.
+    """
+
+    datasets: tuple[str, ...] | None = DATASETS
+    ks: tuple[int, ...] = (1, 2, 5, 16)
+    seeds: int = 3
+    train_examples: int = 256
+    test_examples: int = 256
+    references: bool = True
+    max_tokens: int = 128
+    cache_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.datasets is not None and (not self.datasets or len(set(self.datasets)) < len(self.datasets)):
+            raise InputError(f"probes need at least one dataset and each once, got {self.datasets}")
+        if not self.ks or min(self.ks) < 1:
+            raise InputError(f"probes have at least one latent, got ks={self.ks}")
+        least = {"seeds": 1, "train_examples": FEWEST_TRAIN, "test_examples": FEWEST_TEST, "max_tokens": 2}
+        for name, fewest in least.items():
+            if getattr(self, name) < fewest:
+                raise InputError(f"probing needs {name} of at least {fewest}, got {getattr(self, name)}")
+
+
+class ProbeDataset(NamedTuple):
+    """The examples of one dataset that the draws use.
+
+    Attributes:
+        name: what sae-probes calls it.
+        texts: what the model reads.
+        labels: 0 or 1 for each.
+        draws: for every seed the places of the training and of the test examples among these.
+    """
+
+    name: str
+    texts: list[str]
+    labels: np.ndarray
+    draws: tuple[tuple[np.ndarray, np.ndarray], ...]
+
+
+def sae_probes(module: str = "utils_data") -> Any:
+    """A module of sae-probes, by default that of its datasets. The first import takes seconds: it reads all of them.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        with warnings.catch_warnings():  # it silences warnings of the whole process
+            return importlib.import_module(f"sae_probes.{module}")
+    except ImportError as error:
+        raise InputError(
+            f"sparse probing needs sae-probes, which cannot be imported ({error}): run `{REMEDY}`"
+        ) from error
+
+
+def load_datasets(settings: ProbeSettings) -> list[ProbeDataset]:
+    """Read the datasets asked for and draw their examples, half of either class.
+
+    Raises:
+        InputError: sae-probes is not installed, an unknown dataset, one with fewer examples than asked for.
+    """
+    data = sae_probes()
+    known: list[str] = data.get_numbered_binary_tags()
+    names = tuple(known) if settings.datasets is None else settings.datasets
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=4, cutoff=0.3) or known[:4]
+            raise InputError(f"sae-probes has no dataset {name!r} of two classes: did you mean one of {near}?")
+    return [_draw(name, settings, data) for name in names]
+
+
+def _draw(name: str, settings: ProbeSettings, data: Any) -> ProbeDataset:
+    labels = data.get_yvals(name)
+    # Of an odd number of examples it takes the larger half from the second class.
+    wanted = -(-settings.train_examples // 2) - (-settings.test_examples // 2)
+    smaller = int(np.bincount(labels, minlength=2).min())
+    if smaller < wanted:
+        raise InputError(
+            f"the dataset {name} has {smaller} examples of its smaller class, but {settings.train_examples} training and "
+            f"{settings.test_examples} test examples need {wanted}: lower train_examples or test_examples, or leave it out"
+        )
+    draws = [
+        data.get_train_test_indices(labels, settings.train_examples, settings.test_examples, seed=seed)
+        for seed in range(settings.seeds)
+    ]
+    used = np.unique(np.concatenate([part for draw in draws for part in draw]))
+    texts = data.read_numbered_dataset_df(name)["prompt"].iloc[used].astype(str).tolist()
+    places = tuple((np.searchsorted(used, train), np.searchsorted(used, test)) for train, test in draws)
+    return ProbeDataset(name, texts, labels[used], places)
+
+
+def cached_activations(
+    language_model: LanguageModel, hook_name: str, datasets: list[ProbeDataset], settings: ProbeSettings
+) -> list[Float[Tensor, "examples ..."]]:
+    """The activations of the last token of every text, from the disk or else computed and written there.
+
+    Args:
+        language_model: a model that was loaded for ``hook_name``.
+        hook_name: where activations are read.
+        datasets: the examples.
+        settings: ``max_tokens`` and ``cache_dir`` count.
+
+    Returns:
+        For every dataset (examples, d) in float32, or in the shape that the hook point has beyond the position.
+
+    Raises:
+        InputError: a cache file that is damaged or cannot be written; a tokenizer without BOS and EOS.
+    """
+    root = (Path(settings.cache_dir).expanduser() if settings.cache_dir else cache_directory()) / "probing"
+    name = language_model.name
+    facts = [FORMAT_VERSION, name.fingerprint(), name.loader, name.dtype, hook_name, settings.max_tokens]
+    found = []
+    for dataset in tqdm(datasets, desc="Activations for probes", unit=" datasets"):
+        key = xxhash.xxh3_64_hexdigest(json.dumps([*facts, dataset.texts]).encode())
+        path = root / f"{dataset.name.replace(' ', '_')}-{key}.safetensors"
+        if not path.exists():
+            made = last_token_activations(language_model, hook_name, dataset.texts, settings.max_tokens)
+            with explained(path, "writing"):
+                root.mkdir(parents=True, exist_ok=True)
+            write_file(path, partial(save_file, {"activations": made}))
+        try:
+            found.append(load_file(path)["activations"])
+        except (SafetensorError, KeyError, OSError) as error:
+            raise InputError(f"{path} is truncated or foreign ({error}): remove it and run again") from error
+    return found
+
+
+@torch.inference_mode()
+def last_token_activations(
+    language_model: LanguageModel, hook_name: str, texts: list[str], max_tokens: int
+) -> Float[Tensor, "texts ..."]:
+    """Activations of the last token of each text, as sae-probes takes them from the models that it can load.
+
+    Texts begin with BOS and are cut on the left. So no text of one token is read at position 0, whose activation is unlike
+    all others and outside of what dictionaries are made of.
+
+    Raises:
+        InputError: a tokenizer without BOS and EOS.
+    """
+    tokenizer = language_model.tokenizer
+    bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if bos is None:
+        raise InputError("the tokenizer has neither BOS nor EOS, with which texts to probe begin: set one")
+    # Encoded without a limit of length, which is not the tokenizer's but ours.
+    encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    rows = [torch.tensor([bos, *tokens[-(max_tokens - 1) :]]) for tokens in encoded]
+    device = next(language_model.model.parameters()).device
+    activations: dict[int, Tensor] = {}
+    # By length, so that there is little padding; it lies on the right, where a causal model does not look back from.
+    order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+    for start in range(0, len(order), TEXTS_AT_A_TIME):
+        batch = order[start : start + TEXTS_AT_A_TIME]
+        tokens = pad_sequence([rows[row] for row in batch], batch_first=True, padding_value=bos).to(device)
+        cache = language_model.model.run_with_cache(
+            tokens,
+            names_filter=[hook_name],
+            stop_at_layer=extract_stop_at_layer_from_tlens_hook_name(hook_name),
+            prepend_bos=False,
+        )[1]
+        for place, row in enumerate(batch):
+            activations[row] = cache[hook_name][place, len(rows[row]) - 1].float().cpu()
+    return torch.stack([activations[row] for row in range(len(rows))])

@@ -1,0 +1,92 @@
+"""How well an entry reconstructs held-out activations, and which of its latents do it: sums over documents."""
+
+import time
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.activations.usable import usable
+from itda_lightning.comparison.document_sums import DocumentSums
+from itda_lightning.dictionary.sources import COLUMNS
+from itda_lightning.evaluation.entries import Entry
+from itda_lightning.evaluation.used_latents import directions_of, used_latents, used_with_reconstructions
+from itda_lightning.results.comparison import Estimate
+
+DOCUMENT = COLUMNS.index("document")
+# A latent that more than this share of tokens use is dense.
+DENSE = 0.1
+TIMED_ACTIVATIONS, TIMED_REPEATS = 4096, 3
+
+
+def measure_reconstruction(
+    entry: Entry, data: ActivationsDataModule, hook_name: str
+) -> tuple[dict[str, Estimate], Float[Tensor, " n"]]:
+    """Reconstruction and sparsity over all held-out activations.
+
+    Returns:
+        ``l0``, ``fvu`` (sum of squared errors over sum of squared distances to the mean), ``cossim`` (mean cosine of
+        activation and reconstruction), ``norm_ratio`` (sum of norms out over sum of norms in), ``dead_share`` and
+        ``dense_share`` of latents; and (n,) the share of activations that use each latent.
+
+    Raises:
+        InputError: held-out tokens of a single document.
+    """
+    rows = data.rows("heldout")
+    sums = DocumentSums(rows.document[rows.kept])
+    counts = torch.zeros(len(directions_of(entry)), dtype=torch.int64)
+    n_tokens = 0
+    for batch in tqdm(data.val_dataloader(), desc=f"Reconstruct with {entry.name}", unit=" batches", leave=False):
+        good = usable(batch.activations[hook_name], batch.table, hook_name, "skip")
+        if not bool(good.any()):
+            continue
+        x, document = batch.activations[hook_name][good], batch.table[good][:, DOCUMENT]
+        l0, parts = torch.zeros(len(x), dtype=torch.float64), []
+        for used, part in used_with_reconstructions(entry, x):
+            l0 += torch.bincount(used.token, minlength=len(x))
+            counts += torch.bincount(used.latent, minlength=len(counts))
+            parts.append(part)
+        x, x_hat = x.double(), torch.cat(parts)
+        norm_in, norm_out = x.norm(dim=1), x_hat.norm(dim=1)
+        sums.add(
+            document,
+            tokens=torch.ones(len(x)),
+            x=x,
+            squares=x.square().sum(1),
+            errors=(x - x_hat).square().sum(1),
+            cosine=(x * x_hat).sum(1) / (norm_in * norm_out).clamp(min=1e-12),
+            norm_in=norm_in,
+            norm_out=norm_out,
+            l0=l0,
+        )
+        n_tokens += len(x)
+    densities = counts.double() / n_tokens
+    measures = {
+        "l0": sums.estimate(torch.div, "l0", "tokens"),
+        "fvu": sums.estimate(_fvu, "errors", "squares", "x", "tokens"),
+        "cossim": sums.estimate(torch.div, "cosine", "tokens"),
+        "norm_ratio": sums.estimate(torch.div, "norm_out", "norm_in"),
+        "dead_share": Estimate(float((counts == 0).double().mean())),
+        "dense_share": Estimate(float((densities > DENSE).double().mean())),
+    }
+    return measures, densities
+
+
+def encoding_rate(entry: Entry, data: ActivationsDataModule, hook_name: str) -> float:
+    """Activations encoded in a second: the best of several repetitions on the first held-out ones."""
+    batch = next(iter(data.val_dataloader()))
+    x = batch.activations[hook_name]
+    x = x[usable(x, batch.table, hook_name, "skip")][:TIMED_ACTIVATIONS]
+    seconds = []
+    for _ in range(TIMED_REPEATS):
+        start = time.perf_counter()
+        for _ in used_latents(entry, x):
+            pass
+        seconds.append(time.perf_counter() - start)
+    return len(x) / min(seconds)
+
+
+def _fvu(errors: Tensor, squares: Tensor, x: Tensor, tokens: Tensor) -> Tensor:
+    return errors / (squares - x.square().sum(-1) / tokens)

@@ -1,0 +1,296 @@
+"""The dictionary: atoms, bias and sources, with encode, decode, append and refine; saved as safetensors and JSON."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from itda_lightning.dictionary.dictionary_files import read_dictionary, write_dictionary
+from itda_lightning.dictionary.sources import COLUMNS, Prompt, Sources
+from itda_lightning.errors import InputError
+from itda_lightning.pursuit import (
+    PreparedAtoms,
+    PursuitName,
+    SparseCode,
+    check_finite,
+    check_sparsity,
+    check_unit_rows,
+    combine,
+    pursue,
+)
+
+ENCODED_ROWS = 8192
+REFINEMENT = "refinement"  # the entry of the metadata that tells of a refinement
+
+
+class Dictionary(nn.Module):
+    """Atoms that are real activations, each with its source (arXiv 2505.17769, Section 3).
+
+    A refined dictionary's atoms lie near those that were grown, which it keeps: ``grown_atoms``, ``cosines``.
+
+    Args:
+        atoms: (n, d) unit-norm rows. In bfloat16 they take half the memory, and are computed with in single precision.
+        bias: (d,) what is subtracted before encoding and added after decoding (the mean activation); None for zeros.
+        sources: one source an atom, or None.
+        k: the sparsity of codes.
+        pursuit: "mp" (matching pursuit), "omp" (orthogonal matching pursuit) or "gomp" (generalised orthogonal matching
+            pursuit).
+        nonnegative: non-negative coefficients only.
+        capacity: room for this many atoms is allocated at once; None for exactly n.
+        metadata: JSON-serialisable facts about the fit (model_name, hook_name, ...).
+        memory_budget: bytes that encoding and growth may take beyond the atoms, None for half of the machine's
+            memory. It decides whether the n x n Gram of the atoms is kept; codes do not depend on it.
+        grown: (n, d) the atoms as they were grown, where ``atoms`` are refined ones.
+
+    Raises:
+        ValueError: atoms that are not unit rows, k < 1.
+        InputError: an unknown pursuit, a bias, sources or grown atoms of another size, a capacity below n.
+    """
+
+    bias: Tensor
+    _atoms: Tensor
+    _table: Tensor
+    _count: Tensor
+    _grown: Tensor | None
+
+    def __init__(
+        self,
+        atoms: Float[Tensor, "n d"],
+        bias: Float[Tensor, " d"] | None = None,
+        sources: Sources | None = None,
+        *,
+        k: int,
+        pursuit: PursuitName = "mp",
+        nonnegative: bool = False,
+        capacity: int | None = None,
+        metadata: dict[str, Any] | None = None,
+        memory_budget: int | None = None,
+        grown: Float[Tensor, "n d"] | None = None,
+    ) -> None:
+        super().__init__()
+        n, d = atoms.shape
+        capacity = n if capacity is None else capacity
+        check_sparsity(k)
+        check_unit_rows(atoms)
+        if pursuit not in get_args(PursuitName):
+            raise InputError(f"pursuit must be one of {get_args(PursuitName)}, got {pursuit!r}")
+        if bias is not None and bias.shape != (d,):
+            raise InputError(f"the bias must have shape ({d},) like an atom, got {tuple(bias.shape)}")
+        if sources is not None and len(sources) != n:
+            raise InputError(f"{len(sources)} sources for {n} atoms: give one source an atom")
+        if capacity < n:
+            raise InputError(f"a capacity of {capacity} cannot hold {n} atoms")
+        self.k = k
+        self.pursuit: PursuitName = pursuit
+        self.nonnegative = nonnegative
+        self.metadata: dict[str, Any] = dict(metadata or {})
+        self.memory_budget = memory_budget
+        self.dataset: str | None = sources.dataset if sources is not None else None
+        self.prompts: tuple[Prompt, ...] | None = sources.prompts if sources is not None else None
+        self.register_buffer("_atoms", atoms.detach().new_zeros(capacity, d))
+        # A sum of many activations: half precision, which does for atoms, would not do for it.
+        zeros = atoms.new_zeros(d, dtype=torch.promote_types(atoms.dtype, torch.float32))
+        self.register_buffer("bias", zeros if bias is None else bias.detach().clone())
+        self.register_buffer("_table", torch.full((capacity, len(COLUMNS)), -1, dtype=torch.int64))
+        self.register_buffer("_count", torch.tensor(n))
+        self._atoms[:n] = atoms.detach()
+        if sources is not None:
+            self._table[:n] = sources.table
+        self.register_buffer("_grown", None)
+        if grown is not None:
+            check_unit_rows(grown)
+            if grown.shape != atoms.shape:
+                raise InputError(f"grown atoms must have the shape of the atoms {(n, d)}, got {tuple(grown.shape)}")
+            self.keep_grown()[:n] = grown.detach()
+        self.register_load_state_dict_post_hook(_forget_prompts)
+        self._prepared: PreparedAtoms | None = None
+        self._prepared_of: tuple[int, int] | None = None
+
+    @property
+    def n_atoms(self) -> int:
+        return int(self._count)
+
+    @property
+    def capacity(self) -> int:
+        """The number of atoms that fit."""
+        return len(self._atoms)
+
+    @property
+    def d_in(self) -> int:
+        """The dimension of activations and atoms."""
+        return self._atoms.shape[1]
+
+    @property
+    def atoms(self) -> Float[Tensor, "n d"]:
+        """(n, d) unit-norm rows, in the order in which they were appended."""
+        return self._atoms[: self.n_atoms]
+
+    @property
+    def grown_atoms(self) -> Float[Tensor, "n d"]:
+        """(n, d) the atoms as they were grown: the directions of their sources' activations."""
+        return self.atoms if self._grown is None else self._grown[: self.n_atoms]
+
+    @property
+    def cosines(self) -> Float[Tensor, " n"] | None:
+        """(n,) float64 cosine of every atom with its source's activation; None for atoms that were not refined."""
+        if self._grown is None:
+            return None
+        return torch.nn.functional.cosine_similarity(self.atoms.double(), self.grown_atoms.double())
+
+    @property
+    def source_table(self) -> Int[Tensor, "n 6"]:
+        """(n, 6) int64 sources of the atoms; rows of -1 where unknown."""
+        return self._table[: self.n_atoms]
+
+    @property
+    def sources(self) -> Sources | None:
+        """The atoms' sources; None for a dictionary that was made without."""
+        if self.dataset is None:
+            return None
+        return Sources(self.source_table.cpu().clone(), self.dataset, self.prompts)
+
+    def prepared(self) -> PreparedAtoms:
+        """The atoms ready for pursuits; kept until the buffer of atoms is replaced or written to by others."""
+        if self._prepared is None or self._prepared_of != self._identity():
+            self._prepared = None  # frees the old Gram before a new one is built
+            self._prepared = PreparedAtoms(self._atoms, self.n_atoms, self.memory_budget)
+            if not self._prepared.compiled:
+                self._prepared.build_gram()  # codes must not change in mid-life, not even by rounding
+            self._prepared_of = self._identity()
+        return self._prepared
+
+    def append(self, atoms: Float[Tensor, "m d"], table: Int[Tensor, "m 6"]) -> None:
+        """Append m unit-norm atoms with their sources, in place.
+
+        Raises:
+            InputError: more atoms than the capacity holds, or a refined dictionary.
+        """
+        if self._grown is not None:
+            raise InputError("a refined dictionary does not grow: append to dictionary.unrefined() and refine that")
+        start, stop = self.n_atoms, self.n_atoms + len(atoms)
+        if stop > self.capacity:
+            raise InputError(f"{stop} atoms do not fit a capacity of {self.capacity}")
+        self._atoms[start:stop] = atoms
+        self._atoms[stop:] = 0  # growth may have used it as scratch, and the Gram's tiles read beyond the last atom
+        self._table[start:stop] = table.to(self._table.device)
+        self._count.fill_(stop)
+        self.prompts = None
+        if self._prepared is not None:
+            # Growth has written to the scratch beyond the atoms since; that is no reason to prepare them anew.
+            self._prepared.place(start, self._atoms[start:stop])
+            self._prepared_of = self._identity()
+
+    def keep_grown(self) -> Float[Tensor, "capacity d"]:
+        """Keep the atoms as they are now as the grown ones, unless others are kept already; returns the buffer."""
+        if self._grown is None:
+            self._grown = self._atoms.clone()
+        return self._grown
+
+    def refine(self, atoms: Float[Tensor, "n d"]) -> None:
+        """Put refined atoms in the place of the atoms, in place; those that were grown are kept.
+
+        Raises:
+            ValueError: atoms that are not unit rows.
+            InputError: another number or width of atoms.
+        """
+        check_unit_rows(atoms)
+        if atoms.shape != self.atoms.shape:
+            raise InputError(f"refined atoms must have the shape {tuple(self.atoms.shape)}, got {tuple(atoms.shape)}")
+        self.keep_grown()
+        self._atoms[: len(atoms)] = atoms.detach()
+
+    def unrefined(self) -> "Dictionary":
+        """A copy with the atoms as they were grown, bit for bit, and without the facts of a refinement."""
+        return Dictionary(
+            self.grown_atoms,
+            self.bias,
+            self.sources,
+            k=self.k,
+            pursuit=self.pursuit,
+            nonnegative=self.nonnegative,
+            metadata={name: value for name, value in self.metadata.items() if name != REFINEMENT},
+            memory_budget=self.memory_budget,
+        )
+
+    def encode(self, x: Float[Tensor, "batch d"], error_threshold: float | None = None) -> SparseCode:
+        """Sparse codes of activations by this dictionary's pursuit, in the precision of the atoms (at least single).
+
+        Args:
+            x: (batch, d) activations, any floating dtype; worked through in parts, so it may be as long as memory holds.
+            error_threshold: end a sample once its unexplained share of ``|x - bias|^2`` is at most this.
+
+        Raises:
+            ValueError: x of another width or with non-finite rows.
+        """
+        if x.ndim != 2 or x.shape[1] != self.d_in:
+            raise ValueError(f"x must have shape (batch, {self.d_in}), got {tuple(x.shape)}")
+        check_finite(x)
+        prepared = self.prepared()
+        prepared.build_gram_if_repaid(self.pursuit, len(x), self.k)
+        rows = max(1, min(ENCODED_ROWS, prepared.budget // 8 // (prepared.dtype.itemsize * max(1, self.d_in))))
+        codes = [
+            pursue(self.pursuit, self.centre(part), prepared, self.k, self.nonnegative, error_threshold)
+            for part in x.split(rows)  # centring the whole would double the memory of a long batch
+        ]
+        return codes[0] if len(codes) == 1 else SparseCode(*(torch.cat(parts) for parts in zip(*codes, strict=True)))
+
+    def centre(self, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch d"]:
+        """``x - bias`` in at least single precision: what a pursuit sees."""
+        return x.to(torch.promote_types(x.dtype, torch.float32)) - self.bias
+
+    def decode(self, code: SparseCode) -> Float[Tensor, "batch d"]:
+        """The reconstruction ``coefficients @ atoms[support] + bias``, (batch, d)."""
+        rows = self.atoms if self.atoms.dtype == torch.bfloat16 else self.atoms.to(code.coefficients.dtype)
+        return combine(code.support, code.coefficients, rows) + self.bias
+
+    def forward(self, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch d"]:
+        """The reconstruction of x, (batch, d)."""
+        return self.decode(self.encode(x))
+
+    def save(self, path: str | Path) -> None:
+        """Write the dictionary to a new directory ``path``, in one step.
+
+        Raises:
+            InputError: ``path`` exists, is not writable, or the disk is full.
+        """
+        tensors = {"atoms": self.atoms, "bias": self.bias, "sources": self.source_table}
+        if (cosines := self.cosines) is not None:
+            tensors |= {"grown": self.grown_atoms, "cosines": cosines}
+        index = {
+            "k": self.k,
+            "pursuit": self.pursuit,
+            "nonnegative": self.nonnegative,
+            "dataset": self.dataset,
+            "prompts": self.prompts,
+            "metadata": self.metadata,
+        }
+        write_dictionary(Path(path), index, tensors)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> "Dictionary":
+        """Read what ``save`` wrote.
+
+        Raises:
+            InputError: files that are missing, truncated, of another format or of a newer version.
+        """
+        path = Path(path)
+        index, tensors = read_dictionary(path, device)
+        try:
+            prompts = None if index["prompts"] is None else tuple(Prompt(*prompt) for prompt in index["prompts"])
+            known = index["dataset"] is not None
+            sources = Sources(tensors["sources"].cpu(), index["dataset"], prompts) if known else None
+            settings = {name: index[name] for name in ("k", "pursuit", "nonnegative", "metadata")}
+            return cls(tensors["atoms"], tensors["bias"], sources, **settings, grown=tensors.get("grown"))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{path} does not hold a valid dictionary: {error}; save it again") from error
+
+    def _identity(self) -> tuple[int, int]:
+        """Changes when the buffer of atoms is replaced (another device or dtype) or written to."""
+        return id(self._atoms), 0 if self._atoms.is_inference() else self._atoms._version
+
+
+def _forget_prompts(dictionary: Dictionary, _: object) -> None:
+    # The prompts are no part of a state_dict: what is left are those of the atoms that were there before.
+    dictionary.prompts = None

@@ -1,0 +1,132 @@
+"""The facts of a fit: what was fitted on what, with which settings, and how it went; its dictionary, empty and finished."""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from itda_lightning.dictionary.dictionary import REFINEMENT, Dictionary
+from itda_lightning.dictionary.sources import COLUMNS, Prompt, Source, Sources
+
+# What SAELens calls the loaders; the bridge has the hook names of a HookedTransformer.
+MODEL_CLASSES = {
+    "bridge": "HookedTransformer",
+    "hooked_transformer": "HookedTransformer",
+    "huggingface": "AutoModelForCausalLM",
+}
+
+
+def settings(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Constructor arguments without what LightningCLI adds to them, as JSON."""
+    return {
+        key: str(value) if isinstance(value, Path) else value
+        for key, value in hyper_parameters.items()
+        if not key.startswith("_")
+    }
+
+
+def growth_curve(appended_at: Int[Tensor, " n"]) -> list[list[int]]:
+    """[activations seen, atoms] after every step that appended atoms, from the step of each atom."""
+    curve: list[list[int]] = []
+    for seen, count in zip(*(part.tolist() for part in appended_at.unique(return_counts=True)), strict=True):
+        curve.append([seen, count + (curve[-1][1] if curve else 0)])
+    return curve
+
+
+def fit_metadata(
+    hook_name: str,
+    *,
+    data: Mapping[str, Any],
+    fit: Mapping[str, Any],
+    threshold: float | None,
+    seen: int,
+    skipped: int,
+    appended_at: Int[Tensor, " n"],
+    history: list[dict[str, Any]],
+    refinement: Mapping[str, Any] | None = None,
+    typical_energy: float | None = None,
+) -> dict[str, Any]:
+    """What stands beside the dictionary of one hook point, in checkpoints and where it is saved.
+
+    Args:
+        data, fit: settings of the data and of the fit.
+        threshold: the threshold used, None or nan before it is known.
+        seen, skipped: activations that came by, and those of them that could not be used.
+        appended_at: (n,) activations seen when each atom was appended.
+        history: validations of all hook points, as grown.
+        refinement: the facts of a refinement, its validation among them; None for none.
+        typical_energy: that of the growth rule; None where nothing grew.
+    """
+    return {
+        "hook_name": hook_name,
+        # The next six stand under the names that SAELens's tools read.
+        "model_name": data.get("model"),
+        "model_class_name": MODEL_CLASSES[data.get("loader", "bridge")],
+        "dataset_path": data.get("dataset"),
+        "context_size": data.get("context_size"),
+        "prepend_bos": data.get("prepend_bos"),
+        "exclude_special_tokens": data.get("exclude_special_tokens"),
+        "data": dict(data),
+        "fit": dict(fit),
+        "threshold": None if threshold is None or math.isnan(threshold) else threshold,
+        "typical_energy": typical_energy,
+        "activations_seen": seen,
+        "activations_skipped": skipped,
+        "growth": growth_curve(appended_at),
+        "validation": [entry for entry in history if entry["hook_name"] == hook_name],
+        **({} if refinement is None else {REFINEMENT: dict(refinement)}),
+    }
+
+
+def fit_results(metadata: Mapping[str, Any]) -> dict[str, float | int]:
+    """The figures of a fit out of its metadata: size, data seen, threshold, and the last validation.
+
+    Where the atoms were refined, that is the validation of the refined ones, and the FVU of the grown ones stands beside it.
+    """
+    last = metadata["validation"][-1] if metadata["validation"] else {}
+    refinement = metadata.get(REFINEMENT, {})
+    if "validation" in refinement:
+        grown = {"fvu_unrefined": last["fvu"]} if last else {}
+        last = refinement["validation"] | grown | {"mean_cosine": refinement["mean_cosine"]}
+    return {
+        "n_atoms": metadata["growth"][-1][1] if metadata["growth"] else 0,
+        "activations_seen": metadata["activations_seen"],
+        "activations_skipped": metadata["activations_skipped"],
+        "threshold": metadata["threshold"],
+        **{key: value for key, value in last.items() if key not in ("hook_name", "seen", "n_atoms")},
+    }
+
+
+def empty(width: int, dataset: str, fit: Mapping[str, Any]) -> Dictionary:
+    """A dictionary without atoms, with room for all of a fit's."""
+    return Dictionary(
+        torch.zeros(0, width, dtype=getattr(torch, fit["atoms_dtype"])),
+        sources=Sources(torch.zeros(0, len(COLUMNS), dtype=torch.int64), dataset),
+        k=fit["k"],
+        pursuit=fit["pursuit"],
+        nonnegative=fit["nonnegative"],
+        capacity=fit["max_atoms"],
+        memory_budget=fit["memory_budget"],
+    )
+
+
+def finished(
+    grown: Dictionary, dataset: str, prompt: Callable[[Source], Prompt] | None, metadata: dict[str, Any]
+) -> Dictionary:
+    """Return a copy on the CPU with exactly its atoms, the facts of the fit and, if ``prompt`` is given, the prompts."""
+    table = grown.source_table.cpu()
+    prompts = None if prompt is None else tuple(prompt(Source(*row)) for row in table.tolist())
+    return Dictionary(
+        grown.atoms.cpu(),
+        grown.bias.cpu(),
+        Sources(table.clone(), dataset, prompts),
+        k=grown.k,
+        pursuit=grown.pursuit,
+        nonnegative=grown.nonnegative,
+        metadata=metadata,
+        grown=None if grown.cosines is None else grown.grown_atoms.cpu(),
+    )

@@ -1,0 +1,135 @@
+"""The data that a dictionary is looked at with: that of its own fit, or of a config."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.activations.models.language_model import LanguageModelName
+from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.dictionary.sources import Source
+from itda_lightning.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+def data_for(
+    dictionary: Dictionary | None,
+    config: str | None,
+    hook_name: str,
+    device: str = "auto",
+    validation_tokens: int = 0,
+) -> ActivationsDataModule:
+    """A DataModule for one hook point.
+
+    Args:
+        dictionary: the dictionary, whose metadata hold the settings of its fit; None for an SAE of another kind.
+        config: a fit config whose ``data`` section is used instead.
+        hook_name: the hook point that must be among those read.
+        device: where the language model runs.
+        validation_tokens: held-out tokens, where the settings have fewer.
+
+    Raises:
+        InputError: neither settings nor config; a config without a data section or of another model.
+    """
+    settings = (dictionary.metadata.get("data") if dictionary is not None else None) or None
+    if config is not None:
+        chosen = _read(Path(config).expanduser())
+        if settings is not None:
+            _check_same_model(settings, chosen, config)
+        settings = chosen
+    if settings is None:
+        raise InputError(
+            "nothing says which model and documents to use: give --data_config, a fit config with a data section"
+        )
+    # The hook points of the fit together are what its cache is valid for.
+    hook_names = settings.get("hook_names") or []
+    changes: dict[str, Any] = {
+        "hook_names": hook_names if hook_name in hook_names else [hook_name],
+        "device": device,
+    }
+    settings = {**settings, **changes}
+    try:
+        data = ActivationsDataModule(**settings)
+        if data.hparams["validation_tokens"] < validation_tokens:
+            data = ActivationsDataModule(**{**settings, "validation_tokens": validation_tokens})
+    except TypeError as error:
+        raise InputError(f"the data section is not complete or holds what does not belong there: {error}") from error
+    return data
+
+
+def hook_point(dictionary: Dictionary, hook_name: str | None, name: str) -> str:
+    """The hook point of a dictionary: its own, else the one given. Raises InputError where there is neither."""
+    hook: str | None = dictionary.metadata.get("hook_name") or hook_name
+    if hook is None:
+        raise InputError(f"{name} does not say which hook point it is of: give --hook_name")
+    return hook
+
+
+def check_width(dictionary: Dictionary, width: int, data: ActivationsDataModule, hook_name: str) -> None:
+    """Raise InputError for a dictionary of another width than the activations of ``data`` that it is to encode."""
+    if width != dictionary.d_in:
+        raise InputError(
+            f"the dictionary has d_in {dictionary.d_in} but {hook_name} of {data.model_name.name} has {width} dimensions: "
+            "it was fitted on another model"
+        )
+
+
+def add_prompts(dictionary: Dictionary, data: ActivationsDataModule) -> None:
+    """Give the atoms of a checkpoint, which has sources without text, their prompts, where ``data`` is that of the fit."""
+    if dictionary.prompts is not None or dictionary.sources is None:
+        return
+    rows, table = data.rows("train"), dictionary.source_table.cpu()
+    row, position = table[:, 1], table[:, 2]
+    within = (row >= 0) & (row < len(rows)) & (position >= 0) & (position < rows.context_size)
+    if (
+        rows.dataset == dictionary.dataset
+        and bool(within.all())
+        and torch.equal(rows.source_table(row, position), table)
+    ):
+        dictionary.prompts = tuple(rows.prompt(Source(*source)) for source in table.tolist())
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"cannot read the config {path}: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("data"), dict):
+        raise InputError(f"{path} has no data section: give a config of itda_lightning.fit")
+    data: dict[str, Any] = content["data"]
+    if not isinstance(data.get("model"), str):
+        raise InputError(f"the data section of {path} names no model: give data.model")
+    return data
+
+
+def _check_same_model(fitted: dict[str, Any], chosen: dict[str, Any], config: str) -> None:
+    """Refuse another model; one that was moved or copied has another name, so it is the files that count."""
+    names = fitted.get("model"), chosen["model"]
+    revisions = fitted.get("model_revision"), chosen.get("model_revision")
+    if names[0] == names[1] and revisions[0] == revisions[1]:
+        return
+    here, there = (_fingerprint(name, revision) for name, revision in zip(names, revisions, strict=True))
+    if here is None or there is None or ("@" in here) != ("@" in there):
+        logger.warning(
+            "the dictionary was fitted on the model %r, %s names %r: whether they are the same cannot be told",
+            names[0],
+            config,
+            names[1],
+        )
+    elif here != there:
+        raise InputError(
+            f"the dictionary was fitted on the model {names[0]!r} but {config} names {names[1]!r}, which is another: "
+            "name the model of the fit"
+        )
+
+
+def _fingerprint(name: str | None, revision: str | None) -> str | None:
+    """The fingerprint of a model, None where it is not to be had any more."""
+    try:
+        return None if name is None else LanguageModelName(name, revision=revision).fingerprint()
+    except InputError:
+        return None

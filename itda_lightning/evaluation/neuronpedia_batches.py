@@ -1,0 +1,218 @@
+"""Atoms in the format in which SAEDashboard hands features to Neuronpedia.
+
+The format was read from the public source of SAEDashboard: the classes `NeuronpediaDashboardBatch`, `...Feature` and
+`...Activation` of `sae_dashboard/neuronpedia/neuronpedia_dashboard.py`, what fills them in `neuronpedia_converter.py` and
+`sequence_data_generator.py`, and what reads them in `neuronpedia_export.py` (github.com/jbloomAus/SAEDashboard). The rows of
+explanations have the columns that Neuronpedia exports and imports (`utils/neuronpedia-utils/neuronpedia_utils/export-data.py`
+of github.com/hijohnnylin/neuronpedia). Where an ITDA differs from the SAEs that the format is for:
+
+- Coefficients have a sign, and it is kept: in ``values``, in the bins and in the histogram. The top activations are those
+  of the largest magnitude, and the intervals divide the range from the smallest coefficient (0 where there is no
+  negative one) to the largest. For non-negative coefficients all this is as for an SAE; Neuronpedia shades only positive values.
+- ``frac_nonzero`` counts coefficients that are not zero, of either sign. ``bin_contains`` is the share of tokens whose
+  coefficient lies in the interval and is not zero, where SAEDashboard also counts zeros in the lowest.
+- ``neg_*``, ``pos_*`` and the histogram of logits are of the atom with a positive coefficient; see ``Unembedding``. They are
+  empty where the model gives no unembedding.
+- The correlations with neurons and other features are not measured, so they are empty; neurons are the dimensions of
+  the residual stream, and only the alignment with them is given.
+- Position 0 and special tokens are not encoded; their value is 0.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from itda_lightning.dictionary.sources import Prompt
+from itda_lightning.evaluation.atom_codes import AtomCodes
+
+DECIMALS = 3  # SAEDashboard's
+VECTOR_DECIMALS = 6
+HISTOGRAM_BINS = 50
+ALIGNED_NEURONS = 3
+TOKENS = 10
+INTERVALS = 5
+TOP_BIN = -1.0  # how the group of top activations is marked, in place of a lower end and of a share
+CONTEXT_CHARACTERS = 80
+# The fields of logits where the model gives none.
+NO_LOGITS: dict[str, list[Any]] = {
+    name: []
+    for name in (
+        *(f"{sign}_{part}" for sign in ("neg", "pos") for part in ("str", "values")),
+        *(f"logits_hist_data_bar_{part}" for part in ("heights", "values")),
+    )
+}
+
+
+class Place(NamedTuple):
+    """Where features belong on Neuronpedia.
+
+    Attributes:
+        model_id: Neuronpedia's name of the model, such as gpt2-small.
+        layer: the layer of the hook point.
+        sae_set: the name of the set of sources, without the layer.
+    """
+
+    model_id: str
+    layer: int
+    sae_set: str
+
+    @property
+    def source(self) -> str:
+        """The name of the source, as Neuronpedia makes it."""
+        return f"{self.layer}-{self.sae_set}"
+
+
+def batch(place: Place, features: list[dict[str, Any]]) -> dict[str, Any]:
+    """The content of one ``batch-N.json``."""
+    return {**place._asdict(), "sae_id_suffix": None, "features": features}
+
+
+def feature(
+    atom: int,
+    direction: Float[Tensor, " d"],
+    codes: AtomCodes,
+    rows: Sequence[Sequence[str]],
+    logits: Mapping[str, list[Any]],
+    dataset: str,
+    *,
+    top: int,
+    per_interval: int,
+) -> dict[str, Any]:
+    """One atom as a feature.
+
+    Args:
+        atom: its index.
+        direction: (d,) the atom.
+        codes: of the held-out tokens.
+        rows: the text of every token of the held-out rows.
+        logits: what ``logit_tables`` gives for it, or ``NO_LOGITS``.
+        dataset: the name of the documents.
+        top: how many top activations to show.
+        per_interval: how many examples to show of each interval of coefficients, evenly spread over the tokens.
+    """
+    _, coefficients = codes.of(atom)
+    ((heights, middles),) = _histograms(coefficients[None]) if len(coefficients) else [([], [])]
+    alignment = direction.double().topk(min(ALIGNED_NEURONS, len(direction)))
+    return {
+        "feature_index": atom,
+        "neuron_alignment_indices": alignment.indices.tolist(),
+        "neuron_alignment_values": _rounded(alignment.values),
+        "neuron_alignment_l1": _rounded(alignment.values.abs() / direction.double().abs().sum()),
+        **{
+            f"correlated_{what}_{part}": [] for what in ("neurons", "features") for part in ("indices", "l1", "pearson")
+        },
+        **logits,
+        "frac_nonzero": len(coefficients) / codes.n_tokens,
+        "freq_hist_data_bar_heights": heights,
+        "freq_hist_data_bar_values": middles,
+        "n_prompts_total": len(rows),
+        "n_tokens_in_prompt": codes.context_size,
+        "dataset": dataset,
+        "decoder_weights_dist": [],
+        "activations": _activations(atom, codes, rows, top, per_interval),
+        "vector": _rounded(direction, VECTOR_DECIMALS),
+    }
+
+
+def explanation(place: Place, atom: int, prompt: Prompt, cosine: float | None = None) -> dict[str, Any]:
+    """A row of explanations that names an atom by its source; ids and authors are for the importer to give.
+
+    ``cosine`` is that of a refined atom with the activation of its source, which the description then tells.
+    """
+    before, after = prompt.before[-CONTEXT_CHARACTERS:], prompt.after[:CONTEXT_CHARACTERS]
+    # Cut off and not rounded: no atom looks nearer to its source than it is.
+    what = "" if cosine is None else f"refined, cosine {math.floor(1000 * cosine + 1e-6) / 1000:.3f} with "
+    return {
+        "modelId": place.model_id,
+        "layer": place.source,
+        "index": str(atom),
+        "description": f"{what}the activation of [[{prompt.token}]] in: {before}[[{prompt.token}]]{after}",
+        "typeName": None,
+        "explanationModelName": None,
+    }
+
+
+def logit_tables(logits: Float[Tensor, "m tokens"], texts: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
+    """The fields of every atom that are of logits; all atoms at once, since vocabularies are large.
+
+    Args:
+        logits: (m, tokens) what each atom adds to the logit of every token.
+        texts: the text of every token.
+    """
+    count = min(TOKENS, len(texts))
+    negative, positive = logits.topk(count, largest=False), logits.topk(count)
+    columns = (negative.indices, negative.values, positive.indices, positive.values)
+    for neg, neg_by, pos, pos_by, histogram in zip(*columns, _histograms(logits), strict=True):
+        yield {
+            "neg_str": [texts[token] for token in neg.tolist()],
+            "neg_values": _rounded(neg_by),
+            "pos_str": [texts[token] for token in pos.tolist()],
+            "pos_values": _rounded(pos_by),
+            "logits_hist_data_bar_heights": histogram[0],
+            "logits_hist_data_bar_values": histogram[1],
+        }
+
+
+def _histograms(values: Float[Tensor, "m n"]) -> Iterator[tuple[list[float], list[float]]]:
+    """For each row the counts in equal bins from its smallest to its largest value, and the middles of the bins."""
+    low, high = values.aminmax(dim=1, keepdim=True)
+    width = ((high - low) / HISTOGRAM_BINS).clamp(min=torch.finfo(values.dtype).tiny)
+    bins = ((values - low) / width).long().clamp(0, HISTOGRAM_BINS - 1)
+    heights = values.new_zeros(len(values), HISTOGRAM_BINS).scatter_add_(1, bins, torch.ones_like(values))
+    middles = low + width * (torch.arange(HISTOGRAM_BINS) + 0.5)
+    return zip(heights.tolist(), map(_rounded, middles), strict=True)
+
+
+def _activations(
+    atom: int, codes: AtomCodes, rows: Sequence[Sequence[str]], top: int, per_interval: int
+) -> list[dict[str, Any]]:
+    places, coefficients = codes.of(atom)
+    if not len(places):
+        return []
+    largest = coefficients.abs().argsort(descending=True, stable=True)[:top]
+    shown = [
+        _example(atom, codes, rows, place, TOP_BIN, float(coefficients.abs().max()), TOP_BIN)
+        for place in places[largest]
+    ]
+    low, high = min(0.0, float(coefficients.min())), max(0.0, float(coefficients.max()))
+    edges = torch.linspace(low, high, INTERVALS + 1, dtype=torch.float64)
+    interval = (torch.searchsorted(edges, coefficients) - 1).clamp(0, INTERVALS - 1)
+    for part in reversed(range(INTERVALS)):
+        inside = places[interval == part]
+        share = len(inside) / codes.n_tokens
+        for place in inside[_evenly(len(inside), per_interval)]:
+            shown.append(_example(atom, codes, rows, place, float(edges[part]), float(edges[part + 1]), share))
+    return shown
+
+
+def _example(
+    atom: int,
+    codes: AtomCodes,
+    rows: Sequence[Sequence[str]],
+    place: Int[Tensor, ""],
+    bin_min: float,
+    bin_max: float,
+    bin_contains: float,
+) -> dict[str, Any]:
+    row, position = divmod(int(place), codes.context_size)
+    return {
+        "bin_min": round(bin_min, DECIMALS),
+        "bin_max": round(bin_max, DECIMALS),
+        "bin_contains": bin_contains,
+        "tokens": list(rows[row]),
+        "values": _rounded(codes.in_row(atom, row)),
+        "qualifying_token_index": position,
+    }
+
+
+def _evenly(n: int, most: int) -> Int[Tensor, " m"]:
+    m = min(n, most)
+    return torch.arange(m) * n // max(m, 1)
+
+
+def _rounded(values: Float[Tensor, " n"], decimals: int = DECIMALS) -> list[float]:
+    return [round(value, decimals) for value in values.tolist()]

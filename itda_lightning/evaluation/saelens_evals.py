@@ -1,0 +1,163 @@
+"""SAELens's evals on held-out documents, with position 0 masked and a fresh store each time."""
+
+import logging
+import math
+import warnings
+from typing import Any
+
+import torch
+from sae_lens import SAE
+from sae_lens.evals import EvalConfig, run_evals
+from sae_lens.training.activation_scaler import ActivationScaler
+
+from itda_lightning.activations.models.language_model import LanguageModel
+from itda_lightning.activations.rows_through_model import make_store
+from itda_lightning.activations.text.rows import Rows, Tokenizer
+from itda_lightning.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+# In the order in which they are read; what SAELens adds to them follows. Its `explained_variance_legacy` is left out: a
+# mean of ratios with the variance of one batch, so it depends on the batch size.
+ORDER = (
+    "ce_loss_without_sae",
+    "ce_loss_with_sae",
+    "ce_loss_with_ablation",
+    "ce_loss_score",
+    "kl_div_with_sae",
+    "kl_div_with_ablation",
+    "kl_div_score",
+    "explained_variance",
+    "fvu",
+    "mse",
+    "cossim",
+    "l0",
+)
+LEFT_OUT = ("explained_variance_legacy",)
+
+
+def special_ids(tokenizer: Tokenizer) -> list[int]:
+    """All special tokens, which a fit leaves out and the evals mask; SAELens's own list lacks the additional ones."""
+    more = (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    return sorted({*tokenizer.all_special_ids, *(token for token in more if token is not None)})
+
+
+def rows_for_evals(rows: Rows, tokenizer: Tokenizer) -> Rows:
+    """The rows with a special token at position 0.
+
+    SAELens masks tokens by their id, not by their place; a special token is masked, and with it the massive activation
+    of the first position. Rows that begin with a special token already are returned as they are.
+
+    Raises:
+        InputError: a tokenizer without BOS and EOS.
+    """
+    if bool(torch.isin(rows.tokens[:, 0], torch.tensor(special_ids(tokenizer), dtype=torch.int64)).all()):
+        return rows
+    bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if bos is None:
+        raise InputError(
+            "the tokenizer has neither BOS nor EOS, so position 0 cannot be masked in SAELens's evals: set one"
+        )
+    logger.warning(
+        "rows do not begin with BOS: for the evals their first token is replaced by it, so that it is masked"
+    )
+    selected = rows.select(torch.arange(len(rows)))
+    selected.tokens[:, 0] = bos
+    return selected
+
+
+def check_site(sae: SAE[Any], language_model: LanguageModel, hook_name: str) -> None:
+    """Raises InputError where the language model was not loaded for the hook point or is of another width there."""
+    if hook_name not in language_model.widths:
+        raise InputError(
+            f"the SAE reads hook point {hook_name!r}, the language model was loaded for {sorted(language_model.widths)}"
+        )
+    width = language_model.widths[hook_name]
+    if sae.cfg.d_in != width:
+        raise InputError(
+            f"the SAE has d_in {sae.cfg.d_in} but {hook_name} of {language_model.name.name} has {width} dimensions: "
+            "it was made for another model"
+        )
+
+
+def evaluate_sae(
+    sae: SAE[Any],
+    language_model: LanguageModel,
+    rows: Rows,
+    model_batch_size: int = 4,
+    progress: bool = True,
+    loss_rows: int | None = None,
+) -> tuple[dict[str, float | int], dict[str, list[float]]]:
+    """SAELens's ``run_evals``: losses and KL in one pass, sparsity and variance over all rows in another.
+
+    Args:
+        sae: any SAELens SAE whose hook point is among those of the language model.
+        rows: what to evaluate on; see ``rows_for_evals``.
+        model_batch_size: at most so many rows in one forward pass: the largest number that divides the rows, so that
+            each row counts once. Logits of a large vocabulary make small ones as fast, in far less memory.
+        loss_rows: measure losses and KL on the first so many rows only; they cost three passes through the whole model.
+
+    Returns:
+        Metrics under SAELens's names (``ce_loss_score``, ``ce_loss_with_sae``, ``ce_loss_without_sae``,
+        ``ce_loss_with_ablation``, ``kl_div_score``, ..., ``l0``, ``explained_variance``, ``cossim``, ``l2_ratio``), with
+        ``fvu = 1 - explained_variance``, ``tokens_evaluated`` and ``loss_tokens_evaluated``; those that are not finite
+        are left out. And lists with a number for each atom (``feature_density``, ...).
+
+    Raises:
+        InputError: an SAE of another width or hook point, or with an activation normalisation that must be folded; no
+            rows, or a batch size or number of rows below 1.
+    """
+    check_site(sae, language_model, sae.cfg.metadata.hook_name)
+    if sae.cfg.normalize_activations == "expected_average_only_in":
+        raise InputError(
+            "the SAE expects scaled activations: fold the scaling with fold_activation_norm_scaling_factor"
+        )
+    n_loss_rows = len(rows) if loss_rows is None else min(loss_rows, len(rows))
+    if min(n_loss_rows, model_batch_size) < 1:
+        raise InputError(
+            f"an evaluation takes at least one row at a time, got model_batch_size {model_batch_size} and "
+            f"{n_loss_rows} rows"
+        )
+    metrics: dict[str, float] = {}
+    per_atom: dict[str, list[float]] = {}
+    for n_rows, settings in (
+        (n_loss_rows, {"compute_kl": True, "compute_ce_loss": True}),
+        (
+            len(rows),
+            {
+                "compute_l2_norms": True,
+                "compute_sparsity_metrics": True,
+                "compute_variance_metrics": True,
+                "compute_featurewise_density_statistics": True,
+            },
+        ),
+    ):
+        batch = max(size for size in range(1, min(model_batch_size, n_rows) + 1) if n_rows % size == 0)
+        config = EvalConfig(
+            batch_size_prompts=batch,
+            n_eval_reconstruction_batches=n_rows // batch,
+            n_eval_sparsity_variance_batches=n_rows // batch,
+            **settings,
+        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="To copy construct from a tensor")
+            groups, lists = run_evals(
+                sae,
+                make_store(language_model, rows, 0, batch),
+                language_model.model,
+                ActivationScaler(),
+                config,
+                exclude_special_tokens=special_ids(language_model.tokenizer),
+                verbose=progress,
+            )
+        for group, values in groups.items():
+            metrics |= {} if group == "token_stats" else values
+        per_atom |= lists
+    metrics["fvu"] = 1.0 - metrics["explained_variance"]
+    ordered = {key: metrics[key] for key in (*ORDER, *metrics) if key in metrics and key not in LEFT_OUT}
+    tokens = {
+        "tokens_evaluated": len(rows) * rows.context_size,
+        "loss_tokens_evaluated": n_loss_rows * rows.context_size,
+    }
+    finite = {key: float(value) for key, value in ordered.items() if math.isfinite(float(value))}
+    return {**finite, **tokens}, per_atom

@@ -1,0 +1,1 @@
+"""Fit one dictionary: module, threshold, validation, checkpoints, refinement, run directory."""

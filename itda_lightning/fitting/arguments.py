@@ -1,0 +1,44 @@
+"""Arguments of a fit that are out of range are refused before anything is loaded."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+from itda_lightning.activations.usable import BadActivations
+from itda_lightning.errors import InputError
+from itda_lightning.fitting.threshold import check_threshold
+from itda_lightning.pursuit import SMALLEST_BUDGET, PursuitName
+
+GrowthPolicy = Literal["sequential", "frozen_batch", "worst_first"]
+AtomsDtype = Literal["float32", "bfloat16"]
+
+LEAST = {"max_atoms": 1, "k": 1, "calibration_tokens": 1, "memory_budget": SMALLEST_BUDGET}
+CHOICES = {"pursuit": PursuitName, "growth": GrowthPolicy, "bad_activations": BadActivations, "atoms_dtype": AtomsDtype}
+
+
+# Of calibrated fits (``benchmarks/quality``: with 1 it is left to chance whether enormous activations find atoms).
+DEFAULT_EXPONENT = 0.85
+
+
+def exponent_of(wanted: float | None, threshold: float | None, paper_threshold: float | None) -> float:
+    """The ``energy_exponent`` of a fit: a threshold that is given is a share of each activation's own energy."""
+    if wanted is not None:
+        return wanted
+    return DEFAULT_EXPONENT if threshold is None and paper_threshold is None else 1.0
+
+
+def check_arguments(arguments: Mapping[str, Any]) -> None:
+    """Raises InputError unless every argument of ``ITDA`` is in its range."""
+    for name, least in LEAST.items():
+        if arguments[name] is not None and arguments[name] < least:
+            raise InputError(f"model.{name} must be at least {least}, got {arguments[name]}")
+    for name, choices in CHOICES.items():
+        if arguments[name] not in get_args(choices):
+            raise InputError(f"model.{name} must be one of {get_args(choices)}, got {arguments[name]!r}")
+    if not 0 <= arguments["energy_exponent"] <= 1:
+        raise InputError(f"model.energy_exponent must lie between 0 and 1, got {arguments['energy_exponent']}")
+    check_threshold(arguments["threshold"], arguments["paper_threshold"])
+    if arguments["paper_threshold"] is not None and arguments["energy_exponent"] != 1:
+        raise InputError(
+            "model.paper_threshold is of the published rule, by which every activation is judged by its own energy: set "
+            f"model.energy_exponent to 1, got {arguments['energy_exponent']}"
+        )

@@ -1,0 +1,97 @@
+"""Lightning checkpoints as one safetensors file: tensors as they are, everything else as JSON in its header.
+
+A checkpoint written by ``torch.save`` is a pickle, whose loading may run code; this one holds data only. It is written in
+one step, and safetensors tells a truncated file from a whole one.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import CheckpointIO
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from itda_lightning.errors import InputError
+from itda_lightning.machine.atomic_files import write_file
+
+HEADER = "itda_lightning.checkpoint"
+TENSOR = "__tensor__"
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The dictionary that Lightning saved, tensors on the CPU.
+
+    Raises:
+        InputError: no such file, a truncated one, or one that was not written by ``SafetensorsCheckpointIO``.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            header = (file.metadata() or {}).get(HEADER)
+            if header is None:
+                raise InputError(
+                    f"{path} is not a checkpoint of this package: give one of a run's checkpoints/ directory"
+                )
+            return _restore(json.loads(header), lambda name: file.get_tensor(name))
+    except FileNotFoundError as error:
+        raise InputError(f"there is no checkpoint {path}: give the path of a file in a run's checkpoints/") from error
+    except (OSError, SafetensorError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"the checkpoint {path} is truncated or foreign ({error}): take an earlier one of the same run"
+        ) from error
+
+
+class SafetensorsCheckpointIO(CheckpointIO):
+    """Writes and reads Lightning's checkpoints as safetensors files."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Write a checkpoint in one step. Raises InputError on a full disk, TypeError for what is neither JSON nor tensor."""
+        tensors: dict[str, torch.Tensor] = {}
+        header = json.dumps(_extract(checkpoint, tensors, ""))
+        write_file(Path(path), lambda temporary: save_file(tensors, temporary, {HEADER: header}))
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint; raises like ``read_checkpoint``."""
+        return read_checkpoint(path)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove a checkpoint file, if it is there."""
+        Path(path).unlink(missing_ok=True)
+
+
+def _extract(value: Any, tensors: dict[str, torch.Tensor], name: str) -> Any:
+    if isinstance(value, torch.Tensor):
+        key = name if name not in tensors else f"{name}#{len(tensors)}"
+        tensor = value.detach().cpu().contiguous()
+        storages = {known.untyped_storage().data_ptr() for known in tensors.values()}
+        # safetensors refuses tensors that share memory, as a tensor that occurs twice does.
+        tensors[key] = tensor.clone() if tensor.untyped_storage().data_ptr() in storages else tensor
+        return {TENSOR: key}
+    if isinstance(value, dict):
+        if TENSOR in value:
+            raise TypeError(f"checkpoint entry {name!r} has the key {TENSOR!r}, which stands for a tensor in the file")
+        if not all(isinstance(key, str) for key in value):
+            raise TypeError(f"checkpoint entry {name!r} has keys that are not strings: {sorted(map(str, value))}")
+        return {key: _extract(item, tensors, f"{name}/{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_extract(item, tensors, f"{name}/{index}") for index, item in enumerate(value)]
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"checkpoint entry {name!r} is a {type(value).__name__}, which is neither JSON nor a tensor")
+
+
+def _restore(value: Any, tensor: Any) -> Any:
+    if isinstance(value, dict):
+        if set(value) == {TENSOR}:
+            return tensor(value[TENSOR])
+        return {key: _restore(item, tensor) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_restore(item, tensor) for item in value]
+    return value

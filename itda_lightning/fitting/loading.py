@@ -1,0 +1,104 @@
+"""A dictionary from whatever holds one: a directory, a run, a checkpoint, an export."""
+
+from pathlib import Path
+
+import torch
+
+from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.dictionary.dictionary_files import INDEX_FILE, TENSORS_FILE
+from itda_lightning.dictionary.sources import Sources
+from itda_lightning.errors import InputError
+from itda_lightning.fitting.run_directory import DICTIONARIES
+
+EXPORT_FILES = ("cfg.json", "sae_weights.safetensors")
+
+
+def load_dictionary(path: str | Path, hook_name: str | None = None, device: str | torch.device = "cpu") -> Dictionary:
+    """Load a dictionary.
+
+    Args:
+        path: a directory written by ``Dictionary.save``, a run directory (``dictionaries/<hook name>/``), a Lightning
+            checkpoint, or a SAELens export of architecture "itda" or "matching_pursuit".
+        hook_name: which of several dictionaries; a path that holds a single one needs none.
+        device: where its tensors go.
+
+    Raises:
+        InputError: no such path, nothing of this kind in it, damaged files, no dictionary of that hook point, or
+            several and no ``hook_name``.
+    """
+    path = Path(path).expanduser()
+    if path.is_file():
+        return from_checkpoint(path, hook_name, device)
+    if not path.exists():
+        raise InputError(
+            f"{path} does not exist: give a run directory, a checkpoint, or a saved or exported dictionary"
+        )
+    if _has_any(path, (INDEX_FILE, TENSORS_FILE)):
+        dictionary = Dictionary.load(path, device)
+    elif (path / DICTIONARIES).is_dir():
+        return from_run(path, hook_name, device)
+    elif _has_any(path, EXPORT_FILES):
+        # SAELens takes seconds to import, which the other kinds need not wait for.
+        from itda_lightning.saelens import load_export
+
+        dictionary = load_export(path, device)
+    else:
+        raise InputError(
+            f"{path} holds no dictionary: expected {INDEX_FILE} (Dictionary.save), {DICTIONARIES}/ (a run) or "
+            f"{EXPORT_FILES[0]} (a SAELens export)"
+        )
+    held = dictionary.metadata.get("hook_name")
+    if hook_name is not None and held is not None and held != hook_name:
+        raise InputError(
+            f"{path} holds the dictionary of {held!r}, not of {hook_name!r}: leave out hook_name or fix it"
+        )
+    return dictionary
+
+
+def from_run(path: Path, hook_name: str | None = None, device: str | torch.device = "cpu") -> Dictionary:
+    """One dictionary of a run directory. Raises InputError as ``load_dictionary``."""
+    names = sorted(entry.name for entry in (path / DICTIONARIES).iterdir() if (entry / INDEX_FILE).is_file())
+    return Dictionary.load(path / DICTIONARIES / _choose(names, hook_name, path), device)
+
+
+def from_checkpoint(path: Path, hook_name: str | None = None, device: str | torch.device = "cpu") -> Dictionary:
+    """One dictionary of a Lightning checkpoint, as it was when the checkpoint was written, without prompts.
+
+    Raises:
+        InputError: a file that is not a checkpoint of this package, or as ``load_dictionary``.
+    """
+    from itda_lightning.fitting.checkpoint_io import read_checkpoint
+
+    checkpoint = read_checkpoint(path)
+    if "itda" not in checkpoint:
+        raise InputError(f"{path} is not a checkpoint of a dictionary: its keys are {sorted(map(str, checkpoint))}")
+    state, settings = checkpoint["state_dict"], checkpoint["itda"]
+    index = settings["hook_names"].index(_choose(settings["hook_names"], hook_name, path))
+    prefix = f"dictionaries.{index}."
+    count = int(state[prefix + "_count"])
+    table = state[prefix + "_table"][:count].cpu().clone()
+    return Dictionary(
+        state[prefix + "_atoms"][:count].to(device),
+        state[prefix + "bias"].to(device),
+        None if settings["dataset"] is None else Sources(table, settings["dataset"]),
+        k=settings["k"],
+        pursuit=settings["pursuit"],
+        nonnegative=settings["nonnegative"],
+        metadata=settings["metadata"][index],
+        grown=state[grown][:count].to(device) if (grown := prefix + "_grown") in state else None,
+    )
+
+
+def _has_any(path: Path, names: tuple[str, ...]) -> bool:
+    return any((path / name).is_file() for name in names)
+
+
+def _choose(names: list[str], hook_name: str | None, path: Path) -> str:
+    """The hook point to take out of those that ``path`` has."""
+    if not names:
+        raise InputError(f"{path} holds no finished dictionary: give one of its checkpoints, or finish the run")
+    if hook_name is None and len(names) > 1:
+        raise InputError(f"{path} holds dictionaries of several hook points: give hook_name, one of {names}")
+    if hook_name is not None and hook_name not in names:
+        raise InputError(f"{path} holds no dictionary of {hook_name!r}: give one of {names}")
+    return hook_name or names[0]

@@ -1,0 +1,320 @@
+"""ITDA, the LightningModule: its training step encodes a batch and appends the activations that are explained worst."""
+
+import time
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from itda_lightning.activations.batches import ActivationBatch
+from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.activations.usable import BadActivations, usable
+from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.dictionary.facts import empty, finished, fit_metadata, fit_results, settings
+from itda_lightning.errors import InputError
+from itda_lightning.fitting.arguments import AtomsDtype, GrowthPolicy, check_arguments, exponent_of
+from itda_lightning.fitting.checkpoint_io import read_checkpoint
+from itda_lightning.fitting.identity import fit_identity, refuse_another_fit
+from itda_lightning.fitting.strategy import check_strategy
+from itda_lightning.fitting.threshold import find_threshold, typical_energy
+from itda_lightning.fitting.validation import ValidationSums, named_metrics
+from itda_lightning.growth import GrowthRule, Step, grow_among_ranks, judging
+from itda_lightning.machine.processes import n_ranks, rank
+from itda_lightning.pursuit import PursuitName
+
+__all__ = ["ITDA", "GrowthPolicy"]
+
+
+class ITDA(L.LightningModule):
+    """Inference-time decomposition of activations (arXiv 2505.17769): one growing dictionary a hook point.
+
+    There is no optimiser and no gradient. Without ``threshold`` and ``paper_threshold`` the threshold is calibrated on a
+    sample so that the dictionary reaches ``max_atoms`` about when the token budget ends. The defaults follow from
+    the study in ``benchmarks/quality``; ``configs/paper.yaml`` is the published rule.
+
+    Args:
+        max_atoms: the dictionary stops growing at this many atoms.
+        k: sparsity, the number of pursuit steps, so the largest L0.
+        pursuit: omp (orthogonal matching pursuit), mp (matching pursuit: faster, worse) or gomp (generalised: several atoms
+            a step, a larger error, codes that probes read better; growth is judged by omp).
+        nonnegative: allow non-negative coefficients only.
+        growth: sequential (each activation is judged after all before it were appended: Algorithm 1 of the paper),
+            frozen_batch (a batch is judged by the dictionary before it: the paper's released code; faster, and shared
+            by several processes, but the first batch is taken whole) or worst_first (the worst of a batch is appended
+            first: the fewest atoms, up to 3 encodes an activation).
+        threshold: an activation becomes an atom if this share of its energy |x - bias|^2 is left unexplained; in (0, 1).
+        paper_threshold: the threshold in the form of the paper's released code (mean squared difference of unit
+            vectors, e.g. 4e-4); converted to ``threshold`` and logged.
+        energy_exponent: p of ``energy^p typical_energy^(1 - p)``, what the threshold is a share of: less than 1 (as
+            published) asks more of activations of large norm. None for .85, and for 1 where a threshold is given.
+        center: subtract the mean activation before encoding and keep it as the decoder's bias.
+        calibration_tokens: activations of the sample that gives the mean and the threshold.
+        bad_activations: what to do with activations that are not finite or all zero: skip (and count) or refuse.
+        memory_budget: bytes that pursuits may take beyond the atoms, None for half of the machine's memory.
+        atoms_dtype: float32, or bfloat16 for half the memory; either way codes are computed in single precision.
+
+    Raises:
+        InputError: an argument out of range, or a threshold that can never append anything or appends everything.
+    """
+
+    thresholds: Tensor
+    typical_energies: Tensor
+    seen: Tensor
+    skipped: Tensor
+    appended_at: Tensor
+
+    def __init__(
+        self,
+        max_atoms: int = 4096,
+        k: int = 32,
+        pursuit: PursuitName = "omp",
+        nonnegative: bool = False,
+        growth: GrowthPolicy = "sequential",
+        threshold: float | None = None,
+        paper_threshold: float | None = None,
+        energy_exponent: float | None = None,
+        center: bool = True,
+        calibration_tokens: int = 8192,
+        bad_activations: BadActivations = "skip",
+        memory_budget: int | None = None,
+        atoms_dtype: AtomsDtype = "float32",
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.hparams.update(energy_exponent=exponent_of(energy_exponent, threshold, paper_threshold))
+        check_arguments(self.hparams)
+        self.automatic_optimization = False
+        self.hook_names: list[str] = []
+        self.dictionaries = nn.ModuleList()
+        self.history: list[dict[str, float | int | str]] = []
+        # Of hook points whose atoms are refined: the facts, and while it goes on also what it is to be taken up from.
+        self.refinements: dict[str, dict[str, Any]] = {}
+        self.refinement_states: dict[str, dict[str, Tensor]] = {}
+        self.dataset = ""
+        self.growth_seconds = 0.0
+        self._sums: list[ValidationSums] = []
+        self._data_settings: dict[str, Any] = {}
+
+    @property
+    def full(self) -> bool:
+        """Whether every dictionary has ``max_atoms`` atoms."""
+        return all(dictionary.n_atoms >= self.hparams["max_atoms"] for dictionary in self.dictionaries)
+
+    def dictionary(self, hook_name: str | None = None) -> Dictionary:
+        """The dictionary of a hook point; without a name that of the only one.
+
+        Raises:
+            InputError: no such hook point, or several and no name.
+        """
+        if hook_name is None and len(self.hook_names) == 1:
+            hook_name = self.hook_names[0]
+        if hook_name not in self.hook_names:
+            raise InputError(f"there is no dictionary of {hook_name!r}: choose one of {self.hook_names}")
+        dictionary = self.dictionaries[self.hook_names.index(hook_name)]
+        assert isinstance(dictionary, Dictionary)
+        return dictionary
+
+    def setup(self, stage: str) -> None:
+        """Make the empty dictionaries, once the widths of the hook points are known.
+
+        Raises:
+            InputError: several processes without ``Replicated``, or other hook points or documents than the dictionaries'.
+        """
+        check_strategy(self.trainer)
+        data = self._data()
+        self.__dict__.pop("_identity", None)
+        if not self.hook_names:
+            self.dataset = data.documents.fingerprint
+            self._data_settings = settings(data.hparams)
+            self._make_dictionaries({hook: data.widths[hook] for hook in data.hook_names})
+        elif (self.hook_names, self.dataset) != (data.hook_names, data.documents.fingerprint):
+            raise InputError(
+                f"the dictionaries are of {self.hook_names} on documents {self.dataset}, the data are of "
+                f"{data.hook_names} on {data.documents.fingerprint}: make a new ITDA for other data"
+            )
+
+    def configure_optimizers(self) -> None:
+        """There is nothing to optimise: atoms are chosen, not learned."""
+
+    def on_fit_start(self) -> None:
+        """Measure the mean and find the threshold, unless a checkpoint brought them."""
+        if not bool(self.thresholds.isnan().any()):
+            return
+        hp, data = self.hparams, self._data()
+        batch = data.calibration_batch(hp["calibration_tokens"])
+        wanted = {name: hp[name] for name in ("max_atoms", "threshold", "paper_threshold")}
+        wanted["batch_size"] = data.hparams["batch_size"] if hp["growth"] == "frozen_batch" else None
+        for index, hook in enumerate(self.hook_names):
+            x = batch.activations[hook].to(self.device)
+            x = x[usable(x, batch.table, hook, self.hparams["bad_activations"])]
+            if not len(x):
+                raise InputError(f"all {len(batch)} calibration activations at {hook} are zero or not finite")
+            if self.hparams["center"]:
+                self.dictionary(hook).bias.copy_(x.double().mean(0))
+            x = self.dictionary(hook).centre(x)
+            self.typical_energies[index] = typical_energy(x)
+            budget = data.rows("train").n_kept
+            self.thresholds[index] = find_threshold(x, self._rule(index), hook, budget=budget, **wanted)
+
+    def training_step(self, batch: ActivationBatch, batch_idx: int) -> None:
+        """Encode the batch with the current dictionaries and append what they explain worse than the threshold."""
+        start = time.perf_counter()
+        self.seen += len(batch)
+        steps, tables = {}, {}
+        for index, hook in enumerate(self.hook_names):
+            dictionary = self.dictionary(hook)
+            good = usable(batch.activations[hook], batch.table, hook, self.hparams["bad_activations"])
+            self.skipped[index] += (~good).sum()
+            if dictionary.n_atoms < dictionary.capacity and bool(good.any()):
+                x, tables[hook] = dictionary.centre(batch.activations[hook][good]), batch.table[good]
+                steps[hook] = Step(x, dictionary.prepared(), self._rule(index))
+        for hook, grown in zip(steps, grow_among_ranks(self.hparams["growth"], list(steps.values())), strict=True):
+            dictionary, x, n = self.dictionary(hook), steps[hook].x, self.dictionary(hook).n_atoms
+            dictionary.append(grown.atoms, tables[hook][grown.accepted])
+            self.appended_at[self.hook_names.index(hook), n : dictionary.n_atoms] = self.seen
+            energy, residual = x.double().square().sum(), grown.residual_energy.double().sum()
+            self._log("growth/n_atoms", dictionary.n_atoms, hook, prog_bar=True)
+            self._log("growth/atoms_per_1k_activations", 1000 * len(grown.accepted) / len(x), hook)
+            self._log("growth/unexplained", residual / energy if energy > 0 else 0.0, hook)
+        self._log("details/n_training_samples", int(self.seen))
+        self.growth_seconds += time.perf_counter() - start
+        # Without an optimiser Lightning counts no steps, and its loggers and checkpoints go by that count.
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        progress.increment_ready()
+        progress.increment_completed()
+
+    def on_validation_epoch_start(self) -> None:
+        """Start new sums."""
+        self._sums = [ValidationSums.empty(self.dictionary(hook)) for hook in self.hook_names]
+
+    def validation_step(self, batch: ActivationBatch, batch_idx: int) -> None:
+        """Add a batch of held-out activations to the sums; the processes take turns."""
+        if batch_idx % n_ranks() != rank():
+            return
+        for hook, sums in zip(self.hook_names, self._sums, strict=True):
+            x = batch.activations[hook]
+            sums.add(self.dictionary(hook), x[usable(x, batch.table, hook, self.hparams["bad_activations"])])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log FVU, L0, dead atoms and the rate of growth."""
+        for index, hook in enumerate(self.hook_names):
+            metrics = self._sums[index].of_all_ranks().metrics()
+            n_atoms, seen = self.dictionary(hook).n_atoms, int(self.seen)
+            earlier = [entry for entry in self.history if entry["hook_name"] == hook]
+            for name, value in named_metrics(metrics, seen, n_atoms, earlier[-1] if earlier else None).items():
+                self._log(name, value, hook, prog_bar=name == "metrics/fvu")
+            if not self.trainer.sanity_checking:
+                entry: dict[str, float | int | str] = {"hook_name": hook, "seen": seen, "n_atoms": n_atoms, **metrics}
+                if hook in self.refinements:
+                    self.refinements[hook]["validation"] = entry
+                else:
+                    self.history.append(entry)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put what is not a tensor beside the state: names, settings, the history of validation."""
+        checkpoint["itda"] = {
+            "hook_names": self.hook_names,
+            "d_in": [self.dictionary(hook).d_in for hook in self.hook_names],
+            "dataset": self.dataset,
+            **{name: self.hparams[name] for name in ("k", "pursuit", "nonnegative")},
+            "identity": self._identity,
+            "data": self._data_settings,
+            "history": self.history,
+            "refinements": self.refinements,
+            "refinement_states": self.refinement_states,
+            "metadata": [self.metadata(hook) for hook in self.hook_names],
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up what ``on_save_checkpoint`` gave.
+
+        Raises:
+            InputError: a checkpoint of something else, or of a fit with other settings, hook points, model or data than
+                this one, each difference named.
+        """
+        saved = checkpoint.get("itda")
+        if saved is None:
+            raise InputError("the checkpoint is not one of an ITDA fit: give one of a run's checkpoints/ directory")
+        if self._trainer is not None:
+            refuse_another_fit(saved["identity"], self._identity)
+        else:
+            self.dataset, self._data_settings = saved["dataset"], saved["data"]
+            self._make_dictionaries(dict(zip(saved["hook_names"], saved["d_in"], strict=True)))
+        self.history = saved["history"]
+        self.refinements = saved.get("refinements", {})
+        self.refinement_states = saved.get("refinement_states", {})
+        for hook in self.refinements:
+            self.dictionary(hook).keep_grown()  # the checkpoint's state has a tensor for them
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, **_: Any) -> "ITDA":  # type: ignore[override]
+        """The module as it was saved, on the CPU. Raises InputError for a truncated or foreign checkpoint."""
+        checkpoint = read_checkpoint(checkpoint_path)
+        if "itda" not in checkpoint:
+            raise InputError(f"{checkpoint_path} is not a checkpoint of an ITDA fit: give one of a run's checkpoints/")
+        module = cls(**settings(checkpoint["hyper_parameters"]))
+        module.on_load_checkpoint(checkpoint)
+        module.load_state_dict(checkpoint["state_dict"])
+        return module
+
+    def results(self, hook_name: str) -> dict[str, float | int]:
+        """The figures of the fit of one hook point: size, data seen, and the last validation."""
+        return fit_results(self.metadata(hook_name))
+
+    def finished_dictionary(self, hook_name: str | None = None) -> Dictionary:
+        """The dictionary of a hook point on the CPU with exactly its atoms, the facts of the fit, and the prompts.
+
+        A module that was loaded from a checkpoint knows no prompts. Raises like ``dictionary``.
+        """
+        grown = self.dictionary(hook_name)
+        prompt = self._data().rows("train").prompt if self._trainer is not None else None
+        return finished(grown, self.dataset, prompt, self.metadata(hook_name or self.hook_names[0]))
+
+    def metadata(self, hook_name: str) -> dict[str, Any]:
+        """JSON facts of the fit of one hook point: model, data, settings, and the curves of growth and FVU."""
+        n, index = self.dictionary(hook_name).n_atoms, self.hook_names.index(hook_name)
+        return fit_metadata(
+            hook_name,
+            data=self._data_settings,
+            fit=settings(self.hparams),
+            threshold=float(self.thresholds[index]),
+            seen=int(self.seen),
+            skipped=int(self.skipped[index]),
+            appended_at=self.appended_at[index, :n].cpu(),
+            history=self.history,
+            refinement=self.refinements.get(hook_name),
+            typical_energy=float(self.typical_energies[index]),
+        )
+
+    def _make_dictionaries(self, widths: dict[str, int]) -> None:
+        hp = self.hparams
+        self.hook_names = list(widths)
+        self.dictionaries.extend(empty(width, self.dataset, hp) for width in widths.values())
+        hooks = len(widths)
+        self.register_buffer("thresholds", torch.full((hooks,), torch.nan, dtype=torch.float64))
+        self.register_buffer("typical_energies", torch.ones(hooks, dtype=torch.float64))
+        self.register_buffer("seen", torch.tensor(0))
+        self.register_buffer("skipped", torch.zeros(hooks, dtype=torch.int64))
+        self.register_buffer("appended_at", torch.zeros(hooks, hp["max_atoms"], dtype=torch.int64))
+
+    def _data(self) -> ActivationsDataModule:
+        data = getattr(self._trainer, "datamodule", None)
+        if not isinstance(data, ActivationsDataModule):
+            raise InputError("an ITDA is fitted on an ActivationsDataModule: call trainer.fit(module, datamodule=...)")
+        return data
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        return fit_identity(settings(self.hparams), self._data())
+
+    def _rule(self, index: int) -> GrowthRule:
+        hp, pursuit = self.hparams, judging(self.hparams["pursuit"])
+        threshold, energy = float(self.thresholds[index]), float(self.typical_energies[index])
+        return GrowthRule(hp["k"], pursuit, hp["nonnegative"], threshold, hp["energy_exponent"], energy)
+
+    def _log(self, name: str, value: float | int | Tensor, hook: str | None = None, prog_bar: bool = False) -> None:
+        full_name = name if hook is None or len(self.hook_names) == 1 else f"{name}/{hook}"
+        self.log(full_name, torch.as_tensor(value, dtype=torch.float32), prog_bar=prog_bar, batch_size=1)

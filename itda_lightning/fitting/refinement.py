@@ -1,0 +1,204 @@
+"""Anchored refinement of a fit's dictionaries: a few passes over the cached activations after growth, resumed where killed."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.activations.shuffled import TrainingRows, shuffled_batches
+from itda_lightning.errors import InputError
+from itda_lightning.fitting.module import ITDA
+from itda_lightning.growth import LEAST_ANCHOR, RefinementRule, RefinementState, descent, refinement_step
+from itda_lightning.machine.processes import rank
+from itda_lightning.pursuit import pursue_among_ranks
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RefinementSettings:
+    """How the atoms of a fit are refined after growth, for the pursuit of the fit; not for comparisons across models.
+
+    The label of an atom stays true: its cosine with its source's activation, which is kept beside it, is at least
+    ``anchor``.
+
+    Args:
+        anchor: the least cosine of an atom with its source's activation, at least 0.8; 1 leaves the atoms as they are.
+        passes: over all training activations.
+        batch_size: activations in one step.
+        rate: radians that an atom moves in the first step, about; it falls to 0 linearly over all steps.
+        seed: seed of the order of activations.
+        buffer_bytes: memory for activations; those that do not fit are read again in each pass.
+    """
+
+    anchor: float = 0.9
+    passes: int = 2
+    batch_size: int = 512
+    rate: float = 0.1
+    seed: int = 0
+    buffer_bytes: int = 2**30
+
+    def check(self, data: ActivationsDataModule) -> None:
+        """Raises InputError for settings out of range and for data that cannot be read more than once."""
+        if not LEAST_ANCHOR <= self.anchor <= 1:
+            raise InputError(
+                f"refine.anchor must lie between {LEAST_ANCHOR} and 1, got {self.anchor}: an atom further from its source "
+                "no longer deserves its label"
+            )
+        for name in ("passes", "batch_size", "buffer_bytes"):
+            if getattr(self, name) < 1:
+                raise InputError(f"refine.{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 < self.rate <= 1:
+            raise InputError(f"refine.rate must be above 0 and at most 1 radian, got {self.rate}")
+        if data.hparams["cache_dir"] is None:
+            raise InputError("refine reads the activations more than once, so they must be on disk: set data.cache_dir")
+
+
+def refine(
+    module: ITDA,
+    data: ActivationsDataModule,
+    settings: RefinementSettings,
+    save: Callable[[], None] | None = None,
+    save_every: int = 50,
+) -> float:
+    """Refine every dictionary of a grown module in place, from where it is left if it was begun; returns the seconds.
+
+    The same bits come out for the same settings, data and number of threads, on any number of processes and however often
+    it was killed and resumed.
+
+    Args:
+        module: after its fit, or loaded from a checkpoint.
+        data: those of the fit, with a ``cache_dir``.
+        save: called every ``save_every`` steps; writes a checkpoint of the module.
+
+    Raises:
+        InputError: as ``RefinementSettings.check``, ``TrainingRows`` and ``shuffled_batches``, or settings other than
+            those with which it was begun.
+    """
+    settings.check(data)
+    start = time.perf_counter()
+    for hook in module.hook_names:
+        if module.dictionary(hook).n_atoms == 0:
+            continue  # nothing grew, and a mean of no cosines is no number
+        facts = module.refinements.setdefault(hook, asdict(settings) | {"unexplained": []})
+        _refuse_others(facts, settings)
+        if "mean_cosine" not in facts:
+            _Run(module, data, settings, hook).go(save, save_every)
+    return time.perf_counter() - start
+
+
+class _Run:
+    """The refinement of one hook point's dictionary."""
+
+    def __init__(self, module: ITDA, data: ActivationsDataModule, settings: RefinementSettings, hook: str) -> None:
+        self.module, self.settings, self.hook = module, settings, hook
+        self.facts = module.refinements[hook]
+        self.dictionary = module.dictionary(hook)
+        self.rows = TrainingRows(data, hook)
+        self.per_pass = max(1, self.rows.n_kept // settings.batch_size)
+        dictionary = self.dictionary
+        device = data.model_name.torch_device()
+        self.rule = RefinementRule(
+            dictionary.k,
+            dictionary.pursuit,
+            dictionary.nonnegative,
+            settings.anchor,
+            settings.rate,
+            settings.passes * self.per_pass,
+            dictionary.memory_budget,
+        )
+        dictionary.keep_grown()
+        self.sources, self.bias = dictionary.grown_atoms.to(device), dictionary.bias.to(device)
+        self.state = RefinementState.start(dictionary.atoms.to(device))
+        self.pass_sums = torch.zeros(2, dtype=torch.float64)  # of this pass: unexplained shares, activations
+        self.shares: list[float] = list(self.facts["unexplained"])  # their ratios, of the passes before
+        if (saved := module.refinement_states.get(hook)) is not None:
+            moments = {name: saved[name].to(device) for name in ("first", "second")}
+            self.state = self.state._replace(**moments, step=saved["step"])
+            self.pass_sums = saved["pass_sums"].clone()
+
+    def go(self, save: Callable[[], None] | None, save_every: int) -> None:
+        start, begun = time.perf_counter(), int(self.state.step)
+        done = begun
+        name = f"Refine {self.hook}"
+        with tqdm(total=self.rule.steps, initial=begun, unit=" steps", desc=name, disable=rank() > 0) as bar:
+            for x in self._batches(begun):
+                self._step(x)
+                bar.update()
+                done += 1
+                if save is not None and done % save_every == 0 and done < self.rule.steps:
+                    self._keep()
+                    save()
+                if self.shares:
+                    bar.set_postfix(unexplained=f"{self.shares[-1]:.4f}")
+        self._finish()
+        logger.info(
+            "refined %d atoms at %s in %.1f s (%d steps of %d activations): mean cosine with the sources %.4f, "
+            "mean unexplained share in each pass %s",
+            self.dictionary.n_atoms,
+            self.hook,
+            time.perf_counter() - start,
+            done - begun,
+            self.settings.batch_size,
+            self.facts["mean_cosine"],
+            ", ".join(f"{share:.4f}" for share in self.facts["unexplained"]),
+        )
+
+    def _batches(self, done: int) -> Iterator[Float[Tensor, "batch d"]]:
+        """Those of the steps from ``done`` on; every pass has an order of its own, so earlier passes need not be read."""
+        settings = self.settings
+        for number in range(done // self.per_pass, settings.passes):
+            # Far apart, so that runs with neighbouring seeds share no order.
+            seed = settings.seed * 2**16 + number
+            batches = shuffled_batches(self.rows, settings.batch_size, seed, settings.buffer_bytes)
+            yield from islice(batches, max(0, done - number * self.per_pass), self.per_pass)
+
+    def _step(self, x: Float[Tensor, "batch d"]) -> None:
+        sums = descent(x.to(self.bias.device) - self.bias, self.state.atoms, self.rule, pursue_among_ranks)
+        self.state = refinement_step(self.state, sums, self.sources, self.rule)
+        self.pass_sums += torch.stack([sums.unexplained.cpu(), sums.activations.cpu().double()])
+        if int(self.state.step) % self.per_pass == 0:
+            self.shares.append(float(self.pass_sums[0] / self.pass_sums[1]))
+            self.pass_sums.zero_()
+
+    def _keep(self) -> None:
+        """Put the state where checkpoints of the module find it."""
+        self._publish()
+        self.module.refinement_states[self.hook] = {
+            "first": self.state.first,
+            "second": self.state.second,
+            "step": self.state.step,
+            "pass_sums": self.pass_sums.clone(),
+        }
+
+    def _publish(self) -> None:
+        self.dictionary.refine(self.state.atoms)
+        self.facts["unexplained"] = list(self.shares)
+
+    def _finish(self) -> None:
+        self._publish()
+        self.module.refinement_states.pop(self.hook, None)
+        cosines = self.dictionary.cosines
+        assert cosines is not None
+        self.facts["mean_cosine"] = float(cosines.mean())
+        self.facts["least_cosine"] = float(cosines.min())
+
+
+def _refuse_others(begun: dict[str, Any], settings: RefinementSettings) -> None:
+    different = [
+        f"refine.{name}: {begun[name]!r} there, {value!r} here"
+        for name, value in asdict(settings).items()
+        if begun[name] != value
+    ]
+    if different:
+        raise InputError(
+            f"the refinement was begun with other settings ({'; '.join(different)}): resume with its own config.yaml"
+        )

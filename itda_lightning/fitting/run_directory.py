@@ -1,0 +1,85 @@
+"""Run directories: one a run, never reused, with what is needed to say what was run."""
+
+import logging
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from itda_lightning.errors import InputError
+from itda_lightning.machine.atomic_files import explained
+
+DICTIONARIES = "dictionaries"
+CONFIG = "config.yaml"
+METRICS = "metrics.json"
+EVALUATION = "evaluation-{hook_name}.json"
+PACKAGES = ("itda-lightning", "torch", "lightning", "sae-lens", "transformer-lens", "transformers", "datasets", "numpy")
+
+
+def make_run_directory(wanted: str | None, runs_directory: str, name: str) -> Path:
+    """A new directory: ``wanted``, or the first free ``runs_directory/name-NNN``.
+
+    Raises:
+        InputError: ``wanted`` exists already, or the place is not writable.
+    """
+    if wanted is not None:
+        path = Path(wanted).expanduser()
+        with explained(path, "making the run directory"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                path.mkdir()
+            except FileExistsError as error:
+                raise InputError(f"the run directory {path} exists already: a run never overwrites another") from error
+        return path
+    root = Path(runs_directory).expanduser()
+    with explained(root, "making a run directory in"):
+        root.mkdir(parents=True, exist_ok=True)
+        for number in range(1, 100_000):
+            path = root / f"{name}-{number:03d}"
+            try:
+                path.mkdir()  # the one step that two runs started together cannot both succeed in
+            except FileExistsError:
+                continue
+            return path
+    raise InputError(f"{root} is full of runs named {name}: choose another run.name")
+
+
+@contextmanager
+def logged(directory: Path) -> Iterator[None]:
+    """What is logged meanwhile, and how it ends, stands in ``fit.log`` of the run directory."""
+    with explained(directory, "writing the log in"):
+        log = logging.FileHandler(directory / "fit.log", encoding="utf-8")
+    log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    package = logging.getLogger("itda_lightning")
+    package.addHandler(log)
+    try:
+        yield
+    except BaseException as error:
+        package.error("the fit ended early: %s: %s", type(error).__name__, error)
+        raise
+    finally:
+        package.removeHandler(log)
+        log.close()
+
+
+def versions_and_hardware() -> dict[str, Any]:
+    """Versions of what computes, and the machine it runs on."""
+    versions: dict[str, Any] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return versions | {
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpus": gpus,
+    }

@@ -1,0 +1,210 @@
+"""Second moments of several representations of the same tokens, summed over batches in float64.
+
+Everything that linear measures need of millions of tokens is in these sums; tokens are held one block at a time. Sums are
+kept about the running mean and shifted when it moves (Chan, Golub, LeVeque 1983), so a large common offset of all
+tokens costs no digits, as it would if products were summed first and the mean's product subtracted at the end.
+"""
+
+import copy
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from itda_lightning.errors import InputError
+from itda_lightning.measures.aligned import blocks, check_aligned
+
+# A column that varies by less than this share of its mean is constant: what varies is the rounding of the mean.
+CONSTANT = 1e-12
+# Variances below this lose their squares to underflow.
+SMALLEST_VARIANCE = 1e-140
+
+
+class CrossMoments(NamedTuple):
+    """Sums over n tokens of two representations x (n, d1) and y (n, d2), each about its mean; float64.
+
+    Attributes:
+        n: number of tokens.
+        xx, yy, xy: ``x'x`` (d1, d1), ``y'y`` (d2, d2), ``x'y`` (d1, d2).
+        norms_xx, norms_yy, norms_xy: sums of ``|x|^4``, of ``|y|^4``, of ``|x|^2 |y|^2``; the diagonals of the n x n
+            kernels, which debiased CKA leaves out.
+    """
+
+    n: int
+    xx: Float[Tensor, "d1 d1"]
+    yy: Float[Tensor, "d2 d2"]
+    xy: Float[Tensor, "d1 d2"]
+    norms_xx: float
+    norms_yy: float
+    norms_xy: float
+
+    @classmethod
+    def of(cls, x: Float[Tensor, "n d1"], y: Float[Tensor, "m d2"]) -> "CrossMoments":
+        """The moments of two representations that are at hand.
+
+        Raises:
+            InputError: as ``Moments.add`` and ``Moments.pair``.
+        """
+        moments = Moments()
+        moments.add(x, y)
+        return moments.pair()
+
+    @property
+    def swapped(self) -> "CrossMoments":
+        """The same with x and y in each other's place."""
+        return CrossMoments(self.n, self.yy, self.xx, self.xy.T, self.norms_yy, self.norms_xx, self.norms_xy)
+
+
+class Moments:
+    """Running sums of m representations of the same tokens, from which any pair's ``CrossMoments`` are read.
+
+    Two models with L layers each are 2 L representations whose own sums are kept once. Holds d_i^2 float64 a representation
+    and d_i d_j a pair, and some vectors. On the device of the first batch.
+
+    Attributes:
+        n: tokens so far.
+    """
+
+    def __init__(self, pairs: Iterable[tuple[int, int]] | None = None) -> None:
+        """``pairs``: which pairs of representations will be compared, by their order in ``add``; default all."""
+        self.n = 0
+        self._wanted = None if pairs is None else {(min(pair), max(pair)) for pair in pairs}
+        self._means: list[Tensor] = []
+        self._products: dict[tuple[int, int], Tensor] = {}
+        # Sums of |x_i|^2 x_j: only needed to move the sums of |x_i|^2 |x_j|^2 to another mean.
+        self._thirds: dict[tuple[int, int], Tensor] = {}
+        self._norms: dict[tuple[int, int], Tensor] = {}
+
+    def add(self, *representations: Float[Tensor, "..."]) -> None:
+        """Add a batch: (batch, d_i) of each representation, in the same order every time; of any float type.
+
+        Raises:
+            InputError: as ``check_aligned``; another number of representations than before. Nothing is added then.
+        """
+        if len(representations) < 2 or (self._means and len(representations) != len(self._means)):
+            wanted = f"{len(self._means)}, as before" if self._means else "at least 2"
+            raise InputError(f"got {len(representations)} representations to compare: give {wanted}")
+        check_aligned(representations, [len(mean) for mean in self._means] if self._means else None)
+        if not self._means:
+            self._start(representations)
+        for block in blocks(*representations):
+            rows, before = len(block[0]), self._means
+            self._means = [
+                mean + (x.mean(0) - mean) * (rows / (self.n + rows)) for mean, x in zip(before, block, strict=True)
+            ]
+            self._shift([old - new for old, new in zip(before, self._means, strict=True)])
+            self.n += rows
+            centred = [x - mean for x, mean in zip(block, self._means, strict=True)]
+            squares = [x.square().sum(1) for x in centred]
+            for (i, j), product in self._products.items():
+                product.addmm_(centred[i].T, centred[j])
+                self._norms[i, j] += squares[i] @ squares[j]
+            for (i, j), third in self._thirds.items():
+                third += squares[i] @ centred[j]
+
+    def merge(self, other: "Moments") -> None:
+        """Add all tokens of another accumulator of the same representations, which stays as it is.
+
+        Raises:
+            InputError: its representations or pairs differ.
+        """
+        self.__dict__.update(Moments.combined([self, other], [1, 1]).__dict__)
+
+    @classmethod
+    def combined(cls, parts: Sequence["Moments"], times: Sequence[int]) -> "Moments":
+        """All tokens of some accumulators of the same representations, each so many times; they stay as they are.
+
+        Raises:
+            InputError: their representations or pairs differ.
+        """
+        result = cls()
+        result._wanted = parts[0]._wanted
+        used = [(part, count) for part, count in zip(parts, times, strict=True) if part.n and count]
+        for part in parts:
+            widths, theirs = ([len(mean) for mean in one._means] for one in (used[0][0] if used else part, part))
+            if part._wanted != result._wanted or (part.n and theirs != widths):
+                raise InputError(
+                    f"moments of widths {theirs} and pairs {part._wanted} cannot be added to those of widths {widths} "
+                    f"and pairs {result._wanted}: merge those of the same representations"
+                )
+        if not used:
+            return result
+        result.n = sum(count * part.n for part, count in used)
+        result._means = [
+            torch.stack(
+                [mean * (count * part.n / result.n) for mean, (part, count) in zip(means, used, strict=True)]
+            ).sum(0)
+            for means in zip(*(part._means for part, _ in used), strict=True)
+        ]
+        for part, count in used:
+            moved = copy.deepcopy(part)
+            moved._shift([old - new for old, new in zip(part._means, result._means, strict=True)])
+            for name in ("_products", "_thirds", "_norms"):
+                sums = getattr(result, name)
+                for key, value in getattr(moved, name).items():
+                    sums[key] = sums[key].add_(value, alpha=count) if key in sums else value * count
+        return result
+
+    def pair(self, first: int = 0, second: int = 1) -> CrossMoments:
+        """What two of the representations have in common, called x and y from here on.
+
+        Dimensions that are the same for every token are exactly 0 in it. It may share memory with the sums.
+
+        Raises:
+            InputError: fewer than two tokens, a pair that is not among those wanted, or a representation that is the same
+                for every token.
+        """
+        if self.n < 2:
+            raise InputError(f"{self.n} tokens are too few: give at least 2")
+        key = (min(first, second), max(first, second))
+        if key not in self._products:
+            raise InputError(f"representations {first} and {second} are not among the pairs that were summed")
+        varying = []
+        for name, index in (("x", first), ("y", second)):
+            variance = self._products[index, index].diagonal() / self.n
+            varying.append(variance > (CONSTANT * self._means[index]).square().clamp(min=SMALLEST_VARIANCE))
+            if not bool(varying[-1].any()):
+                raise InputError(f"{name} is the same for every token: it has no variance to compare")
+        left, right = varying
+        return CrossMoments(
+            self.n,
+            _only(self._products[first, first], left, left),
+            _only(self._products[second, second], right, right),
+            _only(self._products[key] if first <= second else self._products[key].T, left, right),
+            float(self._norms[first, first]),
+            float(self._norms[second, second]),
+            float(self._norms[key]),
+        )
+
+    def _start(self, representations: tuple[Tensor, ...]) -> None:
+        """Sums of nothing."""
+        count = len(representations)
+        self._means = [x.new_zeros(x.shape[1], dtype=torch.float64) for x in representations]
+        for i in range(count):
+            for j in range(i, count):
+                if i == j or self._wanted is None or (i, j) in self._wanted:
+                    self._products[i, j] = torch.outer(self._means[i], self._means[j])
+                    self._norms[i, j] = self._means[i].new_zeros(())
+                    for a, b in {(i, j), (j, i)}:
+                        self._thirds[a, b] = torch.zeros_like(self._means[b])
+
+    def _shift(self, by: list[Tensor]) -> None:
+        """Turn sums of powers of x about one mean into those of x + by; higher powers first, as they need the lower."""
+        lengths = [step.square().sum() for step in by]
+        traces = [self._products[i, i].trace() for i in range(len(by))]
+        for (i, j), norms in self._norms.items():
+            norms += 2 * (by[j] @ self._thirds[i, j] + by[i] @ self._thirds[j, i])
+            norms += 4 * (by[i] @ self._products[i, j] @ by[j])
+            norms += lengths[j] * traces[i] + lengths[i] * traces[j] + self.n * lengths[i] * lengths[j]
+        for (i, j), third in self._thirds.items():
+            product = self._products[i, j] if i <= j else self._products[j, i].T
+            third += by[j] * traces[i] + 2 * (by[i] @ product) + self.n * lengths[i] * by[j]
+        for (i, j), product in self._products.items():
+            product.addr_(by[i], by[j], alpha=self.n)
+
+
+def _only(product: Float[Tensor, "d1 d2"], rows: Bool[Tensor, " d1"], columns: Bool[Tensor, " d2"]) -> Tensor:
+    """Zero elsewhere."""
+    return product if bool(rows.all() & columns.all()) else product * rows[:, None] * columns

@@ -1,0 +1,205 @@
+"""Pursuits over atoms that are split over processes: for dictionaries that one device cannot hold.
+
+Every process has all activations and a range of the atoms. At each step it finds the best of its own atoms, the processes
+tell one another, and all take the best of all, the lowest index where several are equal: the result is that of one process.
+"""
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from itda_lightning.machine.memory import memory_budget
+from itda_lightning.machine.processes import broadcast, gather_rows, n_ranks, rank
+from itda_lightning.pursuit.code import SparseCode
+from itda_lightning.pursuit.correlation import Best, Correlations, GramCorrelations, combine, correlate, largest
+from itda_lightning.pursuit.limits import threshold_of
+from itda_lightning.pursuit.matching import run_matching_pursuit
+from itda_lightning.pursuit.orthogonal import run_orthogonal_matching_pursuit
+from itda_lightning.pursuit.public import PursuitName, check_finite, check_sparsity, check_unit_rows
+
+# Atoms that one process sends to the others at a time, while the Gram is built.
+SENT_ROWS = 1024
+# Indices travel with floats of the same size, as their bits.
+AS_BITS = {4: torch.int32, 8: torch.int64}
+
+
+class ShardedAtoms:
+    """Atoms of which each process has a range. Every method is called by all processes, with the same activations.
+
+    A process keeps its columns of the Gram, (n, m), where that fits the budget of every one; then a step of a pursuit sends
+    ``12 batch`` bytes a process, and that of an orthogonal one ``4 t batch`` more in all, for the inner products
+    with the t atoms before. Else a step also sends the chosen atoms themselves, d numbers an activation. (In single
+    precision.) The processes should be of one kind: they must come to the same decisions from the same numbers.
+
+    Args:
+        mine: (m, d) unit rows, at least one; those of rank 0 are the first atoms, those of rank 1 the next, and so on. In
+            half precision they are computed with in sums of single precision.
+        budget: bytes that this process may keep and work in beyond them, None for half of the machine's memory.
+
+    Attributes:
+        first: the index of the first of these atoms among all.
+        n: the number of all atoms.
+        columns: (n, m) inner products of all atoms with these, or None.
+
+    Raises:
+        ValueError: rows that are not unit rows, a process without any, or with another width or dtype than the first.
+    """
+
+    def __init__(self, mine: Float[Tensor, "m d"], budget: int | None = None) -> None:
+        check_unit_rows(mine)
+        self.mine = mine.detach().contiguous()
+        self.dtype = torch.promote_types(mine.dtype, torch.float32)
+        facts = torch.tensor([*mine.shape, mine.itemsize, memory_budget(mine.device, budget)])
+        counts, widths, sizes, budgets = _every(facts).T.tolist()
+        if min(counts) == 0 or len(set(widths)) > 1 or len(set(sizes)) > 1:
+            raise ValueError(
+                f"the processes have {counts} atoms of {widths} dimensions and {sizes} bytes a number: give each at least one, "
+                "and all the same width and dtype"
+            )
+        self.counts: list[int] = counts
+        self.first, self.n, self.budget = sum(counts[: rank()]), sum(counts), min(budgets)
+        self.square_norms = torch.cat([part.to(self.dtype).square().sum(1) for part in self.mine.split(SENT_ROWS)])
+        self.columns: Tensor | None = None
+        if self.n * max(counts) * self.dtype.itemsize <= 0.75 * self.budget:
+            self.columns = torch.empty(self.n, len(mine), dtype=self.dtype, device=mine.device)
+            start = 0
+            for source, count in enumerate(counts):
+                for low in range(0, count, SENT_ROWS):
+                    sent = self.mine[low : min(count, low + SENT_ROWS)] if source == rank() else None
+                    if sent is None:
+                        sent = self.mine.new_empty(min(SENT_ROWS, count - low), self.mine.shape[1])
+                    part = broadcast(sent, source).to(self.dtype)
+                    correlate(part, self.mine, out=self.columns[start : start + len(part)])
+                    start += len(part)
+
+    def pursue(
+        self,
+        pursuit: PursuitName,
+        x: Float[Tensor, "batch d"],
+        k: int,
+        nonnegative: bool = False,
+        error_threshold: float | None = None,
+    ) -> SparseCode:
+        """Codes as ``matching_pursuit`` and ``orthogonal_matching_pursuit`` give them, in every process.
+
+        ``residual_energy`` is not measured on the residual but follows from the coefficients, in double precision.
+
+        Raises:
+            ValueError: x of another width or with non-finite rows, k < 1.
+        """
+        if x.shape[1] != self.mine.shape[1]:
+            raise ValueError(f"x has {x.shape[1]} dimensions and the atoms have {self.mine.shape[1]}")
+        check_sparsity(k)
+        check_finite(x)
+        run = run_matching_pursuit if pursuit == "mp" else run_orthogonal_matching_pursuit
+        codes = []
+        rows = self._rows_at_a_time(pursuit, k)
+        for start in range(0, max(len(x), 1), rows):
+            block = x[start : start + rows].detach().to(self.dtype)
+            correlations: Correlations = (
+                ShardedResidual(block, self) if self.columns is None else ShardedGram(block, self, self.columns)
+            )
+            threshold = threshold_of(error_threshold, slice(start, start + rows))
+            codes.append(run(block, correlations, k, nonnegative, threshold))
+        return SparseCode(*(torch.cat(parts) for parts in zip(*codes, strict=True)))
+
+    def part_of(self, code: SparseCode) -> Float[Tensor, "batch d"]:
+        """What the atoms of this process contribute to the reconstruction; the sum over all processes is the whole."""
+        support = code.support - self.first
+        return combine(support.masked_fill(support >= len(self.mine), -1).clamp(min=-1), code.coefficients, self.mine)
+
+    def _rows_at_a_time(self, pursuit: PursuitName, k: int) -> int:
+        """The same in all processes."""
+        vectors = 3 + (k if pursuit == "omp" and self.columns is None else 0)
+        per_row = (3 * max(self.counts) + vectors * self.mine.shape[1]) * self.dtype.itemsize + 32 * k * k
+        return max(1, self.budget // 8 // per_row)
+
+
+class Owners:
+    """Whose atom is the best for each activation of a batch, and how its owner tells the others about it."""
+
+    def __init__(self, atoms: ShardedAtoms) -> None:
+        self.atoms = atoms
+        self.owned = torch.empty(0, dtype=torch.int64)
+        self.local = torch.empty(0, dtype=torch.int64)
+
+    def best(self, current: Float[Tensor, "batch m"], nonnegative: bool, scratch: Float[Tensor, "batch m"]) -> Best:
+        """The best of all processes from the correlations with the atoms of this one."""
+        _, index, correlation = largest(current, nonnegative, scratch)
+        bits = AS_BITS[current.itemsize]
+        square_norm = self.atoms.square_norms[index]
+        mine = torch.stack([correlation.view(bits), square_norm.view(bits), (index + self.atoms.first).to(bits)], 1)
+        told = _every(mine)
+        correlations = told[:, :, 0].contiguous().view(current.dtype)
+        # Where several are equal the first rank's is taken, whose atoms come first.
+        score, owner = (correlations if nonnegative else correlations.abs()).max(0)
+        told = told[owner, torch.arange(len(owner), device=owner.device)]
+        self.counts = torch.bincount(owner, minlength=n_ranks()).tolist()
+        self.place = owner.argsort(stable=True).argsort()
+        self.owned = (owner == rank()).nonzero()[:, 0]
+        self.local = index[self.owned]
+        correlation, square_norm = (told[:, column].contiguous().view(current.dtype) for column in (0, 1))
+        return Best(told[:, 2].long(), correlation, score, square_norm)
+
+    def tell(self, mine: Shaped[Tensor, "owned ..."]) -> Shaped[Tensor, "batch ..."]:
+        """Rows for all activations from those for the activations whose best atom this process owns."""
+        return gather_rows(mine, self.counts)[self.place]
+
+
+class ShardedGram:
+    """The Gram form, with the columns of the Gram that belong to the atoms of this process."""
+
+    def __init__(self, x: Float[Tensor, "batch d"], atoms: ShardedAtoms, columns: Float[Tensor, "n m"]) -> None:
+        self.mine, self.columns, self.owners = GramCorrelations(x, atoms.mine, columns), columns, Owners(atoms)
+
+    def best(self, nonnegative: bool) -> Best:
+        return self.owners.best(self.mine.current, nonnegative, self.mine.rows)
+
+    def subtract(self, atom: Int[Tensor, " batch"], coefficient: Float[Tensor, " batch"]) -> None:
+        self.mine.subtract(atom, coefficient)
+
+    def replace(self, support: Int[Tensor, "batch t"], coefficients: Float[Tensor, "batch t"]) -> None:
+        self.mine.replace(support, coefficients)
+
+    def inner(self, support: Int[Tensor, "batch t"], atom: Int[Tensor, " batch"]) -> Float[Tensor, "batch t"]:  # noqa: ARG002
+        chosen = support[self.owners.owned].clamp(min=0)
+        return self.owners.tell(self.columns[chosen, self.owners.local[:, None]])
+
+
+class ShardedResidual:
+    """The residual form: every process is told the chosen atoms and keeps the residuals itself."""
+
+    def __init__(self, x: Float[Tensor, "batch d"], atoms: ShardedAtoms) -> None:
+        self.x, self.mine, self.owners = x, atoms.mine, Owners(atoms)
+        self.residual = x.clone()
+        self.current = correlate(self.residual, self.mine)
+        self.scratch = torch.empty_like(self.current)
+        self.support: list[Tensor] = []  # (batch, d) the chosen atoms of every step so far
+
+    def best(self, nonnegative: bool) -> Best:
+        best = self.owners.best(self.current, nonnegative, self.scratch)
+        self.chosen = self.owners.tell(self.mine[self.owners.local])
+        return best
+
+    def subtract(self, atom: Int[Tensor, " batch"], coefficient: Float[Tensor, " batch"]) -> None:  # noqa: ARG002
+        self.residual.addcmul_(self.chosen.to(self.x.dtype), coefficient[:, None], value=-1)
+        correlate(self.residual, self.mine, out=self.current)
+
+    def replace(self, support: Int[Tensor, "batch t"], coefficients: Float[Tensor, "batch t"]) -> None:
+        self.support.append(self.chosen)
+        weights = coefficients.to(self.x.dtype).masked_fill(support < 0, 0.0)
+        self.residual.copy_(self.x)
+        for step, atom in enumerate(self.support):
+            self.residual.addcmul_(atom.to(self.x.dtype), weights[:, step, None], value=-1)
+        correlate(self.residual, self.mine, out=self.current)
+
+    def inner(self, support: Int[Tensor, "batch t"], atom: Int[Tensor, " batch"]) -> Float[Tensor, "batch t"]:  # noqa: ARG002
+        products, chosen = self.x.new_empty(support.shape), self.chosen.to(self.x.dtype)
+        for step, earlier in enumerate(self.support):
+            products[:, step] = (earlier * chosen).sum(1)
+        return products
+
+
+def _every(mine: Shaped[Tensor, "..."]) -> Shaped[Tensor, "ranks ..."]:
+    """The tensors of all processes, which have one shape."""
+    return gather_rows(mine[None], [1] * n_ranks())

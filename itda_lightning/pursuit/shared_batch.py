@@ -1,0 +1,43 @@
+"""Pursuit of one batch by all processes: each encodes a share of the activations, and every one gets all codes."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from itda_lightning.machine.processes import gather_rows, rank, shares
+from itda_lightning.pursuit.code import SparseCode
+from itda_lightning.pursuit.prepared import PreparedAtoms
+from itda_lightning.pursuit.public import PursuitName, pursue
+
+# Products of plain torch round by their shape, so activations go through them in parts of this size on any number of
+# processes. The compiled loops give an activation the same bits whatever else is in the batch.
+UNIT = 256
+
+
+def pursue_among_ranks(
+    pursuit: PursuitName,
+    x: Float[Tensor, "batch d"],
+    prepared: PreparedAtoms,
+    k: int,
+    nonnegative: bool = False,
+    error_threshold: float | Float[Tensor, " batch"] | None = None,
+) -> SparseCode:
+    """As ``pursue``, called by all processes with the same arguments; the same bits on any number of them.
+
+    What goes over the wire is the codes: ``12 k + 4`` bytes an activation in single precision.
+    """
+    unit = 1 if prepared.compiled else UNIT
+    parts = shares(len(x), unit)
+    mine = parts[rank()]
+    codes = []
+    for part in _cut(mine, len(x) if prepared.compiled else unit):
+        threshold = error_threshold[part] if isinstance(error_threshold, Tensor) else error_threshold
+        codes.append(pursue(pursuit, x[part], prepared, k, nonnegative, threshold))
+    code = SparseCode(*(torch.cat(values) for values in zip(*codes, strict=True)))
+    counts = [part.stop - part.start for part in parts]
+    return SparseCode(*(gather_rows(values, counts) for values in code))
+
+
+def _cut(part: slice, size: int) -> list[slice]:
+    starts = range(part.start, part.stop, max(size, 1)) or [part.start]
+    return [slice(start, min(start + size, part.stop)) for start in starts]

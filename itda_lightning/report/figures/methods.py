@@ -1,0 +1,102 @@
+"""What method an entry is of, and how marks of that method look: told apart by shape and dashes as well as by colour."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import count
+
+from itda_lightning.results.comparison import Row
+
+SAE_LABELS = {
+    "topk": "TopK SAE",
+    "batchtopk": "BatchTopK SAE",
+    "jumprelu": "JumpReLU SAE",
+    "matching_pursuit": "matching pursuit SAE",
+}
+# For each family the pairs of a colour (a class of dashboard.css) and a shape, in the order in which methods get them.
+ITDA_STYLES = (("blue", "circle"), ("sky", "diamond"), ("ink", "hexagon"))
+SAE_STYLES = (
+    ("vermilion", "square"),
+    ("orange", "triangle"),
+    ("green", "down"),
+    ("purple", "pentagon"),
+    ("yellow", "star"),
+    ("ink", "square"),
+)
+CONTROL_STYLES = (("grey", "cross"), ("grey", "plus"))
+FAMILIES = {"itda": ITDA_STYLES, "sae": SAE_STYLES, "random": CONTROL_STYLES, "pca": CONTROL_STYLES}
+DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 2", "12 4", "1 2")
+# Corners of polygons: how many, the angle of the first (0 is to the right, clockwise), the radius of equal-looking area.
+CORNERS = {
+    "square": (4, 45.0, 1.2),
+    "diamond": (4, 0.0, 1.25),
+    "triangle": (3, -90.0, 1.35),
+    "down": (3, 90.0, 1.35),
+    "pentagon": (5, -90.0, 1.15),
+    "hexagon": (6, 0.0, 1.1),
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """How entries are made, and how their marks look.
+
+    Attributes:
+        label: its name for readers.
+        colour: the class of ``dashboard.css`` that gives its colour.
+        shape: what ``marker`` draws.
+        dash: the dashes of its lines.
+    """
+
+    label: str
+    colour: str
+    shape: str
+    dash: str
+
+
+def method_label(row: Row) -> str:
+    """What an entry is, in the words of a legend."""
+    if row.kind == "pca":
+        return "principal components"
+    pursuit = row.settings.get("pursuit", "").upper()
+    if row.kind == "sae":
+        return SAE_LABELS.get(row.architecture, f"{row.architecture} SAE".strip())
+    return ("ITDA" if row.kind == "itda" else "random activations") + (f", {pursuit}" if pursuit else "")
+
+
+def methods_of(rows: Iterable[Row]) -> dict[str, Method]:
+    """Row name -> method. Styles are given out in the order of the rows; ITDAs, SAEs and controls never share one."""
+    made: dict[str, Method] = {}
+    numbers = {family: count() for family in FAMILIES.values()}
+    found: dict[str, Method] = {}
+    for row in rows:
+        label = method_label(row)
+        if label not in made:
+            family = FAMILIES[row.kind]
+            number = next(numbers[family])
+            colour, shape = family[number % len(family)]
+            made[label] = Method(label, colour, shape, DASHES[len(made) % len(DASHES)])
+        found[row.name] = made[label]
+    return found
+
+
+def marker(shape: str, x: float, y: float, radius: float) -> str:
+    """SVG path data of a mark."""
+    if shape == "circle":
+        half = f"a{radius:.2f} {radius:.2f} 0 1 0"
+        return f"M{x - radius:.2f} {y:.2f}{half} {2 * radius:.2f} 0{half} {-2 * radius:.2f} 0Z"
+    if shape in ("cross", "plus"):
+        turn = 45.0 if shape == "cross" else 0.0
+        ends = [_around(x, y, radius * 1.2, turn + 90 * quarter) for quarter in range(4)]
+        return f"M{ends[0]}L{ends[2]}M{ends[1]}L{ends[3]}"
+    if shape == "star":
+        points = [_around(x, y, radius * (1.45, 0.65)[k % 2], -90.0 + 36 * k) for k in range(10)]
+    else:
+        corners, first, larger = CORNERS[shape]
+        points = [_around(x, y, radius * larger, first + 360.0 * k / corners) for k in range(corners)]
+    return "M" + "L".join(points) + "Z"
+
+
+def _around(x: float, y: float, radius: float, degrees: float) -> str:
+    angle = math.radians(degrees)
+    return f"{x + radius * math.cos(angle):.2f} {y + radius * math.sin(angle):.2f}"

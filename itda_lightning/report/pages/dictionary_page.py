@@ -1,0 +1,116 @@
+"""One run as one HTML file that needs no network and no server."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from itda_lightning.dictionary.sources import COLUMNS, Prompt
+from itda_lightning.machine.atomic_files import write_text
+from itda_lightning.report.figures.plots import curve, density_plot, l0_plot
+from itda_lightning.report.pages.inline import assets, environment, json_for_html, policy
+from itda_lightning.report.words.excerpt import excerpt
+from itda_lightning.results.run_results import AtomUsage, Example, RunResults, TokenDecomposition
+
+# Characters of a prompt before and after its token. Examples are many, so theirs decide the size of the page.
+SOURCE_WINDOW = (280, 100)
+TERM_WINDOW = (80, 30)
+EXAMPLE_WINDOW = (100, 40)
+# The largest terms of a decomposition; the others are folded.
+SHOWN_TERMS = 12
+
+
+def write_page(results: RunResults, path: str | Path, cosines: Sequence[float] | None = None) -> None:
+    """Write ``render_page(results, cosines)`` to ``path`` in one step. Raises InputError where that is not possible."""
+    write_text(Path(path), render_page(results, cosines))
+
+
+def render_page(results: RunResults, cosines: Sequence[float] | None = None) -> str:
+    """The results as one self-contained HTML page.
+
+    Facts, metrics, plots and decompositions are in the HTML itself; the part of each atom is drawn on demand from data
+    embedded in the page. Styles, script and data are inline, and a content security policy forbids everything else.
+
+    Args:
+        results: of one dictionary.
+        cosines: of every atom of a refined dictionary with its source's activation; shown beside every name of an atom.
+    """
+    style, script = assets("page.css"), assets("drawing.js", "page.js")
+    usage = results.usage
+    return (
+        environment()
+        .get_template("page.html")
+        .render(
+            results=results,
+            usage=usage,
+            policy=policy(style, script),
+            style=style,
+            script=script,
+            data=json_for_html(_atom_data(results, cosines)),
+            growth=curve(results.growth, "atoms", "Atoms:"),
+            fvu=curve(results.fvu_curve, "FVU", "FVU"),
+            l0=l0_plot(usage.l0_histogram),
+            density=density_plot(usage.densities),
+            refined=cosines is not None,
+            decompositions=[_decomposition(decomposition, cosines) for decomposition in results.decompositions],
+        )
+    )
+
+
+def _decomposition(decomposition: TokenDecomposition, cosines: Sequence[float] | None) -> dict[str, Any]:
+    largest = max((abs(term.coefficient) for term in decomposition.terms), default=1.0) or 1.0
+    terms = [
+        {
+            "atom": term.atom,
+            "coefficient": term.coefficient,
+            "cosine": None if cosines is None else cosines[term.atom],
+            "share": round(100 * abs(term.coefficient) / largest, 2),
+            "prompt": None if term.prompt is None else excerpt(term.prompt, *TERM_WINDOW),
+        }
+        for term in decomposition.terms
+    ]
+    return {
+        "prompt": excerpt(decomposition.prompt, *SOURCE_WINDOW),
+        "unexplained": decomposition.unexplained,
+        "norm": decomposition.norm,
+        "terms": terms[:SHOWN_TERMS],
+        "more_terms": terms[SHOWN_TERMS:],
+    }
+
+
+def _atom_data(results: RunResults, cosines: Sequence[float] | None) -> dict[str, Any]:
+    return {
+        "tokens": results.usage.n_tokens,
+        "columns": COLUMNS,
+        "atoms": [
+            _atom(atom) | {"cosine": None if cosines is None else cosines[atom.atom]} for atom in results.usage.atoms
+        ],
+    }
+
+
+def _atom(usage: AtomUsage) -> dict[str, Any]:
+    """What the page's script reads of one atom; the histogram without the empty bins at its ends."""
+    filled = [index for index, count in enumerate(usage.histogram) if count]
+    first, last = (filled[0], filled[-1] + 1) if filled else (0, 0)
+    half = len(usage.histogram) // 2
+    width = usage.histogram_limit / half if half else 0.0
+    return {
+        "atom": usage.atom,
+        "source": usage.source,
+        "prompt": _cut(usage.prompt, SOURCE_WINDOW),
+        "count": usage.count,
+        "density": usage.density,
+        "histogram": {"low": (first - half) * width, "width": width, "counts": usage.histogram[first:last]},
+        "top": _examples(usage.top),
+        "ranges": [
+            {"low": part.low, "high": part.high, "count": part.count, "examples": _examples(part.examples)}
+            for part in usage.ranges
+        ],
+    }
+
+
+def _examples(examples: tuple[Example, ...]) -> list[list[Any]]:
+    return [[example.coefficient, _cut(example.prompt, EXAMPLE_WINDOW)] for example in examples]
+
+
+def _cut(prompt: Prompt | None, window: tuple[int, int]) -> Prompt | None:
+    return None if prompt is None else excerpt(prompt, *window)

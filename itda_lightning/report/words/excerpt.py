@@ -1,0 +1,62 @@
+"""The part of a prompt that fits a line, with characters that would not show, or would do harm, made visible."""
+
+import re
+import unicodedata
+
+from itda_lightning.dictionary.sources import Prompt
+
+LINE_BREAKS = {"\r\n": "⏎", "\n": "⏎", "\r": "⏎", "\u2028": "⏎", "\u2029": "⏎", "\t": "⇥"}
+# How special tokens are written by the tokenizers of common models; nothing else is known of them here.
+SPECIAL = re.compile(r"(<\|[^|<>\s]{1,40}\|>|<(?:s|/s|bos|eos|pad|unk)>|\[(?:CLS|SEP|PAD|UNK)\])")
+# Whole words fit; rows of dashes or spaces, which some tokenizers have as one token, do not fit a line.
+LONGEST_TOKEN = 32
+
+
+def excerpt(prompt: Prompt, before: int, after: int) -> Prompt:
+    """The last ``before`` characters ahead of the token, the token, and ``after`` behind it, made visible.
+
+    An ellipsis stands where text was cut; a special token is kept whole or left out. A token of nothing but spaces shows
+    them as open boxes, an empty one as ∅.
+    """
+    start, stop = max(0, len(prompt.before) - before), min(after, len(prompt.after))
+    start = next(
+        (match.end() for match in SPECIAL.finditer(prompt.before) if match.start() < start < match.end()), start
+    )
+    stop = next((match.start() for match in SPECIAL.finditer(prompt.after) if match.start() < stop < match.end()), stop)
+    token = visible(prompt.token)
+    token = token if token.strip() else "␣" * len(token) or "∅"
+    return Prompt(
+        ("…" if start else "") + visible(prompt.before[start:]),
+        token if len(token) <= LONGEST_TOKEN else token[:LONGEST_TOKEN] + "…",
+        visible(prompt.after[:stop]) + ("…" if stop < len(prompt.after) else ""),
+    )
+
+
+def pieces(text: str) -> list[tuple[str, bool]]:
+    """The text cut at its special tokens: each piece, and whether it is one."""
+    cut = [(piece, index % 2 == 1) for index, piece in enumerate(SPECIAL.split(text))]
+    return [(piece, special) for piece, special in cut if piece]
+
+
+def visible(text: str) -> str:
+    """``text`` on one line, with nothing that drives a terminal or reverses the direction of what stands beside it.
+
+    Line breaks and tabs become symbols, other control characters their pictures, explicit direction marks and lone
+    surrogates a replacement character. Characters that join others, as in emoji and many scripts, stay.
+    """
+    for character, symbol in LINE_BREAKS.items():
+        text = text.replace(character, symbol)
+    return text if text.isascii() and text.isprintable() else "".join(map(_visible, text))
+
+
+def _visible(character: str) -> str:
+    if ord(character) < 0x20:
+        return chr(0x2400 + ord(character))
+    if character == "\x7f":
+        return "␡"
+    if unicodedata.category(character) in ("Cc", "Cs") or unicodedata.bidirectional(character) in _DIRECTIONS:
+        return "\ufffd"
+    return character
+
+
+_DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}

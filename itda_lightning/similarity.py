@@ -1,0 +1,70 @@
+"""Command: models compared layer by layer on the same tokens (``python -m itda_lightning.similarity --help``)."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from itda_lightning.across_models.similarity_settings import SimilaritySettings
+from itda_lightning.across_models.similarity_study import compare_models
+from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.errors import InputError
+from itda_lightning.fitting.module import ITDA
+from itda_lightning.machine.atomic_files import write_text
+from itda_lightning.machine.command_line import run_command
+from itda_lightning.report.pages.similarity_page import write_similarity
+from itda_lightning.report.similarity_table import print_similarity
+from itda_lightning.report.similarity_wandb import log_similarity
+from itda_lightning.results.as_json import to_json
+from itda_lightning.results.model_similarity import ModelSimilarity
+
+RESULTS, PAGE = "similarity.json", "similarity.html"
+OF_EACH_MODEL = {"model", "hook_names", "loader", "model_revision", "model_dtype"}
+
+
+def parse(args: list[str] | None = None) -> tuple[SimilaritySettings, dict[str, Any], dict[str, Any]]:
+    """What the command line and the config ask for: the settings, and the arguments of the data and of the fits.
+
+    Raises:
+        InputError: a value out of range. What does not parse ends the process with exit code 2.
+    """
+    parser = ArgumentParser(
+        prog="python -m itda_lightning.similarity",
+        description="Compare language models layer by layer: by the sources of their ITDAs and by their activations.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config", action="config", help="A file with what follows, e.g. configs/similarity/NAME.yaml."
+    )
+    parser.add_class_arguments(ActivationsDataModule, "data", skip=OF_EACH_MODEL, instantiate=False)
+    parser.add_class_arguments(ITDA, "fit", instantiate=False)
+    parser.add_class_arguments(SimilaritySettings)
+    parsed: Namespace = parser.parse_args(args)
+    try:
+        config = parser.instantiate_classes(parsed)
+    except ValueError as error:  # what a model's settings refuse, in the parser's wrapping
+        raise error.__cause__ if isinstance(error.__cause__, InputError) else InputError(str(error)) from error
+    settings = SimilaritySettings(**{name: config[name] for name in SimilaritySettings.__dataclass_fields__})
+    return settings, parsed.data.as_dict(), parsed.fit.as_dict()
+
+
+def main(args: list[str] | None = None) -> ModelSimilarity:
+    """Parse, compare, write, print."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("itda_lightning").setLevel(logging.INFO)
+    settings, data, fit = parse(args)
+    results = compare_models(settings, data, fit)
+    directory = Path(settings.directory).expanduser()
+    write_text(directory / RESULTS, to_json(results))
+    write_similarity(results, directory / PAGE)
+    print_similarity(results)
+    if settings.wandb_project is not None:
+        log_similarity(results, settings.wandb_project, directory)
+    sys.stdout.write(f"page: {(directory / PAGE).resolve()}\n")
+    return results
+
+
+if __name__ == "__main__":
+    run_command(main)

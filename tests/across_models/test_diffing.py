@@ -1,0 +1,150 @@
+"""Model diffing against its definition, and what it says of a model and itself."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from itda_lightning.across_models.diffing import Side, cosine_distances, diff, unexplained_shares
+from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.dictionary.sources import Sources
+from itda_lightning.errors import InputError
+from itda_lightning.fitting.loading import load_dictionary
+from tests.oracle import matching_pursuit
+from tests.other_model import other_model_dir, other_run, other_tokens_dir  # noqa: F401  fixtures
+from tests.runs import HOOK, OTHER_HOOK, fit_tiny
+
+
+def side(name: str, run: Path, hook: str = HOOK) -> Side:
+    dictionary = load_dictionary(run, hook)
+    return Side(name, dictionary, ActivationsDataModule(**dictionary.metadata["data"]), hook)
+
+
+@pytest.fixture(scope="module")
+def base(tiny_run) -> Side:
+    return side("base", tiny_run)
+
+
+@pytest.fixture(scope="module")
+def other(other_run) -> Side:  # noqa: F811
+    return side("other", other_run)
+
+
+def activations(data: ActivationsDataModule) -> dict[tuple[int, ...], torch.Tensor]:
+    """The training activations by their source."""
+    return {
+        tuple(source): x
+        for batch in data.train_dataloader()
+        for source, x in zip(batch.table.tolist(), batch.activations[data.hook_names[0]], strict=True)
+    }
+
+
+def test_shares_are_what_pursuit_leaves_of_the_energy(base) -> None:
+    x = torch.stack(list(activations(base.data).values())[:50])
+    dictionary = base.dictionary
+    centred, atoms = (x - dictionary.bias).double().numpy(), dictionary.atoms.double().numpy()
+    left = [matching_pursuit(row, atoms, dictionary.k).residual for row in centred]
+    expected = [(residual**2).sum() / (row**2).sum() for residual, row in zip(left, centred, strict=True)]
+    shares = unexplained_shares(dictionary, x)
+    torch.testing.assert_close(shares, torch.tensor(expected), atol=1e-5, rtol=1e-5)
+    assert unexplained_shares(dictionary, dictionary.bias[None]).tolist() == [0.0]
+    assert unexplained_shares(dictionary, dictionary.bias + 3 * dictionary.atoms[:5]).tolist() == [0.0] * 5
+
+
+def test_every_atom_is_read_by_the_other_model_and_its_dictionary(base, other) -> None:
+    by_model = {side.name: activations(side.data) for side in (base, other)}
+    directions = diff(base, other)
+    for found, owner, reader in zip(directions, (base, other), (other, base), strict=True):
+        assert (found.owner, found.reader) == (owner.name, reader.name)
+        assert (found.n_atoms, found.n_reader_atoms) == (owner.dictionary.n_atoms, reader.dictionary.n_atoms)
+        assert (found.unaligned, found.unusable) == (0, 0)
+        assert sorted(atom.atom for atom in found.atoms) == list(range(owner.dictionary.n_atoms))
+        excess = [atom.excess for atom in found.atoms]
+        assert excess == sorted(excess, reverse=True)
+        sources = [owner.dictionary.sources[atom.atom] for atom in found.atoms]
+        assert [atom.source for atom in found.atoms] == sources
+        assert [atom.prompt for atom in found.atoms] == [owner.dictionary.prompts[atom.atom] for atom in found.atoms]
+        pair = (torch.stack([by_model[name][tuple(source)] for source in sources]) for name in ("base", "other"))
+        assert [atom.distance for atom in found.atoms] == pytest.approx(cosine_distances(*pair).tolist(), abs=1e-5)
+        keys = reader.dictionary.sources.keys()
+        assert [atom.common for atom in found.atoms] == [(s.document, s.start, s.end) in keys for s in sources]
+        for name, shares in (
+            (owner.name, [atom.unexplained_own for atom in found.atoms]),
+            (reader.name, [atom.unexplained for atom in found.atoms]),
+        ):
+            x = torch.stack([by_model[name][tuple(source)] for source in sources])
+            expected = unexplained_shares(reader.dictionary, x)
+            torch.testing.assert_close(torch.tensor(shares, dtype=torch.float64), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_distances_are_of_angle_about_the_means() -> None:
+    x = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]) + 7
+    turned = torch.tensor([[0.0, 2.0], [0.0, -2.0]]) - 3
+    for y, distance in ((3 * x + 1, 0.0), (turned, 1.0), (-x, 2.0)):
+        assert cosine_distances(x, y).tolist() == pytest.approx([distance] * 2, abs=1e-12)
+
+
+def test_a_model_differs_in_nothing_from_itself_whatever_its_dictionaries(base) -> None:
+    whole = base.dictionary
+    fewer = Dictionary(
+        whole.atoms[5:25],
+        whole.bias + 0.1,
+        Sources(whole.source_table[5:25].clone(), whole.dataset),
+        k=2,
+        metadata=whole.metadata,
+    )
+    for found in diff(base, replace(base, name="fewer", dictionary=fewer)):
+        assert {atom.excess for atom in found.atoms} == {0.0}
+        assert len(found.atoms) == found.n_atoms
+        assert sum(atom.common for atom in found.atoms) == 20
+
+
+def test_models_of_other_tokens_are_read_at_the_same_characters(base, other_tokens_dir, prose_file, tmp_path) -> None:  # noqa: F811
+    other = side("other", fit_tiny(tmp_path / "run", other_tokens_dir, prose_file))
+    for found, owner in zip(diff(base, other), (base, other), strict=True):
+        assert 0 < len(found.atoms) == owner.dictionary.n_atoms - found.unaligned
+        assert found.unaligned + sum(atom.common for atom in found.atoms) > 0
+        prompts = owner.dictionary.prompts
+        assert [atom.prompt for atom in found.atoms] == [prompts[atom.atom] for atom in found.atoms]
+
+
+def test_hook_points_of_other_widths_are_ranked_by_what_the_other_leaves(
+    base, tiny_model_dir, prose_file, tmp_path
+) -> None:
+    hook = "blocks.1.mlp.hook_post"
+    wide = side("wide", fit_tiny(tmp_path / "run", tiny_model_dir, prose_file, hook), hook)
+    assert wide.dictionary.d_in != base.dictionary.d_in
+    for found in diff(base, wide):
+        assert {(atom.unexplained_own, atom.distance) for atom in found.atoms} == {(None, None)}
+        shares = [atom.unexplained for atom in found.atoms]
+        assert shares == sorted(shares, reverse=True)
+
+
+def test_dictionaries_of_different_documents_are_refused(base, other_model_dir, prose, tmp_path) -> None:  # noqa: F811
+    path = tmp_path / "prose.txt"
+    path.write_text("\n\n".join(" ".join(text.split()) for text in prose[::-1]))
+    other = side("other", fit_tiny(tmp_path / "run", other_model_dir, path))
+    with pytest.raises(InputError, match="the sources come from different datasets"):
+        diff(base, other)
+
+
+def test_a_dictionary_of_another_width_than_its_model_is_refused(base) -> None:
+    n = base.dictionary.n_atoms
+    wrong = Dictionary(torch.eye(n, 64), sources=base.dictionary.sources, k=2)
+    with pytest.raises(InputError, match=r"the dictionary has d_in 64 but .* has 32 dimensions"):
+        diff(base, replace(base, dictionary=wrong))
+
+
+def test_a_dictionary_without_sources_is_refused(base) -> None:
+    bare = replace(base, dictionary=Dictionary(torch.eye(32), k=2))
+    with pytest.raises(InputError, match="has no sources"):
+        diff(bare, base)
+
+
+def test_two_layers_of_a_model_are_compared_as_two_models_are(tiny_run_of_two) -> None:
+    first, second = side("first", tiny_run_of_two, OTHER_HOOK), side("second", tiny_run_of_two, HOOK)
+    found, _ = diff(first, second)
+    assert len(found.atoms) == first.dictionary.n_atoms
+    assert found.atoms[0].excess > 0

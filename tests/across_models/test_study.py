@@ -1,0 +1,368 @@
+"""The whole of a comparison: every measure against its definition, other tokenizers, runs, and what is refused."""
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from itda_lightning import Dictionary, InputError
+from itda_lightning.across_models import aligned_activations, representations
+from itda_lightning.across_models.aligned_activations import AlignedActivations
+from itda_lightning.across_models.alignment import AlignedTokens
+from itda_lightning.across_models.same_text import SameText
+from itda_lightning.across_models.similarity_settings import MEASURES, ModelSettings, SimilaritySettings, summary_of
+from itda_lightning.across_models.similarity_study import compare_models
+from itda_lightning.dictionary.sources import Sources
+from itda_lightning.measures import (
+    cka,
+    jaccard_over_chance,
+    mutual_neighbours,
+    procrustes,
+    pwcca,
+    regression_r2,
+    relative_similarity,
+    svcca,
+    weighted_jaccard,
+)
+from itda_lightning.results.model_similarity import ModelSimilarity
+from tests.across_models.study import FIT, HOOKS, data_of, settings_of
+from tests.runs import HOOK, OTHER_HOOK
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def setting(tiny_model_dir, other_seed_dir, prose_file, tmp_path_factory) -> tuple[SimilaritySettings, dict[str, Any]]:
+    root = tmp_path_factory.mktemp("study")
+    models = {
+        "A": {"model": str(tiny_model_dir), "hook_names": HOOKS[:2]},
+        "B": {"model": str(other_seed_dir), "hook_names": HOOKS[:2]},
+    }
+    return settings_of(root / "out", models, measures=list(MEASURES)), data_of(prose_file, root / "cache")
+
+
+@pytest.fixture(scope="module")
+def results(setting) -> ModelSimilarity:
+    # Few pairs at a time, so that sums are taken in several passes.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(representations, "MOMENTS_BYTES", 8 * 17 * 5 * 32**2)
+        return compare_models(*setting, FIT)
+
+
+@pytest.fixture(scope="module")
+def activations(setting) -> list[torch.Tensor]:
+    """Of each site, on all held-out tokens."""
+    found = []
+    for model in setting[0].models:
+        data = SameText(**setting[1], **model.of_the_model)
+        batches = list(data.val_dataloader())
+        found += [torch.cat([batch.activations[hook] for batch in batches]) for hook in HOOKS[:2]]
+    return found
+
+
+def dictionaries(settings: SimilaritySettings) -> list[list[Dictionary]]:
+    """Those that were made, of each fit; which fit is whose is told by the model in their facts."""
+    fits = sorted((Path(settings.directory) / "made").iterdir())
+    made = [[Dictionary.load(fit / "dictionaries" / hook) for hook in HOOKS[:2]] for fit in fits]
+    order = [model.model for model in settings.models]
+    return sorted(made, key=lambda fit: order.index(fit[0].metadata["model_name"]))
+
+
+def test_every_measure_of_activations_is_that_of_all_tokens_at_once(results, activations) -> None:
+    tokens = len(activations[0])
+    draw = [torch.randperm(tokens, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    anchors, queries = draw[0][:20].sort().values, draw[1][:100].sort().values
+    oracles = {
+        "cka": cka,
+        "debiased_cka": lambda x, y: cka(x, y, debiased=True),
+        "svcca": svcca,
+        "pwcca": pwcca,
+        "regression": regression_r2,
+        "procrustes": procrustes,
+        "relative": lambda x, y: relative_similarity(x, y, anchors),
+        "neighbours": lambda x, y: mutual_neighbours(x, y, 5, queries),
+    }
+    found = {measured.measure: measured for measured in results.measured}
+    assert list(found) == list(MEASURES)
+    for name, oracle in oracles.items():
+        for i, x in enumerate(activations):
+            for j, y in enumerate(activations):
+                expected = 1.0 if i == j else oracle(x, y)
+                assert found[name].values[i][j] == pytest.approx(expected, abs=1e-8), (name, i, j)
+        assert all(found[name].errors[i][j] > 0 for i in range(4) for j in range(4) if i != j)
+        assert [found[name].errors[i][i] for i in range(4)] == [0.0] * 4
+
+
+def test_dictionaries_are_compared_by_as_many_first_atoms(results, setting, activations) -> None:
+    made = [one for fit in dictionaries(setting[0]) for one in fit]
+    assert results.universe == len(
+        SameText(**setting[1], **setting[0].models[0].of_the_model).rows("train").kept.nonzero()
+    )
+    n = results.atoms
+    assert 10 <= n <= min(one.n_atoms for one in made)
+    cropped = [
+        Dictionary(one.atoms[:n], one.bias, Sources(one.source_table[:n], one.dataset), k=one.k, pursuit=one.pursuit)
+        for one in made
+    ]
+    uses = [
+        (one(x) is not None and one.encode(x).distinct().to_dense(n) != 0).double().sum(0)
+        for one, x in zip(cropped, activations, strict=True)
+    ]
+    found = {measured.measure: measured.values for measured in results.measured}
+    for i, one in enumerate(cropped):
+        for j, other in enumerate(cropped):
+            over = jaccard_over_chance(one.sources, other.sources, results.universe)
+            assert found["jaccard"][i][j] == pytest.approx(over.excess, abs=1e-9)
+            assert results.chance == pytest.approx(over.expected, abs=1e-12)
+            ruzicka = weighted_jaccard(one.sources, other.sources, uses[i] / uses[i].sum(), uses[j] / uses[j].sum())
+            assert found["weighted_jaccard"][i][j] == pytest.approx(ruzicka, abs=1e-9)
+    unions = [
+        Sources(torch.cat([one.source_table[:n] for one in fit]), fit[0].dataset) for fit in dictionaries(setting[0])
+    ]
+    (whole,) = results.whole_models
+    over = jaccard_over_chance(*unions, results.universe)
+    assert (whole.overlap.jaccard, whole.overlap.expected) == pytest.approx((over.jaccard, over.expected), abs=1e-9)
+
+
+def test_the_noise_floor_stands_beside_the_comparison(results) -> None:
+    assert [(entry.model, entry.hook_name) for entry in results.reordered] == [
+        (name, hook) for name in "AB" for hook in (*HOOKS[:2], None)
+    ]
+    for entry in results.reordered:
+        (overlap,) = entry.overlaps
+        assert 0 <= overlap.jaccard < 1
+        assert overlap.excess == overlap.jaccard - overlap.expected
+        assert overlap.error >= 0
+
+
+def test_accuracies_and_facts(results, setting) -> None:
+    for measured in results.measured:
+        assert measured.paper_accuracy == pytest.approx((1 + measured.accuracy) / 2)
+        assert 0 <= measured.accuracy_error <= 0.6
+        assert measured.seconds > 0
+    assert [site.label for site in results.sites] == ["0", "1", "0", "1"]
+    facts = results.facts
+    assert facts["aligned by"] == "tokens (100.0% of A, 100.0% of B)"
+    assert facts["model A"].startswith(str(setting[0].models[0].model))
+    assert facts["hook points of B"] == "blocks.*.hook_resid_post at 0, 1"
+    assert len(facts["held-out tokens' hash"]) == 16
+
+
+def test_a_second_run_takes_the_dictionaries_over_and_gives_the_same(results, setting, caplog) -> None:
+    caplog.set_level(logging.INFO)
+    again = compare_models(*setting, FIT)
+    assert sum("taken over from" in message for message in caplog.messages) == 2
+    for one, other in zip(results.measured, again.measured, strict=True):
+        assert torch.allclose(torch.tensor(one.values), torch.tensor(other.values), atol=1e-9)
+        assert torch.allclose(torch.tensor(one.errors), torch.tensor(other.errors), atol=1e-7)
+    assert results.whole_models == again.whole_models
+    assert results.reordered == again.reordered
+
+
+def test_without_dictionaries_no_training_text_is_needed(results, setting, tmp_path) -> None:
+    settings, data = setting
+    of_activations = settings_of(
+        tmp_path / "out", {one.name: one.of_the_model for one in settings.models}, measures=["cka"], resamples=0
+    )
+    more_than_there_is = {"cache_dir": str(tmp_path / "cache"), "training_tokens": 10**9}
+    found = compare_models(of_activations, data | more_than_there_is, FIT)
+    (cka_found,) = found.measured
+    (expected,) = (measured for measured in results.measured if measured.measure == "cka")
+    assert torch.allclose(torch.tensor(cka_found.values), torch.tensor(expected.values), atol=1e-9)
+    assert not (tmp_path / "out" / "made").exists()
+
+
+def test_a_model_beside_itself_under_another_tokenizer(
+    tiny_model_dir, other_tokenizer_dir, prose_file, tmp_path
+) -> None:
+    models = {
+        name: {"model": str(path), "hook_names": HOOKS[:1]}
+        for name, path in (("whole", tiny_model_dir), ("cut", other_tokenizer_dir))
+    }
+    measures = ["jaccard", "debiased_cka", "relative"]
+    settings = settings_of(tmp_path / "out", models, measures=measures)
+    found = compare_models(settings, data_of(prose_file, tmp_path / "cache"), FIT)
+    assert found.facts["aligned by"].startswith("characters (")
+    assert "cut" in found.facts["aligned by"]
+    assert found.atoms >= 10
+    values = {measured.measure: measured.values[0][1] for measured in found.measured}
+    # Embeddings are random, so only tokens that both cut alike are alike; of unrelated layers it is about 0.
+    assert values["debiased_cka"] > 0.1
+    with pytest.raises(InputError, match="alignment is tokens, but the models read different tokens"):
+        compare_models(
+            settings_of(tmp_path / "out", models, alignment="tokens"), data_of(prose_file, tmp_path / "cache"), FIT
+        )
+
+
+def test_runs_are_compared_with_what_is_fitted(tiny_run, tiny_run_of_two, tiny_model_dir, prose_file, tmp_path) -> None:
+    data = data_of(prose_file, tmp_path / "cache", holdout_fraction=0.1, validation_tokens=32 * 16)
+    models = {
+        "run": {"run": str(tiny_run)},
+        "two": {"run": str(tiny_run_of_two)},
+        "fitted": {"model": str(tiny_model_dir), "hook_names": [HOOK]},
+    }
+    found = compare_models(settings_of(tmp_path / "out", models, measures=["jaccard", "cka"]), data, FIT)
+    assert [(site.model, site.hook_name) for site in found.sites] == [
+        ("run", HOOK),
+        ("two", OTHER_HOOK),
+        ("two", HOOK),
+        ("fitted", HOOK),
+    ]
+    by_measure = {measured.measure: measured for measured in found.measured}
+    # The same hook point of the same model on the same tokens, read in one order.
+    assert by_measure["jaccard"].values[0][2] == pytest.approx(1 - found.chance)
+    assert by_measure["cka"].values[0][2] == pytest.approx(1.0)
+    assert by_measure["cka"].values[0][1] < 0.999
+    assert math.isfinite(by_measure["jaccard"].accuracy), "two models have one hook point"
+
+
+@pytest.mark.parametrize(
+    ("models", "changes", "told"),
+    [
+        ({"A": {"hook_names": HOOKS[:1]}}, {}, r"A at blocks.0.hook_resid_post alone cannot be compared: give another"),
+        (
+            {"A": {"hook_names": HOOKS[:1]}, "B": {"hook_names": ["blocks.0.hook_mlp_out"]}},
+            {},
+            r"hook points of A are \['blocks.\*.hook_resid_post'\], those of B \['blocks.\*.hook_mlp_out'\]",
+        ),
+        ({"A": {"hook_names": HOOKS}}, {"cache_dir": None}, "activations are read more than once: set data.cache_dir"),
+        ({"A": {"hook_names": [*HOOKS[:1], "blocks.9.hook_resid_post"]}}, {}, "has no hook point 'blocks.9.hook_resid"),
+        ({"A": {"hook_names": HOOKS}}, {}, "too few for relative, which needs 20,000 with these"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_anything_runs(
+    models, changes, told, tiny_model_dir, prose_file, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(SameText, "prepare_data", lambda self: pytest.fail("it harvests"))
+    settings = settings_of(
+        tmp_path, {name: {"model": str(tiny_model_dir), **one} for name, one in models.items()}, anchors=20_000
+    )
+    with pytest.raises(InputError, match=told):
+        compare_models(settings, data_of(prose_file, tmp_path / "cache", **changes), FIT)
+
+
+def test_runs_that_cannot_be_compared_are_refused(tiny_run, tiny_model_dir, prose, prose_file, tmp_path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("\n\n".join(prose))
+    data = data_of(prose_file, tmp_path / "cache", holdout_fraction=0.1)
+    fitted = {"model": str(tiny_model_dir), "hook_names": [HOOK]}
+    cases = [
+        ({"run": {"run": str(tmp_path / "nowhere")}}, data, "nowhere does not exist: give a run directory"),
+        ({"run": {"run": str(tiny_run), "hook_names": ["x"]}}, data, "holds no dictionary of 'x'"),
+        ({"run": {"run": str(tiny_run)}, "B": fitted}, data | {"dataset": str(other)}, "read different datasets"),
+        (
+            {"run": {"run": str(tiny_run)}, "B": fitted},
+            data | {"holdout_fraction": 0.2},
+            "run has data.holdout_fraction 0.1, B",
+        ),
+    ]
+    for models, shared, told in cases:
+        with pytest.raises(InputError, match=told):
+            compare_models(settings_of(tmp_path / "out", models), shared, FIT)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"sources": None}, f"the dictionary of run at {HOOK} has no sources: give one that was fitted"),
+        ({"dataset": "other"}, "run was fitted on documents other, .* holds .*: give the documents of its fit"),
+        ({"d_in": 5}, f"the dictionary of run has d_in 5 but {HOOK} of .* has 32 dimensions: it was fitted on another"),
+        ({"data": {}}, "does not say which model and documents it was fitted on: give a run of itda_lightning.fit"),
+    ],
+)
+def test_dictionaries_of_something_else_are_refused(
+    changes, told, tiny_run, tiny_model_dir, prose_file, tmp_path
+) -> None:
+    fitted = Dictionary.load(tiny_run / "dictionaries" / HOOK)
+    d_in = changes.get("d_in", fitted.d_in)
+    Dictionary(
+        torch.nn.functional.normalize(fitted.atoms[:, :d_in], dim=1),
+        fitted.bias[:d_in],
+        changes.get("sources", Sources(fitted.source_table, changes.get("dataset", fitted.dataset))),
+        k=fitted.k,
+        metadata=fitted.metadata | {name: value for name, value in changes.items() if name == "data"},
+    ).save(tmp_path / "changed")
+    models = {"run": {"run": str(tmp_path / "changed")}, "B": {"model": str(tiny_model_dir), "hook_names": [HOOK]}}
+    data = data_of(prose_file, tmp_path / "cache", holdout_fraction=0.1)
+    with pytest.raises(InputError, match=told):
+        compare_models(settings_of(tmp_path / "out", models), data, FIT)
+
+
+def test_tokens_of_one_document_tell_no_error(setting, tmp_path) -> None:
+    settings, data = setting
+    models = {one.name: one.of_the_model for one in settings.models}
+    one_row = data | {"validation_tokens": 16, "cache_dir": str(tmp_path / "cache")}
+    with pytest.raises(
+        InputError, match=r"are of one document, so no error can be told: raise .* or set resamples to 0"
+    ):
+        compare_models(settings_of(tmp_path / "out", models, measures=["cka"]), one_row, FIT)
+    found = compare_models(settings_of(tmp_path / "out", models, measures=["cka"], resamples=0), one_row, FIT)
+    assert math.isnan(found.measured[0].errors[0][2])
+
+
+def test_activations_that_are_nowhere_finite_are_refused(setting, monkeypatch) -> None:
+    def not_finite(data, hook_names, places):
+        return [torch.full((len(places), 2), torch.inf)]
+
+    monkeypatch.setattr(aligned_activations, "_activations", not_finite)
+    tokens = AlignedTokens(torch.zeros(3, 3, dtype=torch.int64), (torch.zeros(3, 2, dtype=torch.int64),))
+    with pytest.raises(
+        InputError, match="at none of 3 tokens in common are the activations of all models finite and not"
+    ):
+        AlignedActivations([SameText(**setting[1], **setting[0].models[0].of_the_model)], [HOOKS[:1]], tokens)
+
+
+def test_dictionaries_of_too_few_atoms_are_refused(setting, tmp_path) -> None:
+    settings, data = setting
+    few = SimilaritySettings(settings.models, str(tmp_path), measures=["jaccard"])
+    with pytest.raises(InputError, match="has 5 atoms whose sources all fits have read, of 5: too few to estimate"):
+        compare_models(few, data, FIT | {"max_atoms": 5})
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"models": []}, "there is nothing to compare: give at least one of models"),
+        ({"models": [ModelSettings("A", run="x")] * 2}, r"several are called \['A'\]: rename them"),
+        ({"measures": ["cka", "kernel"]}, r"measures must be some of \['jaccard', .* got \['cka', 'kernel'\]"),
+        ({"measures": []}, "measures must be some of"),
+        ({"measures": ["cka", "cka"]}, "each once"),
+        ({"orders": -1}, "orders must be at least 0, got -1"),
+        ({"anchors": 1}, "anchors must be at least 2, got 1"),
+        ({"k": 0}, "k must be at least 1, got 0"),
+    ],
+)
+def test_settings_out_of_range(changes, told) -> None:
+    with pytest.raises(InputError, match=told):
+        SimilaritySettings(**({"models": [ModelSettings("A", run="x")], "directory": "d"} | changes))
+
+
+@pytest.mark.parametrize(
+    ("hook_names", "summary"),
+    [
+        (HOOKS, "blocks.*.hook_resid_post at 0, 1, 2"),
+        (HOOKS[:1], HOOKS[0]),
+        ([HOOKS[0], "blocks.0.hook_mlp_out"], f"{HOOKS[0]}, blocks.0.hook_mlp_out"),
+        (["a", "b"], "a, b"),
+    ],
+)
+def test_hook_points_in_few_words(hook_names, summary) -> None:
+    assert summary_of(hook_names) == summary
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"name": " "}, "every one of models needs a name"),
+        ({"name": "A"}, "'A' must have exactly one of run and model, got None and None"),
+        ({"name": "A", "run": "x", "model": "y"}, "exactly one of run and model"),
+        ({"name": "A", "model": "y"}, "'A' needs hook_names: which layers of 'y' are compared"),
+        ({"name": "A", "model": "y", "hook_names": ["a", "a"]}, "'A' names a hook point twice"),
+    ],
+)
+def test_settings_of_a_model(options, told) -> None:
+    with pytest.raises(InputError, match=told):
+        ModelSettings(**options)

@@ -1,0 +1,320 @@
+"""How entries come about: made once and then read from disk, whole or not at all, with what they cost."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
+
+from itda_lightning import ActivationsDataModule
+from itda_lightning.activations import datamodule
+from itda_lightning.comparison import candidates
+from itda_lightning.comparison.candidates import Candidate, identity_of, make_candidate
+from itda_lightning.comparison.comparison_settings import EntrySettings, FitSettings, PCASettings, RandomSettings
+from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.errors import InputError
+from itda_lightning.fitting.loading import load_dictionary
+from itda_lightning.fitting.refinement import RefinementSettings
+from itda_lightning.saelens import save_export
+from itda_lightning.saelens.controls import random_dictionary
+from itda_lightning.saelens.training import train_sae
+from itda_lightning.saelens.training_settings import TrainingSettings
+from tests.fits import HOOK, data_settings, fitted
+from tests.runs import K
+from tests.tiny_model import WIDTH
+
+FIT = FitSettings(max_atoms=30, k=3, threshold=0.7)
+TRAIN = TrainingSettings("topk", 24, k=3, samples=1024, batch_size=256)
+MP = TrainingSettings("matching_pursuit", 24, k=3, samples=1024, batch_size=256)
+MADE = {
+    "fit": EntrySettings("a fit", fit=FIT),
+    "train": EntrySettings("a training", train=TRAIN),
+    "random": EntrySettings("a draw", random=RandomSettings(20, k=3)),
+    "pca": EntrySettings("components", pca=PCASettings(5)),
+}
+KINDS = {"fit": "itda", "train": "sae", "random": "random", "pca": "pca"}
+
+
+@pytest.fixture(scope="module")
+def arguments(tiny_model_dir, prose_file, tmp_path_factory):
+    cache = str(tmp_path_factory.mktemp("cache"))
+    arguments = data_settings(tiny_model_dir, prose_file, device="cpu", cache_dir=cache)
+    ActivationsDataModule(**arguments).prepare_data()
+    return arguments
+
+
+@pytest.fixture(scope="module")
+def data(arguments):
+    return ActivationsDataModule(**arguments)
+
+
+def make(entry: EntrySettings, data: ActivationsDataModule, place: Path) -> Candidate:
+    return make_candidate(entry, data, HOOK, place, identity_of(entry, data))
+
+
+@pytest.mark.parametrize("way", MADE)
+def test_what_is_made_is_made_once(way, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("itda_lightning.activations.datamodule.LanguageModel", pytest.fail)
+    first = make(MADE[way], data, tmp_path)
+    monkeypatch.setattr(candidates, "_make", pytest.fail)
+    again = make(dataclasses.replace(MADE[way], name="another name"), data, tmp_path)
+    x = torch.randn(9, WIDTH, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(again.entry.sae(x), first.entry.sae(x))
+    assert again[1:] == first[1:]
+    assert (first.entry.name, again.entry.name) == (MADE[way].name, "another name")
+    assert first.kind == KINDS[way]
+    assert [path.name for path in tmp_path.iterdir()] == [identity_of(MADE[way], data)]
+
+
+@pytest.mark.parametrize("way", MADE)
+def test_what_it_cost_is_told(way, data, tmp_path):
+    made = make(MADE[way], data, tmp_path)
+    n_kept = data.rows("train").n_kept
+    seen = {"train": 1024, "random": 20, "pca": n_kept}.get(way)
+    if way == "fit":  # until the dictionary is full
+        seen = made.entry.dictionary.metadata["activations_seen"]
+        assert 0 < seen < n_kept
+    cost = made.cost
+    assert (cost.activations_seen, cost.activations_read) == (seen, seen)
+    assert cost.seconds > 0
+    assert cost.peak_bytes > 1e7
+    assert cost.harvest_seconds is cost.encoded_per_second is None
+    place = next(tmp_path.iterdir())
+    assert cost.disk_bytes == sum(path.stat().st_size for path in (place / "entry").rglob("*"))
+    n = len(made.entry.dictionary.atoms) if way == "fit" else {"train": 24, "random": 20, "pca": 10}[way]
+    own = {"train": 2 * 24 * WIDTH + 24 + WIDTH, "pca": 2 * 10 * WIDTH + 10 + WIDTH}
+    assert cost.parameters == own.get(way, n * WIDTH + WIDTH)
+    assert (len(made.curve) > 3) == (way == "train")
+    assert made.settings["k"] == ("5" if way == "pca" else "3")
+    if way in ("fit", "random"):
+        assert made.settings["centred"] == "True"
+        assert made.settings["pursuit"] == "omp"
+
+
+def test_a_fit_is_that_of_the_fit_command(data, tmp_path):
+    made = make(MADE["fit"], data, tmp_path)
+    expected = fitted(data, max_atoms=30, k=3, threshold=0.7, calibration_tokens=8192).finished_dictionary()
+    assert torch.equal(made.entry.dictionary.atoms, expected.atoms)
+    assert torch.equal(made.entry.dictionary.bias, expected.bias)
+    assert made.entry.dictionary.prompts == expected.prompts
+
+
+@pytest.mark.parametrize("way", MADE)
+def test_tokens_and_the_first_tokens_of_the_data_bound_what_is_read(way, arguments, data, tmp_path):
+    of_entry = dataclasses.replace(MADE[way], **{way: dataclasses.replace(MADE[way].chosen, tokens=640)})
+    of_data = ActivationsDataModule(**(arguments | {"first_tokens": 640}))
+    one, other = make(of_entry, data, tmp_path / "one"), make(MADE[way], of_data, tmp_path / "other")
+    x = torch.randn(9, WIDTH, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(one.entry.sae(x), other.entry.sae(x))
+    assert one.cost.activations_read == other.cost.activations_read <= of_data.rows("train").n_kept
+    assert not torch.equal(one.entry.sae(x), make(MADE[way], data, tmp_path / "all").entry.sae(x))
+
+
+def test_a_fit_may_be_refined(data, tmp_path):
+    refined = EntrySettings("refined", fit=dataclasses.replace(FIT, refine=RefinementSettings(0.9, 1, 64)))
+    dictionary = make(refined, data, tmp_path).entry.dictionary
+    assert dictionary.cosines is not None
+    assert 0.9 - 1e-6 <= float(dictionary.cosines.min()) < 1
+    plain = make(EntrySettings("plain", fit=FIT), data, tmp_path).entry.dictionary
+    assert torch.equal(dictionary.grown_atoms, plain.atoms)
+    assert dictionary.metadata["refinement"]["anchor"] == 0.9
+
+
+def test_the_control_is_of_the_same_mean_or_of_none(data, tmp_path):
+    for center in (True, False):
+        entry = EntrySettings("r", random=RandomSettings(20, 3, "omp", True, center, seed=4))
+        made = make(entry, data, tmp_path).entry.dictionary
+        bias = None if center else torch.zeros(WIDTH)
+        expected = random_dictionary(data, HOOK, 20, 3, "omp", bias, 4, nonnegative=True)
+        assert torch.equal(made.atoms, expected.atoms)
+        assert torch.equal(made.bias, expected.bias)
+        assert (made.pursuit, made.nonnegative, bool(made.bias.any())) == ("omp", True, center)
+
+
+def test_seconds_are_those_of_the_fit_alone(arguments, tmp_path, monkeypatch):
+    """Not of reading and tokenising documents, which a training's seconds do not hold either."""
+    clock = SimpleNamespace(now=0.0)
+    split = datamodule.split_rows
+
+    def slow(*args):
+        clock.now += 1000.0
+        return split(*args)
+
+    monkeypatch.setattr(datamodule, "split_rows", slow)
+    monkeypatch.setattr(candidates, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    for way in ("fit", "random", "pca"):
+        data = ActivationsDataModule(**arguments)
+        data.prepare_data()
+        assert make(MADE[way], data, tmp_path).cost.seconds == 0
+    assert clock.now > 0
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("way", MADE)
+def test_what_was_stopped_in_the_middle_is_made_again(way, data, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+
+        def stopped(*_):
+            raise KilledError
+
+        # The entry itself is on disk by then, what it cost is not.
+        patched.setattr(candidates, "write_json", stopped)
+        with pytest.raises(KilledError):
+            make(MADE[way], data, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert make(MADE[way], data, tmp_path).kind == KINDS[way]
+
+
+def test_what_a_killed_process_left_is_not_taken_for_finished(data, tmp_path):
+    identity = identity_of(MADE["pca"], data)
+    left = tmp_path / f".{identity}.1234.part" / "entry"
+    left.mkdir(parents=True)
+    (left / "cfg.json").write_text("{}")
+    assert make(MADE["pca"], data, tmp_path).entry.sae.cfg.d_sae == 10
+    assert (tmp_path / identity / "cost.json").is_file()
+
+
+CHANGES = [
+    {"training_tokens": 1024},
+    {"first_tokens": 1024},
+    {"seed": 1},
+    {"shuffle": False},
+    {"context_size": 16},
+    {"prepend_bos": False},
+    {"exclude_special_tokens": False},
+    {"batch_size": 64},
+    {"hook_names": ["blocks.0.hook_resid_post"]},
+    {"model_dtype": "bfloat16"},
+    {"cache_dtype": "bfloat16"},
+    {"loader": "huggingface"},
+]
+
+
+def test_the_identity_is_of_all_that_decides_what_is_made(arguments, data):
+    entry = MADE["fit"]
+    identities = [identity_of(other, data) for other in MADE.values()]
+    for field, value in {"max_atoms": 31, "k": 4, "pursuit": "mp", "tokens": 640, "center": False}.items():
+        identities.append(identity_of(EntrySettings("a fit", fit=dataclasses.replace(FIT, **{field: value})), data))
+    identities.append(identity_of(EntrySettings("t", train=dataclasses.replace(TRAIN, seed=1)), data))
+    identities += [identity_of(entry, ActivationsDataModule(**(arguments | changes))) for changes in CHANGES]
+    assert len(set(identities)) == len(identities) == len(MADE) + 6 + len(CHANGES)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"validation_tokens": 256}, {"model_batch_size": 3}, {"cache_dir": "elsewhere"}, {"device": "auto"}]
+)
+def test_the_identity_is_of_nothing_else(arguments, data, changes):
+    other = ActivationsDataModule(**(arguments | changes))
+    for entry in MADE.values():
+        renamed = dataclasses.replace(entry, name="another name", same_model=True)
+        assert identity_of(renamed, other) == identity_of(entry, data)
+
+
+def test_a_model_under_another_name_is_the_same(arguments, data, tiny_model_dir, tmp_path):
+    copy = shutil.copytree(tiny_model_dir, tmp_path / "copy")
+    moved = ActivationsDataModule(**(arguments | {"model": str(copy)}))
+    assert identity_of(MADE["fit"], moved) == identity_of(MADE["fit"], data)
+
+
+@pytest.fixture(scope="module")
+def on_disk(tiny_run, data, tmp_path_factory) -> dict[str, Path]:
+    """Everything that can be loaded, and what it is."""
+    root = tmp_path_factory.mktemp("on_disk")
+    dictionary = load_dictionary(tiny_run)
+    dictionary.save(root / "saved")
+    for architecture in ("itda", "matching_pursuit"):
+        save_export(dictionary, root / architecture, architecture)
+    train_sae(TRAIN, data, HOOK, root / "trained")
+    train_sae(MP, data, HOOK, root / "trained matching pursuit")
+    config = TopKSAEConfig(d_in=WIDTH, d_sae=20, k=7)
+    config.metadata.hook_name = HOOK
+    TopKSAE(config).save_model(root / "foreign")
+    return {"run": tiny_run, **{path.name: path for path in root.iterdir()}}
+
+
+def loaded(path: Path, data: ActivationsDataModule) -> Candidate:
+    entry = EntrySettings("an entry", load=str(path))
+    return make_candidate(entry, data, HOOK, Path("/nowhere"), identity_of(entry, data))
+
+
+@pytest.mark.parametrize("name", ["run", "saved", "itda", "matching_pursuit"])
+def test_an_itda_is_one_however_it_is_stored(name, on_disk, data):
+    found, dictionary = loaded(on_disk[name], data), load_dictionary(on_disk["run"])
+    assert found.kind == "itda"
+    assert torch.equal(found.entry.dictionary.atoms, dictionary.atoms)
+    assert found.cost.parameters == (dictionary.n_atoms + 1) * WIDTH
+    seen = dictionary.metadata["activations_seen"]
+    assert (found.cost.activations_seen, found.cost.activations_read) == (seen, seen)
+    validated = [(point["seen"], point["fvu"]) for point in dictionary.metadata["validation"]]
+    assert list(found.curve) == validated != []
+    assert found.settings == {"k": str(K), "pursuit": "mp", "nonnegative": "False", "centred": "True"}
+
+
+@pytest.mark.parametrize("name", ["trained", "trained matching pursuit"])
+def test_an_sae_that_was_trained_here_keeps_what_it_cost(name, on_disk, data):
+    found = loaded(on_disk[name], data)
+    facts = json.loads((on_disk[name] / "cfg.json").read_text())["metadata"]["training"]
+    assert found.kind == "sae"
+    assert found.settings["k"] == "3"
+    assert found.cost.seconds == facts["seconds"] > 0
+    assert (found.cost.activations_seen, found.cost.activations_read) == (1024, 1024)
+    assert found.cost.peak_bytes == facts["peak_bytes"]
+    assert found.curve == tuple(map(tuple, facts["curve"])) != ()
+
+
+def test_of_a_foreign_sae_little_is_known(on_disk, data):
+    found = loaded(on_disk["foreign"], data)
+    assert (found.kind, found.settings, found.curve) == ("sae", {"k": "7"}, ())
+    assert (found.cost.seconds, found.cost.activations_seen, found.cost.peak_bytes) == (None, None, None)
+    assert found.cost.parameters == 2 * 20 * WIDTH + 20 + WIDTH
+    assert found.cost.disk_bytes == sum(path.stat().st_size for path in on_disk["foreign"].iterdir())
+
+
+def test_of_a_run_its_dictionaries_count(on_disk, data, tmp_path):
+    run = shutil.copytree(on_disk["run"], tmp_path / "moved")
+    identity = identity_of(EntrySettings("a", load=str(on_disk["run"])), data)
+    size = loaded(run, data).cost.disk_bytes
+    assert size == sum(path.stat().st_size for path in (run / "dictionaries" / HOOK).iterdir())
+    (run / "fit.log").write_text("a note")
+    assert identity_of(EntrySettings("b", load=str(run)), data) == identity
+    index = run / "dictionaries" / HOOK / "dictionary.json"
+    index.write_text(index.read_text().replace('"k": 4', '"k": 3'))
+    assert identity_of(EntrySettings("b", load=str(run)), data) != identity
+
+
+@pytest.mark.parametrize("name", ["saved", "trained"])
+def test_a_file_that_changed_is_another_entry(name, on_disk, data, tmp_path):
+    copy = shutil.copytree(on_disk[name], tmp_path / "copy")
+    entry = EntrySettings("a", load=str(copy))
+    identity = identity_of(EntrySettings("b", load=str(on_disk[name])), data)
+    assert identity_of(entry, data) == identity
+    weights = next(copy.glob("*.safetensors"))
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert identity_of(entry, data) != identity
+
+
+def test_a_release_is_told_by_its_name(data):
+    one, other = (identity_of(EntrySettings("a", load=f"release:sae_{i}"), data) for i in (1, 2))
+    assert one != other
+
+
+def test_more_atoms_than_activations_are_refused(data, tmp_path):
+    with pytest.raises(InputError, match=r"n_atoms must lie between 1 and the .* training activations"):
+        make(EntrySettings("a", random=RandomSettings(10**6)), data, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_entry_is_an_itda_with_sources(data, tmp_path):
+    dictionary = make(MADE["random"], data, tmp_path).entry.dictionary
+    assert isinstance(dictionary, Dictionary)
+    assert dictionary.dataset == data.documents.fingerprint
+    assert len(dictionary.prompts) == 20

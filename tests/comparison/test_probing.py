@@ -1,0 +1,255 @@
+"""Sparse probing: sae-probes' draws and probes, our activations of any model, held against it and against hand."""
+
+import importlib
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
+
+from itda_lightning.activations.models.language_model import LanguageModel, LanguageModelName
+from itda_lightning.comparison import probing, probing_data
+from itda_lightning.comparison.probing import estimate, measure_probing, probe_scores
+from itda_lightning.comparison.probing_data import (
+    ProbeDataset,
+    ProbeSettings,
+    cached_activations,
+    last_token_activations,
+    load_datasets,
+)
+from itda_lightning.errors import InputError
+from itda_lightning.fitting.loading import load_dictionary
+from itda_lightning.results.comparison import Estimate
+from itda_lightning.saelens import to_sae
+from tests import by_hand
+from tests.runs import HOOK, LAYER
+from tests.tiny_model import BOS, WIDTH
+
+pytest.importorskip("sae_probes", reason="pip install 'itda-lightning[probes]' and sae-probes without its dependencies")
+NAMES = ("155_athlete_sport_basketball", "5_hist_fig_ismale")
+TEXTS = ["a", "The Senate ratified the treaty", "of peace with all nations", "peace"]
+
+
+@pytest.fixture(scope="module")
+def language_model(tiny_model_dir) -> LanguageModel:
+    return LanguageModel(LanguageModelName(str(tiny_model_dir), device="cpu"), [HOOK])
+
+
+@pytest.fixture
+def settings(tmp_path) -> ProbeSettings:
+    return ProbeSettings(
+        datasets=NAMES, ks=(1, 4), seeds=2, train_examples=40, test_examples=20, max_tokens=16, cache_dir=str(tmp_path)
+    )
+
+
+def topk(d_in: int = WIDTH, n: int = 48) -> TopKSAE:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return TopKSAE(TopKSAEConfig(d_in=d_in, d_sae=n, k=5))
+
+
+def draw(n: int, train: int, labels: np.ndarray | None = None) -> ProbeDataset:
+    """Examples of alternating classes, the first ``train`` of them to learn from."""
+    labels = np.arange(n) % 2 if labels is None else labels
+    return ProbeDataset("made", [str(i) for i in range(n)], labels, ((np.arange(train), np.arange(train, n)),))
+
+
+def test_activations_are_those_of_the_last_token(language_model, tiny_model_dir):
+    found = last_token_activations(language_model, HOOK, TEXTS, 64)
+    assert found.shape == (len(TEXTS), WIDTH)
+    for text, activation in zip(TEXTS, found, strict=True):
+        tokens = torch.tensor([[BOS, *language_model.tokenizer(text, add_special_tokens=False)["input_ids"]]])
+        torch.testing.assert_close(activation, by_hand.activations(tiny_model_dir, LAYER, tokens)[0, -1])
+
+
+def test_activations_are_those_of_sae_probes(language_model):
+    """Its own function; the tokenizer of such a model adds BOS."""
+    theirs = importlib.import_module("sae_probes.generate_model_activations")
+    expected = theirs._process_activations(language_model.model, TEXTS, 2, 64, [HOOK], None, "cpu")[HOOK]
+    torch.testing.assert_close(last_token_activations(language_model, HOOK, TEXTS, 64), expected)
+
+
+def test_long_texts_are_cut_on_the_left(language_model):
+    long = " ".join(["first words that are cut"] * 9 + ["peace"])
+    tokens = language_model.tokenizer(long, add_special_tokens=False)["input_ids"]
+    kept = language_model.tokenizer.decode(tokens[-7:])
+    assert language_model.tokenizer(kept, add_special_tokens=False)["input_ids"] == tokens[-7:]
+    found = last_token_activations(language_model, HOOK, [long, kept], 8)
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_activations_are_computed_once(language_model, settings, monkeypatch):
+    datasets = load_datasets(settings)
+    first = cached_activations(language_model, HOOK, datasets, settings)
+    monkeypatch.setattr(probing_data, "last_token_activations", lambda *_: pytest.fail("computed again"))
+    for one, other in zip(first, cached_activations(language_model, HOOK, datasets, settings), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_other_facts_are_another_cache(language_model, settings, tmp_path):
+    datasets = load_datasets(settings)[:1]
+    cached_activations(language_model, HOOK, datasets, settings)
+    shorter = ProbeSettings(NAMES[:1], (1,), 2, 40, 20, max_tokens=3, cache_dir=str(tmp_path))
+    cached_activations(language_model, HOOK, datasets, shorter)
+    assert len(list((tmp_path / "probing").iterdir())) == 2
+
+
+def test_a_damaged_cache_is_named(language_model, settings, tmp_path):
+    datasets = load_datasets(settings)[:1]
+    cached_activations(language_model, HOOK, datasets, settings)
+    (file,) = (tmp_path / "probing").iterdir()
+    file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(InputError, match=rf"{file.name} is truncated or foreign .*: remove it and run again"):
+        cached_activations(language_model, HOOK, datasets, settings)
+
+
+def test_draws_are_those_of_sae_probes(settings, tmp_path):
+    """Its own function, given the number of each example as its activation."""
+    theirs = importlib.import_module("sae_probes.utils_data")
+    for dataset in load_datasets(settings):
+        frame = theirs.read_numbered_dataset_df(dataset.name)
+        folder = tmp_path / "model_activations_m"
+        folder.mkdir(exist_ok=True)
+        torch.save(torch.arange(len(frame)), folder / f"{dataset.name}_hook.pt")
+        for seed, (train, test) in enumerate(dataset.draws):
+            x_train, y_train, x_test, y_test = theirs.get_xy_traintest_specify(
+                40, dataset.name, "hook", "m", tmp_path, num_test=20, seed=seed
+            )
+            for found, x, y in ((train, x_train, y_train), (test, x_test, y_test)):
+                assert [dataset.texts[i] for i in found] == frame["prompt"].iloc[x.tolist()].astype(str).tolist()
+                assert np.array_equal(dataset.labels[found], y)
+
+
+def test_examples_of_a_draw_are_balanced_and_apart(settings):
+    for dataset in load_datasets(settings):
+        assert len(dataset.draws) == 2
+        assert not np.array_equal(dataset.draws[0][0], dataset.draws[1][0])
+        for train, test in dataset.draws:
+            assert (len(train), len(test)) == (40, 20)
+            assert not set(train) & set(test)
+            assert dataset.labels[train].sum() == 20
+            assert dataset.labels[test].sum() == 10
+
+
+def test_a_latent_that_tells_the_classes_apart_is_found():
+    generator = torch.Generator().manual_seed(0)
+    dataset = draw(80, 60)
+    codes = torch.randn(80, 30, generator=generator) * (torch.rand(80, 30, generator=generator) < 0.3)
+    codes[:, 17] = torch.from_numpy(dataset.labels).float()
+    dense = torch.randn(80, 8, generator=generator)
+    scores = probe_scores(codes, dense, dataset, (1, 2))
+    assert set(scores) == {"k=1", "k=2", "all", "dense"}
+    assert scores["k=1"] == [(1.0, 1.0)]
+    assert scores["dense"][0][0] < 0.9
+    assert probe_scores(codes, None, dataset, (1, 2)) == {name: scores[name] for name in ("k=1", "k=2")}
+
+
+def test_a_signed_latent_counts_with_its_sign():
+    """Positive for one class and negative for the other: what counts `> 0` alone would still see, but as two latents."""
+    dataset = draw(80, 60)
+    codes = torch.zeros(80, 5)
+    codes[:, 3] = torch.from_numpy(dataset.labels).float() * 2 - 1
+    codes[::3, 1] = 0.5
+    assert probe_scores(codes, codes, dataset, (1,))["k=1"] == [(1.0, 1.0)]
+    codes[:, 3] = -torch.from_numpy(dataset.labels).float()
+    assert probe_scores(codes, codes, dataset, (1,))["k=1"] == [(1.0, 1.0)]
+
+
+def test_all_latents_are_all_though_unused_ones_are_left_out():
+    generator = torch.Generator().manual_seed(1)
+    dataset = draw(80, 60)
+    codes = torch.randn(80, 40, generator=generator).clamp(min=0)
+    codes[:60, ::2] = 0  # never used in training
+    codes[:, 3] += torch.from_numpy(dataset.labels)
+    train, test = dataset.draws[0]
+    theirs = importlib.import_module("sae_probes.utils_training").find_best_reg
+    y = dataset.labels
+    expected = theirs(codes[train].numpy(), y[train], codes[test].numpy(), y[test], penalty="l2", seed=0).metrics
+    assert probe_scores(codes, codes, dataset, (1,))["all"] == [
+        (pytest.approx(expected.test_acc), pytest.approx(expected.test_auc))
+    ]
+
+
+def test_the_estimate_by_hand():
+    found = estimate([[0.5, 0.7], [0.9, 0.9], [0.8, 0.6]])
+    assert found.value == pytest.approx((0.6 + 0.9 + 0.7) / 3)
+    # Variances of the datasets' means: 0.01, 0, 0.01; of their mean: the sum over nine.
+    assert found.error == pytest.approx(math.sqrt(0.02) / 3)
+    assert estimate([[0.5], [0.75]]) == Estimate(0.625, None)
+
+
+def test_everything_together(language_model, settings, tiny_run):
+    """An ITDA and another SAE: the same examples, so the same dense probe."""
+    itda = measure_probing(to_sae(load_dictionary(tiny_run)), language_model, HOOK, settings)
+    other = measure_probing(topk(), language_model, HOOK, settings)
+    names = [f"{kind}/{probe}" for kind in ("probing", "probing_auc") for probe in ("k=1", "k=4", "all", "dense")]
+    assert list(itda) == list(other) == names
+    assert itda["probing/dense"] == other["probing/dense"]
+    assert itda["probing/all"] != other["probing/all"]
+    for found in (*itda.values(), *other.values()):
+        assert 0 <= found.value <= 1
+        assert found.error is not None
+        assert found.error >= 0
+
+
+def test_without_references_only_sparse_probes_are_trained(language_model, settings):
+    whole = measure_probing(topk(), language_model, HOOK, settings)
+    sparse = measure_probing(topk(), language_model, HOOK, replace(settings, references=False))
+    assert list(sparse) == ["probing/k=1", "probing/k=4", "probing_auc/k=1", "probing_auc/k=4"]
+    assert sparse == {name: whole[name] for name in sparse}
+
+
+def test_sae_probes_is_not_installed(language_model, settings, monkeypatch):
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named {name!r}")
+
+    monkeypatch.setattr(probing_data.importlib, "import_module", missing)
+    with pytest.raises(InputError, match=r"needs sae-probes.*No module named.*run `pip install .*--no-deps sae-probes"):
+        measure_probing(topk(), language_model, HOOK, settings)
+
+
+def test_an_unknown_dataset_has_near_names():
+    with pytest.raises(
+        InputError, match=r"no dataset '87_glue_colla' of two classes: did you mean one of \['87_glue_cola'"
+    ):
+        load_datasets(ProbeSettings(("87_glue_colla",)))
+
+
+def test_a_dataset_with_too_few_examples():
+    with pytest.raises(
+        InputError, match=r"96_spam_is has 747 examples of its smaller class, but 1400 .* need 751: lower"
+    ):
+        load_datasets(ProbeSettings(("96_spam_is",), train_examples=1400, test_examples=101))
+
+
+def test_more_latents_than_there_are(language_model, monkeypatch):
+    monkeypatch.setattr(probing, "load_datasets", lambda _: pytest.fail("worked before it was checked"))
+    with pytest.raises(InputError, match="a probe of 16 latents is wanted of 9 that there are"):
+        measure_probing(topk(n=9), language_model, HOOK, ProbeSettings(NAMES))
+
+
+def test_an_sae_of_another_model_or_hook_point(language_model, settings):
+    with pytest.raises(InputError, match=f"d_in 8 but {HOOK} of .* has {WIDTH} dimensions"):
+        measure_probing(topk(d_in=8), language_model, HOOK, settings)
+    with pytest.raises(InputError, match=r"reads hook point 'blocks.0.hook_mlp_out', .* loaded for"):
+        measure_probing(topk(), language_model, "blocks.0.hook_mlp_out", settings)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"train_examples": 3}, "train_examples of at least 4, got 3"),
+        ({"test_examples": 1}, "test_examples of at least 2, got 1"),
+        ({"seeds": 0}, "seeds of at least 1, got 0"),
+        ({"max_tokens": 1}, "max_tokens of at least 2, got 1"),
+        ({"ks": ()}, r"at least one latent, got ks=\(\)"),
+        ({"ks": (0, 1)}, r"at least one latent, got ks=\(0, 1\)"),
+        ({"datasets": ()}, r"at least one dataset and each once, got \(\)"),
+        ({"datasets": ("96_spam_is", "96_spam_is")}, "each once, got"),
+    ],
+)
+def test_settings_that_cannot_be(changed, told):
+    with pytest.raises(InputError, match=told):
+        ProbeSettings(**changed)

@@ -1,0 +1,64 @@
+"""The diff command: what it writes and prints, and what it refuses."""
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+from itda_lightning.diff import diff_command
+from itda_lightning.errors import InputError
+from itda_lightning.fitting.loading import load_dictionary
+from itda_lightning.results.as_json import from_json
+from itda_lightning.results.difference import Difference
+from tests.other_model import other_model_dir, other_run  # noqa: F401  fixtures
+from tests.runs import HOOK, OTHER_HOOK
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_run, other_run, tmp_path_factory) -> tuple[Path, str]:  # noqa: F811
+    """The directory of a difference, and what was printed."""
+    output = tmp_path_factory.mktemp("diff") / "out"
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        diff_command(str(tiny_run), str(other_run), str(output), device="cpu", shown=7)
+    return output, printed.getvalue()
+
+
+def test_both_rankings_are_written_and_printed(finished, tiny_run, other_run, other_model_dir) -> None:  # noqa: F811
+    output, printed = finished
+    difference = from_json((output / "difference.json").read_text(), Difference)
+    assert difference.facts["other"] == str(other_model_dir)
+    assert difference.facts["base: hook point"] == HOOK
+    assert difference.title == f"{Path(difference.facts['base']).name} at {HOOK} and {other_model_dir.name} at {HOOK}"
+    for direction, run in zip(difference.directions, (tiny_run, other_run), strict=True):
+        assert direction.n_atoms == len(direction.atoms) == load_dictionary(run).n_atoms
+        for atom in direction.atoms[:10]:
+            assert re.search(rf"^ +{atom.atom} +\d", printed, flags=re.MULTILINE)
+    assert f"page: {output.resolve() / 'difference.html'}" in printed
+
+
+def test_the_page_shows_as_many_as_asked_for(finished) -> None:
+    page = (finished[0] / "difference.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert page.count("<tr>") == 2 * (1 + 2 * 7)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shown": 0}, "--shown must be at least 1, got 0"),
+        ({"other": "/nowhere/run"}, "/nowhere/run does not exist"),
+        ({"other_hook_name": OTHER_HOOK}, f"holds no dictionary of '{OTHER_HOOK}'"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_and_nothing_is_written(tiny_run, tmp_path, options, message) -> None:
+    arguments = {"base": str(tiny_run), "other": str(tiny_run), "output": str(tmp_path / "out"), "device": "cpu"}
+    with pytest.raises(InputError, match=re.escape(message)):
+        diff_command(**(arguments | options))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_exists_is_left_alone(tiny_run, tmp_path) -> None:
+    with pytest.raises(InputError, match="exists already"):
+        diff_command(str(tiny_run), str(tiny_run), str(tmp_path), device="cpu")

@@ -1,0 +1,93 @@
+"""The export command, end to end in processes of its own and in this one."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from jsonargparse import auto_cli
+
+from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.errors import InputError
+from itda_lightning.export import export
+from itda_lightning.fitting.loading import load_dictionary
+
+
+@pytest.fixture
+def saved(tmp_path):
+    atoms = torch.nn.functional.normalize(torch.randn(10, 8), dim=1)
+    dictionary = Dictionary(atoms, torch.full((8,), 1e6), k=3, metadata={"hook_name": "blocks.0.hook_resid_post"})
+    dictionary.save(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def run_export(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "itda_lightning.export", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_printed_line_loads_what_was_written(saved, tmp_path):
+    output = tmp_path / "new" / "export"
+    done = run_export("--dictionary", str(saved), "--output", str(output))
+    assert done.returncode == 0, done.stderr
+    wrote, load = done.stdout.splitlines()
+    assert wrote == f"wrote {output}: 10 atoms of dimension 8 as a SAELens SAE of architecture itda (float32)"
+    line = load.removeprefix("load it with: ")
+    loaded = subprocess.run(
+        [sys.executable, "-c", f"{line}; print(type(sae).__name__)"], capture_output=True, text=True, check=True
+    )
+    assert loaded.stdout == "ITDASAE\n"
+    assert torch.equal(load_dictionary(output).atoms, load_dictionary(saved).atoms)
+
+
+def test_bad_input_is_one_line_and_exit_code_2(saved, tmp_path):
+    done = run_export("--dictionary", str(tmp_path / "nowhere"), "--output", str(tmp_path / "export"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert "nowhere does not exist" in done.stderr
+
+
+def test_an_option_that_does_not_parse_is_exit_code_2(capsys):
+    with pytest.raises(SystemExit) as ended:
+        auto_cli(export, as_positional=False, args=["--dictionary", "a", "--output", "b", "--dtype", "int8"])
+    assert ended.value.code == 2
+    assert "dtype" in capsys.readouterr().err
+
+
+def test_help_describes_every_argument(capsys):
+    with pytest.raises(SystemExit) as ended:
+        auto_cli(export, as_positional=False, args=["--help"])
+    assert ended.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for phrase in (
+        "a run directory, a checkpoint",
+        "it must not exist",
+        "loads in SAELens alone",
+        "where there are several",
+    ):
+        assert phrase in text
+    assert "Half precision rounds the atoms" in text
+
+
+def test_nothing_is_overwritten(saved, tmp_path):
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "mine").write_text("kept")
+    with pytest.raises(InputError, match=r"export exists already: choose another path"):
+        export(str(saved), str(tmp_path / "export"))
+    assert (tmp_path / "export" / "mine").read_text() == "kept"
+
+
+def test_architecture_hook_name_and_dtype_are_passed_on(saved, tmp_path, capsys):
+    export(str(saved), str(tmp_path / "export"), "matching_pursuit", "blocks.0.hook_resid_post", "bfloat16")
+    out = capsys.readouterr().out
+    assert "architecture matching_pursuit (bfloat16)" in out
+    assert "itda_lightning" not in out.splitlines()[1]
+    with pytest.raises(InputError, match=r"not of 'blocks.1'"):
+        export(str(saved), str(tmp_path / "other"), hook_name="blocks.1")
+
+
+def test_a_bias_that_overflows_is_refused_and_leaves_nothing(saved, tmp_path):
+    with pytest.raises(InputError, match=r"bias of the dictionary overflows float16: use float32 or bfloat16"):
+        export(str(saved), str(tmp_path / "export"), dtype="float16")
+    assert [path.name for path in tmp_path.iterdir()] == ["saved"]

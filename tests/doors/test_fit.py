@@ -1,0 +1,307 @@
+"""The fit command: what it writes, when it stops, and how it ends when something is wrong."""
+
+import csv
+import errno
+import inspect
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors import SafetensorError
+
+from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.dictionary import dictionary_files
+from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.errors import InputError
+from itda_lightning.fit import RunSettings, main
+from itda_lightning.fitting import checkpoint_io as checkpoints
+from itda_lightning.fitting.checkpoint_io import read_checkpoint
+from itda_lightning.fitting.module import ITDA
+from tests.fits import HOOK, fit_arguments, fit_in_child
+
+pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
+
+
+@pytest.fixture
+def arguments(tiny_model_dir, prose_file, tmp_path):
+    """The command line of a small fit, with changes, whose runs lie in tmp_path."""
+    return lambda **others: fit_arguments(tiny_model_dir, prose_file, tmp_path, **others)
+
+
+def assert_same(one: Path, other: Path) -> None:
+    a, b = (Dictionary.load(run / "dictionaries" / HOOK) for run in (one, other))
+    assert torch.equal(a.atoms, b.atoms)
+    assert torch.equal(a.source_table, b.source_table)
+    assert torch.equal(a.bias, b.bias)
+    assert a.metadata["threshold"] == b.metadata["threshold"]
+
+
+def test_what_a_run_directory_holds(arguments, tmp_path, capsys):
+    run = main(arguments())
+    assert run == tmp_path / "itda-001"
+    names = {"config.yaml", "dictionaries", "metrics.csv", "metrics.json", "fit.log", "versions.json", "checkpoints"}
+    assert names <= {path.name for path in run.iterdir()}
+    assert not [path for path in run.rglob("*") if path.name.endswith(".part")]
+
+    dictionary = Dictionary.load(run / "dictionaries" / HOOK)
+    assert 20 < dictionary.n_atoms < 150
+    assert dictionary.prompts is not None
+    assert dictionary.metadata["model_name"] == arguments()[1]
+    assert dictionary.metadata["fit"]["k"] == 4
+
+    written = json.loads((run / "metrics.json").read_text())
+    result = written["hook_points"][HOOK]
+    assert result["n_atoms"] == dictionary.n_atoms
+    assert result["threshold"] == 0.75
+    assert result["activations_seen"] == dictionary.metadata["activations_seen"] > 1900
+    assert 0 < result["fvu"] < 1
+    assert {"harvest", "growth", "all", "harvest_tokens"} <= set(written["seconds"])
+    assert written["seconds"]["harvest_tokens"] >= 2048 + 512
+
+    rows = list(csv.DictReader((run / "metrics.csv").open()))
+    assert {"metrics/explained_variance", "metrics/l0", "sparsity/dead_features"} <= set(rows[0])
+    assert {"growth/n_atoms", "growth/unexplained", "details/n_training_samples"} <= set(rows[0])
+    last = [float(row["metrics/fvu"]) for row in rows if row["metrics/fvu"]][-1]
+    assert last == pytest.approx(result["fvu"], rel=1e-6)
+    explained = [float(row["metrics/explained_variance"]) for row in rows if row["metrics/explained_variance"]][-1]
+    assert explained == pytest.approx(1 - result["fvu"], rel=1e-5)
+
+    checkpoint = read_checkpoint(run / "checkpoints" / "last.ckpt")
+    n = int(checkpoint["state_dict"]["dictionaries.0._count"])  # the last one is of a step before the end
+    assert dictionary.n_atoms - 2 <= n <= dictionary.n_atoms
+    assert torch.equal(checkpoint["state_dict"]["dictionaries.0._atoms"][:n], dictionary.atoms[:n])
+    log = (run / "fit.log").read_text()
+    assert re.search(
+        r"INFO threshold at blocks.1.hook_resid_post: 0.7500 of the energy left unexplained \(given\)", log
+    )
+    assert str(run) in log
+    assert json.loads((run / "versions.json").read_text())["torch"] == torch.__version__
+    assert HOOK in capsys.readouterr().out
+
+
+def test_the_written_configuration_fits_the_same_dictionary(arguments, tmp_path):
+    first = main(arguments(model__growth="frozen_batch", data__seed=7))
+    again = main(["--config", str(first / "config.yaml"), "--run.directory", str(tmp_path / "again")])
+    assert_same(first, again)
+    config, other = (yaml.safe_load((run / "config.yaml").read_text()) for run in (first, again))
+    assert config["model"]["growth"] == "frozen_batch"
+    assert {key for key in config if config[key] != other[key]} == {"run"}
+
+
+def test_a_run_never_overwrites_another(arguments, tmp_path):
+    first = main(arguments())
+    before = {path: path.stat().st_mtime_ns for path in first.rglob("*")}
+    second = main(arguments())
+    assert second == tmp_path / "itda-002"
+    assert_same(first, second)
+    with pytest.raises(
+        InputError, match=r"the run directory .*itda-001 exists already: a run never overwrites another"
+    ):
+        main(arguments(run__directory=first))
+    assert before == {path: path.stat().st_mtime_ns for path in first.rglob("*")}
+
+
+def test_the_log_of_one_run_is_not_in_that_of_another(arguments):
+    first, second = main(arguments()), main(arguments(run__name="other"))
+    assert "other-001" not in (first / "fit.log").read_text()
+    assert "itda-001" not in (second / "fit.log").read_text()
+
+
+def test_it_stops_when_every_dictionary_is_full(arguments):
+    run = main(arguments(model__threshold=0.2, model__max_atoms=40))
+    result = json.loads((run / "metrics.json").read_text())["hook_points"][HOOK]
+    assert result["n_atoms"] == 40
+    assert result["activations_seen"] == 128
+    log = (run / "fit.log").read_text()
+    assert "every dictionary is full after 128 activations" in log
+    assert re.search(
+        r"WARNING threshold 0.2000 at blocks.1.* fills 40 atoms after about \d+ of 19\d\d activations", log
+    )
+    assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 1
+
+
+def test_it_stops_when_nothing_grows(arguments):
+    run = main(arguments(model__threshold=0.99, run__patience=3))
+    result = json.loads((run / "metrics.json").read_text())["hook_points"][HOOK]
+    assert result["activations_seen"] < 1900
+    log = (run / "fit.log").read_text()
+    assert f"no new atom in 3 steps: the fit ends at [{result['n_atoms']}] atoms" in log
+    assert re.search(r"WARNING threshold 0.9900 at blocks.1.* appends only about \d+ of 150 atoms", log)
+
+
+def test_a_calibrated_threshold_fills_the_dictionary_in_the_last_half_of_the_budget(arguments):
+    run = main(arguments(model__threshold=None, model__max_atoms=100))
+    result = json.loads((run / "metrics.json").read_text())["hook_points"][HOOK]
+    assert result["n_atoms"] > 70
+    assert result["activations_seen"] > 900
+    assert re.search(r"\(calibrated\); a sample of \d+ activations forecasts", (run / "fit.log").read_text())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model.max_atom", "3"], r"max_atom\b"),
+        (["--data.tokens", "3"], r"tokens"),
+        (["--runs.name", "x"], r"runs"),
+        (["--model.k", "many"], r"model.k.*many|many"),
+        (["--model.pursuit", "gradient"], r"model.pursuit.*gradient"),
+        (["--data.hook_names", "3"], r"hook_names"),
+        (["--run.patience", "0.5"], r"run.patience|patience"),
+        (["--model.center", "perhaps"], r"center.*perhaps"),
+        (["--config", "nowhere.yaml"], r"nowhere.yaml"),
+    ],
+)
+def test_options_that_do_not_exist_or_do_not_parse(arguments, capsys, tmp_path, options, message):
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments(), *options])
+    assert ended.value.code == 2
+    assert re.search(message, capsys.readouterr().err.split("error:")[-1], re.DOTALL)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("group", "key"), [("model", "max_atom"), ("data", "hooks"), ("run", "patient"), (None, "mode")]
+)
+def test_a_mistyped_key_in_a_file_is_named(arguments, capsys, tmp_path, group, key):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({group: {key: 1}} if group else {key: 1}))
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments(), "--config", str(tmp_path / "config.yaml")])
+    assert ended.value.code == 2
+    assert key in capsys.readouterr().err.split("error:")[-1]
+
+
+def test_required_settings_are_named(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--data.hook_names", f"[{HOOK}]", "--data.dataset", "x"])
+    assert ended.value.code == 2
+    assert "data.model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        ({"run__checkpoint_every": 0}, r"run.checkpoint_every must be at least 1, got 0"),
+        ({"run__validate_every": -1}, r"run.validate_every must be at least 1, got -1"),
+        ({"run__patience": 0}, r"run.patience must be at least 1, got 0"),
+        ({"model__threshold": 1.5}, r"model.threshold 1.5 can never append an atom"),
+        ({"data__hook_names": "[blocks.7.hook_resid_post]"}, r"no hook point 'blocks.7.hook_resid_post'"),
+        ({"data__training_tokens": 10**9}, r"data.training_tokens asks for 1,000,000,000 tokens"),
+        ({"data__device": "cuda:99"}, r"the device cuda:99 was asked for but \d+ CUDA devices are available"),
+        ({"trainer__accelerator": "tpu"}, r"the trainer cannot be made: .*; fix trainer.accelerator"),
+        (
+            {"trainer__devices": 2, "trainer__strategy": "ddp"},
+            r"2 processes fit an ITDA with strategy=itda_lightning.Replicated\(\), not DDPStrategy",
+        ),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_written(arguments, tmp_path, others, message):
+    with pytest.raises(InputError, match=message):
+        main(arguments(**others))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_budget_below_the_number_of_atoms(arguments):
+    with pytest.raises(InputError, match=r"cannot calibrate .* a budget of 1,\d+ activations cannot fill 5,000 atoms"):
+        main(arguments(model__threshold=None, model__max_atoms=5000))
+
+
+def test_help_explains_every_setting(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    for group, settings in (("model", ITDA), ("data", ActivationsDataModule), ("run", RunSettings)):
+        names = [name for name in inspect.signature(settings).parameters if name != "self"]
+        assert len(names) >= 7
+        for name in names:
+            found = re.search(rf"--{group}\.{name}\+? [^\n]*?\n?\s+(\S.*?)\(", text, re.DOTALL)
+            assert found, f"{group}.{name} is not in --help"
+            assert len(found[1].split()) >= 3, f"{group}.{name} has no help text: {found[0]!r}"
+    assert "Resume from this checkpoint" in text
+
+
+def test_print_config_prints_every_setting(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments(), "--print_config"])
+    assert ended.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    for group, settings in (("model", ITDA), ("data", ActivationsDataModule), ("run", RunSettings)):
+        assert set(printed[group]) == set(inspect.signature(settings).parameters)
+    assert printed["model"]["max_atoms"] == 150
+    assert printed["seed_everything"] == 0
+
+
+def test_a_full_disk_during_a_checkpoint(arguments, tmp_path, monkeypatch):
+    write, calls = checkpoints.save_file, []
+
+    def full_later(tensors, path, header):
+        calls.append(path)
+        if len(calls) > 2:  # a checkpoint is step3 and last
+            Path(path).write_bytes(b"half")
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        write(tensors, path, header)
+
+    monkeypatch.setattr(checkpoints, "save_file", full_later)
+    with pytest.raises(
+        InputError, match=r"no space left while writing .*step6.ckpt: free some space or choose another"
+    ):
+        main(arguments())
+    left = {path.name for path in (tmp_path / "itda-001" / "checkpoints").iterdir()}
+    assert left == {"step3.ckpt", "last.ckpt"}
+    assert read_checkpoint(tmp_path / "itda-001" / "checkpoints" / "last.ckpt")["global_step"] == 3
+    assert "no space left" in (tmp_path / "itda-001" / "fit.log").read_text()
+    monkeypatch.undo()
+    whole = main(arguments(run__name="whole"))
+    assert_same(main([*arguments(), "--ckpt_path", "last"]), whole)
+
+
+def test_a_full_disk_while_the_dictionary_is_saved(arguments, tmp_path, monkeypatch):
+    def full(tensors, path):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(dictionary_files, "save_file", full)
+    with pytest.raises(InputError, match=r"no space left while writing .*dictionaries/blocks.1.hook_resid_post"):
+        main(arguments())
+    run = tmp_path / "itda-001"
+    assert not list((run / "dictionaries").iterdir())
+    assert not (run / "metrics.json").exists()
+    monkeypatch.undo()
+    # The last checkpoint is that of the last whole three steps; the fit goes on from there to its end.
+    assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] >= 13
+    assert (main([*arguments(), "--ckpt_path", "last"]) / "metrics.json").is_file()
+
+
+def test_a_run_directory_that_cannot_be_made(arguments, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"not permitted while making a run directory in .*file"):
+        main(arguments(run__runs_directory=tmp_path / "file" / "runs"))
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        ({"data__model": "/nowhere/model"}, "error: cannot load the tokenizer of the language model '/nowhere/model'"),
+        ({"data__dataset": "/nowhere/text"}, "error: cannot load the dataset '/nowhere/text'"),
+        ({"run__directory": "/proc/none/run"}, "error: failed while making the run directory /proc/none/run"),
+        ({"model__k": 0}, "error: model.k must be at least 1, got 0"),
+        ({"model__memory_budget": 1000}, "error: model.memory_budget must be at least 1048576, got 1000"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, tmp_path, others, message):
+    assert fit_in_child(arguments(**others), tmp_path / "output") == 2
+    output = (tmp_path / "output").read_text().rstrip()
+    assert output.splitlines()[-1].startswith(message)
+    assert "Traceback" not in output
+
+
+def test_the_command_itself(arguments, tmp_path):
+    command = [sys.executable, "-m", "itda_lightning.fit", *arguments(), "--run.nmae", "x"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    assert ended.returncode == 2
+    assert "nmae" in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -1,0 +1,231 @@
+"""ITDA, the module: its atoms are the activations of their sources, and nothing but the data decides which."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from itda_lightning import ITDA, ActivationsDataModule, InputError
+from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.fitting.checkpoint_io import SafetensorsCheckpointIO
+from itda_lightning.fitting.trainer import StopWhenDone
+from itda_lightning.pursuit import pursue
+from tests.fits import HOOK, data_settings, fitted, trainer
+
+OTHER = "blocks.0.hook_resid_post"
+
+
+@pytest.fixture
+def data_of(tiny_model_dir: Path, prose_file: Path):
+    return lambda **others: ActivationsDataModule(**data_settings(tiny_model_dir, prose_file, **others), device="cpu")
+
+
+def assert_same(a: Dictionary, b: Dictionary) -> None:
+    assert torch.equal(a.atoms, b.atoms)
+    assert torch.equal(a.bias, b.bias)
+    assert torch.equal(a.source_table, b.source_table)
+
+
+def all_activations(data: ActivationsDataModule, hook: str = HOOK) -> tuple[torch.Tensor, torch.Tensor]:
+    batches = list(data.train_dataloader())
+    return torch.cat([b.activations[hook] for b in batches]), torch.cat([b.table for b in batches])
+
+
+@pytest.mark.parametrize("growth", ["sequential", "frozen_batch", "worst_first"])
+@pytest.mark.parametrize("center", [True, False])
+def test_atoms_are_the_activations_of_their_sources(data_of, growth, center):
+    data = data_of()
+    module = fitted(data, growth=growth, center=center, threshold=0.6)
+    dictionary = module.finished_dictionary()
+    assert 20 < dictionary.n_atoms < 150
+    fresh = data_of()  # the model and the rows once more
+    x, table = all_activations(fresh)
+    place = {tuple(row): index for index, row in enumerate(table.tolist())}
+    own = x[[place[tuple(row)] for row in dictionary.source_table.tolist()]]
+    torch.testing.assert_close(dictionary.atoms, torch.nn.functional.normalize(own - dictionary.bias, dim=1))
+    torch.testing.assert_close(torch.linalg.vector_norm(dictionary.atoms, dim=1), torch.ones(dictionary.n_atoms))
+    calibration = fresh.calibration_batch(512).activations[HOOK]
+    expected = calibration.double().mean(0).float() if center else torch.zeros(32)
+    torch.testing.assert_close(dictionary.bias, expected, rtol=1e-5, atol=1e-6)
+    order = [place[tuple(row)] for row in dictionary.source_table.tolist()]
+    assert len(set(order)) == len(order)
+    if growth != "worst_first":  # which takes a batch in another order
+        assert order == sorted(order)
+
+
+def test_prompts_end_in_the_token_of_the_source(data_of, prose):
+    data = data_of()
+    dictionary = fitted(data).finished_dictionary()
+    assert dictionary.prompts is not None
+    for prompt, source in zip(dictionary.prompts, dictionary.sources, strict=True):
+        assert prompt.token == prose[source.document][source.start : source.end] != ""
+
+
+def test_several_hook_points_in_one_pass_give_the_dictionaries_of_single_fits(data_of):
+    together = fitted(data_of(hook_names=[OTHER, HOOK]))
+    for hook in (OTHER, HOOK):
+        alone = fitted(data_of(hook_names=[hook]))
+        assert_same(together.finished_dictionary(hook), alone.finished_dictionary())
+        assert together.results(hook) == alone.results(hook)
+    assert together.dictionary(OTHER).n_atoms != together.dictionary(HOOK).n_atoms
+    with pytest.raises(InputError, match=r"there is no dictionary of None: choose one of \['blocks.0"):
+        together.dictionary()
+    with pytest.raises(InputError, match=r"there is no dictionary of 'blocks.9': choose one of"):
+        together.finished_dictionary("blocks.9")
+
+
+@pytest.mark.parametrize("growth", ["sequential", "frozen_batch", "worst_first"])
+def test_no_more_atoms_than_asked_for(data_of, growth):
+    many, few = (fitted(data_of(), growth=growth, max_atoms=n, threshold=0.6).finished_dictionary() for n in (150, 13))
+    assert few.n_atoms == 13 < many.n_atoms
+    assert torch.equal(few.atoms, many.atoms[:13])
+    assert torch.equal(few.source_table, many.source_table[:13])
+
+
+def test_the_same_seed_and_data_give_the_same_bits(data_of):
+    first, second = (fitted(data_of(), threshold=None, max_atoms=60) for _ in range(2))
+    assert_same(first.finished_dictionary(), second.finished_dictionary())
+    assert first.history == second.history
+    assert float(first.thresholds[0]) == float(second.thresholds[0])
+    other = fitted(data_of(seed=1), threshold=None, max_atoms=60)
+    assert not torch.equal(other.finished_dictionary().source_table, first.finished_dictionary().source_table)
+
+
+@pytest.mark.parametrize("others", [{"batch_size": 37}, {"batch_size": 4096}, {"model_batch_size": 3}])
+@pytest.mark.parametrize("pursuit", ["mp", "omp", "gomp"])
+def test_no_batch_size_changes_a_sequential_dictionary(data_of, others, pursuit):
+    usual, other = (fitted(data_of(**changed), pursuit=pursuit).finished_dictionary() for changed in ({}, others))
+    assert torch.equal(usual.source_table, other.source_table)
+    torch.testing.assert_close(usual.atoms, other.atoms)
+
+
+def test_growth_for_the_generalised_pursuit_is_judged_by_the_orthogonal_one(data_of):
+    judged, judge = (fitted(data_of(), pursuit=pursuit).finished_dictionary() for pursuit in ("gomp", "omp"))
+    assert torch.equal(judged.source_table, judge.source_table)
+    assert torch.equal(judged.atoms, judge.atoms)
+    x = 3 * judged.atoms + judged.bias
+    assert torch.equal(judged.encode(x).support, pursue("gomp", x - judged.bias, judged.prepared(), 4).support)
+
+
+@pytest.mark.parametrize("others", [{"batch_size": 37}, {"batch_size": 4096}])
+def test_the_batch_size_does_change_a_frozen_batch_dictionary(data_of, others):
+    usual, other = (fitted(data_of(**changed), growth="frozen_batch").finished_dictionary() for changed in ({}, others))
+    assert usual.n_atoms != other.n_atoms
+
+
+def test_what_is_known_of_a_fit(data_of):
+    data = data_of()
+    module = fitted(data)
+    n_kept = data.rows("train").n_kept
+    metadata = module.finished_dictionary().metadata
+    assert metadata["growth"][-1] == [metadata["growth"][-1][0], module.dictionary().n_atoms]
+    assert all(a[0] < b[0] and a[1] < b[1] for a, b in pairwise(metadata["growth"]))
+    assert metadata["activations_seen"] == n_kept == int(module.seen)
+    assert (metadata["hook_name"], metadata["model_class_name"]) == (HOOK, "HookedTransformer")
+    assert metadata["context_size"] == metadata["data"]["context_size"] == 32
+    assert metadata["fit"]["k"] == 4
+    assert metadata["threshold"] == 0.75
+    assert module.results(HOOK)["n_atoms"] == module.dictionary().n_atoms
+    assert [entry["seen"] for entry in module.history] == [n_kept]
+
+
+def test_a_plain_trainer_with_its_own_checkpoints(data_of, tmp_path):
+    data = data_of()
+    module = ITDA(max_atoms=150, k=4, threshold=0.75, calibration_tokens=512)
+    plain = trainer(
+        enable_checkpointing=True,
+        default_root_dir=tmp_path,
+        plugins=[SafetensorsCheckpointIO()],
+        callbacks=[StopWhenDone()],
+    )
+    plain.fit(module, datamodule=data)
+    path = tmp_path / "saved.ckpt"
+    plain.save_checkpoint(path)
+    loaded = ITDA.load_from_checkpoint(path)
+    assert_same(loaded.dictionary(), module.dictionary())
+    assert loaded.history == module.history
+    assert loaded.hparams == module.hparams
+    assert loaded.metadata(HOOK) == module.metadata(HOOK)
+    finished = loaded.finished_dictionary()
+    assert_same(finished, module.finished_dictionary())
+    assert finished.prompts is None
+    assert (finished.dataset, finished.metadata) == (module.dataset, module.metadata(HOOK))
+    trainer().validate(loaded, datamodule=data, verbose=False)
+    assert loaded.history[-1]["fvu"] == module.history[-1]["fvu"]
+    assert loaded.finished_dictionary().prompts == module.finished_dictionary().prompts
+
+
+def test_a_checkpoint_of_another_module(tmp_path):
+    SafetensorsCheckpointIO().save_checkpoint({"state_dict": {}}, tmp_path / "other.ckpt")
+    with pytest.raises(InputError, match=r"other.ckpt is not a checkpoint of an ITDA fit: give one of a run's"):
+        ITDA.load_from_checkpoint(tmp_path / "other.ckpt")
+
+
+def test_other_data_need_a_new_module(data_of, prose_file, tmp_path):
+    module = fitted(data_of())
+    with pytest.raises(
+        InputError, match=r"the dictionaries are of \['blocks.1.*the data are of \['blocks.0.*make a new"
+    ):
+        trainer().fit(module, datamodule=data_of(hook_names=[OTHER]))
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(reversed(prose_file.read_text().splitlines(keepends=True))))
+    with pytest.raises(InputError, match=r"make a new ITDA for other data"):
+        trainer().fit(module, datamodule=data_of(dataset=str(other)))
+
+
+def test_a_fit_without_the_datamodule():
+    loader = torch.utils.data.DataLoader(torch.zeros(3, 2))
+    with pytest.raises(InputError, match=r"fitted on an ActivationsDataModule: call trainer.fit\(module, datamodule="):
+        trainer().fit(ITDA(), loader)
+    with pytest.raises(InputError, match=r"there is no dictionary of None: choose one of \[\]"):
+        ITDA().dictionary()
+
+
+def test_a_state_dict_goes_into_a_module_of_the_same_fit(data_of):
+    data = data_of()
+    module = fitted(data)
+    empty = ITDA(max_atoms=150, k=4, threshold=0.75)
+    trainer().validate(empty, datamodule=data, verbose=False)
+    assert empty.dictionary().n_atoms == 0
+    assert empty.history[-1]["fvu"] > 1
+    empty.load_state_dict(module.state_dict())
+    assert_same(empty.dictionary(), module.dictionary())
+    assert int(empty.seen) == int(module.seen)
+    assert empty.metadata(HOOK)["growth"] == module.metadata(HOOK)["growth"]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-5), (torch.bfloat16, 0.05)])
+def test_other_dtypes_encode_alike(data_of, dtype, tolerance):
+    data = data_of()
+    module = fitted(data)
+    x = next(iter(data.val_dataloader())).activations[HOOK]
+    before = module.dictionary()(x)
+    fvu = module.history[-1]["fvu"]
+    module.to(dtype)
+    assert module.dictionary().atoms.dtype == dtype
+    assert module.dictionary().source_table.dtype == torch.int64
+    assert module.dictionary().prepared().dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    difference = torch.linalg.vector_norm(module.dictionary()(x.to(dtype)).double() - before.double())
+    assert difference < tolerance * torch.linalg.vector_norm(before.double())
+    trainer().validate(module, datamodule=data, verbose=False)
+    assert module.history[-1]["fvu"] == pytest.approx(fvu, rel=2 * tolerance)
+
+
+def test_a_module_in_half_precision_goes_on_growing(data_of):
+    data = data_of()
+    module = fitted(data, max_atoms=150)
+    n = module.dictionary().n_atoms
+    module.to(torch.bfloat16)
+    module.thresholds.fill_(0.5)
+    trainer().fit(module, datamodule=data)
+    assert n < module.dictionary().n_atoms <= 150
+    assert module.dictionary().atoms.dtype == torch.bfloat16
+
+
+def test_atoms_may_be_kept_in_half_precision_from_the_start(data_of):
+    data = data_of()
+    usual, half = fitted(data), fitted(data, atoms_dtype="bfloat16")
+    assert half.dictionary().atoms.dtype == half.finished_dictionary().atoms.dtype == torch.bfloat16
+    assert half.dictionary().bias.dtype == torch.float32
+    assert half.history[-1]["fvu"] == pytest.approx(usual.history[-1]["fvu"], rel=0.1)

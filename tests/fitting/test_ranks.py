@@ -1,0 +1,160 @@
+"""Fits by several processes: the same bits on any number of them, and a message on each when one dies."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from itda_lightning import ITDA, InputError, harvest
+from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.fitting.checkpoint_io import read_checkpoint
+from itda_lightning.machine.processes import gather_json, gather_rows, shares
+from tests.fits import HOOK, data_settings, fit_arguments, fit_in_child, fit_in_children, trainer
+from tests.process_groups import run_in_group
+
+pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
+
+BOTH = ["blocks.0.hook_resid_post", HOOK]
+
+
+def contents(run: Path, hooks: list[str]) -> list[tuple]:
+    """All that a fit decides: of every dictionary its files' tensors and facts, and the figures."""
+    found: list[tuple] = [(json.loads((run / "metrics.json").read_text())["hook_points"],)]
+    for hook in hooks:
+        dictionary = Dictionary.load(run / "dictionaries" / hook)
+        tensors = [dictionary.atoms, dictionary.bias, dictionary.source_table]
+        dictionary.metadata["data"].pop("cache_dir")
+        found.append(([tensor.numpy().tobytes() for tensor in tensors], dictionary.prompts, dictionary.metadata))
+    return found
+
+
+def files_in(directory: Path) -> dict[str, bytes]:
+    """The contents of all files below a directory."""
+    return {str(file.relative_to(directory)): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
+
+
+def torchrun(module: str, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """Two processes of a command of this package, as torchrun starts them."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    return subprocess.run(
+        [*launcher, "-m", module, *arguments], capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("growth", "cached", "refined"),
+    [("frozen_batch", True, True), ("sequential", False, False), ("worst_first", False, False)],
+)
+def test_one_two_and_four_processes_give_the_same_bits(tiny_model_dir, prose_file, tmp_path, growth, cached, refined):
+    runs = {}
+    for n in (1, 2, 4):
+        others = {"model__growth": growth, "data__hook_names": f"[{','.join(BOTH)}]", "data__model_batch_size": 3}
+        # Rows so short that the cache has several files.
+        others |= {"data__cache_dir": tmp_path / f"cache{n}", "data__context_size": 8} if cached else {}
+        others |= {"refine": "{anchor: 0.9, passes: 1, batch_size: 128}"} if refined else {}
+        arguments = fit_arguments(tiny_model_dir, prose_file, tmp_path, run__directory=tmp_path / f"of{n}", **others)
+        if n == 1:
+            assert fit_in_child(arguments, tmp_path / "output") == 0
+        else:
+            assert fit_in_children(n, arguments, tmp_path / f"output{n}") == [0] * n
+        runs[n] = contents(tmp_path / f"of{n}", BOTH)
+    assert 20 < Dictionary.load(tmp_path / "of1" / "dictionaries" / HOOK).n_atoms < 150
+    assert runs[2] == runs[1]
+    assert runs[4] == runs[1]
+    if cached:
+        files = [files_in(tmp_path / f"cache{n}") for n in (1, 2, 4)]
+        assert len(files[0]) == (5 + 4) + (5 + 1)
+        assert files[1] == files[0]
+        assert files[2] == files[0]
+
+
+def test_a_fit_of_two_goes_on_with_one_and_with_four(tiny_model_dir, prose_file, tmp_path):
+    """One of two processes is killed: the other says so and ends; the run goes on with another number of processes."""
+    arguments = fit_arguments(tiny_model_dir, prose_file, tmp_path)
+    assert fit_in_child([*arguments, "--run.directory", str(tmp_path / "whole")], tmp_path / "output") == 0
+    for victim, n in ((0, 4), (1, 1)):
+        named = [*arguments, "--run.name", f"victim{victim}"]
+        codes = fit_in_children(2, named, tmp_path / "killed", 10, victim, timeout=60)
+        assert codes == ([-signal.SIGKILL, 2] if victim == 0 else [2, -signal.SIGKILL])
+        output = (tmp_path / f"killed.{1 - victim}").read_text()
+        assert f"error: process {1 - victim} of 2 lost the others" in output
+        assert "one of them ended" in output
+        assert "--ckpt_path last" in output
+        assert read_checkpoint(tmp_path / f"victim{victim}-001" / "checkpoints" / "last.ckpt")["global_step"] == 9
+        resumed = [*named, "--ckpt_path", "last"]
+        if n == 1:
+            assert fit_in_child(resumed, tmp_path / "output") == 0
+        else:
+            assert fit_in_children(n, resumed, tmp_path / "output") == [0] * n
+        assert contents(tmp_path / f"victim{victim}-002", [HOOK]) == contents(tmp_path / "whole", [HOOK])
+
+
+def test_the_command_starts_its_processes_itself(tiny_model_dir, prose_file, tmp_path):
+    arguments = fit_arguments(tiny_model_dir, prose_file, tmp_path, run__directory=tmp_path / "run", trainer__devices=2)
+    command = [sys.executable, "-m", "itda_lightning.fit", *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "2 processes" in ended.stderr
+    assert Dictionary.load(tmp_path / "run" / "dictionaries" / HOOK).n_atoms > 20
+
+
+def test_bad_input_of_one_ends_all(tiny_model_dir, prose_file, tmp_path):
+    (tmp_path / "run").mkdir()  # only the first process makes the directory
+    arguments = fit_arguments(tiny_model_dir, prose_file, tmp_path, run__directory=tmp_path / "run", trainer__devices=2)
+    ended = torchrun("itda_lightning.fit", arguments)
+    assert ended.returncode != 0
+    assert "exists already: a run never overwrites another" in ended.stderr
+
+
+def test_a_harvest_by_two_gives_the_cache_of_one(tiny_model_dir, prose_file, tmp_path):
+    settings = data_settings(tiny_model_dir, prose_file, context_size=8, device="cpu")
+    arguments = [f"--data.{name}={value}" for name, value in settings.items() if name != "hook_names"]
+    arguments.append(f"--data.hook_names=[{HOOK}]")
+    harvest.main([*arguments, f"--data.cache_dir={tmp_path / 'of1'}"])
+    ended = torchrun("itda_lightning.harvest", [*arguments, f"--data.cache_dir={tmp_path / 'of2'}"])
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("tokens: 2,560") == 1
+    assert ended.stdout.count("2,560 tokens harvested; cache: ") == 1
+    assert files_in(tmp_path / "of2") == files_in(tmp_path / "of1")
+    assert len(files_in(tmp_path / "of1")) == (5 + 4) + (5 + 1)
+
+
+def test_a_streamed_harvest_is_of_one_process(tiny_model_dir, prose_file, tmp_path, monkeypatch):
+    settings = data_settings(tiny_model_dir, prose_file, cache_dir=tmp_path, hook_names=f"[{HOOK}]")
+    monkeypatch.setattr(harvest, "n_ranks", lambda: 2)
+    with pytest.raises(InputError, match=r"reads each layer once, in one process, not 2: start it without torchrun"):
+        harvest.main([*(f"--data.{name}={value}" for name, value in settings.items()), "--backend=streamed"])
+
+
+def test_another_strategy_is_refused(tiny_model_dir, prose_file):
+    from itda_lightning import ActivationsDataModule
+
+    several = trainer(devices=2, strategy="ddp_spawn")
+    module = ITDA(max_atoms=10, threshold=0.5)
+    module._trainer = several
+    several.datamodule = ActivationsDataModule(**data_settings(tiny_model_dir, prose_file))
+    with pytest.raises(
+        InputError, match=r"2 processes fit an ITDA with strategy=itda_lightning.Replicated\(\), not DDP"
+    ):
+        module.setup("fit")
+
+
+def _collectives() -> tuple:
+    rank = torch.distributed.get_rank()
+    counts = [2, 0, 1]
+    rows = torch.full((counts[rank], 2), rank, dtype=torch.float64)
+    values = gather_json({"rank": rank, "text": "ä" * rank})
+    return gather_rows(rows, counts).tolist(), values, [(part.start, part.stop) for part in shares(10, 4)]
+
+
+def test_every_process_gets_the_rows_of_all():
+    expected_rows = [[0.0, 0.0], [0.0, 0.0], [2.0, 2.0]]
+    expected_values = [{"rank": rank, "text": "ä" * rank} for rank in range(3)]
+    for rows, values, parts in run_in_group(3, _collectives):
+        assert rows == expected_rows
+        assert values == expected_values
+        assert parts == [(0, 4), (4, 8), (8, 10)]

@@ -1,0 +1,383 @@
+"""Fits that refine their atoms: labels stay true, the grown dictionary is kept, a killed fit goes on in the middle."""
+
+import csv
+import json
+import re
+import shutil
+import signal
+from inspect import unwrap
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import wandb
+from lightning.pytorch.loggers import WandbLogger
+from safetensors.torch import load_file
+from torch.nn.functional import normalize
+
+from itda_lightning import ITDA, ActivationsDataModule
+from itda_lightning.decompose import decompose_text
+from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.dictionary.dictionary_files import INDEX_FILE, TENSORS_FILE
+from itda_lightning.errors import InputError
+from itda_lightning.fit import main
+from itda_lightning.fitting import refinement
+from itda_lightning.fitting.loading import load_dictionary
+from itda_lightning.fitting.refinement import RefinementSettings, refine
+from itda_lightning.fitting.wandb_logger import log_dictionary
+from itda_lightning.growth import project_on_cones
+from itda_lightning.page import page
+from itda_lightning.report.words.wording import MINUS
+from itda_lightning.saelens import from_sae, load_export, save_export, to_sae
+from tests.dictionary.test_dictionary import sources_of, table_of, unit_rows
+from tests.fits import HOOK, data_settings, fit_arguments, fit_in_child, fitted
+from tests.tiny_model import save_weights
+
+pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
+
+ANCHOR = 0.9
+SETTINGS = {"refine.anchor": ANCHOR, "refine.passes": 2, "refine.batch_size": 128}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def arguments(tiny_model_dir: Path, prose_file: Path, cache: Path, tmp_path_factory) -> list[str]:
+    """The command line of a refined fit of 28 steps after growth, without a directory."""
+    runs = tmp_path_factory.mktemp("runs")
+    options = {name.replace(".", "__"): value for name, value in SETTINGS.items()}
+    return fit_arguments(tiny_model_dir, prose_file, runs, data__cache_dir=cache, **options)
+
+
+@pytest.fixture(scope="module")
+def refined_run(arguments: list[str], tmp_path_factory) -> Path:
+    """A finished run of that, in a process of its own, as the killed ones."""
+    runs = tmp_path_factory.mktemp("whole")
+    assert fit_in_child([*arguments, "--run.directory", str(runs / "run")], runs / "output") == 0
+    return runs / "run"
+
+
+@pytest.fixture(scope="module")
+def plain_run(tiny_model_dir: Path, prose_file: Path, cache: Path, tmp_path_factory) -> Path:
+    """The same fit without refinement."""
+    runs = tmp_path_factory.mktemp("plain")
+    arguments = fit_arguments(tiny_model_dir, prose_file, runs, data__cache_dir=cache)
+    assert fit_in_child(arguments, runs / "output") == 0
+    return runs / "itda-001"
+
+
+def refined_dictionary(n: int = 12, d: int = 16, seed: int = 0, **others: Any) -> Dictionary:
+    """A dictionary whose atoms lie in their cones, as a refinement leaves them."""
+    grown = unit_rows(n, d, seed)
+    made = Dictionary(
+        grown, torch.arange(float(d)), sources_of(n), **({"k": 3, "metadata": {"hook_name": HOOK}} | others)
+    )
+    made.refine(project_on_cones(grown + unit_rows(n, d, seed + 1), grown, ANCHOR))
+    return made
+
+
+def assert_same(one: Dictionary, other: Dictionary) -> None:
+    for name in ("atoms", "grown_atoms", "bias", "source_table"):
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
+    assert (one.cosines is None) == (other.cosines is None)
+    if one.cosines is not None:
+        assert torch.equal(one.cosines, other.cosines)
+    assert one.prompts == other.prompts
+    assert one.metadata == other.metadata
+
+
+def test_a_refined_dictionary_is_better_and_its_labels_are_true(refined_run):
+    dictionary = load_dictionary(refined_run)
+    assert dictionary.cosines is not None
+    assert ANCHOR <= float(dictionary.cosines.min()) < float(dictionary.cosines.mean()) < 1
+    metrics = json.loads((refined_run / "metrics.json").read_text())
+    result = metrics["hook_points"][HOOK]
+    assert result["fvu"] < 0.99 * result["fvu_unrefined"]
+    assert result["mean_cosine"] == float(dictionary.cosines.mean())
+    shares = dictionary.metadata["refinement"]["unexplained"]
+    assert len(shares) == 2
+    assert shares[1] < shares[0]
+    assert metrics["seconds"]["refinement"] > 0
+    log = (refined_run / "fit.log").read_text()
+    assert f"refined {dictionary.n_atoms} atoms at {HOOK} in " in log
+    assert "; refinement: " in log
+    assert dictionary.metadata["refinement"]["anchor"] == ANCHOR
+    columns = list(csv.DictReader((refined_run / "metrics.csv").open()))
+    fvu = [float(row["metrics/fvu"]) for row in columns if row.get("metrics/fvu")]
+    assert fvu[-2:] == pytest.approx([result["fvu_unrefined"], result["fvu"]], rel=1e-5)
+
+
+def test_the_grown_dictionary_is_restored_bit_for_bit(refined_run, plain_run):
+    plain = load_dictionary(plain_run)
+    assert_same(load_dictionary(refined_run).unrefined(), plain)
+    assert_same(plain.unrefined(), plain)
+    assert "refinement" not in json.loads((plain_run / "dictionaries" / HOOK / INDEX_FILE).read_text())["metadata"]
+    assert json.loads((plain_run / "metrics.json").read_text())["seconds"]["refinement"] == 0
+
+
+@pytest.mark.parametrize("step", [13, 20])  # between checkpoints in the first pass; in the second, twice
+def test_a_fit_killed_while_it_refines_ends_bit_for_bit_as_one_that_was_not(arguments, refined_run, tmp_path, step):
+    named = [*arguments, "--run.runs_directory", str(tmp_path)]
+    killed = fit_in_child(named, tmp_path / "output", step, signal.SIGKILL, of_refinement=True)
+    assert killed == -signal.SIGKILL
+    assert (tmp_path / "itda-001" / "checkpoints" / "refinement.ckpt").is_file()
+    if step == 20:  # and killed again
+        again = [*named, "--ckpt_path", "last"]
+        killed = fit_in_child(again, tmp_path / "output", 23, signal.SIGKILL, of_refinement=True)
+        assert killed == -signal.SIGKILL
+    assert fit_in_child([*named, "--ckpt_path", "last"], tmp_path / "output") == 0
+    last = max(tmp_path.glob("itda-*"))
+    assert_same(load_dictionary(last), load_dictionary(refined_run))
+    one, other = (json.loads((run / "metrics.json").read_text())["hook_points"] for run in (last, refined_run))
+    assert one == other
+
+
+def test_a_checkpoint_holds_the_atoms_so_far_with_their_cosines(refined_run, plain_run):
+    path = refined_run / "checkpoints" / "refinement.ckpt"
+    half = load_dictionary(path)
+    assert half.cosines is not None
+    assert ANCHOR <= float(half.cosines.min()) < 1
+    plain, finished = load_dictionary(plain_run), load_dictionary(refined_run)
+    assert torch.equal(half.unrefined().atoms, plain.atoms)
+    assert not torch.equal(half.atoms, finished.atoms)
+    module = ITDA.load_from_checkpoint(path)
+    assert torch.equal(module.finished_dictionary().atoms, half.atoms)
+    assert torch.equal(module.finished_dictionary().grown_atoms, plain.atoms)
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        (
+            ["--refine.anchor", "0.85"],
+            r"begun with other settings \(refine.anchor: 0.9 there, 0.85 here\): resume with",
+        ),
+        (
+            ["--refine.passes", "3", "--refine.seed", "1"],
+            r"refine.passes: 2 there, 3 here; refine.seed: 0 there, 1 here",
+        ),
+        (["--refine", "null"], r"the checkpoint is of a fit that refines its atoms: resume with its own config"),
+    ],
+)
+def test_a_refinement_goes_on_with_its_own_settings_only(arguments, refined_run, tmp_path, others, message):
+    checkpoint = str(refined_run / "checkpoints" / "refinement.ckpt")
+    with pytest.raises(InputError, match=message):
+        main([*arguments, *others, "--run.directory", str(tmp_path / "run"), "--ckpt_path", checkpoint])
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        (
+            {"refine__anchor": 0.79},
+            r"refine.anchor must lie between 0.8 and 1, got 0.79: an atom further from its source",
+        ),
+        ({"refine__anchor": 1.1}, r"refine.anchor must lie between 0.8 and 1, got 1.1"),
+        ({"refine__anchor": ".nan"}, r"refine.anchor must lie between 0.8 and 1, got nan"),
+        ({"refine__passes": 0}, r"refine.passes must be at least 1, got 0"),
+        ({"refine__batch_size": 0}, r"refine.batch_size must be at least 1, got 0"),
+        ({"refine__buffer_bytes": 0}, r"refine.buffer_bytes must be at least 1, got 0"),
+        ({"refine__rate": 0}, r"refine.rate must be above 0 and at most 1 radian, got 0"),
+        ({"refine": "{}", "data__cache_dir": None}, r"must be on disk: set data.cache_dir"),
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_is_loaded(tmp_path, prose_file, cache, others, message):
+    arguments = fit_arguments(tmp_path / "no-model", prose_file, tmp_path, **({"data__cache_dir": cache} | others))
+    with pytest.raises(InputError, match=message):
+        main(arguments)
+
+
+@pytest.fixture(scope="module")
+def data(tiny_model_dir, prose_file, cache) -> ActivationsDataModule:
+    return ActivationsDataModule(**data_settings(tiny_model_dir, prose_file, cache_dir=str(cache)))
+
+
+@pytest.mark.parametrize("pursuit", ["mp", "omp"])
+def test_a_module_is_refined_in_place_and_once(data, pursuit):
+    module = fitted(data, pursuit=pursuit)
+    grown = module.dictionary().atoms.clone()
+    settings = RefinementSettings(anchor=0.8, passes=1, batch_size=64)
+    assert refine(module, data, settings) > 0
+    dictionary = module.finished_dictionary()
+    assert dictionary.cosines is not None
+    assert 0.8 <= float(dictionary.cosines.min()) < 0.95
+    assert torch.equal(dictionary.grown_atoms, grown)
+    refine(module, data, settings)
+    assert torch.equal(module.dictionary().atoms, dictionary.atoms)
+
+
+def test_another_seed_is_another_order_and_the_same_one_the_same_bits(data):
+    atoms = []
+    for seed in (0, 0, 1):
+        module = fitted(data)
+        refine(module, data, RefinementSettings(passes=1, batch_size=64, seed=seed))
+        atoms.append(module.dictionary().atoms.clone())
+    assert torch.equal(atoms[0], atoms[1])
+    assert not torch.equal(atoms[0], atoms[2])
+
+
+def test_an_anchor_of_1_changes_no_bit(data):
+    module = fitted(data)
+    grown = module.dictionary().atoms.clone()
+    refine(module, data, RefinementSettings(anchor=1.0, passes=1))
+    assert torch.equal(module.dictionary().atoms, grown)
+    assert module.refinements[HOOK]["mean_cosine"] == pytest.approx(1)
+
+
+def test_a_dictionary_without_atoms_is_left_alone(data):
+    module = ITDA(max_atoms=5)
+    module.hook_names, module.dictionaries = [HOOK], torch.nn.ModuleList([Dictionary(torch.zeros(0, 32), k=1)])
+    refine(module, data, RefinementSettings())
+    assert not module.refinements
+
+
+def test_several_hook_points_and_a_kill_between_them(tiny_model_dir, prose_file, cache, monkeypatch):
+    hooks = ["blocks.0.hook_resid_post", HOOK]
+    data = ActivationsDataModule(**data_settings(tiny_model_dir, prose_file, cache_dir=str(cache), hook_names=hooks))
+    settings = RefinementSettings(passes=1, batch_size=128)
+    whole, killed = fitted(data), fitted(data)
+    refine(whole, data, settings)
+    step, calls = refinement.refinement_step, []
+
+    def failing(*others: Any) -> Any:
+        calls.append(others)
+        if len(calls) == 20:
+            raise KeyboardInterrupt
+        return step(*others)
+
+    monkeypatch.setattr(refinement, "refinement_step", failing)
+    with pytest.raises(KeyboardInterrupt):
+        refine(killed, data, settings, lambda: None, 3)
+    monkeypatch.undo()
+    refine(killed, data, settings)
+    for hook in hooks:
+        assert_same(killed.finished_dictionary(hook), whole.finished_dictionary(hook))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_saving_and_loading_keep_cosines_and_grown_atoms(tmp_path, dtype):
+    made = refined_dictionary().to(dtype)
+    made.save(tmp_path / "saved")
+    loaded = Dictionary.load(tmp_path / "saved")
+    assert_same(loaded, made)
+    assert loaded.grown_atoms.dtype == dtype
+    tensors = load_file(tmp_path / "saved" / TENSORS_FILE)
+    assert torch.equal(tensors["cosines"], made.cosines)
+    assert json.loads((tmp_path / "saved" / INDEX_FILE).read_text())["version"] == 2
+    made.unrefined().save(tmp_path / "unrefined")
+    assert json.loads((tmp_path / "unrefined" / INDEX_FILE).read_text())["version"] == 1
+    assert set(load_file(tmp_path / "unrefined" / TENSORS_FILE)) == {"atoms", "bias", "sources"}
+
+
+@pytest.mark.parametrize("architecture", ["itda", "matching_pursuit"])
+def test_exports_keep_cosines_and_grown_atoms(tmp_path, architecture):
+    made = refined_dictionary()
+    assert_same(from_sae(to_sae(made, architecture)), made)
+    save_export(made, tmp_path / "export", architecture)
+    assert_same(load_export(tmp_path / "export"), made)
+    content = json.loads((tmp_path / "export" / "cfg.json").read_text())["metadata"]["itda"]
+    assert content["cosines"] == made.cosines.tolist()
+    save_export(made, tmp_path / "half", architecture, "bfloat16")
+    half = load_export(tmp_path / "half")
+    assert torch.equal(half.unrefined().atoms, made.grown_atoms)
+    assert float((half.cosines - made.cosines).abs().max()) < 0.01
+
+
+@pytest.mark.parametrize("damage", [{"dtype": "torch.int8"}, {"base64": "AAA"}, {"shape": [3, 16]}, {"shape": None}])
+def test_damaged_grown_atoms_in_an_export_are_refused(damage):
+    sae = to_sae(refined_dictionary())
+    sae.cfg.metadata["itda"]["grown"] |= damage
+    with pytest.raises(InputError, match="export it again"):
+        from_sae(sae)
+
+
+def test_codes_are_those_of_the_refined_atoms():
+    grown = unit_rows(12, 16)
+    dictionary = Dictionary(grown, k=3)
+    x = unit_rows(40, 16, 5)
+    before = dictionary.encode(x)  # the Gram of the grown atoms is kept from now on
+    atoms = project_on_cones(grown + unit_rows(12, 16, 1), grown, ANCHOR)
+    dictionary.refine(atoms)
+    expected = Dictionary(atoms, k=3).encode(x)
+    assert all(torch.equal(*pair) for pair in zip(dictionary.encode(x), expected, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(dictionary.unrefined().encode(x), before, strict=True))
+
+
+def test_what_is_no_refinement_is_refused():
+    dictionary = refined_dictionary()
+    with pytest.raises(InputError, match=r"a refined dictionary does not grow: append to dictionary.unrefined\(\)"):
+        dictionary.append(unit_rows(1, 16), table_of(1))
+    with pytest.raises(InputError, match=r"refined atoms must have the shape \(12, 16\), got \(11, 16\)"):
+        dictionary.refine(unit_rows(11, 16))
+    with pytest.raises(ValueError, match="atoms must be unit rows: row 0"):
+        dictionary.refine(2 * unit_rows(12, 16))
+    with pytest.raises(InputError, match=r"grown atoms must have the shape of the atoms \(12, 16\), got \(12, 15\)"):
+        unwrap(Dictionary.__init__)(
+            Dictionary.__new__(Dictionary), unit_rows(12, 16), k=1, grown=normalize(torch.randn(12, 15), dim=1)
+        )
+    dictionary.refine(dictionary.grown_atoms)
+    assert float(dictionary.cosines.min()) == pytest.approx(1)
+
+
+def test_the_table_of_wandb_has_the_cosines(monkeypatch):
+    logged: dict[str, Any] = {}
+
+    class Logger(WandbLogger):
+        experiment = SimpleNamespace(log=logged.update, log_artifact=lambda _: None)
+
+        def __init__(self) -> None:
+            pass
+
+    made = refined_dictionary()
+    monkeypatch.setattr(wandb.Artifact, "add_dir", lambda *_: None)
+    log_dictionary(Logger(), made, Path())
+    table = logged[f"atoms/{HOOK}"]
+    assert table.columns == ["atom", "before", "token", "after", "cosine", "document", "position"]
+    assert [row[4] for row in table.data] == made.cosines.tolist()
+
+
+def test_another_model_is_refused_as_ever(arguments, refined_run, tiny_model_dir, prose_file, tmp_path):
+    shutil.copytree(tiny_model_dir, tmp_path / "other")
+    save_weights(tmp_path / "other", seed=1)
+    checkpoint = str(refined_run / "checkpoints" / "refinement.ckpt")
+    with pytest.raises(InputError, match=r"another fit \(data.model"):
+        main(
+            [
+                *arguments,
+                "--data.model",
+                str(tmp_path / "other"),
+                "--run.directory",
+                str(tmp_path / "run"),
+                "--ckpt_path",
+                checkpoint,
+            ]
+        )
+
+
+def test_the_cosine_stands_beside_every_label(refined_run, tmp_path, capsys):
+    dictionary = load_dictionary(refined_run)
+    assert dictionary.cosines is not None
+    cosines = dictionary.cosines.tolist()
+    page(str(refined_run), output=str(tmp_path / "page.html"), device="cpu")
+    printed = capsys.readouterr().out
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert data is not None
+    assert [atom["cosine"] for atom in json.loads(data[1])["atoms"]] == cosines
+    shown = re.findall(r'href="#atom-(\d+)".*?<data class="cosine" value="([\d.]+)">([\d.]+)<', text, re.DOTALL)
+    assert len(shown) > 6
+    for atom, value, rounded in shown:
+        assert float(value) == cosines[int(atom)]
+        assert ANCHOR <= float(rounded) <= float(value) + 1e-6
+    assert f"2 passes, cosine with the source at least 0.9, {sum(cosines) / len(cosines):.3f} on average" in text
+    decompose_text(str(refined_run), "The Senate of the United States", device="cpu")
+    for table in (printed, capsys.readouterr().out):
+        rows = re.findall(rf"^ *(\d+) +{MINUS}?[\d.,]+ +(0\.\d{{3}}|1\.000) ", table, re.MULTILINE)
+        assert rows
+        assert all(0 <= cosines[int(atom)] - float(cosine) < 1e-3 for atom, cosine in rows)
+        assert "cosine: of the refined atom with the activation of the marked token" in table

@@ -1,0 +1,210 @@
+"""A fit that was killed and resumed ends as if it had never stopped; nothing else is taken up."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.errors import InputError
+from itda_lightning.fit import RunSettings, main
+from itda_lightning.fitting.checkpoint_io import SafetensorsCheckpointIO, read_checkpoint
+from tests.fits import HOOK, fit_arguments, fit_in_child
+from tests.tiny_model import save_weights
+
+pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
+
+
+@pytest.fixture(scope="module")
+def killed(tiny_model_dir: Path, prose_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+    """A fit killed in its eleventh step: its command line, and its directory with a checkpoint of nine steps."""
+    runs = tmp_path_factory.mktemp("killed")
+    arguments = fit_arguments(tiny_model_dir, prose_file, runs)
+    assert fit_in_child(arguments, runs / "output", 10, signal.SIGKILL) == -signal.SIGKILL
+    return arguments, runs
+
+
+def assert_same_dictionary(one: Path, other: Path) -> None:
+    a, b = (Dictionary.load(run / "dictionaries" / HOOK) for run in (one, other))
+    assert torch.equal(a.atoms, b.atoms)
+    assert torch.equal(a.bias, b.bias)
+    assert torch.equal(a.source_table, b.source_table)
+    assert a.prompts == b.prompts
+    assert a.metadata == b.metadata  # threshold, growth curve and the history of validation among it
+    assert len(a.metadata["validation"]) >= 4
+    metrics = [json.loads((run / "metrics.json").read_text())["hook_points"] for run in (one, other)]
+    assert metrics[0] == metrics[1]
+
+
+@pytest.mark.parametrize("growth", ["sequential", "frozen_batch", "worst_first"])
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_killed_fit_ends_bit_for_bit_as_one_that_was_not(tiny_model_dir, prose_file, tmp_path, growth, cached):
+    others = {"model__growth": growth, "data__cache_dir": tmp_path / "cache" if cached else None}
+    arguments = fit_arguments(tiny_model_dir, prose_file, tmp_path / "runs", **others)
+    assert fit_in_child([*arguments, "--run.directory", str(tmp_path / "whole")], tmp_path / "output") == 0
+    n_atoms = Dictionary.load(tmp_path / "whole" / "dictionaries" / HOOK).n_atoms
+    assert 20 < n_atoms < 150  # it grew, and until the end
+    for step in (4, 8, 15):  # after a checkpoint; in a step that ends with one and with a validation; in the last one
+        name = f"killed{step}"
+        named = [*arguments, "--run.name", name]
+        assert fit_in_child(named, tmp_path / "output", step, signal.SIGKILL) == -signal.SIGKILL
+        first = tmp_path / "runs" / f"{name}-001"
+        assert (first / "checkpoints" / "last.ckpt").is_file()
+        assert not (first / "metrics.json").exists()
+        assert fit_in_child([*named, "--ckpt_path", "last"], tmp_path / "output") == 0
+        assert_same_dictionary(tmp_path / "whole", tmp_path / "runs" / f"{name}-002")
+
+
+def test_a_fit_may_be_killed_again_and_again(tiny_model_dir, prose_file, tmp_path):
+    """The same command line with a run.directory, called until it succeeds, as a cluster would."""
+    arguments = fit_arguments(tiny_model_dir, prose_file, tmp_path)
+    assert fit_in_child([*arguments, "--run.directory", str(tmp_path / "whole")], tmp_path / "output") == 0
+    arguments += ["--run.directory", str(tmp_path / "run")]
+    assert fit_in_child(arguments, tmp_path / "output", 4, signal.SIGKILL) == -signal.SIGKILL
+    arguments += ["--ckpt_path", "last"]
+    before = (tmp_path / "run" / "checkpoints" / "last.ckpt").read_bytes()
+    assert fit_in_child(arguments, tmp_path / "output", 9, signal.SIGKILL) == -signal.SIGKILL
+    assert fit_in_child(arguments, tmp_path / "output") == 0
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").read_bytes() == before
+    assert_same_dictionary(tmp_path / "whole", tmp_path / "run-resumed-002")
+
+
+def test_the_patience_of_a_fit_outlives_a_kill(tiny_model_dir, prose_file, tmp_path):
+    arguments = fit_arguments(tiny_model_dir, prose_file, tmp_path, model__threshold=0.99, run__patience=5)
+    assert fit_in_child([*arguments, "--run.directory", str(tmp_path / "whole")], tmp_path / "output") == 0
+    results = [json.loads((tmp_path / "whole" / "metrics.json").read_text())["hook_points"][HOOK]]
+    steps = results[0]["activations_seen"] // 128
+    assert 6 < steps < 15
+    assert fit_in_child(arguments, tmp_path / "output", steps - 2, signal.SIGKILL) == -signal.SIGKILL
+    assert fit_in_child([*arguments, "--ckpt_path", "last"], tmp_path / "output") == 0
+    results.append(json.loads((tmp_path / "itda-002" / "metrics.json").read_text())["hook_points"][HOOK])
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("others", [{"model__max_atoms": 12}, {"model__threshold": 0.99, "run__patience": 5}])
+def test_a_fit_that_was_killed_when_it_was_done_trains_no_further_step(tiny_model_dir, prose_file, tmp_path, others):
+    arguments = fit_arguments(tiny_model_dir, prose_file, tmp_path, run__checkpoint_every=1, **others)
+    assert fit_in_child([*arguments, "--run.directory", str(tmp_path / "whole")], tmp_path / "output") == 0
+    last = tmp_path / "whole" / "checkpoints" / "last.ckpt"
+    assert fit_in_child([*arguments, "--run.name", "again", "--ckpt_path", str(last)], tmp_path / "output") == 0
+    results = [
+        json.loads((tmp_path / run / "metrics.json").read_text())["hook_points"][HOOK] for run in ("whole", "again-001")
+    ]
+    assert 128 <= results[0]["activations_seen"] < 1700
+    assert results[0] == results[1]
+
+
+def test_ctrl_c_keeps_the_last_checkpoint_and_exits_with_130(tiny_model_dir, prose_file, tmp_path):
+    arguments = fit_arguments(tiny_model_dir, prose_file, tmp_path)
+    assert fit_in_child(arguments, tmp_path / "output", 10, signal.SIGINT) == 130
+    output = (tmp_path / "output").read_text()
+    assert output.rstrip().endswith("interrupted")
+    assert "Traceback" not in output
+    assert "--ckpt_path last goes on from the last checkpoint" in (tmp_path / "itda-001" / "fit.log").read_text()
+    assert read_checkpoint(tmp_path / "itda-001" / "checkpoints" / "last.ckpt")["global_step"] == 9
+    assert (tmp_path / "itda-001" / "metrics.csv").is_file()
+    assert fit_in_child([*arguments, "--ckpt_path", "last"], tmp_path / "output") == 0
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        ({"model__k": 5}, r"another fit \(model.k: 4 there, 5 here\): resume with its own config.yaml"),
+        ({"model__threshold": 0.5}, r"\(model.threshold: 0.75 there, 0.5 here\)"),
+        ({"model__pursuit": "mp", "model__growth": "frozen_batch"}, r"model.pursuit: 'omp' .*; model.growth: 'seq"),
+        ({"data__batch_size": 64}, r"\(data.batch_size: 128 there, 64 here\)"),
+        ({"data__training_tokens": 1024}, r"\(data.rows: '\w+' there, '\w+' here\)"),
+        ({"data__seed": 3}, r"\(data.rows: '\w+' there, '\w+' here\)"),
+        ({"data__hook_names": "[blocks.0.hook_resid_post]"}, r"\(data.hook_names: \['blocks.1.*\['blocks.0.*"),
+    ],
+)
+def test_other_settings_are_refused(killed, tmp_path, tiny_model_dir, prose_file, others, message):
+    checkpoint = killed[1] / "itda-001" / "checkpoints" / "last.ckpt"
+    arguments = fit_arguments(tiny_model_dir, prose_file, tmp_path, **others)
+    with pytest.raises(InputError, match=message):
+        main([*arguments, "--ckpt_path", str(checkpoint)])
+
+
+def test_other_documents_are_refused(killed, tmp_path, tiny_model_dir, prose_file):
+    other = tmp_path / "prose.jsonl"
+    other.write_text("".join(reversed(prose_file.read_text().splitlines(keepends=True))))
+    checkpoint = killed[1] / "itda-001" / "checkpoints" / "last.ckpt"
+    with pytest.raises(InputError, match=r"data.dataset: '\w+' there, '\w+' here; data.rows"):
+        main([*fit_arguments(tiny_model_dir, other, tmp_path), "--ckpt_path", str(checkpoint)])
+
+
+def test_another_model_of_the_same_shape_is_refused(killed, tmp_path, tiny_model_dir, prose_file):
+    shutil.copytree(tiny_model_dir, tmp_path / "other")
+    save_weights(tmp_path / "other", seed=1)
+    checkpoint = killed[1] / "itda-001" / "checkpoints" / "last.ckpt"
+    with pytest.raises(InputError, match=r"\(data.model: '\w+' there, '\w+' here\)"):
+        main([*fit_arguments(tmp_path / "other", prose_file, tmp_path), "--ckpt_path", str(checkpoint)])
+
+
+def test_the_same_model_elsewhere_is_taken(killed, tmp_path, tiny_model_dir, prose_file):
+    shutil.copytree(tiny_model_dir, tmp_path / "moved")
+    checkpoint = killed[1] / "itda-001" / "checkpoints" / "last.ckpt"
+    arguments = fit_arguments(tmp_path / "moved", prose_file, tmp_path, data__model_batch_size=4)
+    assert (main([*arguments, "--ckpt_path", str(checkpoint)]) / "metrics.json").is_file()
+
+
+@pytest.fixture
+def damaged(killed, tmp_path) -> dict[str, Path]:
+    whole = killed[1] / "itda-001" / "checkpoints" / "last.ckpt"
+    paths = {name: tmp_path / f"{name}.ckpt" for name in ("truncated", "empty", "text", "pickle", "foreign")}
+    paths["truncated"].write_bytes(whole.read_bytes()[:-1000])
+    paths["empty"].touch()
+    paths["text"].write_text("no checkpoint")
+    torch.save({"state_dict": {}}, paths["pickle"])
+    content = read_checkpoint(whole)
+    del content["itda"]
+    SafetensorsCheckpointIO().save_checkpoint(content, paths["foreign"])
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("truncated", r"the checkpoint .*truncated.ckpt is truncated or foreign \(.*\): take an earlier one"),
+        ("empty", r"the checkpoint .*empty.ckpt is truncated or foreign"),
+        ("text", r"the checkpoint .*text.ckpt is truncated or foreign"),
+        ("pickle", r"the checkpoint .*pickle.ckpt is truncated or foreign"),
+        ("foreign", r"not one of an ITDA fit: give one of a run's checkpoints/ directory"),
+        ("missing", r"ckpt_path: there is no checkpoint .*missing.ckpt; they lie in a run's checkpoints/"),
+    ],
+)
+def test_damaged_checkpoints_are_refused(damaged, tiny_model_dir, prose_file, tmp_path, name, message):
+    path = damaged.get(name, tmp_path / "missing.ckpt")
+    with pytest.raises(InputError, match=message):
+        main([*fit_arguments(tiny_model_dir, prose_file, tmp_path), "--ckpt_path", str(path)])
+
+
+@pytest.mark.parametrize("name", ["truncated", "missing"])
+def test_a_damaged_checkpoint_is_one_line_and_exit_code_2(damaged, tiny_model_dir, prose_file, tmp_path, name):
+    path = damaged.get(name, tmp_path / "missing.ckpt")
+    arguments = [*fit_arguments(tiny_model_dir, prose_file, tmp_path), "--ckpt_path", str(path)]
+    assert fit_in_child(arguments, tmp_path / "output") == 2
+    output = (tmp_path / "output").read_text()
+    assert "Traceback" not in output
+    assert output.rstrip().splitlines()[-1].startswith("error: ")
+    assert name in output.rstrip().splitlines()[-1]
+
+
+def test_last_is_the_newest_of_the_runs_of_exactly_this_name(tmp_path):
+    for age, name in enumerate(["fit-001", "fit-002", "fit-other-001", "fits-001", "fit-2"]):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+        (tmp_path / name / "checkpoints" / "last.ckpt").write_text(str(age))
+    run = RunSettings(runs_directory=str(tmp_path), name="fit")
+    assert run.checkpoint("last") == str(tmp_path / "fit-002" / "checkpoints" / "last.ckpt")
+    assert run.checkpoint(None) is None
+
+
+def test_last_where_there_is_none(tmp_path):
+    (tmp_path / "fit-001" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"ckpt_path=last: no run named fit in .* has a checkpoint; give the path"):
+        RunSettings(runs_directory=str(tmp_path), name="fit").checkpoint("last")
+    with pytest.raises(InputError, match=r"ckpt_path=last: neither fit-001 nor a run that resumed it in .* has"):
+        RunSettings(directory=str(tmp_path / "fit-001")).checkpoint("last")

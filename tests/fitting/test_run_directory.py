@@ -1,0 +1,62 @@
+"""Run directories: one a run, never reused."""
+
+import json
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from itda_lightning.errors import InputError
+from itda_lightning.fitting.run_directory import make_run_directory, versions_and_hardware
+
+
+def test_numbering_takes_the_first_free_number(tmp_path):
+    assert make_run_directory(None, str(tmp_path / "runs"), "fit") == tmp_path / "runs" / "fit-001"
+    assert make_run_directory(None, str(tmp_path / "runs"), "fit") == tmp_path / "runs" / "fit-002"
+    assert make_run_directory(None, str(tmp_path / "runs"), "other") == tmp_path / "runs" / "other-001"
+    (tmp_path / "runs" / "fit-003").write_text("a file")
+    (tmp_path / "runs" / "fit-001").rmdir()
+    assert make_run_directory(None, str(tmp_path / "runs"), "fit") == tmp_path / "runs" / "fit-001"
+    assert make_run_directory(None, str(tmp_path / "runs"), "fit") == tmp_path / "runs" / "fit-004"
+
+
+def test_runs_that_start_together_get_directories_of_their_own(tmp_path):
+    with ThreadPoolExecutor(32) as threads:
+        made = list(threads.map(lambda _: make_run_directory(None, str(tmp_path), "fit"), range(100)))
+    assert sorted(path.name for path in made) == [f"fit-{number:03d}" for number in range(1, 101)]
+
+
+def test_a_wanted_directory_is_made_with_its_parents_and_taken_once(tmp_path):
+    wanted = tmp_path / "a" / "b" / "run"
+    assert make_run_directory(str(wanted), "unused", "unused") == wanted
+    assert wanted.is_dir()
+    with pytest.raises(InputError, match=r"the run directory .*b/run exists already: a run never overwrites another"):
+        make_run_directory(str(wanted), "unused", "unused")
+
+
+def test_a_home_directory_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert make_run_directory("~/run", "unused", "unused") == tmp_path / "run"
+    assert make_run_directory(None, "~/runs", "fit") == tmp_path / "runs" / "fit-001"
+
+
+def test_a_place_where_nothing_can_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        InputError, match=r"not permitted while making a run directory in .*file/runs \(Not a directory"
+    ):
+        make_run_directory(None, str(tmp_path / "file" / "runs"), "fit")
+    with pytest.raises(InputError, match=r"not permitted while making the run directory .*file/run \("):
+        make_run_directory(str(tmp_path / "file" / "run"), "unused", "fit")
+    with pytest.raises(InputError, match=r"while making the run directory /proc/none/run"):
+        make_run_directory("/proc/none/run", "unused", "fit")
+
+
+def test_versions_and_hardware_are_json():
+    facts = json.loads(json.dumps(versions_and_hardware()))
+    assert facts["torch"] == torch.__version__
+    assert re.fullmatch(r"3\.\d+\.\d+", facts["python"])
+    assert all(facts[name] for name in ("itda-lightning", "lightning", "sae-lens", "transformer-lens", "cpus"))
+    assert facts["memory_gb"] > 0
+    assert isinstance(facts["gpus"], list)
