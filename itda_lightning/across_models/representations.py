@@ -10,8 +10,8 @@ from tqdm.auto import tqdm
 
 from itda_lightning.across_models.aligned_activations import AlignedActivations
 from itda_lightning.across_models.measured import Measured
-from itda_lightning.across_models.resampling import DocumentGroups
 from itda_lightning.across_models.similarity_settings import SimilaritySettings
+from itda_lightning.comparison.bootstrap import DocumentGroups
 from itda_lightning.errors import InputError
 from itda_lightning.measures.aligned import directions
 from itda_lightning.measures.cka import cka_of

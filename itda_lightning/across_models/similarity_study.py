@@ -19,8 +19,8 @@ from itda_lightning.across_models.layer_matching import matching_accuracy
 from itda_lightning.across_models.measured import Measured
 from itda_lightning.across_models.orders import check_regrowable
 from itda_lightning.across_models.representations import Representations, check_tokens
-from itda_lightning.across_models.resampling import standard_error
 from itda_lightning.across_models.similarity_settings import SimilaritySettings, short_labels, summary_of
+from itda_lightning.comparison.bootstrap import standard_error
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.module import ITDA
 from itda_lightning.fitting.run_directory import versions_and_hardware

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from itda_lightning.across_models.alignment import Unit, index_among, source_spans
-from itda_lightning.across_models.resampling import DocumentGroups, standard_error
+from itda_lightning.comparison.bootstrap import DocumentGroups, standard_error
 from itda_lightning.errors import InputError
 from itda_lightning.measures.jaccard_chance import expected_jaccard
 from itda_lightning.results.model_similarity import Overlap

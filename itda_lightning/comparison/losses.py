@@ -88,9 +88,9 @@ class LossMeter:
             self._add(sums, part, "with_ablation", ablated, own)
             self._add(sums, part, "without_sae", own, own)
             mask = self.rows.kept[part]
-            sums.add(self.rows.document[part][mask], tokens=torch.ones(int(mask.sum())))
+            sums.update(self.rows.document[part][mask], tokens=torch.ones(int(mask.sum())))
             predicting = mask[:, :-1]
-            sums.add(self.rows.document[part][:, :-1][predicting], predictions=torch.ones(int(predicting.sum())))
+            sums.update(self.rows.document[part][:, :-1][predicting], predictions=torch.ones(int(predicting.sum())))
         return sums
 
     def _new_sums(self) -> DocumentSums:
@@ -115,11 +115,11 @@ class LossMeter:
         targets: Int[Tensor, "batch context"] = self.rows.tokens[part][:, 1:].to(predicted.device)
         ce = -predicted[:, :-1].gather(-1, targets[..., None])[..., 0].cpu()
         predicting = mask[:, :-1]
-        sums.add(document[:, :-1][predicting], **{f"ce_{name}": ce[predicting]})
+        sums.update(document[:, :-1][predicting], **{f"ce_{name}": ce[predicting]})
         if own is not logits:
             expected = torch.log_softmax(own.float(), dim=-1)
             kl = torch.nn.functional.kl_div(predicted, expected, reduction="none", log_target=True).sum(-1).cpu()
-            sums.add(document[mask], **{f"kl_{name}": kl[mask]})
+            sums.update(document[mask], **{f"kl_{name}": kl[mask]})
 
 
 def _increase(loss: Tensor, own: Tensor, predictions: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ def measure_reconstruction(
             parts.append(part)
         x, x_hat = x.double(), torch.cat(parts)
         norm_in, norm_out = x.norm(dim=1), x_hat.norm(dim=1)
-        sums.add(
+        sums.update(
             document,
             tokens=torch.ones(len(x)),
             x=x,

@@ -169,5 +169,5 @@ def test_rows_of_one_document_are_refused_before_the_model_runs(data, rows, monk
     of_one = rows.select((rows.document == rows.document[0, 5]).all(1).nonzero()[:1, 0])
     assert len(of_one) == 1
     monkeypatch.setattr(data.language_model.model, "run_with_hooks", pytest.fail)
-    with pytest.raises(InputError, match="are of 1 document, so no error can be told"):
+    with pytest.raises(InputError, match="are of 1 document, so no standard error can be computed"):
         LossMeter(data.language_model, of_one, HOOK)

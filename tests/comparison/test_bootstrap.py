@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from itda_lightning import InputError
-from itda_lightning.across_models.resampling import DocumentGroups, standard_error
+from itda_lightning.comparison.bootstrap import DocumentGroups, standard_error
 
 
 @given(st.lists(st.integers(0, 40), min_size=2).filter(lambda drawn: len(set(drawn)) > 1), st.integers(2, 8))
@@ -49,6 +49,6 @@ def test_no_resamples_give_no_error_and_one_document_none_either() -> None:
     assert torch.isnan(standard_error(torch.zeros(0, 3))).all()
     assert DocumentGroups(torch.tensor([7, 7]), resamples=0).n_groups == 1
     with pytest.raises(
-        InputError, match=r"are of 1 document, so no error can be told: raise data.* set resamples to 0"
+        InputError, match=r"are of 1 document, so no standard error can be computed: raise data\.validation"
     ):
         DocumentGroups(torch.tensor([7, 7]), resamples=2)
