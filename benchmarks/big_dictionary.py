@@ -23,8 +23,8 @@ from jsonargparse import auto_cli
 from torch import Tensor
 
 from itda_lightning.dictionary.dictionary import Dictionary
-from itda_lightning.fitting.run_directory import versions_and_hardware
 from itda_lightning.growth import GROWTH_POLICIES, GrowthRule
+from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.pursuit import combine
 
 RESULTS = Path(__file__).parent / "results"

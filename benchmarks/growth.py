@@ -22,8 +22,8 @@ from torch import Tensor
 
 import itda_lightning as il
 from itda_lightning import growth
-from itda_lightning.fitting.run_directory import versions_and_hardware
 from itda_lightning.growth import GROWTH_POLICIES, Growth, GrowthRule
+from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.pursuit import PreparedAtoms, pursue
 from itda_lightning.pursuit import growing as sequence
 from itda_lightning.pursuit.growing import pursue_and_append

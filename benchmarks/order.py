@@ -22,10 +22,10 @@ from jsonargparse import auto_cli
 from torch import Tensor
 
 import itda_lightning as il
-from itda_lightning.fitting.run_directory import versions_and_hardware
 from itda_lightning.fitting.threshold import typical_energy
 from itda_lightning.growth import GROWTH_POLICIES, GrowthRule
 from itda_lightning.machine.atomic_files import write_json, write_text
+from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.measures import expected_jaccard
 from itda_lightning.pursuit import PreparedAtoms, PursuitName, pursue
 

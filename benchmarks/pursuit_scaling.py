@@ -17,7 +17,7 @@ import torch
 from jsonargparse import auto_cli
 from pursuit import RESULTS, make_problem
 
-from itda_lightning.fitting.run_directory import versions_and_hardware
+from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.pursuit import pursue
 
 

@@ -17,7 +17,7 @@ from pursuit import make_problem, peak_memory
 from torch import Tensor
 
 import itda_lightning as il
-from itda_lightning.fitting.run_directory import versions_and_hardware
+from itda_lightning.machine.versions import versions_and_hardware
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -21,8 +21,8 @@ from jsonargparse import auto_cli
 
 from itda_lightning import fit
 from itda_lightning.dictionary.dictionary import Dictionary
-from itda_lightning.fitting.run_directory import versions_and_hardware
 from itda_lightning.machine.atomic_files import write_json, write_text
+from itda_lightning.machine.versions import versions_and_hardware
 
 RESULTS = Path(__file__).parent / "results"
 HOOK = "blocks.14.hook_resid_post"

@@ -19,8 +19,8 @@ from jsonargparse import auto_cli
 from torch import distributed
 from torch.multiprocessing import get_context
 
-from itda_lightning.fitting.run_directory import versions_and_hardware
 from itda_lightning.machine.processes import n_ranks, rank, shares
+from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.pursuit import ShardedAtoms
 
 RESULTS = Path(__file__).parent / "results"

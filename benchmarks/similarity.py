@@ -21,7 +21,7 @@ from jsonargparse import auto_cli
 
 import itda_lightning as il
 from itda_lightning import measures as similarity
-from itda_lightning.fitting.run_directory import versions_and_hardware
+from itda_lightning.machine.versions import versions_and_hardware
 
 RESULTS = Path(__file__).parent / "results"
 OF_MOMENTS: dict[str, Callable[[similarity.CrossMoments], float]] = {

@@ -25,9 +25,9 @@ from itda_lightning.comparison.probing_data import load_datasets
 from itda_lightning.comparison.same_site import differences
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.entries import Entry, load_entry
-from itda_lightning.fitting.run_directory import versions_and_hardware
 from itda_lightning.machine.atomic_files import explained, write_text
-from itda_lightning.machine.command_line import run_command
+from itda_lightning.machine.command_line import run_command, start_logging
+from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.pursuit import PursuitName
 from itda_lightning.report.comparison_table import print_comparison
 from itda_lightning.report.pages.comparison_page import write_dashboard
@@ -254,8 +254,7 @@ def parse(args: list[str] | None = None) -> tuple[ComparisonSettings, Activation
 
 def main(args: list[str] | None = None) -> int:
     """Parse, compare, print; returns the exit code."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("itda_lightning").setLevel(logging.INFO)
+    start_logging()
     settings, data = parse(args)
     comparison = compare(settings, data)
     directory = Path(settings.directory).expanduser()
@@ -273,4 +272,4 @@ def main(args: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    run_command(lambda: sys.exit(main()))
+    run_command(main)

@@ -1,11 +1,9 @@
 """Command: what a text's activations are made of (``python -m itda_lightning.decompose --help``)."""
 
-import logging
 import sys
 
 import torch
 from jaxtyping import Int
-from jsonargparse import auto_cli
 from rich.console import Console
 from torch import Tensor
 
@@ -17,7 +15,7 @@ from itda_lightning.errors import InputError
 from itda_lightning.evaluation.data_of import add_prompts, check_width, data_for, hook_point
 from itda_lightning.evaluation.decomposition import decompose
 from itda_lightning.fitting.loading import load_dictionary
-from itda_lightning.machine.command_line import run_command
+from itda_lightning.machine.command_line import run_command, run_function
 from itda_lightning.report.terminal import print_decomposition
 
 
@@ -42,8 +40,6 @@ def decompose_text(
         device: where the language model runs: auto, cpu, cuda or cuda:N.
         data_config: the fit config whose data section names the model; by default that of the dictionary's own fit.
     """
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("itda_lightning").setLevel(logging.INFO)
     if max_terms is not None and max_terms < 1:
         raise InputError(f"--max_terms must be at least 1, got {max_terms}")
     loaded = load_dictionary(dictionary, hook_name)
@@ -107,5 +103,10 @@ def _places(rows: Rows, positions: list[int], data: ActivationsDataModule) -> In
     return places
 
 
+def main(args: list[str] | None = None) -> None:
+    """Parse the command line and run the command."""
+    run_function(decompose_text, "decompose", args)
+
+
 if __name__ == "__main__":
-    run_command(lambda: auto_cli(decompose_text, as_positional=False))
+    run_command(main)

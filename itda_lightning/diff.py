@@ -1,19 +1,17 @@
 """Command: two models compared by their dictionaries, atom by atom (``python -m itda_lightning.diff --help``)."""
 
-import logging
 import sys
 from pathlib import Path
 from typing import Any
-
-from jsonargparse import auto_cli
 
 from itda_lightning.across_models.diffing import Side, check_sides, diff
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.data_of import data_for, hook_point
 from itda_lightning.fitting.loading import load_dictionary
-from itda_lightning.fitting.run_directory import make_run_directory, versions_and_hardware
+from itda_lightning.fitting.run_directory import make_run_directory
 from itda_lightning.machine.atomic_files import write_text
-from itda_lightning.machine.command_line import run_command
+from itda_lightning.machine.command_line import run_command, run_function
+from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.report.difference_table import print_difference
 from itda_lightning.report.pages.difference_page import write_difference_page
 from itda_lightning.results.as_json import to_json
@@ -45,8 +43,6 @@ def diff_command(
         device: where the language models run: auto, cpu, cuda or cuda:N.
         shown: atoms on the page from either end of each ranking; difference.json has all.
     """
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("itda_lightning").setLevel(logging.INFO)
     if shown < 1:
         raise InputError(f"--shown must be at least 1, got {shown}")
     sides = (
@@ -91,5 +87,10 @@ def _facts(*sides: Side) -> dict[str, str]:
     return {name: str(value) for name, value in facts.items()}
 
 
+def main(args: list[str] | None = None) -> None:
+    """Parse the command line and run the command."""
+    run_function(diff_command, "diff", args)
+
+
 if __name__ == "__main__":
-    run_command(lambda: auto_cli(diff_command, as_positional=False))
+    run_command(main)

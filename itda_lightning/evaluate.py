@@ -1,21 +1,19 @@
 """Command: SAELens's evals for an ITDA or an SAE on held-out documents (``python -m itda_lightning.evaluate --help``)."""
 
-import logging
 import sys
 import time
 from pathlib import Path
 from typing import Any
-
-from jsonargparse import auto_cli
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.data_of import data_for
 from itda_lightning.evaluation.entries import Entry, load_entry
 from itda_lightning.evaluation.saelens_evals import evaluate_sae, rows_for_evals
-from itda_lightning.fitting.run_directory import EVALUATION, versions_and_hardware
+from itda_lightning.fitting.run_directory import EVALUATION
 from itda_lightning.machine.atomic_files import write_json
-from itda_lightning.machine.command_line import run_command
+from itda_lightning.machine.command_line import run_command, run_function
+from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.report.terminal import print_metrics
 
 # Losses cost far more than what else is measured: a minute for the bundled model on one core.
@@ -48,8 +46,6 @@ def evaluate(
         model_batch_size: at most so many rows in one forward pass. Logits of a large vocabulary take much memory.
         device: where the model and the dictionary run: auto, cpu, cuda or cuda:N.
     """
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("itda_lightning").setLevel(logging.INFO)
     entry = load_entry(dictionary, hook_name)
     hook = entry.sae.cfg.metadata.hook_name
     data = data_for(entry.dictionary, data_config, hook, device, tokens or 0)
@@ -94,5 +90,10 @@ def _facts(
     }
 
 
+def main(args: list[str] | None = None) -> None:
+    """Parse the command line and run the command."""
+    run_function(evaluate, "evaluate", args)
+
+
 if __name__ == "__main__":
-    run_command(lambda: auto_cli(evaluate, as_positional=False))
+    run_command(main)

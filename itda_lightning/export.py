@@ -3,10 +3,8 @@
 import sys
 from typing import Literal
 
-from jsonargparse import auto_cli
-
 from itda_lightning.fitting.loading import load_dictionary
-from itda_lightning.machine.command_line import run_command
+from itda_lightning.machine.command_line import run_command, run_function
 
 
 def export(
@@ -40,5 +38,10 @@ def export(
     )
 
 
+def main(args: list[str] | None = None) -> None:
+    """Parse the command line and run the command."""
+    run_function(export, "export", args)
+
+
 if __name__ == "__main__":
-    run_command(lambda: auto_cli(export, as_positional=False))
+    run_command(main)

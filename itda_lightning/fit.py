@@ -27,13 +27,13 @@ from itda_lightning.fitting.run_directory import (
     METRICS,
     logged,
     make_run_directory,
-    versions_and_hardware,
 )
 from itda_lightning.fitting.strategy import Replicated, check_strategy
 from itda_lightning.fitting.trainer import StopWhenDone
 from itda_lightning.fitting.wandb_logger import log_dictionary, make_wandb_logger
 from itda_lightning.machine.atomic_files import write_json, write_text
-from itda_lightning.machine.command_line import run_command
+from itda_lightning.machine.command_line import run_command, start_logging
+from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.report.terminal import print_metrics
 
 logger = logging.getLogger("itda_lightning.fit")
@@ -172,7 +172,7 @@ def parse(args: list[str] | None = None) -> FitCLI:
 
 def main(args: list[str] | None = None) -> Path:
     """Parse, check, fit, write. Returns the run directory, which the first of several processes makes and writes."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    start_logging(logging.WARNING)
     for message in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     cli = parse(args)
@@ -193,7 +193,7 @@ def main(args: list[str] | None = None) -> Path:
         _equip(trainer, run, None)
         _run(trainer, module, data, checkpoint, refinement, run.checkpoint_every)
         return trainer.strategy.broadcast(Path())
-    logging.getLogger("itda_lightning").setLevel(logging.INFO)
+    start_logging()
     directory = run.make_directory(resumed=checkpoint is not None)
     try:
         with logged(directory):

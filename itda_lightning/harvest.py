@@ -14,7 +14,7 @@ from itda_lightning.activations.backends.remote.remote_backend import RemoteBack
 from itda_lightning.activations.backends.streamed.streamed_backend import StreamedBackend
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.errors import InputError
-from itda_lightning.machine.command_line import run_command
+from itda_lightning.machine.command_line import run_command, start_logging
 from itda_lightning.machine.processes import group_of_torchrun, n_ranks, rank
 
 # What a fit's config has besides its data, so that the same file serves both commands.
@@ -103,10 +103,9 @@ def parse(args: list[str] | None = None) -> tuple[HarvestSettings, ActivationsDa
 
 def main(args: list[str] | None = None) -> None:
     """Parse, harvest, say where the activations are."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
     settings, data = parse(args)
     with group_of_torchrun():
-        logging.getLogger("itda_lightning").setLevel(logging.INFO if rank() == 0 else logging.WARNING)
+        start_logging(logging.INFO if rank() == 0 else logging.WARNING)
         tokens = harvest(settings, data)
         cache = data.cache("train")
         assert cache is not None

@@ -1,7 +1,6 @@
 """Command: write the atoms of a dictionary as Neuronpedia's features (``python -m itda_lightning.neuronpedia --help``)."""
 
 import json
-import logging
 import re
 import sys
 from collections.abc import Iterator
@@ -10,7 +9,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from jsonargparse import auto_cli
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -25,7 +23,7 @@ from itda_lightning.evaluation.neuronpedia_batches import NO_LOGITS, Place, batc
 from itda_lightning.evaluation.token_text import token_texts
 from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.machine.atomic_files import new_directory
-from itda_lightning.machine.command_line import run_command
+from itda_lightning.machine.command_line import run_command, run_function
 
 EXPLANATIONS = "explanations"
 LAYER = re.compile(r"\.(\d+)(?:\.|$)")
@@ -64,8 +62,6 @@ def neuronpedia(
         top: how many top activations to write of an atom, each with its whole row.
         per_interval: how many examples to write of each of five intervals of an atom's coefficients.
     """
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("itda_lightning").setLevel(logging.INFO)
     if atoms_per_batch < 1 or min(top, per_interval) < 0:
         raise InputError(
             f"atoms_per_batch must be at least 1, top and per_interval at least 0, got {atoms_per_batch}, {top} and "
@@ -133,5 +129,10 @@ def _layer(hook: str) -> int:
     return int(found[1])
 
 
+def main(args: list[str] | None = None) -> None:
+    """Parse the command line and run the command."""
+    run_function(neuronpedia, "neuronpedia", args)
+
+
 if __name__ == "__main__":
-    run_command(lambda: auto_cli(neuronpedia, as_positional=False))
+    run_command(main)

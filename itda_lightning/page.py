@@ -1,14 +1,12 @@
 """Command: one self-contained HTML page about a dictionary (``python -m itda_lightning.page --help``)."""
 
 import json
-import logging
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import auto_cli
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -21,8 +19,9 @@ from itda_lightning.evaluation.data_of import add_prompts, check_width, data_for
 from itda_lightning.evaluation.decomposition import decompose
 from itda_lightning.evaluation.usage import measure_usage
 from itda_lightning.fitting.loading import load_dictionary
-from itda_lightning.fitting.run_directory import DICTIONARIES, EVALUATION, versions_and_hardware
-from itda_lightning.machine.command_line import run_command
+from itda_lightning.fitting.run_directory import DICTIONARIES, EVALUATION
+from itda_lightning.machine.command_line import run_command, run_function
+from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.report.pages.dictionary_page import write_page
 from itda_lightning.report.terminal import print_decomposition, print_metrics
 from itda_lightning.results.run_results import RunResults, TokenDecomposition, Usage
@@ -63,8 +62,6 @@ def page(
         data_config: the fit config whose data section names the model and the documents; by default those of the
             dictionary's own fit.
     """
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("itda_lightning").setLevel(logging.INFO)
     loaded = load_dictionary(dictionary, hook_name)
     hook = hook_point(loaded, hook_name, dictionary)
     data = data_for(loaded, data_config, hook, device)
@@ -178,5 +175,10 @@ def _short(fingerprint: str) -> str:
     return fingerprint.rpartition("@")[2][:12]
 
 
+def main(args: list[str] | None = None) -> None:
+    """Parse the command line and run the command."""
+    run_function(page, "page", args)
+
+
 if __name__ == "__main__":
-    run_command(lambda: auto_cli(page, as_positional=False))
+    run_command(main)

@@ -1,6 +1,5 @@
 """Command: models compared layer by layer on the same tokens (``python -m itda_lightning.similarity --help``)."""
 
-import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.module import ITDA
 from itda_lightning.machine.atomic_files import write_text
-from itda_lightning.machine.command_line import run_command
+from itda_lightning.machine.command_line import run_command, start_logging
 from itda_lightning.report.pages.similarity_page import write_similarity
 from itda_lightning.report.similarity_table import print_similarity
 from itda_lightning.report.similarity_wandb import log_similarity
@@ -52,8 +51,7 @@ def parse(args: list[str] | None = None) -> tuple[SimilaritySettings, dict[str, 
 
 def main(args: list[str] | None = None) -> ModelSimilarity:
     """Parse, compare, write, print."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("itda_lightning").setLevel(logging.INFO)
+    start_logging()
     settings, data, fit = parse(args)
     results = compare_models(settings, data, fit)
     directory = Path(settings.directory).expanduser()

@@ -4,7 +4,6 @@ import logging
 import sys
 from pathlib import Path
 
-from jsonargparse import auto_cli
 from rich.console import Console
 
 from itda_lightning.across_models.at_sources import check_sources
@@ -18,9 +17,10 @@ from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.facts import settings
 from itda_lightning.evaluation.data_of import data_for, hook_point
 from itda_lightning.fitting.loading import load_dictionary
-from itda_lightning.fitting.run_directory import DICTIONARIES, make_run_directory, versions_and_hardware
+from itda_lightning.fitting.run_directory import DICTIONARIES, make_run_directory
 from itda_lightning.machine.atomic_files import write_json, write_text
-from itda_lightning.machine.command_line import run_command
+from itda_lightning.machine.command_line import run_command, run_function
+from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.report.comparison_table import print_comparison
 from itda_lightning.report.pages.comparison_page import write_dashboard
 from itda_lightning.results.as_json import to_json
@@ -66,8 +66,6 @@ def transfer_command(
         cache_dir: where the other model's activations are kept; by default where those of the fit are, else in OUTPUT.
         loss_tokens: held-out tokens to measure CE and KL on.
     """
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("itda_lightning").setLevel(logging.INFO)
     loaded = load_dictionary(dictionary, hook_name)
     hook = hook_point(loaded, hook_name, dictionary)
     data = data_for(loaded, data_config, hook, device)
@@ -125,5 +123,10 @@ def _measured(entries: list[EntrySettings], rebuilt: Dictionary, bench: Bench, d
     return tuple(rows)
 
 
+def main(args: list[str] | None = None) -> None:
+    """Parse the command line and run the command."""
+    run_function(transfer_command, "transfer", args)
+
+
 if __name__ == "__main__":
-    run_command(lambda: auto_cli(transfer_command, as_positional=False))
+    run_command(main)

@@ -28,8 +28,8 @@ from itda_lightning.across_models.diffing import Side, direction
 from itda_lightning.activations.text.documents import load_documents
 from itda_lightning.activations.text.split import is_held_out
 from itda_lightning.evaluation.data_of import data_for
-from itda_lightning.fitting.run_directory import versions_and_hardware
 from itda_lightning.machine.atomic_files import write_json, write_text
+from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.results.difference import Direction
 
 RESULTS = Path(__file__).parent / "results"

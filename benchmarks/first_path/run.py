@@ -19,8 +19,8 @@ from jsonargparse import auto_cli
 
 import itda_lightning as il
 from itda_lightning.evaluation.saelens_evals import evaluate_sae, rows_for_evals
-from itda_lightning.fitting.run_directory import versions_and_hardware
 from itda_lightning.fitting.validation import ValidationSums
+from itda_lightning.machine.versions import versions_and_hardware
 
 RESULTS = Path(__file__).parent / "results"
 # The losses need three passes of the whole model, so they are taken on the first rows only, the same for all.

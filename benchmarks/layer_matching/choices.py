@@ -31,10 +31,10 @@ from torch import Tensor
 from itda_lightning.across_models.similarity_settings import ModelSettings
 from itda_lightning.activations.batches import ActivationBatch
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.fitting.run_directory import versions_and_hardware
 from itda_lightning.fitting.threshold import typical_energy
 from itda_lightning.growth import GROWTH_POLICIES, GrowthRule
 from itda_lightning.machine.atomic_files import write_text
+from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.measures import expected_jaccard
 from itda_lightning.pursuit import PreparedAtoms, pursue
 

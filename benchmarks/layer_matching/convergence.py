@@ -17,8 +17,8 @@ from run import RESULTS, compare, data_of, fit_of, hook_names, other_order
 from train import LAYERS
 
 from itda_lightning.across_models.similarity_settings import ModelSettings, SimilaritySettings
-from itda_lightning.fitting.run_directory import versions_and_hardware
 from itda_lightning.machine.atomic_files import write_text
+from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.results.model_similarity import ModelSimilarity
 
 MEASURES = ("jaccard", "cka", "debiased_cka", "svcca", "procrustes")

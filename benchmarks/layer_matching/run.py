@@ -22,8 +22,8 @@ from train import CONTEXT, DATASET, HOLDOUT_FRACTION, LAYERS
 
 from itda_lightning.across_models.similarity_settings import MEASURES, ModelSettings, SimilaritySettings
 from itda_lightning.across_models.similarity_study import compare_models
-from itda_lightning.fitting.run_directory import versions_and_hardware
 from itda_lightning.machine.atomic_files import write_text
+from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.report.pages.similarity_page import write_similarity
 from itda_lightning.results.as_json import from_json, to_json
 from itda_lightning.results.model_similarity import ModelSimilarity

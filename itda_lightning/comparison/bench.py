@@ -18,7 +18,7 @@ from itda_lightning.comparison.probing import measure_probing
 from itda_lightning.comparison.reconstruction import encoding_rate, measure_reconstruction
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.used_latents import directions_of
-from itda_lightning.fitting.run_directory import versions_and_hardware
+from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.results.comparison import MEASURES, Row
 
 # Raised when a measure changes its meaning, so that rows of before are measured again.

@@ -1,16 +1,9 @@
 """Run directories: one a run, never reused, with what is needed to say what was run."""
 
 import logging
-import os
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-import psutil
-import torch
 
 from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import explained
@@ -19,7 +12,6 @@ DICTIONARIES = "dictionaries"
 CONFIG = "config.yaml"
 METRICS = "metrics.json"
 EVALUATION = "evaluation-{hook_name}.json"
-PACKAGES = ("itda-lightning", "torch", "lightning", "sae-lens", "transformer-lens", "transformers", "datasets", "numpy")
 
 
 def make_run_directory(wanted: str | None, runs_directory: str, name: str) -> Path:
@@ -66,20 +58,3 @@ def logged(directory: Path) -> Iterator[None]:
     finally:
         package.removeHandler(log)
         log.close()
-
-
-def versions_and_hardware() -> dict[str, Any]:
-    """Versions of what computes, and the machine it runs on."""
-    versions: dict[str, Any] = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return versions | {
-        "machine": platform.machine(),
-        "cpus": os.cpu_count(),
-        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpus": gpus,
-    }

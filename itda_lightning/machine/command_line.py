@@ -1,7 +1,10 @@
-"""How every command of this package ends."""
+"""Start and end every command of this package in the same way."""
 
+import logging
 import sys
 from collections.abc import Callable
+
+from jsonargparse import auto_cli
 
 from itda_lightning.errors import InputError
 
@@ -9,17 +12,37 @@ BAD_INPUT = 2
 INTERRUPTED = 130
 
 
+def start_logging(level: int = logging.INFO) -> None:
+    """Log this package's messages from ``level`` on to stderr, and those of others from warnings on."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("itda_lightning").setLevel(level)
+
+
+def run_function(function: Callable[..., object], name: str, args: list[str] | None = None) -> None:
+    """Call ``function`` with what the command line gives for its parameters.
+
+    Args:
+        function: its docstring is the help of the command and of its options.
+        name: of the command, as in ``python -m itda_lightning.NAME``.
+        args: the command line; None for this process's.
+    """
+    start_logging()
+    auto_cli(function, args, as_positional=False, prog=f"python -m itda_lightning.{name}")
+
+
 def run_command(command: Callable[[], object]) -> None:
     """Call ``command`` and turn what the user can put right into one line on stderr and an exit code.
 
-    Exit codes: 2 for an ``InputError`` (as for an option that does not parse), 130 for an interrupt from the keyboard.
-    Every other exception is a bug and keeps its traceback.
+    Exit codes: what ``command`` returns if that is a number, 2 for an ``InputError`` (as for an option that does not
+    parse), 130 for an interrupt from the keyboard. Every other exception is a bug and keeps its traceback.
     """
     try:
-        command()
+        result = command()
     except InputError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         sys.exit(BAD_INPUT)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(INTERRUPTED)
+    if isinstance(result, int):
+        sys.exit(result)

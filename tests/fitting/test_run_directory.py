@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from itda_lightning.errors import InputError
-from itda_lightning.fitting.run_directory import make_run_directory, versions_and_hardware
+from itda_lightning.fitting.run_directory import make_run_directory
+from itda_lightning.machine.versions import versions_and_hardware
 
 
 def test_numbering_takes_the_first_free_number(tmp_path):

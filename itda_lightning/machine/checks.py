@@ -1,0 +1,31 @@
+"""Check that numbers and choices are in their range; a refusal names what it is, what is allowed and what was given."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from itda_lightning.errors import InputError
+
+
+def check_at_least(least: float, values: Mapping[str, float | None], remedy: str = "") -> None:
+    """Raise InputError for the first of the values (name -> value) below ``least``; None passes. ``remedy`` is added."""
+    for name, value in values.items():
+        if value is not None and not value >= least:
+            raise InputError(f"{name} must be at least {least:,}, got {value:,}{_ending(remedy)}")
+
+
+def check_between(low: float, high: float, values: Mapping[str, float | None], remedy: str = "") -> None:
+    """Raise InputError for the first of the values (name -> value) outside ``low`` to ``high`` inclusive; None passes."""
+    for name, value in values.items():
+        if value is not None and not low <= value <= high:
+            raise InputError(f"{name} must lie between {low:,} and {high:,}, got {value:,}{_ending(remedy)}")
+
+
+def check_choice(choices: Collection[str], values: Mapping[str, Any]) -> None:
+    """Raise InputError for the first of the values (name -> value) that is not one of ``choices``."""
+    for name, value in values.items():
+        if value not in choices:
+            raise InputError(f"{name} must be one of {tuple(choices)}, got {value!r}")
+
+
+def _ending(remedy: str) -> str:
+    return f": {remedy}" if remedy else ""
