@@ -10,7 +10,6 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from itda_lightning.machine.memory import memory_budget
-from itda_lightning.machine.numa import spread_zeros
 from itda_lightning.pursuit.gram import as_entries, padded, update_gram
 
 logger = logging.getLogger(__name__)
@@ -77,7 +76,7 @@ class PreparedAtoms:
         if stored_coarse:
             return
         if self.half and (self.gram_fits or copy <= self.budget // 8):
-            self.coarse = spread_zeros(*self.rows.shape, dtype=torch.bfloat16, device=self.rows.device)
+            self.coarse = torch.zeros_like(self.rows, dtype=torch.bfloat16)
         elif part > self.budget // 8:
             # Without a copy, atoms are rounded anew for every block, a part of them at a time.
             self.half = self.half_with_gram = False
@@ -112,7 +111,7 @@ class PreparedAtoms:
         """Keep a Gram from now on, if it fits."""
         if self.gram is None and self.gram_fits:
             # Rows of a round length: a corner of it can be used as it lies in memory.
-            self.gram = spread_zeros(
+            self.gram = torch.zeros(
                 self.capacity, padded(self.capacity), dtype=self.gram_dtype, device=self.rows.device
             )
             update_gram(self.gram[:, : self.capacity], self._followed_by_zeros(), 0, self.n)
