@@ -1,0 +1,25 @@
+"""Every example in a docstring of the package runs and prints what it shows; every public name has one."""
+
+import doctest
+import inspect
+
+import pytest
+import torch
+
+import itda_lightning as il
+
+
+def examples(name: str) -> list[doctest.DocTest]:
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    return [test for test in finder.find(inspect.unwrap(getattr(il, name)), name, globs={}) if test.examples]
+
+
+@pytest.mark.parametrize("name", il.__all__)
+def test_the_examples_of_public_names_run(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    for test in examples(name):
+        runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+        said: list[str] = []
+        runner.run(test, out=said.append)
+        assert runner.failures == 0, "".join(said)
