@@ -106,18 +106,18 @@ def random_dictionary(fitted: il.Dictionary, data: il.ActivationsDataModule, hoo
 
 def measure(dictionary: il.Dictionary, data: il.ActivationsDataModule, rows: Any, hook: str) -> dict[str, float]:
     """Quality on held-out documents: our sums for FVU and the tail, SAELens's evals for the losses."""
-    sums = ValidationSums.empty(dictionary)
+    sums = ValidationSums(dictionary)
     shares = []
     for batch in data.val_dataloader():
         x = batch.activations[hook]
-        sums.add(dictionary, x)
+        sums.update(x)
         shares.append(dictionary.encode(x).residual_energy / dictionary.centre(x).square().sum(-1))
     tail = torch.cat(shares).double()
     metrics, _ = evaluate_sae(il.to_sae(dictionary), data.language_model, rows, progress=False, loss_rows=LOSS_ROWS)
     losses = ("ce_loss_without_sae", "ce_loss_with_sae", "ce_loss_score", "kl_div_with_sae", "loss_tokens_evaluated")
     return {
         "n_atoms": dictionary.n_atoms,
-        **sums.metrics(),
+        **sums.compute(),
         "unexplained_p95": float(tail.quantile(0.95)),
         "unexplained_p99": float(tail.quantile(0.99)),
         **{name: metrics[name] for name in losses},

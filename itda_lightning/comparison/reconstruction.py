@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.usable import usable
 from itda_lightning.comparison.document_sums import DocumentSums
+from itda_lightning.dictionary.reconstruction_error import variance
 from itda_lightning.dictionary.sources import COLUMNS
 from itda_lightning.evaluation.entries import Entry
 from itda_lightning.evaluation.used_latents import directions_of, used_latents, used_with_reconstructions
@@ -89,4 +90,4 @@ def encoding_rate(entry: Entry, data: ActivationsDataModule, hook_name: str) -> 
 
 
 def _fvu(errors: Tensor, squares: Tensor, x: Tensor, tokens: Tensor) -> Tensor:
-    return errors / (squares - x.square().sum(-1) / tokens)
+    return errors / variance(squares, x, tokens)

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.dictionary.reconstruction_error import ReconstructionSums
 from itda_lightning.dictionary.sources import Prompt, Source
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.best_per_group import BestPerGroup
@@ -58,9 +59,7 @@ class UsageMeter:
         self.dictionary = dictionary
         self.ranges = ranges
         self.n_tokens = 0
-        self.residual_energy = 0.0
-        self.centred_energy = 0.0
-        self.centred_sum = torch.zeros(dictionary.d_in, dtype=torch.float64)
+        self.sums = ReconstructionSums(dictionary.d_in)
         self.l0_counts = torch.zeros(dictionary.k + 1, dtype=torch.int64)
         self.histograms = CoefficientHistograms(n, ranges * BINS_PER_RANGE)
         self.largest = BestPerGroup(n, top)
@@ -68,14 +67,11 @@ class UsageMeter:
 
     def update(self, x: Float[Tensor, "batch d"], table: Int[Tensor, "batch 6"]) -> None:
         """Count one batch. Raises ValueError for activations that the dictionary cannot encode."""
-        code = self.dictionary.encode(x.to(self.dictionary.bias.device)).distinct()
+        x = x.to(self.dictionary.bias.device)
+        code = self.dictionary.encode(x).distinct()
         used = code.support >= 0
         self.l0_counts += torch.bincount(used.sum(-1).cpu(), minlength=len(self.l0_counts))
-        # Moments about the bias, which is near the mean: their difference below loses no digits to a large mean.
-        centred = self.dictionary.centre(x.to(self.dictionary.bias.device)).double()
-        self.centred_sum += centred.sum(0).cpu()
-        self.centred_energy += float(centred.square().sum())
-        self.residual_energy += float(code.residual_energy.double().sum())
+        self.sums.update(self.dictionary.centre(x), code.residual_energy, used.sum(-1))
 
         token = used.nonzero()[:, 0].cpu()
         atom = code.support[used].cpu()
@@ -100,11 +96,11 @@ class UsageMeter:
                 prompts[source] = prompt_of(source)
             return Example(coefficient, prompts[source])
 
-        variance = self.centred_energy - float(self.centred_sum.square().sum()) / self.n_tokens
+        reconstruction = self.sums.compute()
         return Usage(
             n_tokens=self.n_tokens,
-            residual_energy=self.residual_energy,
-            variance=max(0.0, variance),
+            residual_energy=reconstruction.squared_error,
+            variance=max(0.0, reconstruction.variance),
             l0_histogram=tuple(self.l0_counts.tolist()),
             atoms=tuple(self._atoms(example)),
         )

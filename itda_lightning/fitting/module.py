@@ -188,7 +188,7 @@ class ITDA(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Start new sums."""
-        self._sums = [ValidationSums.empty(self.dictionary(hook)) for hook in self.hook_names]
+        self._sums = [ValidationSums(self.dictionary(hook)) for hook in self.hook_names]
 
     def validation_step(self, batch: ActivationBatch, batch_idx: int) -> None:
         """Add a batch of held-out activations to the sums; the processes take turns."""
@@ -196,12 +196,12 @@ class ITDA(L.LightningModule):
             return
         for hook, sums in zip(self.hook_names, self._sums, strict=True):
             x = batch.activations[hook]
-            sums.add(self.dictionary(hook), x[usable(x, batch.table, hook, self.hparams["bad_activations"])])
+            sums.update(x[usable(x, batch.table, hook, self.hparams["bad_activations"])])
 
     def on_validation_epoch_end(self) -> None:
         """Log FVU, L0, dead atoms and the rate of growth."""
         for index, hook in enumerate(self.hook_names):
-            metrics = self._sums[index].of_all_ranks().metrics()
+            metrics = self._sums[index].compute()
             n_atoms, seen = self.dictionary(hook).n_atoms, int(self.seen)
             earlier = [entry for entry in self.history if entry["hook_name"] == hook]
             for name, value in named_metrics(metrics, seen, n_atoms, earlier[-1] if earlier else None).items():

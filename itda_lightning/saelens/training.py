@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.shuffled import TrainingRows, shuffled_batches
 from itda_lightning.activations.usable import usable
+from itda_lightning.dictionary.reconstruction_error import ReconstructionSums
 from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import new_directory
 from itda_lightning.machine.peak_memory import PeakMemory
@@ -143,12 +144,15 @@ def _finished(trainer: SAETrainer[Any, Any]) -> TrainingSAE[Any]:
 
 @torch.no_grad()
 def _fvu(trainer: SAETrainer[Any, Any], heldout: Float[Tensor, "m d"]) -> float:
-    """Share of the variance that the SAE, as it is in training, leaves unexplained; the scale cancels."""
+    """Compute the share of variance that the SAE, as it is in training, leaves unexplained; the scale cancels."""
     x = trainer.activation_scaler(heldout)
+    mean = x.double().mean(0)
     trainer.sae.eval()
-    errors = [(trainer.sae.decode(trainer.sae.encode(part)) - part).double() for part in x.split(CURVE_CHUNK)]
-    variance = (x.double() - x.double().mean(0)).square().sum()
-    return float(sum(error.square().sum() for error in errors) / variance)
+    sums = ReconstructionSums(x.shape[1])
+    for part in x.split(CURVE_CHUNK):
+        error = (trainer.sae.decode(trainer.sae.encode(part)) - part).double()
+        sums.update(part.double() - mean, error.square().sum(1))
+    return sums.compute().fvu
 
 
 def _heldout(data: ActivationsDataModule, hook_name: str) -> Float[Tensor, "m d"]:

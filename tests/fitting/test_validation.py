@@ -37,10 +37,10 @@ def in_one_go(dictionary: Dictionary, x: Tensor) -> dict[str, float]:
 
 
 def in_batches(dictionary: Dictionary, x: Tensor, *sizes: int) -> dict[str, float]:
-    sums = ValidationSums.empty(dictionary)
+    sums = ValidationSums(dictionary)
     for part in x.split(list(sizes)):
-        sums.add(dictionary, part)
-    return sums.metrics()
+        sums.update(part)
+    return sums.compute()
 
 
 @pytest.mark.parametrize("pursuit", ["mp", "omp", "gomp"])
@@ -94,5 +94,5 @@ def test_an_empty_dictionary_explains_nothing_but_the_bias():
 
 def test_no_activations_and_no_variance():
     dictionary = Dictionary(torch.eye(3), k=1)
-    assert ValidationSums.empty(dictionary).metrics()["validation_activations"] == 0
+    assert ValidationSums(dictionary).compute()["validation_activations"] == 0
     assert in_batches(dictionary, torch.tensor([[2.0, 0.0, 0.0]]), 1)["fvu"] == 0.0
