@@ -15,6 +15,7 @@ from itda_lightning.errors import InputError
 from itda_lightning.evaluation.data_of import add_prompts, check_width, data_for, hook_point
 from itda_lightning.evaluation.decomposition import decompose
 from itda_lightning.fitting.loading import load_dictionary
+from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.command_line import run_command, run_function
 from itda_lightning.report.terminal import print_decomposition
 
@@ -40,8 +41,7 @@ def decompose_text(
         device: where the language model runs: auto, cpu, cuda or cuda:N.
         data_config: the fit config whose data section names the model; by default that of the dictionary's own fit.
     """
-    if max_terms is not None and max_terms < 1:
-        raise InputError(f"--max_terms must be at least 1, got {max_terms}")
+    check_at_least(1, {"--max_terms": max_terms})
     loaded = load_dictionary(dictionary, hook_name)
     hook = hook_point(loaded, hook_name, dictionary)
     data = data_for(loaded, data_config, hook, device)

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from itda_lightning.across_models.diffing import Side, check_sides, diff
-from itda_lightning.errors import InputError
 from itda_lightning.evaluation.data_of import data_for, hook_point
 from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.fitting.run_directory import make_run_directory
 from itda_lightning.machine.atomic_files import write_text
+from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.command_line import run_command, run_function
 from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.report.difference_table import print_difference
@@ -43,8 +43,7 @@ def diff_command(
         device: where the language models run: auto, cpu, cuda or cuda:N.
         shown: atoms on the page from either end of each ranking; difference.json has all.
     """
-    if shown < 1:
-        raise InputError(f"--shown must be at least 1, got {shown}")
+    check_at_least(1, {"--shown": shown})
     sides = (
         _side("base", base, hook_name, device),
         _side("other", other, other_hook_name or hook_name, device),

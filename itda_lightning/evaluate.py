@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.errors import InputError
 from itda_lightning.evaluation.data_of import data_for
 from itda_lightning.evaluation.entries import Entry, load_entry
 from itda_lightning.evaluation.saelens_evals import evaluate_sae, rows_for_evals
 from itda_lightning.fitting.run_directory import EVALUATION
 from itda_lightning.machine.atomic_files import write_json
+from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.command_line import run_command, run_function
 from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.report.terminal import print_metrics
@@ -51,8 +51,7 @@ def evaluate(
     data = data_for(entry.dictionary, data_config, hook, device, tokens or 0)
     size = data.hparams["context_size"]
     n_tokens = min(DEFAULT_LOSS_TOKENS, data.hparams["validation_tokens"]) if tokens is None else tokens
-    if n_tokens < size:
-        raise InputError(f"--tokens must be at least one row of {size}, got {n_tokens}")
+    check_at_least(size, {"--tokens": n_tokens}, "that is one row")
     rows = rows_for_evals(data.rows("heldout"), data.tokenizer)
     language_model = data.language_model
     entry.sae.to(data.model_name.torch_device())

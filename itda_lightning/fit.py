@@ -32,6 +32,7 @@ from itda_lightning.fitting.strategy import Replicated, check_strategy
 from itda_lightning.fitting.trainer import StopWhenDone
 from itda_lightning.fitting.wandb_logger import log_dictionary, make_wandb_logger
 from itda_lightning.machine.atomic_files import write_json, write_text
+from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.command_line import run_command, start_logging
 from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.report.terminal import print_metrics
@@ -63,9 +64,8 @@ class RunSettings:
     wandb_project: str | None = None
 
     def __post_init__(self) -> None:
-        for field in ("checkpoint_every", "validate_every", "patience"):
-            if getattr(self, field) < 1:
-                raise InputError(f"run.{field} must be at least 1, got {getattr(self, field)}")
+        fields = ("checkpoint_every", "validate_every", "patience")
+        check_at_least(1, {f"run.{name}": getattr(self, name) for name in fields})
 
     def checkpoint(self, ckpt_path: str | None) -> str | None:
         """The checkpoint to resume from. Raises InputError where it is not there."""

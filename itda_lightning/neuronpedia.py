@@ -23,6 +23,7 @@ from itda_lightning.evaluation.neuronpedia_batches import NO_LOGITS, Place, batc
 from itda_lightning.evaluation.token_text import token_texts
 from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.machine.atomic_files import new_directory
+from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.command_line import run_command, run_function
 
 EXPLANATIONS = "explanations"
@@ -62,11 +63,8 @@ def neuronpedia(
         top: how many top activations to write of an atom, each with its whole row.
         per_interval: how many examples to write of each of five intervals of an atom's coefficients.
     """
-    if atoms_per_batch < 1 or min(top, per_interval) < 0:
-        raise InputError(
-            f"atoms_per_batch must be at least 1, top and per_interval at least 0, got {atoms_per_batch}, {top} and "
-            f"{per_interval}"
-        )
+    check_at_least(1, {"--atoms_per_batch": atoms_per_batch})
+    check_at_least(0, {"--top": top, "--per_interval": per_interval})
     loaded = load_dictionary(dictionary, hook_name)
     hook = hook_point(loaded, hook_name, dictionary)
     data = data_for(loaded, data_config, hook, device)

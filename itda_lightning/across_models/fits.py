@@ -1,7 +1,5 @@
 """The dictionaries of the models that have none yet: fitted in one pass over all hook points, and kept for the next run."""
 
-import hashlib
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +12,7 @@ from itda_lightning.fitting.fit_in_memory import fit_in_memory
 from itda_lightning.fitting.identity import fit_identity
 from itda_lightning.fitting.module import ITDA
 from itda_lightning.fitting.run_directory import DICTIONARIES
-from itda_lightning.machine.atomic_files import new_directory
+from itda_lightning.machine.made_once import hash_of, made_once
 
 logger = logging.getLogger(__name__)
 
@@ -32,13 +30,16 @@ def fit_dictionaries(model: ComparedModel, fit: Mapping[str, Any], made: Path) -
     """
     module = ITDA(**fit)
     identity = fit_identity(settings(module.hparams), model.data) | {"data.seed": model.data.hparams["seed"]}
-    place = made / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    place = made / hash_of(identity)
+
+    def make(directory: Path) -> None:
+        fit_in_memory(module, model.data)
+        for hook in model.hook_names:
+            module.finished_dictionary(hook).save(directory / DICTIONARIES / hook)
+
     if place.exists():
         logger.info("%s: dictionaries taken over from %s", model.name, place)
     else:
         logger.info("%s: fitting dictionaries at %d hook points", model.name, len(model.hook_names))
-        fit_in_memory(module, model.data)
-        with new_directory(place) as directory:
-            for hook in model.hook_names:
-                module.finished_dictionary(hook).save(directory / DICTIONARIES / hook)
+    made_once(place, make)
     model.dictionaries = {hook: Dictionary.load(place / DICTIONARIES / hook) for hook in model.hook_names}

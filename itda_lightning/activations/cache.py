@@ -33,6 +33,7 @@ from itda_lightning.activations.rows_through_model import RowActivations, harves
 from itda_lightning.activations.text.rows import Rows
 from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import explained, remove_parts, write_file, write_json, write_text
+from itda_lightning.machine.checks import check_choice
 from itda_lightning.machine.processes import gather_json, n_ranks, rank, wait_for_all
 
 logger = logging.getLogger(__name__)
@@ -55,8 +56,7 @@ class ActivationCache:
     """
 
     def __init__(self, root: Path, rows: Rows, hook_names: list[str], model: dict[str, str], dtype: str) -> None:
-        if dtype not in BITS:
-            raise InputError(f"cache_dtype must be one of {sorted(BITS)}, got {dtype!r}")
+        check_choice(BITS, {"cache_dtype": dtype})
         self.rows, self.hook_names, self.dtype = rows, hook_names, dtype
         self.settings: dict[str, Any] = {
             "version": FORMAT_VERSION,

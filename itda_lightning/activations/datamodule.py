@@ -18,6 +18,7 @@ from itda_lightning.activations.text.documents import Documents, load_documents
 from itda_lightning.activations.text.rows import Packing, Rows, Tokenizer, choice
 from itda_lightning.activations.text.split import Split, split_rows
 from itda_lightning.errors import InputError
+from itda_lightning.machine.checks import check_at_least, check_choice
 from itda_lightning.machine.processes import n_ranks
 
 logger = logging.getLogger(__name__)
@@ -96,13 +97,10 @@ class ActivationsDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        at_least = {"model_batch_size": 1, "batch_size": 1, "context_size": 4}
-        for name, minimum in at_least.items():
-            if self.hparams[name] < minimum:
-                raise InputError(f"data.{name} must be at least {minimum}, got {self.hparams[name]}")
-        for name in ("training_tokens", "validation_tokens"):
-            if self.hparams[name] < context_size:
-                raise InputError(f"data.{name} must be at least one row of {context_size}, got {self.hparams[name]}")
+        check_at_least(1, {"data.model_batch_size": model_batch_size, "data.batch_size": batch_size})
+        check_at_least(4, {"data.context_size": context_size})
+        tokens = {"data.training_tokens": training_tokens, "data.validation_tokens": validation_tokens}
+        check_at_least(context_size, tokens, "that is one row of data.context_size")
         if first_tokens is not None and not context_size <= first_tokens <= training_tokens:
             raise InputError(
                 f"data.first_tokens must lie between one row of {context_size} and data.training_tokens "
@@ -110,12 +108,9 @@ class ActivationsDataModule(L.LightningDataModule):
             )
         if not 0 < holdout_fraction < 1:
             raise InputError(f"data.holdout_fraction must lie between 0 and 1, got {holdout_fraction}")
-        if packing not in get_args(Packing):
-            raise InputError(f"data.packing must be one of {get_args(Packing)}, got {packing!r}")
-        if loader not in get_args(Loader):
-            raise InputError(f"data.loader must be one of {get_args(Loader)}, got {loader!r}")
-        if cache_dtype not in BITS:
-            raise InputError(f"data.cache_dtype must be one of {sorted(BITS)}, got {cache_dtype!r}")
+        check_choice(get_args(Packing), {"data.packing": packing})
+        check_choice(get_args(Loader), {"data.loader": loader})
+        check_choice(BITS, {"data.cache_dtype": cache_dtype})
         if not hook_names or len(set(hook_names)) != len(hook_names):
             raise InputError(f"data.hook_names must name at least one hook point, each once, got {hook_names}")
         self.hook_names = list(hook_names)

@@ -11,6 +11,7 @@ from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.text.rows import Rows, choice
 from itda_lightning.activations.usable import usable
 from itda_lightning.errors import InputError
+from itda_lightning.machine.checks import check_between
 
 BYTES = 4  # activations are read as float32
 CALIBRATION = 8192  # activations that an ITDA's mean is of by default
@@ -38,10 +39,7 @@ class TrainingRows:
             raise InputError("activations are read more than once, so they must be on disk: set data.cache_dir")
         self.rows: Rows = data.rows("train")
         context, available = self.rows.context_size, self.rows.tokens.numel()
-        if tokens is not None and not context <= tokens <= available:
-            raise InputError(
-                f"tokens must lie between one row of {context} and the {available:,} training tokens, got {tokens:,}"
-            )
+        check_between(context, available, {"tokens": tokens}, "from one row to all training tokens")
         self.n_rows = (available if tokens is None else tokens) // context
         self.kept = self.rows.kept[: self.n_rows]
         if not self.kept.any():

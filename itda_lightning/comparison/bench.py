@@ -1,8 +1,6 @@
 """All measures of one entry, on the same held-out tokens for every entry."""
 
 import dataclasses
-import hashlib
-import json
 import time
 from functools import cached_property
 
@@ -18,6 +16,8 @@ from itda_lightning.comparison.probing import measure_probing
 from itda_lightning.comparison.reconstruction import encoding_rate, measure_reconstruction
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.used_latents import directions_of
+from itda_lightning.machine.checks import check_at_least
+from itda_lightning.machine.made_once import hash_of
 from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.results.comparison import MEASURES, Row
 
@@ -47,8 +47,7 @@ class Bench:
         self.hook_name = data.hook_names[0]
         rows = data.rows("heldout")
         size = rows.context_size
-        if settings.loss_tokens < size:
-            raise InputError(f"loss_tokens must be at least one row of {size}, got {settings.loss_tokens}")
+        check_at_least(size, {"loss_tokens": settings.loss_tokens}, "that is one row")
         self.loss_rows = rows.select(torch.arange(min(len(rows), settings.loss_tokens // size)))
         for name, part in (("data.validation_tokens", rows), ("loss_tokens", self.loss_rows)):
             documents = len(part.document[part.kept].unique())
@@ -58,14 +57,14 @@ class Bench:
                 )
 
     @cached_property
-    def tokens_hash(self) -> str:
+    def tokenshash_of(self) -> str:
         """Hash of the held-out token ids, their documents and masks, those of the losses marked."""
-        return _hash([self.data.rows("heldout").fingerprint(), len(self.loss_rows)])
+        return hash_of([self.data.rows("heldout").fingerprint(), len(self.loss_rows)])
 
     def identity(self, candidate_identity: str) -> str:
         """Hash of all that decides the figures of a row."""
         versions = versions_and_hardware()
-        return _hash(
+        return hash_of(
             {
                 "entry": candidate_identity,
                 "tokens": self.tokens_hash,
@@ -129,7 +128,3 @@ class Bench:
         for part in harvest(self.data.language_model, rows, batch, 0, stop):
             del part
         return (time.perf_counter() - start) / int(rows.kept[:stop].sum())
-
-
-def _hash(content: object) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

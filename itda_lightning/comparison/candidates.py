@@ -18,7 +18,8 @@ from itda_lightning.dictionary.facts import settings
 from itda_lightning.evaluation.entries import Entry, load_entry
 from itda_lightning.fitting.fit_in_memory import fit_in_memory
 from itda_lightning.fitting.refinement import refine
-from itda_lightning.machine.atomic_files import new_directory, write_json
+from itda_lightning.machine.atomic_files import write_json
+from itda_lightning.machine.made_once import hash_of, made_once
 from itda_lightning.machine.peak_memory import PeakMemory
 from itda_lightning.results.comparison import Cost, Kind
 from itda_lightning.saelens.anatomy import is_of_dictionary, n_parameters
@@ -64,7 +65,7 @@ def identity_of(wanted: EntrySettings, data: ActivationsDataModule) -> str:
             **{name: data.hparams[name] for name in ("seed", "batch_size")},
             "settings": dataclasses.asdict(wanted.chosen),
         }
-    return hashlib.sha256(json.dumps([wanted.way, content], sort_keys=True).encode()).hexdigest()[:16]
+    return hash_of([wanted.way, content])
 
 
 def activations_identity(data: ActivationsDataModule) -> dict[str, str]:
@@ -90,11 +91,12 @@ def make_candidate(
         kind: Kind = "itda" if is_of_dictionary(entry.sae) else "sae"
         cost, curve = _known_of(entry, Path(str(wanted.load)).expanduser())
         return Candidate(entry, kind, cost, curve, _described(entry))
-    place = made / identity
-    if not place.exists():
-        with new_directory(place) as directory:
-            cost, curve = _make(wanted, data, hook_name, directory / ARTIFACT)
-            write_json(directory / RECORD, {"cost": dataclasses.asdict(cost), "curve": curve})
+
+    def make(directory: Path) -> None:
+        cost, curve = _make(wanted, data, hook_name, directory / ARTIFACT)
+        write_json(directory / RECORD, {"cost": dataclasses.asdict(cost), "curve": curve})
+
+    place = made_once(made / identity, make)
     entry = load_entry(str(place / ARTIFACT), hook_name)._replace(name=wanted.name)
     facts = json.loads((place / RECORD).read_text(encoding="utf-8"))
     known = Cost(**facts["cost"])

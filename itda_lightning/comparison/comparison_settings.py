@@ -7,6 +7,7 @@ from itda_lightning.comparison.probing_data import ProbeSettings
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.module import ITDA, GrowthPolicy
 from itda_lightning.fitting.refinement import RefinementSettings
+from itda_lightning.machine.checks import check_at_least
 from itda_lightning.pursuit import PursuitName
 from itda_lightning.saelens.training_settings import TrainingSettings
 
@@ -66,7 +67,7 @@ class RandomSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_positive("random", n_atoms=self.n_atoms, k=self.k)
+        check_at_least(1, {"random.n_atoms": self.n_atoms, "random.k": self.k})
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class PCASettings:
     tokens: int | None = None
 
     def __post_init__(self) -> None:
-        _check_positive("pca", k=self.k)
+        check_at_least(1, {"pca.k": self.k})
 
 
 @dataclass(frozen=True)
@@ -178,12 +179,5 @@ class ComparisonSettings:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise InputError(f"entries must have different names, but several are called {twice}: rename them")
-        for name in ("loss_tokens", "model_batch_size", "atoms_shown", "latents_of"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
-
-
-def _check_positive(way: str, **values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
-            raise InputError(f"{way}.{name} must be at least 1, got {value}")
+        positive = ("loss_tokens", "model_batch_size", "atoms_shown", "latents_of")
+        check_at_least(1, {name: getattr(self, name) for name in positive})

@@ -19,6 +19,7 @@ from itda_lightning.evaluation.entries import Entry
 from itda_lightning.evaluation.logit_effects import LogitEffects, Unembedding
 from itda_lightning.evaluation.token_text import token_texts
 from itda_lightning.evaluation.used_latents import directions_of
+from itda_lightning.machine.checks import check_at_least
 from itda_lightning.results.comparison import LatentSummary, LatentView, NearestLatents
 
 
@@ -59,8 +60,7 @@ def latent_view(
             the activations before anything is encoded.
     """
     shown, dictionary = _reference(entries, reference)
-    if min(max_atoms, effects) < 1:
-        raise InputError(f"max_atoms and effects must be at least 1, got {max_atoms} and {effects}")
+    check_at_least(1, {"max_atoms": max_atoms, "effects": effects})
     others = [entry for index, entry in enumerate(entries) if index != shown]
     for entry in entries:
         _check(entry, entries[shown])

@@ -25,6 +25,7 @@ from itda_lightning.activations.bundled import cache_directory
 from itda_lightning.activations.models.language_model import LanguageModel
 from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import explained, write_file
+from itda_lightning.machine.checks import check_at_least
 
 logger = logging.getLogger(__name__)
 
@@ -84,10 +85,10 @@ class ProbeSettings:
             raise InputError(f"probes need at least one dataset and each once, got {self.datasets}")
         if not self.ks or min(self.ks) < 1:
             raise InputError(f"probes have at least one latent, got ks={self.ks}")
-        least = {"seeds": 1, "train_examples": FEWEST_TRAIN, "test_examples": FEWEST_TEST, "max_tokens": 2}
-        for name, fewest in least.items():
-            if getattr(self, name) < fewest:
-                raise InputError(f"probing needs {name} of at least {fewest}, got {getattr(self, name)}")
+        check_at_least(1, {"probes.seeds": self.seeds})
+        check_at_least(FEWEST_TRAIN, {"probes.train_examples": self.train_examples})
+        check_at_least(FEWEST_TEST, {"probes.test_examples": self.test_examples})
+        check_at_least(2, {"probes.max_tokens": self.max_tokens})
 
 
 class ProbeDataset(NamedTuple):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from itda_lightning.dictionary.dictionary_files import read_dictionary, write_dictionary
 from itda_lightning.dictionary.sources import COLUMNS, Prompt, Sources
 from itda_lightning.errors import InputError
+from itda_lightning.machine.checks import check_choice
 from itda_lightning.pursuit import (
     PreparedAtoms,
     PursuitName,
@@ -74,8 +75,7 @@ class Dictionary(nn.Module):
         capacity = n if capacity is None else capacity
         check_sparsity(k)
         check_unit_rows(atoms)
-        if pursuit not in get_args(PursuitName):
-            raise InputError(f"pursuit must be one of {get_args(PursuitName)}, got {pursuit!r}")
+        check_choice(get_args(PursuitName), {"pursuit": pursuit})
         if bias is not None and bias.shape != (d,):
             raise InputError(f"the bias must have shape ({d},) like an atom, got {tuple(bias.shape)}")
         if sources is not None and len(sources) != n:

@@ -14,6 +14,7 @@ from itda_lightning.activations.models.language_model import LanguageModel
 from itda_lightning.activations.rows_through_model import make_store
 from itda_lightning.activations.text.rows import Rows, Tokenizer
 from itda_lightning.errors import InputError
+from itda_lightning.machine.checks import check_at_least
 
 logger = logging.getLogger(__name__)
 
@@ -113,11 +114,7 @@ def evaluate_sae(
             "the SAE expects scaled activations: fold the scaling with fold_activation_norm_scaling_factor"
         )
     n_loss_rows = len(rows) if loss_rows is None else min(loss_rows, len(rows))
-    if min(n_loss_rows, model_batch_size) < 1:
-        raise InputError(
-            f"an evaluation takes at least one row at a time, got model_batch_size {model_batch_size} and "
-            f"{n_loss_rows} rows"
-        )
+    check_at_least(1, {"model_batch_size": model_batch_size, "rows": n_loss_rows})
     metrics: dict[str, float] = {}
     per_atom: dict[str, list[float]] = {}
     for n_rows, settings in (

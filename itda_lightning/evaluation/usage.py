@@ -12,6 +12,7 @@ from itda_lightning.dictionary.sources import Prompt, Source
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.best_per_group import BestPerGroup
 from itda_lightning.evaluation.histograms import CoefficientHistograms, Widening, merged_index
+from itda_lightning.machine.checks import check_at_least
 from itda_lightning.results.run_results import AtomUsage, CoefficientRange, Example, Usage
 
 BINS_PER_RANGE = 8
@@ -53,8 +54,7 @@ class UsageMeter:
     """``measure_usage`` for activations that arrive batch by batch; see there for the arguments."""
 
     def __init__(self, dictionary: Dictionary, *, ranges: int = 4, examples_per_range: int = 3, top: int = 5) -> None:
-        if ranges < 1:
-            raise InputError(f"ranges must be at least 1, got {ranges}: it is the number of ranges of one sign")
+        check_at_least(1, {"ranges": ranges}, "it is the number of ranges of one sign")
         n = dictionary.n_atoms
         self.dictionary = dictionary
         self.ranges = ranges

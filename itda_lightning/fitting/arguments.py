@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 from itda_lightning.activations.usable import BadActivations
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.threshold import check_threshold
+from itda_lightning.machine.checks import check_at_least, check_between, check_choice
 from itda_lightning.pursuit import SMALLEST_BUDGET, PursuitName
 
 GrowthPolicy = Literal["sequential", "frozen_batch", "worst_first"]
@@ -29,13 +30,10 @@ def exponent_of(wanted: float | None, threshold: float | None, paper_threshold: 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
     """Raises InputError unless every argument of ``ITDA`` is in its range."""
     for name, least in LEAST.items():
-        if arguments[name] is not None and arguments[name] < least:
-            raise InputError(f"model.{name} must be at least {least}, got {arguments[name]}")
+        check_at_least(least, {f"model.{name}": arguments[name]})
     for name, choices in CHOICES.items():
-        if arguments[name] not in get_args(choices):
-            raise InputError(f"model.{name} must be one of {get_args(choices)}, got {arguments[name]!r}")
-    if not 0 <= arguments["energy_exponent"] <= 1:
-        raise InputError(f"model.energy_exponent must lie between 0 and 1, got {arguments['energy_exponent']}")
+        check_choice(get_args(choices), {f"model.{name}": arguments[name]})
+    check_between(0, 1, {"model.energy_exponent": arguments["energy_exponent"]})
     check_threshold(arguments["threshold"], arguments["paper_threshold"])
     if arguments["paper_threshold"] is not None and arguments["energy_exponent"] != 1:
         raise InputError(

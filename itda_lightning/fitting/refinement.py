@@ -17,6 +17,7 @@ from itda_lightning.activations.shuffled import TrainingRows, shuffled_batches
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.module import ITDA
 from itda_lightning.growth import LEAST_ANCHOR, RefinementRule, RefinementState, descent, refinement_step
+from itda_lightning.machine.checks import check_at_least, check_between
 from itda_lightning.machine.processes import rank
 from itda_lightning.pursuit import pursue_among_ranks
 
@@ -48,14 +49,10 @@ class RefinementSettings:
 
     def check(self, data: ActivationsDataModule) -> None:
         """Raises InputError for settings out of range and for data that cannot be read more than once."""
-        if not LEAST_ANCHOR <= self.anchor <= 1:
-            raise InputError(
-                f"refine.anchor must lie between {LEAST_ANCHOR} and 1, got {self.anchor}: an atom further from its source "
-                "no longer deserves its label"
-            )
-        for name in ("passes", "batch_size", "buffer_bytes"):
-            if getattr(self, name) < 1:
-                raise InputError(f"refine.{name} must be at least 1, got {getattr(self, name)}")
+        remedy = "an atom further from its source no longer deserves its label"
+        check_between(LEAST_ANCHOR, 1, {"refine.anchor": self.anchor}, remedy)
+        positive = ("passes", "batch_size", "buffer_bytes")
+        check_at_least(1, {f"refine.{name}": getattr(self, name) for name in positive})
         if not 0 < self.rate <= 1:
             raise InputError(f"refine.rate must be above 0 and at most 1 radian, got {self.rate}")
         if data.hparams["cache_dir"] is None:

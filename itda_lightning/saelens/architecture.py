@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from itda_lightning.errors import InputError
+from itda_lightning.machine.checks import check_choice
 from itda_lightning.pursuit import PursuitName, check_finite, check_sparsity, pursue
 from itda_lightning.saelens.gradients import differentiable
 from itda_lightning.saelens.stored_rows import StoredRows, prepare
@@ -49,8 +50,7 @@ class ITDASAEConfig(SAEConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_sparsity(self.k)
-        if self.pursuit not in get_args(PursuitName):
-            raise InputError(f"pursuit must be one of {get_args(PursuitName)}, got {self.pursuit!r}")
+        check_choice(get_args(PursuitName), {"pursuit": self.pursuit})
         if self.normalize_activations not in FOLDABLE:
             raise InputError(
                 f"an itda SAE cannot have normalize_activations={self.normalize_activations!r}: its atoms are "

@@ -18,6 +18,7 @@ from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.facts import finished, fit_metadata, settings
 from itda_lightning.dictionary.sources import Sources
 from itda_lightning.errors import InputError
+from itda_lightning.machine.checks import check_between
 from itda_lightning.pursuit import PursuitName
 from itda_lightning.saelens.site import site_metadata
 
@@ -50,10 +51,7 @@ def random_dictionary(
         InputError: more atoms than there are different activations, a bias of another width, or as ``TrainingRows``.
     """
     rows = TrainingRows(data, hook_name, tokens)
-    if not 1 <= n_atoms <= rows.n_kept:
-        raise InputError(
-            f"n_atoms must lie between 1 and the {rows.n_kept:,} training activations that it draws from, got {n_atoms:,}"
-        )
+    check_between(1, rows.n_kept, {"n_atoms": n_atoms}, "atoms are drawn from the training activations")
     if bias is not None and bias.shape != (rows.d_in,):
         raise InputError(f"the bias must have shape ({rows.d_in},) like an activation, got {tuple(bias.shape)}")
     if bias is None:
@@ -162,8 +160,7 @@ def pca_sae(
         InputError: k out of range, or as ``principal_components``.
     """
     width = TrainingRows(data, hook_name, tokens).d_in if components is None else len(components.mean)
-    if not 1 <= k <= width:
-        raise InputError(f"k must lie between 1 and the {width} dimensions of an activation, got {k}")
+    check_between(1, width, {"k": k}, "an activation has no more dimensions")
     found = components or principal_components(data, hook_name, tokens)
     rows = torch.cat([found.components[:k], -found.components[:k]]).float()
     explained = float(found.variances[:k].sum() / found.variances.sum())

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
+from itda_lightning.machine.checks import check_choice
 from itda_lightning.pursuit import PursuitName
 from itda_lightning.saelens.architecture import ITDASAE, ITDASAEConfig
 from itda_lightning.saelens.provenance import KEY, Provenance, as_json, read_provenance
@@ -55,8 +56,7 @@ def to_sae(dictionary: Dictionary, architecture: Architecture = "itda") -> SAE[A
         InputError: an unknown architecture, orthogonal matching pursuit as "matching_pursuit", an empty dictionary,
             metadata that JSON cannot hold.
     """
-    if architecture not in get_args(Architecture):
-        raise InputError(f"architecture must be one of {get_args(Architecture)}, got {architecture!r}")
+    check_choice(get_args(Architecture), {"architecture": architecture})
     if dictionary.n_atoms == 0:
         raise InputError("the dictionary has no atoms yet: fit it before exporting it")
     if architecture == "matching_pursuit" and dictionary.pursuit != "mp":

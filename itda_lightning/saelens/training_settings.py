@@ -9,6 +9,7 @@ from sae_lens.registry import get_sae_training_class
 from sae_lens.saes.sae import SAEMetadata, TrainingSAEConfig
 
 from itda_lightning.errors import InputError
+from itda_lightning.machine.checks import check_at_least, check_between, check_choice
 
 TrainedArchitecture = Literal["standard", "topk", "batchtopk", "jumprelu", "matching_pursuit"]
 COEFFICIENT_NAMES = {"standard": "l1", "jumprelu": "l0"}
@@ -66,23 +67,14 @@ class TrainingSettings:
     buffer_bytes: int = 2**30
 
     def __post_init__(self) -> None:
-        if self.architecture not in get_args(TrainedArchitecture):
-            raise InputError(
-                f"training.architecture must be one of {get_args(TrainedArchitecture)}, got {self.architecture!r}"
-            )
-        for name in ("n_latents", "batch_size", "buffer_bytes"):
-            if getattr(self, name) < 1:
-                raise InputError(f"training.{name} must be at least 1, got {getattr(self, name)}")
-        if self.samples < self.batch_size:
-            raise InputError(
-                f"training.samples must be at least one batch of {self.batch_size:,} activations, got {self.samples:,}"
-            )
+        check_choice(get_args(TrainedArchitecture), {"training.architecture": self.architecture})
+        positive = {f"training.{name}": getattr(self, name) for name in ("n_latents", "batch_size", "buffer_bytes")}
+        check_at_least(1, positive)
+        check_at_least(self.batch_size, {"training.samples": self.samples}, "that is one batch")
         if not 0 < self.learning_rate < float("inf"):
             raise InputError(f"training.learning_rate must be positive, got {self.learning_rate}")
-        shares = {"warm_up": self.warm_up, "decay": self.decay, "sparsity_warm_up": self.sparsity_warm_up or 0.0}
-        for name, share in shares.items():
-            if not 0 <= share <= 1:
-                raise InputError(f"training.{name} is a share of the training, from 0 to 1, got {share}")
+        shares = {f"training.{name}": getattr(self, name) for name in ("warm_up", "decay", "sparsity_warm_up")}
+        check_between(0, 1, shares, "it is a share of the training")
         if self.warm_up + self.decay > 1:
             raise InputError(
                 f"training.warm_up {self.warm_up} and training.decay {self.decay} are more than the whole training: "
@@ -158,7 +150,6 @@ class TrainingSettings:
                 f"the sparsity of a {self.architecture} SAE is set by training.k, not sparsity_coefficient (got "
                 f"k={self.k}, sparsity_coefficient={self.sparsity_coefficient}): give k, the L0 wanted"
             )
-        if self.k is not None and not 1 <= self.k <= self.n_latents:
-            raise InputError(f"training.k must lie between 1 and n_latents {self.n_latents}, got {self.k}")
+        check_between(1, self.n_latents, {"training.k": self.k}, "a code uses at most n_latents")
         if self.sparsity_coefficient is not None and not 0 <= self.sparsity_coefficient < float("inf"):
             raise InputError(f"training.sparsity_coefficient must not be negative, got {self.sparsity_coefficient}")

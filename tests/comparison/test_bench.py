@@ -155,7 +155,7 @@ def test_losses_are_of_the_first_whole_rows(data):
     ("changes", "settings", "text"),
     [
         ({"hook_names": [HOOK, OTHER_HOOK]}, {}, r"of one hook point: give one of data\.hook_names, got \['blocks\.1"),
-        ({}, {"loss_tokens": CONTEXT - 1}, "loss_tokens must be at least one row of 16, got 15"),
+        ({}, {"loss_tokens": CONTEXT - 1}, "loss_tokens must be at least 16, got 15: that is one row"),
         (
             {"validation_tokens": CONTEXT},
             {},

@@ -308,7 +308,7 @@ def test_a_release_is_told_by_its_name(data):
 
 
 def test_more_atoms_than_activations_are_refused(data, tmp_path):
-    with pytest.raises(InputError, match=r"n_atoms must lie between 1 and the .* training activations"):
+    with pytest.raises(InputError, match=r"n_atoms must lie between 1 and .*, got 1,000,000"):
         make(EntrySettings("a", random=RandomSettings(10**6)), data, tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -240,10 +240,10 @@ def test_an_sae_of_another_model_or_hook_point(language_model, settings):
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"train_examples": 3}, "train_examples of at least 4, got 3"),
-        ({"test_examples": 1}, "test_examples of at least 2, got 1"),
-        ({"seeds": 0}, "seeds of at least 1, got 0"),
-        ({"max_tokens": 1}, "max_tokens of at least 2, got 1"),
+        ({"train_examples": 3}, "train_examples must be at least 4, got 3"),
+        ({"test_examples": 1}, "test_examples must be at least 2, got 1"),
+        ({"seeds": 0}, "seeds must be at least 1, got 0"),
+        ({"max_tokens": 1}, "max_tokens must be at least 2, got 1"),
         ({"ks": ()}, r"at least one latent, got ks=\(\)"),
         ({"ks": (0, 1)}, r"at least one latent, got ks=\(0, 1\)"),
         ({"datasets": ()}, r"at least one dataset and each once, got \(\)"),

@@ -239,7 +239,7 @@ def test_an_entry_that_fails_costs_no_other(config_of, on_disk, tmp_path, capsys
     assert list(rows) == list(entries)
     assert "make the model's loss infinite or undefined: check its weights" in rows["Lost"].failure
     assert rows["Broken"].failure == "RuntimeError: the disk caught fire"
-    assert rows["Too many"].failure.startswith("n_atoms must lie between 1 and the ")
+    assert rows["Too many"].failure.startswith("n_atoms must lie between 1 and ")
     assert [row.kind for row in rows.values()] == ["sae", "pca", "random", "sae"]
     assert rows["Whole"].failure is None
     assert rows["Whole"].value("fvu") < 1.5
@@ -365,7 +365,7 @@ def test_tokens_beyond_the_first_of_the_data_are_refused(refused):
             {},
             r"^A: refine\.anchor must lie between 0\.8 and 1, got 0\.5",
         ),
-        ({"A": {"train": TRAIN | {"k": 99}}}, {}, r"^training\.k must lie between 1 and n_latents 24, got 99$"),
+        ({"A": {"train": TRAIN | {"k": 99}}}, {}, r"^training\.k must lie between 1 and 24, got 99: a code uses at most n_latents$"),
         ({"A": GOOD}, {"loss_tokens": 0}, "loss_tokens must be at least 1, got 0"),
         ({"A": GOOD}, {"probes": {"ks": [0]}}, "^probes have at least one latent"),
         ({"A": GOOD}, {"data": {"hook_names": [HOOK, OTHER_HOOK]}}, "a comparison is of one hook point"),

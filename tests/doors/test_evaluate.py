@@ -188,7 +188,7 @@ def test_nothing_says_on_what_to_evaluate(tiny_run, tmp_path):
 
 def test_fewer_tokens_than_a_row(tiny_run, tmp_path):
     for tokens in (-1, CONTEXT - 1):
-        with pytest.raises(InputError, match=f"--tokens must be at least one row of {CONTEXT}, got {tokens}"):
+        with pytest.raises(InputError, match=f"--tokens must be at least {CONTEXT}, got {tokens}: that is one row"):
             evaluated(tiny_run, tmp_path / "e.json", tokens=tokens)
 
 

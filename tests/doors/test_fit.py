@@ -289,7 +289,7 @@ def test_a_run_directory_that_cannot_be_made(arguments, tmp_path):
         ({"data__dataset": "/nowhere/text"}, "error: cannot load the dataset '/nowhere/text'"),
         ({"run__directory": "/proc/none/run"}, "error: failed while making the run directory /proc/none/run"),
         ({"model__k": 0}, "error: model.k must be at least 1, got 0"),
-        ({"model__memory_budget": 1000}, "error: model.memory_budget must be at least 1048576, got 1000"),
+        ({"model__memory_budget": 1000}, "error: model.memory_budget must be at least 1,048,576, got 1,000"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, tmp_path, others, message):

@@ -105,7 +105,7 @@ def test_both_backends_fill_the_cache_of_the_same_config(run, tmp_path: Path, ca
             {"memory": 2**28, "backend": "in_memory"},
             r"needs 1\.\d+ GB of memory but may take 268 MB: .* set backend=stream",
         ),
-        ({"memory": 5}, "memory is in bytes and must be at least 1,048,576, got 5"),
+        ({"memory": 5}, "memory must be at least 1,048,576, got 5: give bytes"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_read(run, changes: dict, said: str) -> None:

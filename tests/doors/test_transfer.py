@@ -72,7 +72,7 @@ def test_its_output_is_a_run_with_the_same_sources(transferred, tiny_run, other_
         ({"target_hook_name": "blocks.9.hook_resid_post"}, "has no hook point 'blocks.9.hook_resid_post'"),
         ({"model": "/nowhere/model"}, "'/nowhere/model'"),
         ({"hook_name": OTHER_HOOK}, "holds no dictionary of"),
-        ({"loss_tokens": 3}, "loss_tokens must be at least one row of 16, got 3"),
+        ({"loss_tokens": 3}, "loss_tokens must be at least 16, got 3: that is one row"),
     ],
 )
 def test_what_cannot_be_transferred_is_refused_and_nothing_is_written(

@@ -97,8 +97,8 @@ def test_a_random_dictionary_is_a_dictionary(cached, tmp_path):
 @pytest.mark.parametrize(
     ("n_atoms", "bias", "told"),
     [
-        (0, None, "n_atoms must lie between 1 and the .* got 0"),
-        (10**6, None, "that it draws from, got 1,000,000"),
+        (0, None, "n_atoms must lie between 1 and .* got 0"),
+        (10**6, None, "got 1,000,000: atoms are drawn from the training"),
         (5, torch.zeros(31), r"shape \(32,\) like an activation, got \(31,\)"),
     ],
 )
@@ -153,5 +153,5 @@ def test_pca_is_an_sae_that_the_evals_take(cached, tmp_path):
 
 @pytest.mark.parametrize("k", [0, 33])
 def test_a_number_of_components_out_of_range_is_explained(cached, k):
-    with pytest.raises(InputError, match=f"between 1 and the 32 dimensions of an activation, got {k}"):
+    with pytest.raises(InputError, match=f"k must lie between 1 and 32, got {k}"):
         pca_sae(cached, HOOK, k)

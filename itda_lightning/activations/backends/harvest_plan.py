@@ -9,6 +9,7 @@ import torch
 
 from itda_lightning.activations.backends.machine_rates import disk_read_rate, disk_write_rate, product_rate
 from itda_lightning.errors import InputError
+from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.memory import SMALLEST_BUDGET, memory_budget
 
 CPU = torch.device("cpu")
@@ -29,10 +30,7 @@ class Limits:
     gpu_memory: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("memory", "gpu_memory"):
-            value = getattr(self, name)
-            if value is not None and value < SMALLEST_BUDGET:
-                raise InputError(f"{name} is in bytes and must be at least {SMALLEST_BUDGET:,}, got {value:,}")
+        check_at_least(SMALLEST_BUDGET, {"memory": self.memory, "gpu_memory": self.gpu_memory}, "give bytes")
 
     def of(self, device: torch.device) -> int:
         """Bytes that may be taken: of the CPU by the whole process, of a GPU beside what is there."""

@@ -20,6 +20,7 @@ from itda_lightning.activations.bundled import resolve
 from itda_lightning.activations.models.fingerprint import directory_fingerprint
 from itda_lightning.activations.models.quantised import check_bitsandbytes
 from itda_lightning.errors import InputError
+from itda_lightning.machine.checks import check_choice
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +77,7 @@ class LanguageModelName:
 
     def torch_dtype(self) -> torch.dtype:
         """The dtype asked for. Raises InputError for one that is not a floating dtype."""
-        if self.dtype not in DTYPES:
-            raise InputError(f"model_dtype must be float32, bfloat16 or float16, got {self.dtype!r}")
+        check_choice(DTYPES, {"model_dtype": self.dtype})
         return DTYPES[self.dtype]
 
     def path_or_hub_name(self) -> str:
