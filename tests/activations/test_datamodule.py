@@ -17,7 +17,10 @@ from tests.tiny_model import LONGEST_CONTEXT
         ({"model_batch_size": 0}, r"data.model_batch_size must be at least 1, got 0"),
         ({"batch_size": 0}, r"data.batch_size must be at least 1, got 0"),
         ({"context_size": 3}, r"data.context_size must be at least 4, got 3"),
-        ({"training_tokens": 15}, r"data.training_tokens must be at least 16, got 15: that is one row of data.context_size"),
+        (
+            {"training_tokens": 15},
+            r"data.training_tokens must be at least 16, got 15: that is one row of data.context_size",
+        ),
         ({"validation_tokens": 0}, r"data.validation_tokens must be at least 16, got 0: that is one row"),
         ({"holdout_fraction": 0.0}, r"data.holdout_fraction must lie between 0 and 1, got 0.0"),
         ({"holdout_fraction": 1.0}, r"data.holdout_fraction must lie between 0 and 1, got 1.0"),

@@ -365,7 +365,11 @@ def test_tokens_beyond_the_first_of_the_data_are_refused(refused):
             {},
             r"^A: refine\.anchor must lie between 0\.8 and 1, got 0\.5",
         ),
-        ({"A": {"train": TRAIN | {"k": 99}}}, {}, r"^training\.k must lie between 1 and 24, got 99: a code uses at most n_latents$"),
+        (
+            {"A": {"train": TRAIN | {"k": 99}}},
+            {},
+            r"^training\.k must lie between 1 and 24, got 99: a code",
+        ),
         ({"A": GOOD}, {"loss_tokens": 0}, "loss_tokens must be at least 1, got 0"),
         ({"A": GOOD}, {"probes": {"ks": [0]}}, "^probes have at least one latent"),
         ({"A": GOOD}, {"data": {"hook_names": [HOOK, OTHER_HOOK]}}, "a comparison is of one hook point"),

@@ -215,5 +215,5 @@ def test_an_sae_that_does_not_fit_is_refused(sae, message, language_model, rows)
 
 def test_nothing_to_evaluate_on_is_refused(sae, language_model, rows):
     for changes in ({"loss_rows": 0}, {"model_batch_size": 0}):
-        with pytest.raises(InputError, match="(rows|model_batch_size) must be at least 1, got 0"):
+        with pytest.raises(InputError, match=r"(rows|model_batch_size) must be at least 1, got 0"):
             evaluate_sae(sae, language_model, rows, **changes)
