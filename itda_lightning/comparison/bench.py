@@ -57,7 +57,7 @@ class Bench:
                 )
 
     @cached_property
-    def tokenshash_of(self) -> str:
+    def tokens_hash(self) -> str:
         """Hash of the held-out token ids, their documents and masks, those of the losses marked."""
         return hash_of([self.data.rows("heldout").fingerprint(), len(self.loss_rows)])
 
