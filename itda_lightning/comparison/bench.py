@@ -14,12 +14,13 @@ from itda_lightning.comparison.comparison_settings import ComparisonSettings
 from itda_lightning.comparison.losses import LossMeter
 from itda_lightning.comparison.probing import measure_probing
 from itda_lightning.comparison.reconstruction import encoding_rate, measure_reconstruction
+from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.used_latents import directions_of
 from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.made_once import hash_of
 from itda_lightning.machine.versions import versions_and_hardware
-from itda_lightning.results.comparison import MEASURES, Row
+from itda_lightning.results.comparison import MEASURES, Encoding, Row
 
 # Raised when a measure changes its meaning, so that rows of before are measured again.
 FORMULAS = 2
@@ -110,6 +111,7 @@ class Bench:
             densities=tuple(densities.tolist()),
             curve=candidate.curve,
             measured_seconds=time.perf_counter() - start,
+            encoding=_encoding(entry.dictionary),
         )
 
     @cached_property
@@ -128,3 +130,9 @@ class Bench:
         for part in harvest(self.data.language_model, rows, batch, 0, stop):
             del part
         return (time.perf_counter() - start) / int(rows.kept[:stop].sum())
+
+
+def _encoding(dictionary: Dictionary | None) -> Encoding | None:
+    if dictionary is None:
+        return None
+    return Encoding(dictionary.k, dictionary.pursuit, dictionary.nonnegative, bool(dictionary.bias.any()))

@@ -1,10 +1,14 @@
-"""Results as JSON text and back."""
+"""Write results as JSON and read them back with their types."""
 
 import dataclasses
 import json
 import math
 import types
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar, get_args
+
+from cattrs import BaseValidationError, Converter, transform_error
+from cattrs.gen import make_dict_structure_fn
 
 from itda_lightning.errors import InputError
 from itda_lightning.results.comparison import Comparison, Row
@@ -20,24 +24,27 @@ FORMATS: dict[type, str] = {
     ModelSimilarity: "itda_lightning.similarity",
     Difference: "itda_lightning.difference",
 }
-FORMAT_VERSION = 1
+# Version 2 gave rows of comparisons their ``encoding``.
+FORMAT_VERSION = 2
+NUMBERS = {int, float}
 
 
 def to_json(results: RunResults | Row | Comparison | Difference | ModelSimilarity) -> str:
-    """The results as JSON text. Numbers that are not finite, which JSON lacks, become null."""
+    """Write results as JSON. Numbers that are not finite, which JSON lacks, become null."""
     content = {
         "format": FORMATS[type(results)],
         "version": FORMAT_VERSION,
-        "results": _finite(dataclasses.asdict(results)),
+        "results": CONVERTER.unstructure(results),
     }
     return json.dumps(content, ensure_ascii=False, allow_nan=False)
 
 
 def from_json(text: str, kind: type[Results]) -> Results:
-    """The results of that kind that ``to_json`` wrote; null where a number belongs is read as nan.
+    """Read results of that kind that ``to_json`` wrote, now or in an earlier version; null in place of a number is nan.
 
     Raises:
-        InputError: text that ``to_json`` did not write, of another kind, or that a newer version wrote.
+        InputError: text that ``to_json`` did not write, results of another kind or of a newer version, a field that is
+            missing or of another type.
     """
     try:
         content = json.loads(text)
@@ -45,47 +52,72 @@ def from_json(text: str, kind: type[Results]) -> Results:
         raise InputError(f"the results are not JSON ({error}): write them again") from error
     if not isinstance(content, dict) or content.get("format") != FORMATS[kind]:
         raise InputError(f"expected JSON of the format {FORMATS[kind]!r} as to_json writes it, got {text[:60]!r}")
-    if content["version"] > FORMAT_VERSION:
+    version = content.get("version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
         raise InputError(
-            f"the results have format version {content['version']}, this package reads up to {FORMAT_VERSION}: "
-            "upgrade it"
+            f"the results have format version {version}, this package reads up to {FORMAT_VERSION}: upgrade it"
         )
     try:
-        results: Results = _build(kind, content["results"])
-    except (KeyError, TypeError, ValueError) as error:
+        results: Results = CONVERTER.structure(_upgraded(content["results"], kind, version), kind)
+    except BaseValidationError as error:
+        problems = "; ".join(transform_error(error, format_exception=lambda cause, _: str(cause)))
+        raise InputError(
+            f"the results lack a field or hold one of another kind ({problems}): write them again"
+        ) from error
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"the results lack a field or hold one of another kind ({error}): write them again") from error
     return results
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value
+def _upgraded(results: Any, kind: type, version: int) -> Any:
+    """Give rows of version 1, which told how an entry encodes only in words, the typed fields of today."""
+    if version < 2:
+        for row in [results] if kind is Row else results["rows"] if kind is Comparison else []:
+            words = row["settings"]
+            row["encoding"] = None
+            if {"k", "pursuit", "nonnegative", "centred"} <= set(words):
+                signs = {name: words[name] == "True" for name in ("nonnegative", "centred")}
+                row["encoding"] = {"k": int(words["k"]), "pursuit": words["pursuit"], **signs}
+    return results
 
 
-def _build(kind: Any, value: Any) -> Any:
-    """``value``, as ``json.loads`` gives it, in the form that the annotation ``kind`` asks for."""
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin is types.UnionType:
-        if value is None:
-            return None if types.NoneType in arguments else math.nan
-        kinds = [argument for argument in arguments if argument is not types.NoneType]
-        return _build(kinds[0], value) if len(kinds) == 1 else value
-    if origin is dict:
-        return {key: _build(arguments[1], item) for key, item in value.items()}
-    if origin is tuple:
-        if arguments[-1] is Ellipsis:
-            return tuple(_build(arguments[0], item) for item in value)
-        return tuple(_build(part, item) for part, item in zip(arguments, value, strict=True))
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        hints = get_type_hints(kind)
-        return kind(**{name: _build(hint, value[name]) for name, hint in hints.items()})
-    if isinstance(kind, type) and issubclass(kind, tuple):
-        return kind(*value)
-    if kind is float:
-        return math.nan if value is None else float(value)
-    return value
+def _refuse(value: Any, kind: Any) -> NoReturn:
+    raise TypeError(f"expected {getattr(kind, '__name__', kind)}, got {value!r:.60}")
+
+
+def _exactly(value: Any, kind: type) -> Any:
+    return value if type(value) is kind else _refuse(value, kind)
+
+
+def _number(value: Any, kind: Any) -> Any:
+    """Read a number: a float, or what stands there if it may also be an integer."""
+    if value is None:
+        return math.nan
+    if type(value) not in NUMBERS:
+        _refuse(value, kind)
+    return float(value) if kind is float else value
+
+
+def _whole(kind: Any) -> Callable[[Any, Any], Any]:
+    """Make the reader of a dataclass whose fields must all be there, also those with defaults."""
+    names = [field.name for field in dataclasses.fields(kind)]
+    build = make_dict_structure_fn(kind, CONVERTER)
+
+    def structure(value: Any, _: Any) -> Any:
+        missing = [name for name in names if name not in value]
+        if missing:
+            raise KeyError(*missing)
+        return build(value, kind)
+
+    return structure
+
+
+CONVERTER = Converter()
+CONVERTER.register_unstructure_hook(float, lambda value: value if math.isfinite(value) else None)
+for plain in (bool, int, str):
+    CONVERTER.register_structure_hook(plain, _exactly)
+CONVERTER.register_structure_hook(float, _number)
+CONVERTER.register_structure_hook_func(
+    lambda kind: isinstance(kind, types.UnionType) and set(get_args(kind)) == NUMBERS, _number
+)
+CONVERTER.register_structure_hook_factory(dataclasses.is_dataclass, _whole)

@@ -48,6 +48,23 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Encoding:
+    """The settings with which a dictionary encodes activations.
+
+    Attributes:
+        k: sparsity, the largest number of atoms that a pursuit selects.
+        pursuit: its short name.
+        nonnegative: True if coefficients are at least 0.
+        centred: True if a mean is subtracted before encoding.
+    """
+
+    k: int
+    pursuit: Literal["mp", "omp", "gomp"]
+    nonnegative: bool
+    centred: bool
+
+
+@dataclass(frozen=True)
 class Row:
     """One entry of a comparison.
 
@@ -65,7 +82,8 @@ class Row:
         curve: (activations seen, FVU) during the fit or the training, where known.
         measured_seconds: how long the measuring took.
         reused: whether the row was taken over from an earlier run.
-        failure: why there are no figures; None where there are.
+        failure: why there are no figures; None if there are.
+        encoding: how the entry encodes; None for an SAE of another kind.
     """
 
     name: str
@@ -82,6 +100,7 @@ class Row:
     measured_seconds: float = 0.0
     reused: bool = False
     failure: str | None = None
+    encoding: Encoding | None = None
 
     def value(self, measure: str) -> float:
         """The value of a measure, nan where the row has none."""

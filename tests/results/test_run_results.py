@@ -12,6 +12,7 @@ from itda_lightning.results.as_json import from_json, to_json
 from itda_lightning.results.comparison import (
     Comparison,
     Cost,
+    Encoding,
     Estimate,
     LatentSummary,
     LatentView,
@@ -106,6 +107,7 @@ ROW = Row(
     curve=((128, 0.5), (256, 0.25)),
     measured_seconds=3.5,
     reused=True,
+    encoding=Encoding(4, "omp", False, True),
 )
 FAILED = Row("Lost", "sae", failure='it was\nlost: "<b>"')
 SUMMARY = LatentSummary(7, 0.125, 4.0, (0, 1), ((31, -2.5), (5, 1.0)), (0, 1), (1,))
@@ -159,5 +161,43 @@ def test_results_of_another_kind_are_refused(results, kind):
 def test_a_row_that_lacks_a_field_is_refused():
     content = json.loads(to_json(COMPARISON))
     del content["results"]["rows"][0]["cost"]["peak_bytes"]
-    with pytest.raises(InputError, match=r"lack a field or hold one of another kind \('peak_bytes'\)"):
+    with pytest.raises(
+        InputError, match=r"lack a field or hold one of another kind \('peak_bytes' @ \$\.rows\[0\]\.cost\)"
+    ):
         from_json(json.dumps(content), Comparison)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "problem"),
+    [
+        (("densities",), [0.5, "much"], r"expected float, got 'much' @ \$\.densities\[1\]"),
+        (("reused",), "True", r"expected bool, got 'True' @ \$\.reused"),
+        (("width",), 3.5, r"expected int, got 3\.5 @ \$\.width"),
+        (("name",), None, r"expected str, got None @ \$\.name"),
+        (("kind",), "tree", r"@ \$\.kind"),
+        (("cost",), [], r"@ \$\.cost"),
+        (("encoding", "nonnegative"), 0, r"expected bool, got 0 @ \$\.encoding\.nonnegative"),
+        (("curve",), [[1, 0.5, 2]], r"@ \$\.curve\[0\]"),
+    ],
+)
+def test_a_field_of_another_type_is_refused_and_named(path, value, problem):
+    content = json.loads(to_json(ROW))
+    part = content["results"]
+    for name in path[:-1]:
+        part = part[name]
+    part[path[-1]] = value
+    with pytest.raises(InputError, match=problem):
+        from_json(json.dumps(content), Row)
+
+
+@pytest.mark.parametrize("kind", [Row, Comparison])
+def test_rows_of_the_first_version_get_the_types_of_today(kind):
+    words = {"k": "4", "pursuit": "omp", "nonnegative": "False", "centred": "True", "seed": "0"}
+    row = dataclasses.replace(ROW, settings=words)
+    content = json.loads(to_json(row if kind is Row else dataclasses.replace(COMPARISON, rows=(row, FAILED))))
+    content["version"] = 1
+    for part in [content["results"]] if kind is Row else content["results"]["rows"]:
+        del part["encoding"]
+    results = from_json(json.dumps(content), kind)
+    rows = (results,) if kind is Row else results.rows
+    assert rows == ((row,) if kind is Row else (row, FAILED))
