@@ -16,8 +16,8 @@ from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.usable import usable
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
-from itda_lightning.evaluation.atom_codes import AtomCodes
 from itda_lightning.evaluation.data_of import add_prompts, check_width, data_for, hook_point
+from itda_lightning.evaluation.held_out_codes import codes_of
 from itda_lightning.evaluation.logit_effects import Unembedding
 from itda_lightning.evaluation.neuronpedia_batches import NO_LOGITS, Place, batch, explanation, feature, logit_tables
 from itda_lightning.evaluation.token_text import token_texts
@@ -72,7 +72,7 @@ def neuronpedia(
     place = Place(model, _layer(hook) if layer is None else layer, sae_set)
     with new_directory(Path(output).expanduser()) as directory:
         add_prompts(loaded, data)
-        codes = AtomCodes(loaded, _batches(loaded, data, hook), data.hparams["context_size"])
+        codes = codes_of(loaded, _batches(loaded, data, hook))
         rows = data.rows("heldout")
         dataset = data.hparams["dataset"]
         texts = [rows.pieces(row) for row in range(len(rows))]

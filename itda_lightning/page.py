@@ -17,7 +17,7 @@ from itda_lightning.dictionary.sources import Source
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.data_of import add_prompts, check_width, data_for, hook_point
 from itda_lightning.evaluation.decomposition import decompose
-from itda_lightning.evaluation.usage import measure_usage
+from itda_lightning.evaluation.usage import UsageMeter
 from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.fitting.run_directory import DICTIONARIES, EVALUATION
 from itda_lightning.machine.command_line import run_command, run_function
@@ -127,7 +127,10 @@ def _measure(dictionary: Dictionary, data: ActivationsDataModule, hook: str) -> 
             position += len(x)
             yield x, table
 
-    usage = measure_usage(dictionary, batches(), rows.prompt)
+    meter = UsageMeter(dictionary)
+    for x, table in batches():
+        meter.update(x, table)
+    usage = meter.compute(rows.prompt)
     prompts = [rows.prompt(source) for _, source in picked]
     return usage, decompose(dictionary, torch.stack([x for x, _ in picked]), prompts)
 

@@ -1,4 +1,4 @@
-"""Density, histogram and top contexts of chosen latents, counted batch by batch with memory that does not grow."""
+"""Density, histogram and top contexts of chosen latents on held-out activations."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -7,18 +7,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from itda_lightning.dictionary.sources import COLUMNS
 from itda_lightning.errors import InputError
-from itda_lightning.evaluation.best_per_group import BestPerGroup
 from itda_lightning.evaluation.entries import Entry
-from itda_lightning.evaluation.histograms import CoefficientHistograms
-from itda_lightning.evaluation.used_latents import directions_of, used_latents
-
-ROW, POSITION = COLUMNS.index("row"), COLUMNS.index("position")
+from itda_lightning.evaluation.held_out_codes import POSITION, ROW, CodesMeter
+from itda_lightning.evaluation.used_latents import Used, directions_of, used_latents
 
 
 class LatentUse(NamedTuple):
-    """What one latent was used for; see ``LatentSummary`` for the fields."""
+    """The use of one latent; see ``LatentSummary`` for the fields."""
 
     latent: int
     density: float
@@ -28,14 +24,14 @@ class LatentUse(NamedTuple):
 
 
 class LatentUsageMeter:
-    """Counts what chosen latents of one entry are used for; memory is in proportion to their number.
+    """Count what chosen latents of one entry are used for; memory is in proportion to their uses.
 
     Args:
-        entry: what encodes.
+        entry: encodes the activations.
         latents: (m,) the latents of interest, each once.
-        context_size: tokens in a row; with it a source's row and position give the index of its token.
-        top: how many of the tokens with the largest ``|activation|`` to keep; of equal ones the earliest.
-        bins: of a histogram, an even number.
+        context_size: tokens per row; with it a source's row and position give the index of its token.
+        top: number of tokens with the largest ``|activation|`` to keep; of equal ones the earliest.
+        bins: bins per histogram, an even number.
 
     Raises:
         InputError: bins that are not a positive even number, or a negative number of examples.
@@ -46,38 +42,32 @@ class LatentUsageMeter:
             raise InputError(f"a histogram must have a positive even number of bins, got {bins}")
         if top < 0:
             raise InputError(f"the number of top examples must not be negative, got {top}")
-        self.entry, self.latents, self.context_size = entry, latents, context_size
-        self.n_tokens = 0
-        self.group = torch.full((len(directions_of(entry)),), -1, dtype=torch.int64)
-        self.group[latents] = torch.arange(len(latents))
-        self.histograms = CoefficientHistograms(len(latents), bins // 2)
-        self.largest = BestPerGroup(len(latents), top)
+        self.entry, self.latents, self.context_size, self.top, self.bins = entry, latents, context_size, top, bins
+        self._index = torch.full((len(directions_of(entry)),), -1, dtype=torch.int64)
+        self._index[latents] = torch.arange(len(latents))
+        self._codes = CodesMeter(len(latents))
 
     def update(self, x: Float[Tensor, "batch d"], table: Int[Tensor, "batch 6"]) -> None:
-        """Encode and count one batch with its sources. Raises ValueError for activations that are not finite."""
-        for used in used_latents(self.entry, x):
-            group = self.group[used.latent]
-            chosen = group >= 0
-            group, activation = group[chosen], used.activation[chosen]
-            self.histograms.add(group, activation)
-            self.largest.add(group, activation.abs(), activation, used.token[chosen], table)
-        self.n_tokens += len(x)
+        """Encode a batch with its sources and keep the uses. Raises ValueError for activations that are not finite."""
+        self._codes.update(map(self._chosen, used_latents(self.entry, x)), table)
+
+    def _chosen(self, used: Used) -> Used:
+        index = self._index[used.latent]
+        chosen = index >= 0
+        return Used(used.token[chosen], index[chosen], used.activation[chosen])
 
     def compute(self) -> Iterator[LatentUse]:
-        """One ``LatentUse`` a chosen latent, in their order. Raises InputError where nothing was counted."""
-        if self.n_tokens == 0:
-            raise InputError("no held-out activations to measure latents on: give at least one")
-        place = self.largest.source[..., ROW] * self.context_size + self.largest.source[..., POSITION]
-        kept = (self.largest.priority > -torch.inf).sum(1).tolist()
+        """Return one ``LatentUse`` per chosen latent, in their order. Raises InputError if nothing was read."""
+        codes = self._codes.compute()
+        place = (codes.sources[codes.token, ROW] * self.context_size + codes.sources[codes.token, POSITION]).numpy()
+        activation = codes.activation.numpy()
         columns = zip(
             self.latents.tolist(),
-            self.histograms.limits.tolist(),
-            self.histograms.counts.tolist(),
-            kept,
-            place.tolist(),
-            self.largest.coefficient.tolist(),
+            codes.limits.tolist(),
+            codes.histograms(self.bins // 2).tolist(),
+            codes.largest(self.top).tolist(),
             strict=True,
         )
-        for latent, limit, counts, n_kept, places, activations in columns:
-            top = tuple(zip(places[:n_kept], activations[:n_kept], strict=True))
-            yield LatentUse(latent, sum(counts) / self.n_tokens, limit, tuple(counts), top)
+        for latent, limit, histogram, largest in columns:
+            top = tuple((int(place[use]), float(activation[use])) for use in largest if use >= 0)
+            yield LatentUse(latent, sum(histogram) / codes.n_tokens, limit, tuple(histogram), top)

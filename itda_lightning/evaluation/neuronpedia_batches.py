@@ -27,7 +27,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from itda_lightning.dictionary.sources import Prompt
-from itda_lightning.evaluation.atom_codes import AtomCodes
+from itda_lightning.evaluation.held_out_codes import POSITION, ROW, HeldOutCodes
 
 DECIMALS = 3  # SAEDashboard's
 VECTOR_DECIMALS = 6
@@ -74,7 +74,7 @@ def batch(place: Place, features: list[dict[str, Any]]) -> dict[str, Any]:
 def feature(
     atom: int,
     direction: Float[Tensor, " d"],
-    codes: AtomCodes,
+    codes: HeldOutCodes,
     rows: Sequence[Sequence[str]],
     logits: Mapping[str, list[Any]],
     dataset: str,
@@ -110,7 +110,7 @@ def feature(
         "freq_hist_data_bar_heights": heights,
         "freq_hist_data_bar_values": middles,
         "n_prompts_total": len(rows),
-        "n_tokens_in_prompt": codes.context_size,
+        "n_tokens_in_prompt": len(rows[0]),
         "dataset": dataset,
         "decoder_weights_dist": [],
         "activations": _activations(atom, codes, rows, top, per_interval),
@@ -168,43 +168,43 @@ def _histograms(values: Float[Tensor, "m n"]) -> Iterator[tuple[list[float], lis
 
 
 def _activations(
-    atom: int, codes: AtomCodes, rows: Sequence[Sequence[str]], top: int, per_interval: int
+    atom: int, codes: HeldOutCodes, rows: Sequence[Sequence[str]], top: int, per_interval: int
 ) -> list[dict[str, Any]]:
-    places, coefficients = codes.of(atom)
-    if not len(places):
+    tokens, coefficients = codes.of(atom)
+    if not len(tokens):
         return []
     largest = coefficients.abs().argsort(descending=True, stable=True)[:top]
     shown = [
-        _example(atom, codes, rows, place, TOP_BIN, float(coefficients.abs().max()), TOP_BIN)
-        for place in places[largest]
+        _example(atom, codes, rows, token, TOP_BIN, float(coefficients.abs().max()), TOP_BIN)
+        for token in tokens[largest]
     ]
     low, high = min(0.0, float(coefficients.min())), max(0.0, float(coefficients.max()))
     edges = torch.linspace(low, high, INTERVALS + 1, dtype=torch.float64)
     interval = (torch.searchsorted(edges, coefficients) - 1).clamp(0, INTERVALS - 1)
     for part in reversed(range(INTERVALS)):
-        inside = places[interval == part]
+        inside = tokens[interval == part]
         share = len(inside) / codes.n_tokens
-        for place in inside[_evenly(len(inside), per_interval)]:
-            shown.append(_example(atom, codes, rows, place, float(edges[part]), float(edges[part + 1]), share))
+        for token in inside[_evenly(len(inside), per_interval)]:
+            shown.append(_example(atom, codes, rows, token, float(edges[part]), float(edges[part + 1]), share))
     return shown
 
 
 def _example(
     atom: int,
-    codes: AtomCodes,
+    codes: HeldOutCodes,
     rows: Sequence[Sequence[str]],
-    place: Int[Tensor, ""],
+    token: Int[Tensor, ""],
     bin_min: float,
     bin_max: float,
     bin_contains: float,
 ) -> dict[str, Any]:
-    row, position = divmod(int(place), codes.context_size)
+    row, position = codes.sources[token, [ROW, POSITION]].tolist()
     return {
         "bin_min": round(bin_min, DECIMALS),
         "bin_max": round(bin_max, DECIMALS),
         "bin_contains": bin_contains,
         "tokens": list(rows[row]),
-        "values": _rounded(codes.in_row(atom, row)),
+        "values": _rounded(codes.in_row(atom, row, len(rows[row]))),
         "qualifying_token_index": position,
     }
 

@@ -1,6 +1,6 @@
-"""What held-out activations use each atom for, measured in one pass with memory that does not grow with tokens."""
+"""Measure what held-out activations use each atom for."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Float, Int
@@ -9,160 +9,120 @@ from torch import Tensor
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.reconstruction_error import ReconstructionSums
 from itda_lightning.dictionary.sources import Prompt, Source
-from itda_lightning.errors import InputError
-from itda_lightning.evaluation.best_per_group import BestPerGroup
-from itda_lightning.evaluation.histograms import CoefficientHistograms, Widening, merged_index
+from itda_lightning.evaluation.held_out_codes import CodesMeter, HeldOutCodes, best_of_groups
+from itda_lightning.evaluation.used_latents import used_of
 from itda_lightning.machine.checks import check_at_least
 from itda_lightning.results.run_results import AtomUsage, CoefficientRange, Example, Usage
 
 BINS_PER_RANGE = 8
-
-# One kept coefficient and the columns of its source.
-Entry = tuple[float, list[int]]
-
-
-def measure_usage(
-    dictionary: Dictionary,
-    batches: Iterable[tuple[Float[Tensor, "batch d"], Int[Tensor, "batch 6"]]],
-    prompt_of: Callable[[Source], Prompt],
-    *,
-    ranges: int = 4,
-    examples_per_range: int = 3,
-    top: int = 5,
-) -> Usage:
-    """Encode held-out activations once and count what they use each atom for.
-
-    Args:
-        dictionary: what encodes; on any device.
-        batches: (activations (batch, d), their sources (batch, 6) int64), of any sizes; read once.
-        prompt_of: the text to show for a source. Called at the end, once for each source among the examples kept.
-        ranges: into how many equal ranges to cut coefficients of one sign, from 0 to the atom's limit.
-        examples_per_range: how many tokens to keep of each range.
-        top: how many of the tokens with the largest ``|coefficient|`` to keep.
-
-    Raises:
-        InputError: no activations at all, or fewer than one range.
-        ValueError: activations of another width than the atoms, or non-finite ones.
-    """
-    meter = UsageMeter(dictionary, ranges=ranges, examples_per_range=examples_per_range, top=top)
-    for x, table in batches:
-        meter.update(x, table)
-    return meter.compute(prompt_of)
+# Of the order in which examples of a range are drawn: the same tokens are shown each time.
+SEED = 0
 
 
 class UsageMeter:
-    """``measure_usage`` for activations that arrive batch by batch; see there for the arguments."""
+    """Count what held-out activations use each atom for.
+
+    Args:
+        dictionary: encodes the activations; on any device.
+        ranges: number of equal ranges of coefficients of one sign, from 0 to the atom's limit.
+        examples_per_range: number of tokens to show per range, drawn at random.
+        top: number of tokens with the largest ``|coefficient|`` to show.
+
+    Raises:
+        InputError: fewer than one range.
+    """
 
     def __init__(self, dictionary: Dictionary, *, ranges: int = 4, examples_per_range: int = 3, top: int = 5) -> None:
         check_at_least(1, {"ranges": ranges}, "it is the number of ranges of one sign")
-        n = dictionary.n_atoms
         self.dictionary = dictionary
-        self.ranges = ranges
-        self.n_tokens = 0
-        self.sums = ReconstructionSums(dictionary.d_in)
-        self.l0_counts = torch.zeros(dictionary.k + 1, dtype=torch.int64)
-        self.histograms = CoefficientHistograms(n, ranges * BINS_PER_RANGE)
-        self.largest = BestPerGroup(n, top)
-        self.sampled = BestPerGroup(n * 2 * ranges, examples_per_range)
+        self.ranges, self.examples_per_range, self.top = ranges, examples_per_range, top
+        self._reconstruction = ReconstructionSums(dictionary.d_in)
+        self._l0_counts = torch.zeros(dictionary.k + 1, dtype=torch.int64)
+        self._codes = CodesMeter(dictionary.n_atoms)
 
     def update(self, x: Float[Tensor, "batch d"], table: Int[Tensor, "batch 6"]) -> None:
-        """Count one batch. Raises ValueError for activations that the dictionary cannot encode."""
+        """Encode a batch (batch, d) with its sources (batch, 6).
+
+        Raises:
+            ValueError: activations of another width than the atoms, or non-finite ones.
+        """
         x = x.to(self.dictionary.bias.device)
         code = self.dictionary.encode(x).distinct()
-        used = code.support >= 0
-        self.l0_counts += torch.bincount(used.sum(-1).cpu(), minlength=len(self.l0_counts))
-        self.sums.update(self.dictionary.centre(x), code.residual_energy, used.sum(-1))
-
-        token = used.nonzero()[:, 0].cpu()
-        atom = code.support[used].cpu()
-        coefficient = code.coefficients[used].double().cpu()
-        bins, widening = self.histograms.add(atom, coefficient)
-        self._merge_ranges(widening)
-        table = table.cpu()
-        self.largest.add(atom, coefficient.abs(), coefficient, token, table)
-        group = atom * 2 * self.ranges + bins // BINS_PER_RANGE
-        self.sampled.add(group, _shuffled(self.n_tokens + token), coefficient, token, table)
-        self.n_tokens += len(x)
+        l0 = (code.support >= 0).sum(-1)
+        self._reconstruction.update(self.dictionary.centre(x), code.residual_energy, l0)
+        self._l0_counts += torch.bincount(l0.cpu(), minlength=len(self._l0_counts))
+        self._codes.update([used_of(code)], table)
 
     def compute(self, prompt_of: Callable[[Source], Prompt]) -> Usage:
-        """The usage so far. Raises InputError where nothing was counted."""
-        if self.n_tokens == 0:
-            raise InputError("no held-out activations to measure usage on: give at least one")
-        prompts: dict[Source, Prompt] = {}
+        """Return the usage so far.
 
-        def example(coefficient: float, row: list[int]) -> Example:
-            source = Source(*row)
-            if source not in prompts:
-                prompts[source] = prompt_of(source)
-            return Example(coefficient, prompts[source])
+        Args:
+            prompt_of: the text to show for a source; called once per source among the examples.
 
-        reconstruction = self.sums.compute()
+        Raises:
+            InputError: no activations.
+        """
+        codes, reconstruction = self._codes.compute(), self._reconstruction.compute()
         return Usage(
-            n_tokens=self.n_tokens,
+            n_tokens=codes.n_tokens,
             residual_energy=reconstruction.squared_error,
             variance=max(0.0, reconstruction.variance),
-            l0_histogram=tuple(self.l0_counts.tolist()),
-            atoms=tuple(self._atoms(example)),
+            l0_histogram=tuple(self._l0_counts.tolist()),
+            atoms=tuple(self._atoms(codes, prompt_of)),
         )
 
-    def _merge_ranges(self, widening: Widening) -> None:
-        parts = torch.arange(2 * self.ranges)
-        first = widening.atom[:, None] * 2 * self.ranges
-        merged = merged_index(parts, widening.doublings, self.ranges)
-        self.sampled.move((first + parts).flatten(), (first + merged).flatten())
-
-    def _atoms(self, example: Callable[[float, list[int]], Example]) -> Iterator[AtomUsage]:
+    def _atoms(self, codes: HeldOutCodes, prompt_of: Callable[[Source], Prompt]) -> Iterator[AtomUsage]:
+        example = _Examples(codes, prompt_of)
         sources, prompts = self.dictionary.sources, self.dictionary.prompts
-        limits, histograms = self.histograms.limits.tolist(), self.histograms.counts.tolist()
-        for atom, (limit, counts) in enumerate(zip(limits, histograms, strict=True)):
-            largest = _entries(self.largest, atom)
+        half = self.ranges * BINS_PER_RANGE
+        # The highest of a random number per token: a uniform sample of each range.
+        random = torch.rand(codes.n_tokens, generator=torch.Generator().manual_seed(SEED))[codes.token]
+        group = codes.latent * 2 * self.ranges + codes.bins(half) // BINS_PER_RANGE
+        sampled = best_of_groups(group, random, len(codes.counts) * 2 * self.ranges, self.examples_per_range)
+        columns = zip(
+            codes.limits.tolist(),
+            codes.histograms(half).tolist(),
+            codes.largest(self.top).tolist(),
+            sampled.view(len(codes.counts), 2 * self.ranges, self.examples_per_range).tolist(),
+            strict=True,
+        )
+        for atom, (limit, histogram, largest, drawn) in enumerate(columns):
+            count = sum(histogram)
             yield AtomUsage(
                 atom=atom,
                 source=sources[atom] if sources is not None else None,
                 prompt=prompts[atom] if prompts is not None else None,
-                count=sum(counts),
-                density=sum(counts) / self.n_tokens,
+                count=count,
+                density=count / codes.n_tokens,
                 histogram_limit=limit,
-                histogram=tuple(counts),
-                top=tuple(example(*entry) for entry in largest),
-                ranges=tuple(self._ranges(atom, limit, counts, largest, example)),
+                histogram=tuple(histogram),
+                top=tuple(example(use) for use in largest if use >= 0),
+                ranges=tuple(self._ranges(limit, histogram, set(largest), drawn, example)),
             )
 
     def _ranges(
-        self,
-        atom: int,
-        limit: float,
-        counts: list[int],
-        largest: list[Entry],
-        example: Callable[[float, list[int]], Example],
+        self, limit: float, histogram: list[int], largest: set[int], drawn: list[list[int]], example: "_Examples"
     ) -> Iterator[CoefficientRange]:
+        """Make the ranges of an atom that have tokens, highest first, without the examples already in ``largest``."""
         for part in reversed(range(2 * self.ranges)):
-            count = sum(counts[part * BINS_PER_RANGE : (part + 1) * BINS_PER_RANGE])
+            count = sum(histogram[part * BINS_PER_RANGE : (part + 1) * BINS_PER_RANGE])
             if count:
-                kept = _entries(self.sampled, atom * 2 * self.ranges + part)
-                rest = sorted((entry for entry in kept if entry not in largest), key=lambda entry: -abs(entry[0]))
                 low, high = (limit * (edge / self.ranges - 1) for edge in (part, part + 1))
-                yield CoefficientRange(low, high, count, tuple(example(*entry) for entry in rest))
+                examples = [example(use) for use in drawn[part] if use >= 0 and use not in largest]
+                examples.sort(key=lambda shown: -abs(shown.coefficient))
+                yield CoefficientRange(low, high, count, tuple(examples))
 
 
-def _entries(kept: BestPerGroup, group: int) -> list[Entry]:
-    """(coefficient, source) of what a group holds, by falling priority."""
-    some = kept.priority[group] > -torch.inf
-    return list(zip(kept.coefficient[group][some].tolist(), kept.source[group][some].tolist(), strict=True))
+class _Examples:
+    """Turn uses into examples; the prompt of a source is looked up once."""
 
+    def __init__(self, codes: HeldOutCodes, prompt_of: Callable[[Source], Prompt]) -> None:
+        self._sources, self._token = codes.sources.numpy(), codes.token.numpy()
+        self._activation, self._prompt_of = codes.activation.numpy(), prompt_of
+        self._prompts: dict[Source, Prompt] = {}
 
-def _shuffled(index: Int[Tensor, " entries"]) -> Float[Tensor, " entries"]:
-    """A fixed pseudo-random number in [0, 1) for each token index (the finaliser of SplitMix64).
-
-    Keeping the largest ones of a range is a uniform sample of it that needs no state and no seed.
-    """
-    mixed = (index + 1) * -7046029254386353131
-    for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
-        mixed = (mixed ^ _shift_right(mixed, shift)) * factor
-    mixed = mixed ^ _shift_right(mixed, 31)
-    return _shift_right(mixed, 11).double() / 2**53
-
-
-def _shift_right(value: Int[Tensor, " entries"], shift: int) -> Int[Tensor, " entries"]:
-    """A logical shift: torch's own drags the sign bit along."""
-    return (value >> shift) & ((1 << (64 - shift)) - 1)
+    def __call__(self, use: int) -> Example:
+        source = Source(*self._sources[self._token[use]].tolist())
+        if source not in self._prompts:
+            self._prompts[source] = self._prompt_of(source)
+        return Example(float(self._activation[use]), self._prompts[source])

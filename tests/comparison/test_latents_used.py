@@ -93,7 +93,7 @@ def test_of_equal_activations_the_earliest_are_shown(entries):
 
 
 def test_a_meter_that_saw_nothing_says_so(entries):
-    with pytest.raises(InputError, match="no held-out activations to measure latents on"):
+    with pytest.raises(InputError, match="no held-out activations to measure on"):
         next(LatentUsageMeter(entries["itda"], torch.arange(N), 8, 2, 4).compute())
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.sources import Prompt
 from itda_lightning.errors import InputError
-from itda_lightning.evaluation.atom_codes import AtomCodes
+from itda_lightning.evaluation.held_out_codes import codes_of
 from itda_lightning.evaluation.neuronpedia_batches import NO_LOGITS, Place, batch, explanation, feature, logit_tables
 
 D, N, ROWS, CONTEXT, K = 6, 9, 7, 5, 3
@@ -118,7 +118,7 @@ def measured(seed: int, sizes: list[int] | None = None, nonnegative: bool = Fals
     kept = position > 0
     flat, table = x.reshape(-1, D)[kept], table[kept]
     sizes = sizes or [len(flat)]
-    codes = AtomCodes(dictionary, zip(flat.split(sizes), table.split(sizes), strict=True), CONTEXT)
+    codes = codes_of(dictionary, zip(flat.split(sizes), table.split(sizes), strict=True))
     dense = torch.zeros(ROWS * CONTEXT, N, dtype=torch.float64)
     dense[kept] = dictionary.encode(flat).to_dense(N)
     return dictionary, codes, dense.view(ROWS, CONTEXT, N)
@@ -222,5 +222,5 @@ def test_an_explanation_names_the_source_of_an_atom():
 
 
 def test_nothing_to_measure_on_is_said():
-    with pytest.raises(InputError, match="no held-out activations to measure atoms on"):
-        AtomCodes(Dictionary(torch.eye(3), k=1), [], CONTEXT)
+    with pytest.raises(InputError, match="no held-out activations to measure on"):
+        codes_of(Dictionary(torch.eye(3), k=1), [])

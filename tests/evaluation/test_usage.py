@@ -1,16 +1,20 @@
-"""Usage in one streaming pass against a slow recomputation that keeps everything."""
+"""Usage from the codes of held-out tokens against a slow recomputation that keeps everything."""
 
 import math
 from collections import defaultdict
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.sources import Prompt, Source, Sources
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.decomposition import decompose
-from itda_lightning.evaluation.usage import UsageMeter, measure_usage
+from itda_lightning.evaluation.held_out_codes import CodesMeter, best_of_groups
+from itda_lightning.evaluation.usage import UsageMeter
+from itda_lightning.evaluation.used_latents import used_of
 from itda_lightning.results.run_results import AtomUsage, Example, Usage
 
 K, N, D, TOKENS = 5, 24, 10, 700
@@ -41,7 +45,7 @@ def dictionary() -> Dictionary:
 @pytest.fixture
 def activations(dictionary: Dictionary) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
-    # Scales over six orders of magnitude, so that limits double many times on the way.
+    # Scales over six orders of magnitude, so that limits differ widely.
     scale = 10 ** (6 * torch.rand(TOKENS, 1, generator=generator, dtype=torch.float64) - 3)
     x = torch.randn(TOKENS, D, generator=generator, dtype=torch.float64) * scale
     x[:, -1] = 0
@@ -49,9 +53,10 @@ def activations(dictionary: Dictionary) -> torch.Tensor:
 
 
 def measure(dictionary: Dictionary, x: torch.Tensor, batch: int, **options: int) -> Usage:
-    return measure_usage(
-        dictionary, zip(x.split(batch), make_table(len(x)).split(batch), strict=True), prompt_of, **options
-    )
+    meter = UsageMeter(dictionary, **options)
+    for part, table in zip(x.split(batch), make_table(len(x)).split(batch), strict=True):
+        meter.update(part, table)
+    return meter.compute(prompt_of)
 
 
 def examples_by_place(atom: AtomUsage) -> list[tuple[Example, ...]]:
@@ -149,17 +154,30 @@ def test_batches_of_any_size_give_the_same_usage(dictionary, activations, batch)
             assert [e.coefficient for e in kept] == pytest.approx([e.coefficient for e in again])
 
 
-def test_memory_does_not_grow_with_tokens(dictionary, activations):
-    def size(meter: UsageMeter) -> int:
-        parts = [meter, meter.histograms, meter.largest, meter.sampled]
-        tensors = [value for part in parts for value in vars(part).values() if isinstance(value, torch.Tensor)]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+def test_codes_take_little_memory(dictionary, activations):
+    meter = CodesMeter(N)
+    meter.update([used_of(dictionary.encode(activations))], make_table(TOKENS))
+    codes = meter.compute()
+    tensors = codes.sources, codes.token, codes.activation, codes.counts
+    assert sum(tensor.nbytes for tensor in tensors) == 48 * TOKENS + 12 * len(codes.token) + 8 * N
 
-    meter = UsageMeter(dictionary)
-    before = size(meter)
-    for _ in range(5):
-        meter.update(activations, make_table(TOKENS))
-    assert size(meter) == before
+
+@given(
+    entries=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), max_size=30),
+    count=st.integers(0, 4),
+)
+def test_the_best_of_groups_are_those_of_a_stable_sort(entries, count):
+    group, priority = torch.tensor(entries, dtype=torch.int64).view(-1, 2).T
+    best = best_of_groups(group, priority.double(), 5, count)
+    for index, row in enumerate(best.tolist()):
+        members = [entry for entry, (of, _) in enumerate(entries) if of == index]
+        expected = sorted(members, key=lambda entry: -entries[entry][1])[:count]
+        assert row == expected + [-1] * (count - len(expected))
+
+
+def test_a_dictionary_that_explains_nothing_has_usage():
+    usage = measure(Dictionary(torch.zeros(0, 3), torch.ones(3), k=2, capacity=4), torch.rand(10, 3), batch=5)
+    assert (usage.n_tokens, usage.atoms, usage.l0) == (10, (), 0)
 
 
 def test_prompts_are_looked_up_only_for_the_examples_kept(dictionary, activations):
@@ -169,8 +187,9 @@ def test_prompts_are_looked_up_only_for_the_examples_kept(dictionary, activation
         asked.append(source)
         return prompt_of(source)
 
-    batches = [(activations, make_table(TOKENS))]
-    usage = measure_usage(dictionary, batches, counted, ranges=1, examples_per_range=1, top=1)
+    meter = UsageMeter(dictionary, ranges=1, examples_per_range=1, top=1)
+    meter.update(activations, make_table(TOKENS))
+    usage = meter.compute(counted)
     assert len(asked) == len(set(asked)) <= 3 * len(usage.atoms)
 
 
@@ -182,9 +201,9 @@ def test_a_dictionary_without_sources_has_atoms_without_prompts(dictionary, acti
 
 def test_no_activations_are_refused(dictionary):
     with pytest.raises(InputError, match="no held-out activations"):
-        measure_usage(dictionary, [], prompt_of)
+        UsageMeter(dictionary).compute(prompt_of)
     with pytest.raises(InputError, match="at least 1, got 0"):
-        measure_usage(dictionary, [], prompt_of, ranges=0)
+        UsageMeter(dictionary, ranges=0)
 
 
 def test_decompose_gives_terms_that_sum_to_the_reconstruction(dictionary, activations):
