@@ -1,6 +1,6 @@
 """Dictionaries of tens of thousands of atoms at d = 16,384 in a stated budget of memory: what encoding and growth take.
 
-    python benchmarks/big_dictionary.py [--n 65536] [--d 16384] [--budgets_gb '[2]'] [--dtypes '[bfloat16, float32]']
+    python -m benchmarks.big_dictionary.run [--n 65536] [--d 16384] [--budgets_gb '[2]'] [--dtypes '[bfloat16, float32]']
 
 Each row is a process of its own, whose peak resident memory is set against the atoms and the budget. Adds its rows to
 results/big_dictionary.json and writes results/big_dictionary.md.
@@ -10,7 +10,6 @@ import json
 import multiprocessing
 import os
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,9 +21,9 @@ import torch
 from jsonargparse import auto_cli
 from torch import Tensor
 
+from benchmarks.results import Study, describe, table, write_results
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.growth import GROWTH_POLICIES, GrowthRule
-from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.pursuit import combine
 
 RESULTS = Path(__file__).parent / "results"
@@ -47,14 +46,12 @@ def main(
         for budget in budgets_gb:
             with multiprocessing.get_context("fork").Pool(1) as pool:
                 row = pool.apply(measure, (d, n, k, int(budget * 1e9), dtype, activations, growth_batch, seed))
-            head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-            rows = json.loads(path.read_text())["rows"] if path.exists() else []
-            row["load average"] = os.getloadavg()[2]
-            rows.append(row | {"seed": seed, "commit": head.stdout.strip()})
-            result = {"rows": rows, "versions": versions_and_hardware()}
-            path.write_text(json.dumps(result, indent=1) + "\n")
-            (RESULTS / "big_dictionary.md").write_text(table(result))
             sys.stdout.write(f"{row}\n")
+            result = describe(Study("big_dictionary", dataset="sparse mixtures of hidden directions", seed=seed))
+            rows = json.loads(path.read_text())["rows"] if path.exists() else []
+            load = os.getloadavg()[2]
+            rows.append(row | {"load average": load, "seed": seed, "commit": result["commit"]})
+            write_results(RESULTS, "big_dictionary", result | {"rows": rows}, as_markdown(result | {"rows": rows}))
 
 
 def measure(
@@ -151,7 +148,7 @@ def seconds_of(run: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def table(result: dict[str, Any]) -> str:
+def as_markdown(result: dict[str, Any]) -> str:
     columns = [name for name in result["rows"][0] if name not in ("seed", "commit")]
     versions = result["versions"]
 
@@ -165,9 +162,7 @@ def table(result: dict[str, Any]) -> str:
         f"{versions['torch']}; commits stand in the JSON. Where the load average was above the number of cores, read the "
         "memory, not the times.",
         "",
-        "| " + " | ".join(columns) + " |",
-        "|---" * len(columns) + "|",
-        *("| " + " | ".join(cell(row.get(name)) for name in columns) + " |" for row in result["rows"]),
+        *table(columns, ([cell(row.get(name)) for name in columns] for row in result["rows"])),
     ]
     return "\n".join(lines) + "\n"
 

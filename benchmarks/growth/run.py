@@ -1,6 +1,6 @@
 """What growth costs and gives: the policies on real activations, beside exact worst-first growth of a window.
 
-    python benchmarks/growth.py [--training_tokens 65536]
+    python -m benchmarks.growth.run [--training_tokens 65536]
 
 The bundled model's activations at one hook point; each policy grows a dictionary at the same threshold from the same
 activations in the same order. Encodes are counted (an activation that is encoded again counts again); the held-out errors show
@@ -8,8 +8,6 @@ what a smaller dictionary costs. Exact worst-first encodes a window again for ev
 others are given the same window for comparison. Writes results/growth.json and growth.md.
 """
 
-import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -21,9 +19,9 @@ from jsonargparse import auto_cli
 from torch import Tensor
 
 import itda_lightning as il
+from benchmarks.results import Study, describe, environment, table, write_results
 from itda_lightning import growth
 from itda_lightning.growth import GROWTH_POLICIES, Growth, GrowthRule
-from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.pursuit import PreparedAtoms, pursue
 from itda_lightning.pursuit import growing as sequence
 from itda_lightning.pursuit.growing import pursue_and_append
@@ -140,41 +138,42 @@ def main(
             }
         )
         sys.stdout.write(f"{rows[-1]}\n")
-    result = {
-        "model": data.model_name.name,
-        "model_fingerprint": data.model_name.fingerprint(),
-        "hook_name": hook_name,
-        "dataset": {"name": "bundled:sotu", "fingerprint": data.rows("train").dataset},
-        "rule": rule._asdict(),
-        "seed": seed,
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-        ).stdout.strip(),
-        "rows": rows,
-        "versions": versions_and_hardware(),
-    }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "growth.json").write_text(json.dumps(result, indent=1) + "\n")
-    (RESULTS / "growth.md").write_text(as_markdown(result))
-    sys.stdout.write(as_markdown(result))
+    study = Study(
+        "growth",
+        model=data.model_name.name,
+        revision=data.model_name.fingerprint(),
+        hook_name=hook_name,
+        dataset="bundled:sotu",
+        tokens=training_tokens,
+        seed=seed,
+    )
+    fingerprint = data.rows("train").dataset
+    result = {**describe(study), "dataset_fingerprint": fingerprint, "rule": rule._asdict(), "rows": rows}
+    write_results(RESULTS, "growth", result, as_markdown(result))
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    machine, rule = result["versions"], result["rule"]
-    lines = [
-        f"{result['model']} ({result['model_fingerprint'][:12]}), {result['hook_name']}, {result['dataset']['name']}, "
-        f"k = {rule['k']}, threshold {rule['threshold']:g}, centred, seed {result['seed']}, commit {result['commit'][:12]}. "
-        f"{machine['cpus']} CPU cores, {machine['memory_gb']} GB, torch {machine['torch']}.",
-        "",
-        "| policy | window | activations | atoms | encodes an activation | seconds | held-out FVU | held-out over threshold |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in result["rows"]:
-        lines.append(
-            f"| {row['policy']} | {row['window']:,} | {row['activations']:,} | {row['atoms']:,} "
-            f"| {row['encodes per activation']:.2f} | {row['seconds']:.1f} | {row['held-out FVU']:.4f} "
-            f"| {row['held-out share over threshold']:.4f} |"
+    rule = result["rule"]
+    head = ["policy", "window", "activations", "atoms", "encodes per activation", "seconds", "held-out FVU"]
+    rows = [
+        (
+            row["policy"],
+            f"{row['window']:,}",
+            f"{row['activations']:,}",
+            f"{row['atoms']:,}",
+            f"{row['encodes per activation']:.2f}",
+            f"{row['seconds']:.1f}",
+            f"{row['held-out FVU']:.4f}",
+            f"{row['held-out share over threshold']:.4f}",
         )
+        for row in result["rows"]
+    ]
+    lines = [
+        f"{result['model']} ({result['revision'][:12]}), {result['hook_name']}, {result['dataset']}, k = {rule['k']}, "
+        f"threshold {rule['threshold']:g}, centred, seed {result['seed']}. {environment(result)}",
+        "",
+        *table([*head, "held-out share over threshold"], rows),
+    ]
     return "\n".join(lines) + "\n"
 
 

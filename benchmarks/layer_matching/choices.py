@@ -1,7 +1,7 @@
 """Why the Jaccard index of sources matches as few layers as it does: one choice of the dictionaries changed at a time.
 
-    python benchmarks/layer_matching/train.py
-    python benchmarks/layer_matching/choices.py [--only [base,k 1]]
+    python -m benchmarks.layer_matching.train
+    python -m benchmarks.layer_matching.choices [--only [base,k 1]]
 
 Dictionaries of all layers of all models are grown to one size, once on the rows in one order and once in another. Layers are
 looked for in other models (read in the same order, or in the other one), and in the *same* model read in the other order, which
@@ -22,19 +22,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accuracy import accuracy_over_models
 from jaxtyping import Float, Int
 from jsonargparse import auto_cli
-from run import RESULTS, data_of, models_of
 from torch import Tensor
 
+from benchmarks.layer_matching.accuracy import accuracy_over_models
+from benchmarks.layer_matching.run import RESULTS, data_of, hook_names, models_of
+from benchmarks.layer_matching.train import DATASET
+from benchmarks.results import Study, describe, write_results
 from itda_lightning.across_models.similarity_settings import ModelSettings
 from itda_lightning.activations.batches import ActivationBatch
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.fitting.threshold import typical_energy
 from itda_lightning.growth import GROWTH_POLICIES, GrowthRule
-from itda_lightning.machine.atomic_files import write_text
-from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.measures import expected_jaccard
 from itda_lightning.pursuit import PreparedAtoms, pursue
 
@@ -258,9 +258,9 @@ def main(only: list[str] | None = None, directory: Path = Path("runs/layer-match
         for name in names:
             rows[name] = measure(CHOICES[name], activations, len(models))
             rows = {known: rows[known] for known in CHOICES if known in rows}
-            write_text(path, json.dumps({"rows": rows, "environment": versions_and_hardware()}, indent=1) + "\n")
-            write_text(RESULTS / "choices.md", as_markdown(rows))
             print(name, rows[name], flush=True)
+            study = Study("layer_matching/choices", hook_name=hook_names(), dataset=DATASET)
+            write_results(RESULTS, "choices", {**describe(study), "rows": rows}, as_markdown(rows))
 
 
 def as_markdown(rows: dict[str, Any]) -> str:

@@ -1,24 +1,22 @@
 """Which layers become what they end as first (Raghu et al. 2017, arXiv 1706.05806; Appendix A.4.2 of arXiv 2505.17769)?
 
-    python benchmarks/layer_matching/train.py
-    python benchmarks/layer_matching/convergence.py [--seeds [0,1]]
+    python -m benchmarks.layer_matching.train
+    python -m benchmarks.layer_matching.convergence [--seeds [0,1]]
 
 The checkpoints of one training are compared as models (``python -m itda_lightning.similarity``), all on the same tokens in the
 same order: every layer of every checkpoint beside the same layer at the end. What is compared is kept, as by run.py. Writes
 results/convergence.json, convergence.md and convergence.svg.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import auto_cli
-from run import RESULTS, compare, data_of, fit_of, hook_names, other_order
-from train import LAYERS
 
+from benchmarks.layer_matching.run import RESULTS, compare, data_of, fit_of, hook_names, other_order
+from benchmarks.layer_matching.train import DATASET, LAYERS
+from benchmarks.results import Study, describe, write_results
 from itda_lightning.across_models.similarity_settings import ModelSettings, SimilaritySettings
-from itda_lightning.machine.atomic_files import write_text
-from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.results.model_similarity import ModelSimilarity
 
 MEASURES = ("jaccard", "cka", "debiased_cka", "svcca", "procrustes")
@@ -28,7 +26,7 @@ def compare_checkpoints(seed: int, tokens: int, directory: Path) -> ModelSimilar
     """All layers of all checkpoints of one training, the last one last."""
     steps = sorted(int(path.name.removeprefix("step-")) for path in (directory / f"seed-{seed}").glob("step-*"))
     if len(steps) < 2:
-        raise SystemExit(f"{directory} has no checkpoints of seed {seed}: run benchmarks/layer_matching/train.py first")
+        raise SystemExit(f"{directory} has no checkpoints of seed {seed}: run its train.py first")
     models = [
         ModelSettings(str(step), model=str(directory / f"seed-{seed}" / f"step-{step}"), hook_names=hook_names())
         for step in steps
@@ -72,16 +70,14 @@ def main(seeds: tuple[int, ...] = (0, 1), tokens: int = 1024, directory: Path = 
     }
     floors = [other_order(results) - results.chance for results in compared.values()]
     content = {
-        "tokens": tokens,
+        **describe(Study("layer_matching/convergence", hook_name=hook_names(), dataset=DATASET, tokens=tokens)),
         "fit": fit_of(tokens),
         "atoms": {seed: results.atoms for seed, results in compared.items()},
         "excess of an index with another order": floors,
         "seeds": found,
-        "environment": versions_and_hardware(),
     }
-    write_text(RESULTS / "convergence.json", json.dumps(content, indent=1) + "\n")
-    write_text(RESULTS / "convergence.md", as_markdown(means, tokens, seeds, sum(floors) / len(floors)))
-    plot(means).savefig(RESULTS / "convergence.svg")
+    markdown = as_markdown(means, tokens, seeds, sum(floors) / len(floors))
+    write_results(RESULTS, "convergence", content, markdown, plot(means))
 
 
 def as_markdown(means: dict[str, dict[int, list[float]]], tokens: int, seeds: tuple[int, ...], floor: float) -> str:

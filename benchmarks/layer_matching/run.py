@@ -1,8 +1,8 @@
 """Layer matching between models that differ in their seed: how often does each measure find the same layer of another model?
 
-    python benchmarks/layer_matching/train.py
-    python benchmarks/layer_matching/run.py [--tokens [4096,16384]]
-    python benchmarks/layer_matching/run.py --family stanford    # stanford-crfm's five GPT-2 seeds, from the hub
+    python -m benchmarks.layer_matching.train
+    python -m benchmarks.layer_matching.run [--tokens [4096,16384]]
+    python -m benchmarks.layer_matching.run --family stanford    # stanford-crfm's five GPT-2 seeds, from the hub
 
 Every budget of tokens is one comparison (``python -m itda_lightning.similarity``) of all layers of all models: ITDAs are
 fitted on so many tokens of documents that the models were trained on, and activations are compared on as many of those that they
@@ -16,14 +16,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accuracy import accuracy_by_layer, accuracy_over_models, lead_of_the_same_layer, share_within_one
 from jsonargparse import auto_cli
-from train import CONTEXT, DATASET, HOLDOUT_FRACTION, LAYERS
 
+from benchmarks.layer_matching.accuracy import (
+    accuracy_by_layer,
+    accuracy_over_models,
+    lead_of_the_same_layer,
+    share_within_one,
+)
+from benchmarks.layer_matching.train import CONTEXT, DATASET, HOLDOUT_FRACTION, LAYERS
+from benchmarks.results import Study, describe, write_results
 from itda_lightning.across_models.similarity_settings import MEASURES, ModelSettings, SimilaritySettings
 from itda_lightning.across_models.similarity_study import compare_models
 from itda_lightning.machine.atomic_files import write_text
-from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.report.pages.similarity_page import write_similarity
 from itda_lightning.results.as_json import from_json, to_json
 from itda_lightning.results.model_similarity import ModelSimilarity
@@ -49,7 +54,7 @@ def models_of(family: str, directory: Path) -> tuple[list[ModelSettings], dict[s
     if len(trained) < 3:
         raise SystemExit(
             f"{directory} holds {len(trained)} trained models, of which no error could be told: run "
-            "benchmarks/layer_matching/train.py first"
+            "`python -m benchmarks.layer_matching.train` first"
         )
     facts = {path.parent.name: json.loads(path.read_text()) for path in trained}
     models = [
@@ -130,15 +135,14 @@ def main(
     compared = {budget: compare_at(models, budget, directory / family, orders) for budget in tokens}
     rows = [row for budget, results in compared.items() for row in rows_of(budget, results)]
     content = {
+        **describe(Study("layer_matching", model=family, hook_name=hook_names(), dataset=DATASET)),
         "facts": next(iter(compared.values())).facts,
         "training": training,
         "fits": {budget: fit_of(budget) for budget in tokens if budget <= MOST_TOKENS_OF_DICTIONARIES},
         "rows": rows,
-        "environment": versions_and_hardware(),
     }
-    write_text(RESULTS / f"{family}.json", json.dumps(content, indent=1) + "\n")
-    write_text(RESULTS / f"{family}.md", as_markdown(compared, rows, training))
-    plot(rows, 1 / layers_of(next(iter(compared.values())))).savefig(RESULTS / f"{family}.svg")
+    figure = plot(rows, 1 / layers_of(next(iter(compared.values()))))
+    write_results(RESULTS, family, content, as_markdown(compared, rows, training), figure)
 
 
 def rows_of(budget: int, results: ModelSimilarity) -> list[dict[str, Any]]:

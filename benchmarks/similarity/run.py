@@ -1,6 +1,6 @@
 """What each measure between models costs: seconds and memory at 100,000 tokens of 768 dimensions.
 
-    python benchmarks/similarity.py [--note "what else the machine did"]
+    python -m benchmarks.similarity.run [--note "what else the machine did"]
 
 Two random representations in float32 that share a part; what they are does not change what they cost. Measures of moments are
 sums over the tokens and something small after them, so the sums are timed once and each measure adds its own. Neighbours are
@@ -20,8 +20,8 @@ import torch
 from jsonargparse import auto_cli
 
 import itda_lightning as il
+from benchmarks.results import Study, describe, environment, table, write_results
 from itda_lightning import measures as similarity
-from itda_lightning.machine.versions import versions_and_hardware
 
 RESULTS = Path(__file__).parent / "results"
 OF_MOMENTS: dict[str, Callable[[similarity.CrossMoments], float]] = {
@@ -138,41 +138,33 @@ def main(
     rows: list[dict[str, Any]] = []
     arguments = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
     for name in FAMILIES:
-        command = [sys.executable, __file__, *arguments, "--family", name]
+        command = [sys.executable, "-m", "benchmarks.similarity.run", *arguments, "--family", name]
         printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
         rows += json.loads(printed.splitlines()[-1])
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    result = {
-        **settings,
-        "threads": torch.get_num_threads(),
-        "note": note,
-        "commit": commit,
-        "rows": rows,
-        "versions": versions_and_hardware(),
-    }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "similarity.json").write_text(json.dumps(result, indent=1) + "\n")
-    (RESULTS / "similarity.md").write_text(as_markdown(result))
-    sys.stdout.write(as_markdown(result))
+    study = Study("similarity", dataset="random representations", tokens=tokens, seed=0)
+    result = {**describe(study), **settings, "note": note, "rows": rows}
+    write_results(RESULTS, "similarity", result, as_markdown(result))
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    machine = result["versions"]
+    head = ["measure", "value", "seconds", "of these, after the sums", "memory beyond the representations, MB"]
+    rows = [
+        (
+            row["measure"],
+            "" if row["value"] is None else f"{row['value']:.4f}",
+            f"{row['seconds']:.2f}",
+            "" if row["after_sums"] is None else f"{row['after_sums']:.2f}",
+            f"{row['peak_bytes'] / 1e6:,.0f}",
+        )
+        for row in result["rows"]
+    ]
     lines = [
         f"{result['tokens']:,} tokens x {result['d']} dimensions, random, float32 (summed in float64); two representations of "
         f"{result['tokens'] * result['d'] * 4 / 1e6:,.0f} MB each, which the memory does not include. "
-        f"{machine['cpus']} CPU cores, {machine['memory_gb']} GB, {result['threads']} thread(s), torch {machine['torch']}, "
-        f"commit {result['commit'][:12]}. {result['note']}".strip(),
+        f"{environment(result)} {result['note']}".strip(),
         "",
-        "| measure | value | seconds | of these, after the sums | memory beyond the representations, MB |",
-        "|---|---|---|---|---|",
+        *table(head, rows),
     ]
-    for row in result["rows"]:
-        value = "" if row["value"] is None else f"{row['value']:.4f}"
-        after = "" if row["after_sums"] is None else f"{row['after_sums']:.2f}"
-        lines.append(
-            f"| {row['measure']} | {value} | {row['seconds']:.2f} | {after} | {row['peak_bytes'] / 1e6:,.0f} |"
-        )
     return "\n".join(lines) + "\n"
 
 

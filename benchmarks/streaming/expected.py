@@ -1,24 +1,23 @@
 """What a streamed harvest of Llama 3.1 8B, 70B and 405B takes on one consumer GPU: time, disk and memory, with the arithmetic.
 
-    python benchmarks/streaming/expected.py
+    python -m benchmarks.streaming.expected
 
 Counts are those of the models' own modules, rates are the assumptions below; nothing is measured here. Writes
 results/expected.json and expected.md.
 """
 
 import math
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import auto_cli
-from llama import SHAPES, config, shapes
 
+from benchmarks.results import Study, describe, write_results
+from benchmarks.streaming.llama import SHAPES, config, shapes
 from itda_lightning.activations.backends.harvest_plan import PROCESS_BYTES, batch_bytes
 from itda_lightning.activations.backends.streamed.slab_pipeline import IN_MEMORY
 from itda_lightning.activations.backends.streamed.streamed_backend import LARGEST_SLAB
-from itda_lightning.machine.atomic_files import write_json, write_text
 
 RESULTS = Path(__file__).parent / "results"
 BFLOAT16 = 2  # bytes
@@ -124,17 +123,17 @@ def main(
 ) -> None:
     """Write the table and its arithmetic."""
     models = [expect(size, tokens, rows, context, machine) for size in SHAPES]
-    asked = {"tokens": tokens, "rows": rows, "context": context, "machine": asdict(machine)}
-    write_json(Path(results) / "expected.json", {**asked, "models": [asdict(model) for model in models]})
-    write_text(Path(results) / "expected.md", as_markdown(models, asked))
-    sys.stdout.write(as_markdown(models, asked))
+    study = describe(Study("streaming/expected", model="Llama 3.1", tokens=tokens))
+    settings = {"tokens": tokens, "rows": rows, "context": context, "machine": asdict(machine)}
+    result = {**study, **settings, "models": [asdict(model) for model in models]}
+    write_results(Path(results), "expected", result, as_markdown(models, settings))
 
 
-def as_markdown(models: list[Expected], asked: dict[str, Any]) -> str:
-    machine, tokens = asked["machine"], asked["tokens"]
+def as_markdown(models: list[Expected], settings: dict[str, Any]) -> str:
+    machine, tokens = settings["machine"], settings["tokens"]
     lines = [
-        f"{tokens:,} tokens in rows of {asked['context']}, {asked['rows']} rows a batch; the activations after the last layer, "
-        f"in bfloat16. Assumed, not measured: {machine['products'] / 1e12:.1f} TFLOP/s (half of an RTX 4090's peak in "
+        f"{tokens:,} tokens in rows of {settings['context']}, {settings['rows']} rows a batch; the activations after the last "
+        f"layer, in bfloat16. Assumed, not measured: {machine['products'] / 1e12:.1f} TFLOP/s (half of an RTX 4090's peak in "
         f"bfloat16), disk {machine['read'] / 1e9:g} GB/s read and {machine['write'] / 1e9:g} GB/s written, "
         f"{machine['copy'] / 1e9:g} GB/s between CPU and GPU, {machine['gpu_memory'] / 1e9:g} GB of GPU memory.",
         "",
@@ -149,12 +148,12 @@ def as_markdown(models: list[Expected], asked: dict[str, Any]) -> str:
             f"{it.cache / 1e9:.1f} | {it.cpu_memory / 1e9:.1f} | {it.gpu_memory / 1e9:.1f} | {'yes' if it.fits else 'no'} |"
         )
     for it in models:
-        lines += ["", *arithmetic(it, asked)]
+        lines += ["", *arithmetic(it, settings)]
     return "\n".join(lines) + "\n"
 
 
-def arithmetic(it: Expected, asked: dict[str, Any]) -> list[str]:
-    machine, tokens, context = asked["machine"], asked["tokens"], asked["context"]
+def arithmetic(it: Expected, settings: dict[str, Any]) -> list[str]:
+    machine, tokens, context = settings["machine"], settings["tokens"], settings["context"]
     layer, hidden = it.layer_bytes / 1e9, it.hidden / 1e9
     read, write, copy = (machine[name] / 1e9 for name in ("read", "write", "copy"))
     bound = "products and copies" if it.layer_compute + it.layer_copy >= it.layer_disk else "the disk"

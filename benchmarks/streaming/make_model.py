@@ -1,6 +1,6 @@
 """Write a model with the layer shapes of Llama-3.1-70B and random weights: 7 layers in bfloat16 are 13.6 GB.
 
-    python benchmarks/streaming/make_model.py --directory DIRECTORY [--layers 7]
+    python -m benchmarks.streaming.make_model --directory DIRECTORY [--layers 7]
 
 Vocabulary and tokenizer are those of the bundled model, so that real text can be read. Weights are written shard by shard, one a
 layer, so memory holds one layer.
@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from jsonargparse import auto_cli
-from llama import config, shapes
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig
 
+from benchmarks.streaming.llama import config, shapes
 from itda_lightning.activations.bundled import resolve
 from itda_lightning.machine.atomic_files import new_directory, write_json
 

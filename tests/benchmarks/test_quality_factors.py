@@ -1,28 +1,15 @@
 """The cells of the study in benchmarks/quality: each builds the dictionary that it says it builds."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from torch.nn.functional import normalize
 
+from benchmarks.quality import factors
 from itda_lightning.growth import GrowthRule
 from itda_lightning.pursuit import PreparedAtoms, pursue
 from tests.growth.naive import mixtures
-
-QUALITY = Path(__file__).parents[2] / "benchmarks" / "quality"
-
-
-@pytest.fixture(scope="module")
-def factors():
-    sys.path.insert(0, str(QUALITY))
-    try:
-        import factors
-    finally:
-        sys.path.remove(str(QUALITY))
-    return factors
 
 
 @pytest.fixture(scope="module")
@@ -30,17 +17,8 @@ def x():
     return 3 + mixtures(1500, 16, seed=0, dtype=torch.float32)
 
 
-def names():
-    sys.path.insert(0, str(QUALITY))
-    try:
-        from factors import FACTORS
-    finally:
-        sys.path.remove(str(QUALITY))
-    return list(FACTORS)
-
-
-@pytest.mark.parametrize("name", names())
-def test_every_cell_gives_unit_atoms_and_codes_that_explain_most(factors, x, name):
+@pytest.mark.parametrize("name", list(factors.FACTORS))
+def test_every_cell_gives_unit_atoms_and_codes_that_explain_most(x, name):
     cell = replace(factors.FACTORS[name], n=60, k=4)
     built = factors.build(cell, x, seed=1)
     assert 20 < built.prepared.n <= 60
@@ -51,7 +29,7 @@ def test_every_cell_gives_unit_atoms_and_codes_that_explain_most(factors, x, nam
     assert int(code.l0().max()) <= limit
 
 
-def test_a_seed_gives_one_dictionary(factors, x):
+def test_a_seed_gives_one_dictionary(x):
     for growth in ("random", "in proportion to error"):
         cell = replace(factors.BASE, n=60, k=4, growth=growth)
         same, other = (factors.build(cell, x, seed).prepared.atoms for seed in (1, 2))
@@ -59,7 +37,7 @@ def test_a_seed_gives_one_dictionary(factors, x):
         assert not torch.equal(same, other)
 
 
-def test_codes_by_error_have_k_atoms_on_average(factors, x):
+def test_codes_by_error_have_k_atoms_on_average(x):
     cell = replace(factors.BASE, n=60, k=4, by_error=True)
     unseen = x[1000:]
     built = factors.at_mean_l0(cell, factors.build(cell, x[:1000], seed=0), unseen)
@@ -68,7 +46,7 @@ def test_codes_by_error_have_k_atoms_on_average(factors, x):
     assert float(lengths.std()) > 0.5
 
 
-def test_pruning_keeps_the_atoms_that_are_used_most(factors, x):
+def test_pruning_keeps_the_atoms_that_are_used_most(x):
     centred = x - x.mean(0)
     atoms = normalize(centred[:40], dim=1)
     prepared = PreparedAtoms(torch.cat([atoms, torch.zeros(10, 16)]), 40)
@@ -82,14 +60,14 @@ def test_pruning_keeps_the_atoms_that_are_used_most(factors, x):
     assert max(counts[a] for a in dropped) <= min(counts[a] for a in range(40) if a not in dropped)
 
 
-def test_the_geometric_median_is_not_moved_by_one_huge_activation(factors, x):
+def test_the_geometric_median_is_not_moved_by_one_huge_activation(x):
     moved = torch.cat([x, torch.full((1, 16), 1e6)])
     median = factors.centre_of(moved, "geometric median")
     assert float((median - factors.centre_of(x, "geometric median")).norm()) < 0.1
     assert float((factors.centre_of(moved, "mean") - factors.centre_of(x, "mean")).norm()) > 100
 
 
-def test_orders_are_permutations(factors, x):
+def test_orders_are_permutations(x):
     generator = torch.Generator().manual_seed(0)
     for order in ("rows", "shuffled", "largest first", "smallest first"):
         assert torch.equal(factors.order_of(x, order, generator).sort().values, torch.arange(len(x)))

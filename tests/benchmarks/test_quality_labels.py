@@ -1,35 +1,19 @@
 """The measures of `benchmarks/quality/labels.py`, by hand and against loops that say what they are."""
 
-import sys
-from collections.abc import Iterator
 from itertools import permutations
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
-from jaxtyping import install_import_hook
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 from torch.nn.functional import cosine_similarity
 
+from benchmarks.quality import labels as script
+from benchmarks.results import Study, describe
 from itda_lightning.comparison.latent_usage import LatentUsageMeter
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.data_of import data_for
 from itda_lightning.evaluation.entries import Entry, load_entry
 from tests.runs import CONTEXT, HOOK, K
-
-DIRECTORY = Path(__file__).parents[2] / "benchmarks" / "quality"
-
-
-@pytest.fixture(scope="module")
-def script() -> Iterator[ModuleType]:
-    """The script, with the shapes that it declares checked."""
-    sys.path.insert(0, str(DIRECTORY))
-    with install_import_hook("labels", "beartype.beartype"):
-        import labels
-    sys.path.remove(str(DIRECTORY))
-    yield labels
-    del sys.modules["labels"]
 
 
 def draw_contexts(m: int, seed: int) -> torch.Tensor:
@@ -49,13 +33,13 @@ def draw_coefficients(n: int, m: int, seed: int) -> torch.Tensor:
     return coefficients
 
 
-def test_a_context_ends_with_its_token_and_begins_after_bos(script):
+def test_a_context_ends_with_its_token_and_begins_after_bos():
     tokens = torch.tensor([[0, 1, 2, 3, 4, 5, 6], [0, 11, 12, 13, 14, 15, 16]])
     found = script.contexts(tokens, torch.tensor([0, 1, 1]), torch.tensor([6, 1, 3]))
     assert found.tolist() == [[2, 3, 4, 5, 6], [-1, -1, -1, -1, 11], [-1, -1, 11, 12, 13]]
 
 
-def test_alike_by_hand(script):
+def test_alike_by_hand():
     labels = torch.tensor([[1, 2, 3, 4, 5], [-1, -1, -1, -1, 5], [7, 7, 7, 7, 5]])
     used = torch.tensor([[9, 9, 9, 4, 5], [-1, -1, -1, -1, 5], [5, 4, 3, 2, 1]])
     assert script.same_token(labels, used).tolist() == [[True, True, False]] * 3
@@ -64,7 +48,7 @@ def test_alike_by_hand(script):
     torch.testing.assert_close(script.jaccard(labels, used), expected)
 
 
-def test_alike_against_loops(script):
+def test_alike_against_loops():
     labels, used = draw_contexts(20, 0), draw_contexts(40, 1)
     found = script.same_token(labels, used), script.same_last_two(labels, used), script.jaccard(labels, used)
     for i, label in enumerate(labels.tolist()):
@@ -75,7 +59,7 @@ def test_alike_against_loops(script):
             assert float(found[2][i, j]) == pytest.approx(len(a & b) / len(a | b))
 
 
-def test_similarity_is_of_the_known_tokens_and_above_that_of_random_ones(script):
+def test_similarity_is_of_the_known_tokens_and_above_that_of_random_ones():
     embeddings = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
     labels, used = draw_contexts(7, 0), draw_contexts(30, 1)
     found = script.similarity_above_random(labels, used, embeddings)
@@ -87,14 +71,14 @@ def test_similarity_is_of_the_known_tokens_and_above_that_of_random_ones(script)
     torch.testing.assert_close(found.float(), cosines - cosines.mean(1, keepdim=True), atol=1e-5, rtol=1e-4)
 
 
-def test_top_weights_take_the_largest_by_size_the_earliest_of_equal_ones_and_nothing_unused(script):
+def test_top_weights_take_the_largest_by_size_the_earliest_of_equal_ones_and_nothing_unused():
     coefficients = torch.tensor([[0.0, -3.0, 1.0, 2.0, -1.0], [0.0, 0.0, 0.0, -0.5, 0.0]], dtype=torch.float64)
     assert script.top_weights(coefficients, 2).tolist() == [[0, 0.5, 0, 0.5, 0], [0, 0, 0, 1, 0]]
     assert script.top_weights(coefficients, 3)[0].tolist() == pytest.approx([0, 1 / 3, 1 / 3, 1 / 3, 0])
     assert script.top_weights(coefficients, 9)[0].tolist() == [0, 0.25, 0.25, 0.25, 0.25]
 
 
-def test_auroc_by_hand(script):
+def test_auroc_by_hand():
     coefficients = torch.tensor([[0.0, -3.0, 1.0, 0.0]], dtype=torch.float64)
     positive = torch.tensor([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1]]).bool()
     found = script.auroc(coefficients, positive)[0]
@@ -103,7 +87,7 @@ def test_auroc_by_hand(script):
     assert bool(found[3:].isnan().all())
 
 
-def test_auroc_against_pairs_with_many_ties(script):
+def test_auroc_against_pairs_with_many_ties():
     coefficients = draw_coefficients(6, 50, 0)
     positive = torch.rand(5, 50, generator=torch.Generator().manual_seed(1)) < 0.3
     found = script.auroc(coefficients, positive)
@@ -113,7 +97,7 @@ def test_auroc_against_pairs_with_many_ties(script):
             assert float(found[i, j]) == pytest.approx(float(((pairs > 0) + 0.5 * (pairs == 0)).mean()))
 
 
-def test_chance_is_the_mean_over_the_permutations_that_leave_no_label_in_its_place(script):
+def test_chance_is_the_mean_over_the_permutations_that_leave_no_label_in_its_place():
     scores = torch.rand(5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
     def by_permutations(scores: torch.Tensor) -> tuple[float, float]:
@@ -135,7 +119,7 @@ def test_chance_is_the_mean_over_the_permutations_that_leave_no_label_in_its_pla
         script.with_chance(scores[:2, :2])
 
 
-def test_true_labels_score_full_marks_and_chance_does_not(script):
+def test_true_labels_score_full_marks_and_chance_does_not():
     """Four atoms, each used by the occurrences of its own token only, in its own context."""
     labels = torch.arange(20).view(4, 5)
     used = labels.repeat(3, 1)
@@ -150,7 +134,7 @@ def test_true_labels_score_full_marks_and_chance_does_not(script):
     assert (found["positive"], found["same_token_at_most"], found["label_not_held_out"]) == (0.75, 1.0, 0)
 
 
-def test_measures_against_loops(script):
+def test_measures_against_loops():
     labels, used = draw_contexts(8, 2), draw_contexts(60, 3)
     labels[5, -1] = 17  # a token that occurs nowhere
     coefficients, embeddings = (
@@ -184,7 +168,7 @@ def sae() -> Entry:
     return Entry("sae", sae, None)
 
 
-def test_a_study_of_a_run_and_an_sae(script, sae, tiny_run):
+def test_a_study_of_a_run_and_an_sae(sae, tiny_run):
     """Every label is a training token: the source, or the top example among the first training rows."""
     itda = load_entry(str(tiny_run), HOOK)._replace(name="itda")
     data = data_for(itda.dictionary, None, HOOK, device="cpu")
@@ -199,13 +183,12 @@ def test_a_study_of_a_run_and_an_sae(script, sae, tiny_run):
     assert rows[2]["unused"] >= 1
     assert rows[0]["k"] == K
     assert all(0 <= row["measures"]["auroc"]["mean"] <= 1 for row in rows)
-    facts = {"model": "m", "hook_name": HOOK, "dataset": "d", "heldout": 9, "label_tokens": 9, "top": 5, "seed": 0}
-    environment = {"torch": "2", "sae-lens": "6", "cpus": 2}
-    table = script.as_markdown(facts | {"cpu_seconds": 1.0, "environment": environment}, rows).splitlines()
+    result = {**describe(Study("labels", "m", None, HOOK, "d", 9, 0)), "heldout": 9, "top": 5, "cpu_seconds": 1.0}
+    table = script.as_markdown(result | {"rows": rows}).splitlines()
     assert {line.count("|") for line in table if line.startswith("| itda") or "---" in line} == {9, 12}
 
 
-def test_labels_are_those_of_the_latents_drawn(script, sae, tiny_run):
+def test_labels_are_those_of_the_latents_drawn(sae, tiny_run):
     itda = load_entry(str(tiny_run), HOOK)
     data = data_for(itda.dictionary, None, HOOK, device="cpu")
     rows, latents = data.rows("train"), torch.tensor([5, 0, 3])

@@ -1,8 +1,7 @@
 """The script of `benchmarks/saebench/` in an environment without SAEBench: what is missing is said before any work."""
 
-import importlib.util
+import importlib
 import sys
-from pathlib import Path
 from string import ascii_lowercase
 from types import ModuleType, SimpleNamespace
 
@@ -11,7 +10,6 @@ import pytest
 from benchmarks.saebench.judge import Judge
 from itda_lightning.errors import InputError
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "saebench" / "run.py"
 ELSEWHERE = Judge("https://api.example.com/v1", "large")
 
 
@@ -19,10 +17,7 @@ ELSEWHERE = Judge("https://api.example.com/v1", "large")
 def script(monkeypatch) -> ModuleType:
     # The script sets it for its own process; here it is put back.
     monkeypatch.setenv("JAXTYPING_DISABLE", "0")
-    spec = importlib.util.spec_from_file_location("saebench_run", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("benchmarks.saebench.run")
 
 
 @pytest.mark.parametrize(

@@ -1,63 +1,47 @@
 """The models and the arithmetic of `benchmarks/streaming/`."""
 
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.streaming import expected, make_model, quantised, run
 from tests.activations.backends.streaming import BLOCKS, save_model
 
 DIRECTORY = Path(__file__).parents[2] / "benchmarks" / "streaming"
 
 
-@pytest.fixture(scope="module")
-def scripts() -> Iterator[SimpleNamespace]:
-    before = set(sys.modules)
-    sys.path.insert(0, str(DIRECTORY))
-    import expected
-    import llama
-    import make_model
-    import quantised
-    import run
-
-    sys.path.remove(str(DIRECTORY))
-    yield SimpleNamespace(expected=expected, llama=llama, make_model=make_model, quantised=quantised, run=run)
-    for name in {"expected", "llama", "make_model", "quantised", "run"} - before:
-        del sys.modules[name]
-
-
 @pytest.mark.parametrize(
     ("size", "parameters"), [("8B", 8_030_261_248), ("70B", 70_553_706_496), ("405B", 405_853_388_800)]
 )
-def test_expected_of_the_published_sizes(scripts, size: str, parameters: int) -> None:
-    machine = scripts.expected.Machine()
-    found = scripts.expected.expect(size, 1_000_000, 16, 128, machine)
+def test_expected_of_the_published_sizes(size: str, parameters: int) -> None:
+    machine = expected.Machine()
+    found = expected.expect(size, 1_000_000, 16, 128, machine)
     assert found.parameters == parameters
     assert found.hidden == 1_000_000 * found.width * 2
     assert found.weights == 2 * (parameters - 128_256 * found.width - found.width)  # without the head and the last norm
     # No faster than any single resource allows.
     assert found.seconds > found.layers * found.layer_flops / machine.products
     assert found.seconds > (found.weights + found.layers * found.hidden) / machine.read
-    twice = scripts.expected.expect(size, 2_000_000, 16, 128, machine)
+    twice = expected.expect(size, 2_000_000, 16, 128, machine)
     assert found.seconds < twice.seconds < 2 * found.seconds, "weights are read once whatever the number of tokens"
     assert (twice.cpu_memory, twice.gpu_memory) == (found.cpu_memory, found.gpu_memory)
 
 
-def test_the_table(scripts, tmp_path: Path) -> None:
-    scripts.expected.main(results=str(tmp_path))
+def test_the_table(tmp_path: Path) -> None:
+    expected.main(results=str(tmp_path))
     assert (tmp_path / "expected.md").read_text().count("| Llama 3.1 ") == 3
     committed = DIRECTORY / "results" / "expected.md"
-    assert committed.read_text() == (tmp_path / "expected.md").read_text(), "run benchmarks/streaming/expected.py again"
+    assert committed.read_text() == (tmp_path / "expected.md").read_text(), (
+        "run `python -m benchmarks.streaming.expected` again"
+    )
 
 
 @pytest.mark.slow
-def test_the_model_that_is_made_is_one(scripts, tmp_path: Path) -> None:
-    scripts.make_model.main(str(tmp_path / "model"), layers=2, hidden_size=32)
+def test_the_model_that_is_made_is_one(tmp_path: Path) -> None:
+    make_model.main(str(tmp_path / "model"), layers=2, hidden_size=32)
     model, told = AutoModelForCausalLM.from_pretrained(tmp_path / "model", output_loading_info=True)
     assert not any(told.values())
     assert len(model.model.layers) == 2
@@ -71,18 +55,18 @@ def test_the_model_that_is_made_is_one(scripts, tmp_path: Path) -> None:
     assert len(AutoTokenizer.from_pretrained(tmp_path / "model")) == model.config.vocab_size
 
 
-def test_what_the_command_says_is_understood(scripts) -> None:
+def test_what_the_command_says_is_understood() -> None:
     line = "7 layers in 61.24 s: 12 GB of weights at 196 MB/s, 24.6 TFLOP at 0.402 TFLOP/s; 3.10 s of it waiting for weights"
-    assert scripts.run.SPENT.search(line).groups() == ("7", "61.24", "3.10")
+    assert run.SPENT.search(line).groups() == ("7", "61.24", "3.10")
 
 
 def test_quantised_weights_are_compared_with_exact_ones(
-    scripts, tmp_path: Path, tiny_model_dir: Path, prose_file: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny_model_dir: Path, prose_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds = ["float32", "bfloat16", "int8, the rest in float32", "nf4, the rest in float32"]
-    monkeypatch.setattr(scripts.quantised, "KINDS", {kind: scripts.quantised.KINDS[kind] for kind in kinds})
+    monkeypatch.setattr(quantised, "KINDS", {kind: quantised.KINDS[kind] for kind in kinds})
     model = save_model("Llama", tmp_path / "model", tiny_model_dir, **BLOCKS)
-    scripts.quantised.main(str(model), str(prose_file), 2, 256, 16, str(tmp_path))
+    quantised.main(str(model), str(prose_file), 2, 256, 16, str(tmp_path))
     exact, rounded, int8, nf4 = json.loads((tmp_path / "quantised.json").read_text())["rows"]
     assert exact["relative"] == exact["median"] == 0
     assert 0 < rounded["median"] < int8["median"] < nf4["median"] < 1
