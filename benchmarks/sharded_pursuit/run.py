@@ -16,7 +16,7 @@ from jsonargparse import auto_cli
 from torch import distributed
 from torch.multiprocessing import get_context
 
-from benchmarks.results import Study, describe, table, write_results
+from benchmarks.results import Study, describe, environment, table, write_results
 from itda_lightning.machine.processes import n_ranks, rank, shares
 from itda_lightning.pursuit import ShardedAtoms
 
