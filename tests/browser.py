@@ -1,4 +1,4 @@
-"""The browser that pages are opened in."""
+"""The browser that opens the pages under test."""
 
 import shutil
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from selenium.webdriver.chrome.service import Service
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[webdriver.Chrome]:
-    """Headless Chromium, which keeps what pages write to its console."""
+    """Headless Chromium, which logs what pages write to its console."""
     binary = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     driver = shutil.which("chromedriver")
     if binary is None or driver is None:

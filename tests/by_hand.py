@@ -1,4 +1,4 @@
-"""What the evals should give, computed with `transformers` alone: a forward pass, a hook on a layer, plain sums."""
+"""Compute the metrics of the evals with `transformers` alone: a forward pass, a hook on a layer, plain sums."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,17 +12,22 @@ Reconstruct = Callable[[Tensor], Tensor]
 
 
 def activations(model_dir: Path, layer: int, tokens: Tensor) -> Tensor:
-    """(rows, context, d) what the layer gives to the residual stream."""
-    seen = []
-    _logits(model_dir, layer, tokens, lambda x: seen.append(x) or x)
-    return seen[0]
+    """Return the (rows, context, d) output of a layer to the residual stream."""
+    outputs: list[Tensor] = []
+
+    def keep(x: Tensor) -> Tensor:
+        outputs.append(x)
+        return x
+
+    _logits(model_dir, layer, tokens, keep)
+    return outputs[0]
 
 
 @torch.no_grad()
 def evaluation(
     model_dir: Path, layer: int, tokens: Tensor, special: list[int], encode: Reconstruct, decode: Reconstruct
 ) -> dict[str, float]:
-    """Metrics under SAELens's names, over the tokens that are not special."""
+    """Return metrics under SAELens's names, over the tokens that are not special."""
     mask = ~torch.isin(tokens, torch.tensor(special))
 
     def replace(x: Tensor) -> Tensor:
@@ -72,7 +77,7 @@ def _logits(model_dir: Path, layer: int, tokens: Tensor, change: Reconstruct) ->
 
 
 def _mean_loss(logits: Tensor, tokens: Tensor, mask: Tensor) -> float:
-    """Mean next-token cross-entropy, of the predictions made at the tokens of the mask."""
+    """Return the mean next-token cross-entropy of the predictions at the tokens of the mask."""
     losses = functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
     return float(losses.view_as(tokens[:, 1:])[mask[:, :-1]].mean())
 

@@ -1,4 +1,7 @@
-"""Settings and fixtures of all tests: nothing reaches the network, property tests draw the same examples on every run."""
+"""Settings and fixtures of all tests: nothing reaches the network, property tests draw the same examples on every run.
+
+``HYPOTHESIS_PROFILE`` names the number of examples per property: ``quick`` (25, the default) or ``nightly`` (100).
+"""
 
 import os
 import tempfile
@@ -28,13 +31,21 @@ from tests.browser import browser  # noqa: E402, F401  a fixture
 from tests.runs import tiny_run, tiny_run_of_two  # noqa: E402, F401  fixtures
 from tests.tiny_model import save_tokenizer, save_weights  # noqa: E402
 
-settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=100)
-settings.load_profile("repeatable")
+for profile, examples in {"quick": 25, "nightly": 100}.items():
+    settings.register_profile(profile, deadline=None, derandomize=True, max_examples=examples)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one worker run all tests of a file, unless they name another group: fixtures of a module are then built once."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture(scope="session")
 def prose() -> list[str]:
-    """60 documents of 2,000 to 3,000 characters, each from another address, cut at the end of a sentence."""
+    """Return 60 documents of 2,000 to 3,000 characters, each from another address, cut at the end of a sentence."""
     with Path(resolve("bundled:sotu")).open(encoding="utf-8") as lines:
         speeches = [json.loads(line)["text"] for line in lines]
     documents = []
@@ -49,7 +60,7 @@ def prose() -> list[str]:
 
 @pytest.fixture(scope="session")
 def prose_file(prose: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The prose as a jsonl file, one document a line."""
+    """The prose as a jsonl file, one document per line."""
     path = tmp_path_factory.mktemp("prose") / "prose.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in prose), encoding="utf-8")
     return path
@@ -80,7 +91,7 @@ def isolated_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def unchecked_types() -> Iterator[None]:
-    """As outside of tests: arguments of a wrong type reach the code."""
+    """Turn the checks of types off, as outside of tests: arguments of a wrong type reach the code."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)

@@ -1,4 +1,4 @@
-"""Small fits of the tiny model, in this process or in one that can be killed."""
+"""Small fits of the tiny model, in this process or in a child that can be killed."""
 
 import multiprocessing
 import os
@@ -15,13 +15,15 @@ from itda_lightning import ITDA, ActivationsDataModule
 
 HOOK = "blocks.1.hook_resid_post"
 
-# A server that has imported everything once; its children start at once and have threads of their own.
+PATIENCE = 1200.0  # seconds: more than ten times what any child takes on a quiet machine
+
+# A server that has imported everything once; its children start fast and have threads of their own.
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(["itda_lightning.fit", "tests.fits"])
 
 
 def data_settings(model: Path, prose: Path, **others: Any) -> dict[str, Any]:
-    """Arguments of a small ActivationsDataModule: 16 batches of 128 positions, less what is left out."""
+    """Return arguments of a small ActivationsDataModule: 16 batches of 128 positions, less those left out."""
     return {
         "model": str(model),
         "hook_names": [HOOK],
@@ -35,20 +37,25 @@ def data_settings(model: Path, prose: Path, **others: Any) -> dict[str, Any]:
 
 
 def trainer(**others: Any) -> L.Trainer:
-    """A plain trainer that writes nothing; ``others`` are more of its arguments."""
-    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    """Return a plain trainer that writes nothing; ``others`` are further arguments."""
+    options: dict[str, Any] = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "accelerator": "cpu",
+    }
     return L.Trainer(max_epochs=1, enable_model_summary=False, **(options | others))
 
 
 def fitted(data: ActivationsDataModule, **others: Any) -> ITDA:
-    """A module after a small fit without the command; ``others`` are arguments of its own."""
+    """Return a module after a small fit without the command; ``others`` are arguments of the module."""
     module = ITDA(**({"max_atoms": 150, "k": 4, "threshold": 0.75, "calibration_tokens": 512} | others))
     trainer().fit(module, datamodule=data)
     return module
 
 
 def fit_arguments(model: Path, prose: Path, runs: Path, **others: Any) -> list[str]:
-    """The command line of a small fit; ``others`` are more of it, with __ for the dot."""
+    """Return the command line of a small fit; ``others`` are further options, with __ for the dot."""
     options: dict[str, Any] = {f"data.{name}": value for name, value in data_settings(model, prose).items()}
     options |= {
         "data.hook_names": f"[{HOOK}]",
@@ -76,16 +83,16 @@ def fit_in_child(
 ) -> int:
     """Run the fit command in a process of its own and return its exit code.
 
-    With ``at_step`` the process sends itself the signal in the middle of that training step, or step ``of_refinement`` (0
-    is the first).
+    With ``at_step`` the process sends itself the signal in the middle of that training step (of that step of refinement
+    with ``of_refinement``); the first is 0.
     """
-    return _exit_codes([(arguments, str(output), at_step, signal_number, of_refinement, {})], 120)[0]
+    return _exit_codes([(arguments, str(output), at_step, signal_number, of_refinement, {})], PATIENCE)[0]
 
 
 def fit_in_children(
-    n: int, arguments: list[str], output: Path, at_step: int | None = None, victim: int = 0, timeout: float = 120
+    n: int, arguments: list[str], output: Path, at_step: int | None = None, victim: int = 0, timeout: float = PATIENCE
 ) -> list[int]:
-    """Run the fit command in ``n`` processes that are told of one another as torchrun does; returns their exit codes.
+    """Run the fit command in ``n`` processes of one group, as torchrun does, and return their exit codes.
 
     The output of each is in the file OUTPUT.RANK. With ``at_step`` process ``victim`` kills itself in that step.
     """
@@ -94,9 +101,9 @@ def fit_in_children(
         port = free.getsockname()[1]
     calls = []
     for rank in range(n):
-        told = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": n, "LOCAL_WORLD_SIZE": n}
-        told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "tests"}
-        environment = {name: str(value) for name, value in told.items()}
+        variables = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": n, "LOCAL_WORLD_SIZE": n}
+        variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "tests"}
+        environment = {name: str(value) for name, value in variables.items()}
         step = at_step if rank == victim else None
         command = [*arguments, "--trainer.devices", str(n)]
         calls.append((command, f"{output}.{rank}", step, signal.SIGKILL, False, environment))
@@ -125,8 +132,8 @@ def _child(
     environment: dict[str, str],
 ) -> None:
     os.environ.update(environment)
-    from itda_lightning import refinement
     from itda_lightning.fit import main
+    from itda_lightning.fitting import refinement
     from itda_lightning.fitting.module import ITDA
     from itda_lightning.machine.command_line import run_command
 

@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 
 NOISE_FLOOR = 1e-6
 MIN_NEW_DIRECTION = 1e-6
-# Two scores are tied where their gap is below this share of the residual.
+# Two scores are tied if their gap is below this share of the residual.
 TIE = 1e-6
 
 
@@ -37,7 +37,7 @@ class Witness:
     support: Sequence[int]
     rounding: float
 
-    def went_on(self, step: int) -> bool:
+    def continued(self, step: int) -> bool:
         return step < len(self.support)
 
 
@@ -49,7 +49,7 @@ def matching_pursuit(
     error_threshold: float | None = None,
     witness: Witness | None = None,
 ) -> OracleCode:
-    """Mallat and Zhang: subtract the best atom's share of the residual, k times; an atom may be picked again."""
+    """Subtract the best atom's share of the residual, k times; an atom may be picked again (Mallat and Zhang)."""
     code = OracleCode([], [], x.astype(np.float64))
     for step in range(k):
         if _ends(x, code.residual, error_threshold, step, witness):
@@ -71,7 +71,7 @@ def orthogonal_matching_pursuit(
     error_threshold: float | None = None,
     witness: Witness | None = None,
 ) -> OracleCode:
-    """Pati et al.: the best atom joins the support, and all coefficients become the least-squares ones.
+    """Add the best atom to the support and solve all coefficients by least squares, k times (Pati et al.).
 
     Ends before a linearly dependent atom and, if ``nonnegative``, before a negative least-squares coefficient.
     """
@@ -97,7 +97,7 @@ def orthogonal_matching_pursuit(
 
 
 class GeneralisedCode(NamedTuple):
-    """A code, and how close the closest decision on the way to it was, as a share of |x|."""
+    """A code, and the margin of its closest decision as a share of |x|."""
 
     support: list[int]
     coefficients: list[float]
@@ -108,9 +108,9 @@ class GeneralisedCode(NamedTuple):
 def generalised_orthogonal_matching_pursuit(
     x: Array, atoms: Array, k: int, nonnegative: bool = False, error_threshold: float | None = None
 ) -> GeneralisedCode:
-    """Wang, Kwon and Shim: a third of k of the best atoms at a time joins the support, then least squares.
+    """Add a third of k of the best atoms at a time to the support and solve by least squares (Wang, Kwon and Shim).
 
-    Dependent atoms leave the support and, if ``nonnegative``, all of negative coefficients, until there are none.
+    Dependent atoms leave the support and, if ``nonnegative``, all with negative coefficients, until there are none.
     """
     support: list[int] = []
     coefficients, residual = np.zeros(0), x.astype(np.float64)
@@ -159,30 +159,30 @@ def _ends(x: Array, residual: Array, error_threshold: float | None, step: int, w
 def _best_atom(
     x: Array, residual: Array, atoms: Array, nonnegative: bool, step: int, witness: Witness | None
 ) -> tuple[int | None, float]:
-    """The atom of this step with its correlation; None where nothing correlates above the noise floor."""
+    """Return the atom of this step with its correlation; None if nothing correlates above the noise floor."""
     correlation = np.array([float(np.dot(atom, residual)) for atom in atoms])
     score = correlation if nonnegative else np.abs(correlation)
     norm = float(np.linalg.norm(x))
     if not len(score) or _at_most(float(score.max()), NOISE_FLOOR * norm, norm, step, witness):
         return None, 0.0
     best = int(np.argmax(score))
-    if witness is not None and witness.went_on(step):
-        wanted = witness.support[step]
-        if score[best] - score[wanted] <= TIE * np.linalg.norm(residual) + witness.rounding * norm:
-            best = wanted
+    if witness is not None and witness.continued(step):
+        candidate = witness.support[step]
+        if score[best] - score[candidate] <= TIE * np.linalg.norm(residual) + witness.rounding * norm:
+            best = candidate
     return best, float(correlation[best])
 
 
 def _at_most(value: float, limit: float, scale: float, step: int, witness: Witness | None) -> bool:
-    """Whether ``value <= limit``, a reason to end; where that is too close to call, whether the witness ended."""
+    """Check ``value <= limit``, a reason to end; if that is too close to call, check whether the witness ended."""
     if witness is not None and abs(value - limit) <= witness.rounding * scale:
-        return not witness.went_on(step)
+        return not witness.continued(step)
     return value <= limit
 
 
 def _nonnegative(smallest: float, scale: float, step: int, witness: Witness | None) -> bool:
     if witness is not None and abs(smallest) <= witness.rounding * scale:
-        return witness.went_on(step)
+        return witness.continued(step)
     return smallest >= 0
 
 
@@ -190,4 +190,4 @@ def _least_squares(x: Array, rows: Array) -> tuple[Array, Array]:
     if not len(rows):
         return np.zeros(0), x.astype(np.float64)
     coefficients, *_ = np.linalg.lstsq(rows.T, x, rcond=None)
-    return coefficients, x - coefficients @ rows
+    return coefficients.astype(np.float64), x - coefficients @ rows

@@ -1,4 +1,4 @@
-"""A second tiny model, with a run of its own on the prose of the first, and one that cuts text into other tokens."""
+"""A second tiny model with a run on the prose of the first, and a third one with another tokenizer."""
 
 import shutil
 from pathlib import Path

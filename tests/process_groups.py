@@ -20,17 +20,17 @@ CONTEXT.set_forkserver_preload(["torch.distributed", "itda_lightning"])
 
 
 class GroupError(Exception):
-    """Members of a group that failed: ``errors`` holds the traceback, or how the process ended, of each, by rank."""
+    """Members of a group that failed; ``errors`` holds by rank the traceback, or how the process ended."""
 
     def __init__(self, errors: dict[int, str]) -> None:
         super().__init__("\n".join(f"rank {rank}: {error}" for rank, error in errors.items()))
         self.errors = errors
 
 
-def run_in_group(n: int, function: Callable[..., Any], *args: Any, timeout: float = 120) -> list[Any]:
-    """``function(*args)`` in each of ``n`` processes of one gloo group; what it returned, by rank.
+def run_in_group(n: int, function: Callable[..., Any], *args: Any, timeout: float = 1200) -> list[Any]:
+    """Run ``function(*args)`` in each of ``n`` processes of one gloo group and return the results by rank.
 
-    Waits for all members, even where some have failed, and ends those that are left after ``timeout`` seconds.
+    Waits for all members, even if some have failed, and ends those that are left after ``timeout`` seconds.
 
     Args:
         function: defined at the top of a module that the processes can import (a test module can be); it finds its rank
@@ -63,7 +63,7 @@ def run_in_group(n: int, function: Callable[..., Any], *args: Any, timeout: floa
 
 
 def _collect(answers: list[Connection], deadline: float) -> tuple[dict[int, Any], dict[int, str]]:
-    """Results and errors by rank; an empty error where the process ended without a word."""
+    """Return results and errors by rank; the error is empty if the process ended without one."""
     results: dict[int, Any] = {}
     errors: dict[int, str] = {}
     rank_of = {answer: rank for rank, answer in enumerate(answers)}

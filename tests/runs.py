@@ -1,4 +1,4 @@
-"""Runs of the fit command on the tiny model, which the tests of the other commands look at."""
+"""Runs of the fit command on the tiny model, shared by the tests of the other commands."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ K, MAX_ATOMS, CONTEXT, VALIDATION_ROWS = 4, 60, 16, 32
 
 
 def fit_tiny(directory: Path, model: Path, dataset: Path, *hook_names: str, **data: object) -> Path:
-    """A run directory of a fit that takes about two seconds."""
+    """Fit for about two seconds and return the run directory."""
     settings = {
         "model": model,
         "hook_names": f"[{','.join(hook_names or (HOOK,))}]",
@@ -28,7 +28,7 @@ def fit_tiny(directory: Path, model: Path, dataset: Path, *hook_names: str, **da
         "trainer.enable_progress_bar": "false",
         "model.max_atoms": MAX_ATOMS,
         "model.k": K,
-        "model.pursuit": "mp",  # of which both exports can tell
+        "model.pursuit": "mp",  # which both exports can hold
         "model.calibration_tokens": 512,
         "run.directory": directory,
         "run.validate_every": 2,

@@ -1,4 +1,4 @@
-"""A random language model that takes milliseconds, with a real tokenizer."""
+"""A random language model that runs in milliseconds, with a real tokenizer."""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import psutil
 import torch
 from jsonargparse import auto_cli
-from matplotlib.figure import Figure
 from sae_lens.saes.matching_pursuit_sae import MatchingPursuitSAE, MatchingPursuitSAEConfig
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 from sklearn.linear_model import orthogonal_mp, orthogonal_mp_gram
@@ -325,8 +324,10 @@ def as_markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def plot(rows: list[dict[str, Any]]) -> Figure:
+def plot(rows: list[dict[str, Any]]) -> Any:
     """Cost against k, a panel for each d and n."""
+    from matplotlib.figure import Figure  # of the extra `benchmarks`
+
     widths, sizes = sorted({row["d"] for row in rows}), sorted({row["n"] for row in rows})
     figure = Figure(figsize=(4 * len(sizes), 3.2 * len(widths)), layout="constrained")
     panels = figure.subplots(len(widths), len(sizes), squeeze=False, sharex=True)

@@ -27,7 +27,9 @@ def test_a_table_has_as_many_rules_as_columns():
     assert table(["a", "b"], [["1", "2"]]) == ["| a | b |", "|---|---|", "| 1 | 2 |"]
 
 
-@pytest.mark.parametrize("folder", sorted(path.parent for path in BENCHMARKS.glob("*/run.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "folder", sorted(path.parent for path in BENCHMARKS.glob("*/run.py")), ids=lambda path: path.name
+)
 def test_a_study_is_a_folder_with_a_readme(folder):
     readme = (folder / "README.md").read_text(encoding="utf-8")
     for script in folder.glob("*.py"):
