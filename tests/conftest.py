@@ -37,7 +37,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one worker run all tests of a file, unless they name another group: fixtures of a module are then built once."""
+    """Let one worker run all tests of a file, unless they name a group, so that fixtures of a module are built once."""
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
@@ -77,7 +77,7 @@ def tiny_model_dir(prose: list[str], tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def bundled_model_dir() -> Path:
-    """The real bundled model as a directory; it stays in the machine's cache, since converting it takes half a minute."""
+    """Directory of the bundled model; it stays in the machine's cache, since converting it takes half a minute."""
     return Path(resolve("bundled:smollm2-135m"))
 
 

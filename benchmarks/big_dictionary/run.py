@@ -1,6 +1,7 @@
-"""Dictionaries of tens of thousands of atoms at d = 16,384 in a stated budget of memory: what encoding and growth take.
+"""Measure encoding and growth with tens of thousands of atoms at d = 16,384 within a memory budget.
 
-    python -m benchmarks.big_dictionary.run [--n 65536] [--d 16384] [--budgets_gb '[2]'] [--dtypes '[bfloat16, float32]']
+    python -m benchmarks.big_dictionary.run [--n 65536] [--d 16384] [--budgets_gb '[2]'] [--dtypes '[bfloat16,
+    float32]']
 
 Each row is a process of its own, whose peak resident memory is set against the atoms and the budget. Adds its rows to
 results/big_dictionary.json and writes results/big_dictionary.md.
@@ -57,7 +58,7 @@ def main(
 def measure(
     d: int, n: int, k: int, budget: int, dtype: str, activations: int, growth_batch: int, seed: int
 ) -> dict[str, Any]:
-    """One row, in a fresh process: memory in GB, rates a second."""
+    """Measure one row in a fresh process: memory in GB, rates per second."""
     sample = sampler(d, seed)
     warm_up(d, k, dtype)
     empty = peak_gb()
@@ -68,7 +69,7 @@ def measure(
         dictionary.append(rows.roll(dictionary.n_atoms, 1)[:left], torch.zeros(min(CHUNK, left), 6, dtype=torch.int64))
     atoms_gb = n * d * getattr(torch, dtype).itemsize / 1e9
     x, batch = sample(activations), sample(growth_batch)
-    given = peak_gb() - empty
+    loaded = peak_gb() - empty
 
     prepared = dictionary.prepared()
     gram_seconds = seconds_of(prepared.build_gram)
@@ -106,7 +107,7 @@ def measure(
         "atoms GB": atoms_gb,
         "peak GB above the process without atoms": worked - empty,
         "peak GB beyond atoms": worked - empty - atoms_gb,
-        "peak GB beyond atoms before encoding": given - atoms_gb,
+        "peak GB beyond atoms before encoding": loaded - atoms_gb,
         "peak GB beyond atoms with saving": peak_gb() - empty - atoms_gb,
         "Gram s": gram_seconds if prepared.gram is not None else None,
         "codes/s": activations / encode_seconds,
@@ -118,7 +119,7 @@ def measure(
 
 
 def sampler(d: int, seed: int) -> Callable[[int], Tensor]:
-    """Sparse mixes of hidden directions with noise of a tenth."""
+    """Return a function that draws sparse mixtures of hidden directions with a tenth of noise."""
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.nn.functional.normalize(torch.randn(DIRECTIONS, d, generator=generator), dim=1)
 
@@ -132,13 +133,13 @@ def sampler(d: int, seed: int) -> Callable[[int], Tensor]:
 
 
 def warm_up(d: int, k: int, dtype: str) -> None:
-    """Compile the loops, which takes memory of its own."""
+    """Compile the loops, whose memory is not the dictionary's."""
     atoms = torch.eye(256, d, dtype=getattr(torch, dtype))
     Dictionary(atoms, k=k).encode(torch.randn(8, d))
 
 
 def peak_gb() -> float:
-    """The largest resident memory of this process so far."""
+    """Return the largest resident memory of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
@@ -159,8 +160,8 @@ def as_markdown(result: dict[str, Any]) -> str:
 
     lines = [
         f"Signed matching pursuit by `Dictionary.encode` and growth steps, {versions['cpus']} CPU cores, torch "
-        f"{versions['torch']}; commits stand in the JSON. Where the load average was above the number of cores, read the "
-        "memory, not the times.",
+        f"{versions['torch']}; commits stand in the JSON. Where the load average was above the number of cores, read "
+        "the memory, not the times.",
         "",
         *table(columns, ([cell(row.get(name)) for name in columns] for row in result["rows"])),
     ]

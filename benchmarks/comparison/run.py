@@ -1,9 +1,9 @@
-"""A worked comparison: runs `compare` on a config beside this file and keeps its figures without the page.
+"""Run `compare` on a config beside this file and keep its figures without the page.
 
     python -m benchmarks.comparison.run [smollm2-135m | refined]
 
-Rows that an earlier run finished are taken over, so it may be stopped and started again. Writes results/CONFIG.json (rows
-without densities and latents, facts, seconds) and results/CONFIG.md.
+Rows that an earlier run finished are taken over, so it may be stopped and started again. Writes results/CONFIG.json
+(rows without densities and latents, facts, seconds) and results/CONFIG.md.
 """
 
 import dataclasses

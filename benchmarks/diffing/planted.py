@@ -1,8 +1,8 @@
-"""A base model, a fine-tune with a known planted change, and passages of the planted domain and of another one.
+"""Make a base model, a fine-tune with a planted change, and passages of the planted domain and another one.
 
-The planted domain is source code of Python's standard library, the other one the State of the Union addresses. Modules are dealt
-out by a fixed shuffle: one half is trained on, passages for the dictionaries come from the other, so no passage was seen in
-training.
+The planted domain is source code of Python's standard library, the other one the State of the Union addresses. Modules
+are dealt out by a fixed shuffle: one half is trained on, passages for the dictionaries come from the other, so no
+passage was seen in training.
 """
 
 import json
@@ -29,7 +29,7 @@ FACTS = "training.json"
 
 
 def modules() -> list[str]:
-    """Source code of the standard library: every module long enough for a passage, tests and package data left out."""
+    """Return source code of the standard library: every module long enough for a passage, without tests and data."""
     root = Path(sysconfig.get_paths()["stdlib"])
     left_out = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "__pycache__", "turtledemo"}
     paths = [path for path in sorted(root.rglob("*.py")) if not left_out & set(path.relative_to(root).parts)]
@@ -44,17 +44,17 @@ def speeches() -> list[str]:
 
 
 def split(texts: list[str], seed: int = 0) -> tuple[list[str], list[str]]:
-    """Two halves that share no document: for training, and for passages."""
+    """Split the texts into two halves that share no document: for training, and for passages."""
     texts = texts.copy()
     random.Random(seed).shuffle(texts)
     return texts[: len(texts) // 2], texts[len(texts) // 2 :]
 
 
 def passages(path: Path, per_domain: int, seed: int = 0) -> list[str]:
-    """Write one passage a document as JSON lines, domains mixed; returns the domain of each.
+    """Write one passage per document as JSON lines, domains mixed, and return the domain of each.
 
     Raises:
-        ValueError: fewer documents than passages asked for.
+        ValueError: fewer passages than requested.
     """
     rng = random.Random(seed)
     lines = []
@@ -67,7 +67,7 @@ def passages(path: Path, per_domain: int, seed: int = 0) -> list[str]:
         rng.shuffle(others)
         chosen = (firsts + others)[:per_domain]
         if len(chosen) < per_domain:
-            raise ValueError(f"{per_domain} passages asked for, the documents of {domain} give {len(chosen)}")
+            raise ValueError(f"{per_domain} passages requested, but the documents of {domain} give {len(chosen)}")
         for text, start in chosen:
             start += text[start:].find("\n" if domain == "code" else " ") + 1
             lines.append({"text": text[start : start + PASSAGE], "domain": domain})
@@ -77,7 +77,7 @@ def passages(path: Path, per_domain: int, seed: int = 0) -> list[str]:
 
 
 def rows_of(texts: list[str], tokenizer: Any, n_rows: int) -> torch.Tensor:
-    """(n_rows, CONTEXT) int64: BOS and the tokens of the texts one after another."""
+    """Return (n_rows, CONTEXT) int64: BOS and the tokens of the texts one after another."""
     flat: list[int] = []
     for text in texts:
         flat += [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
@@ -89,16 +89,17 @@ def rows_of(texts: list[str], tokenizer: Any, n_rows: int) -> torch.Tensor:
 
 @torch.no_grad()
 def loss(model: Any, rows: torch.Tensor) -> float:
-    """Mean next-token cross-entropy in nats."""
+    """Return the mean next-token cross-entropy in nats."""
     return sum(float(model(input_ids=part, labels=part).loss) * len(part) for part in rows.split(8)) / len(rows)
 
 
 def fine_tune(
     directory: Path, tokens: int, layers: tuple[int, int], learning_rate: float, batch_rows: int = 8, seed: int = 0
 ) -> dict[str, Any]:
-    """Continue the training of the base model on code, the blocks ``layers[0] <= i < layers[1]`` only; what was done.
+    """Train the blocks ``layers[0] <= i < layers[1]`` of the base model further, on code, and return the facts.
 
-    AdamW, the learning rate falling linearly to 0, one pass over ``tokens``. Nothing is done where ``directory`` exists.
+    AdamW, the learning rate falling linearly to 0, one pass over ``tokens``. Nothing is done where ``directory``
+    exists.
     """
     if directory.exists():
         return json.loads((directory / FACTS).read_text())
@@ -139,9 +140,9 @@ def fine_tune(
         "loss_after": {name: loss(model, test) for name, test in tests.items()},
         "python": sys.version.split()[0],
     }
-    with new_directory(directory) as made:
-        model.save_pretrained(made)
+    with new_directory(directory) as target:
+        model.save_pretrained(target)
         for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-            shutil.copy(Path(path) / file, made)
-        write_json(made / FACTS, facts)
+            shutil.copy(Path(path) / file, target)
+        write_json(target / FACTS, facts)
     return facts

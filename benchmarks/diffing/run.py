@@ -1,12 +1,13 @@
-"""Does model diffing find a planted change? A base model against a fine-tune on source code, scored by the domain of sources.
+"""Check that model diffing finds a planted change: a base model against a fine-tune on source code.
 
     python -m benchmarks.diffing.run [--work ~/.cache/itda_lightning/diffing]
 
-A dictionary of each model is grown on the same passages, half of them code, half prose, and its atoms are ranked by what the
-other model's dictionary leaves unexplained. A ranking is scored by whether atoms with sources in code come first: AUROC and
-average precision, with errors from resampling documents. Controls rank the same atoms by what needs no dictionary: distances
-of the two models' activations at the source, and the effect of each source on their CKA. The null ranks the base against
-itself, its second dictionary grown on the same passages in another order. What is made is kept in ``work`` and taken up again.
+A dictionary of each model is grown on the same passages, half of them code, half prose, and its atoms are ranked by
+what the other model's dictionary leaves unexplained. A ranking is scored by whether atoms with sources in code come
+first: AUROC and average precision, with errors from resampling documents. Controls rank the same atoms by what needs no
+dictionary: distances of the two models' activations at the source, and the effect of each source on their CKA. The null
+ranks the base against itself, its second dictionary grown on the same passages in another order. What is made is kept
+in ``work`` and taken up again.
 """
 
 import json
@@ -62,7 +63,8 @@ def main(
         work: where passages, the fine-tune and the dictionaries are kept.
         per_domain: passages of each domain.
         max_atoms, k, hook_name: of the dictionaries.
-        tokens, layers, learning_rate: of the fine-tune; blocks from the first of ``layers`` up to, not including, the second.
+        tokens, layers, learning_rate: of the fine-tune; blocks from the first of ``layers`` up to, not including, the
+            second.
         seed: of the fine-tune's order and of the passages.
         name: of the results.
     """
@@ -74,9 +76,9 @@ def main(
     text = root / f"passages-{per_domain}-{seed}.jsonl"
     domains = passages(text, per_domain, seed)
     runs = root / f"runs-{tuned_model.name}-{per_domain}-{max_atoms}-{k}-{hook_name}"
-    wanted = {"base": (BASE, 0), "tuned": (str(tuned_model), 0), "again": (BASE, 1)}
+    fits = {"base": (BASE, 0), "tuned": (str(tuned_model), 0), "again": (BASE, 1)}
     sides = {}
-    for which, (model, order) in wanted.items():
+    for which, (model, order) in fits.items():
         directory = runs / which
         if not (directory / "metrics.json").exists():
             fit.main(fit_arguments(directory, root / "activations", model, text, order, max_atoms, k, hook_name))
@@ -119,7 +121,7 @@ def main(
 def fit_arguments(
     directory: Path, cache: Path, model: str, text: Path, order: int, max_atoms: int, k: int, hook_name: str
 ) -> list[str]:
-    """The command line of a fit on all passages that are not held out, one a row, in the order of that seed."""
+    """Return the command line of a fit on all passages for training, one per row, in the order of a seed."""
     held_out = [is_held_out(passage, HOLDOUT) for _, passage in load_documents(str(text)).in_order()]
     settings = {
         "data.model": model,
@@ -142,7 +144,7 @@ def fit_arguments(
 
 
 def training_activations(side: Side) -> dict[tuple[int, int], Float[Tensor, " d"]]:
-    """The activations of a side's model at all tokens of the passages, by document and position."""
+    """Return a model's activations at all tokens of the passages, by document and position."""
     return {
         (document, position): x
         for batch in side.data.train_dataloader()
@@ -151,7 +153,7 @@ def training_activations(side: Side) -> dict[tuple[int, int], Float[Tensor, " d"
 
 
 def at_sources_of(owner: Side, known: dict[tuple[int, int], Float[Tensor, " d"]]) -> SourceActivations:
-    """What ``at_sources`` reads of the owner's sources, from activations that are at hand: rows are passages."""
+    """Return what ``at_sources`` would read of the owner's sources, from activations already in memory."""
     sources = owner.sources
     x = torch.stack([known[source.document, source.position] for source in sources])
     assert sources.prompts is not None
@@ -161,7 +163,7 @@ def at_sources_of(owner: Side, known: dict[tuple[int, int], Float[Tensor, " d"]]
 def rankings(
     found: Direction, own: SourceActivations, theirs: SourceActivations, hook_name: str
 ) -> dict[str, Float[Tensor, " m"]]:
-    """What the atoms of a direction are ranked by, the largest first, in the order of ``found.atoms``."""
+    """Return the scores that rank the atoms of a direction, larger first, in the order of ``found.atoms``."""
     atoms = found.atoms
     index = torch.tensor([atom.atom for atom in atoms])
     x = own.x[hook_name][torch.searchsorted(own.index, index)].double()
@@ -179,9 +181,10 @@ def rankings(
 
 
 def cka_without_each(x: Float[Tensor, "m d1"], y: Float[Tensor, "m d2"]) -> Float[Tensor, " m"]:
-    """(m,) linear CKA of centred x and y when each row is left out, the others centred anew.
+    """Return (m,) linear CKA of centred x and y when each row is left out and the others are centred anew.
 
-    Without row i the centred products are ``X'Y - m / (m - 1) x_i y_i'``, whose squared norms follow from those of all rows.
+    Without row i the centred products are ``X'Y - m / (m - 1) x_i y_i'``, whose squared norms follow from those of all
+    rows.
     """
     m = len(x)
     share = m / (m - 1)
@@ -200,7 +203,7 @@ def cka_without_each(x: Float[Tensor, "m d1"], y: Float[Tensor, "m d2"]) -> Floa
 def score(
     ranked: dict[str, Float[Tensor, " m"]], is_code: Bool[Tensor, " m"], document: Int[Tensor, " m"]
 ) -> dict[str, dict[str, Any]]:
-    """AUROC and average precision of code by each ranking, with bootstrap errors over documents.
+    """Compute AUROC and average precision of code by each ranking, with bootstrap errors over documents.
 
     ``gap`` is the AUROC of ``excess`` less that of the ranking, its error from the same resamples.
     """
@@ -230,7 +233,7 @@ def _with_error(values: Float[Tensor, " resamples"]) -> list[float]:
 def measures(
     values: Float[Tensor, " m"], is_code: Bool[Tensor, " m"], weights: Float[Tensor, "resamples m"]
 ) -> Float[Tensor, "resamples 2"]:
-    """AUROC and average precision under each row of weights; equal values count as half, and as one step."""
+    """Compute AUROC and average precision under each row of weights; ties count as half, and as one step."""
     levels, level = values.unique(return_inverse=True)
     steps = torch.zeros(len(weights), len(levels), dtype=torch.float64)
     code = steps.clone().index_add_(1, level, weights * is_code).flip(1)
@@ -243,7 +246,7 @@ def measures(
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    """The tables, with what they are of."""
+    """Return the tables with a head that says what was measured."""
     training, fits = result["training"], result["dictionaries"]
     losses = "; ".join(
         f"{domain} {training['loss_before'][domain]:.3f} before, {training['loss_after'][domain]:.3f} after"
@@ -251,8 +254,8 @@ def as_markdown(result: dict[str, Any]) -> str:
     )
     lines = [
         f"{training['base']} and a fine-tune of its blocks {training['layers'][0]} to {training['layers'][1] - 1} "
-        f"({training['parameters'] / 1e6:.1f}M parameters) on {training['tokens']:,} tokens of source code, learning rate "
-        f"{training['learning_rate']:g}, {training['seconds']:.0f} s. Held-out loss in nats a token: {losses}.",
+        f"({training['parameters'] / 1e6:.1f}M parameters) on {training['tokens']:,} tokens of source code, learning "
+        f"rate {training['learning_rate']:g}, {training['seconds']:.0f} s. Held-out loss in nats a token: {losses}.",
         "",
         f"Dictionaries at {result['hook_name']}, k = {result['k']}, on {sum(result['passages'].values())} passages: "
         + ", ".join(f"{name} {fit['n_atoms']:,} atoms, FVU {fit['fvu']:.3f}" for name, fit in fits.items())

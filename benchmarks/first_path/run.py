@@ -1,9 +1,10 @@
-"""MP and OMP, centred and not, against a random dictionary of the same size, on the bundled model: quality and cost.
+"""Compare MP and OMP, centred and not, with random dictionaries of the same size: quality and cost.
 
     python -m benchmarks.first_path.run [--training_tokens 200000] [--max_atoms 4096] [--k 32]
 
 Every row has the same training and held-out tokens. The random dictionary (the control) is the same number of training
-activations drawn at random, with the same bias and pursuit. What pursuit itself costs is the subject of `benchmarks/pursuit/`.
+activations drawn at random, with the same bias and pursuit. What pursuit itself costs is the subject of
+`benchmarks/pursuit/`.
 """
 
 import sys
@@ -88,7 +89,7 @@ def main(
 
 
 def random_dictionary(fitted: il.Dictionary, data: il.ActivationsDataModule, hook: str, seed: int) -> il.Dictionary:
-    """As many training activations as ``fitted`` has atoms, drawn at random, with its bias and pursuit."""
+    """Draw as many training activations as ``fitted`` has atoms; keep its bias and pursuit."""
     x = torch.cat([batch.activations[hook] for batch in data.train_dataloader()])
     x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[: fitted.n_atoms]] - fitted.bias
     return il.Dictionary(
@@ -101,7 +102,7 @@ def random_dictionary(fitted: il.Dictionary, data: il.ActivationsDataModule, hoo
 
 
 def measure(dictionary: il.Dictionary, data: il.ActivationsDataModule, rows: Any, hook: str) -> dict[str, float]:
-    """Quality on held-out documents: our sums for FVU and the tail, SAELens's evals for the losses."""
+    """Measure held-out documents: FVU and the tail by our sums, losses by SAELens's evals."""
     sums = ValidationSums(dictionary)
     shares = []
     for batch in data.val_dataloader():
@@ -151,7 +152,8 @@ def as_markdown(result: dict[str, Any]) -> str:
     lines = [
         f"{result['model']} ({result['revision'][:12]}), {result['hook_name']}, {result['dataset']} "
         f"({result['dataset_fingerprint'][:12]}), {result['tokens']:,} training tokens, "
-        f"{result['validation_tokens']:,} held-out tokens, k = {result['k']}, seed {result['seed']}. {environment(result)}",
+        f"{result['validation_tokens']:,} held-out tokens, k = {result['k']}, seed {result['seed']}. "
+        f"{environment(result)}",
         "",
         *table(head, rows),
     ]

@@ -1,16 +1,17 @@
-"""What growth costs and gives: the policies on real activations, beside exact worst-first growth of a window.
+"""Measure cost and quality of the growth policies, beside exact worst-first growth of a window.
 
     python -m benchmarks.growth.run [--training_tokens 65536]
 
 The bundled model's activations at one hook point; each policy grows a dictionary at the same threshold from the same
-activations in the same order. Encodes are counted (an activation that is encoded again counts again); the held-out errors show
-what a smaller dictionary costs. Exact worst-first encodes a window again for every atom, so it gets one window only, and the
-others are given the same window for comparison. Writes results/growth.json and growth.md.
+activations in the same order. Encodes are counted (an activation that is encoded again counts again); the held-out
+errors show what a smaller dictionary costs. Exact worst-first encodes a window again for every atom, so it gets one
+window only, and the others are given the same window for comparison. Writes results/growth.json and growth.md.
 """
 
 import sys
 import time
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 class Counted:
-    """Counts the activations that growth encodes."""
+    """Count of the activations that growth encodes."""
 
     def __init__(self) -> None:
         self.encoded = 0
@@ -45,7 +46,7 @@ class Counted:
 
 
 def exact_worst_first(x: Tensor, prepared: PreparedAtoms, rule: GrowthRule) -> Growth:
-    """Append the worst explained failure of the window, encode all others again, until none fails: the definition."""
+    """Append the worst explained failure and encode all others again, until none fails: the definition."""
     accepted: list[int] = []
     energy = x.square().sum(1)
     code = growth.frozen_batch.pursue(rule.pursuit, x, prepared, rule.k, rule.nonnegative, rule.threshold)
@@ -66,16 +67,21 @@ def exact_worst_first(x: Tensor, prepared: PreparedAtoms, rule: GrowthRule) -> G
 def grow(
     policy: Callable[..., Growth], x: Tensor, heldout: Tensor, window: int, rule: GrowthRule, max_atoms: int
 ) -> dict[str, float]:
-    """Grow on windows of x in order; the size, the cost, and the errors on held-out activations."""
+    """Grow on windows of x in order; return the size, the cost, and the errors on held-out activations."""
     prepared = PreparedAtoms(torch.zeros(max_atoms, x.shape[1]), 0)
     prepared.build_gram()
     counted = Counted()
-    for module in (growth.frozen_batch, growth.sequential, growth.worst_first):
-        module.pursue = counted.pursue
-    sequence.pursue_and_append = counted.pursue_and_append
+    # Policies that encode whole batches take the encoder as an argument; the others find it in their module.
+    options = {"encode": counted.pursue} if "encode" in signature(policy).parameters else {}
+    for module, name in (
+        (growth.frozen_batch, "pursue"),
+        (growth.sequential, "pursue"),
+        (sequence, "pursue_and_append"),
+    ):
+        setattr(module, name, getattr(counted, name))
     start = time.perf_counter()
     for part in x.split(window):
-        prepared.place(prepared.n, policy(part, prepared, rule).atoms)
+        prepared.place(prepared.n, policy(part, prepared, rule, **options).atoms)
     seconds = time.perf_counter() - start
     code = pursue(rule.pursuit, heldout, prepared, rule.k, rule.nonnegative)
     share = code.residual_energy / heldout.square().sum(1)

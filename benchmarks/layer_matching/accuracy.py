@@ -1,4 +1,4 @@
-"""Layer matching of several models of as many layers each, with errors over models."""
+"""Layer matching between several models with equal numbers of layers, with errors over models."""
 
 import itertools
 
@@ -10,7 +10,7 @@ from itda_lightning.across_models.layer_matching import matching_accuracy
 
 
 def accuracy_over_models(values: Float[Tensor, "sites sites"], models: int) -> tuple[float, float]:
-    """The accuracy over all ordered pairs of different models, and its standard error.
+    """Return the accuracy over all ordered pairs of different models, and its standard error.
 
     The error is the jackknife's (Tukey 1958; for pairs of units Arvesen 1969): each model is left out in turn, with all
     of its pairs. It says what other seeds would change, not what other tokens would.
@@ -18,14 +18,14 @@ def accuracy_over_models(values: Float[Tensor, "sites sites"], models: int) -> t
     layers = len(values) // models
     left_out = []
     for model in range(models):
-        kept = torch.tensor([site for site in range(len(values)) if site // layers != model])
-        left_out.append(_accuracy(values[kept][:, kept], models - 1))
+        others = torch.tensor([site for site in range(len(values)) if site // layers != model])
+        left_out.append(_accuracy(values[others][:, others], models - 1))
     spread = torch.tensor(left_out, dtype=torch.float64).var(correction=0)
     return _accuracy(values, models), float(((models - 1) * spread).sqrt())
 
 
 def accuracy_by_layer(values: Float[Tensor, "sites sites"], models: int) -> list[float]:
-    """Of each layer, how often it is found in another model."""
+    """Return for each layer the share of other models in which it is found."""
     layers = len(values) // models
     blocks = values.unflatten(0, (models, layers)).unflatten(2, (models, layers))
     right = [blocks[a, :, b].argmax(1) == torch.arange(layers) for a, b in itertools.permutations(range(models), 2)]
@@ -33,16 +33,16 @@ def accuracy_by_layer(values: Float[Tensor, "sites sites"], models: int) -> list
 
 
 def share_within_one(values: Float[Tensor, "sites sites"], models: int) -> float:
-    """How often the most similar layer of another model is the layer at the same place or next to it."""
+    """Return how often the most similar layer of another model is at the same place or next to it."""
     layers = len(values) // models
     blocks = values.unflatten(0, (models, layers)).unflatten(2, (models, layers))
-    found = torch.cat([blocks[a, :, b].argmax(1) for a, b in itertools.permutations(range(models), 2)])
+    nearest = torch.cat([blocks[a, :, b].argmax(1) for a, b in itertools.permutations(range(models), 2)])
     places = torch.arange(layers).repeat(models * (models - 1))
-    return float((found - places).abs().le(1).double().mean())
+    return float((nearest - places).abs().le(1).double().mean())
 
 
 def lead_of_the_same_layer(values: Float[Tensor, "sites sites"], models: int) -> tuple[float, float]:
-    """By how much the same layer of another model is more similar than the ones next to it.
+    """Return the lead in similarity of the same layer of another model over the layers next to it.
 
     Returns:
         The mean, and the standard deviation of a value over pairs of models, mean of all pairs of layers.

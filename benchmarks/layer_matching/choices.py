@@ -1,12 +1,12 @@
-"""Why the Jaccard index of sources matches as few layers as it does: one choice of the dictionaries changed at a time.
+"""Measure why the Jaccard index of sources matches few layers, by changing one choice at a time.
 
     python -m benchmarks.layer_matching.train
     python -m benchmarks.layer_matching.choices [--only [base,k 1]]
 
-Dictionaries of all layers of all models are grown to one size, once on the rows in one order and once in another. Layers are
-looked for in other models (read in the same order, or in the other one), and in the *same* model read in the other order, which
-tells what the index can know at all; in other models read in the same order also by the index weighted by use on held-out
-tokens. A row that is there is not measured again, unless it is named. Writes
+Dictionaries of all layers of all models are grown to one size, once on the rows in one order and once in another.
+Layers are looked for in other models (read in the same order, or in the other one), and in the *same* model read in the
+other order, which tells what the index can know at all; in other models read in the same order also by the index
+weighted by use on held-out tokens. A row that is there is not measured again, unless it is named. Writes
 results/choices.json and choices.md.
 """
 
@@ -41,7 +41,7 @@ from itda_lightning.pursuit import PreparedAtoms, pursue
 
 @dataclass(frozen=True)
 class Choice:
-    """How dictionaries are grown; the window is what the growth policy sees at a time."""
+    """How dictionaries are grown; the growth policy sees one window at a time."""
 
     tokens: int = 4096
     atoms: int = 512
@@ -73,9 +73,9 @@ CHOICES = {
     "1,048,576 tokens, 1,024 atoms": Choice(tokens=1_048_576, atoms=1024),
     "1,048,576 tokens, 4,096 atoms": Choice(tokens=1_048_576, atoms=4096),
 }
-TRIALS = 8  # thresholds that are tried
+TRIALS = 8  # thresholds
 HELD_OUT = 16_384  # tokens that use is counted on
-SLACK = 0.05  # how much larger than asked for a dictionary may be before it is cropped
+SLACK = 0.05  # how much larger than requested a dictionary may be before it is cropped
 
 
 class Activations:
@@ -92,11 +92,11 @@ class Activations:
         self.row = rows.kept.nonzero()[:, 0]
 
     def training(self, model: int) -> list[Float[Tensor, "n d"]]:
-        """Layer by layer."""
+        """Return the training activations layer by layer."""
         return self._of(self._data[model], self._data[model].train_dataloader())
 
     def held_out(self, model: int) -> list[Float[Tensor, "m d"]]:
-        """Layer by layer."""
+        """Return the held-out activations layer by layer."""
         return self._of(self._data[model], self._data[model].val_dataloader())
 
     @staticmethod
@@ -109,13 +109,13 @@ class Activations:
 
 
 def reordered(row: Int[Tensor, " n"], seed: int) -> Int[Tensor, " n"]:
-    """The tokens with their rows in another order; ``row`` is the row of each."""
+    """Return the tokens with their rows in another order; ``row`` is the row of each."""
     shuffled = torch.randperm(int(row.max()) + 1, generator=torch.Generator().manual_seed(seed))
     return torch.argsort(shuffled.argsort()[row], stable=True)
 
 
 def grow(x: Float[Tensor, "n d"], choice: Choice, threshold: float, most: int | None = None) -> list[int]:
-    """Which of the activations become atoms, in order; no more are read once there are more than ``most``."""
+    """Return the indices of the activations that become atoms, in order; stop once there are more than ``most``."""
     prepared = PreparedAtoms(torch.zeros(2 * choice.atoms, x.shape[1]), 0)
     prepared.build_gram()
     rule = GrowthRule(choice.k, "mp", False, threshold, choice.exponent, typical_energy(x))
@@ -130,20 +130,20 @@ def grow(x: Float[Tensor, "n d"], choice: Choice, threshold: float, most: int | 
 
 
 def threshold_for(x: Float[Tensor, "n d"], choice: Choice) -> float:
-    """The threshold at which all of x gives as many atoms as wanted, or a few more.
+    """Return the threshold at which all of x gives the requested number of atoms, or a few more.
 
-    Between thresholds that give too many and too few the next one is where a power law through both gives what is wanted; what
-    was found too large before all was read only bounds.
+    Between thresholds that give too many and too few the next one is where a power law through both gives what is
+    wanted; what was found too large before all was read only bounds.
     """
     most = int((1 + SLACK) * choice.atoms)
-    wanted = math.log((1 + SLACK / 2) * choice.atoms)
+    target = math.log((1 + SLACK / 2) * choice.atoms)
     low, high = math.log(0.003), math.log(0.97)
     known: dict[float, float] = {}
     for _ in range(TRIALS):
         inside = [known.get(end) for end in (low, high)]
         share = 0.5
         if inside[0] is not None and inside[1] is not None:
-            share = min(max((inside[0] - wanted) / (inside[0] - inside[1]), 0.1), 0.9)
+            share = min(max((inside[0] - target) / (inside[0] - inside[1]), 0.1), 0.9)
         middle = low + share * (high - low)
         n = len(grow(x, choice, math.exp(middle), 2 * most))
         if choice.atoms <= n <= most:
@@ -154,7 +154,7 @@ def threshold_for(x: Float[Tensor, "n d"], choice: Choice) -> float:
 
 
 def indices(first: Sequence[Int[Tensor, "..."]], second: Sequence[Int[Tensor, "..."]], n: int) -> Float[Tensor, "a b"]:
-    """The Jaccard index of the first n atoms of all of the first with all of the second."""
+    """Return the Jaccard index of the first n atoms of every set in ``first`` with every set in ``second``."""
     size = 1 + max(int(atoms.max()) for atoms in itertools.chain(first, second))
     marks = [torch.zeros(len(sets), size, dtype=torch.float64) for sets in (first, second)]
     for mark, sets in zip(marks, (first, second), strict=True):
@@ -165,7 +165,7 @@ def indices(first: Sequence[Int[Tensor, "..."]], second: Sequence[Int[Tensor, ".
 
 
 def uses(x: Float[Tensor, "m d"], atoms: Float[Tensor, "n d"], k: int) -> Float[Tensor, " n"]:
-    """Of each atom its share of all uses."""
+    """Return for each atom its share of all uses."""
     prepared = PreparedAtoms(torch.nn.functional.normalize(atoms, dim=1), len(atoms))
     prepared.build_gram()
     support = pursue("mp", x, prepared, k).distinct().support
@@ -176,7 +176,7 @@ def uses(x: Float[Tensor, "m d"], atoms: Float[Tensor, "n d"], k: int) -> Float[
 def weighted_indices(
     sets: Sequence[Int[Tensor, " n"]], weights: Sequence[Float[Tensor, " n"]]
 ) -> Float[Tensor, "sites sites"]:
-    """The Jaccard index of all pairs of sets whose members have weights with a sum of 1 (Ruzicka 1958)."""
+    """Return the weighted Jaccard index (Ruzicka 1958) of all pairs of sets; weights sum to 1."""
     members, places = torch.cat(list(sets)).unique(return_inverse=True)
     marks = torch.zeros(len(sets), len(members), dtype=torch.float64)
     for mark, place, weight in zip(marks, places.split([len(one) for one in sets]), weights, strict=True):
@@ -241,7 +241,7 @@ def measure(choice: Choice, activations: Activations, models: int) -> dict[str, 
 
 
 def main(only: list[str] | None = None, directory: Path = Path("runs/layer-matching")) -> None:
-    """Measure what is not there yet.
+    """Measure the missing rows.
 
     Args:
         only: names of choices, which are measured again; all that are missing by default.
@@ -250,9 +250,9 @@ def main(only: list[str] | None = None, directory: Path = Path("runs/layer-match
     path = RESULTS / "choices.json"
     rows: dict[str, Any] = json.loads(path.read_text())["rows"] if path.exists() else {}
     models, _ = models_of("trained", directory)
-    wanted = only or [name for name in CHOICES if name not in rows]
+    missing = only or [name for name in CHOICES if name not in rows]
     for tokens, names in itertools.groupby(
-        sorted(wanted, key=lambda name: CHOICES[name].tokens), lambda name: CHOICES[name].tokens
+        sorted(missing, key=lambda name: CHOICES[name].tokens), lambda name: CHOICES[name].tokens
     ):
         activations = Activations(models, tokens, directory / "trained")
         for name in names:

@@ -1,11 +1,11 @@
-"""Which layers become what they end as first (Raghu et al. 2017, arXiv 1706.05806; Appendix A.4.2 of arXiv 2505.17769)?
+"""Find which layers converge first in training (Raghu et al. 2017; Appendix A.4.2 of arXiv 2505.17769).
 
     python -m benchmarks.layer_matching.train
     python -m benchmarks.layer_matching.convergence [--seeds [0,1]]
 
-The checkpoints of one training are compared as models (``python -m itda_lightning.similarity``), all on the same tokens in the
-same order: every layer of every checkpoint beside the same layer at the end. What is compared is kept, as by run.py. Writes
-results/convergence.json, convergence.md and convergence.svg.
+The checkpoints of one training are compared as models (``python -m itda_lightning.similarity``), all on the same tokens
+in the same order: every layer of every checkpoint beside the same layer at the end. What is compared is kept, as by
+run.py. Writes results/convergence.json, convergence.md and convergence.svg.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ MEASURES = ("jaccard", "cka", "debiased_cka", "svcca", "procrustes")
 
 
 def compare_checkpoints(seed: int, tokens: int, directory: Path) -> ModelSimilarity:
-    """All layers of all checkpoints of one training, the last one last."""
+    """Compare all layers of all checkpoints of one training, the last checkpoint last."""
     steps = sorted(int(path.name.removeprefix("step-")) for path in (directory / f"seed-{seed}").glob("step-*"))
     if len(steps) < 2:
         raise SystemExit(f"{directory} has no checkpoints of seed {seed}: run its train.py first")
@@ -31,15 +31,15 @@ def compare_checkpoints(seed: int, tokens: int, directory: Path) -> ModelSimilar
         ModelSettings(str(step), model=str(directory / f"seed-{seed}" / f"step-{step}"), hook_names=hook_names())
         for step in steps
     ]
-    kept = directory / "trained"
+    place = directory / "trained"
     settings = SimilaritySettings(
-        models, str(kept / f"checkpoints-{seed}-{tokens}-tokens"), measures=list(MEASURES), resamples=0
+        models, str(place / f"checkpoints-{seed}-{tokens}-tokens"), measures=list(MEASURES), resamples=0
     )
-    return compare(settings, data_of(tokens, kept), fit_of(tokens))
+    return compare(settings, data_of(tokens, place), fit_of(tokens))
 
 
 def to_the_end(results: ModelSimilarity) -> dict[str, dict[int, list[float]]]:
-    """measure -> step -> of each layer its similarity to itself at the end of training."""
+    """Return measure -> step -> for each layer its similarity to itself at the end of training."""
     steps = [int(site.model) for site in results.sites[::LAYERS]]
     last = len(results.sites) - LAYERS
     return {
@@ -60,11 +60,13 @@ def main(seeds: tuple[int, ...] = (0, 1), tokens: int = 1024, directory: Path = 
         directory: of the models and the comparisons.
     """
     compared = {seed: compare_checkpoints(seed, tokens, directory) for seed in seeds}
-    found = {seed: to_the_end(results) for seed, results in compared.items()}
+    similarities = {seed: to_the_end(results) for seed, results in compared.items()}
     means = {
         measure: {
-            step: [sum(found[seed][measure][step][layer] for seed in seeds) / len(seeds) for layer in range(LAYERS)]
-            for step in found[seeds[0]][measure]
+            step: [
+                sum(similarities[seed][measure][step][layer] for seed in seeds) / len(seeds) for layer in range(LAYERS)
+            ]
+            for step in similarities[seeds[0]][measure]
         }
         for measure in MEASURES
     }
@@ -74,17 +76,18 @@ def main(seeds: tuple[int, ...] = (0, 1), tokens: int = 1024, directory: Path = 
         "fit": fit_of(tokens),
         "atoms": {seed: results.atoms for seed, results in compared.items()},
         "excess of an index with another order": floors,
-        "seeds": found,
+        "seeds": similarities,
     }
     markdown = as_markdown(means, tokens, seeds, sum(floors) / len(floors))
     write_results(RESULTS, "convergence", content, markdown, plot(means))
 
 
 def as_markdown(means: dict[str, dict[int, list[float]]], tokens: int, seeds: tuple[int, ...], floor: float) -> str:
-    """A table a measure: steps by layers."""
+    """Return one table per measure: steps by layers."""
     lines = [
-        f"Similarity of each layer to itself at the end of training, mean of seeds {', '.join(map(str, seeds))}; {tokens:,} "
-        f"tokens. The Jaccard index is over chance; with a fit of the same layer in another order it is {floor:.3f}."
+        f"Similarity of each layer to itself at the end of training, mean of seeds {', '.join(map(str, seeds))}; "
+        f"{tokens:,} tokens. The Jaccard index is over chance; with a fit of the same layer in another order it is "
+        f"{floor:.3f}."
     ]
     for measure, rows in means.items():
         lines += [
@@ -99,7 +102,7 @@ def as_markdown(means: dict[str, dict[int, list[float]]], tokens: int, seeds: tu
 
 
 def plot(means: dict[str, dict[int, list[float]]]) -> Any:
-    """A panel a measure: similarity to the end against steps, a line a layer."""
+    """Draw one panel per measure: similarity to the end against steps, one line per layer."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure  # of the extra `benchmarks`, which tests do without
 

@@ -1,13 +1,14 @@
-"""Layer matching between models that differ in their seed: how often does each measure find the same layer of another model?
+"""Measure how often each measure finds the same layer of a model that differs in its seed.
 
     python -m benchmarks.layer_matching.train
     python -m benchmarks.layer_matching.run [--tokens [4096,16384]]
     python -m benchmarks.layer_matching.run --family stanford    # stanford-crfm's five GPT-2 seeds, from the hub
 
-Every budget of tokens is one comparison (``python -m itda_lightning.similarity``) of all layers of all models: ITDAs are
-fitted on so many tokens of documents that the models were trained on, and activations are compared on as many of those that they
-were not; on the largest budgets activations only. Each comparison is kept below ``directory`` with its page; a budget that is
-there is not compared again. Errors are jackknifed over models. Writes results/FAMILY.json, FAMILY.md and FAMILY.svg.
+Every budget of tokens is one comparison (``python -m itda_lightning.similarity``) of all layers of all models: ITDAs
+are fitted on so many tokens of documents that the models were trained on, and activations are compared on as many of
+those that they were not; on the largest budgets activations only. Each comparison is kept below ``directory`` with its
+page; a budget that is there is not compared again. Errors are jackknifed over models. Writes results/FAMILY.json,
+FAMILY.md and FAMILY.svg.
 """
 
 import json
@@ -35,7 +36,8 @@ from itda_lightning.results.model_similarity import ModelSimilarity
 
 RESULTS = Path(__file__).parent / "results"
 BUDGETS = (1024, 2048, 4096, 16_384, 65_536, 1_048_576)
-# Of more tokens choices.py grows the dictionaries: a sample for calibration that fits in minutes would miss their size by far.
+# Of more tokens choices.py grows the dictionaries: a sample for calibration that fits in minutes would miss their size
+# by far.
 MOST_TOKENS_OF_DICTIONARIES = 16_384
 STANFORD = ("alias-gpt2-small-x21", "battlestar-gpt2-small-x49", "caprica-gpt2-small-x81", "darkmatter-gpt2-small-x343")
 STANFORD_LAST = "expanse-gpt2-small-x777"
@@ -45,7 +47,7 @@ CALIBRATION_TOKENS = 4096
 
 
 def models_of(family: str, directory: Path) -> tuple[list[ModelSettings], dict[str, Any]]:
-    """The models, and what of their training there is to tell."""
+    """Return the models and the facts of their training."""
     if family == "stanford":
         hooks = [f"blocks.{layer}.hook_resid_post" for layer in range(12)]
         names = [f"stanford-crfm/{name}" for name in (*STANFORD, STANFORD_LAST)]
@@ -65,12 +67,12 @@ def models_of(family: str, directory: Path) -> tuple[list[ModelSettings], dict[s
 
 
 def hook_names() -> list[str]:
-    """All layers of the models that train.py makes."""
+    """Return the hook points of all layers of the models from train.py."""
     return [f"blocks.{layer}.hook_resid_post" for layer in range(LAYERS)]
 
 
 def data_of(tokens: int, directory: Path) -> dict[str, Any]:
-    """The data that all models of a comparison share; activations are kept below the directory."""
+    """Return the data settings that all models of a comparison share; activations are cached in the directory."""
     return {
         "dataset": DATASET,
         "holdout_fraction": HOLDOUT_FRACTION,
@@ -82,18 +84,18 @@ def data_of(tokens: int, directory: Path) -> dict[str, Any]:
 
 
 def fit_of(tokens: int) -> dict[str, Any]:
-    """The fit of one dictionary."""
+    """Return the settings of the fit of one dictionary."""
     atoms = min(MOST_ATOMS, int(tokens * SHARE_OF_ATOMS))
     return {"max_atoms": atoms, "k": SPARSITY, "calibration_tokens": CALIBRATION_TOKENS}
 
 
 def measures_at(tokens: int) -> list[str]:
-    """All measures, or those of activations."""
+    """Return the measures at a budget: all, or only those of activations."""
     return [name for name in MEASURES if tokens <= MOST_TOKENS_OF_DICTIONARIES or "jaccard" not in name]
 
 
 def compare(settings: SimilaritySettings, data: dict[str, Any], fit: dict[str, Any]) -> ModelSimilarity:
-    """Compare and keep the results and the page; what is there is only read."""
+    """Compare and keep the results and the page; results that exist are only read."""
     finished = Path(settings.directory) / "similarity.json"
     if finished.exists():
         return from_json(finished.read_text(encoding="utf-8"), ModelSimilarity)
@@ -104,7 +106,7 @@ def compare(settings: SimilaritySettings, data: dict[str, Any], fit: dict[str, A
 
 
 def compare_at(models: list[ModelSettings], tokens: int, directory: Path, orders: int) -> ModelSimilarity:
-    """All measures at one budget."""
+    """Compare by all measures at one budget."""
     settings = SimilaritySettings(
         models,
         str(directory / f"{len(models)}-models-{tokens}-tokens"),
@@ -146,7 +148,7 @@ def main(
 
 
 def rows_of(budget: int, results: ModelSimilarity) -> list[dict[str, Any]]:
-    """Of each measure its accuracy at one budget, with what the dictionaries were."""
+    """Return one row per measure: its accuracy at one budget, with facts of the dictionaries."""
     rows = []
     for one in results.measured:
         values = torch.tensor(one.values, dtype=torch.float64)
@@ -181,13 +183,13 @@ def layers_of(results: ModelSimilarity) -> int:
 
 
 def other_order(results: ModelSimilarity) -> float:
-    """The mean Jaccard index of a dictionary and one of the same layer that has read the tokens in another order."""
+    """Return the mean Jaccard index of two dictionaries of one layer that read the tokens in different orders."""
     found = [one.overlaps[0].jaccard for one in results.reordered if one.hook_name is not None]
     return sum(found) / len(found) if found else float("nan")
 
 
 def as_markdown(compared: dict[int, ModelSimilarity], rows: list[dict[str, Any]], training: dict[str, Any]) -> str:
-    """Accuracies by measure and tokens, the noise floor, and what the measures cost."""
+    """Return tables of accuracies by measure and tokens, of the noise floor and of the cost."""
     first = next(iter(compared.values()))
     lines = [
         f"{models_in(first)} models of {layers_of(first)} layers each; {DATASET}, contexts of {CONTEXT} tokens.",
@@ -208,8 +210,8 @@ def as_markdown(compared: dict[int, ModelSimilarity], rows: list[dict[str, Any]]
         "",
         *_table("measure", compared, rows, lambda row: f"{row['within_one']:.3f}"),
         "",
-        "By how much the same layer is more similar than the ones next to it, and the standard deviation of a similarity over "
-        "pairs of models:",
+        "By how much the same layer is more similar than the ones next to it, and the standard deviation of a "
+        "similarity over pairs of models:",
         "",
         *_table("measure", compared, rows, lambda row: f"{row['lead']:.4f}, {row['spread']:.4f}"),
         "",
@@ -262,7 +264,7 @@ def _by_layer(rows: list[dict[str, Any]], layers: int) -> list[str]:
 
 
 def plot(rows: list[dict[str, Any]], chance: float) -> Any:
-    """Accuracy against tokens, a line a measure."""
+    """Draw accuracy against tokens, one line per measure."""
     from matplotlib.figure import Figure  # of the extra `benchmarks`, which tests do without
 
     figure = Figure(figsize=(8, 5), layout="constrained")

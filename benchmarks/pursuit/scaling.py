@@ -1,4 +1,4 @@
-"""How the cost of a code grows with the dictionary, with a Gram at every size: d = 576, n = 4,096 to 65,536.
+"""Measure how the cost of a code grows with the dictionary: d = 576, n = 4,096 to 65,536, all with a Gram.
 
     python -m benchmarks.pursuit.scaling
 
@@ -55,8 +55,8 @@ def as_markdown(result: dict[str, Any]) -> str:
         for row in result["rows"]
     ]
     lines = [
-        f"d = {result['d']}, k = {result['k']}, {result['batch']:,} activations, with a Gram; medians (ranges) in µs per "
-        f"activation. {environment(result)}",
+        f"d = {result['d']}, k = {result['k']}, {result['batch']:,} activations, with a Gram; medians (ranges) in µs "
+        f"per activation. {environment(result)}",
         "",
         *table(["n", "building the Gram, s", *names], rows),
     ]

@@ -1,4 +1,4 @@
-"""Whether encoding a million activations streams: peak memory and speed at n = 16,384, with two memory budgets.
+"""Check that encoding a million activations streams: memory and speed at n = 16,384 with two budgets.
 
     python -m benchmarks.pursuit.streaming [--activations 1000000]
 
@@ -17,7 +17,7 @@ from benchmarks.results import Study, describe, environment, table, write_result
 
 
 def main(activations: int = 1_000_000, d: int = 576, n: int = 16_384, k: int = 32, seed: int = 0) -> None:
-    """Encode so many activations with two budgets and write what memory rose above the activations themselves."""
+    """Encode the activations with two budgets and report the memory beyond the activations themselves."""
     problem = make_problem(d, n, 16_384, seed)
     x = problem.x.repeat(-(-activations // len(problem.x)), 1)[:activations]
     rows = []

@@ -1,4 +1,5 @@
-"""The factors of the study: each cell is the base with one thing changed; how a dictionary is built and encodes by its cell."""
+"""The factors of the study: each cell is the base with one thing changed. Builds a cell's dictionary and encodes with
+it."""
 
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
@@ -30,18 +31,21 @@ Growth = Literal["sequential", "frozen_batch", "worst_first", "random", "in prop
 
 @dataclass(frozen=True)
 class Cell:
-    """What a dictionary is built and encoded with; the defaults are the base of the study.
+    """The settings that a dictionary is built and encoded with; the defaults are the base of the study.
 
     Attributes:
         n, k: atoms and sparsity.
         center: what is subtracted.
-        standardize: divide every coordinate by its standard deviation, for growth and encoding; errors are of what it was.
+        standardize: divide every coordinate by its standard deviation, for growth and encoding; errors are of what it
+            was.
         pursuit, nonnegative: the codes of growth and evaluation.
-        by_error: codes of varying length with the same mean L0 on the held-out activations, which end at an error threshold.
+        by_error: codes of varying length with the same mean L0 on the held-out activations, which end at an error
+            threshold.
         exponent: ``energy_exponent`` of the rule.
         early: the calibrated threshold is multiplied by this, so that the dictionary is full early.
         growth: which activations become atoms. "in proportion to error": rounds of draws, as k-means++ seeds its
-            centres; "pruned": the quarter of the atoms that is used least is taken away, and grown anew in a second pass.
+            centres; "pruned": the quarter of the atoms that is used least is taken away, and grown anew in a second
+            pass.
         order: of the activations.
         first: atoms that are there from the beginning.
         anchor: of refinement (4 passes of batches of 1,024); None for none.
@@ -65,8 +69,7 @@ class Cell:
 
 
 class Built(NamedTuple):
-    """A dictionary: atoms in the space of ``(x - bias) / scale``, how it encodes, what was read until it was full, and the
-    calibrated threshold where there is one."""
+    """A dictionary with atoms in the space of ``(x - bias) / scale``, and the facts of its growth."""
 
     bias: Float[Tensor, " d"]
     scale: Float[Tensor, " d"]
@@ -124,7 +127,7 @@ def build(
     thresholds: dict[tuple[GrowthRule, int, int | None], float] | None = None,
     threshold: float | None = None,
 ) -> Built:
-    """The dictionary of a cell from activations.
+    """Build the dictionary of a cell from activations.
 
     Args:
         cell: what to build.
@@ -157,12 +160,12 @@ def build(
     else:
         # Rules of other centres and scales differ, since they hold the typical energy.
         batch_size = STEP if cell.growth == "frozen_batch" else None
-        asked = rule, cell.n - prepared.n, batch_size
+        key = rule, cell.n - prepared.n, batch_size
         if threshold is not None:
-            thresholds[asked] = threshold
-        elif asked not in thresholds:
-            thresholds[asked], _ = calibrate_threshold(sample, rule, cell.n - prepared.n, len(x), batch_size=batch_size)
-        threshold = thresholds[asked]
+            thresholds[key] = threshold
+        elif key not in thresholds:
+            thresholds[key], _ = calibrate_threshold(sample, rule, cell.n - prepared.n, len(x), batch_size=batch_size)
+        threshold = thresholds[key]
         rule = rule._replace(threshold=threshold * cell.early)
         policy = "sequential" if cell.growth == "pruned" else cell.growth
         seen = grow(x, prepared, rule, policy)
@@ -177,7 +180,7 @@ def build(
 
 
 def encode(cell: Cell, built: Built, x: Float[Tensor, "m d"]) -> tuple[SparseCode, Float[Tensor, "m d"]]:
-    """Codes and reconstructions."""
+    """Return codes and reconstructions."""
     k = 2 * cell.k if cell.by_error else cell.k
     scaled = (x - built.bias) / built.scale
     code = pursue(cell.pursuit, scaled, built.prepared, k, cell.nonnegative, built.error_threshold).distinct()
@@ -185,7 +188,7 @@ def encode(cell: Cell, built: Built, x: Float[Tensor, "m d"]) -> tuple[SparseCod
 
 
 def centre_of(x: Tensor, center: str) -> Float[Tensor, " d"]:
-    """The mean, nothing, or the geometric median by Weiszfeld's iteration."""
+    """Return the mean, zeros, or the geometric median by Weiszfeld's iteration."""
     if center == "none":
         return torch.zeros(x.shape[1])
     median = x.double().mean(0)
@@ -204,7 +207,7 @@ def order_of(x: Tensor, order: Order, generator: torch.Generator) -> Tensor:
 
 
 def grow(x: Tensor, prepared: PreparedAtoms, rule: GrowthRule, policy: str) -> int:
-    """Grow in one pass until the dictionary is full; the number of activations read."""
+    """Grow in one pass until the dictionary is full and return the number of activations read."""
     for start in range(0, len(x), STEP):
         if prepared.n >= prepared.capacity:
             return start
@@ -213,7 +216,7 @@ def grow(x: Tensor, prepared: PreparedAtoms, rule: GrowthRule, policy: str) -> i
 
 
 def draw_by_error(x: Tensor, prepared: PreparedAtoms, rule: GrowthRule, generator: torch.Generator) -> None:
-    """Fill the dictionary in rounds: activations drawn in proportion to what they leave unexplained, by the rule's reference."""
+    """Fill the dictionary in rounds, drawing activations in proportion to their unexplained part."""
     for number in range(ROUNDS):
         count = prepared.capacity * (number + 1) // ROUNDS - prepared.n
         weight = x.square().sum(1) / rule.reference(x)
@@ -224,7 +227,7 @@ def draw_by_error(x: Tensor, prepared: PreparedAtoms, rule: GrowthRule, generato
 
 
 def prune(x: Tensor, prepared: PreparedAtoms, rule: GrowthRule) -> None:
-    """Take away the quarter of the atoms that the codes of ``x`` use least."""
+    """Remove the quarter of the atoms that the codes of ``x`` use least."""
     support = pursue(rule.pursuit, x, prepared, rule.k, rule.nonnegative).support
     used = torch.bincount(support[support >= 0], minlength=prepared.n)
     kept = used.argsort(descending=True, stable=True)[: prepared.n - prepared.n // 4].sort().values
@@ -244,14 +247,15 @@ def refined(unit: Tensor, sources: Tensor, cell: Cell, seed: int, passes: int = 
 
 
 def at_mean_l0(cell: Cell, built: Built, x: Float[Tensor, "m d"]) -> Built:
-    """With the error threshold at which codes of up to 2 k atoms have k on average.
+    """Set the error threshold at which codes of up to 2 k atoms have k on average.
 
     Args:
         x: activations on which it is measured. Not those of training: many of them are atoms, whose codes have one.
     """
     low, high = 0.0, 1.0
     for _ in range(12):
-        built = built._replace(error_threshold=(low + high) / 2)
+        middle = (low + high) / 2
+        built = built._replace(error_threshold=middle)
         longer = float(encode(cell, built, x)[0].l0().double().mean()) > cell.k
-        low, high = (built.error_threshold, high) if longer else (low, built.error_threshold)
+        low, high = (middle, high) if longer else (low, middle)
     return built._replace(error_threshold=high)

@@ -1,17 +1,19 @@
-"""How well an atom's label, the (prompt, token) whose activation it is, predicts what uses the atom; no judge.
+"""Measure how well an atom's label, its source (prompt, token), predicts the tokens that use it; no judge.
 
-    python -m benchmarks.quality.labels --entries "{plain: RUN, refined at .9: RUN, random: DICTIONARY, TopK SAE: DIRECTORY}"
+    python -m benchmarks.quality.labels --entries "{plain: RUN, refined at .9: RUN, random: DICTIONARY, TopK SAE:
+    DIRECTORY}"
 
-A label is one token with the four before it. Of an ITDA's atom it is the source, which refinement leaves as it is; of any
-latent it can be the token of largest |activation| in the training tokens, the only label that an SAE's latents have here.
-ITDAs are shown with both, so that latents are compared by one rule, too. What uses the atom is measured on held-out
-documents, the same for all entries, so no label is among what it is tested on. Every measure is also taken with the labels of
-the other atoms drawn: that is its chance level, which is not 0 since frequent tokens are alike. A latent without a label, or
-that no held-out token uses, is left out and counted. Dictionaries of equal size are asked about the same indices, so those of
-one growth, refined or not, about the same atoms.
+A label is one token with the four before it. Of an ITDA's atom it is the source, which refinement leaves as it is; of
+any latent it can be the token of largest |activation| in the training tokens, the only label that an SAE's latents have
+here. ITDAs are shown with both, so that latents are compared by one rule, too. What uses the atom is measured on
+held-out documents, the same for all entries, so no label is among what it is tested on. Every measure is also taken
+with the labels of the other atoms drawn: that is its chance level, which is not 0 since frequent tokens are alike. A
+latent without a label, or that no held-out token uses, is left out and counted. Dictionaries of equal size are asked
+about the same indices, so those of one growth, refined or not, about the same atoms.
 
-What this does not say is whether a reader would find the label true: explanations written and scored by a language model
-(SAEBench's autointerp, with the judge of ``benchmarks.saebench.judge``) are offered by ``benchmarks/saebench/run.py``.
+What this does not say is whether a reader would find the label true: explanations written and scored by a language
+model (SAEBench's autointerp, with the judge of ``benchmarks.saebench.judge``) are offered by
+``benchmarks/saebench/run.py``.
 """
 
 import time
@@ -62,23 +64,23 @@ COUNTS = {
 def contexts(
     tokens: Int[Tensor, "rows length"], row: Int[Tensor, " m"], position: Int[Tensor, " m"]
 ) -> Int[Tensor, "m width"]:
-    """The tokens at (row, position), last, after the four before them; -1 where the row's BOS or its edge comes earlier."""
+    """Return the tokens at (row, position) after the four before them; -1 before the start of the row."""
     place = position[:, None] + torch.arange(1 - WIDTH, 1)
     return tokens[row[:, None], place.clamp(min=0)].where(place > 0, UNKNOWN)
 
 
 def same_token(labels: Int[Tensor, "n width"], used: Int[Tensor, "m width"]) -> Bool[Tensor, "n m"]:
-    """Whether the last tokens of two contexts are the same."""
+    """Check for each pair of contexts that their last tokens are the same."""
     return labels[:, None, -1] == used[:, -1]
 
 
 def same_last_two(labels: Int[Tensor, "n width"], used: Int[Tensor, "m width"]) -> Bool[Tensor, "n m"]:
-    """Whether the last two tokens are the same, in order; a token that nothing precedes is like no other."""
+    """Check that the last two tokens are the same, in order; a first token of a row equals no other."""
     return same_token(labels, used) & (labels[:, None, -2] == used[:, -2]) & (used[:, -2] != UNKNOWN)
 
 
 def jaccard(labels: Int[Tensor, "n width"], used: Int[Tensor, "m width"]) -> Float[Tensor, "n m"]:
-    """Tokens that both contexts hold over those that either holds, each counted once."""
+    """Return the share of tokens common to both contexts among those in either, each counted once."""
     a, b = _once(labels), _once(used)
     both = torch.zeros(len(a), len(b), dtype=torch.float64)
     for column in a.T:
@@ -87,7 +89,7 @@ def jaccard(labels: Int[Tensor, "n width"], used: Int[Tensor, "m width"]) -> Flo
 
 
 def _once(context: Int[Tensor, "m width"]) -> Int[Tensor, "m width"]:
-    """Each token of a context at its first place only, -1 at others."""
+    """Keep each token of a context once, -1 elsewhere."""
     ordered = context.sort(1).values
     again = torch.zeros_like(ordered, dtype=torch.bool)
     again[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
@@ -97,7 +99,7 @@ def _once(context: Int[Tensor, "m width"]) -> Int[Tensor, "m width"]:
 def similarity_above_random(
     labels: Int[Tensor, "n width"], used: Int[Tensor, "m width"], embeddings: Float[Tensor, "vocabulary d"]
 ) -> Float[Tensor, "n m"]:
-    """Cosine of the mean input embeddings of two contexts, less the label's mean cosine with all m: what a random one has."""
+    """Return the cosine of two contexts' mean embeddings, less the label's mean cosine with all m."""
     cosine = _bags(labels, embeddings) @ _bags(used, embeddings).T
     return (cosine - cosine.mean(1, keepdim=True)).double()
 
@@ -108,7 +110,7 @@ def _bags(context: Int[Tensor, "m width"], embeddings: Float[Tensor, "vocabulary
 
 
 def top_weights(coefficients: Float[Tensor, "n m"], top: int) -> Float[Tensor, "n m"]:
-    """Equal weights, of sum 1, for the largest ``top`` of ``|coefficients|`` that are not 0; of equal ones the earliest."""
+    """Return equal weights of sum 1 for the ``top`` largest nonzero ``|coefficients|``; of ties the earliest."""
     size = coefficients.abs()
     chosen = size.argsort(dim=1, descending=True, stable=True)[:, :top]
     weights = torch.zeros_like(size).scatter_(1, chosen, (size.gather(1, chosen) > 0).to(size.dtype))
@@ -116,7 +118,7 @@ def top_weights(coefficients: Float[Tensor, "n m"], top: int) -> Float[Tensor, "
 
 
 def auroc(coefficients: Float[Tensor, "n m"], positive: Bool[Tensor, "labels m"]) -> Float[Tensor, "n labels"]:
-    """The chance that ``|coefficient|`` is larger for a positive token than for another, equal ones counting half.
+    """Return the chance that ``|coefficient|`` is larger for a positive token than for another; ties count half.
 
     NaN for labels of which all tokens or none are positive.
     """
@@ -130,10 +132,10 @@ def auroc(coefficients: Float[Tensor, "n m"], positive: Bool[Tensor, "labels m"]
 
 
 def with_chance(scores: Float[Tensor, "n n"]) -> dict[str, float]:
-    """The mean score of atoms under their own labels, and under those of the others (the mean of all permutations).
+    """Return the mean score of atoms under their own labels and under those of the others.
 
-    ``scores[i, j]`` is of atom i under the label of atom j. Errors are of the jackknife over atoms, which leaves each out with
-    its label: for the mean of own labels that is the usual standard error.
+    ``scores[i, j]`` is of atom i under the label of atom j. Errors are of the jackknife over atoms, which leaves each
+    out with its label: for the mean of own labels that is the usual standard error.
     """
     n = len(scores)
     if n < 3:
@@ -158,7 +160,7 @@ def measure(
     embeddings: Float[Tensor, "vocabulary d"],
     top: int,
 ) -> dict[str, Any]:
-    """All measures of n atoms, each used at least once, from their coefficients on m held-out tokens."""
+    """Compute all measures of n atoms, each used at least once, from coefficients on m held-out tokens."""
     chosen = top_weights(coefficients, top)
     weights = normalize(coefficients.abs(), p=1, dim=1)
     identity = same_token(labels, used)
@@ -186,12 +188,12 @@ def measure(
 
 
 def draw(entry: Entry, atoms: int, seed: int) -> Int[Tensor, " n"]:
-    """Latents drawn at random: the same ones for the same seed, so those of a dictionary before and after refinement."""
+    """Draw latents at random, the same ones for the same seed, also before and after refinement."""
     return torch.randperm(len(directions_of(entry)), generator=torch.Generator().manual_seed(seed))[:atoms]
 
 
 def source_places(entry: Entry, latents: Int[Tensor, " n"], rows: Rows) -> Int[Tensor, "n 2"] | None:
-    """(row, position) of the atoms' sources; None for an entry without any."""
+    """Return (row, position) of the atoms' sources; None for an entry without sources."""
     if entry.dictionary is None or entry.dictionary.sources is None:
         return None
     table = entry.dictionary.source_table[latents].cpu()
@@ -202,13 +204,13 @@ def source_places(entry: Entry, latents: Int[Tensor, " n"], rows: Rows) -> Int[T
 
 
 def top_places(meter: LatentUsageMeter) -> Int[Tensor, "n 2"]:
-    """(row, position) of each latent's top example; -1 for a latent that nothing uses."""
+    """Return (row, position) of each latent's top example; -1 for a latent that nothing uses."""
     place = torch.tensor([use.top[0][0] if use.top else UNKNOWN for use in meter.compute()])
     return torch.stack([place // meter.context_size, place % meter.context_size], 1).where(place[:, None] >= 0, UNKNOWN)
 
 
 def coefficients_of(entry: Entry, latents: Int[Tensor, " n"], x: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
-    """(n, m) what the latents get in the codes of x, zeros included."""
+    """Return the (n, m) coefficients of the latents in the codes of x, zeros included."""
     group = torch.full((len(directions_of(entry)),), -1)
     group[latents] = torch.arange(len(latents))
     result = torch.zeros(len(latents), len(x), dtype=torch.float64)
@@ -227,7 +229,7 @@ def study(
     label_tokens: int,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """One row for every entry and kind of label."""
+    """Return one row for every entry and kind of label."""
     train, heldout = data.rows("train"), data.rows("heldout")
     data.prepare_data()
     embeddings = data.language_model.model.W_E.detach().float().cpu()
@@ -263,7 +265,7 @@ def study(
 
 
 def _good(loader: Any, hook_name: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """The usable activations of each batch with their sources."""
+    """Yield the usable activations of each batch with their sources."""
     for batch in loader:
         x = batch.activations[hook_name]
         good = usable(x, batch.table, hook_name, "skip")
@@ -271,7 +273,7 @@ def _good(loader: Any, hook_name: str) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _described(entry: Entry) -> dict[str, Any]:
-    """What an entry is, without where it lies."""
+    """Return the facts of an entry, without its path."""
     dictionary, facts = entry.dictionary, {"latents": len(directions_of(entry))}
     if dictionary is None:
         return facts | {"architecture": entry.sae.cfg.architecture(), "k": getattr(entry.sae.cfg, "k", None)}
@@ -297,7 +299,8 @@ def main(
     """Compare and write labels.json and labels.md.
 
     Args:
-        entries: name -> run directory, saved dictionary or SAELens SAE on disk, of the model and hook point of this script.
+        entries: name -> run directory, saved dictionary or SAELens SAE on disk, of the model and hook point of this
+            script.
         atoms: drawn at random from each entry.
         top: held-out tokens of largest |coefficient| that are compared with the label.
         label_tokens: top examples are of the first so many training tokens.
@@ -337,13 +340,13 @@ def as_markdown(result: dict[str, Any]) -> str:
         counts = [f"{row[name]:,}" for name in COUNTS]
         counted.append([row["entry"], row["label"], *counts, f"{row['same_token_at_most']:.3f}"])
     lines = [
-        f"`{result['model']}`, `{result['hook_name']}`, `{result['dataset']}`: {result['heldout']:,} held-out tokens; top "
-        f"examples from {result['tokens']:,} training tokens; seed {result['seed']}; {result['cpu_seconds']:.0f} s of CPU time. "
-        f"{environment(result)}",
+        f"`{result['model']}`, `{result['hook_name']}`, `{result['dataset']}`: {result['heldout']:,} held-out tokens; "
+        f"top examples from {result['tokens']:,} training tokens; seed {result['seed']}; {result['cpu_seconds']:.0f} s "
+        f"of CPU time. {environment(result)}",
         "",
-        "Each cell: the score under an atom's own label, / under the labels of the other atoms drawn (chance), ± standard "
-        "errors over atoms. A label's token that occurs fewer times than the top is long cannot fill it: 'at most' is the "
-        "largest value that the first measure could reach.",
+        "Each cell: the score under an atom's own label, / under the labels of the other atoms drawn (chance), ± "
+        "standard errors over atoms. A label's token that occurs fewer times than the top is long cannot fill it: 'at "
+        "most' is the largest value that the first measure could reach.",
         "",
         *table(["entry", "label", *names, f"positive, share of the top {result['top']}"], quality),
         "",

@@ -1,10 +1,10 @@
-"""Which dictionary update refines anchored atoms best: the comparison that the method in the package was chosen by.
+"""Compare dictionary updates that refine anchored atoms; the package's method was chosen by this.
 
     python -m benchmarks.quality.refinement_methods [--max_atoms 2048] [--pursuit mp]
 
-All methods alternate the pursuit in use with an update of the atoms, start from the same grown dictionary, read the same
-activations in the same order (scaled to unit energy, as the package does) and project every atom on the same cone after each
-update. One thread; seconds are of CPU time, held-out measurements left out.
+All methods alternate the pursuit in use with an update of the atoms, start from the same grown dictionary, read the
+same activations in the same order (scaled to unit energy, as the package does) and project every atom on the same cone
+after each update. One thread; seconds are of CPU time, held-out measurements left out.
 """
 
 import time
@@ -31,7 +31,7 @@ Measure = Callable[[Tensor], None]  # called with the atoms at the end of every 
 
 
 class Task:
-    """What every method is given: activations, sources, the pursuit and the cones."""
+    """The inputs of every method: activations, sources, the pursuit and the cones."""
 
     def __init__(self, x: Tensor, sources: Tensor, k: int, pursuit: PursuitName, anchor: float, passes: int) -> None:
         self.x, self.sources, self.k, self.pursuit = x, sources, k, pursuit
@@ -54,7 +54,7 @@ class Task:
 
 
 def statistics(code: SparseCode, x: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """The sums of c c^T (n, n) and of c x^T (n, d)."""
+    """Return the sums of c c^T (n, n) and of c x^T (n, d)."""
     second, cross = torch.zeros(n, n), torch.zeros(n, x.shape[1])
     for start in range(0, len(x), 512):
         dense = SparseCode(*(values[start : start + 512] for values in code)).to_dense(n)
@@ -64,7 +64,7 @@ def statistics(code: SparseCode, x: Tensor, n: int) -> tuple[Tensor, Tensor]:
 
 
 def package(task: Task, measure: Measure, batch: int, rate: float) -> None:
-    """The package's: Adam with one second moment an atom."""
+    """Run the package's method: Adam with one second moment per atom."""
     rule = RefinementRule(task.k, task.pursuit, False, task.anchor, rate, task.steps(batch))
     state = RefinementState.start(task.sources)
     for number in range(task.passes):
@@ -74,7 +74,7 @@ def package(task: Task, measure: Measure, batch: int, rate: float) -> None:
 
 
 def adam(task: Task, measure: Measure, batch: int, rate: float) -> None:
-    """Adam as published, with a second moment a coordinate; its rate falls to 0 linearly too."""
+    """Run Adam as published, with one second moment per coordinate; the rate falls to 0 linearly too."""
     atoms = task.sources.clone().requires_grad_()
     optimizer = torch.optim.Adam([atoms], lr=rate)
     steps = task.steps(batch)
@@ -93,7 +93,8 @@ def adam(task: Task, measure: Measure, batch: int, rate: float) -> None:
 def online(task: Task, measure: Measure, batch: int, forget: float, block: int = 64) -> None:
     """Online dictionary learning (Mairal et al. 2010): block coordinate descent on sums that forget.
 
-    With unit atoms the best atom for given others is the projection of one vector, so each block is exact but for itself.
+    With unit atoms the best atom for given others is the projection of one vector, so each block is exact but for
+    itself.
     """
     atoms, n = task.sources.clone(), len(task.sources)
     second, cross = torch.zeros(n, n), torch.zeros_like(atoms)
@@ -105,9 +106,9 @@ def online(task: Task, measure: Measure, batch: int, forget: float, block: int =
             diagonal = second.diagonal()
             for start in range(0, n, block):
                 rows = slice(start, start + block)
-                wanted = cross[rows] - second[rows] @ atoms + diagonal[rows, None] * atoms[rows]
+                target = cross[rows] - second[rows] @ atoms + diagonal[rows, None] * atoms[rows]
                 used = diagonal[rows] > 1e-6 * diagonal.mean()
-                atoms[rows] = torch.where(used[:, None], task.project(wanted, rows), atoms[rows])
+                atoms[rows] = torch.where(used[:, None], task.project(target, rows), atoms[rows])
         measure(atoms)
 
 
@@ -213,7 +214,13 @@ def main(
         prepared = PreparedAtoms(atoms, len(atoms))
         return float(pursue(pursuit, heldout, prepared, k).residual_energy.double().sum()) / variance
 
-    start = {"method": "as grown", "anchor": 1.0, "pass": 0, "mp": fvu(sources, "mp"), "omp": fvu(sources, "omp")}
+    start: dict[str, float | str] = {
+        "method": "as grown",
+        "anchor": 1.0,
+        "pass": 0,
+        "mp": fvu(sources, "mp"),
+        "omp": fvu(sources, "omp"),
+    }
     rows: list[dict[str, float | str]] = [start | {"cosine": 1.0, "cpu_seconds": 0.0}]
     for anchor in anchors:
         for name, (method, settings) in METHODS.items():
@@ -261,9 +268,9 @@ def as_markdown(result: dict[str, Any]) -> str:
         for row in result["rows"]
     ]
     lines = [
-        f"{result['model']}, {result['hook_name']}: {result['n_atoms']:,} atoms grown and refined for {result['pursuit']}, "
-        f"k = {result['k']}, {result['training_activations']:,} training activations; FVU of {result['heldout']:,} held-out "
-        f"ones by either pursuit. {environment(result)}",
+        f"{result['model']}, {result['hook_name']}: {result['n_atoms']:,} atoms grown and refined for "
+        f"{result['pursuit']}, k = {result['k']}, {result['training_activations']:,} training activations; FVU of "
+        f"{result['heldout']:,} held-out ones by either pursuit. {environment(result)}",
         "",
         *table(["anchor", "method", "pass", "FVU, MP", "FVU, OMP", "mean cosine", "CPU s"], rows),
     ]

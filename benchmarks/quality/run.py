@@ -2,10 +2,10 @@
 
     python -m benchmarks.quality.run [--layers [14]] [--draws [0]] [--cells [base]]
 
-Every cell (factors.py) is built from ``tokens`` tokens of a draw, with a threshold that is calibrated on the layer's first draw,
-and measured on the same held-out tokens, of documents that nothing else reads. A finished cell is a file in ``directory``, so
-the study may be stopped, started again and run by several processes on different layers or draws. At the end of each run
-results/study.json and study.md are written from what is there.
+Every cell (factors.py) is built from ``tokens`` tokens of a draw, with a threshold that is calibrated on the layer's
+first draw, and measured on the same held-out tokens, of documents that nothing else reads. A finished cell is a file in
+``directory``, so the study may be stopped, started again and run by several processes on different layers or draws. At
+the end of each run results/study.json and study.md are written from what is there.
 """
 
 import hashlib
@@ -166,15 +166,15 @@ def main(
                 rare = torch.cat([counts, counts.new_zeros(int(ids.max()) + 1)])[ids] <= RARE
                 figures |= measure(cell, built, x, rare)
                 if draw in loss_draws:
-                    rows = data.usual.rows("heldout")
-                    chosen = rows.select(torch.arange(loss_tokens // rows.context_size))
+                    heldout_rows = data.usual.rows("heldout")
+                    chosen = heldout_rows.select(torch.arange(loss_tokens // heldout_rows.context_size))
                     meter = meter or LossMeter(data.usual.language_model, chosen, hook_of(layer))
-                    losses = meter.measure(Reconstruction(cell, built))  # type: ignore[arg-type]
+                    losses = meter.measure(Reconstruction(cell, built))
                     figures |= {"ce": losses["ce_loss_increase"].value, "kl": losses["kl_div_with_sae"].value}
                 place.parent.mkdir(parents=True, exist_ok=True)
-                found = {"layer": layer, "draw": draw, "cell": name, **figures}
-                write_text(place, json.dumps(found | {"settings": asdict(cell)}, indent=1) + "\n")
-                print(found, flush=True)
+                row = {"layer": layer, "draw": draw, "cell": name, **figures}
+                write_text(place, json.dumps(row | {"settings": asdict(cell)}, indent=1) + "\n")
+                print(row, flush=True)
     rows = [json.loads(path.read_text()) for path in sorted(directory.glob("*.json"))]
     study = Study(
         "quality",

@@ -2,8 +2,8 @@
 
     python -m benchmarks.ranks.run
 
-The bundled model, layer 14, first harvested and grown in one go without a cache, then refined from a cache. The atoms must be the
-same bits on any number of processes. Writes results/ranks.json and ranks.md.
+The bundled model, layer 14, first harvested and grown in one go without a cache, then refined from a cache. The atoms
+must be the same bits on any number of processes. Writes results/ranks.json and ranks.md.
 """
 
 import hashlib
@@ -133,9 +133,9 @@ def as_markdown(result: dict[str, Any]) -> str:
         for row in result["rows"]
     ]
     lines = [
-        f"{result['model']}, {HOOK}, {result['tokens']:,} tokens of {result['dataset']}, at most {result['max_atoms']:,} atoms, "
-        f"k = {result['k']}, batches of 1,024; one thread per process, gloo. {environment(result)} "
-        "Within a case the atoms are the same bits.",
+        f"{result['model']}, {HOOK}, {result['tokens']:,} tokens of {result['dataset']}, at most "
+        f"{result['max_atoms']:,} atoms, k = {result['k']}, batches of 1,024; one thread per process, gloo. "
+        f"{environment(result)} Within a case the atoms are the same bits.",
         "",
         *table([*head, "MB sent per process", "collectives", "atoms"], rows),
     ]

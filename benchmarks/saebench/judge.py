@@ -1,4 +1,4 @@
-"""The language model that writes and scores explanations: any server that speaks OpenAI's protocol, a local one too."""
+"""The language model that writes and scores explanations: any server with OpenAI's protocol, also a local one."""
 
 import os
 from dataclasses import dataclass
@@ -11,12 +11,13 @@ LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 @dataclass(frozen=True)
 class Judge:
-    """Where a judge is and which model it is.
+    """The address and the model of a judge.
 
     Attributes:
         base_url: the address under which ``chat/completions`` lies, such as ``http://localhost:8000/v1``.
         model: the model's name there.
-        key_variable: the environment variable that holds the key; keys are never given as arguments, which end up in logs.
+        key_variable: the environment variable that holds the key; keys are never given as arguments, which end up in
+            logs.
 
     Raises:
         InputError: no address or one that is not of http, or no model.
@@ -36,7 +37,7 @@ class Judge:
             raise InputError(f"which model of {self.base_url} is to judge? name it")
 
     def key(self) -> str:
-        """The key. Local servers need none; those that want one get it from the variable too.
+        """Return the key; local servers need none, but get one if the variable is set.
 
         Raises:
             InputError: a server elsewhere, and the variable is not set.
@@ -44,7 +45,7 @@ class Judge:
         key = os.environ.get(self.key_variable, "").strip()
         if not key and urlsplit(self.base_url).hostname not in LOCAL_HOSTS:
             raise InputError(
-                f"the judge at {self.base_url} needs a key, but the environment variable {self.key_variable} is not set: "
-                "set it, name another one, or use a judge on this machine"
+                f"the judge at {self.base_url} needs a key, but the environment variable {self.key_variable} is not "
+                "set: set it, name another one, or use a judge on this machine"
             )
         return key or "none"

@@ -1,4 +1,4 @@
-"""SAEBench 0.6.0's sparse_probing, absorption and autointerp on an ITDA or an SAE, in SAEBench's own environment.
+"""Run SAEBench 0.6.0's sparse_probing, absorption and autointerp on an ITDA or an SAE, in its own environment.
 
     python -m benchmarks.saebench.run --dictionary runs/demo --evals [absorption] --output results/demo
 
@@ -8,8 +8,8 @@ SAEBench writes; `summary.json` holds the numbers of all of them.
 
 import os
 
-# SAEBench's annotations admit TransformerLens's HookedTransformer only, which loads official names only; the model here is
-# a TransformerBridge with the same methods. Read when jaxtyping is first imported.
+# SAEBench's annotations admit TransformerLens's HookedTransformer only, which loads official names only; the model here
+# is a TransformerBridge with the same methods. Read when jaxtyping is first imported.
 os.environ["JAXTYPING_DISABLE"] = "1"
 
 import contextlib
@@ -68,12 +68,13 @@ def saebench(
         loader: how it is loaded.
         hook_name: which dictionary, where there are several.
         device: where everything runs.
-        datasets_directory: where sparse_probing finds copies of its hub datasets, such as ``fancyzhx/ag_news/train.jsonl``.
+        datasets_directory: where sparse_probing finds copies of its hub datasets, such as
+            ``fancyzhx/ag_news/train.jsonl``.
         text: what autointerp takes examples from: a hub dataset, or a directory of jsonl files with a ``text`` column.
         tokens: tokens of it.
         latents: latents that autointerp explains, drawn among those that are not dead.
-        words: absorption: so many words of the vocabulary, drawn at random with a fixed seed; by default all. Figures of
-            fewer words are not comparable with published ones.
+        words: absorption: so many words of the vocabulary, drawn at random with a fixed seed; by default all. Figures
+            of fewer words are not comparable with published ones.
         settings: further fields of the evals' configs, such as ``{"dataset_names": ["fancyzhx/ag_news"]}``.
         judge: the language model that explains and scores; only autointerp needs one.
     """
@@ -149,14 +150,14 @@ def _model_of(entry: Entry, model: str | None) -> str:
 
 
 def _config(module: Any, fields: dict[str, Any]) -> Any:
-    """The eval's config with those of the fields that it has."""
+    """Return the eval's config with those of the fields that it has."""
     (kind,) = (value for name, value in vars(module).items() if name.endswith("EvalConfig"))
     return kind(**{name: value for name, value in fields.items() if name in kind.__dataclass_fields__})
 
 
 @contextlib.contextmanager
 def _given(module: Any, model: Any, judge: Judge | None) -> Iterator[None]:
-    """Let one eval find the loaded model where it loads one, and the judge where it makes a client; nothing else changes."""
+    """Give one eval the loaded model instead of loading one, and the judge instead of a client; nothing else."""
     with contextlib.ExitStack() as stack:
         loads: Callable[..., Any] = lambda *_, **__: model  # noqa: E731
         given = SimpleNamespace(from_pretrained_no_processing=loads)
@@ -168,7 +169,7 @@ def _given(module: Any, model: Any, judge: Judge | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _absorption(model: Any, words: int | None) -> Iterator[None]:
-    """Let absorption find so many words wherever it asks for the vocabulary's, and run the model only as far as it reads it."""
+    """Limit absorption to a number of words, and run the model only up to the layer it reads."""
     modules = [
         module
         for name, module in list(sys.modules.items())
@@ -182,7 +183,7 @@ def _absorption(model: Any, words: int | None) -> Iterator[None]:
 
 
 def _stopping(run_with_cache: Callable[..., Any]) -> Callable[..., Any]:
-    """``run_with_cache`` without the layers after the last one that is read: the same activations."""
+    """Return ``run_with_cache`` without the layers after the last one that is read: the same activations."""
 
     def run(*args: Any, names_filter: list[str], **options: Any) -> Any:
         last = max(int(name.split(".")[1]) for name in names_filter)
@@ -192,7 +193,7 @@ def _stopping(run_with_cache: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _drawn(all_words: Callable[..., list[str]], words: int | None) -> Callable[..., list[str]]:
-    """``all_words`` or so many of what it gives; in a fixed order, as a tokenizer's vocabulary has another in each process."""
+    """Return a vocabulary function that draws from ``all_words`` in a fixed order."""
 
     def draw(*args: Any, **options: Any) -> list[str]:
         found = sorted(all_words(*args, **options))
@@ -200,8 +201,8 @@ def _drawn(all_words: Callable[..., list[str]], words: int | None) -> Callable[.
         missing = sorted(set(ascii_lowercase) - {word.strip()[0].lower() for word in drawn})
         if missing:
             raise InputError(
-                f"no word of {len(drawn)} begins with {', '.join(missing)}, but SAEBench trains a probe of every letter: "
-                f"give more of the vocabulary's {len(found)} --words"
+                f"no word of {len(drawn)} begins with {', '.join(missing)}, but SAEBench trains a probe of every "
+                f"letter: give more of the vocabulary's {len(found)} --words"
             )
         return drawn
 
@@ -209,7 +210,7 @@ def _drawn(all_words: Callable[..., list[str]], words: int | None) -> Callable[.
 
 
 def _client(judge: Judge, openai: Any) -> Callable[..., Any]:
-    """A client of the judge; SAEBench names OpenAI's server and one of its models in its code."""
+    """Return a client class of the judge; SAEBench hard-codes OpenAI's server and model."""
 
     def make(api_key: str) -> Any:
         completions = openai(api_key=api_key, base_url=judge.base_url).chat.completions

@@ -1,4 +1,4 @@
-"""Pursuits over atoms that are split over processes: bytes on the wire a step, and time, against ranks, atoms and k.
+"""Measure pursuits over atoms that are split over processes: bytes sent and time, against ranks, atoms and k.
 
     OMP_NUM_THREADS=1 python -m benchmarks.sharded_pursuit.run
 
@@ -42,7 +42,7 @@ def main(d: int = 512, batch: int = 256, ranks: tuple[int, ...] = (1, 2, 4), see
 
 
 def measure(index: int, size: int, store: str, d: int, batch: int, seed: int) -> list[dict[str, Any]]:
-    """The rows of one group; runs in each of its processes."""
+    """Measure the rows of one group; runs in each of its processes."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{store}", rank=index, world_size=size)
     received = count_received()
@@ -51,16 +51,16 @@ def measure(index: int, size: int, store: str, d: int, batch: int, seed: int) ->
         generator = torch.Generator().manual_seed(seed)
         atoms = torch.nn.functional.normalize(torch.randn(n, d, generator=generator), dim=1)
         x = torch.randn(batch, d, generator=generator)
-        mine = ShardedAtoms(atoms[shares(n)[rank()]])
-        columns = mine.columns
+        shard = ShardedAtoms(atoms[shares(n)[rank()]])
+        columns = shard.columns
         for form in ("gram", "residual"):
-            mine.columns = columns if form == "gram" else None
+            shard.columns = columns if form == "gram" else None
             for pursuit in ("mp", "omp"):
-                mine.pursue(pursuit, x[:8], k)
+                shard.pursue(pursuit, x[:8], k)
                 received[0] = 0
                 distributed.barrier()
                 start = time.perf_counter()
-                mine.pursue(pursuit, x, k)
+                shard.pursue(pursuit, x, k)
                 seconds = time.perf_counter() - start
                 rows.append(
                     {
@@ -80,7 +80,7 @@ def measure(index: int, size: int, store: str, d: int, batch: int, seed: int) ->
 
 
 def formula(pursuit: str, form: str, d: int, k: int) -> float:
-    """Bytes that a rank receives a step and activation in single precision, where all ranks win equally often."""
+    """Return the bytes received per rank, step and activation in float32 if all ranks win equally often."""
     others, share = n_ranks() - 1, 1 / n_ranks()
     inner = 4 * (k - 1) / 2 if pursuit == "omp" and form == "gram" else 0
     vector = 4 * d if form == "residual" else 0
@@ -88,14 +88,14 @@ def formula(pursuit: str, form: str, d: int, k: int) -> float:
 
 
 def count_received() -> list[int]:
-    """Counts, from now on, the bytes that collectives bring to this process."""
+    """Count from now on the bytes that collectives bring to this process."""
     total, all_gather = [0], distributed.all_gather
 
     def counted(received: list[torch.Tensor], sent: torch.Tensor, **options: Any) -> Any:
         total[0] += (len(received) - 1) * sent.nbytes
         return all_gather(received, sent, **options)
 
-    distributed.all_gather = counted
+    setattr(distributed, "all_gather", counted)  # noqa: B010  a plain assignment would need the same type
     return total
 
 
@@ -106,18 +106,19 @@ def as_markdown(result: dict[str, Any]) -> str:
 
     lines = [
         f"Signed pursuits by `ShardedAtoms`, d = {result['d']}, {result['batch']} activations, float32, groups of gloo "
-        f"processes of one thread each on one machine, load average {result['load_average']:.1f} (above the number of cores, "
-        f"times say little). {environment(result)}",
+        f"processes of one thread each on one machine, load average {result['load_average']:.1f} (above the number of "
+        f"cores, times say little). {environment(result)}",
         "",
-        "With R ranks, of which each wins equally often, a rank receives at a step and for each activation, in single precision:",
+        "With R ranks, of which each wins equally often, a rank receives at a step and for each activation, in single "
+        "precision:",
         "",
         "| | matching pursuit | orthogonal, with t atoms in the support |",
         "|---|---|---|",
         "| Gram columns kept | 12 (R - 1) | 12 (R - 1) + 4 t (R - 1) / R |",
         "| chosen atoms sent | (R - 1) (12 + 4 d / R) | the same |",
         "",
-        "It does not depend on the number of atoms. What rank 0 received is more, because the shares of all ranks travel padded "
-        "to the largest.",
+        "It does not depend on the number of atoms. What rank 0 received is more, because the shares of all ranks "
+        "travel padded to the largest.",
         "",
         *table(list(result["rows"][0]), ([cell(value) for value in row.values()] for row in result["rows"])),
     ]

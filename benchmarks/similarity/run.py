@@ -1,11 +1,12 @@
-"""What each measure between models costs: seconds and memory at 100,000 tokens of 768 dimensions.
+"""Measure the cost of each measure between models: seconds and memory at 100,000 tokens of 768 dimensions.
 
     python -m benchmarks.similarity.run [--note "what else the machine did"]
 
-Two random representations in float32 that share a part; what they are does not change what they cost. Measures of moments are
-sums over the tokens and something small after them, so the sums are timed once and each measure adds its own. Neighbours are
-those of a sample of tokens among all. Memory is the largest resident set beyond what was there before, the representations
-among it; each family runs in a process of its own. Linux only. Writes results/similarity.json and similarity.md.
+Two random representations in float32 that share a part; what they are does not change what they cost. Measures of
+moments are sums over the tokens and something small after them, so the sums are timed once and each measure adds its
+own. Neighbours are those of a sample of tokens among all. Memory is the largest resident set beyond what was there
+before, the representations among it; each family runs in a process of its own. Linux only. Writes
+results/similarity.json and similarity.md.
 """
 
 import json
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +38,13 @@ FAMILIES = ("moments", "relative", "neighbours", "jaccard")
 
 
 def resident(field: str) -> int:
-    """Bytes: VmRSS is what is resident now, VmHWM the most since the last reset."""
+    """Return a field of the process's status in bytes: VmRSS now, VmHWM the peak since the last reset."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) * 1024
 
 
 def measured(run: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
-    """The result, and the cost."""
+    """Return the result and its cost."""
     Path("/proc/self/clear_refs").write_text("5")
     before, start = resident("VmRSS"), time.perf_counter()
     result = run()
@@ -51,7 +53,7 @@ def measured(run: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
 
 
 def draw(tokens: int, d: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens of which half of the variance of each representation is linear in the other."""
+    """Draw two representations that share half of their variance linearly."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(tokens, d, generator=generator)
     y = x @ torch.randn(d, d, generator=generator).div_(d**0.5)
@@ -62,7 +64,7 @@ def of_moments(x: torch.Tensor, y: torch.Tensor) -> list[dict[str, Any]]:
     moments, sums = measured(lambda: similarity.CrossMoments.of(x, y))
     rows = [{"measure": "the sums, once for all measures of moments", "value": None, "after_sums": None, **sums}]
     for name, measure in OF_MOMENTS.items():
-        value, own = measured(lambda m=measure: m(moments))
+        value, own = measured(partial(measure, moments))
         held = sum(part.nbytes for part in (moments.xx, moments.yy, moments.xy))
         rows.append(
             {
@@ -130,7 +132,7 @@ def main(
     note: str = "",
     family: str | None = None,
 ) -> None:
-    """Run the benchmark and write its results; with a family, only print its rows (which is how it calls itself)."""
+    """Run the benchmark and write its results; with a family, only print its rows (the script calls itself so)."""
     settings = {"tokens": tokens, "d": d, "anchors": anchors, "queries": queries, "k": k, "atoms": atoms}
     if family is not None:
         sys.stdout.write(json.dumps(rows_of(family, **settings)) + "\n")
@@ -159,8 +161,9 @@ def as_markdown(result: dict[str, Any]) -> str:
         for row in result["rows"]
     ]
     lines = [
-        f"{result['tokens']:,} tokens x {result['d']} dimensions, random, float32 (summed in float64); two representations of "
-        f"{result['tokens'] * result['d'] * 4 / 1e6:,.0f} MB each, which the memory does not include. "
+        f"{result['tokens']:,} tokens x {result['d']} dimensions, random, float32 (summed in float64); two "
+        f"representations of {result['tokens'] * result['d'] * 4 / 1e6:,.0f} MB each, which the memory does not "
+        "include. "
         f"{environment(result)} {result['note']}".strip(),
         "",
         *table(head, rows),

@@ -1,4 +1,4 @@
-"""What a streamed harvest of Llama 3.1 8B, 70B and 405B takes on one consumer GPU: time, disk and memory, with the arithmetic.
+"""Compute what a streamed harvest of Llama 3.1 8B, 70B and 405B takes on one consumer GPU.
 
     python -m benchmarks.streaming.expected
 
@@ -25,10 +25,11 @@ BFLOAT16 = 2  # bytes
 
 @dataclass(frozen=True)
 class Machine:
-    """What the machine is taken to reach.
+    """The rates that the machine is assumed to reach.
 
     Args:
-        products: floating-point operations a second in bfloat16: an RTX 4090 has 165e12 at its peak, half of which is reached.
+        products: floating-point operations a second in bfloat16: an RTX 4090 has 165e12 at its peak, half of which is
+            reached.
         read, write: bytes a second of an NVMe disk.
         copy: bytes a second between CPU and GPU from ordinary memory; PCIe 4 x16 gives 25e9 from pinned memory only.
         gpu_memory: bytes.
@@ -43,7 +44,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Expected:
-    """Of one model. Bytes, seconds and floating-point operations; ``layer_`` is one layer with all tokens.
+    """Figures of one model: bytes, seconds, operations; ``layer_`` is one layer with all tokens.
 
     ``weights`` are those that are read: the embeddings and all layers. ``hidden`` is the residual stream of all tokens.
     """
@@ -72,7 +73,8 @@ class Expected:
 
 
 def expect(size: str, tokens: int, rows: int, context: int, machine: Machine) -> Expected:
-    """The activations after the last layer, kept in bfloat16; a batch has ``rows`` rows of ``context`` tokens."""
+    """Compute the harvest of the last layer's activations in bfloat16; a batch has ``rows`` rows of ``context``
+    tokens."""
     llama, sizes = config(size), {name: math.prod(shape) for name, shape in shapes(config(size)).items()}
     layer = sum(count for name, count in sizes.items() if name.startswith("model.layers.0."))
     outer = sizes["model.embed_tokens.weight"]
@@ -132,10 +134,11 @@ def main(
 def as_markdown(models: list[Expected], settings: dict[str, Any]) -> str:
     machine, tokens = settings["machine"], settings["tokens"]
     lines = [
-        f"{tokens:,} tokens in rows of {settings['context']}, {settings['rows']} rows a batch; the activations after the last "
-        f"layer, in bfloat16. Assumed, not measured: {machine['products'] / 1e12:.1f} TFLOP/s (half of an RTX 4090's peak in "
-        f"bfloat16), disk {machine['read'] / 1e9:g} GB/s read and {machine['write'] / 1e9:g} GB/s written, "
-        f"{machine['copy'] / 1e9:g} GB/s between CPU and GPU, {machine['gpu_memory'] / 1e9:g} GB of GPU memory.",
+        f"{tokens:,} tokens in rows of {settings['context']}, {settings['rows']} rows a batch; the activations after "
+        f"the last layer, in bfloat16. Assumed, not measured: {machine['products'] / 1e12:.1f} TFLOP/s (half of an RTX "
+        f"4090's peak in bfloat16), disk {machine['read'] / 1e9:g} GB/s read and {machine['write'] / 1e9:g} GB/s "
+        f"written, {machine['copy'] / 1e9:g} GB/s between CPU and GPU, {machine['gpu_memory'] / 1e9:g} GB of GPU "
+        "memory.",
         "",
         "| model | weights read GB | PFLOP | minutes | of which products | disk GB: weights, hidden states, cache "
         "| CPU memory GB | GPU memory GB | fits |",
@@ -145,7 +148,8 @@ def as_markdown(models: list[Expected], settings: dict[str, Any]) -> str:
         lines.append(
             f"| {it.model} | {it.weights / 1e9:.1f} | {it.layers * it.layer_flops / 1e15:.1f} | {it.seconds / 60:.1f} "
             f"| {it.layers * it.layer_compute / it.seconds:.0%} | {it.weights / 1e9:.1f}, {it.spill / 1e9:.1f}, "
-            f"{it.cache / 1e9:.1f} | {it.cpu_memory / 1e9:.1f} | {it.gpu_memory / 1e9:.1f} | {'yes' if it.fits else 'no'} |"
+            f"{it.cache / 1e9:.1f} | {it.cpu_memory / 1e9:.1f} | {it.gpu_memory / 1e9:.1f} | "
+            f"{'yes' if it.fits else 'no'} |"
         )
     for it in models:
         lines += ["", *arithmetic(it, settings)]
@@ -158,15 +162,15 @@ def arithmetic(it: Expected, settings: dict[str, Any]) -> list[str]:
     read, write, copy = (machine[name] / 1e9 for name in ("read", "write", "copy"))
     bound = "products and copies" if it.layer_compute + it.layer_copy >= it.layer_disk else "the disk"
     return [
-        f"**{it.model}**: {it.layers} layers of {it.layer_parameters / 1e9:.3f} G parameters = {layer:.2f} GB; hidden states "
-        f"{tokens:,} x {it.width:,} x 2 B = {hidden:.1f} GB. One layer:",
+        f"**{it.model}**: {it.layers} layers of {it.layer_parameters / 1e9:.3f} G parameters = {layer:.2f} GB; hidden "
+        f"states {tokens:,} x {it.width:,} x 2 B = {hidden:.1f} GB. One layer:",
         f"- products: (2 x {it.layer_parameters / 1e9:.3f} G + 4 x {context} x {it.width:,}) x {tokens:,} = "
         f"{it.layer_flops / 1e15:.3f} PFLOP, / {machine['products'] / 1e12:.1f} TFLOP/s = {it.layer_compute:.1f} s;",
         f"- copies, not overlapped: ({layer:.2f} + 2 x {hidden:.1f}) GB / {copy:g} GB/s = {it.layer_copy:.1f} s;",
         f"- disk, meanwhile: ({layer:.2f} + {hidden:.1f}) GB / {read:g} GB/s + {hidden:.1f} GB / {write:g} GB/s = "
         f"{it.layer_disk:.1f} s;",
-        f"- so {it.layer_seconds:.1f} s, bound by {bound}; x {it.layers} = {it.layers * it.layer_seconds / 60:.1f} min, then "
-        f"{it.cache_seconds:.0f} s for the cache.",
+        f"- so {it.layer_seconds:.1f} s, bound by {bound}; x {it.layers} = {it.layers * it.layer_seconds / 60:.1f} "
+        f"min, then {it.cache_seconds:.0f} s for the cache.",
         f"- GPU memory: two layers {2 * layer:.1f} GB and a batch {(it.gpu_memory / 1e9 - 2 * layer):.1f} GB.",
     ]
 

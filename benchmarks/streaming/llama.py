@@ -1,9 +1,11 @@
-"""The shapes of the Llama 3.1 models, as in their config.json, and what a layer and a whole model have of parameters."""
+"""The shapes of the Llama 3.1 models, as in their config.json, and the parameters of a layer and a model."""
+
+from typing import Any
 
 from accelerate import init_empty_weights
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-ALL = {
+ALL: dict[str, Any] = {
     "vocab_size": 128256,
     "num_key_value_heads": 8,
     "max_position_embeddings": 131072,
@@ -27,13 +29,13 @@ SHAPES = {
 }
 
 
-def config(size: str, **changes: object) -> LlamaConfig:
-    """The configuration of Llama 3.1 of a size, with some settings changed."""
+def config(size: str, **changes: Any) -> LlamaConfig:
+    """Return the configuration of Llama 3.1 of a size, with some settings changed."""
     return LlamaConfig(**{**ALL, **SHAPES[size], **changes})
 
 
 def shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor of the model's files, by its name."""
+    """Return the shape of every tensor of the model's files, by name."""
     with init_empty_weights():
         model = AutoModelForCausalLM.from_config(config)
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -2,8 +2,8 @@
 
     python -m benchmarks.streaming.make_model --directory DIRECTORY [--layers 7]
 
-Vocabulary and tokenizer are those of the bundled model, so that real text can be read. Weights are written shard by shard, one a
-layer, so memory holds one layer.
+Vocabulary and tokenizer are those of the bundled model, so that real text can be read. Weights are written shard by
+shard, one a layer, so memory holds one layer.
 """
 
 import math
@@ -23,12 +23,13 @@ from benchmarks.streaming.llama import config, shapes
 from itda_lightning.activations.bundled import resolve
 from itda_lightning.machine.atomic_files import new_directory, write_json
 
-# Of a bfloat16 number: the sign and the mantissa are random, the exponent is -6, so magnitudes lie between 1/64 and 1/32.
+# Of a bfloat16 number: the sign and the mantissa are random, the exponent is -6, so magnitudes lie between 1/64 and
+# 1/32.
 RANDOM_BITS, EXPONENT_BITS = 0x807F, (127 - 6) << 7
 
 
 def main(directory: str, layers: int = 7, size: str = "70B", hidden_size: int | None = None, seed: int = 0) -> None:
-    """Write the model; ``hidden_size`` makes a small one of the same architecture, to try things out."""
+    """Write the model; ``hidden_size`` makes a small one of the same architecture for trials."""
     source = Path(resolve("bundled:smollm2-135m"))
     of_tokenizer = AutoConfig.from_pretrained(source)
     names = ("vocab_size", "bos_token_id", "eos_token_id")
@@ -45,21 +46,22 @@ def main(directory: str, layers: int = 7, size: str = "70B", hidden_size: int | 
         shards = [
             list(of_shard) for _, of_shard in groupby(shapes(llama).items(), key=lambda entry: shard_of(entry[0]))
         ]
-        weight_map, total = {}, 0
+        weight_map: dict[str, str] = {}
+        total = 0
         for number, shard in enumerate(shards, 1):
-            file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+            shard_file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
             tensors = {name: random_weights(shape, generator) for name, shape in shard}
-            save_file(tensors, target / file, metadata={"format": "pt"})
-            weight_map |= dict.fromkeys(tensors, file)
+            save_file(tensors, target / shard_file, metadata={"format": "pt"})
+            weight_map |= dict.fromkeys(tensors, shard_file)
             total += sum(tensor.nbytes for tensor in tensors.values())
-            sys.stdout.write(f"{file}: {total / 1e9:.2f} GB so far\n")
+            sys.stdout.write(f"{shard_file}: {total / 1e9:.2f} GB so far\n")
         write_json(
             target / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map}
         )
 
 
 def shard_of(name: str) -> str:
-    """What is written into one file: a layer, or what comes before or after the layers."""
+    """Return the file of a tensor: a layer, or the part before or after the layers."""
     return name.split(".")[2] if ".layers." in name else name.split(".")[1]
 
 

@@ -1,9 +1,9 @@
-"""How far a model's activations move when bitsandbytes quantises it, and how many bytes a streamed harvest then reads.
+"""Measure how far activations move when bitsandbytes quantises a model, and the bytes that are then read.
 
     python -m benchmarks.streaming.quantised
 
-The bundled model is quantised in a temporary directory, in each way that `transformers` saves, and harvested streamed on the same
-held-out tokens as the model itself in float32. Writes results/quantised.json and quantised.md.
+The bundled model is quantised in a temporary directory, in each way that `transformers` saves, and harvested streamed
+on the same held-out tokens as the model itself in float32. Writes results/quantised.json and quantised.md.
 """
 
 import shutil
@@ -88,7 +88,7 @@ def main(
 
 
 def save(source: Path, directory: Path, settings: dict[str, Any] | None, dtype: str) -> None:
-    """Write the model in ``dtype``, its linear layers quantised where there are settings for that."""
+    """Write the model in ``dtype``, its linear layers quantised if there are settings for that."""
     quantised = {} if settings is None else {"quantization_config": BitsAndBytesConfig(**settings)}
     AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **quantised).save_pretrained(directory)
     for file in source.glob("tokenizer*"):
@@ -103,7 +103,7 @@ def held_out(data: ActivationsDataModule) -> Float[Tensor, "tokens d"]:
 
 
 def distance(x: Float[Tensor, "tokens d"], exact: Float[Tensor, "tokens d"]) -> dict[str, float]:
-    """The relative error of all activations together, and of the median one."""
+    """Return the relative error of all activations together, and the median error."""
     error = (x - exact).square().sum(1)
     return {
         "relative": float((error.sum() / exact.square().sum()).sqrt()),
@@ -122,8 +122,8 @@ def as_markdown(result: dict[str, Any]) -> str:
         for row in result["rows"]
     ]
     lines = [
-        f"{result['model']}, output of layer {result['layer']}, {result['activations']:,} held-out activations, against the "
-        f"same model in float32. AVX512-BF16: {'yes' if result['avx512_bf16'] else 'no'}; bitsandbytes "
+        f"{result['model']}, output of layer {result['layer']}, {result['activations']:,} held-out activations, "
+        f"against the same model in float32. AVX512-BF16: {'yes' if result['avx512_bf16'] else 'no'}; bitsandbytes "
         f"{result['bitsandbytes']}. {environment(result)}",
         "",
         *table(["weights", "read MB", "MB per layer", "relative error: median, all together"], rows),

@@ -1,11 +1,12 @@
-"""The streamed backend under a limit of memory: a model of over 12 GB harvested in 3 GB and two layers, then an ITDA fitted.
+"""Harvest a model of over 12 GB within 3 GB and two layers of memory, then fit an ITDA.
 
     python -m benchmarks.streaming.make_model --directory DIRECTORY
     python -m benchmarks.streaming.run --model DIRECTORY --work DIRECTORY
 
-Each harvest is the command itself in a process whose address space is limited (RLIMIT_AS), with the weights dropped from the
-operating system's cache before. Many tokens are bound by products, few by the disk. What this machine reads and multiplies at is
-measured before and after each, with the same number of threads. Writes results/streaming.json and streaming.md.
+Each harvest is the command itself in a process whose address space is limited (RLIMIT_AS), with the weights dropped
+from the operating system's cache before. Many tokens are bound by products, few by the disk. What this machine reads
+and multiplies at is measured before and after each, with the same number of threads. Writes results/streaming.json and
+streaming.md.
 """
 
 import json
@@ -69,20 +70,20 @@ def main(
         "limit": {"kind": "RLIMIT_AS", "bytes": limit},
         "harvests": [],
     }
-    for wanted in tokens:
-        read = wanted + min(wanted, LONGEST_ROW)
-        data = data_of(model, Path(work) / str(wanted), wanted, decoder)
+    for count in tokens:
+        read = count + min(count, LONGEST_ROW)
+        data = data_of(model, Path(work) / str(count), count, decoder)
         before = machine_rates(decoder, repetitions)
         drop_from_cache(decoder)
         memory = [f"--memory={limit}", "--backend=streamed"]
-        seconds, peaks, said = run_limited("itda_lightning.harvest", data + memory, limit)
-        spent = SPENT.search(said)
-        assert spent is not None, said
+        seconds, peaks, output = run_limited("itda_lightning.harvest", data + memory, limit)
+        spent = SPENT.search(output)
+        assert spent is not None, output
         result["harvests"].append(
             {
                 "tokens": read,
                 "seconds": seconds,
-                "planned_peak": re.findall(r"peak memory: .*", said)[0],
+                "planned_peak": re.findall(r"peak memory: .*", output)[0],
                 "peaks": peaks,
                 **achieved(decoder, read, float(spent[2]), float(spent[3])),
                 "machine": {"before": before, "after": machine_rates(decoder, repetitions)},
@@ -93,7 +94,7 @@ def main(
         if "fit" not in result:
             run = Path(work) / "fit"
             fit = [f"--run.directory={run}", f"--model.max_atoms={max_atoms}", f"--model.k={k}"]
-            fit += [f"--model.calibration_tokens={wanted // 2}"]
+            fit += [f"--model.calibration_tokens={count // 2}"]
             seconds, peaks, _ = run_limited("itda_lightning.fit", data + fit, limit)
             metrics = json.loads((run / "metrics.json").read_text())["hook_points"]
             result["fit"] = {"max_atoms": max_atoms, "k": k, "seconds": seconds, "peaks": peaks, "metrics": metrics}
@@ -101,7 +102,7 @@ def main(
 
 
 def data_of(model: str, cache: Path, tokens: int, decoder: StreamedDecoder) -> list[str]:
-    """The data section of a harvest and of a fit: what leaves the last layer, for so many training tokens."""
+    """Return the data settings of a harvest and a fit: the output of the last layer."""
     settings = {
         "model": model,
         "loader": "huggingface",
@@ -120,7 +121,7 @@ def data_of(model: str, cache: Path, tokens: int, decoder: StreamedDecoder) -> l
 
 
 def run_limited(module: str, arguments: list[str], limit: int) -> tuple[float, dict[str, int], str]:
-    """Run a command in an address space of so many bytes: seconds, peaks in bytes, and what it said."""
+    """Run a command in a limited address space; return seconds, peaks in bytes, and its output."""
 
     def limited() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -130,9 +131,9 @@ def run_limited(module: str, arguments: list[str], limit: int) -> tuple[float, d
     # What only reserves address space: 64 MiB for each further thread's heap, 1 GiB for Arrow's.
     environment = os.environ | {"MALLOC_ARENA_MAX": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
     with (
-        tempfile.TemporaryFile("w+") as said,
+        tempfile.TemporaryFile("w+") as output,
         subprocess.Popen(
-            command, preexec_fn=limited, env=environment, stdout=said, stderr=subprocess.STDOUT, text=True
+            command, preexec_fn=limited, env=environment, stdout=output, stderr=subprocess.STDOUT, text=True
         ) as process,
     ):
         while process.poll() is None:
@@ -142,8 +143,8 @@ def run_limited(module: str, arguments: list[str], limit: int) -> tuple[float, d
                     peaks[PEAKS[field]] = max(peaks[PEAKS[field]], 1024 * int(value.split()[0]))
             time.sleep(0.02)
         seconds = time.perf_counter() - start
-        said.seek(0)
-        text = said.read()
+        output.seek(0)
+        text = output.read()
     if process.returncode:
         raise RuntimeError(text)
     return seconds, peaks, text
@@ -156,13 +157,13 @@ def drop_from_cache(decoder: StreamedDecoder) -> None:
 
 
 def machine_rates(decoder: StreamedDecoder, repetitions: int) -> dict[str, float]:
-    """Bytes a second from the weight files, and the median of operations a second of products of the model's width."""
+    """Return bytes per second from the weight files and operations per second of products of the model's width."""
     multiply = [product_rate(torch.device("cpu"), torch.bfloat16, decoder.width) for _ in range(repetitions)]
     return {"read": read_rate(decoder), "multiply": statistics.median(multiply)}
 
 
 def read_rate(decoder: StreamedDecoder) -> float:
-    """Bytes a second of reading all weight files and doing nothing with them. A part of one would come from some cache."""
+    """Return bytes per second of reading all weight files and nothing else; a part could come from a cache."""
     drop_from_cache(decoder)
     done, memory, start = 0, bytearray(PIECE), time.perf_counter()
     for file in sorted({stored.file for stored in decoder.files.tensors.values()}):
@@ -173,7 +174,7 @@ def read_rate(decoder: StreamedDecoder) -> float:
 
 
 def achieved(decoder: StreamedDecoder, tokens: int, seconds: float, waited: float) -> dict[str, float]:
-    """What all layers took, from the first byte read to the last slab written."""
+    """Return the rates of all layers, from the first byte read to the last slab written."""
     read = sum(decoder.files.size_bytes(names) for names in decoder.layer_weights)
     flops = 2 * tokens * sum(decoder.parameters)
     return {
@@ -187,7 +188,7 @@ def achieved(decoder: StreamedDecoder, tokens: int, seconds: float, waited: floa
 
 
 def shares(harvest: dict[str, Any]) -> dict[str, float]:
-    """Achieved rates as shares of the machine's, the mean of before and after."""
+    """Return the achieved rates as shares of the machine's, the mean of before and after."""
     machine = harvest["machine"]
     mean = {name: (machine["before"][name] + machine["after"][name]) / 2 for name in ("read", "multiply")}
     return {name: harvest[name] / mean[name] for name in mean}
@@ -198,26 +199,29 @@ def as_markdown(result: dict[str, Any]) -> str:
     gb = {name: model[name] / 1e9 for name in ("bytes", "layer_bytes")}
     lines = [
         f"{model['architecture']} of random weights in bfloat16, {model['layers']} layers of width {model['width']:,}: "
-        f"{gb['bytes']:.1f} GB, a layer {gb['layer_bytes']:.2f} GB. Address space limited (RLIMIT_AS) to 3 GB and two layers, "
-        f"{result['limit']['bytes'] / 1e9:.2f} GB. {environment(result)}",
+        f"{gb['bytes']:.1f} GB, a layer {gb['layer_bytes']:.2f} GB. Address space limited (RLIMIT_AS) to 3 GB and two "
+        f"layers, {result['limit']['bytes'] / 1e9:.2f} GB. {environment(result)}",
         "",
         "| tokens | layers s | waiting for weights s | weights MB/s | disk MB/s before, after | share | GFLOP/s "
-        "| products GFLOP/s before, after | share | command s | peak GB: resident, anonymous, of files, address space |",
+        "| products GFLOP/s before, after | share | command s | peak GB: resident, anonymous, of files, address space "
+        "|",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for harvest in result["harvests"]:
         before, after, share = harvest["machine"]["before"], harvest["machine"]["after"], shares(harvest)
         lines.append(
             f"| {harvest['tokens']:,} | {harvest['layers_seconds']:.1f} | {harvest['waited_for_weights_seconds']:.1f} "
-            f"| {harvest['read'] / 1e6:,.0f} | {before['read'] / 1e6:,.0f}, {after['read'] / 1e6:,.0f} | {share['read']:.2f} "
-            f"| {harvest['multiply'] / 1e9:,.0f} | {before['multiply'] / 1e9:,.0f}, {after['multiply'] / 1e9:,.0f} "
-            f"| {share['multiply']:.2f} | {harvest['seconds']:.0f} | {in_gb(harvest['peaks'])} |"
+            f"| {harvest['read'] / 1e6:,.0f} | {before['read'] / 1e6:,.0f}, {after['read'] / 1e6:,.0f} | "
+            f"{share['read']:.2f} | {harvest['multiply'] / 1e9:,.0f} | {before['multiply'] / 1e9:,.0f}, "
+            f"{after['multiply'] / 1e9:,.0f} | {share['multiply']:.2f} | {harvest['seconds']:.0f} | "
+            f"{in_gb(harvest['peaks'])} |"
         )
     for hook, metrics in fit["metrics"].items():
         lines += [
             "",
-            f"ITDA on {hook}: {metrics['n_atoms']} atoms of width {model['width']:,}, k = {fit['k']}, FVU {metrics['fvu']:.3f}, "
-            f"L0 {metrics['l0']:.1f}; {fit['seconds']:.0f} s under the same limit, peak GB as above: {in_gb(fit['peaks'])}.",
+            f"ITDA on {hook}: {metrics['n_atoms']} atoms of width {model['width']:,}, k = {fit['k']}, FVU "
+            f"{metrics['fvu']:.3f}, L0 {metrics['l0']:.1f}; {fit['seconds']:.0f} s under the same limit, peak GB as "
+            f"above: {in_gb(fit['peaks'])}.",
         ]
     return "\n".join(lines) + "\n"
 

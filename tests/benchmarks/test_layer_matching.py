@@ -1,4 +1,4 @@
-"""Accuracies and errors of `benchmarks/layer_matching`, and the dictionaries that it compares by one choice at a time."""
+"""Accuracies and errors of `benchmarks/layer_matching`, and its dictionaries with one choice changed at a time."""
 
 import itertools
 import math
