@@ -24,7 +24,7 @@ class SameText(ActivationsDataModule):
             InputError: as ``translate``, or a model without a configuration.
         """
         self._rows[split] = translate(
-            other._cached_rows(split),
+            other.cached_rows(split),
             other.tokenizer,
             self.tokenizer,
             prepend_bos=other.hparams["prepend_bos"],
@@ -41,7 +41,3 @@ class SameText(ActivationsDataModule):
     def read_hardly_any_training_text(self) -> None:
         """Read the one row that there must be, where no dictionary is compared. To be called before the split is read."""
         self.hparams.update(training_tokens=self.hparams["context_size"], first_tokens=None)
-
-    def release_model(self) -> None:
-        """Free the memory of the language model, which is loaded again should it be needed."""
-        self._language_model = None

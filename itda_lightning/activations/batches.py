@@ -2,17 +2,33 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from itda_lightning.activations.cache import SHARD_ROWS, ActivationCache
 from itda_lightning.activations.rows_through_model import RowActivations
 from itda_lightning.activations.text.rows import Rows
+from itda_lightning.activations.usable import BadActivations, usable
 
-# What gives the activations of the row blocks from one row on: a harvest, or a cache.
+# Yields the activations of blocks of rows from a given row on.
 Reader = Callable[[int], Iterator[RowActivations]]
+# Runs the language model over rows from a given row on.
+Harvest = Callable[[Rows, int], Iterator[RowActivations]]
+
+
+class UsableActivations(NamedTuple):
+    """Activations of one hook point that are finite and not all zero, with their sources.
+
+    Attributes:
+        x: (batch, d_in) float32 activations.
+        table: (batch, 6) int64 sources, columns as in ``sources.COLUMNS``.
+    """
+
+    x: Float[Tensor, "batch d"]
+    table: Int[Tensor, "batch 6"]
 
 
 @dataclass
@@ -29,6 +45,16 @@ class ActivationBatch:
 
     def __len__(self) -> int:
         return len(self.table)
+
+    def usable(self, hook_name: str, policy: BadActivations = "skip") -> UsableActivations:
+        """Select the activations at a hook point that are finite and not all zero.
+
+        Raises:
+            InputError: there are others and the policy is "refuse".
+        """
+        x = self.activations[hook_name]
+        good = usable(x, self.table, hook_name, policy)
+        return UsableActivations(x[good], self.table[good])
 
 
 class ActivationLoader:
@@ -85,6 +111,45 @@ class ActivationLoader:
         row, position = mask.nonzero(as_tuple=True)
         table = self.rows.source_table(row + part.first_row, position + self.rows.first_position)
         return ActivationBatch({hook: values[mask].float() for hook, values in part.activations.items()}, table)
+
+
+class RowReader:
+    """Batches of the activations of rows: read from their cache, or computed by the language model without one.
+
+    Args:
+        rows: what the model reads; the cache may hold more rows after them.
+        cache: a complete cache; None to harvest.
+        harvest: runs the language model, ``model_batch_size`` rows at a time.
+        model_batch_size: rows in one forward pass.
+    """
+
+    def __init__(self, rows: Rows, cache: ActivationCache | None, harvest: Harvest, model_batch_size: int) -> None:
+        self.rows, self._cache, self._harvest, self._model_batch_size = rows, cache, harvest, model_batch_size
+
+    def loader(self, batch_size: int) -> ActivationLoader:
+        """Batches of all kept activations, in order."""
+        block = self._model_batch_size if self._cache is None else SHARD_ROWS
+        return ActivationLoader(self.rows, self._read, batch_size, block)
+
+    def reordered(self, order: Int[Tensor, " m"], batch_size: int) -> ActivationLoader:
+        """Batches of the kept activations of the rows ``order``, in that order."""
+        rows, cache = self.rows.select(order), self._cache
+
+        def read(start: int) -> Iterator[RowActivations]:
+            if cache is None:
+                yield from self._harvest(rows, start)
+                return
+            for index, row in enumerate(order[start:].tolist(), start):
+                yield RowActivations(index, cache.read(row, row + 1).activations)
+
+        return ActivationLoader(rows, read, batch_size, 1)
+
+    def _read(self, start: int) -> Iterator[RowActivations]:
+        if self._cache is None:
+            yield from self._harvest(self.rows, start)
+            return
+        for row in range(start, len(self.rows), SHARD_ROWS):
+            yield self._cache.read(row, min(row + SHARD_ROWS, len(self.rows)))
 
 
 def _join(batches: list[ActivationBatch]) -> ActivationBatch:

@@ -3,25 +3,32 @@
 import logging
 import time
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
-from typing import get_args
+from typing import Any, TypeVar, get_args
 
 import lightning as L
 import torch
+from jaxtyping import Int
 from sae_lens.training.activations_store import ActivationsStore
+from torch import Tensor
+from tqdm.auto import tqdm
 
-from itda_lightning.activations.batches import ActivationBatch, ActivationLoader, Reader
-from itda_lightning.activations.cache import BITS, SHARD_ROWS, ActivationCache
+from itda_lightning.activations.batches import ActivationBatch, ActivationLoader, RowReader, UsableActivations
+from itda_lightning.activations.cache import ActivationCache
+from itda_lightning.activations.data_arguments import check_data_arguments
 from itda_lightning.activations.models.language_model import LanguageModel, LanguageModelName, Loader
 from itda_lightning.activations.rows_through_model import RowActivations, harvest_among_ranks, make_store
 from itda_lightning.activations.text.documents import Documents, load_documents
-from itda_lightning.activations.text.rows import Packing, Rows, Tokenizer, choice
+from itda_lightning.activations.text.rows import Packing, Rows, Tokenizer, draw_rows
 from itda_lightning.activations.text.split import Split, split_rows
+from itda_lightning.dictionary.facts import settings
 from itda_lightning.errors import InputError
-from itda_lightning.machine.checks import check_at_least, check_choice
 from itda_lightning.machine.processes import n_ranks
 
 logger = logging.getLogger(__name__)
+
+Data = TypeVar("Data", bound="ActivationsDataModule")
 
 
 class ActivationsDataModule(L.LightningDataModule):
@@ -97,72 +104,50 @@ class ActivationsDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        check_at_least(1, {"data.model_batch_size": model_batch_size, "data.batch_size": batch_size})
-        check_at_least(4, {"data.context_size": context_size})
-        tokens = {"data.training_tokens": training_tokens, "data.validation_tokens": validation_tokens}
-        check_at_least(context_size, tokens, "that is one row of data.context_size")
-        if first_tokens is not None and not context_size <= first_tokens <= training_tokens:
-            raise InputError(
-                f"data.first_tokens must lie between one row of {context_size} and data.training_tokens "
-                f"({training_tokens:,}), got {first_tokens:,}"
-            )
-        if not 0 < holdout_fraction < 1:
-            raise InputError(f"data.holdout_fraction must lie between 0 and 1, got {holdout_fraction}")
-        check_choice(get_args(Packing), {"data.packing": packing})
-        check_choice(get_args(Loader), {"data.loader": loader})
-        check_choice(BITS, {"data.cache_dtype": cache_dtype})
-        if not hook_names or len(set(hook_names)) != len(hook_names):
-            raise InputError(f"data.hook_names must name at least one hook point, each once, got {hook_names}")
+        check_data_arguments(self.hparams)
         self.hook_names = list(hook_names)
         self.model_name = LanguageModelName(model, loader, model_revision, model_dtype, device)
         self.model_name.torch_device()
         self.model_name.torch_dtype()
-        self._language_model: LanguageModel | None = None
-        self._tokenizer: Tokenizer | None = None
-        self._documents: Documents | None = None
         self._rows: dict[Split, Rows] = {}
-        self._first_rows: Rows | None = None
         self._caches: dict[Split, ActivationCache] = {}
-        self._model_facts: dict[str, str] = {}
         self._heldout_in_memory: list[RowActivations] = []
         self.harvest_seconds = 0.0
         self.harvested_tokens = 0
 
-    @property
+    @cached_property
     def language_model(self) -> LanguageModel:
         """The language model, loaded on first use."""
-        if self._language_model is None:
-            loaded = LanguageModel(self.model_name, self.hook_names)
-            self.check_context(loaded.longest_context)
-            self._language_model = loaded
-        return self._language_model
+        loaded = LanguageModel(self.model_name, self.hook_names)
+        self.check_context(loaded.longest_context)
+        return loaded
+
+    def release_model(self) -> None:
+        """Free the memory of the language model; it is loaded again on its next use."""
+        self.__dict__.pop("language_model", None)
 
     def check_context(self, longest: int | None) -> None:
         """Raises InputError where rows are longer than what the language model reads; None if it does not say."""
         if longest is not None and (size := self.hparams["context_size"]) > longest:
             raise InputError(f"data.context_size is {size} but {self.model_name.name} reads at most {longest} tokens")
 
-    @property
+    @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The model's fast tokenizer, which needs no model."""
-        if self._tokenizer is None:
-            self._tokenizer = self.model_name.load_tokenizer()
-        return self._tokenizer
+        """The model's fast tokenizer, loaded on first use without the model."""
+        return self.model_name.load_tokenizer()
 
-    @property
+    @cached_property
     def documents(self) -> Documents:
         """The documents, opened on first use."""
-        if self._documents is None:
-            hp = self.hparams
-            self._documents = load_documents(
-                hp["dataset"],
-                config=hp["dataset_config"],
-                split=hp["dataset_split"],
-                text_column=hp["text_column"],
-                streaming=hp["streaming"],
-                revision=hp["dataset_revision"],
-            )
-        return self._documents
+        hp = self.hparams
+        return load_documents(
+            hp["dataset"],
+            config=hp["dataset_config"],
+            split=hp["dataset_split"],
+            text_column=hp["text_column"],
+            streaming=hp["streaming"],
+            revision=hp["dataset_revision"],
+        )
 
     @property
     def widths(self) -> dict[str, int]:
@@ -176,18 +161,30 @@ class ActivationsDataModule(L.LightningDataModule):
         Raises:
             InputError: fewer tokens in the documents than the split asks for.
         """
-        rows, first = self._cached_rows(split), self.hparams["first_tokens"]
-        if split == "heldout" or first is None:
-            return rows
-        if self._first_rows is None:
-            self._first_rows = rows.select(torch.arange(first // self.hparams["context_size"]))
-        return self._first_rows
+        return self.cached_rows(split) if split == "heldout" else self._training_rows
 
-    def _cached_rows(self, split: Split) -> Rows:
-        """The rows that a cache holds: those that are read, and the rest of the training tokens."""
+    @cached_property
+    def _training_rows(self) -> Rows:
+        rows, tokens = self.cached_rows("train"), self.hparams["first_tokens"]
+        return rows if tokens is None else rows.select(torch.arange(tokens // self.hparams["context_size"]))
+
+    def cached_rows(self, split: Split) -> Rows:
+        """The rows that the cache of a split holds, made on first use.
+
+        For training they are the rows of all ``training_tokens``, whatever ``first_tokens`` is, so that fits on several
+        budgets share one cache; ``rows`` returns those that a fit reads.
+        """
         if split not in self._rows:
             self._rows[split] = split_rows(split, self.documents, self.tokenizer, self.hparams)
         return self._rows[split]
+
+    def with_settings(self: Data, **changes: Any) -> Data:
+        """Return a new DataModule with the same arguments but for ``changes``; nothing is loaded or read yet.
+
+        Raises:
+            InputError: as the constructor.
+        """
+        return type(self)(**{**settings(self.hparams), **changes})
 
     def cache(self, split: Split) -> ActivationCache | None:
         """The disk cache of one split; None where no cache is wanted."""
@@ -195,15 +192,15 @@ class ActivationsDataModule(L.LightningDataModule):
         if directory is None:
             return None
         if split not in self._caches:
-            name, rows, dtype = self.model_name, self._cached_rows(split), self.hparams["cache_dtype"]
-            # The fingerprint of a local model reads all its weights, so it is taken once.
-            self._model_facts = self._model_facts or {
-                "fingerprint": name.fingerprint(),
-                "loader": name.loader,
-                "dtype": name.dtype,
-            }
+            rows, dtype = self.cached_rows(split), self.hparams["cache_dtype"]
             self._caches[split] = ActivationCache(Path(directory), rows, self.hook_names, self._model_facts, dtype)
         return self._caches[split]
+
+    @cached_property
+    def _model_facts(self) -> dict[str, str]:
+        """Computed once: the fingerprint of a local model reads all its weights."""
+        name = self.model_name
+        return {"fingerprint": name.fingerprint(), "loader": name.loader, "dtype": name.dtype}
 
     def prepare_data(self) -> None:
         """Check everything, and with a cache directory harvest what is not cached yet.
@@ -216,19 +213,15 @@ class ActivationsDataModule(L.LightningDataModule):
     def fill_caches(self) -> None:
         """With a cache directory harvest what is not cached yet, all processes together."""
         for split in get_args(Split):
-            rows = self._cached_rows(split)
+            rows = self.cached_rows(split)
             cache = self.cache(split)
             if cache is None:
                 continue
+            tokens = f"{rows.tokens.numel():,} tokens ({split})"
             if cache.complete:
-                logger.info(
-                    "reading cached activations of %s tokens (%s) from %s",
-                    f"{rows.tokens.numel():,}",
-                    split,
-                    cache.path,
-                )
+                logger.info("reading cached activations of %s from %s", tokens, cache.path)
                 continue
-            logger.info("harvesting %s tokens (%s) into %s", f"{rows.tokens.numel():,}", split, cache.path)
+            logger.info("harvesting %s into %s", tokens, cache.path)
             language_model = self.language_model
             start = time.perf_counter()
             self.harvested_tokens += cache.fill(language_model, self.hparams["model_batch_size"])
@@ -243,18 +236,11 @@ class ActivationsDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> ActivationLoader:
         """Batches of ``batch_size`` training activations with their sources, in a fixed order."""
-        return self._loader("train", self._reader("train"))
+        return self._reader("train").loader(self.hparams["batch_size"])
 
     def val_dataloader(self) -> ActivationLoader:
-        """Batches of activations of held-out documents; without a cache they are kept in memory after the first pass."""
-        reader = self._reader("heldout")
-
-        def remembered(start_row: int) -> Iterator[RowActivations]:
-            if not self._heldout_in_memory:
-                self._heldout_in_memory = list(reader(0))
-            return (part for part in self._heldout_in_memory if part.first_row >= start_row)
-
-        return self._loader("heldout", remembered if self.hparams["cache_dir"] is None else reader)
+        """Batches of held-out activations; without a cache they stay in memory after the first pass."""
+        return self._reader("heldout").loader(self.hparams["batch_size"])
 
     def calibration_batch(self, tokens: int) -> ActivationBatch:
         """About ``tokens`` training activations from rows drawn at random; the same ones for the same seed.
@@ -264,24 +250,46 @@ class ActivationsDataModule(L.LightningDataModule):
         Raises:
             InputError: less than one token asked for.
         """
-        rows = self.rows("train")
         if tokens < 1:
             raise InputError(f"a calibration batch has at least one token, got {tokens}")
-        order = choice(len(rows), len(rows), self.hparams["seed"] + 1)
-        # The fewest rows in this order that hold as many activations.
-        kept_so_far = rows.kept[order].sum(1).cumsum(0)
-        drawn = order[: int((kept_so_far < min(tokens, rows.n_kept)).sum()) + 1]
-        chosen = rows.select(drawn)
-        cache = self.cache("train")
+        kept = self.rows("train").kept
+        order = draw_rows(kept, tokens, self.hparams["seed"] + 1)
+        return next(iter(self.reordered(order, int(kept[order].sum()))))
 
-        def read(start_row: int) -> Iterator[RowActivations]:
-            if cache is None or not cache.complete:
-                yield from self._harvest(chosen, start_row)
-                return
-            for index, row in enumerate(drawn.tolist()):
-                yield RowActivations(index, cache.read(row, row + 1).activations)
+    def reordered(self, order: Int[Tensor, " m"], batch_size: int) -> ActivationLoader:
+        """Batches of the training activations of the rows ``order``, in that order; rows are numbered anew in sources."""
+        return self._reader("train").reordered(order, batch_size)
 
-        return next(iter(ActivationLoader(chosen, read, chosen.n_kept, 1)))
+    def heldout_batches(
+        self, hook_name: str, *, d_in: int | None = None, description: str | None = None
+    ) -> Iterator[UsableActivations]:
+        """Iterate over all usable held-out activations at a hook point, in batches with their sources.
+
+        Activations that are zero or not finite are skipped with a warning, and so are batches of nothing else.
+
+        Args:
+            hook_name: one of ``hook_names``.
+            d_in: width that the activations must have, as ``check_width`` checks it; None for any.
+            description: label of the progress bar; None for no bar.
+
+        Raises:
+            InputError: activations of another width, before any is read.
+        """
+        if d_in is not None:
+            self.check_width(hook_name, d_in)
+        bar = tqdm(self.val_dataloader(), desc=description, unit=" batches", leave=False, disable=description is None)
+        for batch in bar:
+            part = batch.usable(hook_name)
+            if len(part.x):
+                yield part
+
+    def check_width(self, hook_name: str, d_in: int) -> None:
+        """Raise InputError unless the activations at a hook point have the width of a dictionary."""
+        if (width := self.widths[hook_name]) != d_in:
+            raise InputError(
+                f"the dictionary has d_in {d_in} but {hook_name} of {self.model_name.name} has {width} dimensions: "
+                "it was fitted on another model"
+            )
 
     def heldout_store(self, model_batch_size: int | None = None) -> ActivationsStore:
         """A fresh SAELens store over the held-out rows, for SAELens's evals."""
@@ -289,18 +297,16 @@ class ActivationsDataModule(L.LightningDataModule):
             self.language_model, self.rows("heldout"), 0, model_batch_size or self.hparams["model_batch_size"]
         )
 
-    def _loader(self, split: Split, reader: Reader) -> ActivationLoader:
-        cache = self.cache(split)
-        block = SHARD_ROWS if cache is not None and cache.complete else self.hparams["model_batch_size"]
-        return ActivationLoader(self.rows(split), reader, self.hparams["batch_size"], block)
+    def _reader(self, split: Split) -> RowReader:
+        cache, rows, size = self.cache(split), self.rows(split), self.hparams["model_batch_size"]
+        in_memory = split == "heldout" and cache is None
+        harvest = self._harvest_once if in_memory else self._harvest
+        return RowReader(rows, cache if cache is not None and cache.complete else None, harvest, size)
 
-    def _reader(self, split: Split) -> Reader:
-        cache, stop = self.cache(split), len(self.rows(split))
-        if cache is not None and cache.complete:
-            return lambda start: (
-                cache.read(row, min(row + SHARD_ROWS, stop)) for row in range(start, stop, SHARD_ROWS)
-            )
-        return lambda start: self._harvest(self.rows(split), start)
+    def _harvest_once(self, rows: Rows, start_row: int) -> Iterator[RowActivations]:
+        if not self._heldout_in_memory:
+            self._heldout_in_memory = list(self._harvest(rows, 0))
+        return (part for part in self._heldout_in_memory if part.first_row >= start_row)
 
     def _harvest(self, rows: Rows, start_row: int) -> Iterator[RowActivations]:
         parts = harvest_among_ranks(self.language_model, rows, self.hparams["model_batch_size"], start_row)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from itda_lightning.activations.cache import SHARD_ROWS, ActivationCache
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.activations.text.rows import Rows, choice
+from itda_lightning.activations.text.rows import Rows, draw_rows
 from itda_lightning.activations.usable import usable
 from itda_lightning.errors import InputError
 from itda_lightning.machine.checks import check_between
@@ -86,8 +86,7 @@ class TrainingRows:
         Raises:
             InputError: none of them is usable.
         """
-        order = choice(self.n_rows, self.n_rows, self.seed + 1)
-        drawn = order[: int((self.kept[order].sum(1).cumsum(0) < min(n, self.n_kept)).sum()) + 1]
+        drawn = draw_rows(self.kept, n, self.seed + 1)
         x = torch.cat([self.read(row, row + 1) for row in drawn.tolist()])
         if not len(x):
             raise InputError(f"all {n} activations drawn at {self.hook_name} are zero or not finite")

@@ -79,7 +79,7 @@ def test_a_resumed_fit_sees_the_same_bits(make_data: MakeData, tmp_path: Any, ca
     assert [state["given"] for state in states] == list(range(1, len(loader) + 1))
     for given_before, state in enumerate([{"given": 0}, *states]):
         resumed = make_data(model_batch_size=24, cache_dir=str(tmp_path) if cached else None)
-        resumed._language_model = data._language_model
+        resumed.language_model = data.language_model
         loader = resumed.train_dataloader()
         loader.load_state_dict(state)
         rest = list(loader)

@@ -164,3 +164,45 @@ def test_a_small_calibration_batch_is_never_empty(make_data: MakeData) -> None:
     for seed in range(5):
         data.hparams["seed"] = seed
         assert len(data.calibration_batch(1)) == 1
+
+
+def test_heldout_batches_hold_every_usable_activation_with_its_source(make_data: MakeData) -> None:
+    data = make_data()
+    (whole,) = make_data(batch_size=10**6).val_dataloader()
+    zero = data.rows("heldout").n_kept // 2
+    for part in data.val_dataloader():  # they stay in memory, so that one can be spoilt
+        del part
+    row, position = data.rows("heldout").kept.nonzero()[zero].tolist()
+    (block,) = [part for part in data._heldout_in_memory if part.first_row == row // 8 * 8]
+    block.activations[HOOK][row - block.first_row, position - data.rows("heldout").first_position] = 0
+    batches = list(data.heldout_batches(HOOK, d_in=32, description="Held-out"))
+    rest = torch.arange(len(whole)) != zero
+    assert torch.cat([batch.table for batch in batches]).equal(whole.table[rest])
+    torch.testing.assert_close(torch.cat([batch.x for batch in batches]), whole.activations[HOOK][rest])
+
+
+def test_heldout_batches_of_another_width_are_refused_before_any_is_read(make_data: MakeData) -> None:
+    with pytest.raises(InputError, match=rf"the dictionary has d_in 7 but {HOOK} of .* has 32 dimensions"):
+        next(make_data().heldout_batches(HOOK, d_in=7))
+
+
+def test_changed_settings_give_another_datamodule(make_data: MakeData) -> None:
+    data = make_data(seed=3)
+    other = data.with_settings(batch_size=7)
+    assert other.hparams == {**data.hparams, "batch_size": 7}
+    assert data.hparams["batch_size"] == 100
+    with pytest.raises(InputError, match=r"data.batch_size must be at least 1, got 0"):
+        data.with_settings(batch_size=0)
+
+
+def test_rows_are_read_in_the_order_that_is_given(make_data: MakeData, tmp_path: Any) -> None:
+    order = torch.tensor([9, 3, 100, 4])
+    data = make_data(cache_dir=str(tmp_path))
+    data.prepare_data()
+    batches = [list(made.reordered(order, 7)) for made in (data, make_data())]
+    for cached, live in zip(*batches, strict=True):
+        assert cached.table.equal(live.table)
+        torch.testing.assert_close(cached.activations[HOOK], live.activations[HOOK], rtol=1e-4, atol=1e-4)
+    tokens = torch.cat([batch.table for batch in batches[0]])[:, 3]
+    rows = data.rows("train").select(order)
+    assert tokens.equal(rows.tokens[rows.kept])

@@ -41,7 +41,7 @@ class InMemoryBackend:
     def plan(self) -> HarvestPlan:
         """What all of the harvest takes, taking every hook point to be as wide as the residual stream."""
         data, text = self.data, self.config.get_text_config()
-        rows = [data._cached_rows(split) for split in get_args(Split)]
+        rows = [data.cached_rows(split) for split in get_args(Split)]
         context, dtype, width = rows[0].context_size, data.model_name.torch_dtype(), int(text.hidden_size)
         tokens, n_hooks = context * sum(map(len, rows)), len(data.hook_names)
         stored = sum(file.stat().st_size for file in self.files)

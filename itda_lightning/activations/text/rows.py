@@ -199,3 +199,14 @@ def choice(n: int, wanted: int, seed: int | None) -> Int[Tensor, " wanted"]:
     if seed is None:
         return torch.arange(wanted)
     return torch.from_numpy(np.random.default_rng(seed).permutation(n)[:wanted])
+
+
+def draw_rows(kept: Bool[Tensor, "rows context"], n_tokens: int, seed: int) -> Int[Tensor, " m"]:
+    """Draw rows at random, as few as hold ``n_tokens`` kept tokens (all of them if there are fewer).
+
+    Returns:
+        (m,) indices of rows in the order in which they were drawn; the same ones for the same seed.
+    """
+    order = choice(len(kept), len(kept), seed)
+    tokens_so_far = kept[order].sum(1).cumsum(0)
+    return order[: int((tokens_so_far < min(n_tokens, int(kept.sum()))).sum()) + 1]

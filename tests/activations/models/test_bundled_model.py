@@ -37,7 +37,7 @@ def test_position_0_dwarfs_all_others(data: ActivationsDataModule) -> None:
     assert first.sum() == 2
     assert norms[first].min() > 50 * norms[~first].max()
     kept = ActivationsDataModule(**{**data.hparams, "exclude_first_position": True})
-    kept._language_model = data.language_model
+    kept.language_model = data.language_model
     (batch,) = kept.train_dataloader()
     assert len(batch) == 62
     torch.testing.assert_close(batch.activations[HOOK].norm(dim=1), norms[~first], rtol=1e-4, atol=1e-2)

@@ -41,7 +41,7 @@ class RemoteBackend:
     def plan(self) -> HarvestPlan:
         """What all of the harvest takes of this machine: no weights, and the memory of what is received and written."""
         data, width = self.data, self.model.width
-        rows = [data._cached_rows(split) for split in SPLITS]
+        rows = [data.cached_rows(split) for split in SPLITS]
         context, first = rows[0].context_size, rows[0].first_position
         n_rows, n_hooks = sum(map(len, rows)), len(data.hook_names)
         row_bytes = (context - first) * width * data.model_name.torch_dtype().itemsize

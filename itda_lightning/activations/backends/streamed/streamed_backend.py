@@ -88,7 +88,7 @@ class StreamedBackend:
             tokens=tokens,
             weights=next(iter(decoder.files.tensors.values())).file,
             read=decoder.files.size_bytes(names),
-            cache=sum(cache_bytes(part, width, stored) for part in map(self.data._cached_rows, SPLITS)),
+            cache=sum(cache_bytes(part, width, stored) for part in map(self.data.cached_rows, SPLITS)),
             # While a slab is written its last level is still there.
             spill=n_rows * row_bytes * len(self.wanted) + slab,
             cpu=max(memory, PROCESS_BYTES + 2 * shard),
@@ -171,7 +171,7 @@ class StreamedBackend:
 
     @property
     def _n_rows(self) -> int:
-        return sum(len(self.data._cached_rows(split)) for split in SPLITS)
+        return sum(len(self.data.cached_rows(split)) for split in SPLITS)
 
     @property
     def _row_bytes(self) -> int:
