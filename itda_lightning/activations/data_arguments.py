@@ -15,9 +15,8 @@ def check_data_arguments(arguments: Mapping[str, Any]) -> None:
     check_at_least(1, {f"data.{name}": arguments[name] for name in ("model_batch_size", "batch_size")})
     check_at_least(4, {"data.context_size": arguments["context_size"]})
     context, training, first = (arguments[name] for name in ("context_size", "training_tokens", "first_tokens"))
-    for name in ("training_tokens", "validation_tokens"):
-        if arguments[name] < context:
-            raise InputError(f"data.{name} must be at least one row of {context}, got {arguments[name]}")
+    tokens = {"data.training_tokens": training, "data.validation_tokens": arguments["validation_tokens"]}
+    check_at_least(context, tokens, "that is one row of data.context_size")
     if first is not None and not context <= first <= training:
         raise InputError(
             f"data.first_tokens must lie between one row of {context} and data.training_tokens ({training:,}), "
@@ -27,7 +26,7 @@ def check_data_arguments(arguments: Mapping[str, Any]) -> None:
         raise InputError(f"data.holdout_fraction must lie between 0 and 1, got {arguments['holdout_fraction']}")
     check_choice(get_args(Packing), {"data.packing": arguments["packing"]})
     check_choice(get_args(Loader), {"data.loader": arguments["loader"]})
-    check_choice(sorted(BITS), {"data.cache_dtype": arguments["cache_dtype"]})
+    check_choice(BITS, {"data.cache_dtype": arguments["cache_dtype"]})
     hook_names = arguments["hook_names"]
     if not hook_names or len(set(hook_names)) != len(hook_names):
         raise InputError(f"data.hook_names must name at least one hook point, each once, got {hook_names}")
