@@ -8,7 +8,7 @@ from rich.console import Console
 from torch import Tensor
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.activations.rows_through_model import harvest
+from itda_lightning.activations.harvesting import harvest
 from itda_lightning.activations.text.rows import Rows, pack
 from itda_lightning.dictionary.sources import Source
 from itda_lightning.errors import InputError

@@ -10,10 +10,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.activations.harvesting import harvest
 from itda_lightning.activations.models.language_model import LanguageModel
-from itda_lightning.activations.rows_through_model import harvest
+from itda_lightning.activations.text.retokenisation import ROW, places_of, retokenise
 from itda_lightning.activations.text.rows import Rows
-from itda_lightning.activations.text.translation import ROW, places_of, translate
 from itda_lightning.activations.usable import usable
 from itda_lightning.dictionary.sources import Prompt, Source, Sources
 from itda_lightning.errors import InputError
@@ -80,11 +80,11 @@ def at_sources(
         batch_size: rows in one forward pass.
 
     Raises:
-        InputError: as ``translate``; none of the sources has a token or a usable activation in this model.
+        InputError: as ``retokenise``; none of the sources has a token or a usable activation in this model.
     """
     used, row = sources.table[:, ROW].unique(return_inverse=True)
     own = data.rows("train").select(used)
-    rows = translate(
+    rows = retokenise(
         own,
         data.tokenizer,
         language_model.tokenizer,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from itda_lightning.activations.batches import ActivationBatch, ActivationLoader
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.activations.rows_through_model import RowActivations
+from itda_lightning.activations.harvesting import RowActivations
 from itda_lightning.activations.text.rows import choice
 from itda_lightning.activations.usable import usable
 from itda_lightning.dictionary.dictionary import Dictionary

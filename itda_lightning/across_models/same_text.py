@@ -2,8 +2,8 @@
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.models.skeleton import config_of
+from itda_lightning.activations.text.retokenisation import retokenise
 from itda_lightning.activations.text.split import Split
-from itda_lightning.activations.text.translation import translate
 
 LONGEST = 2**31
 
@@ -21,9 +21,9 @@ class SameText(ActivationsDataModule):
         before the split is read.
 
         Raises:
-            InputError: as ``translate``, or a model without a configuration.
+            InputError: as ``retokenise``, or a model without a configuration.
         """
-        self._rows[split] = translate(
+        self._rows[split] = retokenise(
             other.cached_rows(split),
             other.tokenizer,
             self.tokenizer,

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from itda_lightning.activations.cache import SHARD_ROWS, ActivationCache
-from itda_lightning.activations.rows_through_model import RowActivations
+from itda_lightning.activations.harvesting import RowActivations
 from itda_lightning.activations.text.rows import Rows
 from itda_lightning.activations.usable import BadActivations, usable
 

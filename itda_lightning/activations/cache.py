@@ -28,8 +28,8 @@ from datasets.arrow_writer import ArrowWriter
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
+from itda_lightning.activations.harvesting import RowActivations, harvest
 from itda_lightning.activations.models.language_model import LanguageModel
-from itda_lightning.activations.rows_through_model import RowActivations, harvest
 from itda_lightning.activations.text.rows import Rows
 from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import explained, remove_parts, write_file, write_json, write_text

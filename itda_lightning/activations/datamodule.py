@@ -17,11 +17,12 @@ from tqdm.auto import tqdm
 from itda_lightning.activations.batches import ActivationBatch, ActivationLoader, RowReader, UsableActivations
 from itda_lightning.activations.cache import ActivationCache
 from itda_lightning.activations.data_arguments import check_data_arguments
+from itda_lightning.activations.harvesting import RowActivations, harvest_among_ranks, make_store
 from itda_lightning.activations.models.language_model import LanguageModel, LanguageModelName, Loader
-from itda_lightning.activations.rows_through_model import RowActivations, harvest_among_ranks, make_store
 from itda_lightning.activations.text.documents import Documents, load_documents
-from itda_lightning.activations.text.rows import Packing, Rows, Tokenizer, draw_rows
+from itda_lightning.activations.text.rows import Packing, Rows, draw_rows
 from itda_lightning.activations.text.split import Split, split_rows
+from itda_lightning.activations.text.tokenizer import Tokenizer
 from itda_lightning.dictionary.facts import settings
 from itda_lightning.errors import InputError
 from itda_lightning.machine.processes import n_ranks

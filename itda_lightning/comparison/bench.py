@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.activations.rows_through_model import harvest
+from itda_lightning.activations.harvesting import harvest
 from itda_lightning.activations.text.rows import Rows
 from itda_lightning.comparison.candidates import Candidate, activations_identity
 from itda_lightning.comparison.comparison_settings import ComparisonSettings

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from itda_lightning.activations.bundled import cache_directory
 from itda_lightning.activations.models.language_model import LanguageModel
+from itda_lightning.activations.text.tokenizer import special_tokens
 from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import explained, write_file
 from itda_lightning.machine.checks import check_at_least
@@ -207,9 +208,7 @@ def last_token_activations(
         InputError: a tokenizer without BOS and EOS.
     """
     tokenizer = language_model.tokenizer
-    bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    if bos is None:
-        raise InputError("the tokenizer has neither BOS nor EOS, with which texts to probe begin: set one")
+    bos = special_tokens(tokenizer).bos
     # Encoded without a limit of length, which is not the tokenizer's but ours.
     encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     rows = [torch.tensor([bos, *tokens[-(max_tokens - 1) :]]) for tokens in encoded]

@@ -10,9 +10,10 @@ from sae_lens import SAE
 from sae_lens.evals import EvalConfig, run_evals
 from sae_lens.training.activation_scaler import ActivationScaler
 
+from itda_lightning.activations.harvesting import make_store
 from itda_lightning.activations.models.language_model import LanguageModel
-from itda_lightning.activations.rows_through_model import make_store
-from itda_lightning.activations.text.rows import Rows, Tokenizer
+from itda_lightning.activations.text.rows import Rows
+from itda_lightning.activations.text.tokenizer import Tokenizer, special_ids, special_tokens
 from itda_lightning.errors import InputError
 from itda_lightning.machine.checks import check_at_least
 
@@ -37,12 +38,6 @@ ORDER = (
 LEFT_OUT = ("explained_variance_legacy",)
 
 
-def special_ids(tokenizer: Tokenizer) -> list[int]:
-    """All special tokens, which a fit leaves out and the evals mask; SAELens's own list lacks the additional ones."""
-    more = (tokenizer.bos_token_id, tokenizer.eos_token_id)
-    return sorted({*tokenizer.all_special_ids, *(token for token in more if token is not None)})
-
-
 def rows_for_evals(rows: Rows, tokenizer: Tokenizer) -> Rows:
     """The rows with a special token at position 0.
 
@@ -54,11 +49,7 @@ def rows_for_evals(rows: Rows, tokenizer: Tokenizer) -> Rows:
     """
     if bool(torch.isin(rows.tokens[:, 0], torch.tensor(special_ids(tokenizer), dtype=torch.int64)).all()):
         return rows
-    bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    if bos is None:
-        raise InputError(
-            "the tokenizer has neither BOS nor EOS, so position 0 cannot be masked in SAELens's evals: set one"
-        )
+    bos = special_tokens(tokenizer).bos
     logger.warning(
         "rows do not begin with BOS: for the evals their first token is replaced by it, so that it is masked"
     )

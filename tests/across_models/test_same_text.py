@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from itda_lightning.across_models.same_text import SameText
-from itda_lightning.activations.text.translation import translate
+from itda_lightning.activations.text.retokenisation import retokenise
 from tests.fits import data_settings
 from tests.other_model import other_tokens_dir  # noqa: F401  a fixture
 from tests.tiny_model import LONGEST_CONTEXT
@@ -20,7 +20,7 @@ def test_what_is_longer_than_the_other_model_reads_is_cut_off(
         for model in (tiny_model_dir, other_tokens_dir)
     )
     assert other.tokenizer.model_max_length > 10**9
-    uncut = translate(own.rows("heldout"), own.tokenizer, other.tokenizer, prepend_bos=True)
+    uncut = retokenise(own.rows("heldout"), own.tokenizer, other.tokenizer, prepend_bos=True)
     assert uncut.context_size > LONGEST_CONTEXT
     other.read_the_text_of(own, "heldout")
     rows = other.rows("heldout")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from itda_lightning.activations.batches import ActivationLoader
-from itda_lightning.activations.rows_through_model import RowActivations
+from itda_lightning.activations.harvesting import RowActivations
 from itda_lightning.activations.text.rows import Rows
 from tests.activations.conftest import HOOK, MakeData
 

@@ -10,7 +10,7 @@ import torch
 
 from itda_lightning import ITDA, ActivationsDataModule, InputError
 from itda_lightning.activations import datamodule
-from itda_lightning.activations.rows_through_model import RowActivations
+from itda_lightning.activations.harvesting import RowActivations
 from tests.fits import HOOK, data_settings, fitted
 
 

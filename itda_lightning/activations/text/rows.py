@@ -1,8 +1,8 @@
-"""Rows: documents packed into rows of tokens, each token knowing its document and its characters there."""
+"""Rows: documents packed into rows of tokens; each token has a document and a span of characters in it."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -10,24 +10,11 @@ import xxhash
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from itda_lightning.activations.text.tokenizer import Tokenizer, check_fast, encode, special_ids, special_tokens
 from itda_lightning.dictionary.sources import Prompt, Source
 from itda_lightning.errors import InputError
 
 Packing = Literal["concatenate", "one_per_document"]
-
-
-@runtime_checkable
-class Tokenizer(Protocol):
-    """What is used of a fast tokenizer of `transformers`."""
-
-    is_fast: bool
-    bos_token_id: int | None
-    eos_token_id: int | None
-    all_special_ids: list[int]
-
-    def __call__(self, text: str, *, add_special_tokens: bool, return_offsets_mapping: bool) -> Mapping[str, list]: ...
-
-    def decode(self, token_ids: list[int]) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -36,13 +23,33 @@ class Rows:
 
     Attributes:
         tokens: (rows, context_size) int64 token ids.
-        document: (rows, context_size) int64 index of the token's document; -1 for padding.
-        start, end: (rows, context_size) int64 the token's characters in its document; empty for BOS and separators.
-        kept: (rows, context_size) bool, the activations that a fit and a metric use.
-        first_position: the first position whose activations are wanted: 1 where no row can keep its position 0.
+        document: (rows, context_size) int64 index of each token's document; -1 for padding.
+        start, end: (rows, context_size) int64 span of each token's characters in its document; empty for BOS and
+            separators.
+        kept: (rows, context_size) bool, the tokens whose activations a fit and a metric use.
+        first_position: the first position whose activations are read: 1 if no row can keep its position 0.
         dataset: fingerprint of the documents.
-        texts: the text of every document that occurs.
-        special_texts: how a token that stands for no characters is written.
+        texts: document index -> text, for every document that occurs.
+        special_texts: token id -> text, for tokens that stand for no characters.
+
+    Example:
+        >>> import torch
+        >>> from itda_lightning.activations.text.rows import Rows
+        >>> rows = Rows(
+        ...     tokens=torch.tensor([[0, 7, 8]]),
+        ...     document=torch.tensor([[3, 3, 3]]),
+        ...     start=torch.tensor([[0, 0, 5]]),
+        ...     end=torch.tensor([[0, 5, 11]]),
+        ...     kept=torch.tensor([[False, True, True]]),
+        ...     first_position=1,
+        ...     dataset="a fingerprint",
+        ...     texts={3: "Hello world"},
+        ...     special_texts={0: "<s>"},
+        ... )
+        >>> rows.pieces(0)
+        ['<s>', 'Hello', ' world']
+        >>> rows.source_table(torch.tensor([0]), torch.tensor([2]))  # document, row, position, token, start, end
+        tensor([[ 3,  0,  2,  8,  5, 11]])
     """
 
     tokens: Int[Tensor, "rows context"]
@@ -68,39 +75,39 @@ class Rows:
         return int(self.kept.sum())
 
     def select(self, index: Int[Tensor, " m"]) -> "Rows":
-        """The rows at the given indices, which are numbered anew."""
+        """Return the rows at the given indices, in that order and numbered from 0."""
         parts = (self.tokens, self.document, self.start, self.end, self.kept)
         tokens, document, start, end, kept = (part[index] for part in parts)
         return replace(self, tokens=tokens, document=document, start=start, end=end, kept=kept)
 
     def fingerprint(self) -> str:
-        """Hash of all tokens, spans and the mask."""
+        """Hash the dataset, all tokens, their documents and spans, and the mask."""
         digest = xxhash.xxh3_128(self.dataset.encode())
         for part in (self.tokens, self.document, self.start, self.end, self.kept):
             digest.update(part.numpy().tobytes())
         return digest.hexdigest()
 
     def source_table(self, row: Int[Tensor, " m"], position: Int[Tensor, " m"]) -> Int[Tensor, "m 6"]:
-        """(m, 6) sources of the tokens at (row, position), columns as in ``sources.COLUMNS``."""
+        """Return (m, 6) sources of the tokens at (row, position), columns as in ``sources.COLUMNS``."""
         parts = (self.document, self.tokens, self.start, self.end)
         document, token, start, end = (part[row, position] for part in parts)
         return torch.stack([document, row, position, token, start, end], dim=1)
 
     def prompt(self, source: Source) -> Prompt:
-        """The text of the source's row, cut at its token: ``before + token`` is exactly what the model read."""
+        """Return the text of a source's row, cut at its token: ``before + token`` is exactly what the model read."""
         pieces = self.pieces(source.row)
         before, token = "".join(pieces[: source.position]), pieces[source.position]
         if source.end > source.start:
-            # A token that shares a character with the one before it is still marked with its whole span.
+            # A token that shares a character with the one before it is marked with its whole span.
             token = self.texts[source.document][source.start : source.end]
             before = before[: len(before) - (len(token) - len(pieces[source.position]))]
         return Prompt(before, token, "".join(pieces[source.position + 1 :]))
 
     def pieces(self, row: int) -> list[str]:
-        """The text of every token of a row, which joined is the text of the row; empty for padding.
+        """Return the text of each token of a row; joined they are the text of the row. Padding is empty.
 
-        Characters between two tokens of one document, which some tokenizers drop, go with the earlier token; a
-        character that several tokens share goes with the first of them.
+        Characters between two tokens of a document, which some tokenizers drop, go with the earlier token; a
+        character that several tokens share goes with the first.
         """
         pieces: list[str] = []
         previous_document, previous_end = -1, 0
@@ -115,7 +122,7 @@ class Rows:
             text = self.texts[document]
             if document == previous_document and start > previous_end:
                 pieces[-1] += text[previous_end:start]
-            # Tokens that share the bytes of one character have overlapping spans: the character is written once.
+            # Tokens that share the bytes of a character have overlapping spans: the character is written once.
             written = previous_end if document == previous_document else 0
             pieces.append(text[max(start, written) : end])
             previous_document, previous_end = document, max(end, written)
@@ -136,19 +143,23 @@ def pack(
 ) -> Rows:
     """Pack documents into at most ``n_rows`` rows, reading no more documents than that takes.
 
-    ``concatenate``: documents one after another with the EOS token between them, cut into rows.
-    ``one_per_document``: the first ``context_size`` tokens of every document, padded with masked EOS tokens (the paper's
-    rows). With ``prepend_bos`` every row begins with BOS, or with EOS where the tokenizer has no BOS.
+    Args:
+        documents: (index, text), in the order in which they are packed.
+        tokenizer: a fast tokenizer.
+        dataset: fingerprint of the documents.
+        n_rows: number of rows at most.
+        context_size: tokens per row.
+        packing: ``concatenate`` puts documents one after another with the EOS token between them and cuts them into
+            rows; ``one_per_document`` takes the first ``context_size`` tokens of every document, padded with masked EOS
+            tokens (the paper's rows).
+        prepend_bos: begin every row with BOS, or with EOS if the tokenizer has no BOS.
+        exclude_special_tokens, exclude_first_position: leave these out of ``Rows.kept``.
 
     Raises:
-        InputError: a tokenizer without character offsets or without the special tokens that the packing needs.
+        InputError: a tokenizer without character offsets or special tokens, or a context without room for text.
     """
-    if not tokenizer.is_fast:
-        raise InputError("the tokenizer gives no character offsets: use a fast tokenizer (one with tokenizer.json)")
-    bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    eos = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else bos
-    if bos is None or eos is None:
-        raise InputError("the tokenizer has neither a BOS nor an EOS token: set one, rows need a separator")
+    check_fast(tokenizer)
+    bos, eos = special_tokens(tokenizer)
     body = context_size - int(prepend_bos)
     if body < 1:
         raise InputError(f"context_size must leave room for text beside BOS, got {context_size}")
@@ -157,12 +168,9 @@ def pack(
     blocks: list[np.ndarray] = []  # (tokens, document, start, end) x length
     length = 0
     for index, text in documents:
-        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        ids = np.asarray(encoded["input_ids"], dtype=np.int64)
-        if not len(ids):
+        block = encode(tokenizer, text, index)
+        if not block.size:
             continue
-        spans = np.asarray(encoded["offset_mapping"], dtype=np.int64)
-        block = np.stack([ids, np.full_like(ids, index), spans[:, 0], spans[:, 1]])
         if packing == "one_per_document":
             block = block[:, :body]
             padding = np.repeat(np.array([[eos], [-1], [0], [0]]), body - block.shape[1], axis=1)
@@ -183,22 +191,22 @@ def pack(
     tokens, document, start, end = (torch.from_numpy(np.ascontiguousarray(part)) for part in table)
 
     kept = document >= 0
-    special = sorted({*tokenizer.all_special_ids, bos, eos})
+    special = special_ids(tokenizer)
     if exclude_special_tokens:
         kept &= ~torch.isin(tokens, torch.tensor(special))
     if exclude_first_position:
         kept[:, 0] = False
-    # Known from the settings and not from the mask, so that a choice of rows is read as all of them are.
+    # From the settings, not from the mask, so that a selection of rows is read as all of them are.
     first_position = int(exclude_first_position or (prepend_bos and exclude_special_tokens))
     special_texts = {token: tokenizer.decode([token]) for token in special}
     return Rows(tokens, document, start, end, kept, first_position, dataset, texts, special_texts)
 
 
-def choice(n: int, wanted: int, seed: int | None) -> Int[Tensor, " wanted"]:
-    """``wanted`` of n indices: the first ones, or with a seed a random choice in random order."""
+def choice(n: int, size: int, seed: int | None) -> Int[Tensor, " size"]:
+    """Return ``size`` of n indices: the first ones, or with a seed a random choice in random order."""
     if seed is None:
-        return torch.arange(wanted)
-    return torch.from_numpy(np.random.default_rng(seed).permutation(n)[:wanted])
+        return torch.arange(size)
+    return torch.from_numpy(np.random.default_rng(seed).permutation(n)[:size])
 
 
 def draw_rows(kept: Bool[Tensor, "rows context"], n_tokens: int, seed: int) -> Int[Tensor, " m"]:

@@ -6,7 +6,8 @@ from typing import Any, Literal
 import xxhash
 
 from itda_lightning.activations.text.documents import Documents
-from itda_lightning.activations.text.rows import Rows, Tokenizer, choice, pack
+from itda_lightning.activations.text.rows import Rows, choice, pack
+from itda_lightning.activations.text.tokenizer import Tokenizer
 from itda_lightning.errors import InputError
 
 Split = Literal["train", "heldout"]

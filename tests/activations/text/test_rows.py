@@ -160,7 +160,7 @@ def test_one_special_token_stands_in_for_the_other(tokenizer: Any) -> None:
 
 
 def test_a_tokenizer_without_bos_and_eos_is_refused(tokenizer: Any) -> None:
-    with pytest.raises(InputError, match="has neither a BOS nor an EOS token: set one, rows need a separator"):
+    with pytest.raises(InputError, match="has neither a BOS nor an EOS token, which begin and separate texts: set one"):
         packed(Changed(tokenizer, bos_token_id=None, eos_token_id=None))
 
 

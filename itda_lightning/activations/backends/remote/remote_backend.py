@@ -11,7 +11,7 @@ from itda_lightning.activations.backends.harvest_plan import PROCESS_BYTES, Harv
 from itda_lightning.activations.backends.remote.served_model import ServedModel
 from itda_lightning.activations.cache import SHARD_ROWS, cache_bytes
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.activations.rows_through_model import RowActivations
+from itda_lightning.activations.harvesting import RowActivations
 from itda_lightning.activations.text.rows import Rows
 from itda_lightning.activations.text.split import Split
 

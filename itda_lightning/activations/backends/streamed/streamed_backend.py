@@ -36,7 +36,7 @@ from itda_lightning.activations.backends.streamed.slabs import Slab, SlabFiles, 
 from itda_lightning.activations.backends.streamed.streamed_decoder import StreamedDecoder
 from itda_lightning.activations.cache import SHARD_ROWS, ActivationCache, cache_bytes
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.activations.rows_through_model import RowActivations
+from itda_lightning.activations.harvesting import RowActivations
 from itda_lightning.activations.text.rows import Rows
 from itda_lightning.activations.text.split import Split
 from itda_lightning.errors import InputError

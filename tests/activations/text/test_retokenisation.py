@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from itda_lightning.activations.text.retokenisation import places_of, retokenise
 from itda_lightning.activations.text.rows import Rows, pack
-from itda_lightning.activations.text.translation import places_of, translate
 from itda_lightning.errors import InputError
 from tests.activations.text.test_rows import TEXTS, Changed, packed
 from tests.tiny_model import save_tokenizer
@@ -34,12 +34,12 @@ def text_of(rows: Rows, row: int) -> str:
 
 def test_the_same_tokenizer_leaves_rows_as_they_are(tokenizer) -> None:
     rows = packed(tokenizer)
-    assert translate(rows, tokenizer, tokenizer, prepend_bos=True) is rows
+    assert retokenise(rows, tokenizer, tokenizer, prepend_bos=True) is rows
 
 
 def forced(rows: Rows, tokenizer: Any, prepend_bos: bool, longest: int | None = None) -> Rows:
     """Translated though both are the same tokenizer: one with another BOS would read other tokens."""
-    return translate(rows, Changed(tokenizer, bos_token_id=None), tokenizer, prepend_bos=prepend_bos, longest=longest)
+    return retokenise(rows, Changed(tokenizer, bos_token_id=None), tokenizer, prepend_bos=prepend_bos, longest=longest)
 
 
 @given(
@@ -63,7 +63,7 @@ def test_by_the_same_tokens_every_row_comes_back(tokenizer, texts, context_size,
 
 def test_rows_hold_the_same_text_in_other_tokens(tokenizer, coarse, prose) -> None:
     rows = packed(tokenizer, prose[:6], context_size=32)
-    found = translate(rows, tokenizer, coarse, prepend_bos=True)
+    found = retokenise(rows, tokenizer, coarse, prepend_bos=True)
     assert len(found) == len(rows)
     for row in range(len(rows)):
         text, other = text_of(rows, row), text_of(found, row)
@@ -75,7 +75,7 @@ def test_rows_hold_the_same_text_in_other_tokens(tokenizer, coarse, prose) -> No
 
 def test_a_source_is_the_token_that_ends_at_the_same_character(tokenizer, coarse, prose) -> None:
     rows = packed(tokenizer, prose[:6], context_size=32)
-    found = translate(rows, tokenizer, coarse, prepend_bos=True)
+    found = retokenise(rows, tokenizer, coarse, prepend_bos=True)
     table = sources(rows)
     position = places_of(table, found)
     ends = {
@@ -98,8 +98,8 @@ def test_of_the_tokens_of_one_character_the_last_is_the_source(tokenizer) -> Non
 
 def test_rows_longer_than_the_model_reads_are_cut_and_short_ones_padded(tokenizer, coarse, prose) -> None:
     rows = packed(tokenizer, [prose[0], "x"], context_size=64, packing="one_per_document")
-    whole = translate(rows, tokenizer, coarse, prepend_bos=True)
-    cut = translate(rows, tokenizer, coarse, prepend_bos=True, longest=10)
+    whole = retokenise(rows, tokenizer, coarse, prepend_bos=True)
+    cut = retokenise(rows, tokenizer, coarse, prepend_bos=True, longest=10)
     assert cut.context_size == 10 < whole.context_size
     assert torch.equal(cut.tokens, whole.tokens[:, :10])
     assert cut.document[1, 2:].unique().tolist() == [-1]
@@ -124,4 +124,4 @@ def test_a_tokenizer_that_cannot_be_used_is_refused(tokenizer, changes, message)
         prepend_bos=True,
     )
     with pytest.raises(InputError, match=message):
-        translate(rows, tokenizer, Changed(tokenizer, **changes), prepend_bos=True)
+        retokenise(rows, tokenizer, Changed(tokenizer, **changes), prepend_bos=True)

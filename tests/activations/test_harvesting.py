@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from itda_lightning.activations.rows_through_model import harvest
+from itda_lightning.activations.harvesting import harvest
 from tests.activations.conftest import HOOK, MakeData
 from tests.tiny_model import save_weights
 
