@@ -28,6 +28,7 @@ from datasets.arrow_writer import ArrowWriter
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
+from itda_lightning.activations.activation_identity import ActivationIdentity
 from itda_lightning.activations.harvesting import RowActivations, harvest
 from itda_lightning.activations.models.language_model import LanguageModel
 from itda_lightning.activations.text.rows import Rows
@@ -50,22 +51,24 @@ class ActivationCache:
     Args:
         root: the directory of all caches.
         rows: what the model reads.
-        hook_names: the hook points, one column each.
-        model: facts that identify the model (fingerprint, loader, dtype).
-        dtype: "float32", "float16" or "bfloat16", the dtype of the stored activations.
+        identity: of the activations of these rows, with one column per hook point and "float32", "float16" or
+            "bfloat16" as the dtype of what is stored.
+
+    Raises:
+        InputError: another dtype.
     """
 
-    def __init__(self, root: Path, rows: Rows, hook_names: list[str], model: dict[str, str], dtype: str) -> None:
-        check_choice(BITS, {"cache_dtype": dtype})
-        self.rows, self.hook_names, self.dtype = rows, hook_names, dtype
+    def __init__(self, root: Path, rows: Rows, identity: ActivationIdentity) -> None:
+        check_choice(BITS, {"cache_dtype": identity.cache_dtype})
+        self.rows, self.hook_names, self.dtype = rows, identity.hook_names, identity.cache_dtype
         self.settings: dict[str, Any] = {
             "version": FORMAT_VERSION,
-            "model": model,
-            "hook_names": hook_names,
-            "rows": rows.fingerprint(),
-            "dataset": rows.dataset,
+            "model": {"fingerprint": identity.model, "loader": identity.loader, "dtype": identity.model_dtype},
+            "hook_names": identity.hook_names,
+            "rows": identity.rows,
+            "dataset": identity.dataset,
             "first_position": rows.first_position,
-            "dtype": dtype,
+            "dtype": identity.cache_dtype,
         }
         key = xxhash.xxh3_64_hexdigest(json.dumps(self.settings, sort_keys=True).encode())
         self.path = root.expanduser() / f"activations-{key}"

@@ -14,6 +14,7 @@ from sae_lens.training.activations_store import ActivationsStore
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from itda_lightning.activations.activation_identity import ActivationIdentity
 from itda_lightning.activations.batches import ActivationBatch, ActivationLoader, RowReader, UsableActivations
 from itda_lightning.activations.cache import ActivationCache
 from itda_lightning.activations.data_arguments import check_data_arguments
@@ -193,15 +194,25 @@ class ActivationsDataModule(L.LightningDataModule):
         if directory is None:
             return None
         if split not in self._caches:
-            rows, dtype = self.cached_rows(split), self.hparams["cache_dtype"]
-            self._caches[split] = ActivationCache(Path(directory), rows, self.hook_names, self._model_facts, dtype)
+            rows = self.cached_rows(split)
+            self._caches[split] = ActivationCache(Path(directory), rows, self._identity(rows))
         return self._caches[split]
 
+    @property
+    def identity(self) -> ActivationIdentity:
+        """The identity of the training activations that a fit reads."""
+        return self._identity(self.rows("train"))
+
+    def _identity(self, rows: Rows) -> ActivationIdentity:
+        hp = self.hparams
+        stored = hp["cache_dtype"] if hp["cache_dir"] is not None else "float32"
+        name, text = self.model_name, (rows.dataset, rows.fingerprint())
+        return ActivationIdentity(self._model_fingerprint, name.loader, name.dtype, stored, self.hook_names, *text)
+
     @cached_property
-    def _model_facts(self) -> dict[str, str]:
-        """Computed once: the fingerprint of a local model reads all its weights."""
-        name = self.model_name
-        return {"fingerprint": name.fingerprint(), "loader": name.loader, "dtype": name.dtype}
+    def _model_fingerprint(self) -> str:
+        # Computed once, since that of a local model reads all its weights.
+        return self.model_name.fingerprint()
 
     def prepare_data(self) -> None:
         """Check everything, and with a cache directory harvest what is not cached yet.

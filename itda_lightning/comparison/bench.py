@@ -9,7 +9,7 @@ import torch
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.harvesting import harvest
 from itda_lightning.activations.text.rows import Rows
-from itda_lightning.comparison.candidates import Candidate, activations_identity
+from itda_lightning.comparison.candidates import Candidate
 from itda_lightning.comparison.comparison_settings import ComparisonSettings
 from itda_lightning.comparison.losses import LossMeter
 from itda_lightning.comparison.probing import measure_probing
@@ -69,7 +69,7 @@ class Bench:
             {
                 "entry": candidate_identity,
                 "tokens": self.tokens_hash,
-                "activations": activations_identity(self.data),
+                "activations": self.data.identity.without_text(),
                 "hook_name": self.hook_name,
                 "probes": None if self.settings.probes is None else dataclasses.asdict(self.settings.probes),
                 "formulas": FORMULAS,

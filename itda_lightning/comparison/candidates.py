@@ -14,7 +14,6 @@ from sae_lens import SAE
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.comparison.comparison_settings import EntrySettings, FitSettings, RandomSettings
 from itda_lightning.dictionary.dictionary import Dictionary
-from itda_lightning.dictionary.facts import settings
 from itda_lightning.evaluation.entries import Entry, load_entry
 from itda_lightning.fitting.fit_in_memory import fit_in_memory
 from itda_lightning.fitting.refinement import refine
@@ -57,25 +56,16 @@ def identity_of(wanted: EntrySettings, data: ActivationsDataModule) -> str:
     if wanted.way == "load":
         content: Any = _contents(str(wanted.load))
     else:
+        identity = data.identity
         content = {
-            "activations": activations_identity(data),
-            "rows": data.rows("train").fingerprint(),
-            "hook_names": data.hook_names,
+            "activations": identity.without_text(),
+            "rows": identity.rows,
+            "hook_names": identity.hook_names,
             # Of the sample that gives means and thresholds, and of the steps of a fit.
             **{name: data.hparams[name] for name in ("seed", "batch_size")},
             "settings": dataclasses.asdict(wanted.chosen),
         }
     return hash_of([wanted.way, content])
-
-
-def activations_identity(data: ActivationsDataModule) -> dict[str, str]:
-    """All but rows and hook points that decides what the activations are; paths, devices and batches do not."""
-    return {
-        "model": data.model_name.fingerprint(),
-        "loader": data.model_name.loader,
-        "model_dtype": data.model_name.dtype,
-        "cache_dtype": data.hparams["cache_dtype"] if data.hparams["cache_dir"] is not None else "float32",
-    }
 
 
 def make_candidate(
@@ -134,7 +124,7 @@ def _make(
 
 def _data_of_fit(wanted: FitSettings, data: ActivationsDataModule) -> ActivationsDataModule:
     first = data.hparams["first_tokens"] if wanted.tokens is None else wanted.tokens
-    own = ActivationsDataModule(**{**settings(data.hparams), "first_tokens": first})
+    own = data.with_settings(first_tokens=first)
     own.prepare_data()  # tokenising is no more a part of the fit's time than of a training's
     return own
 

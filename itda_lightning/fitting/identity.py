@@ -15,17 +15,10 @@ def fit_identity(fit: Mapping[str, Any], data: ActivationsDataModule) -> dict[st
 
     Paths and batches of the language model are no part of it: a model or a cache may have moved since.
     """
-    model, hp = data.model_name, data.hparams
     return {
         **{f"model.{key}": value for key, value in fit.items() if key not in FREE},
-        "data.hook_names": data.hook_names,
-        "data.model": model.fingerprint(),
-        "data.loader": model.loader,
-        "data.model_dtype": model.dtype,
-        "data.dataset": data.documents.fingerprint,
-        "data.rows": data.rows("train").fingerprint(),
-        "data.batch_size": hp["batch_size"],
-        "data.cache_dtype": hp["cache_dtype"] if hp["cache_dir"] is not None else "float32",
+        **{f"data.{key}": value for key, value in data.identity._asdict().items()},
+        "data.batch_size": data.hparams["batch_size"],
     }
 
 

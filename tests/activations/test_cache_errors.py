@@ -157,4 +157,4 @@ def test_a_cache_directory_that_cannot_be_one(make_data: MakeData, tmp_path: Pat
 def test_an_unknown_cache_dtype(make_data: MakeData, tmp_path: Path) -> None:
     rows = make_data().rows("train")
     with pytest.raises(InputError, match=r"cache_dtype must be one of \('float32', .*\), got 'int8'"):
-        ActivationCache(tmp_path, rows, [HOOK], {}, "int8")
+        ActivationCache(tmp_path, rows, make_data().identity._replace(cache_dtype="int8"))

@@ -13,9 +13,10 @@ from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.models.language_model import LanguageModel, LanguageModelName
 from itda_lightning.activations.text.rows import Rows
+from itda_lightning.activations.text.tokenizer import special_ids
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.data_of import data_for
-from itda_lightning.evaluation.saelens_evals import evaluate_sae, rows_for_evals, special_ids
+from itda_lightning.evaluation.saelens_evals import evaluate_sae, rows_for_evals
 from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.saelens import to_sae
 from tests import by_hand
@@ -189,7 +190,7 @@ def test_a_tokenizer_without_bos_gives_eos_and_one_without_both_is_refused(rows,
     tokenizer.bos_token = None
     assert (rows_for_evals(plain, tokenizer).tokens[:, 0] == EOS).all()
     tokenizer.eos_token = None
-    with pytest.raises(InputError, match="neither a BOS nor an EOS token.*set one"):
+    with pytest.raises(InputError, match=r"neither a BOS nor an EOS token.*set one"):
         rows_for_evals(plain, tokenizer)
 
 
