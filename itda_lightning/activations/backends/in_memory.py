@@ -45,7 +45,7 @@ class InMemoryBackend:
         context, dtype, width = rows[0].context_size, data.model_name.torch_dtype(), int(text.hidden_size)
         tokens, n_hooks = context * sum(map(len, rows)), len(data.hook_names)
         stored = sum(file.stat().st_size for file in self.files)
-        parameters, held, working = self._weights(stored)
+        held, working = self._weights(stored)
         batch = batch_bytes(text, data.hparams["model_batch_size"], context, dtype.itemsize)
         shard = SHARD_ROWS * context * width * dtype.itemsize * n_hooks
         on_cpu = data.model_name.torch_device().type == "cpu"
@@ -54,26 +54,22 @@ class InMemoryBackend:
         taken = held + batch + working
         return HarvestPlan(
             tokens=tokens,
-            weights=self.files[0],
-            read=stored,
+            weights=stored,
+            received=0,
             cache=sum(cache_bytes(part, n_hooks * width, data.hparams["cache_dtype"]) for part in rows),
             spill=0,
             # A model on its way to a GPU is loaded by the CPU.
             cpu=PROCESS_BYTES + taken + 2 * shard,
             gpu=0 if on_cpu else taken,
-            flops=2 * tokens * parameters,
-            spill_traffic=0,
-            width=width,
         )
 
-    def _weights(self, stored: int) -> tuple[int, int, int]:
-        """The model's parameters, the bytes that they take, and those that a product takes beside packed ones."""
+    def _weights(self, stored: int) -> tuple[int, int]:
+        """Return the bytes of the loaded weights, and those that a product needs beside packed ones."""
         name = self.data.model_name
         if self._quantizer is None:
             parameters = stored // (getattr(self.config, "dtype", None) or torch.float32).itemsize
-            return parameters, parameters * name.torch_dtype().itemsize, 0
-        working = working_bytes(self._skeleton, self._quantizer, name.torch_device(), name.torch_dtype())
-        return sum(parameter.numel() for parameter in self._skeleton.parameters()), stored, working
+            return parameters * name.torch_dtype().itemsize, 0
+        return stored, working_bytes(self._skeleton, self._quantizer, name.torch_device(), name.torch_dtype())
 
     def fill(self) -> int:
         """Harvest what is not in the caches yet; returns the number of tokens. Raises InputError as ``ActivationCache``."""

@@ -47,7 +47,7 @@ def nnsight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds waited between tries, which do not pass."""
     waited: list[float] = []
-    monkeypatch.setattr(retries.time, "sleep", waited.append)
+    monkeypatch.setattr(time, "sleep", waited.append)
     return waited
 
 

@@ -49,16 +49,13 @@ class RemoteBackend:
         shard = SHARD_ROWS * row_bytes * n_hooks
         return HarvestPlan(
             tokens=n_rows * context,
-            weights=None,
-            read=n_rows * row_bytes * len(self.wanted),
+            weights=0,
+            received=n_rows * row_bytes * len(self.wanted),
             cache=sum(cache_bytes(part, n_hooks * width, data.hparams["cache_dtype"]) for part in rows),
             spill=0,
             # A batch is there as received and as unpacked.
             cpu=PROCESS_BYTES + 2 * batch + 2 * shard,
             gpu=0,
-            flops=0,
-            spill_traffic=0,
-            width=width,
         )
 
     def fill(self) -> int:

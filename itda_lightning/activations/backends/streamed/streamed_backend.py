@@ -79,23 +79,19 @@ class StreamedBackend:
         decoder, n_layers = self.decoder, self.wanted[-1]
         n_rows, row_bytes = self._n_rows, self._row_bytes
         names = decoder.outer_weights + [name for layer in decoder.layer_weights[:n_layers] for name in layer]
-        tokens = n_rows * self.data.hparams["context_size"]
         slab = self.slab_rows * row_bytes
         memory = self.memory_for(n_rows if self.all_in_memory else self.slab_rows)
         shard = SHARD_ROWS * row_bytes * len(self.levels)  # of the cache, while it is written
         width, stored = len(self.levels) * decoder.width, self.data.hparams["cache_dtype"]
         return HarvestPlan(
-            tokens=tokens,
-            weights=next(iter(decoder.files.tensors.values())).file,
-            read=decoder.files.size_bytes(names),
+            tokens=n_rows * self.data.hparams["context_size"],
+            weights=decoder.files.size_bytes(names),
+            received=0,
             cache=sum(cache_bytes(part, width, stored) for part in map(self.data.cached_rows, SPLITS)),
             # While a slab is written its last level is still there.
             spill=n_rows * row_bytes * len(self.wanted) + slab,
             cpu=max(memory, PROCESS_BYTES + 2 * shard),
             gpu=0 if self._on_cpu else max(2 * decoder.layer_bytes, decoder.outer_bytes) + self._batch,
-            flops=2 * tokens * sum(decoder.parameters[:n_layers]),
-            spill_traffic=2 * n_rows * row_bytes * (n_layers + 1),
-            width=decoder.width,
         )
 
     def memory_for(self, slab_rows: int) -> int:
