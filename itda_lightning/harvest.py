@@ -67,13 +67,12 @@ def harvest(settings: HarvestSettings, data: ActivationsDataModule) -> int:
             backend = StreamedBackend(data, limits, spill)
         case "remote":
             backend = RemoteBackend(data)
-    plan, name = backend.plan(), data.model_name
-    device, dtype = name.torch_device(), name.torch_dtype()
+    plan, device = backend.plan(), data.model_name.torch_device()
     plan.check_memory(limits, device)
     # What lies there may be of this very harvest, which only the files of the whole model tell.
     plan.check_disk(cache, spill, reusable=directory_bytes(cache))
     if rank() == 0:
-        for line in plan.lines(limits, device, dtype, spill):
+        for line in plan.lines(limits, device):
             sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
     return backend.fill()

@@ -70,7 +70,7 @@ def main(
                 cache_dir=str(Path(work) / "cache"),
             )
             backend = StreamedBackend(data, Limits(), None)
-            read, of_layers = backend.plan().read, backend.decoder.files.size_bytes(backend.decoder.layer_weights[0])
+            read, of_layers = backend.plan().weights, backend.decoder.files.size_bytes(backend.decoder.layer_weights[0])
             backend.fill()
             x = held_out(data)
         exact = x if exact is None else exact

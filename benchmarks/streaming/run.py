@@ -26,7 +26,6 @@ import torch
 from jsonargparse import auto_cli
 
 from benchmarks.results import Study, describe, environment, write_results
-from itda_lightning.activations.backends.machine_rates import product_rate
 from itda_lightning.activations.backends.streamed.streamed_decoder import StreamedDecoder
 from itda_lightning.activations.models.language_model import LanguageModelName
 
@@ -160,6 +159,19 @@ def machine_rates(decoder: StreamedDecoder, repetitions: int) -> dict[str, float
     """Return bytes per second from the weight files and operations per second of products of the model's width."""
     multiply = [product_rate(torch.device("cpu"), torch.bfloat16, decoder.width) for _ in range(repetitions)]
     return {"read": read_rate(decoder), "multiply": statistics.median(multiply)}
+
+
+@torch.no_grad()
+def product_rate(device: torch.device, dtype: torch.dtype, width: int) -> float:
+    """Measure the floating-point operations per second of products of 512 rows by a square matrix of this width."""
+    rows = torch.ones((512, width), dtype=dtype, device=device)
+    matrix = torch.ones((width, width), dtype=dtype, device=device)
+    float((rows @ matrix)[0, 0])  # the first product also sets things up
+    start, count = time.perf_counter(), 0
+    while (seconds := time.perf_counter() - start) < 0.2:
+        float((rows @ matrix)[0, 0])  # reading a number waits for the device
+        count += 1
+    return 2 * len(rows) * width * width * count / seconds
 
 
 def read_rate(decoder: StreamedDecoder) -> float:

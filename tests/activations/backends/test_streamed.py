@@ -84,7 +84,7 @@ def test_every_weight_is_read_once_and_none_after_the_last_wanted_layer(
     streamed.fill()
     assert len(read) == len(set(read))
     assert {name.split(".")[2] for name in read if "layers" in name} == {"0", "1"}
-    assert sum(streamed.decoder.files.tensors[name].size for name in read) == streamed.plan().read
+    assert sum(streamed.decoder.files.tensors[name].size for name in read) == streamed.plan().weights
 
 
 def test_weights_are_in_memory_only_while_they_are_used(model) -> None:
