@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from itda_lightning.activations.cache import SHARD_ROWS, ActivationCache
 from itda_lightning.activations.harvesting import RowActivations
@@ -121,10 +122,19 @@ class RowReader:
         cache: a complete cache; None to harvest.
         harvest: runs the language model, ``model_batch_size`` rows at a time.
         model_batch_size: rows in one forward pass.
+        memory: keeps what the first pass of a ``loader`` computes, for the passes that follow; None to compute anew.
     """
 
-    def __init__(self, rows: Rows, cache: ActivationCache | None, harvest: Harvest, model_batch_size: int) -> None:
-        self.rows, self._cache, self._harvest, self._model_batch_size = rows, cache, harvest, model_batch_size
+    def __init__(
+        self,
+        rows: Rows,
+        cache: ActivationCache | None,
+        harvest: Harvest,
+        model_batch_size: int,
+        memory: list[RowActivations] | None = None,
+    ) -> None:
+        self.rows, self._cache, self._harvest = rows, cache, harvest
+        self._model_batch_size, self._memory = model_batch_size, memory
 
     def loader(self, batch_size: int) -> ActivationLoader:
         """Batches of all kept activations, in order."""
@@ -145,11 +155,23 @@ class RowReader:
         return ActivationLoader(rows, read, batch_size, 1)
 
     def _read(self, start: int) -> Iterator[RowActivations]:
-        if self._cache is None:
+        if self._cache is not None:
+            for row in range(start, len(self.rows), SHARD_ROWS):
+                yield self._cache.read(row, min(row + SHARD_ROWS, len(self.rows)))
+        elif self._memory is None:
             yield from self._harvest(self.rows, start)
-            return
-        for row in range(start, len(self.rows), SHARD_ROWS):
-            yield self._cache.read(row, min(row + SHARD_ROWS, len(self.rows)))
+        else:
+            if not self._memory:
+                self._memory += self._harvest(self.rows, 0)
+            yield from (part for part in self._memory if part.first_row >= start)
+
+
+def usable_batches(loader: ActivationLoader, hook_name: str, description: str | None) -> Iterator[UsableActivations]:
+    """Yield the usable activations at a hook point of every batch that has any, with a progress bar if described."""
+    for batch in tqdm(loader, desc=description, unit=" batches", leave=False, disable=description is None):
+        usable_part = batch.usable(hook_name)
+        if len(usable_part.x):
+            yield usable_part
 
 
 def _join(batches: list[ActivationBatch]) -> ActivationBatch:

@@ -3,27 +3,26 @@
 import logging
 import time
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import lightning as L
-import torch
 from jaxtyping import Int
-from sae_lens.training.activations_store import ActivationsStore
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from itda_lightning.activations.activation_identity import ActivationIdentity
-from itda_lightning.activations.batches import ActivationBatch, ActivationLoader, RowReader, UsableActivations
+from itda_lightning.activations.batches import (
+    ActivationBatch,
+    ActivationLoader,
+    RowReader,
+    UsableActivations,
+    usable_batches,
+)
 from itda_lightning.activations.cache import ActivationCache
 from itda_lightning.activations.data_arguments import check_data_arguments
-from itda_lightning.activations.harvesting import RowActivations, harvest_among_ranks, make_store
-from itda_lightning.activations.models.language_model import LanguageModel, LanguageModelName, Loader
-from itda_lightning.activations.text.documents import Documents, load_documents
+from itda_lightning.activations.harvesting import RowActivations, harvest_among_ranks
+from itda_lightning.activations.model_and_rows import ModelAndRows
+from itda_lightning.activations.models.language_model import LanguageModelName, Loader
 from itda_lightning.activations.text.rows import Packing, Rows, draw_rows
-from itda_lightning.activations.text.split import Split, split_rows
-from itda_lightning.activations.text.tokenizer import Tokenizer
+from itda_lightning.activations.text.split import Split
 from itda_lightning.dictionary.facts import settings
 from itda_lightning.errors import InputError
 from itda_lightning.machine.processes import n_ranks
@@ -33,7 +32,7 @@ logger = logging.getLogger(__name__)
 Data = TypeVar("Data", bound="ActivationsDataModule")
 
 
-class ActivationsDataModule(L.LightningDataModule):
+class ActivationsDataModule(ModelAndRows):
     """Activations of a language model on documents, with their sources, over SAELens's ActivationsStore.
 
     Args:
@@ -111,74 +110,16 @@ class ActivationsDataModule(L.LightningDataModule):
         self.model_name = LanguageModelName(model, loader, model_revision, model_dtype, device)
         self.model_name.torch_device()
         self.model_name.torch_dtype()
-        self._rows: dict[Split, Rows] = {}
         self._caches: dict[Split, ActivationCache] = {}
         self._heldout_in_memory: list[RowActivations] = []
         self.harvest_seconds = 0.0
         self.harvested_tokens = 0
-
-    @cached_property
-    def language_model(self) -> LanguageModel:
-        """The language model, loaded on first use."""
-        loaded = LanguageModel(self.model_name, self.hook_names)
-        self.check_context(loaded.longest_context)
-        return loaded
-
-    def release_model(self) -> None:
-        """Free the memory of the language model; it is loaded again on its next use."""
-        self.__dict__.pop("language_model", None)
-
-    def check_context(self, longest: int | None) -> None:
-        """Raises InputError where rows are longer than what the language model reads; None if it does not say."""
-        if longest is not None and (size := self.hparams["context_size"]) > longest:
-            raise InputError(f"data.context_size is {size} but {self.model_name.name} reads at most {longest} tokens")
-
-    @cached_property
-    def tokenizer(self) -> Tokenizer:
-        """The model's fast tokenizer, loaded on first use without the model."""
-        return self.model_name.load_tokenizer()
-
-    @cached_property
-    def documents(self) -> Documents:
-        """The documents, opened on first use."""
-        hp = self.hparams
-        return load_documents(
-            hp["dataset"],
-            config=hp["dataset_config"],
-            split=hp["dataset_split"],
-            text_column=hp["text_column"],
-            streaming=hp["streaming"],
-            revision=hp["dataset_revision"],
-        )
 
     @property
     def widths(self) -> dict[str, int]:
         """d_in of every hook point: from the cache where it is complete, else from the language model."""
         cache = self.cache("train")
         return cache.widths if cache is not None and cache.complete else self.language_model.widths
-
-    def rows(self, split: Split) -> Rows:
-        """The rows of one split, made on first use. No document has rows in both.
-
-        Raises:
-            InputError: fewer tokens in the documents than the split asks for.
-        """
-        return self.cached_rows(split) if split == "heldout" else self._training_rows
-
-    @cached_property
-    def _training_rows(self) -> Rows:
-        rows, tokens = self.cached_rows("train"), self.hparams["first_tokens"]
-        return rows if tokens is None else rows.select(torch.arange(tokens // self.hparams["context_size"]))
-
-    def cached_rows(self, split: Split) -> Rows:
-        """The rows that the cache of a split holds, made on first use.
-
-        For training they are the rows of all ``training_tokens``, whatever ``first_tokens`` is, so that fits on several
-        budgets share one cache; ``rows`` returns those that a fit reads.
-        """
-        if split not in self._rows:
-            self._rows[split] = split_rows(split, self.documents, self.tokenizer, self.hparams)
-        return self._rows[split]
 
     def with_settings(self: Data, **changes: Any) -> Data:
         """Return a new DataModule with the same arguments but for ``changes``; nothing is loaded or read yet.
@@ -197,22 +138,6 @@ class ActivationsDataModule(L.LightningDataModule):
             rows = self.cached_rows(split)
             self._caches[split] = ActivationCache(Path(directory), rows, self._identity(rows))
         return self._caches[split]
-
-    @property
-    def identity(self) -> ActivationIdentity:
-        """The identity of the training activations that a fit reads."""
-        return self._identity(self.rows("train"))
-
-    def _identity(self, rows: Rows) -> ActivationIdentity:
-        hp = self.hparams
-        stored = hp["cache_dtype"] if hp["cache_dir"] is not None else "float32"
-        name, text = self.model_name, (rows.dataset, rows.fingerprint())
-        return ActivationIdentity(self._model_fingerprint, name.loader, name.dtype, stored, self.hook_names, *text)
-
-    @cached_property
-    def _model_fingerprint(self) -> str:
-        # Computed once, since that of a local model reads all its weights.
-        return self.model_name.fingerprint()
 
     def prepare_data(self) -> None:
         """Check everything, and with a cache directory harvest what is not cached yet.
@@ -289,11 +214,7 @@ class ActivationsDataModule(L.LightningDataModule):
         """
         if d_in is not None:
             self.check_width(hook_name, d_in)
-        bar = tqdm(self.val_dataloader(), desc=description, unit=" batches", leave=False, disable=description is None)
-        for batch in bar:
-            part = batch.usable(hook_name)
-            if len(part.x):
-                yield part
+        yield from usable_batches(self.val_dataloader(), hook_name, description)
 
     def check_width(self, hook_name: str, d_in: int) -> None:
         """Raise InputError unless the activations at a hook point have the width of a dictionary."""
@@ -303,22 +224,10 @@ class ActivationsDataModule(L.LightningDataModule):
                 "it was fitted on another model"
             )
 
-    def heldout_store(self, model_batch_size: int | None = None) -> ActivationsStore:
-        """A fresh SAELens store over the held-out rows, for SAELens's evals."""
-        return make_store(
-            self.language_model, self.rows("heldout"), 0, model_batch_size or self.hparams["model_batch_size"]
-        )
-
     def _reader(self, split: Split) -> RowReader:
         cache, rows, size = self.cache(split), self.rows(split), self.hparams["model_batch_size"]
-        in_memory = split == "heldout" and cache is None
-        harvest = self._harvest_once if in_memory else self._harvest
-        return RowReader(rows, cache if cache is not None and cache.complete else None, harvest, size)
-
-    def _harvest_once(self, rows: Rows, start_row: int) -> Iterator[RowActivations]:
-        if not self._heldout_in_memory:
-            self._heldout_in_memory = list(self._harvest(rows, 0))
-        return (part for part in self._heldout_in_memory if part.first_row >= start_row)
+        memory = self._heldout_in_memory if split == "heldout" and cache is None else None
+        return RowReader(rows, cache if cache is not None and cache.complete else None, self._harvest, size, memory)
 
     def _harvest(self, rows: Rows, start_row: int) -> Iterator[RowActivations]:
         parts = harvest_among_ranks(self.language_model, rows, self.hparams["model_batch_size"], start_row)

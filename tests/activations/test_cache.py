@@ -36,7 +36,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch):
         def refuse(*args: Any) -> None:
             raise AssertionError("the language model was loaded")
 
-        monkeypatch.setattr("itda_lightning.activations.datamodule.LanguageModel", refuse)
+        monkeypatch.setattr("itda_lightning.activations.model_and_rows.LanguageModel", refuse)
 
     return forbid
 

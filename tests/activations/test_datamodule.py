@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from itda_lightning.activations import datamodule
+from itda_lightning.activations import datamodule, model_and_rows
 from itda_lightning.errors import InputError
 from tests.activations.conftest import HOOK, MakeData
 from tests.tiny_model import LONGEST_CONTEXT
@@ -62,7 +62,7 @@ def test_what_is_not_there_is_said_when_the_data_is_prepared(
 
 
 def test_text_is_checked_before_the_model_is_loaded(make_data: MakeData, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datamodule, "LanguageModel", lambda *arguments: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(model_and_rows, "LanguageModel", lambda *arguments: pytest.fail("the model was loaded"))
     make_data().prepare_data()
     make_data().setup()
     with pytest.raises(InputError, match="training_tokens"):

@@ -70,7 +70,7 @@ def test_the_cache_is_that_of_all_training_tokens(make_data, tmp_path, monkeypat
     settings: dict[str, Any] = {"cache_dir": str(tmp_path)}
     whole = make_data(**settings)
     whole.prepare_data()
-    monkeypatch.setattr("itda_lightning.activations.datamodule.LanguageModel", pytest.fail)
+    monkeypatch.setattr("itda_lightning.activations.model_and_rows.LanguageModel", pytest.fail)
     for tokens in (CONTEXT, FIRST * CONTEXT, ROWS * CONTEXT):
         part = make_data(first_tokens=tokens, **settings)
         part.prepare_data()
@@ -90,7 +90,7 @@ def test_a_cache_that_a_part_of_the_tokens_began_serves_all(make_data, tmp_path,
     assert part.harvested_tokens == ROWS * CONTEXT + 512
     settings = json.loads((part.cache("train").path / "cache.json").read_text())
     assert settings == make_data(cache_dir=str(tmp_path)).cache("train").settings
-    monkeypatch.setattr("itda_lightning.activations.datamodule.LanguageModel", pytest.fail)
+    monkeypatch.setattr("itda_lightning.activations.model_and_rows.LanguageModel", pytest.fail)
     make_data(cache_dir=str(tmp_path)).prepare_data()
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from itda_lightning.activations.harvesting import harvest
+from itda_lightning.activations.harvesting import harvest, make_store
 from tests.activations.conftest import HOOK, MakeData
 from tests.tiny_model import save_weights
 
@@ -95,12 +95,12 @@ def test_nothing_is_warned_about(make_data: MakeData) -> None:
         harvested(data)
 
 
-def test_the_store_for_evals_reads_the_heldout_rows(make_data: MakeData) -> None:
+def test_a_store_reads_the_rows_in_order(make_data: MakeData) -> None:
     data = make_data()
-    store = data.heldout_store(4)
-    assert store.get_batch_tokens().equal(data.rows("heldout").tokens[:4])
-    assert store.get_batch_tokens().equal(data.rows("heldout").tokens[4:8])
-    assert data.heldout_store().get_batch_tokens().equal(data.rows("heldout").tokens[:8])
+    tokens = data.rows("heldout").tokens
+    store = make_store(data.language_model, data.rows("heldout"), 0, 4)
+    assert store.get_batch_tokens().equal(tokens[:4])
+    assert store.get_batch_tokens().equal(tokens[4:8])
 
 
 def test_other_weights_give_other_activations(make_data: MakeData, tiny_model_dir: Path, tmp_path: Path) -> None:

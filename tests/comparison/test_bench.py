@@ -166,6 +166,6 @@ def test_losses_are_of_the_first_whole_rows(data):
     ids=["hook points", "a row", "one document", "losses of one document"],
 )
 def test_what_cannot_be_measured_is_refused_before_a_model_is_loaded(arguments, changes, settings, text, monkeypatch):
-    monkeypatch.setattr("itda_lightning.activations.datamodule.LanguageModel", pytest.fail)
+    monkeypatch.setattr("itda_lightning.activations.model_and_rows.LanguageModel", pytest.fail)
     with pytest.raises(InputError, match=text):
         Bench(ActivationsDataModule(**(arguments | changes)), settings_of(**settings))

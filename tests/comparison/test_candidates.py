@@ -11,7 +11,7 @@ import torch
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 
 from itda_lightning import ActivationsDataModule
-from itda_lightning.activations import datamodule
+from itda_lightning.activations import model_and_rows
 from itda_lightning.comparison import candidates
 from itda_lightning.comparison.candidates import Candidate, identity_of, make_candidate
 from itda_lightning.comparison.comparison_settings import EntrySettings, FitSettings, PCASettings, RandomSettings
@@ -58,7 +58,7 @@ def make(entry: EntrySettings, data: ActivationsDataModule, place: Path) -> Cand
 
 @pytest.mark.parametrize("way", MADE)
 def test_what_is_made_is_made_once(way, data, tmp_path, monkeypatch):
-    monkeypatch.setattr("itda_lightning.activations.datamodule.LanguageModel", pytest.fail)
+    monkeypatch.setattr("itda_lightning.activations.model_and_rows.LanguageModel", pytest.fail)
     first = make(MADE[way], data, tmp_path)
     monkeypatch.setattr(candidates, "_make", pytest.fail)
     again = make(dataclasses.replace(MADE[way], name="another name"), data, tmp_path)
@@ -138,13 +138,13 @@ def test_the_control_is_of_the_same_mean_or_of_none(data, tmp_path):
 def test_seconds_are_those_of_the_fit_alone(arguments, tmp_path, monkeypatch):
     """Not of reading and tokenising documents, which a training's seconds do not hold either."""
     clock = SimpleNamespace(now=0.0)
-    split = datamodule.split_rows
+    split = model_and_rows.split_rows
 
     def slow(*args):
         clock.now += 1000.0
         return split(*args)
 
-    monkeypatch.setattr(datamodule, "split_rows", slow)
+    monkeypatch.setattr(model_and_rows, "split_rows", slow)
     monkeypatch.setattr(candidates, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     for way in ("fit", "random", "pca"):
         data = ActivationsDataModule(**arguments)

@@ -169,7 +169,7 @@ def test_figures_are_there_though_the_latents_fail(copied, config_of, on_disk, m
 @pytest.fixture
 def nothing_is_measured(monkeypatch):
     """Any model, any making and any measuring fails the test."""
-    monkeypatch.setattr("itda_lightning.activations.datamodule.LanguageModel", pytest.fail)
+    monkeypatch.setattr("itda_lightning.activations.model_and_rows.LanguageModel", pytest.fail)
     monkeypatch.setattr(candidates, "_make", pytest.fail)
     monkeypatch.setattr(Bench, "measure", pytest.fail)
 

@@ -148,7 +148,7 @@ def test_only_kept_activations_of_the_first_tokens_are_seen(arguments, tmp_path,
 
 
 def test_no_model_is_loaded_where_the_activations_are_cached(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("itda_lightning.activations.datamodule.LanguageModel", pytest.fail)
+    monkeypatch.setattr("itda_lightning.activations.model_and_rows.LanguageModel", pytest.fail)
     training.train_sae(settings_of("topk", samples=500), data, HOOK, tmp_path / "sae")
 
 

@@ -1,0 +1,103 @@
+"""A language model and the rows that it reads, each opened on first use."""
+
+from functools import cached_property
+
+import lightning as L
+import torch
+
+from itda_lightning.activations.activation_identity import ActivationIdentity
+from itda_lightning.activations.models.language_model import LanguageModel, LanguageModelName
+from itda_lightning.activations.text.documents import Documents, load_documents
+from itda_lightning.activations.text.rows import Rows
+from itda_lightning.activations.text.split import Split, split_rows
+from itda_lightning.activations.text.tokenizer import Tokenizer
+from itda_lightning.errors import InputError
+
+
+class ModelAndRows(L.LightningDataModule):
+    """The part of ``ActivationsDataModule`` that opens what activations are computed from.
+
+    Attributes:
+        model_name: the language model.
+        hook_names: the hook points that are read.
+    """
+
+    model_name: LanguageModelName
+    hook_names: list[str]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rows: dict[Split, Rows] = {}
+
+    @cached_property
+    def language_model(self) -> LanguageModel:
+        """The language model, loaded on first use."""
+        loaded = LanguageModel(self.model_name, self.hook_names)
+        self.check_context(loaded.longest_context)
+        return loaded
+
+    def release_model(self) -> None:
+        """Free the memory of the language model; it is loaded again on its next use."""
+        self.__dict__.pop("language_model", None)
+
+    def check_context(self, longest: int | None) -> None:
+        """Raise InputError if rows are longer than ``longest``, the tokens that the model reads at most; None for any."""
+        if longest is not None and (size := self.hparams["context_size"]) > longest:
+            raise InputError(f"data.context_size is {size} but {self.model_name.name} reads at most {longest} tokens")
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The model's fast tokenizer, loaded on first use without the model."""
+        return self.model_name.load_tokenizer()
+
+    @cached_property
+    def documents(self) -> Documents:
+        """The documents, opened on first use."""
+        hp = self.hparams
+        return load_documents(
+            hp["dataset"],
+            config=hp["dataset_config"],
+            split=hp["dataset_split"],
+            text_column=hp["text_column"],
+            streaming=hp["streaming"],
+            revision=hp["dataset_revision"],
+        )
+
+    def rows(self, split: Split) -> Rows:
+        """Return the rows of a split that a fit or a metric reads; no document has rows in both splits.
+
+        Raises:
+            InputError: the documents hold fewer tokens than the split needs.
+        """
+        return self.cached_rows(split) if split == "heldout" else self._training_rows
+
+    @cached_property
+    def _training_rows(self) -> Rows:
+        rows, tokens = self.cached_rows("train"), self.hparams["first_tokens"]
+        return rows if tokens is None else rows.select(torch.arange(tokens // self.hparams["context_size"]))
+
+    def cached_rows(self, split: Split) -> Rows:
+        """Return the rows that the cache of a split holds.
+
+        For training they hold all ``training_tokens``, whatever ``first_tokens`` is, so that fits on several budgets
+        share one cache; ``rows`` returns those that a fit reads. Raises as ``rows``.
+        """
+        if split not in self._rows:
+            self._rows[split] = split_rows(split, self.documents, self.tokenizer, self.hparams)
+        return self._rows[split]
+
+    @property
+    def identity(self) -> ActivationIdentity:
+        """The identity of the training activations that a fit reads."""
+        return self._identity(self.rows("train"))
+
+    def _identity(self, rows: Rows) -> ActivationIdentity:
+        hp = self.hparams
+        stored = hp["cache_dtype"] if hp["cache_dir"] is not None else "float32"
+        name, text = self.model_name, (rows.dataset, rows.fingerprint())
+        return ActivationIdentity(self._model_fingerprint, name.loader, name.dtype, stored, self.hook_names, *text)
+
+    @cached_property
+    def _model_fingerprint(self) -> str:
+        # Computed once, since that of a local model reads all its weights.
+        return self.model_name.fingerprint()
