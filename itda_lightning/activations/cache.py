@@ -1,13 +1,14 @@
 """The disk cache of activations, in SAELens's cached-activations format with the sources beside it.
 
-A cache is a directory that ``datasets.load_from_disk`` and SAELens's ``use_cached_activations`` read: Arrow files with one
-column a hook point (``context_size`` is the number of positions kept of each row) and ``token_ids`` (int32). Arrow has no
-bfloat16: such a cache holds the bits as int16 in columns named ``<hook name>.bfloat16``, so that SAELens says that the
-column is missing instead of reading nonsense. ``cache.json`` says what the activations are of; the directory's name is its hash.
+A cache is a directory that ``datasets.load_from_disk`` and SAELens's ``use_cached_activations`` read: Arrow files with
+one column per hook point (``context_size`` is the number of positions stored per row) and ``token_ids`` (int32). Arrow
+has no bfloat16: such a cache holds the bits as int16 in columns named ``<hook name>.bfloat16``, so that SAELens reports
+a missing column instead of reading nonsense. ``cache.json`` holds the identity of the activations; its hash names the
+directory.
 
-Files are written one shard at a time under their final names and ``state.json`` comes last, so a harvest that was
-killed goes on after its last whole shard and a directory without ``state.json`` is never taken for a cache.
-``checksums.xxh128`` has a line for every finished file (``xxhsum -c`` reads it, too).
+Files are written one shard at a time under their final names, ``state.json`` last: a harvest that was killed resumes
+after its last whole shard, and a directory without ``state.json`` is never taken for a cache. ``checksums.xxh128`` has
+one line per finished file, in the format of ``xxhsum -c``.
 """
 
 import json
@@ -25,6 +26,7 @@ import torch
 import xxhash
 from datasets import Array2D, Dataset, Features, Sequence, Value, load_from_disk
 from datasets.arrow_writer import ArrowWriter
+from humanize import naturalsize
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
@@ -46,11 +48,11 @@ BITS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bf
 
 
 class ActivationCache:
-    """Activations of all rows at some hook points, on disk.
+    """The activations of all rows at some hook points, on disk.
 
     Args:
         root: the directory of all caches.
-        rows: what the model reads.
+        rows: the rows that the model reads.
         identity: of the activations of these rows, with one column per hook point and "float32", "float16" or
             "bfloat16" as the dtype of what is stored.
 
@@ -81,21 +83,17 @@ class ActivationCache:
 
     @property
     def complete(self) -> bool:
-        """Whether a finished harvest lies at ``path``."""
+        """True if ``path`` holds a finished harvest."""
         return (self.path / "state.json").exists()
 
     @property
     def widths(self) -> dict[str, int]:
-        """d_in of every hook point of a complete cache. Raises InputError where the cache is not readable."""
+        """The width d_in of every hook point of a complete cache. Raises InputError if it cannot be read."""
         features = self._dataset().features
         return {hook: features[self._column(hook)].shape[1] for hook in self.hook_names}
 
-    def size_bytes(self, widths: dict[str, int]) -> int:
-        """The size of the finished cache, near enough to plan with."""
-        return cache_bytes(self.rows, sum(widths.values()), self.dtype)
-
     def batches(self, model_batch_size: int) -> list[tuple[int, int]]:
-        """The (start, stop) rows that the language model reads at a time: no batch lies in two files."""
+        """Return (start, stop) of the rows in each forward pass; no batch lies in two files."""
         return [
             (row, min(row + model_batch_size, start + SHARD_ROWS, len(self.rows)))
             for start in range(0, len(self.rows), SHARD_ROWS)
@@ -103,41 +101,41 @@ class ActivationCache:
         ]
 
     def fill(self, language_model: LanguageModel, model_batch_size: int) -> int:
-        """Harvest what is missing by running the language model; as ``fill_from``."""
+        """Harvest what is missing by running the language model; arguments and errors as ``fill_from``."""
         return self.fill_from(language_model.widths, partial(harvest, language_model, self.rows, model_batch_size))
 
     def fill_from(self, widths: dict[str, int], read: Callable[[int, int], Iterable[RowActivations]]) -> int:
-        """Write what is missing, with a progress bar; returns the number of tokens of it.
+        """Write what is missing, with a progress bar, and return its number of tokens.
 
-        Several processes write the files in turns, and the first signs them. ``read`` is called for those of this process.
+        Several processes write files in turn, each reading its own, and the first process adds their checksums.
 
         Args:
             widths: d_in of every hook point.
-            read: gives the activations of the rows start..stop, in the batches in which the language model read them.
+            read: yields the activations of the rows start..stop, in the language model's batches.
 
         Raises:
-            InputError: no space (said before anything is read) or no permission; activations that do not fit the storage
-                dtype.
+            InputError: too little space, found before anything is read; no permission; activations that the stored
+                dtype cannot hold.
         """
         features = self._features(widths)
         checksums = self._checksums()
-        there = [shard for shard in range(self.n_shards) if self._shard_path(shard).exists()]
-        there = [shard for shard in there if self._shard_path(shard).name in checksums]
-        missing = [shard for shard in range(self.n_shards) if shard not in there]
-        wait_for_all()  # before the first process changes what the others have just looked at
-        if there:
-            logger.info("going on with the cache %s: %d of %d files are there", self.path, len(there), self.n_shards)
+        paths = map(self._shard_path, range(self.n_shards))
+        finished = [shard for shard, path in enumerate(paths) if path.name in checksums and path.exists()]
+        missing = [shard for shard in range(self.n_shards) if shard not in finished]
+        wait_for_all()  # before the first process changes the files that the others look at
+        if finished:
+            logger.info("resuming the cache %s: %d of %d files are finished", self.path, len(finished), self.n_shards)
         with explained(self.path, "writing"):
             self.path.mkdir(parents=True, exist_ok=True)
             if rank() == 0:
                 remove_parts(self.path)
             free = shutil.disk_usage(self.path).free
         if checksums and rank() == 0:
-            self._write_checksums(checksums, there)
-        needed = self.size_bytes(widths) * len(missing) // max(self.n_shards, 1)
+            self._write_checksums(checksums, finished)
+        needed = cache_bytes(self.rows, sum(widths.values()), self.dtype) * len(missing) // max(self.n_shards, 1)
         if needed > free:
             raise InputError(
-                f"the activation cache needs {needed / 1e9:.2f} GB but {self.path} has {free / 1e9:.2f} GB free: lower "
+                f"the activation cache needs {naturalsize(needed)} but {self.path} has {naturalsize(free)} free: lower "
                 "training_tokens, set cache_dtype=bfloat16, or choose another cache_dir"
             )
         wait_for_all()
@@ -148,9 +146,9 @@ class ActivationCache:
                 checksum = None
                 if rank() < len(together):
                     checksum = self._write_from(read, together[rank()], features, bar)
-                told = gather_json(checksum)[: len(together)]
+                gathered = gather_json(checksum)[: len(together)]
                 for other, shard in enumerate(together):
-                    checksums[self._shard_path(shard).name] = told[other]
+                    checksums[self._shard_path(shard).name] = gathered[other]
                     bar.update(self._n_rows(shard) * self.rows.context_size if other != rank() else 0)
                 if rank() == 0:
                     self._sign(checksums, together)
@@ -166,7 +164,7 @@ class ActivationCache:
     def _write_from(
         self, read: Callable[[int, int], Iterable[RowActivations]], shard: int, features: Features, bar: tqdm
     ) -> str:
-        """Write one file; returns its checksum."""
+        """Write one file and return its checksum."""
         start, parts = shard * SHARD_ROWS, []
         for part in read(start, start + self._n_rows(shard)):
             parts.append(part)
@@ -175,10 +173,10 @@ class ActivationCache:
         return _checksum(self._shard_path(shard))
 
     def read(self, start_row: int, stop_row: int) -> RowActivations:
-        """Activations of rows ``start_row..stop_row`` in float32 (float64 is never stored).
+        """Return the activations of the rows ``start_row..stop_row``, in float32.
 
         Raises:
-            InputError: a cache whose files are truncated or were not written here.
+            InputError: files that are truncated, damaged or foreign.
         """
         table = self._dataset()[start_row:stop_row]
         if not np.array_equal(table["token_ids"], self._tokens(start_row, stop_row)):
@@ -187,7 +185,7 @@ class ActivationCache:
         return RowActivations(start_row, {hook: self._decode(table[self._column(hook)]) for hook in self.hook_names})
 
     def _check(self, start_row: int, stop_row: int) -> None:
-        """Compare the checksum of every file that is read as a whole, once; for a few rows no file is read through."""
+        """Compare the checksum of every file that is read whole, once; a read of a few rows checks nothing."""
         checksums = self._checksums() if start_row % SHARD_ROWS == 0 else {}
         for shard in range(start_row // SHARD_ROWS, -(-stop_row // SHARD_ROWS)):
             path, whole = self._shard_path(shard), stop_row >= min((shard + 1) * SHARD_ROWS, len(self.rows))
@@ -195,13 +193,13 @@ class ActivationCache:
                 continue
             if _checksum(path) != checksums[path.name]:
                 raise InputError(
-                    f"{path} is damaged (its checksum is not that in {CHECKSUMS}): remove it and state.json beside it and "
-                    "run again; only its rows are harvested again"
+                    f"{path} is damaged (its checksum is not that in {CHECKSUMS}): remove it and state.json beside it "
+                    "and run again; only its rows are harvested again"
                 )
             self._checked.add(shard)
 
     def _checksums(self) -> dict[str, str]:
-        """The checksum of every finished file by its name."""
+        """Return the checksums of finished files by their names."""
         try:
             lines = (self.path / CHECKSUMS).read_text(encoding="utf-8").splitlines()
         except OSError:
@@ -214,7 +212,7 @@ class ActivationCache:
         write_text(self.path / CHECKSUMS, "".join(f"{checksums[name]}  {name}\n" for name in names))
 
     def _sign(self, checksums: dict[str, str], shards: list[int]) -> None:
-        """Add the lines of finished files; a kill leaves half a line at most, which is not taken for one."""
+        """Add the lines of finished files; a kill leaves at most half a line, which is ignored."""
         with explained(self.path / CHECKSUMS, "writing"), (self.path / CHECKSUMS).open("a", encoding="utf-8") as file:
             for name in (self._shard_path(shard).name for shard in shards):
                 file.write(f"{checksums[name]}  {name}\n")
@@ -294,7 +292,7 @@ class ActivationCache:
 
 
 def cache_bytes(rows: Rows, width: int, dtype: str) -> int:
-    """The size of a cache of these rows, near enough to plan with; ``width`` is d_in of all hook points together."""
+    """Estimate the bytes of a cache of these rows; ``width`` is the sum of d_in over hook points."""
     return len(rows) * (rows.context_size - rows.first_position) * (4 + width * BITS[dtype].itemsize)
 
 

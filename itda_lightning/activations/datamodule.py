@@ -1,4 +1,4 @@
-"""The DataModule: documents, rows, model and cache put together into loaders of activations with sources."""
+"""The DataModule: batches of activations with their sources, from a cache or from the language model."""
 
 import logging
 import time
@@ -33,7 +33,7 @@ Data = TypeVar("Data", bound="ActivationsDataModule")
 
 
 class ActivationsDataModule(ModelAndRows):
-    """Activations of a language model on documents, with their sources, over SAELens's ActivationsStore.
+    """Activations of a language model on documents, with their sources, read through SAELens's ActivationsStore.
 
     Args:
         model: the language model: a hub name, a local directory, or bundled:smollm2-135m.
@@ -42,35 +42,43 @@ class ActivationsDataModule(ModelAndRows):
             bundled:sotu.
         loader: bridge, hooked_transformer or huggingface (see LanguageModelName).
         model_revision: branch, tag or commit of the model on the hub.
-        model_dtype: dtype of the model's weights and computation: float32, bfloat16 or float16; of a checkpoint quantised with
-            bitsandbytes the dtype of its other weights.
+        model_dtype: dtype of the model's weights and computation: float32, bfloat16 or float16; for a checkpoint
+            quantised with bitsandbytes, the dtype of its other weights.
         device: where the language model runs: auto, cpu, cuda, cuda:N, or balanced (see LanguageModelName).
-        model_batch_size: rows in one forward pass of the language model.
-        dataset_config: configuration name of the dataset, where it has several.
+        model_batch_size: rows per forward pass of the language model.
+        dataset_config: configuration of the dataset, if it has several.
         dataset_split: split of the dataset that holds the documents.
         dataset_revision: branch, tag or commit of the dataset on the hub.
-        text_column: the column that holds the text.
-        streaming: read the dataset as a stream, without downloading the whole of it.
-        context_size: tokens in a row.
+        text_column: column that holds the text.
+        streaming: read the dataset as a stream instead of downloading all of it.
+        context_size: tokens per row.
         packing: concatenate (documents one after another, cut into rows) or one_per_document (the first tokens of
             every document, as in the paper).
         prepend_bos: begin every row with the BOS token.
         exclude_special_tokens: leave special tokens out of the fit and of every metric.
         exclude_first_position: leave position 0 out of the fit and of every metric: its norm dwarfs all others.
         training_tokens: tokens that the model reads for the fit (the token budget).
-        first_tokens: fit on the first so many of the training tokens only, null for all; a cache always holds all, so
-            that fits on several budgets share it.
+        first_tokens: fit on only this many of the training tokens, from the first on; null for all. A cache always
+            holds all, so that fits on several budgets share it.
         validation_tokens: tokens that the model reads from held-out documents.
-        holdout_fraction: share of documents that is held out; which ones depends on their text alone.
-        shuffle: fit on rows drawn at random from many documents instead of the first ones in order.
+        holdout_fraction: share of documents that is held out; a document's text alone decides if it is.
+        shuffle: fit on rows drawn at random from many documents instead of the first rows in order.
         seed: seed of the choice and order of rows.
-        batch_size: activations in one training step.
-        cache_dir: keep activations on disk below this directory and reuse them; null for no cache.
+        batch_size: activations per training step.
+        cache_dir: directory in which activations are kept and found again; null for no cache.
         cache_dtype: dtype of the activations on disk: float32, float16, or bfloat16 (which SAELens cannot read).
 
     Raises:
-        InputError: any of these out of range; and, when the data is prepared, a model, hook point, dataset or column
-            that is not there, or too little text. Each before the language model runs.
+        InputError: an argument out of range; when data is prepared, before the language model runs, a model, hook
+            point, dataset or column that does not exist, or too little text.
+
+    Example:
+        >>> import itda_lightning as il
+        >>> data = il.ActivationsDataModule("bundled:smollm2-135m", ["blocks.14.hook_resid_post"], "bundled:sotu")
+        >>> data.hparams.training_tokens
+        1000000
+        >>> data.with_settings(training_tokens=20_000, seed=1).hparams.training_tokens
+        20000
     """
 
     def __init__(
@@ -117,20 +125,16 @@ class ActivationsDataModule(ModelAndRows):
 
     @property
     def widths(self) -> dict[str, int]:
-        """d_in of every hook point: from the cache where it is complete, else from the language model."""
+        """The width d_in of every hook point, from the cache if it is complete, else from the language model."""
         cache = self.cache("train")
         return cache.widths if cache is not None and cache.complete else self.language_model.widths
 
     def with_settings(self: Data, **changes: Any) -> Data:
-        """Return a new DataModule with the same arguments but for ``changes``; nothing is loaded or read yet.
-
-        Raises:
-            InputError: as the constructor.
-        """
+        """Return a new DataModule with the same arguments except for ``changes``; nothing is loaded or read yet."""
         return type(self)(**{**settings(self.hparams), **changes})
 
     def cache(self, split: Split) -> ActivationCache | None:
-        """The disk cache of one split; None where no cache is wanted."""
+        """Return the disk cache of a split; None without ``cache_dir``."""
         directory = self.hparams["cache_dir"]
         if directory is None:
             return None
@@ -140,15 +144,15 @@ class ActivationsDataModule(ModelAndRows):
         return self._caches[split]
 
     def prepare_data(self) -> None:
-        """Check everything, and with a cache directory harvest what is not cached yet.
+        """Check all settings and, with a cache directory, harvest what is not cached yet.
 
-        Lightning calls this in one of several processes only, which then harvest together in ``setup``.
+        Lightning calls this in only one of several processes; these harvest together in ``setup``.
         """
         if n_ranks() == 1:
             self.fill_caches()
 
     def fill_caches(self) -> None:
-        """With a cache directory harvest what is not cached yet, all processes together."""
+        """Harvest what is not cached yet, all processes together; without a cache directory only check."""
         for split in get_args(Split):
             rows = self.cached_rows(split)
             cache = self.cache(split)
@@ -165,27 +169,27 @@ class ActivationsDataModule(ModelAndRows):
             self.harvest_seconds += time.perf_counter() - start
 
     def setup(self, stage: str | None = None) -> None:
-        """Open what ``prepare_data`` made; in one of several processes, make it together with the others."""
+        """Pack the rows; with several processes, first harvest together."""
         if n_ranks() > 1:
             self.fill_caches()
         for split in get_args(Split):
             self.rows(split)
 
     def train_dataloader(self) -> ActivationLoader:
-        """Batches of ``batch_size`` training activations with their sources, in a fixed order."""
+        """Return batches of ``batch_size`` training activations with their sources, in a fixed order."""
         return self._reader("train").loader(self.hparams["batch_size"])
 
     def val_dataloader(self) -> ActivationLoader:
-        """Batches of held-out activations; without a cache they stay in memory after the first pass."""
+        """Return batches of held-out activations; without a cache they stay in memory after the first pass."""
         return self._reader("heldout").loader(self.hparams["batch_size"])
 
     def calibration_batch(self, tokens: int) -> ActivationBatch:
-        """About ``tokens`` training activations from rows drawn at random; the same ones for the same seed.
+        """Return about ``tokens`` training activations from rows drawn at random; the same for the same seed.
 
-        The rows in its sources are numbered within the draw.
+        Its sources number rows by the order of the draw.
 
         Raises:
-            InputError: less than one token asked for.
+            InputError: ``tokens`` below one.
         """
         if tokens < 1:
             raise InputError(f"a calibration batch has at least one token, got {tokens}")
@@ -194,23 +198,23 @@ class ActivationsDataModule(ModelAndRows):
         return next(iter(self.reordered(order, int(kept[order].sum()))))
 
     def reordered(self, order: Int[Tensor, " m"], batch_size: int) -> ActivationLoader:
-        """Batches of the training activations of the rows ``order``, in that order; rows are numbered anew in sources."""
+        """Return batches of training activations of the rows ``order``, in that order, by which sources number rows."""
         return self._reader("train").reordered(order, batch_size)
 
     def heldout_batches(
         self, hook_name: str, *, d_in: int | None = None, description: str | None = None
     ) -> Iterator[UsableActivations]:
-        """Iterate over all usable held-out activations at a hook point, in batches with their sources.
+        """Iterate over the held-out activations at a hook point, in batches with their sources.
 
-        Activations that are zero or not finite are skipped with a warning, and so are batches of nothing else.
+        Activations that are zero or not finite are skipped with a warning; a batch of nothing else is left out.
 
         Args:
             hook_name: one of ``hook_names``.
-            d_in: width that the activations must have, as ``check_width`` checks it; None for any.
+            d_in: width that the activations must have, checked by ``check_width``; None for any.
             description: label of the progress bar; None for no bar.
 
         Raises:
-            InputError: activations of another width, before any is read.
+            InputError: activations of another width; raised before any is read.
         """
         if d_in is not None:
             self.check_width(hook_name, d_in)

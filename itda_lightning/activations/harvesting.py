@@ -1,4 +1,4 @@
-"""Harvest: running the language model over rows with SAELens's ActivationsStore, several hook points in one pass."""
+"""Harvest activations at several hook points in one pass, with SAELens's ActivationsStore."""
 
 import warnings
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ class RowActivations(NamedTuple):
     """Activations of consecutive rows.
 
     Attributes:
-        first_row: index of the first of the rows.
-        activations: for every hook point (rows, positions, d_in), where positions begin at ``Rows.first_position``.
+        first_row: index of the first row.
+        activations: hook point -> (rows, positions, d_in); positions begin at ``Rows.first_position``.
     """
 
     first_row: int
@@ -34,11 +34,11 @@ def make_store(
     model_batch_size: int = 16,
     stop_row: int | None = None,
 ) -> ActivationsStore:
-    """A fresh SAELens store over the rows ``start_row..stop_row``, which it reads in order."""
+    """Return a new SAELens store that reads the rows ``start_row..stop_row`` in order."""
     hook_names = list(language_model.widths)
     dataset = Dataset.from_dict({"input_ids": rows.tokens[start_row:stop_row].tolist()})
     with warnings.catch_warnings():
-        # It compares the number of rows with a number of tokens.
+        # The store compares the number of rows with a number of tokens.
         warnings.filterwarnings("ignore", message="The training dataset contains fewer samples")
         return ActivationsStore.from_config_multi_hook(
             language_model.model,
@@ -58,14 +58,14 @@ def make_store(
 def harvest(
     language_model: LanguageModel, rows: Rows, model_batch_size: int, start_row: int = 0, stop_row: int | None = None
 ) -> Iterator[RowActivations]:
-    """Activations of the rows ``start_row..stop_row`` in order, on the CPU, ``model_batch_size`` rows at a time."""
+    """Yield activations of the rows ``start_row..stop_row`` in order, ``model_batch_size`` at a time, on the CPU."""
     stop_row = len(rows) if stop_row is None else stop_row
     if start_row >= stop_row:
         return
     store = make_store(language_model, rows, start_row, model_batch_size, stop_row)
     for row in range(start_row, stop_row, model_batch_size):
         with warnings.catch_warnings():
-            # It copies every row from a tensor in a way that torch advises against.
+            # The store copies rows in a way that torch advises against.
             warnings.filterwarnings("ignore", message="To copy construct from a tensor")
             tokens = store.get_batch_tokens(min(model_batch_size, stop_row - row))
         with torch.no_grad():
@@ -76,14 +76,14 @@ def harvest(
 def harvest_among_ranks(
     language_model: LanguageModel, rows: Rows, model_batch_size: int, start_row: int = 0
 ) -> Iterator[RowActivations]:
-    """As ``harvest`` to the last row, all processes together: each reads every so many-th batch, and every one gets all."""
+    """Harvest to the last row, all processes together: they take batches in turn, and each yields all of them."""
     if n_ranks() == 1:
         yield from harvest(language_model, rows, model_batch_size, start_row)
         return
     starts = range(start_row, len(rows), model_batch_size)
     my_starts = starts[rank() :: n_ranks()]
-    mine = [row for start in my_starts for row in range(start, min(start + model_batch_size, len(rows)))]
-    parts = harvest(language_model, rows.select(torch.tensor(mine, dtype=torch.int64)), model_batch_size)
+    my_rows = [row for start in my_starts for row in range(start, min(start + model_batch_size, len(rows)))]
+    parts = harvest(language_model, rows.select(torch.tensor(my_rows, dtype=torch.int64)), model_batch_size)
     for first in range(0, len(starts), n_ranks()):
         together = starts[first : first + n_ranks()]
         counts = [min(model_batch_size, len(rows) - start) for start in together] + [0] * (n_ranks() - len(together))

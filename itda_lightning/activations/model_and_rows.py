@@ -41,7 +41,7 @@ class ModelAndRows(L.LightningDataModule):
         self.__dict__.pop("language_model", None)
 
     def check_context(self, longest: int | None) -> None:
-        """Raise InputError if rows are longer than ``longest``, the tokens that the model reads at most; None for any."""
+        """Raise InputError if rows have more than ``longest`` tokens, the most that the model reads; None for any."""
         if longest is not None and (size := self.hparams["context_size"]) > longest:
             raise InputError(f"data.context_size is {size} but {self.model_name.name} reads at most {longest} tokens")
 

@@ -1,4 +1,7 @@
-"""Training activations for methods that take several passes: the rows that a fit reads, shuffled, in bounded memory."""
+"""Shuffle the training activations for methods that take several passes, in bounded memory.
+
+A fit reads activations once, in the order of rows (``batches.py``); refinement and SAEs read them shuffled, from disk.
+"""
 
 from collections.abc import Iterator
 
@@ -13,23 +16,23 @@ from itda_lightning.activations.usable import usable
 from itda_lightning.errors import InputError
 from itda_lightning.machine.checks import check_between
 
-BYTES = 4  # activations are read as float32
-CALIBRATION = 8192  # activations that an ITDA's mean is of by default
+BYTES = 4  # per number: activations are read as float32
+CALIBRATION = 8192  # activations whose mean is an ITDA's bias by default
 
 
 class TrainingRows:
-    """The activations of the first training rows at one hook point, on disk; harvested first where they are not yet.
+    """The activations of the first training rows at one hook point, on disk; harvested if they are not cached yet.
 
-    Position 0, special tokens and whatever else a fit leaves out are left out, and activations that are not finite or all
-    zero are skipped.
+    They are those of a fit: without position 0 and special tokens, if the data excludes them, and without activations
+    that are zero or not finite.
 
     Args:
-        data: must have a ``cache_dir``.
+        data: a DataModule with a ``cache_dir``.
         hook_name: one of its hook points.
-        tokens: use only the rows that hold the first so many training tokens; None for all.
+        tokens: number of training tokens from the first on, in whole rows; None for all.
 
     Raises:
-        InputError: no cache directory, a hook point that is not read, or a number of tokens that the data do not have.
+        InputError: no cache directory, a hook point that is not read, or more tokens than the data has.
     """
 
     def __init__(self, data: ActivationsDataModule, hook_name: str, tokens: int | None = None) -> None:
@@ -47,7 +50,7 @@ class TrainingRows:
         data.prepare_data()
         cache = data.cache("train")
         assert cache is not None
-        # It may hold more rows than a fit reads, after those.
+        # It may hold more rows after those that a fit reads.
         self.cache: ActivationCache = cache
         self.hook_name = hook_name
         self.seed: int = data.hparams["seed"]
@@ -56,11 +59,11 @@ class TrainingRows:
 
     @property
     def n_kept(self) -> int:
-        """The number of activations, those included that turn out not to be usable."""
+        """The number of activations, including those that are not usable."""
         return int(self.kept.sum())
 
     def read(self, start: int, stop: int) -> Float[Tensor, "m d"]:
-        """(m, d) the activations of the rows ``start..stop``, in order."""
+        """Return (m, d) the usable activations of the rows ``start..stop``, in order."""
         rows = self.rows
         mask = self.kept[start:stop, rows.first_position :]
         x = self.cache.read(start, stop).activations[self.hook_name][mask]
@@ -68,7 +71,7 @@ class TrainingRows:
         return x[usable(x, rows.source_table(row + start, position + rows.first_position), self.hook_name, "skip")]
 
     def at(self, places: Int[Tensor, "m 2"]) -> Float[Tensor, "m d"]:
-        """(m, d) the activations at (row, position), usable or not, in the order of ``places``."""
+        """Return (m, d) the activations at (row, position), usable or not, in the order of ``places``."""
         x = torch.empty(len(places), self.d_in)
         for start, stop in self.blocks:
             inside = ((places[:, 0] >= start) & (places[:, 0] < stop)).nonzero()[:, 0]
@@ -78,10 +81,10 @@ class TrainingRows:
         return x
 
     def sample(self, n: int = CALIBRATION) -> Float[Tensor, "m d"]:
-        """(m, d) all activations of as many rows, drawn at random, as hold about n of them.
+        """Return (m, d) the usable activations of rows drawn at random, as few as hold n activations.
 
-        Of all training rows it draws those that ``ActivationsDataModule.calibration_batch`` draws, so its mean is the bias of
-        an ITDA.
+        If it draws from all training rows, they are those of ``ActivationsDataModule.calibration_batch``, so that their
+        mean is the bias of an ITDA.
 
         Raises:
             InputError: none of them is usable.
@@ -96,10 +99,16 @@ class TrainingRows:
 def shuffled_batches(
     rows: TrainingRows, batch_size: int, seed: int, buffer_bytes: int
 ) -> Iterator[Float[Tensor, "batch d"]]:
-    """Whole batches without end, every activation once an epoch, the same ones for the same arguments.
+    """Yield full batches without end, every activation once per epoch; the same for the same arguments.
 
-    Activations that fit into the buffer are read once and shuffled as a whole. Others are read anew in every epoch, blocks
-    of rows in random order, and shuffled within as much of them as the buffer holds.
+    Activations that fit into the buffer are read once and shuffled as a whole. Others are read again in every epoch,
+    blocks of rows in random order, and shuffled within the blocks that the buffer holds.
+
+    Args:
+        rows: the activations.
+        batch_size: activations per batch.
+        seed: of the order.
+        buffer_bytes: size of the buffer.
 
     Raises:
         InputError: a buffer that holds less than one block of rows.
@@ -125,7 +134,7 @@ def _shuffled(
     while True:
         order = torch.randperm(len(rows.blocks), generator=generator)
         for chosen in order.split(blocks_in_buffer):
-            # What fits as a whole is still there after the first epoch.
+            # If all blocks fit, the buffer still holds them after the first epoch.
             if not len(buffer) or len(chosen) < len(rows.blocks):
                 buffer = _fill(storage, rows, chosen.tolist())
             shuffled = torch.randperm(len(buffer), generator=generator)

@@ -1,4 +1,4 @@
-"""Activations that cannot be used: not finite, or all zero."""
+"""Tell activations that can be used from those that are not finite or all zero."""
 
 import logging
 from typing import Literal
@@ -13,16 +13,23 @@ from itda_lightning.errors import InputError
 logger = logging.getLogger(__name__)
 
 BadActivations = Literal["skip", "refuse"]
+# Sources named in a warning.
 NAMED = 5
 
 
 def usable(
     x: Float[Tensor, "batch d"], table: Int[Tensor, "batch 6"], hook_name: str, policy: BadActivations
 ) -> Bool[Tensor, " batch"]:
-    """(batch,) which activations are finite and not all zero; the first others are named with their sources.
+    """Return (batch,) True for activations that are finite and not all zero; warn of the others, naming a few sources.
+
+    Args:
+        x: activations.
+        table: their sources, columns as in ``sources.COLUMNS``.
+        hook_name: named in the warning.
+        policy: "skip" warns, "refuse" raises.
 
     Raises:
-        InputError: there are others and the policy is "refuse".
+        InputError: some are not usable and the policy is "refuse".
     """
     good = torch.isfinite(x).all(-1) & (x != 0).any(-1)
     if bool(good.all()):

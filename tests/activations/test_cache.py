@@ -12,6 +12,7 @@ from datasets import load_from_disk
 from safetensors.torch import load_file
 
 from itda_lightning.activations.batches import ActivationBatch, ActivationLoader
+from itda_lightning.activations.cache import cache_bytes
 from tests.activations.conftest import HOOK, MakeData
 from tests.tiny_model import save_weights
 
@@ -110,7 +111,7 @@ def test_the_size_is_about_the_size_on_disk(make_data: MakeData, tmp_path: Path)
         cache = data.cache("train")
         assert cache is not None
         on_disk = sum(path.stat().st_size for path in cache.path.glob("*.arrow"))
-        assert on_disk == pytest.approx(cache.size_bytes({HOOK: 32}), rel=0.2)
+        assert on_disk == pytest.approx(cache_bytes(cache.rows, 32, cache.dtype), rel=0.2)
 
 
 CHANGES: list[dict[str, Any]] = [

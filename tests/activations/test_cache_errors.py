@@ -87,7 +87,7 @@ def test_too_little_space_is_said_before_the_model_runs(
     monkeypatch.setattr(cache_module, "harvest", lambda *arguments: pytest.fail("the model runs"))
     with pytest.raises(
         InputError,
-        match=rf"the activation cache needs 0.00 GB but {tmp_path}/activations-\w+ has 0.00 GB free: lower "
+        match=rf"the activation cache needs 277.2 kB but {tmp_path}/activations-\w+ has 250.0 kB free: lower "
         "training_tokens, set cache_dtype=bfloat16, or choose another cache_dir",
     ):
         make_data(cache_dir=str(tmp_path)).prepare_data()

@@ -65,7 +65,7 @@ def test_killed_and_resumed_is_as_if_never_killed(
 
     caplog.set_level("INFO", "itda_lightning")
     data.prepare_data()
-    assert f"going on with the cache {path}: 1 of 3 files are there" in caplog.text
+    assert f"resuming the cache {path}: 1 of 3 files are finished" in caplog.text
     assert harvested == [(64, 128), (128, 140), (0, 32)]
     assert (path / "data-00000-of-00003.arrow").stat().st_mtime_ns == written
     assert data.harvested_tokens == (140 - 64) * 16 + 512

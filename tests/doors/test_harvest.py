@@ -128,7 +128,7 @@ def test_too_little_disk(run, backend: str, monkeypatch: pytest.MonkeyPatch) -> 
         ({"model_type": "gptj"}, "bridge is not known to give gptj models the same bits .* set loader=huggingface"),
         (
             {"quantization_config": {"quant_method": "fp8"}},
-            "is quantised with fp8, of which nothing is known here: give one that is quantised with bitsandbytes",
+            "is quantised with fp8, which is not supported: give one quantised with bitsandbytes",
         ),
         (
             {"num_hidden_layers": 5},
@@ -155,9 +155,7 @@ def test_layers_that_see_the_tokens_are_refused(run, monkeypatch: pytest.MonkeyP
         return hidden, [(arguments, keywords | {"per_layer": tokens}) for arguments, keywords in calls]
 
     monkeypatch.setattr(StreamedDecoder, "_record", with_tokens)
-    with pytest.raises(
-        InputError, match=r"LlamaForCausalLM .* cannot be streamed: its layers are handed something besides"
-    ):
+    with pytest.raises(InputError, match=r"LlamaForCausalLM .* cannot be streamed: its layers get arguments besides"):
         run()
 
 

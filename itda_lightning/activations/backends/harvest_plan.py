@@ -82,8 +82,8 @@ class HarvestPlan:
             free = shutil.disk_usage(_existing(path)).free + reusable
             if needed > free:
                 raise InputError(
-                    f"the harvest needs {in_units(self.cache)} of disk for the cache and {in_units(self.spill)} for hidden "
-                    f"states but {path}, for {what}, has {in_units(free)}: lower data.training_tokens, set "
+                    f"the harvest needs {in_units(self.cache)} of disk for the cache and {in_units(self.spill)} for "
+                    f"hidden states but {path}, for {what}, has {in_units(free)}: lower data.training_tokens, set "
                     "data.cache_dtype=bfloat16, or give another data.cache_dir or spill_dir"
                 )
 

@@ -1,4 +1,4 @@
-"""The in_memory backend: the whole model loaded as a fit loads it, with the plan that the streamed backend gives, too."""
+"""The in_memory backend: harvest with the whole model in memory, as a fit does, but with a plan."""
 
 from pathlib import Path
 from typing import Any, get_args
@@ -19,19 +19,19 @@ SUFFIXES = (".safetensors", ".bin")
 
 
 class InMemoryBackend:
-    """Harvests what a data module asks for with its language model, loaded as a whole.
+    """Harvests the activations of a DataModule with its language model loaded whole.
 
     Raises:
-        InputError: a model that was not downloaded, of an unknown architecture, or quantised with bitsandbytes in a way that
-            cannot be computed with. No weights were read then.
+        InputError: a model that was not downloaded, has an unknown architecture, or is quantised in an unsupported way;
+            raised before weights are read.
     """
 
     def __init__(self, data: ActivationsDataModule) -> None:
         self.data = data
         self.directory = directory_of(data.model_name)
         self.config: Any = config_of(self.directory)
-        found = [[path for path in self.directory.iterdir() if path.suffix == suffix] for suffix in SUFFIXES]
-        self.files: list[Path] = next(filter(None, found), [])
+        candidates = [[path for path in self.directory.iterdir() if path.suffix == suffix] for suffix in SUFFIXES]
+        self.files: list[Path] = next(filter(None, candidates), [])
         if not self.files:
             raise InputError(f"{self.directory} holds no weights ({' or '.join(SUFFIXES)}): download them")
         self._quantizer = check_bitsandbytes(self.config, self.directory, data.model_name.torch_dtype())
@@ -39,7 +39,7 @@ class InMemoryBackend:
             self._skeleton = make_skeleton(self.directory, data.model_name)
 
     def plan(self) -> HarvestPlan:
-        """What all of the harvest takes, taking every hook point to be as wide as the residual stream."""
+        """Plan the whole harvest, assuming that every hook point is as wide as the residual stream."""
         data, text = self.data, self.config.get_text_config()
         rows = [data.cached_rows(split) for split in get_args(Split)]
         context, dtype, width = rows[0].context_size, data.model_name.torch_dtype(), int(text.hidden_size)
@@ -49,7 +49,7 @@ class InMemoryBackend:
         batch = batch_bytes(text, data.hparams["model_batch_size"], context, dtype.itemsize)
         shard = SHARD_ROWS * context * width * dtype.itemsize * n_hooks
         on_cpu = data.model_name.torch_device().type == "cpu"
-        if data.model_name.device == BALANCED:  # what does not fit stays on disk
+        if data.model_name.device == BALANCED:  # layers that do not fit stay on disk
             held = min(held, psutil.virtual_memory().available)
         taken = held + batch + working
         return HarvestPlan(
@@ -58,7 +58,7 @@ class InMemoryBackend:
             received=0,
             cache=sum(cache_bytes(part, n_hooks * width, data.hparams["cache_dtype"]) for part in rows),
             spill=0,
-            # A model on its way to a GPU is loaded by the CPU.
+            # The CPU loads a model on its way to a GPU.
             cpu=PROCESS_BYTES + taken + 2 * shard,
             gpu=0 if on_cpu else taken,
         )
@@ -72,7 +72,7 @@ class InMemoryBackend:
         return stored, working_bytes(self._skeleton, self._quantizer, name.torch_device(), name.torch_dtype())
 
     def fill(self) -> int:
-        """Harvest what is not in the caches yet; returns the number of tokens. Raises InputError as ``ActivationCache``."""
+        """Harvest what is missing in the caches and return its number of tokens; raises as ``ActivationCache``."""
         before = self.data.harvested_tokens
         self.data.fill_caches()
         return self.data.harvested_tokens - before

@@ -1,4 +1,4 @@
-"""Language models: loading by name or directory, finding their hook points, telling one model from another."""
+"""Load language models by name or directory, find their hook points, and tell one model from another."""
 
 import contextlib
 import difflib
@@ -26,15 +26,15 @@ logger = logging.getLogger(__name__)
 
 Loader = Literal["bridge", "hooked_transformer", "huggingface"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# The device of a model that is spread over several, as `device_map` of `transformers` calls it.
+# The device of a model spread over several, in the words of `device_map` of `transformers`.
 BALANCED = "balanced"
-# Tokens in the trial run of a hook point: no model has as many heads, whose axis would look like that of positions.
+# Tokens in the trial run of a hook point: no model has this number of heads, whose axis could be taken for positions.
 PROBE_TOKENS = 7
 
 
 @dataclass(frozen=True)
 class LanguageModelName:
-    """What identifies a language model before it is loaded.
+    """The name of a language model and how to load it.
 
     Attributes:
         name: a hub name, a name that TransformerLens knows, a local directory, or a ``bundled:`` name.
@@ -42,10 +42,10 @@ class LanguageModelName:
             model of `transformers`), "hooked_transformer" (TransformerLens's own implementation) or "huggingface"
             (`AutoModelForCausalLM`: hook points are module names such as ``model.layers.8``).
         revision: branch, tag or commit on the hub; None for the default.
-        dtype: the dtype of the weights and of the computation; of a checkpoint that was quantised with bitsandbytes, whose
-            weights stay packed, the dtype that its other weights are stored in.
-        device: "auto" for a GPU where there is one, a torch device, or "balanced" (loader "huggingface" only): layers are
-            spread over all GPUs, then what is free of the CPU's memory, then what stays on disk.
+        dtype: dtype of the weights and of the computation; for a checkpoint quantised with bitsandbytes, whose weights
+            stay packed, the dtype of its other weights.
+        device: "auto" for a GPU if there is one, a torch device, or "balanced" (loader "huggingface" only): layers are
+            spread over all GPUs, then the CPU's free memory, then the disk.
     """
 
     name: str
@@ -55,7 +55,11 @@ class LanguageModelName:
     device: str = "auto"
 
     def torch_device(self) -> torch.device:
-        """The device asked for, of a model that is spread the first. Raises InputError where it is not to be had."""
+        """Return the requested device; for a model spread over several, the first.
+
+        Raises:
+            InputError: the device is not available.
+        """
         if self.device == BALANCED and self.loader != "huggingface":
             raise InputError(
                 f"device={BALANCED} is for models of `transformers`: set loader=huggingface, got {self.loader}"
@@ -76,12 +80,12 @@ class LanguageModelName:
         return device
 
     def torch_dtype(self) -> torch.dtype:
-        """The dtype asked for. Raises InputError for one that is not a floating dtype."""
+        """Return the dtype. Raises InputError for any but float32, bfloat16 and float16."""
         check_choice(DTYPES, {"model_dtype": self.dtype})
         return DTYPES[self.dtype]
 
     def path_or_hub_name(self) -> str:
-        """What `transformers` loads: a directory, or a hub name where TransformerLens knows the model under another."""
+        """Return the directory or hub name that `transformers` loads, for any name that TransformerLens knows."""
         path = resolve(self.name)
         if Path(path).expanduser().is_dir():
             return str(Path(path).expanduser())
@@ -92,21 +96,21 @@ class LanguageModelName:
             return path
 
     def load_tokenizer(self) -> Any:
-        """The model's tokenizer. Raises InputError where it is not to be had."""
+        """Load the model's tokenizer. Raises InputError if that fails."""
         path = self.path_or_hub_name()
         try:
             return AutoTokenizer.from_pretrained(path, revision=self.revision)
         except Exception as error:  # `transformers` raises OSError, ValueError, KeyError and others for a wrong name
             raise InputError(
-                f"cannot load the tokenizer of the language model {self.name!r}: it is neither a model directory nor to "
-                f"be had from the hub ({type(error).__name__}): check the spelling, the network, or give a directory"
+                f"cannot load the tokenizer of the language model {self.name!r}: it is neither a model directory nor "
+                f"available from the hub ({type(error).__name__}): check the spelling, the network, or give a directory"
             ) from error
 
     def fingerprint(self) -> str:
-        """The commit of a hub model, or a hash of the files of a local one: what a cache is valid for.
+        """Return the commit of a hub model, or a hash of the files of a local one.
 
         Raises:
-            InputError: no such directory, or a hub name that is neither reachable nor in the local hub cache.
+            InputError: no such directory; a hub name that is neither reachable nor in the local hub cache.
         """
         path = Path(resolve(self.name)).expanduser()
         if path.is_dir():
@@ -114,37 +118,37 @@ class LanguageModelName:
         hub_name = self.path_or_hub_name()
         try:
             config = hf_hub_download(hub_name, "config.json", revision=self.revision)
-        except Exception as error:  # the hub client raises a dozen types, all of which mean that it is not to be had
+        except Exception as error:  # the hub client raises a dozen types if a model is not available
             raise InputError(
-                f"the language model {self.name!r} is neither a local directory nor to be had from the hub "
+                f"the language model {self.name!r} is neither a local directory nor available from the hub "
                 f"({type(error).__name__}): check the spelling, the network, or give a directory"
             ) from error
         return f"{hub_name}@{Path(config).parent.name}"
 
     def no_such_hook_point(self, hook_name: str, known: list[str]) -> InputError:
-        """The error that says so and names the nearest hook points that there are."""
+        """Return the error for an unknown hook point, which names the nearest known ones."""
         known = list(dict.fromkeys(known))
-        near = difflib.get_close_matches(hook_name, known, n=4, cutoff=0.5) or known[:4]
+        nearest = difflib.get_close_matches(hook_name, known, n=4, cutoff=0.5) or known[:4]
         return InputError(
-            f"the language model {self.name!r} has no hook point {hook_name!r}: did you mean one of {near}?"
+            f"the language model {self.name!r} has no hook point {hook_name!r}: did you mean one of {nearest}?"
         )
 
 
 class LanguageModel:
-    """A loaded language model with the hook points to read, whose widths are known.
+    """A loaded language model with the hook points to read and their widths.
 
     Attributes:
         model: the ``HookedRootModule`` that SAELens's store and evals take.
         tokenizer: its fast tokenizer.
-        widths: d_in of every hook point.
-        longest_context: tokens that the model reads at most; None where it does not say.
+        widths: hook point -> d_in.
+        longest_context: maximal number of tokens that the model reads; None if unknown.
     """
 
     def __init__(self, name: LanguageModelName, hook_names: list[str]) -> None:
         """Load the model and check its hook points.
 
         Raises:
-            InputError: a model that cannot be loaded, a device that is not there, a hook point that it does not have.
+            InputError: a model that cannot be loaded, an unavailable device, an unknown hook point.
         """
         self.name = name
         device, dtype = name.torch_device(), name.torch_dtype()
@@ -153,11 +157,11 @@ class LanguageModel:
             self.model: Any = _load(name, device, dtype, hook_names)
         except InputError:
             raise
-        except Exception as error:  # loaders raise anything from KeyError to OSError for a name they do not know
+        except Exception as error:  # loaders raise anything from KeyError to OSError for an unknown name
             raise InputError(
                 f"cannot load the language model {name.name!r} with loader {name.loader!r}: "
                 f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}; "
-                "check the name, the loader and that its files are whole"
+                "check the name, the loader and that its files are complete"
             ) from error
         self.tokenizer: Any = self.model.tokenizer
         config = self.model.model.config if name.loader == "huggingface" else self.model.cfg
@@ -166,7 +170,7 @@ class LanguageModel:
         self.widths = {hook: self._probe(hook) for hook in hook_names}
 
     def _probe(self, hook_name: str) -> int:
-        """d_in at a hook point, by running a few tokens through the model."""
+        """Return d_in at a hook point by running a few tokens through the model."""
         token = self.tokenizer.eos_token_id or 0
         tokens = torch.full((1, PROBE_TOKENS), token, device=self.name.torch_device())
         try:
@@ -179,12 +183,12 @@ class LanguageModel:
                 )[1]
             activation = cache[hook_name]
         except (KeyError, AssertionError, IndexError, AttributeError) as error:
-            # The bridge accepts alias names that its registry lists under their canonical form only.
+            # The bridge accepts aliases, but its registry lists only canonical names.
             aliases = [f"blocks.{i}.hook_resid_post" for i in range(getattr(self.model.cfg, "n_layers", 0))]
             raise self.name.no_such_hook_point(hook_name, aliases + list(self.model.hook_dict)) from error
         if activation.shape[:2] != tokens.shape:
             raise InputError(
-                f"the hook point {hook_name!r} of {self.name.name!r} does not hold one activation a token: "
+                f"the hook point {hook_name!r} of {self.name.name!r} does not hold one activation per token: "
                 f"{PROBE_TOKENS} tokens give the shape {tuple(activation.shape)}"
             )
         return activation[0, 0].numel()
@@ -207,13 +211,13 @@ def _load(name: LanguageModelName, device: torch.device, dtype: torch.dtype, hoo
                 raise name.no_such_hook_point(hook_name, modules)
         tokenizer = AutoTokenizer.from_pretrained(path, revision=name.revision)
         return HookedProxyLM(hf_model if spread else hf_model.to(device), tokenizer, hook_names=hook_names)
-    # The hub's revision is honoured by loading through `transformers`.
+    # The bridge ignores a revision, so `transformers` loads it.
     if name.revision is not None:
         hf_model = AutoModelForCausalLM.from_pretrained(path, revision=name.revision, dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(path, revision=name.revision)
         bridge = SAETransformerBridge.boot_transformers(path, device=device, hf_model=hf_model, tokenizer=tokenizer)
     else:
         bridge = SAETransformerBridge.boot_transformers(path, device=device, dtype=dtype)
-    # Without this the usual hook names (aliases) silently cache nothing.
+    # Without this, the usual hook names (aliases) silently cache nothing.
     bridge.enable_compatibility_mode(disable_warnings=True, no_processing=True)
     return bridge

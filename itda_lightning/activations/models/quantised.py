@@ -1,7 +1,7 @@
-"""Checkpoints that were quantised with bitsandbytes: weights stay packed (8 or 4 bits) on disk and in memory.
+"""Support checkpoints quantised with bitsandbytes, whose weights stay packed (8 or 4 bits) on disk and in memory.
 
-`transformers` puts bitsandbytes' modules into a model and reads their weights, bitsandbytes multiplies by them; here is only
-what can be had of them and what it takes. bitsandbytes is an extra, so whatever imports it does so where it is used.
+`transformers` puts bitsandbytes' modules into a model and reads their weights, and bitsandbytes multiplies by them.
+This file checks what they support and estimates the memory. bitsandbytes is an extra, so it is imported only on use.
 """
 
 from math import ceil
@@ -16,36 +16,36 @@ from transformers.quantizers.base import HfQuantizer
 from itda_lightning.errors import InputError
 
 METHOD = "bitsandbytes"
-# Bytes that a product takes at most for each weight of a packed matrix, as measured: of 8 bits where all inputs have outliers;
-# of 4 bits on CPUs with AVX512-BF16, where weights are put in another order before the first product.
+# Bytes per weight of a packed matrix that a product needs at most, as measured: with 8 bits if all inputs have
+# outliers; with 4 bits on CPUs with AVX512-BF16, where weights are reordered before the first product.
 WORKING_8_BITS, WORKING_4_BITS_ON_CPU = 10, 7
-# What the 4-bit kernel for those CPUs takes: rows, and columns of one block of weights.
+# The 4-bit kernel for those CPUs takes multiples of these numbers of rows and columns.
 KERNEL_ROWS, KERNEL_COLUMNS = 32, 64
 
 
 def quantizer_of(config: Any, directory: Path | str, dtype: torch.dtype) -> HfQuantizer | None:
-    """What `transformers` reads a checkpoint's packed weights with; None for one that is not quantised.
+    """Return what reads a checkpoint's packed weights; None for a checkpoint that is not quantised.
 
     Raises:
-        InputError: a method other than bitsandbytes, or what ``check_bitsandbytes`` refuses.
+        InputError: a method other than bitsandbytes; as ``check_bitsandbytes``.
     """
     settings = _settings(config)
     if settings is None:
         return None
     if not _is_by_bitsandbytes(settings):
         raise InputError(
-            f"the model in {directory} is quantised with {settings['quant_method']}, of which nothing is known here: give "
-            f"one that is quantised with {METHOD}, or dequantise it to bfloat16 first"
+            f"the model in {directory} is quantised with {settings['quant_method']}, which is not supported: give one "
+            f"quantised with {METHOD}, or dequantise it to bfloat16 first"
         )
     return check_bitsandbytes(config, directory, dtype)
 
 
 def check_bitsandbytes(config: Any, directory: Path | str, dtype: torch.dtype) -> HfQuantizer | None:
-    """As ``quantizer_of``, but for checkpoints by other methods, too, which are left to `transformers`: None.
+    """Return what reads a checkpoint's packed weights; None for other methods, which are left to `transformers`.
 
     Raises:
-        InputError: bitsandbytes is missing or knows none of the devices, or a computation in another dtype than that of the
-            weights that are not packed.
+        InputError: bitsandbytes is missing or does not support the device; ``dtype`` is not that of the weights that
+            are not packed.
     """
     settings = _settings(config)
     if settings is None or not _is_by_bitsandbytes(settings):
@@ -55,30 +55,30 @@ def check_bitsandbytes(config: Any, directory: Path | str, dtype: torch.dtype) -
         quantizer.validate_environment()
     except (ImportError, RuntimeError) as error:
         raise InputError(
-            f"the model in {directory} is quantised with {METHOD}, which is not to be had here ({error}): pip install "
+            f"the model in {directory} is quantised with {METHOD}, which cannot be used here ({error}): pip install "
             "'itda-lightning[quantised]'"
         ) from error
-    # `transformers` leaves some of these weights in the dtype that they are stored in, whatever it is asked for.
+    # `transformers` leaves some of these weights in their stored dtype, whatever the requested one.
     stored = getattr(config, "dtype", None)
     if stored is not None and stored != dtype:
-        wanted, given = (str(each).removeprefix("torch.") for each in (stored, dtype))
+        needed, given = (str(each).removeprefix("torch.") for each in (stored, dtype))
         raise InputError(
-            f"the model in {directory} is quantised with {METHOD} and computes in {wanted}, the dtype of its other weights: "
-            f"set model_dtype={wanted}, got {given}"
+            f"the model in {directory} is quantised with {METHOD} and computes in {needed}, the dtype of its other "
+            f"weights: set model_dtype={needed}, got {given}"
         )
     return quantizer
 
 
 def replace_modules(model: Any, quantizer: HfQuantizer, device: torch.device) -> None:
-    """Put the modules that hold packed weights into a model without weights.
+    """Replace modules of a model without weights by those that hold packed weights.
 
     Raises:
-        InputError: matrices of shapes that bitsandbytes cannot multiply by on this device.
+        InputError: a matrix whose shape bitsandbytes does not support on this device.
     """
     quantizer.preprocess_model(model=model, dtype=model.dtype, device_map={"": device})
     model.hf_quantizer = quantizer
     for name, weight in packed(model, quantizer):
-        # Plain ones until weights are there: bitsandbytes' own parameters cannot be copied on the meta device.
+        # Plain parameters until weights are loaded: bitsandbytes' own cannot be copied on the meta device.
         empty = torch.empty(weight.shape, dtype=weight.dtype, device="meta")
         model.get_submodule(name.rpartition(".")[0]).weight = nn.Parameter(empty, requires_grad=False)
     from bitsandbytes.functional import has_avx512bf16
@@ -91,14 +91,14 @@ def replace_modules(model: Any, quantizer: HfQuantizer, device: torch.device) ->
             module.out_features % KERNEL_ROWS or module.in_features % KERNEL_COLUMNS
         ):
             raise InputError(
-                f"{METHOD} multiplies by 4-bit weights on this CPU (AVX512-BF16) only where outputs are a multiple of "
+                f"{METHOD} multiplies by 4-bit weights on this CPU (AVX512-BF16) only if outputs are a multiple of "
                 f"{KERNEL_ROWS} and inputs of {KERNEL_COLUMNS}, but {name} has {module.out_features} and "
                 f"{module.in_features}: run it on a GPU, or take the model in 8 bits"
             )
 
 
 def working_bytes(model: nn.Module, quantizer: HfQuantizer, device: torch.device, dtype: torch.dtype) -> int:
-    """Bytes that a product by the largest packed matrix of a model without weights takes beside what is packed."""
+    """Return the bytes that a product by a model's largest packed matrix needs beside the packed weights."""
     largest = max((weight.numel() for _, weight in packed(model, quantizer)), default=0)
     if quantizer.quantized_element_size == 1:
         return WORKING_8_BITS * largest
@@ -106,12 +106,12 @@ def working_bytes(model: nn.Module, quantizer: HfQuantizer, device: torch.device
 
 
 def packed(model: Any, quantizer: HfQuantizer) -> list[tuple[str, nn.Parameter]]:
-    """The weights that are packed in the files, with their names; in a model without weights of the shape unpacked."""
+    """List the weights that are packed in the files, by name; in a model without weights they have unpacked shapes."""
     return [entry for entry in model.named_parameters() if quantizer.param_needs_quantization(model, entry[0])]
 
 
 def wrongly_packed(model: Any, loaded: nn.Module, quantizer: HfQuantizer) -> list[str]:
-    """What does not fit of packed weights: as the model without weights asks for them, and as they were loaded."""
+    """List the packed weights whose size is not the one that the model needs, one sentence each."""
     bytes_each: Any = quantizer.quantized_element_size
     sizes = {
         name: (loaded.get_parameter(name).nbytes, ceil(weight.numel() * bytes_each))
@@ -121,16 +121,16 @@ def wrongly_packed(model: Any, loaded: nn.Module, quantizer: HfQuantizer) -> lis
 
 
 def statistics(quantizer: HfQuantizer | None) -> tuple[str, ...]:
-    """How the names of tensors end that belong to packed weights (scales, code books)."""
+    """Return the endings of the names of tensors that belong to packed weights (scales, code books)."""
     names = quantizer.serialized_names if quantizer is not None else {}
     return tuple(f".{name}" for weight, stored in names.items() for name in stored if name != weight)
 
 
 def _settings(config: Any) -> dict[str, Any] | None:
-    found = getattr(config, "quantization_config", None)
-    return found if found is not None else getattr(config.get_text_config(), "quantization_config", None)
+    settings = getattr(config, "quantization_config", None)
+    return settings if settings is not None else getattr(config.get_text_config(), "quantization_config", None)
 
 
 def _is_by_bitsandbytes(settings: dict[str, Any]) -> bool:
-    # Files of older versions do not name the method.
+    # Older files do not name the method.
     return settings.get("quant_method", METHOD) == METHOD

@@ -1,6 +1,6 @@
-"""The residual stream of a causal decoder of `transformers`: where its layers are, and which hook points lie between them.
+"""The residual stream of a causal decoder of `transformers`: the path of its layers, and the hook points between them.
 
-A *level* is a place in the residual stream: 0 for what enters layer 0, l for what leaves layer l - 1.
+A *level* is a place in the residual stream: 0 is the input of layer 0, l the output of layer l - 1.
 """
 
 import re
@@ -15,32 +15,32 @@ BRIDGE_HOOK = re.compile(r"blocks\.(\d+)\.hook_resid_(pre|post)")
 
 
 def find_layers(model: Any, name: LanguageModelName) -> str:
-    """The path of the list of layers within a model, such as ``model.layers``.
+    """Return the path of the list of layers in a model, such as ``model.layers``.
 
     Raises:
-        InputError: an architecture whose decoder has none, or several.
+        InputError: the decoder has no such list, or several.
     """
     n_layers = model.config.get_text_config().num_hidden_layers
     inner = {id(module) for module in model.get_decoder().modules()}
-    found = [
+    paths = [
         path
         for path, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == n_layers and id(module) in inner
     ]
     # Lists within layers (experts) may have the same length: the decoder's own is the outermost.
-    if not found or any(not other.startswith(f"{found[0]}.") for other in found[1:]):
+    if not paths or any(not other.startswith(f"{paths[0]}.") for other in paths[1:]):
         raise InputError(
-            f"the architecture {type(model).__name__} of {name.name!r} cannot be read layer by layer: it has {len(found)} "
-            f"lists of {n_layers} layers; set backend=in_memory"
+            f"the architecture {type(model).__name__} of {name.name!r} cannot be read layer by layer: it has "
+            f"{len(paths)} lists of {n_layers} layers; set backend=in_memory"
         )
-    return found[0]
+    return paths[0]
 
 
 def level_of(hook_name: str, name: LanguageModelName, layers: str, n_layers: int) -> int:
-    """The level of a hook point of a model whose layers are at the path ``layers``.
+    """Return the level of a hook point in a model whose layers are at the path ``layers``.
 
     Raises:
-        InputError: a hook point that is none of the residual stream between layers.
+        InputError: a hook point outside of the residual stream between layers.
     """
     if name.loader == "huggingface":
         match = re.fullmatch(rf"{re.escape(layers)}\.(\d+)", hook_name)
@@ -51,7 +51,7 @@ def level_of(hook_name: str, name: LanguageModelName, layers: str, n_layers: int
         known = "blocks.N.hook_resid_pre and blocks.N.hook_resid_post"
     if match is None or not 0 <= int(match[1]) < n_layers:
         raise InputError(
-            f"the backends streamed and remote cannot give the hook point {hook_name!r} of {name.name!r}: they give {known} "
-            f"with N from 0 to {n_layers - 1}; for others set backend=in_memory"
+            f"the backends streamed and remote cannot give the hook point {hook_name!r} of {name.name!r}: they give "
+            f"{known} with N from 0 to {n_layers - 1}; for others set backend=in_memory"
         )
     return level

@@ -1,4 +1,4 @@
-"""The skeleton of a causal decoder of `transformers`: its modules as its loader would make them, without the weights."""
+"""Make the skeleton of a causal decoder of `transformers`: its modules as its loader makes them, without weights."""
 
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,16 @@ from itda_lightning.activations.models.language_model import LanguageModelName
 from itda_lightning.activations.models.quantised import quantizer_of, replace_modules
 from itda_lightning.errors import InputError
 
-# Architectures (`model_type`) that TransformerLens's bridge computes by the model's own modules, bit for bit. Others (GPT-2,
-# GPT-J, GPT-Neo, BLOOM, Falcon) it gives an attention of its own, which differs in the last bits.
+# Architectures (`model_type`) for which TransformerLens's bridge runs the model's own modules, bit for bit. For others
+# (GPT-2, GPT-J, GPT-Neo, BLOOM, Falcon) it has an attention of its own, which differs in the last bits.
 BRIDGED_ALIKE = {
-    "gemma2", "gemma3_text", "gpt_neox", "gpt_oss", "llama", "mistral", "mixtral", "olmo2", "opt", "phi", "phi3", "qwen2",
-    "qwen3", "qwen3_moe", "stablelm",
+    "gemma2", "gemma3_text", "gpt_neox", "gpt_oss", "llama", "mistral", "mixtral", "olmo2", "opt", "phi", "phi3",
+    "qwen2", "qwen3", "qwen3_moe", "stablelm",
 }  # fmt: skip
 
 
 def directory_of(name: LanguageModelName) -> Path:
-    """Where the files of a model lie. Raises InputError where it is neither a directory nor was downloaded."""
+    """Return the directory of a model's files. Raises InputError for a model that was not downloaded."""
     path = Path(name.path_or_hub_name())
     if path.is_dir():
         return path
@@ -28,12 +28,13 @@ def directory_of(name: LanguageModelName) -> Path:
         return Path(snapshot_download(str(path), revision=name.revision, local_files_only=True))
     except Exception as error:  # the hub client raises a dozen types
         raise InputError(
-            f"the language model {name.name!r} is neither a directory nor was it downloaded: run `hf download {path}` first"
+            f"the language model {name.name!r} is neither a directory nor was it downloaded: run "
+            f"`hf download {path}` first"
         ) from error
 
 
 def config_of(path: Path | str, revision: str | None = None) -> Any:
-    """The configuration of a model. Raises InputError for an architecture that `transformers` does not know."""
+    """Load the configuration of a model. Raises InputError for an architecture that `transformers` does not know."""
     try:
         return AutoConfig.from_pretrained(path, revision=revision)
     except (ValueError, OSError, KeyError) as error:
@@ -44,40 +45,40 @@ def config_of(path: Path | str, revision: str | None = None) -> Any:
 
 
 def decoder_config(path: Path | str, name: LanguageModelName) -> Any:
-    """The configuration of a causal decoder whose own modules compute what the model's loader gives.
+    """Load the configuration of a causal decoder whose loader runs the model's own modules.
 
     Raises:
-        InputError: an unknown architecture, no causal decoder, or a loader that does not run the model's own modules.
+        InputError: an unknown architecture, no causal decoder, or a loader that runs other modules.
     """
     config = config_of(path, name.revision)
     if type(config) not in AutoModelForCausalLM._model_mapping:
         raise InputError(f"the model in {path} is no causal decoder: its config is a {type(config).__name__}")
     if name.loader == "hooked_transformer":
         raise InputError(
-            "loader=hooked_transformer is another implementation of the model, which the backends streamed and remote do "
-            "not run: set loader=bridge or huggingface, or backend=in_memory"
+            "loader=hooked_transformer is another implementation of the model, which the backends streamed and remote "
+            "do not run: set loader=bridge or huggingface, or backend=in_memory"
         )
     if name.loader == "bridge" and config.model_type not in BRIDGED_ALIKE:
         raise InputError(
-            f"TransformerLens's bridge is not known to give {config.model_type} models the same bits as their own modules, "
-            "which are what the backends streamed and remote run: set loader=huggingface (hook points are module names), "
-            "or backend=in_memory"
+            f"TransformerLens's bridge is not known to give {config.model_type} models the same bits as their own "
+            "modules, which the backends streamed and remote run: set loader=huggingface (hook points are module "
+            "names), or backend=in_memory"
         )
     return config
 
 
 def attention_of(name: LanguageModelName) -> dict[str, str]:
-    """The attention as the loaders ask for it: TransformerLens's bridge for the plain one, `transformers` for its default."""
+    """Return the attention of a loader: eager for TransformerLens's bridge, else the default of `transformers`."""
     return {"attn_implementation": "eager"} if name.loader == "bridge" else {}
 
 
 def make_skeleton(directory: Path, name: LanguageModelName) -> Any:
-    """The model without weights, in evaluation mode. Its buffers (rotary frequencies, scales) are real: no file holds them.
+    """Make a model without weights, in evaluation mode; its buffers (rotary frequencies, scales) are real.
 
-    Of a checkpoint that was quantised it has the modules that hold packed weights, and ``hf_quantizer``.
+    For a quantised checkpoint it has the modules that hold packed weights, and ``hf_quantizer``.
 
     Raises:
-        InputError: weights quantised as ``quantised.quantizer_of`` refuses, or what ``decoder_config`` refuses.
+        InputError: as ``quantised.quantizer_of`` and ``decoder_config``.
     """
     config, device = decoder_config(directory, name), name.torch_device()
     quantizer = quantizer_of(config, directory, name.torch_dtype())

@@ -1,4 +1,4 @@
-"""Documents: any `datasets` source as an ordered, indexed sequence of texts with a fingerprint."""
+"""Documents: the texts of a dataset, ordered and indexed, with a fingerprint."""
 
 import itertools
 from collections.abc import Iterator
@@ -12,25 +12,25 @@ from datasets import Dataset, DatasetDict, IterableDataset, load_dataset, load_f
 from itda_lightning.activations.bundled import resolve
 from itda_lightning.errors import InputError
 
-# The loader of `datasets` for a local file or for the files in a local directory, by their suffix.
+# Suffix of local files -> loader of `datasets`.
 LOADERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}
 FINGERPRINT_DOCUMENTS = 256
 
 
 class Documents:
-    """The texts of one split of one dataset, each known by its index.
+    """The texts of one split of a dataset, by their index.
 
     Attributes:
-        fingerprint: hash of the first 256 documents' texts: the same text gives the same fingerprint wherever it comes
-            from, so dictionaries of different runs, machines and models can be compared.
+        fingerprint: hash of the first 256 texts; the same texts have the same fingerprint in any form and place, so
+            that dictionaries of different runs, machines and models can be compared.
     """
 
     def __init__(self, dataset: Dataset | IterableDataset, text_column: str, name: str) -> None:
-        # A stream knows its columns by its first document only, and an empty one has none.
+        # A stream has its columns in its first document; an empty one has none.
         columns = dataset.column_names or list(next(iter(dataset), {}))
         if columns and text_column not in columns:
             raise InputError(f"the dataset {name} has no column {text_column!r}: its columns are {sorted(columns)}")
-        # Other columns are not even decoded: they may be long, or images.
+        # Other columns are not decoded: they may be long, or images.
         self.dataset = dataset.select_columns([text_column]) if columns else dataset
         self.text_column = text_column
         self.name = name
@@ -40,12 +40,12 @@ class Documents:
         self.fingerprint = digest.hexdigest()
 
     def in_order(self) -> Iterator[tuple[int, str]]:
-        """(index, text) of every document, in the dataset's order; one without text is an empty string."""
+        """Yield (index, text) of every document in the dataset's order; a missing text is an empty string."""
         for index, document in enumerate(self.dataset):
             yield index, self._text(index, document[self.text_column])
 
     def shuffled(self, seed: int) -> Iterator[tuple[int, str]]:
-        """(index, text) in an order that depends on the seed alone; a stream keeps its order."""
+        """Yield (index, text) in an order that depends on the seed alone; a stream keeps its order."""
         if isinstance(self.dataset, IterableDataset):
             yield from self.in_order()
             return
@@ -72,9 +72,15 @@ def load_documents(
     streaming: bool = False,
     revision: str | None = None,
 ) -> Documents:
-    """Documents of a hub dataset, a local jsonl/json/parquet/csv/txt file or directory, or a saved ``Dataset``.
+    """Open the documents of a hub dataset, a saved ``Dataset``, or local jsonl/json/parquet/csv/txt files.
 
-    A single txt file is cut at blank lines; in a directory of txt files each file is a document.
+    A txt file is cut at blank lines; in a directory of txt files each file is a document.
+
+    Args:
+        dataset: name or path.
+        config, split, revision: configuration, split and version of the dataset.
+        text_column: column that holds the text.
+        streaming: read it as a stream.
 
     Raises:
         InputError: nothing at that path or name, no such split or column, an unreadable file, an empty dataset.
@@ -90,7 +96,7 @@ def load_documents(
         )
     except InputError:
         raise
-    except Exception as error:  # `datasets` raises many unrelated types for what is one thing to a user
+    except Exception as error:  # `datasets` raises many unrelated types
         if "corresponds to no data" in str(error):
             raise InputError(empty) from error
         raise InputError(
@@ -116,8 +122,8 @@ def _load_local(path: Path, streaming: bool, split: str) -> Dataset | IterableDa
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     suffixes = {file.suffix for file in files if file.suffix in LOADERS}
     if len(suffixes) != 1:
-        found = sorted({file.suffix for file in files})
-        raise InputError(f"{path} holds files of types {found}: give files of one of the types {sorted(LOADERS)}")
+        types = sorted({file.suffix for file in files})
+        raise InputError(f"{path} holds files of types {types}: give files of one of the types {sorted(LOADERS)}")
     suffix = suffixes.pop()
     options = {"sample_by": "document" if path.is_dir() else "paragraph"} if suffix == ".txt" else {}
     chosen = [str(file) for file in files if file.suffix == suffix]

@@ -18,9 +18,9 @@ DOCUMENT, ROW, END = (COLUMNS.index(name) for name in ("document", "row", "end")
 def retokenise(rows: Rows, own: Tokenizer, other: Tokenizer, *, prepend_bos: bool, longest: int | None = None) -> Rows:
     """Return the rows as a model with another tokenizer reads them: row i holds the same text as row i.
 
-    Documents are tokenised whole, as ``pack`` does, and a row gets the tokens that lie within its characters; BOS and the
-    EOS between documents become those of the other tokenizer. Rows are padded to one length with tokens that are not
-    kept. If both tokenizers cut the texts of these rows into the same tokens, the rows are returned unchanged.
+    Documents are tokenised whole, as ``pack`` does, and a row gets the tokens that lie within its characters; BOS and
+    the EOS between documents become those of the other tokenizer. Rows are padded to one length with tokens that are
+    not kept. If both tokenizers cut the texts of these rows into the same tokens, the rows are returned unchanged.
 
     Args:
         rows: packed by ``own``.

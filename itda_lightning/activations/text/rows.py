@@ -31,25 +31,6 @@ class Rows:
         dataset: fingerprint of the documents.
         texts: document index -> text, for every document that occurs.
         special_texts: token id -> text, for tokens that stand for no characters.
-
-    Example:
-        >>> import torch
-        >>> from itda_lightning.activations.text.rows import Rows
-        >>> rows = Rows(
-        ...     tokens=torch.tensor([[0, 7, 8]]),
-        ...     document=torch.tensor([[3, 3, 3]]),
-        ...     start=torch.tensor([[0, 0, 5]]),
-        ...     end=torch.tensor([[0, 5, 11]]),
-        ...     kept=torch.tensor([[False, True, True]]),
-        ...     first_position=1,
-        ...     dataset="a fingerprint",
-        ...     texts={3: "Hello world"},
-        ...     special_texts={0: "<s>"},
-        ... )
-        >>> rows.pieces(0)
-        ['<s>', 'Hello', ' world']
-        >>> rows.source_table(torch.tensor([0]), torch.tensor([2]))  # document, row, position, token, start, end
-        tensor([[ 3,  0,  2,  8,  5, 11]])
     """
 
     tokens: Int[Tensor, "rows context"]

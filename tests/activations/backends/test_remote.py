@@ -285,7 +285,7 @@ def test_ndif_without_a_key(run, ndif: FakeNDIF, nnsight, monkeypatch: pytest.Mo
     monkeypatch.setattr(nnsight.CONFIG.API, "APIKEY", None)
     monkeypatch.setattr(nnsight.CONFIG.API, "HOST", type(nnsight.CONFIG.API).model_fields["HOST"].default)
     with pytest.raises(
-        InputError, match=r"NDIF wants a key: get one at https://login.ndif.us, then set NDIF_API_KEY or run"
+        InputError, match=r"NDIF needs a key: get one at https://login.ndif.us, then set NDIF_API_KEY or run"
     ):
         run()
 

@@ -134,5 +134,5 @@ def test_bytes_that_are_not_those_of_the_first_reading(sharded: Path, tmp_path: 
     later = WeightFiles(sharded)
     later.check_by(digests)
     later.read(["c"])
-    with pytest.raises(InputError, match=rf"the weight file {file} .*a is not what it was when it was first read"):
+    with pytest.raises(InputError, match=rf"the weight file {file} .*a has changed since it was first read"):
         later.read(["a"])

@@ -79,7 +79,7 @@ def test_a_misspelt_hook_point_names_the_nearest(tiny_model_dir: Path, loader: A
 def test_a_hook_point_without_one_activation_a_token_is_refused(tiny_model_dir: Path) -> None:
     with pytest.raises(
         InputError,
-        match=r"'blocks.1.attn.hook_pattern' .* does not hold one activation a token: .* shape \(1, 4, 7, 7\)",
+        match=r"'blocks.1.attn.hook_pattern' .* does not hold one activation per token: .* shape \(1, 4, 7, 7\)",
     ):
         LanguageModel(LanguageModelName(str(tiny_model_dir)), ["blocks.1.attn.hook_pattern"])
 
@@ -88,7 +88,7 @@ def test_transformer_lens_does_not_load_directories_and_says_what_to_change(tiny
     with pytest.raises(
         InputError,
         match=r"cannot load the language model '.*' with loader 'hooked_transformer': ValueError: .*; check the name, "
-        "the loader and that its files are whole",
+        "the loader and that its files are complete",
     ):
         LanguageModel(LanguageModelName(str(tiny_model_dir), "hooked_transformer"), [])
 
@@ -101,13 +101,13 @@ def test_a_model_that_is_nowhere(loader: Any, tmp_path: Path) -> None:
             LanguageModel(name, [])
         with pytest.raises(InputError, match=rf"cannot load the tokenizer of the language model '{missing}'"):
             name.load_tokenizer()
-        with pytest.raises(InputError, match=rf"'{missing}' is neither a local directory nor to be had from the hub"):
+        with pytest.raises(InputError, match=rf"'{missing}' is neither a local directory nor available from the hub"):
             name.fingerprint()
 
 
 def test_a_directory_without_weights(tiny_model_dir: Path, tmp_path: Path) -> None:
     shutil.copy(tiny_model_dir / "config.json", tmp_path)
-    with pytest.raises(InputError, match=r"cannot load the language model .*OSError.*its files are whole"):
+    with pytest.raises(InputError, match=r"cannot load the language model .*OSError.*its files are complete"):
         LanguageModel(LanguageModelName(str(tmp_path)), [])
 
 

@@ -1,1 +1,1 @@
-"""Have another machine run the language model."""
+"""Harvest activations of a language model that another machine runs."""

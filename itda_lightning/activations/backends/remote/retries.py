@@ -50,8 +50,8 @@ def with_retries(request: Callable[[], Answer], what: str) -> Answer:
         if not _may_pass(error):
             raise InputError(f"{what}: the server refuses ({error}); what was written stays") from error
         raise InputError(
-            f"{what}: failed {len(WAITS) + 1} times within {sum(WAITS) / 60:.1f} minutes, at last with {_reason(error)}; "
-            "what was written stays, run the same command again later"
+            f"{what}: failed {len(WAITS) + 1} times within {sum(WAITS) / 60:.1f} minutes, at last with {_reason(error)}"
+            "; what was written stays, run the same command again later"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""A causal decoder that nnsight runs elsewhere: its modules without weights here, its residual stream by requests."""
+"""A causal decoder that a server runs through nnsight: a skeleton here, the residual stream by request."""
 
 import importlib
 import json
@@ -16,23 +16,23 @@ from itda_lightning.activations.models.residual_stream import find_layers, level
 from itda_lightning.activations.models.skeleton import attention_of, decoder_config
 from itda_lightning.errors import InputError
 
-# The server of NDIF itself, which answers to nobody without a key.
+# NDIF's own server, which needs a key.
 NDIF = "https://api.ndif.us"
-# A model that is not at one of these levels was only downloaded there once.
+# Models at other levels were downloaded by the server, but do not run.
 DEPLOYED = {"HOT", "WARM"}
 
 
 class ServedModel:
-    """A causal decoder on the server that nnsight is configured with.
+    """A causal decoder on the server that nnsight is configured for.
 
     Attributes:
         width: d_in of the residual stream.
-        longest_context: tokens that the model reads at most; None where it does not say.
+        longest_context: maximal number of tokens that the model reads; None if unknown.
 
     Args:
         name: the model.
-        remote: as nnsight takes it: True for the server, "local" for this machine by way of what would be sent to a server,
-            False for this machine.
+        remote: nnsight's option: True for the server, "local" for this machine through a serialised request, False for
+            this machine.
 
     Raises:
         InputError: nnsight or the key is missing, the server does not serve the model, an unknown architecture.
@@ -64,69 +64,69 @@ class ServedModel:
             self._check_served()
 
     def level(self, hook_name: str) -> int:
-        """The level of a hook point. Raises InputError where it is none of the residual stream between layers."""
+        """Return the level of a hook point. Raises InputError for one outside of the residual stream between layers."""
         return level_of(hook_name, self.name, self._path, self._n_layers)
 
     def read(
         self, tokens: Int[Tensor, "rows context"], levels: list[int], first_position: int
     ) -> dict[int, Float[Tensor, "rows positions d"]]:
-        """The residual stream at some levels, which ascend, from a position on; in ``model_dtype``, on the CPU.
+        """Read the residual stream at ascending levels, from ``first_position`` on, in ``model_dtype`` on the CPU.
 
         Raises:
-            InputError: the server cannot be reached or refuses, or its model is another one than was asked for.
+            InputError: the server cannot be reached or refuses; its model has another architecture or dtype.
         """
         request = partial(
             _trace, self._model, self._path, levels, tokens, first_position, self.remote, self._nnsight.save
         )
         read = with_retries(request, f"{tokens.numel():,} tokens") if self.remote is True else request()
-        wants = (len(tokens), tokens.shape[1] - first_position, self.width)
+        shape = (len(tokens), tokens.shape[1] - first_position, self.width)
         for level, values in zip(levels, read, strict=True):
-            if tuple(values.shape) != wants:
+            if tuple(values.shape) != shape:
                 raise InputError(
                     f"the architecture {type(self._model._module).__name__} of {self.name.name!r} is not one that "
-                    f"backend=remote knows: its residual stream at level {level} has the shape {tuple(values.shape)}, not "
-                    f"{wants}; set backend=in_memory"
+                    f"backend=remote knows: its residual stream at level {level} has the shape {tuple(values.shape)}, "
+                    f"not {shape}; set backend=in_memory"
                 )
             if values.dtype != self.name.torch_dtype():
                 served = str(values.dtype).removeprefix("torch.")
                 raise InputError(
-                    f"the server computes {self.name.name!r} in {served}, not in data.model_dtype={self.name.dtype}: set "
-                    f"data.model_dtype={served}"
+                    f"the server computes {self.name.name!r} in {served}, not in data.model_dtype={self.name.dtype}: "
+                    f"set data.model_dtype={served}"
                 )
         return {level: values.detach().cpu() for level, values in zip(levels, read, strict=True)}
 
     def _check_served(self) -> None:
-        """Ask the server; nothing runs there for it."""
+        """Check that the server serves the model; runs nothing there."""
         api = self._nnsight.CONFIG.API
         if not api.APIKEY and api.HOST == NDIF:
             raise InputError(
-                "NDIF wants a key: get one at https://login.ndif.us, then set NDIF_API_KEY or run `nnsight login`"
+                "NDIF needs a key: get one at https://login.ndif.us, then set NDIF_API_KEY or run `nnsight login`"
             )
         if Path(self.name.path_or_hub_name()).is_dir():
             raise InputError(
-                f"the server runs models of the hub, and {self.name.name!r} is a directory of this machine: give a hub name, "
-                "or set backend=in_memory or streamed"
+                f"the server runs models of the hub, and {self.name.name!r} is a directory of this machine: give a hub "
+                "name, or set backend=in_memory or streamed"
             )
         try:
             key = self._model.to_model_key()
         except Exception as error:  # the hub client raises a dozen types
             raise InputError(
-                f"nnsight asks the hub how {self.name.name!r} is spelt, which failed ({error}): check the network and unset "
-                "HF_HUB_OFFLINE"
+                f"nnsight asks the hub how {self.name.name!r} is spelt, which failed ({error}): check the network and "
+                "unset HF_HUB_OFFLINE"
             ) from error
-        wanted = json.loads(key.partition(":")[2])["repo_id"], self.name.revision or "main"
+        model = json.loads(key.partition(":")[2])["repo_id"], self.name.revision or "main"
         served = with_retries(self._served, f"asking {api.HOST} what it serves")
-        if wanted not in served:
-            known = ", ".join(sorted("@".join(model) for model in served)) or "nothing now"
+        if model not in served:
+            known = ", ".join(sorted(map("@".join, served))) or "nothing now"
             raise InputError(
-                f"{api.HOST} does not serve {'@'.join(wanted)}, it serves {known}: choose one of these, wait until it is "
-                "deployed, or set backend=streamed"
+                f"{api.HOST} does not serve {'@'.join(model)}, it serves {known}: choose one of these, wait until "
+                "it is deployed, or set backend=streamed"
             )
 
     def _served(self) -> set[tuple[str, str]]:
-        """(hub name, revision) of the models that the server has deployed."""
+        """Return (hub name, revision) of the models that the server runs."""
         status = self._nnsight.status(raw=True)
-        if not status:  # so nnsight tells that it cannot be reached
+        if not status:  # nnsight could not reach it
             raise ConnectionError("no answer")
         return {
             (deployed.get("repo_id", name), deployed.get("revision") or "main")
@@ -139,7 +139,10 @@ class ServedModel:
 def _trace(
     model: Any, path: str, levels: list[int], tokens: Tensor, first_position: int, remote: bool | str, save: Any
 ) -> list[Tensor]:
-    """The residual stream at ascending levels. nnsight sends the source of the block, which so names nothing of this package."""
+    """Read the residual stream at ascending levels.
+
+    nnsight sends the source of the block to the server, so it names nothing of this package.
+    """
     layers = model.get(path)
     with model.trace(tokens, use_cache=False, remote=remote) as tracer:
         read = save([])

@@ -1,1 +1,1 @@
-"""Run a language model that stays on disk, one layer at a time."""
+"""Harvest activations of a language model that stays on disk, one layer at a time."""

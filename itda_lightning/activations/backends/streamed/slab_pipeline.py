@@ -1,4 +1,4 @@
-"""Slabs on their way through a layer: what is computed of one is being written, and the next one is being read."""
+"""Pass slabs through a layer: while one is computed, its finished rows are written and the next slab is read."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,20 +9,20 @@ from torch import Tensor
 
 from itda_lightning.activations.backends.streamed.slabs import Slab, SlabFiles
 
-# That computes and is written, that is read.
+# Slabs in memory: one is computed and written, the next is read.
 IN_MEMORY = 2
 
 
 class SlabPipeline:
-    """Reads slabs ahead and writes them part by part as they are computed; within ``with``.
+    """Reads slabs ahead and writes them part by part as they are computed; a context manager.
 
-    A slab is on disk before the next one computes, so that a run that is killed has no more than one to compute again.
+    A slab is on disk before the next one is computed, so that a killed run computes at most one again.
 
     Args:
-        files: of the slabs.
-        rows: of the largest slab.
-        keep: whether all slabs stay in memory, which is then the place they are read from. They are written all the same,
-            for a run that is killed. Else memory holds two, in memory that is used again and again.
+        files: files of the slabs.
+        rows: number of rows of the largest slab.
+        keep: keep all slabs in memory and read them from there; they are still written, for a run that is killed. Else
+            two slabs are in memory, in buffers that are reused.
     """
 
     def __init__(self, files: SlabFiles, rows: int, keep: bool) -> None:
@@ -38,7 +38,7 @@ class SlabPipeline:
         self._threads.shutdown()
 
     def memory(self, slab: Slab) -> Float[Tensor, "rows context d"]:
-        """Memory for the hidden states of a slab, until it is written."""
+        """Return memory for the hidden states of a slab, until it is written."""
         n_rows = slab.stop - slab.start
         if slab not in self._in_memory:
             fresh = n_rows if self._keep else self._rows
@@ -49,13 +49,13 @@ class SlabPipeline:
         """Write a slab at a level: the parts of its memory, in order, each while the next one is computed.
 
         Raises:
-            InputError: it could not be written, as ``SlabFiles.write``.
+            InputError: as ``SlabFiles.write``.
         """
         computed: SimpleQueue[Tensor | BaseException | None] = SimpleQueue()
-        writing = self._threads.submit(self._files.write, slab, level, _taken_from(computed))
+        writing = self._threads.submit(self._files.write, slab, level, _parts_of(computed))
         try:
             for part in parts:
-                if writing.done():  # it failed
+                if writing.done():  # it has failed
                     break
                 computed.put(part)
             computed.put(None)
@@ -70,31 +70,31 @@ class SlabPipeline:
         """Bring slabs from a level to the next.
 
         Args:
-            slabs: at that level.
-            level: where they are.
-            forward: changes a slab's hidden states in place and gives, in order, the rows that are done.
+            slabs: the slabs at ``level``.
+            level: their level.
+            forward: changes a slab's hidden states in place and yields, in order, the finished rows.
 
         Raises:
-            InputError: a slab that could not be written, or is not what was written.
+            InputError: a slab that cannot be written or is damaged.
         """
-        coming = self._begin_reading(slabs[0], level) if slabs else None
+        next_slab = self._begin_reading(slabs[0], level) if slabs else None
         for slab, following in zip(slabs, [*slabs[1:], None], strict=True):
-            assert coming is not None
-            hidden = coming.result()
-            coming = self._begin_reading(following, level) if following is not None else None
+            assert next_slab is not None
+            hidden = next_slab.result()
+            next_slab = self._begin_reading(following, level) if following is not None else None
             self.write(slab, level + 1, forward(slab, hidden))
 
     def _begin_reading(self, slab: Slab, level: int) -> Future[Tensor]:
         return self._threads.submit(self._read, slab, level)
 
     def _read(self, slab: Slab, level: int) -> Tensor:
-        kept, hidden = slab in self._in_memory, self.memory(slab)
-        if not kept:
+        in_memory, hidden = slab in self._in_memory, self.memory(slab)
+        if not in_memory:
             self._files.read(slab, level, hidden)
         return hidden
 
 
-def _taken_from(computed: SimpleQueue[Tensor | BaseException | None]) -> Iterator[Tensor]:
+def _parts_of(computed: SimpleQueue[Tensor | BaseException | None]) -> Iterator[Tensor]:
     while (part := computed.get()) is not None:
         if isinstance(part, BaseException):
             raise part

@@ -1,8 +1,8 @@
 """Slabs: the hidden states of all rows on disk, in pieces that fit into memory, each with a checksum.
 
-A *level* is a place in the residual stream: 0 for what enters layer 0, l for what leaves layer l - 1. A slab's file holds its
-rows at one level, as plain numbers with a checksum at the end, and is named by its rows and its level. Which files are there
-says how far the harvest came: levels that a hook point wants are kept, others go once the next is written.
+A *level* is a place in the residual stream: 0 is the input of layer 0, l the output of layer l - 1. A slab's file holds
+its rows at one level, as plain numbers with a checksum at the end, and is named by its rows and level. The files on
+disk tell how far a harvest has come: levels of hook points stay, others are removed once the next level is written.
 """
 
 import os
@@ -21,7 +21,7 @@ from itda_lightning.machine.atomic_files import remove_parts, write_file
 
 CHECKSUM_BYTES = xxhash.xxh3_128().digest_size
 PIECE = 2**24
-# What is computed meanwhile waits for the rest only.
+# Written bytes are forced to disk in these portions, so that little is left to wait for at the end.
 SYNCED_AT_A_TIME = 2**26
 
 
@@ -34,12 +34,12 @@ class Slab:
     stop: int
 
     def batches(self, batches: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-        """Those of the model's batches that lie in it."""
+        """Yield the batches (start, stop) that lie in the slab."""
         return (batch for batch in batches if self.start <= batch[0] < self.stop)
 
 
 def cut(of: Split, batches: list[tuple[int, int]], rows: int) -> list[Slab]:
-    """Slabs of at most ``rows`` rows, each of whole batches (start, stop)."""
+    """Cut batches (start, stop) into slabs of at most ``rows`` rows and at least one batch."""
     slabs: list[Slab] = []
     for start, stop in batches:
         if slabs and stop - slabs[-1].start <= rows:
@@ -53,33 +53,33 @@ class SlabFiles:
     """The files of all slabs in one directory.
 
     Args:
-        directory: holds them and nothing else.
-        wanted: the levels of the hook points, ascending.
+        directory: a directory for them alone.
+        needed: the levels of the hook points, ascending.
         shape: (positions, d_in) of one row.
-        dtype: of the computation.
+        dtype: dtype of the computation.
     """
 
-    def __init__(self, directory: Path, wanted: list[int], shape: tuple[int, int], dtype: torch.dtype) -> None:
-        self.directory, self.wanted, self.shape, self.dtype = directory, wanted, shape, dtype
+    def __init__(self, directory: Path, needed: list[int], shape: tuple[int, int], dtype: torch.dtype) -> None:
+        self.directory, self.needed, self.shape, self.dtype = directory, needed, shape, dtype
         self.row_bytes = shape[0] * shape[1] * dtype.itemsize
         self._checked: set[Path] = set()
 
     def level(self, slab: Slab) -> int | None:
-        """The level that the slab has come to, from which it goes on; None where it has to be embedded.
+        """Return the level from which a slab goes on; None if it has yet to be embedded.
 
-        That is the highest whose file is there, so far as the files of all wanted levels below are there, too.
+        It is the highest level on disk, provided that all needed levels below are on disk, too.
         """
-        there = [level for level in range(self.wanted[-1] + 1) if self._path(slab, level).exists()]
-        missing = [level for level in self.wanted if level not in there]
-        reached = [level for level in there if not missing or level < missing[0]]
+        on_disk = [level for level in range(self.needed[-1] + 1) if self._path(slab, level).exists()]
+        missing = [level for level in self.needed if level not in on_disk]
+        reached = [level for level in on_disk if not missing or level < missing[0]]
         return reached[-1] if reached else None
 
     def empty(self, rows: int) -> Float[Tensor, "rows context d"]:
-        """Memory for the hidden states of so many rows."""
+        """Return uninitialised memory for the hidden states of a number of rows."""
         return torch.empty((rows, *self.shape), dtype=self.dtype)
 
     def read(self, slab: Slab, level: int, hidden: Float[Tensor, "rows context d"]) -> None:
-        """Fill ``hidden`` with the slab's hidden states at a level. Raises InputError where they are not what was written."""
+        """Fill ``hidden`` with the slab's hidden states at a level. Raises InputError for a damaged file."""
         path = self._path(slab, level)
         with path.open("rb", buffering=0) as stream:
             checksum = _fill(stream.fileno(), _bytes_of(hidden), path)
@@ -87,7 +87,7 @@ class SlabFiles:
                 raise _damaged(path)
 
     def read_rows(self, slab: Slab, level: int, start: int, stop: int) -> Float[Tensor, "rows context d"]:
-        """Some of the slab's rows; the whole file is checked before the first of them. Raises as ``read``."""
+        """Read some of the slab's rows, checking the whole file before the first read. Raises as ``read``."""
         path = self._path(slab, level)
         if path not in self._checked:
             self._check(path)
@@ -99,15 +99,15 @@ class SlabFiles:
         return hidden
 
     def write(self, slab: Slab, level: int, parts: Iterable[Float[Tensor, "rows context d"]]) -> None:
-        """Write the slab at a level and remove the level before where no hook point wants it.
+        """Write the slab at a level, and remove the level before unless a hook point needs it.
 
         Args:
-            slab: which rows.
-            level: of their hidden states.
-            parts: all of them in order; each is written before the next is asked for.
+            slab: its rows.
+            level: the level of their hidden states.
+            parts: hidden states of all rows in order; each part is written before the next is taken.
 
         Raises:
-            InputError: the disk is full; what was written before is still there.
+            InputError: the disk is full; earlier files stay.
         """
 
         def write(path: Path) -> None:
@@ -127,15 +127,15 @@ class SlabFiles:
                 stream.write(digest.digest())
 
         write_file(self._path(slab, level), write)
-        if level - 1 not in self.wanted:
+        if level - 1 not in self.needed:
             self._path(slab, level - 1).unlink(missing_ok=True)
 
     def remove_stale(self, slabs: list[Slab]) -> None:
-        """Remove what a process that was killed has left: parts of files, and levels that are no longer needed."""
+        """Remove what a killed process left: parts of files, and levels that are no longer needed."""
         remove_parts(self.directory)
         for slab in slabs:
             for level in range(self.level(slab) or 0):
-                if level not in self.wanted:
+                if level not in self.needed:
                     self._path(slab, level).unlink(missing_ok=True)
 
     def _path(self, slab: Slab, level: int) -> Path:
@@ -157,7 +157,7 @@ def _bytes_of(hidden: Tensor) -> memoryview:
 
 
 def _fill(file: int, view: memoryview, path: Path) -> bytes:
-    """Fill memory from a file; returns the checksum of what was read."""
+    """Fill memory from a file and return the checksum of the bytes read."""
     digest, done = xxhash.xxh3_128(), 0
     while done < len(view):
         piece = view[done : done + PIECE]

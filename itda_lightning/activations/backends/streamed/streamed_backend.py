@@ -1,8 +1,8 @@
-"""The streamed backend: a model on disk harvested layer by layer, all rows through one layer before the next is read.
+"""The streamed backend: harvest from a model on disk, all rows through one layer before the next layer is read.
 
-Every weight is read once whatever the number of tokens. Hidden states lie on disk in slabs (``slabs.py``), so that memory
-holds two layers of weights and two slabs (one computes, the next is being read), and a run that was killed goes on with the
-layer and the slab that it was at.
+Every weight is read once, whatever the number of tokens. Hidden states lie on disk in slabs (``slabs.py``): memory
+holds two layers of weights and two slabs (one is computed, the next is read), and a killed run resumes at its layer and
+slab.
 """
 
 import json
@@ -47,21 +47,21 @@ logger = logging.getLogger(__name__)
 SPLITS: tuple[Split, ...] = get_args(Split)
 SLAB_ROWS = "slabs.json"
 LOCK = "lock"
-# Larger slabs are read and written no faster, and a run that is killed loses more of them.
+# Larger slabs are read and written no faster, and a killed run loses more.
 LARGEST_SLAB = 2**29
 
 
 class StreamedBackend:
-    """Harvests what a data module asks for, from weights that stay on disk.
+    """Harvests the activations of a DataModule from weights that stay on disk.
 
     Args:
-        data: what to harvest; its language model is not loaded.
-        limits: how much memory may be taken.
-        spill: where hidden states are kept meanwhile; beside the caches if None.
+        data: rows and hook points; its language model is not loaded.
+        limits: memory that may be taken.
+        spill: directory of hidden states until the caches are written; None for the directory of the caches.
 
     Raises:
-        InputError: weights that are missing, not whole or of an unknown architecture, or a hook point that is not of the
-            residual stream between layers. Only headers were read then.
+        InputError: weights that are missing, incomplete or of an unknown architecture, or a hook point outside of the
+            residual stream between layers; raised after only headers were read.
     """
 
     def __init__(self, data: ActivationsDataModule, limits: Limits, spill: Path | None) -> None:
@@ -70,69 +70,66 @@ class StreamedBackend:
         self.spill = spill.expanduser() if spill is not None else self.root
         self.decoder = StreamedDecoder(data.model_name)
         self.levels = {hook: self.decoder.level(hook) for hook in data.hook_names}
-        self.wanted = sorted(set(self.levels.values()))
+        self.needed_levels = sorted(set(self.levels.values()))
         self.batch_rows: int = data.hparams["model_batch_size"]
         data.check_context(self.decoder.longest_context)
 
     def plan(self) -> HarvestPlan:
-        """What all of the harvest takes. Raises InputError where a single batch does not fit into the memory."""
-        decoder, n_layers = self.decoder, self.wanted[-1]
+        """Plan the whole harvest. Raises InputError if a single batch does not fit into the memory."""
+        decoder, n_layers = self.decoder, self.needed_levels[-1]
         n_rows, row_bytes = self._n_rows, self._row_bytes
         names = decoder.outer_weights + [name for layer in decoder.layer_weights[:n_layers] for name in layer]
         slab = self.slab_rows * row_bytes
         memory = self.memory_for(n_rows if self.all_in_memory else self.slab_rows)
-        shard = SHARD_ROWS * row_bytes * len(self.levels)  # of the cache, while it is written
+        shard = SHARD_ROWS * row_bytes * len(self.levels)  # of a cache that is being written
         width, stored = len(self.levels) * decoder.width, self.data.hparams["cache_dtype"]
         return HarvestPlan(
             tokens=n_rows * self.data.hparams["context_size"],
             weights=decoder.files.size_bytes(names),
             received=0,
             cache=sum(cache_bytes(part, width, stored) for part in map(self.data.cached_rows, SPLITS)),
-            # While a slab is written its last level is still there.
-            spill=n_rows * row_bytes * len(self.wanted) + slab,
+            # While a slab is written, its last level is still on disk.
+            spill=n_rows * row_bytes * len(self.needed_levels) + slab,
             cpu=max(memory, PROCESS_BYTES + 2 * shard),
             gpu=0 if self._on_cpu else max(2 * decoder.layer_bytes, decoder.outer_bytes) + self._batch,
         )
 
     def memory_for(self, slab_rows: int) -> int:
-        """Bytes of CPU memory for slabs of so many rows: the process, two layers of weights, one batch, two slabs."""
+        """Return the bytes of CPU memory: the process, two layers of weights, a batch and two slabs."""
         return self._memory_without_slabs + min(IN_MEMORY * slab_rows, self._n_rows) * self._row_bytes
 
     @cached_property
     def slab_rows(self) -> int:
-        """Rows in a slab: half of what the memory leaves, in whole batches, of all rows at most.
-
-        Raises:
-            InputError: too little memory for two layers of weights and one batch.
-        """
+        """Rows per slab: whole batches in half of the remaining memory. Raises InputError if it holds no batch."""
         allowed, least = self.limits.of(CPU), self.memory_for(self.batch_rows)
         if allowed < least:
             raise InputError(
                 f"the harvest needs {in_units(least)} of memory (this process {in_units(PROCESS_BYTES)}, two layers of "
-                f"weights {in_units(self._weights_on_cpu)}, the rest for a batch) but may take {in_units(allowed)}: raise "
-                "memory, or lower data.model_batch_size"
+                f"weights {in_units(self._weights_on_cpu)}, the rest for a batch) but may take {in_units(allowed)}: "
+                "raise memory, or lower data.model_batch_size"
             )
         largest = min((allowed - self._memory_without_slabs) // IN_MEMORY, LARGEST_SLAB)
         return min(max(1, largest // (self.batch_rows * self._row_bytes)) * self.batch_rows, self._n_rows)
 
     @property
     def all_in_memory(self) -> bool:
-        """Whether the memory holds the hidden states of all rows."""
+        """True if the memory holds the hidden states of all rows."""
         return self.limits.of(CPU) >= self._memory_without_slabs + self._n_rows * self._row_bytes
 
     def fill(self) -> int:
-        """Harvest what is not in the caches yet; returns the number of tokens that were written to them.
+        """Harvest what is missing in the caches and return its number of tokens.
 
         Raises:
-            InputError: another process is at it, a full disk, a damaged file; what was written stays, the same call goes on.
+            InputError: another process fills the same caches, a full disk, a damaged file; what was written stays, and
+                the same call resumes.
         """
         caches = {split: self._cache(split) for split in SPLITS}
         key = xxhash.xxh3_64_hexdigest("".join(cache.path.name for cache in caches.values()).encode())
         directory = self.spill / f"streamed-{key}-{self.batch_rows}"
-        there = sum(map(directory_bytes, [directory, *(cache.path for cache in caches.values())]))
-        self.plan().check_disk(self.root, self.spill, reusable=there)
+        reusable = sum(map(directory_bytes, [directory, *(cache.path for cache in caches.values())]))
+        self.plan().check_disk(self.root, self.spill, reusable)
         missing = {split: cache for split, cache in caches.items() if not cache.complete}
-        with _alone_in(directory):
+        with _locked(directory):
             written = _Run(self, directory, missing).fill() if missing else 0
             shutil.rmtree(directory, ignore_errors=True)
         return written
@@ -152,7 +149,7 @@ class StreamedBackend:
 
     @property
     def _weights_on_cpu(self) -> int:
-        """The layer that computes and the next, or what runs before the layers, as stored and as computed with."""
+        """Bytes of the current and the next layer, or of the embeddings, as stored and as computed with."""
         decoder = self.decoder
         stored = max(map(decoder.files.size_bytes, decoder.layer_weights))
         outer = decoder.files.size_bytes(decoder.outer_weights)
@@ -175,15 +172,15 @@ class StreamedBackend:
 
 
 class _Run:
-    """One run of a streamed harvest into the caches that are missing."""
+    """One run of a streamed harvest into the missing caches."""
 
     def __init__(self, backend: StreamedBackend, directory: Path, caches: dict[Split, ActivationCache]) -> None:
-        self.decoder, self.levels, self.wanted = backend.decoder, backend.levels, backend.wanted
+        self.decoder, self.levels, self.needed_levels = backend.decoder, backend.levels, backend.needed_levels
         self.caches = caches
         self.batches = {split: cache.batches(backend.batch_rows) for split, cache in caches.items()}
         rows = next(iter(caches.values())).rows
         shape, dtype = (rows.context_size, self.decoder.width), backend.data.model_name.torch_dtype()
-        self.files = SlabFiles(directory, self.wanted, shape, dtype)
+        self.files = SlabFiles(directory, self.needed_levels, shape, dtype)
         slab_rows = _slab_rows(directory, backend.slab_rows)
         self.slabs = [slab for split, batches in self.batches.items() for slab in cut(split, batches, slab_rows)]
         self.files.remove_stale(self.slabs)
@@ -194,8 +191,8 @@ class _Run:
         self.decoder.files.check_by(backend.root / f"weights-{model}.json")
 
     def fill(self) -> int:
-        """Bring all slabs to the last level that a hook point wants, then write the caches."""
-        if any(level != self.wanted[-1] for level in self.reached.values()):
+        """Bring all slabs to the last level that a hook point needs, then write the caches."""
+        if any(level != self.needed_levels[-1] for level in self.reached.values()):
             with self.pipeline() as pipeline:
                 self._embed(pipeline)
                 self._stream(pipeline)
@@ -219,30 +216,30 @@ class _Run:
             yield part.copy_(self.decoder.embed(tokens[start:stop]))
 
     def _stream(self, pipeline: SlabPipeline) -> None:
-        decoder, last = self.decoder, self.wanted[-1]
+        decoder, last = self.decoder, self.needed_levels[-1]
         first = min(level for level in self.reached.values() if level is not None)
         if first == last:
             return
         if first:
-            logger.info("going on with layer %d of %d", first, last)
+            logger.info("resuming at layer %d of %d", first, last)
         size = max(map(decoder.files.memory_bytes, decoder.layer_weights[first:last]))
         memory = [torch.empty(size, dtype=torch.uint8) for _ in range(2)]
-        flops, waited, begin = 0, 0.0, time.perf_counter()
+        flops, waiting, begin = 0, 0.0, time.perf_counter()
         with (
             ThreadPoolExecutor(1) as reader,
             tqdm(total=(last - first) * len(self.slabs), desc="Layers", unit=" slabs") as bar,
         ):
-            coming = reader.submit(decoder.files.read, decoder.layer_weights[first], memory[0])
+            next_weights = reader.submit(decoder.files.read, decoder.layer_weights[first], memory[0])
             for index in range(first, last):
                 before = time.perf_counter()
-                weights = coming.result()
-                waited += time.perf_counter() - before
+                weights = next_weights.result()
+                waiting += time.perf_counter() - before
                 with decoder.layer(index, weights):
-                    # The next layer is read only now, when what is free is known: two layers are in memory, not three.
+                    # The next layer is read only now, into the buffer that is free: memory holds two layers, not three.
                     if decoder.lies_in(index, memory[0]):
                         memory.reverse()
                     if index + 1 < last:
-                        coming = reader.submit(decoder.files.read, decoder.layer_weights[index + 1], memory[0])
+                        next_weights = reader.submit(decoder.files.read, decoder.layer_weights[index + 1], memory[0])
                     slabs = [slab for slab in self.slabs if self.reached[slab] == index]
                     bar.update(len(self.slabs) - len(slabs))
                     pipeline.advance(slabs, index, partial(self._forward, index, bar))
@@ -258,7 +255,7 @@ class _Run:
             in_units(read / seconds),
             flops / 1e12,
             flops / seconds / 1e12,
-            waited,
+            waiting,
         )
 
     def _forward(self, index: int, bar: tqdm, slab: Slab, hidden: Tensor) -> Iterator[Tensor]:
@@ -272,19 +269,21 @@ class _Run:
         return self.caches[slab.of].rows
 
     def _read(self, split: Split, start: int, stop: int) -> Iterator[RowActivations]:
-        """The activations of some rows, in the batches of the language model."""
+        """Yield the activations of some rows, in the batches of the language model."""
         first = self.caches[split].rows.first_position
         for batch in self.batches[split]:
             if not start <= batch[0] < stop:
                 continue
             slab = next(slab for slab in self.slabs if slab.of == split and slab.start <= batch[0] < slab.stop)
-            read = {level: self.files.read_rows(slab, level, *batch)[:, first:].contiguous() for level in self.wanted}
+            read = {
+                level: self.files.read_rows(slab, level, *batch)[:, first:].contiguous() for level in self.needed_levels
+            }
             yield RowActivations(batch[0], {hook: read[level] for hook, level in self.levels.items()})
 
 
 @contextmanager
-def _alone_in(directory: Path) -> Iterator[None]:
-    """Within this block no other harvest works in the directory; a process that was killed holds nothing."""
+def _locked(directory: Path) -> Iterator[None]:
+    """Keep other harvests out of the directory within this block; a killed process leaves no lock."""
     with explained(directory, "writing into"):
         directory.mkdir(parents=True, exist_ok=True)
         lock = FileLock(directory / LOCK, timeout=0)
@@ -297,20 +296,20 @@ def _alone_in(directory: Path) -> Iterator[None]:
         ) from error
 
 
-def _slab_rows(directory: Path, wanted: int) -> int:
-    """Rows in a slab: as a run began that was killed, else as wanted now.
+def _slab_rows(directory: Path, rows: int) -> int:
+    """Return the rows per slab with which a killed run began, else ``rows``.
 
     Raises:
-        InputError: it began with more memory than there is now.
+        InputError: it began with larger slabs than the memory holds now.
     """
     path = directory / SLAB_ROWS
     if not path.exists():
-        write_json(path, {"rows": wanted})
-        return wanted
-    begun = int(json.loads(path.read_text(encoding="utf-8"))["rows"])
-    if begun > wanted:
+        write_json(path, {"rows": rows})
+        return rows
+    first_rows = int(json.loads(path.read_text(encoding="utf-8"))["rows"])
+    if first_rows > rows:
         raise InputError(
-            f"the harvest in {directory} was begun with slabs of {begun} rows, of which the memory holds {wanted} now: raise "
-            "memory, or remove the directory to begin anew"
+            f"the harvest in {directory} began with slabs of {first_rows} rows, of which the memory holds {rows} now: "
+            "raise memory, or remove the directory to start again"
         )
-    return begun
+    return first_rows

@@ -1,7 +1,7 @@
-"""A causal decoder of `transformers` whose weights stay on disk: a skeleton that is given one layer's weights at a time.
+"""A causal decoder of `transformers` whose weights stay on disk: a skeleton that gets one layer's weights at a time.
 
-All that computes is the model's own: its forward is run once with layers that only record with what they are called
-(masks, positions, rotary embeddings, whatever its architecture hands them), and each layer is then called so.
+The model's own modules compute everything. Its forward runs once with layers that only record their arguments (masks,
+positions, rotary embeddings, whatever the architecture passes), and each layer is then called with these.
 """
 
 import re
@@ -32,7 +32,7 @@ from itda_lightning.activations.models.residual_stream import find_layers, level
 from itda_lightning.activations.models.skeleton import directory_of, make_skeleton
 from itda_lightning.errors import InputError
 
-# What a layer is called with beside the hidden states: the other positional arguments, and the keyword arguments.
+# Arguments of a layer besides the hidden states: positional and keyword ones.
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -41,7 +41,7 @@ class _LastLayerReached(Exception):  # noqa: N818  it is no error
 
 
 class _InMemory:
-    """What `transformers` takes for a slice of a file: gives its tensor once, and keeps it no longer."""
+    """Stands for a slice of a file in `transformers`: gives its tensor once and drops it."""
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor: Tensor | None = tensor
@@ -57,25 +57,25 @@ class _InMemory:
 
 
 class StreamedDecoder:
-    """The skeleton of a causal decoder, its layers and the weights that each of them takes.
+    """The skeleton of a causal decoder, its layers and the weights of each.
 
     Attributes:
-        config: of the text decoder.
-        n_layers, width: decoder layers, and d_in of the residual stream.
-        longest_context: tokens that the model reads at most; None where it does not say.
-        layer_weights: for every layer the names in the weight files of what it takes.
-        outer_weights: the names of what runs before the layers (embeddings).
-        layer_bytes, outer_bytes: the largest layer, and what runs before, as they are computed with: in the dtype of the
-            computation, or packed.
-        working_bytes: what a layer of packed weights takes beside them while it computes; 0 for others.
+        config: configuration of the text decoder.
+        n_layers, width: number of layers, and d_in of the residual stream.
+        longest_context: maximal number of tokens that the model reads; None if unknown.
+        layer_weights: for every layer, the names of its weights in the files.
+        outer_weights: the names of weights that run before the layers (embeddings).
+        layer_bytes, outer_bytes: size of the largest layer, and of the weights before the layers, in the dtype of the
+            computation or packed.
+        working_bytes: memory that a layer of packed weights needs besides them; 0 for other weights.
         parameters: number of parameters of every layer, packed or not.
 
     Args:
-        name: the model; its directory, or a hub name that was downloaded.
+        name: a model in a directory, or a hub model that was downloaded.
 
     Raises:
-        InputError: weights that are not there or not whole, an unknown architecture, weights that do not fit it or are
-            quantised in a way that is not streamed.
+        InputError: weights that are missing, incomplete or do not fit the architecture; an unknown architecture; an
+            unsupported quantisation.
     """
 
     def __init__(self, name: LanguageModelName) -> None:
@@ -107,21 +107,21 @@ class StreamedDecoder:
         self.layer_bytes = max(_bytes(layer.parameters()) for layer in self.layers)
         self.outer_bytes = _bytes(parameter for _, parameter in self._outer())
         self.working_bytes = 0
-        if self._quantizer is not None:  # nothing is converted then
+        if self._quantizer is not None:  # weights are not converted
             self.layer_bytes = max(map(self.files.size_bytes, self.layer_weights))
             self.outer_bytes = self.files.size_bytes(self.outer_weights)
             self.working_bytes = working_bytes(self.model, self._quantizer, self.device, name.torch_dtype())
-            if self.device.type == "cpu":  # where weights may be put in another order
+            if self.device.type == "cpu":  # weights may be reordered there
                 self.working_bytes += self.layer_bytes
         self._calls: dict[tuple[int, ...], list[Call]] = {}
 
     def level(self, hook_name: str) -> int:
-        """The level of a hook point. Raises InputError where it is none of the residual stream between layers."""
+        """Return the level of a hook point. Raises InputError for one outside of the residual stream between layers."""
         return level_of(hook_name, self.name, self.layers_path, self.n_layers)
 
     @contextmanager
     def outer(self) -> Iterator[None]:
-        """Within this block the weights that run before the layers are loaded."""
+        """Load the weights that run before the layers, within this block."""
         self._load(self.files.read(self.outer_weights))
         try:
             yield
@@ -133,9 +133,9 @@ class StreamedDecoder:
 
     @contextmanager
     def layer(self, index: int, weights: dict[str, Tensor]) -> Iterator[None]:
-        """Within this block layer ``index`` has these weights, which are taken out of ``weights`` meanwhile."""
+        """Give these weights to layer ``index`` within this block; they are moved out of ``weights``."""
         empty = self.layers[index]
-        # Modules of packed weights keep more than parameters, so a copy is filled, which goes with all that it holds.
+        # Modules of packed weights hold more than parameters, so a copy is filled and dropped afterwards.
         self.layers[index] = deepcopy(empty)
         try:
             self._load(weights)
@@ -164,35 +164,34 @@ class StreamedDecoder:
 
     @torch.no_grad()
     def prepare(self, tokens: Int[Tensor, "rows context"]) -> None:
-        """Find out, within ``outer``, how layers are called on batches of this shape.
+        """Record, within ``outer``, the arguments of layers on batches of this shape.
 
         Raises:
-            InputError: an architecture whose layers are not called one on the output of the other, or with something
-                that depends on the tokens.
+            InputError: layers that do not follow one another, or whose arguments depend on the tokens.
         """
         if tuple(tokens.shape) in self._calls:
             return
         calls = self._record(tokens)[1]
         if not _same(calls, self._record((tokens + 1) % 2)[1]):
-            raise self._unknown("its layers are handed something besides hidden states that depends on the tokens")
+            raise self._unknown("its layers get arguments besides hidden states that depend on the tokens")
         self._calls[tuple(tokens.shape)] = calls
 
     @torch.no_grad()
     def embed(self, tokens: Int[Tensor, "rows context"]) -> Float[Tensor, "rows context d"]:
-        """What enters layer 0, within ``outer``."""
+        """Return the input of layer 0, within ``outer``."""
         return self._record(tokens)[0].cpu()
 
     @torch.no_grad()
     def forward_layer(self, index: int, hidden: Float[Tensor, "rows context d"]) -> Float[Tensor, "rows context d"]:
-        """One layer on one batch, within ``layer``."""
+        """Run a layer on a batch, within ``layer``."""
         arguments, keywords = self._calls[tuple(hidden.shape[:2])][index]
-        # A copy, since products may depend on the alignment of what they read.
+        # A copy, since products may depend on the alignment of their inputs.
         output = self.layers[index](hidden.to(self.device, copy=True), *arguments, **keywords)
         return (output if isinstance(output, Tensor) else output[0]).cpu()
 
     def _record(self, tokens: Tensor) -> tuple[Tensor, list[Call]]:
-        """What enters layer 0, and how every layer is called."""
-        for in_tuple in (False, True):  # what the layers return differs among architectures
+        """Return the input of layer 0 and the arguments of every layer."""
+        for in_tuple in (False, True):  # some architectures expect tuples from their layers
             calls = self._run_recorders(tokens.to(self.device), in_tuple)
             entered = [arguments[0] if arguments else None for arguments, _ in calls]
             if len(calls) == self.n_layers and entered[0] is not None and all(each is entered[0] for each in entered):
@@ -200,7 +199,7 @@ class StreamedDecoder:
         raise self._unknown("its layers are not called one after another on hidden states alone")
 
     def _run_recorders(self, tokens: Tensor, in_tuple: bool) -> list[Call]:
-        """Run the model's own forward up to its last layer, with layers that give back what they are given."""
+        """Run the model's own forward up to its last layer, with layers that return their input."""
         calls: list[Call] = []
 
         def forward(*arguments: Any, **keywords: Any) -> Any:
@@ -235,7 +234,7 @@ class StreamedDecoder:
                 yield name, value
 
     def _assign(self) -> tuple[list[list[str]], list[str]]:
-        """The names in the files for every layer, and for what runs before the layers."""
+        """Return the names in the files of every layer's weights, and of those that run before the layers."""
         mapping = self._loading.weight_mapping or []
         renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
         converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
@@ -252,7 +251,7 @@ class StreamedDecoder:
         return [by_layer[layer] for layer in range(self.n_layers)], outer
 
     def _check_weights(self) -> None:
-        """Load every tensor as a shape without content, which finds whatever does not fit."""
+        """Load every tensor as a shape without content, to find those that do not fit."""
         shapes = {
             name: torch.empty(stored.shape, dtype=stored.dtype, device="meta")
             for name, stored in self.files.tensors.items()
@@ -261,13 +260,15 @@ class StreamedDecoder:
         on_disk = LoadStateDictConfig(**{**vars(self._loading), "device_map": {"": torch.device("meta")}})
         loaded = deepcopy(self.model)
         with _quietly():
-            told, _ = convert_and_load_state_dict_in_model(loaded, shapes, on_disk)
+            report, _ = convert_and_load_state_dict_in_model(loaded, shapes, on_disk)
         needed = {name for name, _ in self._outer()} | {
             f"{self.layers_path}.{name}" for name in self.layers.state_dict()
         }
-        wrong = [f"{name} is missing" for name in sorted(needed & told.missing_keys)]
-        wrong += [f"{name} has the shape {tuple(has)}, not {tuple(wants)}" for name, has, wants in told.mismatched_keys]
-        wrong += list(told.conversion_errors)
+        wrong = [f"{name} is missing" for name in sorted(needed & report.missing_keys)]
+        wrong += [
+            f"{name} has the shape {tuple(has)}, not {tuple(wants)}" for name, has, wants in report.mismatched_keys
+        ]
+        wrong += list(report.conversion_errors)
         if self._quantizer is not None:
             wrong += wrongly_packed(self.model, loaded, self._quantizer)
         if wrong:
@@ -293,7 +294,7 @@ def _bytes(parameters: Any) -> int:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether arguments are equal, tensors by their values."""
+    """Return True if arguments are equal, tensors by their values."""
     if isinstance(one, Tensor):
         return isinstance(other, Tensor) and one.shape == other.shape and bool((one == other).all())
     if isinstance(one, dict):
@@ -305,7 +306,7 @@ def _same(one: Any, other: Any) -> bool:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without a progress bar for each layer's weights."""
+    """Hide the progress bar of each layer's weights."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:

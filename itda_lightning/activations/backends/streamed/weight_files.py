@@ -1,4 +1,4 @@
-"""Weights on disk: the safetensors shards of a model directory, read tensor by tensor and never mapped into memory."""
+"""Read weights from the safetensors shards of a model directory, tensor by tensor, never mapped into memory."""
 
 import json
 import math
@@ -14,11 +14,11 @@ from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import write_json
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-# https://huggingface.co/docs/safetensors: 8 bytes with the length of a JSON header, the header, then the tensors' bytes.
+# https://huggingface.co/docs/safetensors: 8 bytes for the length of a JSON header, the header, then the tensors' bytes.
 LENGTH_BYTES, LONGEST_HEADER = 8, 100_000_000
-# Of tensors in memory that is used again: that of the memory that torch makes.
+# Tensors in a reused buffer are aligned like memory that torch allocates.
 ALIGNMENT = 64
-# So much is read at a time that the checksum finds it in the processor's cache.
+# Bytes per read: the checksum then finds them in the processor's cache.
 PIECE = 2**20
 DTYPES = {
     "F64": torch.float64,
@@ -35,7 +35,7 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies: ``size`` bytes from byte ``start`` of ``file``."""
+    """The place of a tensor: ``size`` bytes from byte ``start`` of ``file``."""
 
     file: Path
     dtype: torch.dtype
@@ -47,14 +47,14 @@ class StoredTensor:
 class WeightFiles:
     """The tensors of a model directory by their names in its files.
 
-    Only headers are read here; a tensor is read by ``read``, with ordinary reads into memory of its own, so that the
-    address space holds what is in use and nothing else.
+    The constructor reads only headers; ``read`` reads tensors into memory of their own, so that the process holds those
+    in use and no others.
 
     Args:
-        directory: holds ``model.safetensors.index.json`` with the shards that it names, or ``model.safetensors``.
+        directory: holds ``model.safetensors.index.json`` and the shards that it names, or ``model.safetensors``.
 
     Raises:
-        InputError: no safetensors weights; a shard that is missing, truncated or damaged, named.
+        InputError: no safetensors weights; a shard that is missing, truncated or damaged.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -65,29 +65,29 @@ class WeightFiles:
         self._digests_file: Path | None = None
 
     def check_by(self, digests: Path) -> None:
-        """Compare what is read from now on with the checksums in a file, which gets those of what is new."""
+        """Compare tensors read from now on with the checksums in a file, and add missing ones to it."""
         self._digests_file = digests
         if digests.exists():
             self._digests = json.loads(digests.read_text(encoding="utf-8"))
 
     def size_bytes(self, names: list[str]) -> int:
-        """Bytes of these tensors on disk."""
+        """Return the bytes of these tensors on disk."""
         return sum(self.tensors[name].size for name in names)
 
     def memory_bytes(self, names: list[str]) -> int:
-        """Bytes of the memory that ``read`` puts these tensors in."""
+        """Return the bytes of memory that ``read`` needs for these tensors."""
         return sum(map(self._aligned_bytes, names))
 
     def read(self, names: list[str], memory: UInt8[Tensor, " bytes"] | None = None) -> dict[str, Tensor]:
-        """The tensors of these names, on the CPU, in the dtype they are stored in.
+        """Read tensors by name, onto the CPU, in their stored dtype.
 
         Args:
-            names: in the files.
-            memory: at least ``memory_bytes`` to put them in. Fresh memory, which the operating system gives out page by
-                page, may take several times as long as reading.
+            names: names in the files.
+            memory: a buffer of at least ``memory_bytes``; None to allocate one, which may take several times as long as
+                reading, since the operating system provides new memory page by page.
 
         Raises:
-            InputError: a shard that ends early, or a tensor whose bytes are not those that were read before.
+            InputError: a shard that ends early; a tensor that has changed since it was first read.
         """
         left = torch.empty(self.memory_bytes(names), dtype=torch.uint8) if memory is None else memory
         read = {}
@@ -112,7 +112,7 @@ class WeightFiles:
                 digest.update(view[done : done + count])
                 done += count
         if self._digests_file is not None and self._digests.setdefault(name, digest.hexdigest()) != digest.hexdigest():
-            raise _damaged(stored.file, f"{name} is not what it was when it was first read")
+            raise _damaged(stored.file, f"{name} has changed since it was first read")
         return content.view(stored.dtype).reshape(stored.shape)
 
 
@@ -132,8 +132,8 @@ def _shards(directory: Path) -> list[Path]:
     missing = [name for name in names if not (directory / name).exists()]
     if missing:
         raise InputError(
-            f"{directory} lacks {len(missing)} of the {len(names)} shards that its index names: {', '.join(missing[:4])}"
-            f"{', ...' if len(missing) > 4 else ''}; download them"
+            f"{directory} lacks {len(missing)} of the {len(names)} shards that its index names: "
+            f"{', '.join(missing[:4])}{', ...' if len(missing) > 4 else ''}; download them"
         )
     return [directory / name for name in names]
 
