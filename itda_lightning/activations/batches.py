@@ -54,6 +54,15 @@ class ActivationBatch:
         return UsableActivations(x[good], self.table[good])
 
 
+def kept_activations(rows: Rows, part: RowActivations) -> ActivationBatch:
+    """Return the kept activations of a block of rows with their sources."""
+    n_rows = len(next(iter(part.activations.values())))
+    mask = rows.kept[part.first_row : part.first_row + n_rows, rows.first_position :]
+    row, position = mask.nonzero(as_tuple=True)
+    table = rows.source_table(row + part.first_row, position + rows.first_position)
+    return ActivationBatch({hook: values[mask].float() for hook, values in part.activations.items()}, table)
+
+
 class ActivationLoader:
     """Iterate over batches of ``batch_size`` activations (the last may be shorter), the same ones in every pass.
 
@@ -87,7 +96,7 @@ class ActivationLoader:
         skip = start - int(self.rows.kept[:first_block].sum())
         waiting: list[ActivationBatch] = []
         for part in self.read_from(first_block):
-            waiting.append(self._select(part))
+            waiting.append(kept_activations(self.rows, part))
             available = sum(len(batch) for batch in waiting)
             if available - skip < self.batch_size:
                 continue
@@ -101,13 +110,6 @@ class ActivationLoader:
         if len(rest) > skip:
             self.given += 1
             yield _cut(rest, skip, len(rest))
-
-    def _select(self, part: RowActivations) -> ActivationBatch:
-        n_rows = len(next(iter(part.activations.values())))
-        mask = self.rows.kept[part.first_row : part.first_row + n_rows, self.rows.first_position :]
-        row, position = mask.nonzero(as_tuple=True)
-        table = self.rows.source_table(row + part.first_row, position + self.rows.first_position)
-        return ActivationBatch({hook: values[mask].float() for hook, values in part.activations.items()}, table)
 
 
 class RowReader:

@@ -31,8 +31,7 @@ from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
 from itda_lightning.activations.activation_identity import ActivationIdentity
-from itda_lightning.activations.harvesting import RowActivations, harvest
-from itda_lightning.activations.models.language_model import LanguageModel
+from itda_lightning.activations.harvesting import RowActivations
 from itda_lightning.activations.text.rows import Rows
 from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import explained, remove_parts, write_file, write_json, write_text
@@ -45,6 +44,9 @@ FORMAT_VERSION = 1
 SHARD_ROWS = 64
 CHECKSUMS = "checksums.xxh128"
 BITS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+# Yields the activations of the rows start..stop, in the language model's batches.
+ReadRows = Callable[[int, int], Iterable[RowActivations]]
 
 
 class ActivationCache:
@@ -100,18 +102,14 @@ class ActivationCache:
             for row in range(start, min(start + SHARD_ROWS, len(self.rows)), model_batch_size)
         ]
 
-    def fill(self, language_model: LanguageModel, model_batch_size: int) -> int:
-        """Harvest what is missing by running the language model; arguments and errors as ``fill_from``."""
-        return self.fill_from(language_model.widths, partial(harvest, language_model, self.rows, model_batch_size))
-
-    def fill_from(self, widths: dict[str, int], read: Callable[[int, int], Iterable[RowActivations]]) -> int:
+    def fill(self, widths: dict[str, int], read: ReadRows) -> int:
         """Write what is missing, with a progress bar, and return its number of tokens.
 
         Several processes write files in turn, each reading its own, and the first process adds their checksums.
 
         Args:
             widths: d_in of every hook point.
-            read: yields the activations of the rows start..stop, in the language model's batches.
+            read: yields the activations of the rows start..stop.
 
         Raises:
             InputError: too little space, found before anything is read; no permission; activations that the stored
@@ -161,9 +159,7 @@ class ActivationCache:
     def _n_rows(self, shard: int) -> int:
         return min((shard + 1) * SHARD_ROWS, len(self.rows)) - shard * SHARD_ROWS
 
-    def _write_from(
-        self, read: Callable[[int, int], Iterable[RowActivations]], shard: int, features: Features, bar: tqdm
-    ) -> str:
+    def _write_from(self, read: ReadRows, shard: int, features: Features, bar: tqdm) -> str:
         """Write one file and return its checksum."""
         start, parts = shard * SHARD_ROWS, []
         for part in read(start, start + self._n_rows(shard)):

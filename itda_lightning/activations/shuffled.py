@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from itda_lightning.activations.batches import kept_activations
 from itda_lightning.activations.cache import SHARD_ROWS, ActivationCache
 from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.activations.harvesting import RowActivations
 from itda_lightning.activations.text.rows import Rows, draw_rows
-from itda_lightning.activations.usable import usable
 from itda_lightning.errors import InputError
 from itda_lightning.machine.checks import check_between
 
@@ -64,11 +65,8 @@ class TrainingRows:
 
     def read(self, start: int, stop: int) -> Float[Tensor, "m d"]:
         """Return (m, d) the usable activations of the rows ``start..stop``, in order."""
-        rows = self.rows
-        mask = self.kept[start:stop, rows.first_position :]
-        x = self.cache.read(start, stop).activations[self.hook_name][mask]
-        row, position = mask.nonzero(as_tuple=True)
-        return x[usable(x, rows.source_table(row + start, position + rows.first_position), self.hook_name, "skip")]
+        x = self.cache.read(start, stop).activations[self.hook_name]
+        return kept_activations(self.rows, RowActivations(start, {self.hook_name: x})).usable(self.hook_name).x
 
     def at(self, places: Int[Tensor, "m 2"]) -> Float[Tensor, "m d"]:
         """Return (m, d) the activations at (row, position), usable or not, in the order of ``places``."""

@@ -11,6 +11,7 @@ import pytest
 from datasets.arrow_writer import ArrowWriter
 
 from itda_lightning.activations import cache as cache_module
+from itda_lightning.activations import datamodule
 from itda_lightning.activations.cache import ActivationCache
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.errors import InputError
@@ -84,7 +85,7 @@ def test_too_little_space_is_said_before_the_model_runs(
     make_data: MakeData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda path: SimpleNamespace(free=250_000))
-    monkeypatch.setattr(cache_module, "harvest", lambda *arguments: pytest.fail("the model runs"))
+    monkeypatch.setattr(datamodule, "harvest", lambda *arguments: pytest.fail("the model runs"))
     with pytest.raises(
         InputError,
         match=rf"the activation cache needs 277.2 kB but {tmp_path}/activations-\w+ has 250.0 kB free: lower "

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from datasets import load_from_disk
 
-from itda_lightning.activations import cache as cache_module
+from itda_lightning.activations import datamodule
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from tests.activations.conftest import MakeData
 
@@ -26,13 +26,13 @@ def files(path: Path) -> dict[str, bytes]:
 def harvested(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """The (start, stop) rows of every harvest into a cache from now on."""
     calls: list[tuple[int, int]] = []
-    harvest = cache_module.harvest
+    harvest = datamodule.harvest
 
     def counted(language_model: Any, rows: Any, model_batch_size: int, start_row: int, stop_row: int) -> Any:
         calls.append((start_row, stop_row))
         return harvest(language_model, rows, model_batch_size, start_row, stop_row)
 
-    monkeypatch.setattr(cache_module, "harvest", counted)
+    monkeypatch.setattr(datamodule, "harvest", counted)
     return calls
 
 

@@ -69,7 +69,7 @@ class RemoteBackend:
         for cache in map(self.data.cache, SPLITS):
             assert cache is not None
             if not cache.complete:
-                written += cache.fill_from(widths, partial(self._read, cache.rows))
+                written += cache.fill(widths, partial(self._read, cache.rows))
         return written
 
     def _read(self, rows: Rows, start: int, stop: int) -> Iterator[RowActivations]:

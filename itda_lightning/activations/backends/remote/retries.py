@@ -14,15 +14,16 @@ from itda_lightning.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-# Seconds before each retry, unless the server asks for more: 8.5 minutes in all.
-WAITS = tuple(2.0**n for n in range(1, 9))
+# Tries, with 2, 4, 8, ... seconds between them unless the server asks for more: 8.5 minutes in all.
+TRIES = 9
+MINUTES = sum(2**n for n in range(1, TRIES)) / 60
 TOO_MANY_REQUESTS, SERVER_FAILS = 429, 500
 
 Answer = TypeVar("Answer")
 
 
 def with_retries(request: Callable[[], Answer], what: str) -> Answer:
-    """Return the answer to a request through nnsight, retrying after each of ``WAITS`` if the failure may pass.
+    """Return the answer to a request through nnsight, retrying up to ``TRIES`` times if the failure may pass.
 
     Args:
         request: makes the request.
@@ -33,36 +34,35 @@ def with_retries(request: Callable[[], Answer], what: str) -> Answer:
     """
 
     def warn(state: RetryCallState) -> None:
-        logger.warning("%s: %s; trying again in %.0f s", what, _reason(_error(state)), state.upcoming_sleep)
+        logger.warning("%s: %s; trying again in %.0f s", what, _reason(_last_failure(state)), state.upcoming_sleep)
 
     retrying = Retrying(
         retry=retry_if_exception(_may_pass),
-        stop=stop_after_attempt(len(WAITS) + 1),
-        wait=lambda state: max(wait_exponential(multiplier=2)(state), _retry_after(_failure(_error(state)))),
+        stop=stop_after_attempt(TRIES),
+        wait=lambda state: max(wait_exponential(multiplier=2)(state), _retry_after(_last_failure(state))),
         before_sleep=warn,
         reraise=True,
     )
     try:
         return retrying(request)
     except Exception as error:
-        if _failure(error) is None:
+        failure = _failure(error)
+        if failure is None:
             raise
         if not _may_pass(error):
             raise InputError(f"{what}: the server refuses ({error}); what was written stays") from error
         raise InputError(
-            f"{what}: failed {len(WAITS) + 1} times within {sum(WAITS) / 60:.1f} minutes, at last with {_reason(error)}"
-            "; what was written stays, run the same command again later"
+            f"{what}: failed {TRIES} times within {MINUTES:.1f} minutes, at last with {_reason(failure)}; what was "
+            "written stays, run the same command again later"
         ) from error
 
 
-def _error(state: RetryCallState) -> BaseException:
+def _last_failure(state: RetryCallState) -> BaseException | None:
     error = state.outcome.exception() if state.outcome is not None else None
-    assert error is not None
-    return error
+    return None if error is None else _failure(error)
 
 
-def _reason(error: BaseException) -> str:
-    failure = _failure(error)
+def _reason(failure: BaseException | None) -> str:
     return f"{type(failure).__name__}: {str(failure).partition(chr(10))[0]}"
 
 

@@ -5,20 +5,24 @@ its rows at one level, as plain numbers with a checksum at the end, and is named
 disk tell how far a harvest has come: levels of hook points stay, others are removed once the next level is written.
 """
 
+import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import xxhash
+from filelock import FileLock, Timeout
 from jaxtyping import Float
 from torch import Tensor
 
 from itda_lightning.activations.text.split import Split
 from itda_lightning.errors import InputError
-from itda_lightning.machine.atomic_files import remove_parts, write_file
+from itda_lightning.machine.atomic_files import explained, remove_parts, write_file, write_json
 
+SLAB_ROWS, LOCK = "slabs.json", "lock"
 CHECKSUM_BYTES = xxhash.xxh3_128().digest_size
 PIECE = 2**24
 # Written bytes are forced to disk in these portions, so that little is left to wait for at the end.
@@ -174,3 +178,37 @@ def _damaged(path: Path) -> InputError:
         f"the hidden states in {path} are truncated or damaged: remove this file and run again; only its rows are "
         "computed again"
     )
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Keep other harvests out of the directory within this block; a killed process leaves no lock."""
+    with explained(directory, "writing into"):
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(directory / LOCK, timeout=0)
+    try:
+        with lock:
+            yield
+    except Timeout as error:
+        raise InputError(
+            f"another process is filling the same caches, with its hidden states in {directory}: wait until it is done"
+        ) from error
+
+
+def slab_rows(directory: Path, rows: int) -> int:
+    """Return the rows per slab with which a killed run began, else ``rows``.
+
+    Raises:
+        InputError: it began with larger slabs than the memory holds now.
+    """
+    path = directory / SLAB_ROWS
+    if not path.exists():
+        write_json(path, {"rows": rows})
+        return rows
+    first_rows = int(json.loads(path.read_text(encoding="utf-8"))["rows"])
+    if first_rows > rows:
+        raise InputError(
+            f"the harvest in {directory} began with slabs of {first_rows} rows, of which the memory holds {rows} now: "
+            "raise memory, or remove the directory to start again"
+        )
+    return first_rows

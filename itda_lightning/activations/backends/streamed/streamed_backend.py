@@ -5,20 +5,17 @@ holds two layers of weights and two slabs (one is computed, the next is read), a
 slab.
 """
 
-import json
 import logging
 import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from typing import get_args
 
 import torch
 import xxhash
-from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -32,7 +29,7 @@ from itda_lightning.activations.backends.harvest_plan import (
     in_units,
 )
 from itda_lightning.activations.backends.streamed.slab_pipeline import IN_MEMORY, SlabPipeline
-from itda_lightning.activations.backends.streamed.slabs import Slab, SlabFiles, cut
+from itda_lightning.activations.backends.streamed.slabs import Slab, SlabFiles, cut, locked, slab_rows
 from itda_lightning.activations.backends.streamed.streamed_decoder import StreamedDecoder
 from itda_lightning.activations.cache import SHARD_ROWS, ActivationCache, cache_bytes
 from itda_lightning.activations.datamodule import ActivationsDataModule
@@ -40,13 +37,11 @@ from itda_lightning.activations.harvesting import RowActivations
 from itda_lightning.activations.text.rows import Rows
 from itda_lightning.activations.text.split import Split
 from itda_lightning.errors import InputError
-from itda_lightning.machine.atomic_files import explained, remove_parts, write_json
+from itda_lightning.machine.atomic_files import remove_parts
 
 logger = logging.getLogger(__name__)
 
 SPLITS: tuple[Split, ...] = get_args(Split)
-SLAB_ROWS = "slabs.json"
-LOCK = "lock"
 # Larger slabs are read and written no faster, and a killed run loses more.
 LARGEST_SLAB = 2**29
 
@@ -129,7 +124,7 @@ class StreamedBackend:
         reusable = sum(map(directory_bytes, [directory, *(cache.path for cache in caches.values())]))
         self.plan().check_disk(self.root, self.spill, reusable)
         missing = {split: cache for split, cache in caches.items() if not cache.complete}
-        with _locked(directory):
+        with locked(directory):
             written = _Run(self, directory, missing).fill() if missing else 0
             shutil.rmtree(directory, ignore_errors=True)
         return written
@@ -181,11 +176,11 @@ class _Run:
         rows = next(iter(caches.values())).rows
         shape, dtype = (rows.context_size, self.decoder.width), backend.data.model_name.torch_dtype()
         self.files = SlabFiles(directory, self.needed_levels, shape, dtype)
-        slab_rows = _slab_rows(directory, backend.slab_rows)
-        self.slabs = [slab for split, batches in self.batches.items() for slab in cut(split, batches, slab_rows)]
+        rows_per_slab = slab_rows(directory, backend.slab_rows)
+        self.slabs = [slab for split, batches in self.batches.items() for slab in cut(split, batches, rows_per_slab)]
         self.files.remove_stale(self.slabs)
         self.reached = {slab: self.files.level(slab) for slab in self.slabs}
-        self.pipeline = partial(SlabPipeline, self.files, slab_rows, backend.all_in_memory)
+        self.pipeline = partial(SlabPipeline, self.files, rows_per_slab, backend.all_in_memory)
         model = xxhash.xxh3_64_hexdigest(next(iter(caches.values())).settings["model"]["fingerprint"].encode())
         remove_parts(backend.root)
         self.decoder.files.check_by(backend.root / f"weights-{model}.json")
@@ -197,7 +192,7 @@ class _Run:
                 self._embed(pipeline)
                 self._stream(pipeline)
         widths = dict.fromkeys(self.levels, self.decoder.width)
-        return sum(cache.fill_from(widths, partial(self._read, split)) for split, cache in self.caches.items())
+        return sum(cache.fill(widths, partial(self._read, split)) for split, cache in self.caches.items())
 
     def _embed(self, pipeline: SlabPipeline) -> None:
         with self.decoder.outer():
@@ -224,7 +219,7 @@ class _Run:
             logger.info("resuming at layer %d of %d", first, last)
         size = max(map(decoder.files.memory_bytes, decoder.layer_weights[first:last]))
         memory = [torch.empty(size, dtype=torch.uint8) for _ in range(2)]
-        flops, waiting, begin = 0, 0.0, time.perf_counter()
+        waiting, begin = 0.0, time.perf_counter()
         with (
             ThreadPoolExecutor(1) as reader,
             tqdm(total=(last - first) * len(self.slabs), desc="Layers", unit=" slabs") as bar,
@@ -243,18 +238,14 @@ class _Run:
                     slabs = [slab for slab in self.slabs if self.reached[slab] == index]
                     bar.update(len(self.slabs) - len(slabs))
                     pipeline.advance(slabs, index, partial(self._forward, index, bar))
-                    tokens = sum(self._rows(slab).tokens[slab.start : slab.stop].numel() for slab in slabs)
-                    flops += 2 * decoder.parameters[index] * tokens
         seconds = time.perf_counter() - begin
         read = decoder.files.size_bytes([name for names in decoder.layer_weights[first:last] for name in names])
         logger.info(
-            "%d layers in %.2f s: %s of weights at %s/s, %.3g TFLOP at %.3g TFLOP/s; %.2f s of it waiting for weights",
+            "%d layers in %.2f s: %s of weights at %s/s; %.2f s of it waiting for weights",
             last - first,
             seconds,
             in_units(read),
             in_units(read / seconds),
-            flops / 1e12,
-            flops / seconds / 1e12,
             waiting,
         )
 
@@ -279,37 +270,3 @@ class _Run:
                 level: self.files.read_rows(slab, level, *batch)[:, first:].contiguous() for level in self.needed_levels
             }
             yield RowActivations(batch[0], {hook: read[level] for hook, level in self.levels.items()})
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Keep other harvests out of the directory within this block; a killed process leaves no lock."""
-    with explained(directory, "writing into"):
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(directory / LOCK, timeout=0)
-    try:
-        with lock:
-            yield
-    except Timeout as error:
-        raise InputError(
-            f"another process is filling the same caches, with its hidden states in {directory}: wait until it is done"
-        ) from error
-
-
-def _slab_rows(directory: Path, rows: int) -> int:
-    """Return the rows per slab with which a killed run began, else ``rows``.
-
-    Raises:
-        InputError: it began with larger slabs than the memory holds now.
-    """
-    path = directory / SLAB_ROWS
-    if not path.exists():
-        write_json(path, {"rows": rows})
-        return rows
-    first_rows = int(json.loads(path.read_text(encoding="utf-8"))["rows"])
-    if first_rows > rows:
-        raise InputError(
-            f"the harvest in {directory} began with slabs of {first_rows} rows, of which the memory holds {rows} now: "
-            "raise memory, or remove the directory to start again"
-        )
-    return first_rows

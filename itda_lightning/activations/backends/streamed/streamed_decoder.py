@@ -65,8 +65,7 @@ class StreamedDecoder:
         longest_context: maximal number of tokens that the model reads; None if unknown.
         layer_weights: for every layer, the names of its weights in the files.
         outer_weights: the names of weights that run before the layers (embeddings).
-        layer_bytes, outer_bytes: size of the largest layer, and of the weights before the layers, in the dtype of the
-            computation or packed.
+        layer_bytes, outer_bytes: size of the largest layer and of ``outer_weights``, as computed with or packed.
         working_bytes: memory that a layer of packed weights needs besides them; 0 for other weights.
         parameters: number of parameters of every layer, packed or not.
 
@@ -74,8 +73,7 @@ class StreamedDecoder:
         name: a model in a directory, or a hub model that was downloaded.
 
     Raises:
-        InputError: weights that are missing, incomplete or do not fit the architecture; an unknown architecture; an
-            unsupported quantisation.
+        InputError: weights that are missing or do not fit, an unknown architecture, an unsupported quantisation.
     """
 
     def __init__(self, name: LanguageModelName) -> None:
@@ -96,16 +94,13 @@ class StreamedDecoder:
             dtype_plan=self.model._get_dtype_plan(name.torch_dtype()),
             device_map={"": self.device},
             hf_quantizer=self._quantizer,
-            weight_mapping=cast(
-                list[WeightConverter | WeightRenaming],
-                get_model_conversion_mapping(self.model, hf_quantizer=self._quantizer),
-            ),
+            weight_mapping=cast(Any, get_model_conversion_mapping(self.model, hf_quantizer=self._quantizer)),
         )
         self.layer_weights, self.outer_weights = self._assign()
         self._check_weights()
         self.parameters = [sum(p.numel() for p in layer.parameters()) for layer in self.layers]
-        self.layer_bytes = max(_bytes(layer.parameters()) for layer in self.layers)
-        self.outer_bytes = _bytes(parameter for _, parameter in self._outer())
+        self.layer_bytes = max(sum(p.nbytes for p in layer.parameters()) for layer in self.layers)
+        self.outer_bytes = sum(parameter.nbytes for _, parameter in self._outer())
         self.working_bytes = 0
         if self._quantizer is not None:  # weights are not converted
             self.layer_bytes = max(map(self.files.size_bytes, self.layer_weights))
@@ -148,10 +143,10 @@ class StreamedDecoder:
             self.layers[index] = empty
 
     def lies_in(self, index: int, memory: Tensor) -> bool:
-        """Whether the weights of layer ``index``, within ``layer``, lie in the memory that they were read into.
+        """Return True if the weights of layer ``index``, within ``layer``, lie in the memory that they were read into.
 
-        Where only some do, because others were converted, they are copied, so that the memory is free; not of packed
-        weights, whose statistics lie there, too.
+        If only some do, because others were converted, they are copied to free it, unless they are packed: their
+        statistics lie there, too.
         """
         parameters = list(self.layers[index].parameters())
         start, stop = memory.data_ptr(), memory.data_ptr() + memory.numel()
@@ -259,15 +254,11 @@ class StreamedDecoder:
         }
         on_disk = LoadStateDictConfig(**{**vars(self._loading), "device_map": {"": torch.device("meta")}})
         loaded = deepcopy(self.model)
-        with _quietly():
-            report, _ = convert_and_load_state_dict_in_model(loaded, shapes, on_disk)
-        needed = {name for name, _ in self._outer()} | {
-            f"{self.layers_path}.{name}" for name in self.layers.state_dict()
-        }
+        report = _convert(loaded, shapes, on_disk)
+        in_layers = {f"{self.layers_path}.{name}" for name in self.layers.state_dict()}
+        needed = in_layers | {name for name, _ in self._outer()}
         wrong = [f"{name} is missing" for name in sorted(needed & report.missing_keys)]
-        wrong += [
-            f"{name} has the shape {tuple(has)}, not {tuple(wants)}" for name, has, wants in report.mismatched_keys
-        ]
+        wrong += [f"{name} has the shape {tuple(a)}, not {tuple(b)}" for name, a, b in report.mismatched_keys]
         wrong += list(report.conversion_errors)
         if self._quantizer is not None:
             wrong += wrongly_packed(self.model, loaded, self._quantizer)
@@ -278,19 +269,13 @@ class StreamedDecoder:
             )
 
     def _load(self, weights: dict[str, Tensor]) -> None:
-        held = {name: _InMemory(weights.pop(name)) for name in list(weights)}
-        with _quietly():
-            convert_and_load_state_dict_in_model(self.model, held, self._loading)
+        _convert(self.model, {name: _InMemory(weights.pop(name)) for name in list(weights)}, self._loading)
 
 
 def _release(module: nn.Module) -> None:
     for name, parameter in module.named_parameters(recurse=False):
         empty = torch.empty_like(parameter, device="meta")
         module._parameters[name] = nn.Parameter(empty, requires_grad=False)
-
-
-def _bytes(parameters: Any) -> int:
-    return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -304,13 +289,12 @@ def _same(one: Any, other: Any) -> bool:
     return type(one) is type(other)
 
 
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Hide the progress bar of each layer's weights."""
+def _convert(model: Any, weights: dict[str, Any], loading: LoadStateDictConfig) -> Any:
+    """Load weights into a model, without the progress bar that `transformers` would show for every layer."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        yield
+        return convert_and_load_state_dict_in_model(model, weights, loading)[0]
     finally:
         if shown:
             transformers_logging.enable_progress_bar()
