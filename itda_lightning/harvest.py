@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from jsonargparse import SUPPRESS, ArgumentParser
 
-from itda_lightning.activations.backends.harvest_plan import HarvestBackend, Limits, directory_bytes
+from itda_lightning.activations.backends.harvest_plan import Limits, directory_bytes
 from itda_lightning.activations.backends.in_memory import InMemoryBackend
 from itda_lightning.activations.backends.remote.remote_backend import RemoteBackend
 from itda_lightning.activations.backends.streamed.streamed_backend import StreamedBackend
@@ -59,7 +59,7 @@ def harvest(settings: HarvestSettings, data: ActivationsDataModule) -> int:
     limits = Limits(settings.memory, settings.gpu_memory)
     cache = Path(data.hparams["cache_dir"]).expanduser()
     spill = Path(settings.spill_dir).expanduser() if settings.spill_dir is not None else cache
-    backend: HarvestBackend
+    backend: InMemoryBackend | StreamedBackend | RemoteBackend
     match settings.backend:
         case "in_memory":
             backend = InMemoryBackend(data)

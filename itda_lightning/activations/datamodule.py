@@ -22,7 +22,7 @@ from itda_lightning.activations.harvesting import RowActivations, harvest, harve
 from itda_lightning.activations.model_and_rows import ModelAndRows
 from itda_lightning.activations.models.language_model import LanguageModelName, Loader
 from itda_lightning.activations.text.rows import Packing, Rows, draw_rows
-from itda_lightning.activations.text.split import Split
+from itda_lightning.activations.text.split import SPLITS, Split
 from itda_lightning.dictionary.facts import settings
 from itda_lightning.errors import InputError
 from itda_lightning.machine.checks import check_at_least, check_choice
@@ -154,7 +154,7 @@ class ActivationsDataModule(ModelAndRows):
 
     def fill_caches(self) -> None:
         """Harvest what is not cached yet, all processes together; without a cache directory only check."""
-        for split in get_args(Split):
+        for split in SPLITS:
             rows = self.cached_rows(split)
             cache = self.cache(split)
             if cache is None:
@@ -174,7 +174,7 @@ class ActivationsDataModule(ModelAndRows):
         """Pack the rows; with several processes, first harvest together."""
         if n_ranks() > 1:
             self.fill_caches()
-        for split in get_args(Split):
+        for split in SPLITS:
             self.rows(split)
 
     def train_dataloader(self) -> ActivationLoader:

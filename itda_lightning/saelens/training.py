@@ -16,7 +16,6 @@ from tqdm.auto import tqdm
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.shuffled import TrainingRows, shuffled_batches
-from itda_lightning.activations.usable import usable
 from itda_lightning.dictionary.reconstruction_error import ReconstructionSums
 from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import new_directory
@@ -158,9 +157,8 @@ def _fvu(trainer: SAETrainer[Any, Any], heldout: Float[Tensor, "m d"]) -> float:
 def _heldout(data: ActivationsDataModule, hook_name: str) -> Float[Tensor, "m d"]:
     """Up to ``CURVE_ACTIVATIONS`` usable activations of held-out documents, always the same ones."""
     parts: list[Tensor] = []
-    for batch in data.val_dataloader():
-        x = batch.activations[hook_name]
-        parts.append(x[usable(x, batch.table, hook_name, "skip")])
+    for batch in data.heldout_batches(hook_name):
+        parts.append(batch.x)
         if sum(map(len, parts)) >= CURVE_ACTIVATIONS:
             break
     return torch.cat(parts)[:CURVE_ACTIVATIONS]

@@ -4,7 +4,6 @@ import shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from humanize import naturalsize
@@ -102,18 +101,6 @@ class HarvestPlan:
             f"peak memory: {in_units(self.cpu)} of {in_units(limits.of(CPU))}{gpu}",
             f"to read: {received if self.received else f'{in_units(self.weights)} of weights'}",
         ]
-
-
-class HarvestBackend(Protocol):
-    """One way to harvest what a DataModule reads. The constructor refuses what it cannot harvest."""
-
-    def plan(self) -> HarvestPlan:
-        """Plan the whole harvest; reads nothing large."""
-        ...
-
-    def fill(self) -> int:
-        """Harvest what is missing in the caches and return the number of tokens. After a failure, call it again."""
-        ...
 
 
 def directory_bytes(directory: Path) -> int:

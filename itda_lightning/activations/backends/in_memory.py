@@ -1,7 +1,7 @@
 """The in_memory backend: harvest with the whole model in memory, as a fit does, but with a plan."""
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import psutil
 import torch
@@ -12,7 +12,7 @@ from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.models.language_model import BALANCED
 from itda_lightning.activations.models.quantised import check_bitsandbytes, working_bytes
 from itda_lightning.activations.models.skeleton import config_of, directory_of, make_skeleton
-from itda_lightning.activations.text.split import Split
+from itda_lightning.activations.text.split import SPLITS
 from itda_lightning.errors import InputError
 
 SUFFIXES = (".safetensors", ".bin")
@@ -41,7 +41,7 @@ class InMemoryBackend:
     def plan(self) -> HarvestPlan:
         """Plan the whole harvest, assuming that every hook point is as wide as the residual stream."""
         data, text = self.data, self.config.get_text_config()
-        rows = [data.cached_rows(split) for split in get_args(Split)]
+        rows = [data.cached_rows(split) for split in SPLITS]
         context, dtype, width = rows[0].context_size, data.model_name.torch_dtype(), int(text.hidden_size)
         tokens, n_hooks = context * sum(map(len, rows)), len(data.hook_names)
         stored = sum(file.stat().st_size for file in self.files)

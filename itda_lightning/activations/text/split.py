@@ -1,7 +1,7 @@
 """Split documents into training and held-out ones, and choose the rows that are read."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import xxhash
 
@@ -11,6 +11,7 @@ from itda_lightning.activations.text.tokenizer import Tokenizer
 from itda_lightning.errors import InputError
 
 Split = Literal["train", "heldout"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 # Rows are drawn from this many times as many, so that they come from many documents and not the first few.
 ROW_POOL = 8
 

@@ -5,7 +5,6 @@ Batches are written to the cache file by file, so an interrupted run resumes aft
 
 from collections.abc import Iterator
 from functools import partial
-from typing import get_args
 
 from itda_lightning.activations.backends.harvest_plan import PROCESS_BYTES, HarvestPlan
 from itda_lightning.activations.backends.remote.served_model import ServedModel
@@ -13,9 +12,7 @@ from itda_lightning.activations.cache import SHARD_ROWS, cache_bytes
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.harvesting import RowActivations
 from itda_lightning.activations.text.rows import Rows
-from itda_lightning.activations.text.split import Split
-
-SPLITS: tuple[Split, ...] = get_args(Split)
+from itda_lightning.activations.text.split import SPLITS
 
 
 class RemoteBackend:

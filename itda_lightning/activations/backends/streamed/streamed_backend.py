@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
-from typing import get_args
 
 import torch
 import xxhash
@@ -35,13 +34,12 @@ from itda_lightning.activations.cache import SHARD_ROWS, ActivationCache, cache_
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.harvesting import RowActivations
 from itda_lightning.activations.text.rows import Rows
-from itda_lightning.activations.text.split import Split
+from itda_lightning.activations.text.split import SPLITS, Split
 from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import remove_parts
 
 logger = logging.getLogger(__name__)
 
-SPLITS: tuple[Split, ...] = get_args(Split)
 # Larger slabs are read and written no faster, and a killed run loses more.
 LARGEST_SLAB = 2**29
 
