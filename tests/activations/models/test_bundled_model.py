@@ -36,7 +36,7 @@ def test_position_0_dwarfs_all_others(data: ActivationsDataModule) -> None:
     first = batch.table[:, 2] == 0
     assert first.sum() == 2
     assert norms[first].min() > 50 * norms[~first].max()
-    kept = ActivationsDataModule(**{**data.hparams, "exclude_first_position": True})
+    kept = data.with_settings(exclude_first_position=True)
     kept.language_model = data.language_model
     (batch,) = kept.train_dataloader()
     assert len(batch) == 62
@@ -44,7 +44,7 @@ def test_position_0_dwarfs_all_others(data: ActivationsDataModule) -> None:
 
 
 def test_prompts_are_what_its_tokenizer_reads_back(data: ActivationsDataModule) -> None:
-    data = ActivationsDataModule(**{**data.hparams, "training_tokens": 4000})
+    data = data.with_settings(training_tokens=4000)
     rows, texts = data.rows("train"), dict(data.documents.in_order())
     for row in range(len(rows)):
         tokens = rows.tokens[row].tolist()
@@ -60,6 +60,6 @@ def test_prompts_are_what_its_tokenizer_reads_back(data: ActivationsDataModule) 
 
 
 def test_a_bundled_name_is_its_directory(bundled_model_dir: Path, data: ActivationsDataModule) -> None:
-    named = ActivationsDataModule(**{**data.hparams, "model": "bundled:smollm2-135m"})
+    named = data.with_settings(model="bundled:smollm2-135m")
     assert named.model_name.fingerprint() == data.model_name.fingerprint()
     assert (named.tokenizer.bos_token_id, named.tokenizer.eos_token_id) == (1, 2)

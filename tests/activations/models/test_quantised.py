@@ -69,7 +69,6 @@ def test_streamed_as_in_memory(
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("bundled-model")
 def test_the_bundled_model(make_data: MakeData, tmp_path: Path, bundled_model_dir: Path) -> None:
     of_model = {
         "model": str(quantise(bundled_model_dir, "nf4", tmp_path / "model", "20MB")),

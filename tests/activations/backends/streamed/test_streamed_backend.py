@@ -127,7 +127,6 @@ def test_memory_is_used_again_once_no_weight_lies_in_it(model, architecture: str
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("bundled-model")
 def test_the_bundled_model(make_data: MakeData, tmp_path: Path) -> None:
     settings = {
         "model": "bundled:smollm2-135m",
