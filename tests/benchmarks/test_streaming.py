@@ -56,8 +56,7 @@ def test_the_model_that_is_made_is_one(tmp_path: Path) -> None:
 
 
 def test_what_the_command_says_is_understood() -> None:
-    line = "7 layers in 61.24 s: 12 GB of weights at 196 MB/s"
-    line += "; 3.10 s of it waiting for weights"
+    line = "7 layers in 61.24 s: 12 GB of weights at 196 MB/s; 3.10 s of it waiting for weights"
     assert run.SPENT.search(line).groups() == ("7", "61.24", "3.10")
 
 
