@@ -136,8 +136,8 @@ def test_what_is_not_usable_is_skipped(make_cached, monkeypatch):
     [
         ({"cache_dir": None}, HOOK, None, r"set data\.cache_dir"),
         ({}, "blocks.0.hook_resid_post", None, r"'blocks\.0\.hook_resid_post': give one of \['blocks\.1"),
-        ({}, HOOK, 15, "one row of 16 .* got 15"),
-        ({}, HOOK, 140 * 16 + 1, "the 2,240 training tokens, got 2,241"),
+        ({}, HOOK, 15, "tokens must lie between 16 and 2,240, got 15: from one row to all"),
+        ({}, HOOK, 140 * 16 + 1, "between 16 and 2,240, got 2,241"),
     ],
 )
 def test_bad_requests_are_explained_before_the_model_runs(make_cached, monkeypatch, changes, hook_name, tokens, told):
@@ -161,5 +161,5 @@ def test_rows_of_the_cache_beyond_those_of_the_fit_are_not_read(make_cached):
     assert rows.n_rows == 70
     assert torch.equal(torch.cat([rows.read(*block) for block in rows.blocks]), of_fit(data))
     assert torch.equal(rows.sample(200), data.calibration_batch(200).activations[HOOK])
-    with pytest.raises(InputError, match="the 1,120 training tokens, got 1,136"):
+    with pytest.raises(InputError, match="between 16 and 1,120, got 1,136"):
         TrainingRows(data, HOOK, tokens=71 * 16)

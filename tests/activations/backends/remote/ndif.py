@@ -27,8 +27,9 @@ class FakeNDIF:
     Attributes:
         url: its address.
         served: what it tells of the models that it has deployed.
-        faults: one for each of the coming requests: None, ("handshake", status), ("post", status), "drop" (the connection
-            is closed instead of an answer) or "fails" (the job fails). Statuses 429 ask to wait for 7 seconds.
+        faults: one for each of the coming requests: None, ("handshake", status), ("post", status), "drop" (the
+            connection is closed instead of an answer) or "fails" (the job fails). Statuses 429 ask to wait for 7
+            seconds.
         jobs: shapes of the tokens of the jobs that ran.
     """
 
