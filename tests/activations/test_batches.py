@@ -1,4 +1,4 @@
-"""Batches are all kept activations in order, however they are read, and can be taken up from anywhere."""
+"""Batches hold all kept activations in order, however they are read, and can be resumed anywhere."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +16,7 @@ from tests.activations.conftest import HOOK, MakeData
 
 @st.composite
 def masked_rows(draw: st.DrawFn) -> Rows:
-    """Rows with any mask, whose tokens number themselves."""
+    """Draw rows with any mask, whose tokens are numbered in order."""
     n, context = draw(st.integers(1, 12)), draw(st.integers(2, 6))
     first = draw(st.integers(0, 1))
     kept = torch.tensor(draw(st.lists(st.booleans(), min_size=n * context, max_size=n * context))).reshape(n, context)
@@ -26,7 +26,7 @@ def masked_rows(draw: st.DrawFn) -> Rows:
 
 
 def fake_loader(rows: Rows, batch_size: int, block_rows: int) -> ActivationLoader:
-    """Activations are (token, -token) at one hook point and (token,) at another."""
+    """Return activations (token, -token) at one hook point and (token,) at another."""
 
     def read(start_row: int) -> Iterator[RowActivations]:
         assert start_row % block_rows == 0

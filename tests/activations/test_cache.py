@@ -31,7 +31,7 @@ def assert_identical(some: list[ActivationBatch], others: list[ActivationBatch])
 
 @pytest.fixture
 def no_model(monkeypatch: pytest.MonkeyPatch):
-    """Call it to forbid loading the language model from then on."""
+    """Return a function that forbids loading the language model from then on."""
 
     def forbid() -> None:
         def refuse(*args: Any) -> None:

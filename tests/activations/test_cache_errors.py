@@ -1,4 +1,4 @@
-"""What can go wrong with a cache is said, and never leaves a wrong one behind."""
+"""Failures of a cache are explained and never leave a wrong cache behind."""
 
 import errno
 import os

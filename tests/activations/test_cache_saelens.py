@@ -1,4 +1,4 @@
-"""SAELens's own ActivationsStore reads the caches that it can, and says so of the others."""
+"""SAELens's ActivationsStore reads caches of its dtypes and reports a missing column for others."""
 
 from pathlib import Path
 from typing import Any

@@ -30,7 +30,7 @@ def on_exactly(monkeypatch: pytest.MonkeyPatch, make_data: MakeData) -> Any:
 
 
 def assert_same(one: ITDA, other: ITDA) -> Dictionary:
-    """Bit for bit the same dictionary, its sources and what else is said of the fit; returns it."""
+    """Check that two fits give the same dictionary, sources and metadata bit for bit; return the dictionary."""
     first, second = one.finished_dictionary(), other.finished_dictionary()
     assert torch.equal(first.atoms, second.atoms)
     assert torch.equal(first.bias, second.bias)

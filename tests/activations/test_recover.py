@@ -1,4 +1,4 @@
-"""From an activation's source anyone with the documents gets its prompt and its token."""
+"""An activation's source and the documents give its prompt and its token."""
 
 import pytest
 

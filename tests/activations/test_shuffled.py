@@ -46,7 +46,7 @@ def test_an_epoch_is_what_a_fit_reads(make_cached, buffer_rows):
 
 
 def test_padding_is_left_out(make_cached):
-    """Padding is EOS, which here may be kept: tokens are not left out by their id."""
+    """Check that padding (EOS) is left out by its mask: EOS as a token may be kept."""
     data = make_cached(
         packing="one_per_document",
         context_size=120,

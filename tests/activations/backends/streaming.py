@@ -90,7 +90,7 @@ def quantise(model: Path, kind: str, directory: Path, max_shard_size: str) -> Pa
 
 
 def files(path: Path) -> dict[str, bytes]:
-    """Contents of all files below a directory by their paths, apart from checksums of weights."""
+    """Return the contents of all files below a directory by path, without checksums of weights."""
     found = (file for file in path.rglob("*") if file.is_file() and not file.name.startswith("weights-"))
     return {str(file.relative_to(path)): file.read_bytes() for file in found}
 

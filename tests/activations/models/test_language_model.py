@@ -1,4 +1,4 @@
-"""Language models: what is not there is said with what is; the rest is loaded by either loader."""
+"""Language models load with every loader; unknown names are refused with the nearest known ones."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Checkpoints quantised with bitsandbytes: streamed as they are computed with in memory, packed all the way."""
+"""Checkpoints quantised with bitsandbytes are streamed packed, with the bits of the model in memory."""
 
 import json
 import shutil

@@ -16,7 +16,7 @@ FORMATS = ["jsonl", "json", "parquet", "csv", "directory of jsonl", "directory o
 
 
 def written(form: str, path: Path, texts: list[Any]) -> str:
-    """Where ``texts`` lie in this format."""
+    """Write ``texts`` in a format and return the path."""
     dataset = Dataset.from_dict({"text": texts, "other": [[i] for i in range(len(texts))]})
     place = path / form.replace(" ", "_")
     match form:

@@ -97,7 +97,7 @@ def test_rows_of_several_documents_show_the_separator(tokenizer: Any) -> None:
 
 def test_spaces_that_a_tokenizer_drops_are_part_of_the_prompt(tokenizer: Any) -> None:
     class Trimming:
-        """Spans without the leading space, as many tokenizers give them."""
+        """Return spans without the leading space, as many tokenizers do."""
 
         is_fast, bos_token_id, eos_token_id, all_special_ids = True, 0, 1, [0, 1]
 

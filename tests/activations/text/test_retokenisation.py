@@ -38,7 +38,7 @@ def test_the_same_tokenizer_leaves_rows_as_they_are(tokenizer) -> None:
 
 
 def forced(rows: Rows, tokenizer: Any, prepend_bos: bool, longest: int | None = None) -> Rows:
-    """Translated though both are the same tokenizer: one with another BOS would read other tokens."""
+    """Retokenise although both tokenizers cut text alike, by giving one another BOS."""
     return retokenise(rows, Changed(tokenizer, bos_token_id=None), tokenizer, prepend_bos=prepend_bos, longest=longest)
 
 

@@ -1,4 +1,4 @@
-"""Rows hold the documents' tokens in order, and every token knows its characters."""
+"""Rows hold the documents' tokens in order, each with its characters."""
 
 from collections.abc import Iterator
 from typing import Any

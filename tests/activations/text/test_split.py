@@ -1,4 +1,4 @@
-"""Train and held-out: other documents, whatever the seed."""
+"""Training and held-out rows come from different documents, whatever the seed."""
 
 import json
 from collections.abc import Callable

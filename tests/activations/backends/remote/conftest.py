@@ -20,7 +20,7 @@ ROWS = {"training_tokens": 70 * 16, "validation_tokens": 8 * 16, "model_batch_si
 
 @pytest.fixture(scope="module", autouse=True)
 def nnsight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """nnsight as it comes, without the user's configuration; afterwards objects lose the method that it gave to all."""
+    """nnsight without the user's configuration; afterwards the method that it adds to all objects is removed."""
     missing = tmp_path_factory.mktemp("nnsight") / "config.yaml"
     before = {name: os.environ.pop(name, None) for name in ("NNSIGHT_CONFIG", "NDIF_API_KEY", "NDIF_HOST")}
     os.environ["NNSIGHT_CONFIG"] = str(missing)

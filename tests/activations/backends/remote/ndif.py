@@ -22,7 +22,7 @@ TEXT, BINARY, CLOSE = 0x81, 0x82, 0x88  # the first byte of a whole web socket f
 
 
 class FakeNDIF:
-    """What the server does and saw.
+    """Faults of the server and the requests that it saw.
 
     Attributes:
         url: its address.
@@ -49,7 +49,7 @@ class FakeNDIF:
         self.sessions: dict[str, queue.Queue[tuple[int, bytes]]] = {}
 
     def run(self, environment: dict[str, Any], blob: bytes) -> bytes:
-        """As NDIF's own actor does: rebuild the block against this model, run it, give back what it saved."""
+        """Rebuild the block against this model, run it and return the saved values, as NDIF's own actor does."""
         from nnsight.schema.request import RequestModel
         from nnsight.schema.response import ResponseModel, Status
         from nnsight.tracing.tracer import _saves, dec, inc

@@ -1,4 +1,4 @@
-"""What the server or the settings do not allow is explained before anything is harvested."""
+"""Refusals by the server or of the settings are explained before anything is harvested."""
 
 import importlib
 import sys

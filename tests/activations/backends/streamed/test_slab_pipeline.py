@@ -1,4 +1,4 @@
-"""Slabs read ahead and written as they are computed end as if one was read, computed and written after the other."""
+"""Slabs that are read ahead and written while computed end as if handled one after the other."""
 
 import errno
 import os
@@ -18,7 +18,7 @@ ROWS, LEVELS = 4, 3
 
 @pytest.fixture
 def files(tmp_path: Path) -> SlabFiles:
-    """Of rows of 2 positions of width 3; only what leaves the last layer is wanted."""
+    """Files of rows of 2 positions of width 3; only the last level is needed."""
     return SlabFiles(tmp_path, [LEVELS], (2, 3), torch.float32)
 
 

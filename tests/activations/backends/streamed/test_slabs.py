@@ -1,4 +1,4 @@
-"""Slabs: cut in whole batches, written and read bit for bit, checked, and what their files say of the progress."""
+"""Slabs are cut in whole batches, written and read bit for bit and checked; their files tell the progress."""
 
 import errno
 import itertools
@@ -18,7 +18,7 @@ SLAB = Slab("train", 4, 10)
 
 @pytest.fixture
 def slabs(tmp_path: Path) -> SlabFiles:
-    """Of rows of 3 positions of width 2, where levels 1 and 3 are wanted."""
+    """Files of rows of 3 positions of width 2, of which levels 1 and 3 are needed."""
     return SlabFiles(tmp_path, [1, 3], (3, 2), torch.bfloat16)
 
 

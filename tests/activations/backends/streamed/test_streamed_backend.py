@@ -26,7 +26,7 @@ def model(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path):
 
 
 def assert_same_caches(make_data: MakeData, tmp_path: Path, slab_rows: int | None = None, **settings) -> None:
-    """Of 70 training rows, in two files of a cache."""
+    """Compare the caches of a streamed and a whole harvest of 70 training rows, in two files."""
     settings |= {"training_tokens": 70 * 16, "validation_tokens": 8 * 16}
     streamed = make_data(cache_dir=str(tmp_path / "streamed"), **settings)
     assert backend(streamed, slab_rows).fill() == (70 + 8) * 16

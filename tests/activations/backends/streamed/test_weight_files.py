@@ -1,4 +1,4 @@
-"""Weight files are read as safetensors reads them; what is missing or damaged is named."""
+"""Weight files are read as safetensors reads them; missing and damaged files are named."""
 
 import json
 import os
