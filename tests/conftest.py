@@ -36,8 +36,21 @@ for profile, examples in {"quick": 25, "nightly": 100}.items():
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
+# Rooms whose tests run whole fits. They start first, so that no worker is left alone with a long file at the end.
+LONG_ROOMS = ("doors", "across_models", "activations", "fitting", "comparison", "evaluation")
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one worker run all tests of a file, unless they name a group, so that fixtures of a module are built once."""
+    """Start with the longest tests, and let one worker run all tests of a file, whose fixtures are then built once."""
+
+    def place(item: pytest.Item) -> tuple[bool, int]:
+        room = item.path.relative_to(Path(__file__).parent).parts[0]
+        return item.get_closest_marker("slow") is None, LONG_ROOMS.index(room) if room in LONG_ROOMS else len(
+            LONG_ROOMS
+        )
+
+    items.sort(key=place)
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))

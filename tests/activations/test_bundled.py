@@ -99,7 +99,7 @@ def test_two_processes_make_the_addresses_at_once(isolated_cache: Path) -> None:
     workers = [context.Process(target=make) for _ in range(2)]
     for worker in workers:
         worker.start()
-    paths = [results.get(timeout=60) for _ in workers]
+    paths = [results.get(timeout=600) for _ in workers]
     for worker in workers:
         worker.join(60)
         assert worker.exitcode == 0

@@ -52,7 +52,7 @@ def test_killed_and_resumed_is_as_if_never_killed(
         cwd=Path(__file__).parents[2],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
-        timeout=300,
+        timeout=1200,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     path = path_of(data)

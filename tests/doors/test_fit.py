@@ -301,7 +301,7 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, tmp_path, others, mess
 
 def test_the_command_itself(arguments, tmp_path):
     command = [sys.executable, "-m", "itda_lightning.fit", *arguments(), "--run.nmae", "x"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1200)
     assert ended.returncode == 2
     assert "nmae" in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -41,7 +41,7 @@ def torchrun(module: str, arguments: list[str]) -> subprocess.CompletedProcess[s
     """Two processes of a command of this package, as torchrun starts them."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     return subprocess.run(
-        [*launcher, "-m", module, *arguments], capture_output=True, text=True, timeout=300, check=False
+        [*launcher, "-m", module, *arguments], capture_output=True, text=True, timeout=1200, check=False
     )
 
 
@@ -78,7 +78,7 @@ def test_a_fit_of_two_goes_on_with_one_and_with_four(tiny_model_dir, prose_file,
     assert fit_in_child([*arguments, "--run.directory", str(tmp_path / "whole")], tmp_path / "output") == 0
     for victim, n in ((0, 4), (1, 1)):
         named = [*arguments, "--run.name", f"victim{victim}"]
-        codes = fit_in_children(2, named, tmp_path / "killed", 10, victim, timeout=60)
+        codes = fit_in_children(2, named, tmp_path / "killed", 10, victim)
         assert codes == ([-signal.SIGKILL, 2] if victim == 0 else [2, -signal.SIGKILL])
         output = (tmp_path / f"killed.{1 - victim}").read_text()
         assert f"error: process {1 - victim} of 2 lost the others" in output
@@ -96,7 +96,7 @@ def test_a_fit_of_two_goes_on_with_one_and_with_four(tiny_model_dir, prose_file,
 def test_the_command_starts_its_processes_itself(tiny_model_dir, prose_file, tmp_path):
     arguments = fit_arguments(tiny_model_dir, prose_file, tmp_path, run__directory=tmp_path / "run", trainer__devices=2)
     command = [sys.executable, "-m", "itda_lightning.fit", *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
     assert ended.returncode == 0, ended.stderr
     assert "2 processes" in ended.stderr
     assert Dictionary.load(tmp_path / "run" / "dictionaries" / HOOK).n_atoms > 20

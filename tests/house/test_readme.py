@@ -38,7 +38,7 @@ def test_the_demo_runs_the_commands_that_the_readme_shows() -> None:
 @pytest.mark.xdist_group("bundled-model")
 def test_the_python_example_runs(tmp_path: Path) -> None:
     (example,) = blocks("python")
-    done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
     assert re.search(r"\[.+\] explains \d+ best, with -?\d", done.stdout, flags=re.DOTALL), done.stdout
 
@@ -53,7 +53,7 @@ def test_the_commands_run_one_after_another(tmp_path: Path) -> None:
     for line in lines:
         python, *arguments = shlex.split(line)
         assert python == "python"
-        done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=900)
+        done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=1800)
         assert done.returncode == 0, f"{line}\n{done.stderr[-3000:]}"
         printed += done.stdout
     for expected in (

@@ -9,7 +9,6 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numba import njit
@@ -113,7 +112,6 @@ def test_numbas_cache_notices_changes_of_what_is_compiled_in():
         assert known == actual, f"COMPILED_IN of {module}.py is of other files: numba would keep their old machine code"
 
 
-@pytest.mark.timeout(300)
 def test_codes_are_the_same_bits_compiled_and_from_whatever_part_of_the_cache(tmp_path):
     def encode():
         environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}

@@ -116,7 +116,7 @@ def _handler(server: FakeNDIF) -> type[BaseHTTPRequestHandler]:
             server.sessions[session] = told = queue.Queue()
             told.put((TEXT, json.dumps({"session_id": session}).encode()))
             while True:
-                kind, content = told.get(timeout=60)
+                kind, content = told.get(timeout=600)
                 # Lengths over two or eight bytes, which spares the short form.
                 length = len(content)
                 size = bytes([126]) + length.to_bytes(2, "big")
