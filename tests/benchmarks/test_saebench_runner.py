@@ -4,6 +4,7 @@ import importlib
 import sys
 from string import ascii_lowercase
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -44,9 +45,9 @@ def test_a_number_of_words_that_cannot_be_is_said_first(script, tmp_path):
 
 
 @pytest.fixture
-def absorption(monkeypatch) -> dict[str, ModuleType]:
+def absorption(monkeypatch) -> dict[str, Any]:
     """SAEBench's modules with its function of the vocabulary: the one that defines it and two that import its name."""
-    modules = {}
+    modules: dict[str, Any] = {}
     vocabulary = {f"{letter}{number}": number for letter in ascii_lowercase for number in range(100)}
 
     def get_alpha_tokens(tokenizer: object, allow_leading_space: bool = True) -> list[str]:

@@ -59,7 +59,6 @@ def test_several_blocks(pursuit, nonnegative, form, dtype):
     exponent=st.sampled_from([1.0, 0.75, 0.0]),
     seed=st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=150)
 def test_any_problem(pursuit, form, batch, d, k, threshold, capacity, start, common, exponent, seed):
     x = mixtures(batch + start, d, seed, common=common)
     atoms = torch.nn.functional.normalize(x[:start], dim=1)[:capacity]

@@ -145,7 +145,6 @@ def test_of_failures_that_one_atom_explains_one_is_appended():
     exponent=st.sampled_from([1.0, 0.75, 0.0]),
     seed=st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=150)
 def test_the_law_of_any_problem(pursuit, form, dtype, batch, d, k, threshold, capacity, start, common, exponent, seed):
     x = mixtures(batch + start, d, seed, dtype, common)
     atoms, x = torch.nn.functional.normalize(x[:start], dim=1)[:capacity], x[start:]

@@ -13,9 +13,9 @@ from tests.report.test_dashboard import hostile
 
 
 def printed(comparison: Comparison, width: int = 140) -> str:
-    console = Console(file=io.StringIO(), width=width, force_terminal=False)
-    print_comparison(comparison, console)
-    return console.file.getvalue()
+    output = io.StringIO()
+    print_comparison(comparison, Console(file=output, width=width, force_terminal=False))
+    return output.getvalue()
 
 
 def test_entries_are_printed_with_their_errors_and_what_failed_with_its_reason():

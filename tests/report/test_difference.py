@@ -104,9 +104,9 @@ def test_headings_sort_by_their_column_and_back(browser, difference, tmp_path) -
 
 
 def test_the_table_shows_the_top_of_both_rankings(difference) -> None:
-    console = Console(file=io.StringIO(), width=100)
-    print_difference(difference, console)
-    printed = console.file.getvalue()
+    output = io.StringIO()
+    print_difference(difference, Console(file=output, width=100))
+    printed = output.getvalue()
     first, second = printed.split("Atoms of other, read by base")
     for text in (first, second):
         listed = [line.split()[0] for line in text.splitlines() if line.split()[:1] and line.split()[0].isdigit()]

@@ -20,7 +20,7 @@ from itda_lightning.saelens.convert import EXPECTED_METADATA
 from itda_lightning.saelens.training_settings import TrainingSettings
 from tests.fits import HOOK, data_settings
 
-ARCHITECTURES = {
+ARCHITECTURES: dict[str, dict[str, Any]] = {
     "standard": {"sparsity_coefficient": 0.5},
     "topk": {"k": 4},
     "batchtopk": {"k": 4},

@@ -121,7 +121,8 @@ def _die() -> None:
 
 
 def _child(moment: str, settings: dict[str, Any], slab_rows: int, computed: str) -> None:
-    from itda_lightning.activations import cache, slabs, streamed
+    from itda_lightning.activations import cache
+    from itda_lightning.activations.backends.streamed import slabs, streamed_backend
     from itda_lightning.activations.backends.streamed.streamed_decoder import StreamedDecoder
 
     torch.set_num_threads(1)
@@ -166,7 +167,7 @@ def _child(moment: str, settings: dict[str, Any], slab_rows: int, computed: str)
     elif kind == "cache":
         cache.write_file = half_written
     elif kind == "end":
-        streamed.shutil.rmtree = lambda *arguments, **keywords: _die()
+        streamed_backend.shutil.rmtree = lambda *arguments, **keywords: _die()
     backend(ActivationsDataModule(**settings), slab_rows).fill()
 
 
