@@ -303,7 +303,7 @@ def main(
             script.
         atoms: drawn at random from each entry.
         top: held-out tokens of largest |coefficient| that are compared with the label.
-        label_tokens: top examples are of the first so many training tokens.
+        label_tokens: number of training tokens, from the first, that top examples are taken from.
         seed: of the draw.
         cache_dir: where the activations are.
         results: where to write.

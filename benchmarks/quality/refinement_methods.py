@@ -188,7 +188,7 @@ def main(
         anchors: cosines.
         passes: over the activations.
         methods: names as in METHODS, all by default; words of a name suffice.
-        tokens: the first so many of 65,536 training tokens.
+        tokens: number of tokens read, the first of 65,536 training tokens.
         cache_dir: where the activations are.
     """
     torch.set_num_threads(1)

@@ -73,7 +73,7 @@ def saebench(
         text: what autointerp takes examples from: a hub dataset, or a directory of jsonl files with a ``text`` column.
         tokens: tokens of it.
         latents: latents that autointerp explains, drawn among those that are not dead.
-        words: absorption: so many words of the vocabulary, drawn at random with a fixed seed; by default all. Figures
+        words: absorption: number of words drawn from the vocabulary with a fixed seed; by default all. Figures
             of fewer words are not comparable with published ones.
         settings: further fields of the evals' configs, such as ``{"dataset_names": ["fancyzhx/ag_news"]}``.
         judge: the language model that explains and scores; only autointerp needs one.

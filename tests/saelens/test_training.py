@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import signal
 import time
+from typing import Any
 
 import pytest
 import torch
