@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -42,8 +43,9 @@ def test_the_table(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_model_that_is_made_is_one(tmp_path: Path) -> None:
     make_model.main(str(tmp_path / "model"), layers=2, hidden_size=32)
-    model, told = AutoModelForCausalLM.from_pretrained(tmp_path / "model", output_loading_info=True)
-    assert not any(told.values())
+    loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "model", output_loading_info=True)
+    model, problems = loaded
+    assert not any(problems.values())
     assert len(model.model.layers) == 2
     shards = sorted((tmp_path / "model").glob("*.safetensors"))
     assert len(shards) == 5  # embeddings, two layers, the norm, the head

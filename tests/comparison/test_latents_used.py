@@ -1,6 +1,7 @@
 """What is used of an entry, against its dense codes; and how tokens and directions are put into words."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -129,6 +130,7 @@ def test_logits_are_those_of_the_folded_unembedding_whatever_the_norm(kind):
     torch.manual_seed(0)
     weight, unembedding, directions = torch.randn(D).abs(), torch.randn(D, 20), torch.randn(7, D)
     directions[3] = 0
+    norm: Any
     if kind == "offset":
         norm, expected = RMSNormWithOffset(weight - 1), directions * weight
     elif kind == "identity":

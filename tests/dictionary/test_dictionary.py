@@ -57,7 +57,8 @@ def test_a_dictionary_holds_what_it_was_given():
 
 
 def test_what_it_was_given_is_copied():
-    atoms, bias, sources, metadata = unit_rows(2, 3), torch.zeros(3), sources_of(2), {}
+    atoms, bias, sources = unit_rows(2, 3), torch.zeros(3), sources_of(2)
+    metadata: dict[str, object] = {}
     dictionary = Dictionary(atoms, bias, sources, k=1, metadata=metadata)
     before = dictionary.atoms.clone()
     atoms.zero_(), bias.fill_(9), sources.table.zero_(), metadata.update(x=1)

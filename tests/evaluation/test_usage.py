@@ -64,11 +64,12 @@ def examples_by_place(atom: AtomUsage) -> list[tuple[Example, ...]]:
 
 
 def slow_coefficients(dictionary: Dictionary, x: torch.Tensor) -> list[dict[int, float]]:
-    """Matching pursuit token by token in pure Python; one {atom: coefficient} a token."""
+    """Matching pursuit token by token in pure Python; one {atom: coefficient} per token."""
     atoms = dictionary.atoms.tolist()
     codes = []
     for row in (x - dictionary.bias).tolist():
-        residual, code = list(row), defaultdict(float)
+        residual = list(row)
+        code: dict[int, float] = defaultdict(float)
         norm = math.sqrt(sum(value * value for value in row))
         for _ in range(dictionary.k):
             scores = [sum(a * r for a, r in zip(atom, residual, strict=True)) for atom in atoms]

@@ -47,7 +47,7 @@ def records(run: Path) -> list[Any]:
         part += content[position + 7 : position + 7 + length]
         position += 7 + length
         if kind in (1, 4):  # a whole record, or the last part of one
-            record = wandb_internal_pb2.Record()
+            record = vars(wandb_internal_pb2)["Record"]()  # made when the module is imported
             record.ParseFromString(part)
             found.append(record)
             part = b""

@@ -124,8 +124,8 @@ def test_sums_of_parts_add_up_to_those_of_the_whole(monkeypatch):
     for one, several in zip(whole, zip(*parts, strict=True), strict=True):
         torch.testing.assert_close(sum(several), one, rtol=1e-5, atol=1e-6)
     monkeypatch.setattr("itda_lightning.growth.cone_descent.DENSE_ENTRIES", 7 * 20)
-    for one, several in zip(whole, descent(x, atoms, rule), strict=True):
-        torch.testing.assert_close(several, one, rtol=1e-5, atol=1e-6)
+    for one, again in zip(whole, descent(x, atoms, rule), strict=True):
+        torch.testing.assert_close(again, one, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("anchor", [0.8, 0.9, 0.95])

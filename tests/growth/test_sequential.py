@@ -63,7 +63,9 @@ def test_any_problem(pursuit, form, batch, d, k, threshold, capacity, start, com
     x = mixtures(batch + start, d, seed, common=common)
     atoms = torch.nn.functional.normalize(x[:start], dim=1)[:capacity]
     typical = float(x.square().sum(1).median())
-    assert_naive(x[start:], capacity, GrowthRule(k, *pursuit, threshold, exponent, typical), form, atoms)
+    name, nonnegative = pursuit
+    rule = GrowthRule(k, name, nonnegative, threshold, exponent, typical)
+    assert_naive(x[start:], capacity, rule, form, atoms)
 
 
 @pytest.mark.parametrize(("pursuit", "nonnegative"), PURSUITS)

@@ -149,7 +149,8 @@ def test_the_law_of_any_problem(pursuit, form, dtype, batch, d, k, threshold, ca
     x = mixtures(batch + start, d, seed, dtype, common)
     atoms, x = torch.nn.functional.normalize(x[:start], dim=1)[:capacity], x[start:]
     typical = float(x.square().sum(1).mean()) if batch else 1.0
-    rule = GrowthRule(k, *pursuit, threshold, exponent, typical)
+    name, nonnegative = pursuit
+    rule = GrowthRule(k, name, nonnegative, threshold, exponent, typical)
     counted, prepared = Counted(), with_room(atoms, capacity, form)
     grown = grow_worst_first(x, prepared, rule, counted)
     assert counted.encoded <= 3 * batch

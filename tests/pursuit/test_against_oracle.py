@@ -36,10 +36,10 @@ def assert_matches_oracle(
             continue
         # Least squares on nearly dependent atoms magnifies any rounding by the squared condition number.
         condition = float(np.linalg.cond(atoms[support])) if pursuit == "omp" else 1.0
-        allowed = 20 * rounding * np.linalg.norm(x) * condition**2
+        allowed = 20 * rounding * float(np.linalg.norm(x)) * condition**2
         if condition < 2:
-            allowed = min(allowed, 1e-5 * np.linalg.norm(x))
-        np.testing.assert_allclose(coefficients[:used], expected.coefficients, rtol=0, atol=allowed)
+            allowed = min(allowed, 1e-5 * float(np.linalg.norm(x)))
+        np.testing.assert_allclose(coefficients[:used], np.array(expected.coefficients), rtol=0, atol=allowed)
 
 
 def run(pursuit: str, case: Case, nonnegative: bool, error_threshold: float | None, form: str) -> SparseCode:

@@ -227,7 +227,7 @@ def test_reloading_the_module_registers_its_new_class():
         assert SAE_CLASS_REGISTRY["itda"] == (reloaded.ITDASAE, reloaded.ITDASAEConfig)
     finally:
         SAE_CLASS_REGISTRY["itda"] = before
-        architecture.ITDASAE, architecture.ITDASAEConfig = before
+        vars(architecture).update(ITDASAE=before[0], ITDASAEConfig=before[1])
 
 
 def test_the_architecture_of_another_package_is_not_replaced(monkeypatch):

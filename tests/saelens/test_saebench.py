@@ -55,7 +55,7 @@ SIGNS = pytest.mark.parametrize("nonnegative", [False, True], ids=["signed", "no
 
 @SIGNS
 def test_it_has_what_saebench_asks_for(make_dictionary, nonnegative):
-    view = for_saebench(to_sae(make_dictionary(n=24, d=16, nonnegative=nonnegative)), "tiny-llama")
+    view: Any = for_saebench(to_sae(make_dictionary(n=24, d=16, nonnegative=nonnegative)), "tiny-llama")
     n = 24 if nonnegative else 48
     assert isinstance(view, Contract)
     assert isinstance(view, torch.nn.Module)
@@ -71,7 +71,7 @@ def test_it_has_what_saebench_asks_for(make_dictionary, nonnegative):
 @SIGNS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_decoder_norms_pass_its_check(make_dictionary, nonnegative, dtype):
-    view = for_saebench(to_sae(make_dictionary(nonnegative=nonnegative)), "tiny").to(device="cpu", dtype=dtype)
+    view: Any = for_saebench(to_sae(make_dictionary(nonnegative=nonnegative)), "tiny").to(device="cpu", dtype=dtype)
     norms = torch.norm(view.W_dec.data, dim=1)
     assert torch.allclose(norms, torch.ones_like(norms), atol=1e-2 if dtype == torch.bfloat16 else 1e-5)
     assert (view.dtype, view.W_dec.dtype, view.cfg.dtype) == (dtype, dtype, str(dtype).removeprefix("torch."))
@@ -84,7 +84,7 @@ def test_codes_are_not_negative_and_reconstruct_as_the_itda_does(
     make_dictionary, activations, nonnegative, pursuit, shape
 ):
     sae = to_sae(make_dictionary(n=24, d=16, nonnegative=nonnegative, pursuit=pursuit))
-    view = for_saebench(sae, "tiny")
+    view: Any = for_saebench(sae, "tiny")
     x = activations.reshape(shape)
     code = view.encode(x)
     assert code.shape == (*shape[:-1], view.cfg.d_sae)
@@ -98,7 +98,8 @@ def test_codes_are_not_negative_and_reconstruct_as_the_itda_does(
 
 def test_a_negative_coefficient_is_the_negative_atom(make_dictionary, activations):
     sae = to_sae(make_dictionary(n=24, d=16))
-    code, signed = for_saebench(sae, "tiny").encode(activations), sae.encode(activations)
+    view: Any = for_saebench(sae, "tiny")
+    code, signed = view.encode(activations), sae.encode(activations)
     assert (signed < 0).any()
     assert torch.equal(code[:, :24], signed.clamp(min=0))
     assert torch.equal(code[:, 24:], (-signed).clamp(min=0))
@@ -113,7 +114,7 @@ def test_the_itda_itself_is_left_alone(make_dictionary):
 
 def test_another_sae_is_itself_with_unit_decoder_rows(activations):
     sae = random_sae(StandardSAE, StandardSAEConfig(d_in=16, d_sae=20))
-    given = for_saebench(sae, "tiny-llama")
+    given: Any = for_saebench(sae, "tiny-llama")
     torch.testing.assert_close(given.W_dec.norm(dim=1), torch.ones(20))
     torch.testing.assert_close(given(activations), sae(activations), rtol=1e-4, atol=1e-4)
     assert given.cfg.metadata.model_name == "tiny-llama"
@@ -122,14 +123,15 @@ def test_another_sae_is_itself_with_unit_decoder_rows(activations):
 
 def test_an_sae_whose_norms_cannot_be_folded_is_taken_as_it_is(activations):
     sae = random_sae(TopKSAE, TopKSAEConfig(d_in=16, d_sae=20, k=3))
-    given = for_saebench(sae, "tiny-llama")
+    given: Any = for_saebench(sae, "tiny-llama")
     assert torch.equal(given.W_dec, sae.W_dec)
     torch.testing.assert_close(given.encode(activations), sae.encode(activations))
 
 
 def test_the_pursuit_of_saelens_is_taken_as_it_is(make_dictionary, activations):
     sae = to_sae(make_dictionary(n=24, d=16), "matching_pursuit")
-    torch.testing.assert_close(for_saebench(sae, "tiny").encode(activations), sae.encode(activations))
+    view: Any = for_saebench(sae, "tiny")
+    torch.testing.assert_close(view.encode(activations), sae.encode(activations))
 
 
 @pytest.mark.parametrize("hook", ["hook_embed", "blocks.1.attn.hook_z", None])

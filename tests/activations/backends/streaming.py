@@ -154,7 +154,7 @@ def _child(moment: str, settings: dict[str, Any], slab_rows: int, computed: str)
                 _die()
             unlink(path, missing_ok)
 
-        Path.unlink = die_instead  # type: ignore[method-assign]
+        Path.unlink = die_instead  # type: ignore[assignment, method-assign]
     elif kind == "weights":
         load = StreamedDecoder._load
 
@@ -163,7 +163,7 @@ def _child(moment: str, settings: dict[str, Any], slab_rows: int, computed: str)
                 _die()
             load(decoder, weights)
 
-        StreamedDecoder._load = die_before  # type: ignore[method-assign]
+        StreamedDecoder._load = die_before  # type: ignore[assignment, method-assign]
     elif kind == "cache":
         cache.write_file = half_written
     elif kind == "end":
