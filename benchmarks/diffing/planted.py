@@ -11,6 +11,7 @@ import shutil
 import sys
 import sysconfig
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ DOMAINS = ("code", "prose")
 FACTS = "training.json"
 
 
+@cache
 def modules() -> list[str]:
     """Return source code of the standard library: every module long enough for a passage, without tests and data."""
     root = Path(sysconfig.get_paths()["stdlib"])
