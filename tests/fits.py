@@ -101,7 +101,13 @@ def fit_in_children(
         port = free.getsockname()[1]
     calls = []
     for rank in range(n):
-        variables = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": n, "LOCAL_WORLD_SIZE": n}
+        variables: dict[str, object] = {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "GROUP_RANK": 0,
+            "WORLD_SIZE": n,
+            "LOCAL_WORLD_SIZE": n,
+        }
         variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "tests"}
         environment = {name: str(value) for name, value in variables.items()}
         step = at_step if rank == victim else None
@@ -156,5 +162,5 @@ def _child(
         return refinement_step(state, *others)
 
     ITDA.training_step = training_step  # type: ignore[method-assign]
-    refinement.refinement_step = counted
+    vars(refinement)["refinement_step"] = counted
     run_command(lambda: main(arguments))

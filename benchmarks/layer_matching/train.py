@@ -58,7 +58,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=bpe, clean_up_tokenization_spaces=False, **special)
 
 
-def rows_of(tokenizer: PreTrainedTokenizerFast, held_out: bool, n_rows: int = 10**9) -> Int[Tensor, "rows context"]:
+def rows_of(tokenizer: Any, held_out: bool, n_rows: int = 10**9) -> Int[Tensor, "rows context"]:
     rows = pack(
         iter(texts(held_out)),
         tokenizer,
@@ -145,7 +145,7 @@ def main(seeds: list[int] | None = None, directory: Path = Path("runs/layer-matc
             continue
         training = Training(seed, tokenizer, steps, finished.parent)
         order = torch.Generator().manual_seed(seed)
-        loader = DataLoader(rows, BATCH, shuffle=True, drop_last=True, generator=order)  # type: ignore[arg-type]
+        loader: Any = DataLoader(rows, BATCH, shuffle=True, drop_last=True, generator=order)  # type: ignore[arg-type]
         quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
         trainer = Trainer(max_steps=steps, max_epochs=-1, accelerator="cpu", gradient_clip_val=1.0, **quiet)
         start = time.perf_counter()

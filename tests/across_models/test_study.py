@@ -49,7 +49,8 @@ def results(setting) -> ModelSimilarity:
     # Few pairs at a time, so that sums are taken in several passes.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(representations, "MOMENTS_BYTES", 8 * 17 * 5 * 32**2)
-        return compare_models(*setting, FIT)
+        settings, data = setting
+        return compare_models(settings, data, FIT)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,8 @@ def test_dictionaries_are_compared_by_as_many_first_atoms(results, setting, acti
         Sources(torch.cat([one.source_table[:n] for one in fit]), fit[0].dataset) for fit in dictionaries(setting[0])
     ]
     (whole,) = results.whole_models
-    over = jaccard_over_chance(*unions, results.universe)
+    first, second = unions
+    over = jaccard_over_chance(first, second, results.universe)
     assert (whole.overlap.jaccard, whole.overlap.expected) == pytest.approx((over.jaccard, over.expected), abs=1e-9)
 
 
@@ -153,7 +155,8 @@ def test_accuracies_and_facts(results, setting) -> None:
 
 def test_a_second_run_takes_the_dictionaries_over_and_gives_the_same(results, setting, caplog) -> None:
     caplog.set_level(logging.INFO)
-    again = compare_models(*setting, FIT)
+    settings, data = setting
+    again = compare_models(settings, data, FIT)
     assert sum("taken over from" in message for message in caplog.messages) == 2
     for one, other in zip(results.measured, again.measured, strict=True):
         assert torch.allclose(torch.tensor(one.values), torch.tensor(other.values), atol=1e-9)

@@ -21,5 +21,5 @@ def write_or_die(path: Path, write: Callable[[Path], object]) -> None:
     write_file(path, half if path.name.startswith("data-00001") else write)
 
 
-cache.write_file = write_or_die  # type: ignore[assignment]
+cache.write_file = write_or_die
 ActivationsDataModule(**json.loads(sys.argv[1])).prepare_data()

@@ -49,10 +49,10 @@ def test_the_lead_of_the_same_layer_is_over_the_layers_next_to_it() -> None:
     assert spread == pytest.approx(2**0.5)
 
 
-def held(layers: list[torch.Tensor], row: torch.Tensor) -> object:
+def held(layers: list[torch.Tensor], row: torch.Tensor) -> choices.Activations:
     """Equal models, whose training and held-out activations are the same."""
 
-    class Held(choices.Activations):  # type: ignore[name-defined, misc]
+    class Held(choices.Activations):
         def __init__(self) -> None:
             self.row = row
 

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -175,7 +176,7 @@ def test_other_data_need_a_new_module(data_of, prose_file, tmp_path):
 
 
 def test_a_fit_without_the_datamodule():
-    loader = torch.utils.data.DataLoader(torch.zeros(3, 2))
+    loader: Any = torch.utils.data.DataLoader(torch.zeros(3, 2))
     with pytest.raises(InputError, match=r"fitted on an ActivationsDataModule: call trainer.fit\(module, datamodule="):
         trainer().fit(ITDA(), loader)
     with pytest.raises(InputError, match=r"there is no dictionary of None: choose one of \[\]"):
@@ -188,7 +189,7 @@ def test_a_state_dict_goes_into_a_module_of_the_same_fit(data_of):
     empty = ITDA(max_atoms=150, k=4, threshold=0.75)
     trainer().validate(empty, datamodule=data, verbose=False)
     assert empty.dictionary().n_atoms == 0
-    assert empty.history[-1]["fvu"] > 1
+    assert float(empty.history[-1]["fvu"]) > 1
     empty.load_state_dict(module.state_dict())
     assert_same(empty.dictionary(), module.dictionary())
     assert int(empty.seen) == int(module.seen)

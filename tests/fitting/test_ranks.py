@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -133,7 +134,7 @@ def test_a_streamed_harvest_is_of_one_process(tiny_model_dir, prose_file, tmp_pa
 def test_another_strategy_is_refused(tiny_model_dir, prose_file):
     from itda_lightning import ActivationsDataModule
 
-    several = trainer(devices=2, strategy="ddp_spawn")
+    several: Any = trainer(devices=2, strategy="ddp_spawn")
     module = ITDA(max_atoms=10, threshold=0.5)
     module._trainer = several
     several.datamodule = ActivationsDataModule(**data_settings(tiny_model_dir, prose_file))

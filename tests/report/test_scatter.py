@@ -2,6 +2,7 @@
 
 import math
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -121,4 +122,5 @@ def test_densities_share_their_bins_and_leave_the_dead_out():
     assert len({len(values) for values in shares}) == 1
     assert density_overlay([(1, METHOD, [0.0, 0.0])]) is None
     assert density_overlay([]) is None
-    assert [line.number for line in density_overlay([(1, METHOD, [0.0]), (4, METHOD, [0.1])]).lines] == [4]
+    overlay: Any = density_overlay([(1, METHOD, [0.0]), (4, METHOD, [0.1])])
+    assert [line.number for line in overlay.lines] == [4]
