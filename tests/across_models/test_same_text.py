@@ -1,6 +1,7 @@
 """The text of one model's rows as another model reads it."""
 
 from pathlib import Path
+from typing import Any
 
 from itda_lightning.across_models.same_text import SameText
 from itda_lightning.activations.text.retokenisation import retokenise
