@@ -26,8 +26,8 @@ class SourceActivations:
     Attributes:
         x: for every hook point (m, d_in) float32.
         index: (m,) int64 which of the sources they are, rising.
-        table: (m, 6) int64 the sources as this model read them, columns as in ``sources.COLUMNS``: of the same rows, but with
-            positions, tokens and spans of its own tokenizer.
+        table: (m, 6) int64 the sources as this model read them, columns as in ``sources.COLUMNS``: of the same rows,
+            but with positions, tokens and spans of its own tokenizer.
         prompts: the text of each row, cut at the token.
         unaligned: sources without a token of their own in this model's tokenizer that ends at the same character.
         unusable: sources whose activation is zero or not finite at a hook point.
@@ -62,7 +62,8 @@ def check_sources(sources: Sources | None, data: ActivationsDataModule) -> Sourc
     if not bool(within.all()) or not torch.equal(rows.source_table(row, position), table):
         raise InputError(
             f"the sources do not lie in the training rows that the data settings give ({len(rows)} rows of "
-            f"{rows.context_size} tokens): give the settings of the fit (tokens, context size, packing, seed, tokenizer)"
+            f"{rows.context_size} tokens): give the settings of the fit (tokens, context size, packing, seed, "
+            "tokenizer)"
         )
     return sources
 

@@ -20,7 +20,9 @@ from itda_lightning.results.model_similarity import Reordered, WholeModels
 
 
 class Fit(NamedTuple):
-    """One fit of one hook point: the dictionary itself (order 0), or one on the same tokens in another order (1, 2, ...)."""
+    """One fit of one hook point: the dictionary itself (order 0), or one on the same tokens in another order (1, 2,
+    ...).
+    """
 
     model: str
     hook_name: str

@@ -43,7 +43,8 @@ class Representations:
     """The activations of some sites on the same tokens, and the measures of all pairs of them.
 
     Args:
-        activations: the stream; read once for anchors and neighbours and once for as many pairs as memory holds sums of.
+        activations: the stream; read once for anchors and neighbours and once for as many pairs as memory holds sums
+            of.
         settings: which measures, and how many resamples, anchors, queries and neighbours.
 
     Raises:
@@ -149,8 +150,9 @@ def check_tokens(n: int, widths: Sequence[int], settings: SimilaritySettings) ->
     for measure in settings.of_activations:
         if n < needed.get(measure, 2):
             raise InputError(
-                f"{n:,} held-out tokens in common are too few for {measure}, which needs {needed.get(measure, 2):,} with these "
-                "settings: raise data.validation_tokens, lower queries, anchors or k, or leave the measure out"
+                f"{n:,} held-out tokens in common are too few for {measure}, which needs {needed.get(measure, 2):,} "
+                "with these settings: raise data.validation_tokens, lower queries, anchors or k, or leave the measure "
+                "out"
             )
 
 

@@ -94,7 +94,8 @@ def calibrate_threshold(
     """
     if budget < max_atoms:
         raise ValueError(
-            f"a budget of {budget:,} activations cannot fill {max_atoms:,} atoms: raise training_tokens or lower max_atoms"
+            f"a budget of {budget:,} activations cannot fill {max_atoms:,} atoms: raise training_tokens or lower "
+            "max_atoms"
         )
     low, high = math.log(LOWEST), math.log(HIGHEST)
     tried: list[tuple[float, Forecast]] = []

@@ -71,7 +71,9 @@ def save_model(architecture: str, directory: Path, tokenizer_of: Path, **changes
 
 
 def save_quantised(architecture: str, kind: str, directory: Path, tokenizer_of: Path) -> Path:
-    """Save a model of wider layers in ``directory / "whole"`` and, quantised, in ``directory / kind``; return the latter."""
+    """Save a model of wider layers in ``directory / "whole"`` and, quantised, in ``directory / kind``; return the
+    latter.
+    """
     whole = save_model(architecture, directory / "whole", tokenizer_of, **BLOCKS)
     packed = quantise(whole, kind, directory / kind, max_shard_size="20KB")
     assert len(list(packed.glob("model-*.safetensors"))) > 5
