@@ -113,10 +113,11 @@ def _handler(server: FakeNDIF) -> type[BaseHTTPRequestHandler]:
             self.send_header("Sec-WebSocket-Accept", base64.b64encode(hashlib.sha1(magic.encode()).digest()).decode())
             self.end_headers()
             session = str(len(server.sessions))
-            server.sessions[session] = told = queue.Queue()
-            told.put((TEXT, json.dumps({"session_id": session}).encode()))
+            events: queue.Queue[tuple[int, bytes]] = queue.Queue()
+            server.sessions[session] = events
+            events.put((TEXT, json.dumps({"session_id": session}).encode()))
             while True:
-                kind, content = told.get(timeout=600)
+                kind, content = events.get(timeout=600)
                 # Lengths over two or eight bytes, which spares the short form.
                 length = len(content)
                 size = bytes([126]) + length.to_bytes(2, "big")
@@ -135,20 +136,20 @@ def _handler(server: FakeNDIF) -> type[BaseHTTPRequestHandler]:
             parts = email.message_from_bytes(head + body).get_payload()
             envelope, blob = (part.get_payload(decode=True) for part in parts)  # type: ignore[union-attr]
             request = json.loads(envelope)
-            told = server.sessions[request["session_id"]]
+            events = server.sessions[request["session_id"]]
             fault = server.faults.pop(0) if server.faults else None
             known = self.headers.get("ndif-api-key") == KEY
             if not known or isinstance(fault, tuple):
                 self.refuse(fault[1] if known else 403, "by order" if known else "Invalid API key.")
-                told.put((CLOSE, b""))
+                events.put((CLOSE, b""))
                 return
             if fault == "fails":
-                told.put((TEXT, json.dumps({"id": "job", "status": "ERROR", "description": "out of memory"}).encode()))
+                events.put((TEXT, json.dumps({"id": "job", "status": "ERROR", "description": "out of memory"}).encode()))
             if fault is not None:
-                told.put((CLOSE, b""))
+                events.put((CLOSE, b""))
             else:
-                told.put((TEXT, json.dumps({"id": "job", "status": "RUNNING"}).encode()))
-                told.put((BINARY, server.run(request["env"], blob)))
+                events.put((TEXT, json.dumps({"id": "job", "status": "RUNNING"}).encode()))
+                events.put((BINARY, server.run(request["env"], blob)))
             self.send_response(200)
             self.answer(json.dumps({"id": "job", "status": "RECEIVED"}).encode())
 
