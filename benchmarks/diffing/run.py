@@ -6,8 +6,8 @@ A dictionary of each model is grown on the same passages, half of them code, hal
 what the other model's dictionary leaves unexplained. A ranking is scored by whether atoms with sources in code come
 first: AUROC and average precision, with errors from resampling documents. Controls rank the same atoms by what needs no
 dictionary: distances of the two models' activations at the source, and the effect of each source on their CKA. The null
-ranks the base against itself, its second dictionary grown on the same passages in another order. What is made is kept
-in ``work`` and taken up again.
+ranks the base against itself, its second dictionary grown on the same passages in another order. Models, passages
+and dictionaries are kept in ``work`` for the next run.
 """
 
 import json
@@ -255,7 +255,7 @@ def as_markdown(result: dict[str, Any]) -> str:
     lines = [
         f"{training['base']} and a fine-tune of its blocks {training['layers'][0]} to {training['layers'][1] - 1} "
         f"({training['parameters'] / 1e6:.1f}M parameters) on {training['tokens']:,} tokens of source code, learning "
-        f"rate {training['learning_rate']:g}, {training['seconds']:.0f} s. Held-out loss in nats a token: {losses}.",
+        f"rate {training['learning_rate']:g}, {training['seconds']:.0f} s. Held-out loss in nats per token: {losses}.",
         "",
         f"Dictionaries at {result['hook_name']}, k = {result['k']}, on {sum(result['passages'].values())} passages: "
         + ", ".join(f"{name} {fit['n_atoms']:,} atoms, FVU {fit['fvu']:.3f}" for name, fit in fits.items())

@@ -4,7 +4,7 @@
     python -m benchmarks.layer_matching.convergence [--seeds [0,1]]
 
 The checkpoints of one training are compared as models (``python -m itda_lightning.similarity``), all on the same tokens
-in the same order: every layer of every checkpoint beside the same layer at the end. What is compared is kept, as by
+in the same order: every layer of every checkpoint beside the same layer at the end. Comparisons are kept, as by
 run.py. Writes results/convergence.json, convergence.md and convergence.svg.
 """
 

@@ -36,8 +36,7 @@ from itda_lightning.results.model_similarity import ModelSimilarity
 
 RESULTS = Path(__file__).parent / "results"
 BUDGETS = (1024, 2048, 4096, 16_384, 65_536, 1_048_576)
-# Of more tokens choices.py grows the dictionaries: a sample for calibration that fits in minutes would miss their size
-# by far.
+# With more tokens choices.py grows the dictionaries: a sample that calibrates in minutes would miss their size by far.
 MOST_TOKENS_OF_DICTIONARIES = 16_384
 STANFORD = ("alias-gpt2-small-x21", "battlestar-gpt2-small-x49", "caprica-gpt2-small-x81", "darkmatter-gpt2-small-x343")
 STANFORD_LAST = "expanse-gpt2-small-x777"
@@ -198,7 +197,7 @@ def as_markdown(compared: dict[int, ModelSimilarity], rows: list[dict[str, Any]]
     for name, one in training.items():
         lines.append(
             f"- {name}: {one['parameters']:,} parameters, {one['training_tokens']:,} tokens, held-out loss "
-            f"{one['held_out_loss']:.3f} nats a token."
+            f"{one['held_out_loss']:.3f} nats per token."
         )
     lines += [
         "",

@@ -164,7 +164,7 @@ def main(seeds: list[int] | None = None, directory: Path = Path("runs/layer-matc
             **versions_and_hardware(),
         }
         write_text(finished, json.dumps(facts, indent=1) + "\n")
-        print(f"seed {seed}: held-out loss {facts['held_out_loss']:.3f} nats a token", flush=True)
+        print(f"seed {seed}: held-out loss {facts['held_out_loss']:.3f} nats per token", flush=True)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ with the labels of the other atoms drawn: that is its chance level, which is not
 latent without a label, or that no held-out token uses, is left out and counted. Dictionaries of equal size are asked
 about the same indices, so those of one growth, refined or not, about the same atoms.
 
-What this does not say is whether a reader would find the label true: explanations written and scored by a language
+This does not measure whether a reader would find the label true: explanations written and scored by a language
 model (SAEBench's autointerp, with the judge of ``benchmarks.saebench.judge``) are offered by
 ``benchmarks/saebench/run.py``.
 """

@@ -113,7 +113,7 @@ def online(task: Task, measure: Measure, batch: int, forget: float, block: int =
 
 
 def mod(task: Task, measure: Measure, ridge: float) -> None:
-    """Method of optimal directions (Engan et al. 1999): least squares for all atoms at once, once a pass."""
+    """Run the method of optimal directions (Engan et al. 1999): least squares for all atoms, once per pass."""
     atoms, n = task.sources.clone(), len(task.sources)
     for _ in range(task.passes):
         second, cross = statistics(task.encode(task.x, atoms), task.x, n)
@@ -124,7 +124,7 @@ def mod(task: Task, measure: Measure, ridge: float) -> None:
 
 
 def ksvd(task: Task, measure: Measure) -> None:
-    """Approximate K-SVD (Rubinstein et al. 2008): one atom after another with its coefficients, once a pass."""
+    """Run approximate K-SVD (Rubinstein et al. 2008): one atom after another, once per pass."""
     atoms = task.sources.clone()
     for _ in range(task.passes):
         code = task.encode(task.x, atoms)

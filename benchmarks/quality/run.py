@@ -5,7 +5,7 @@
 Every cell (factors.py) is built from ``tokens`` tokens of a draw, with a threshold that is calibrated on the layer's
 first draw, and measured on the same held-out tokens, of documents that nothing else reads. A finished cell is a file in
 ``directory``, so the study may be stopped, started again and run by several processes on different layers or draws. At
-the end of each run results/study.json and study.md are written from what is there.
+the end of each run results/study.json and study.md are written from all finished cells.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ from itda_lightning.machine.atomic_files import write_text
 RESULTS = Path(__file__).parent / "results"
 MODEL, DATASET = "bundled:smollm2-135m", "bundled:sotu"
 LAYERS, DRAWS = (4, 14, 25), (0, 1, 2)
-RARE = 2  # a token id is rare when the draw holds it at most so often
+RARE = 2  # a token id is rare if the draw holds it at most this often
 MEASURES = ("fvu", "mean", "p95", "p99", "rare", "l0", "dead", "ce", "kl", "atoms", "seen", "seconds")
 
 
@@ -154,7 +154,7 @@ def main(
                 place, first = (directory / f"{_identity([layer, number, *facts])}.json" for number in (draw, DRAWS[0]))
                 if place.exists():
                     continue
-                # What takes longest is the same for all draws of a layer.
+                # The threshold takes longest and is the same for all draws of a layer.
                 known = json.loads(first.read_text())["threshold"] if first.exists() else None
                 training, counts = data.draw(layer, draw, cell.position_0)
                 start = time.perf_counter()
@@ -189,7 +189,7 @@ def main(
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    """A table a layer: means over draws, with the standard error of the difference to the base on the same draws."""
+    """Return one table per layer: means over draws, with standard errors of the difference to the base."""
     rows = result["rows"]
     lines = [
         f"{result['model']}, {result['tokens']:,} training tokens per draw, {result['heldout']:,} held-out tokens.",

@@ -31,7 +31,7 @@ class Machine:
         products: floating-point operations a second in bfloat16: an RTX 4090 has 165e12 at its peak, half of which is
             reached.
         read, write: bytes a second of an NVMe disk.
-        copy: bytes a second between CPU and GPU from ordinary memory; PCIe 4 x16 gives 25e9 from pinned memory only.
+        copy: bytes per second between CPU and GPU from ordinary memory; PCIe 4 x16 gives 25e9 from pinned memory only.
         gpu_memory: bytes.
     """
 
@@ -84,7 +84,7 @@ def expect(size: str, tokens: int, rows: int, context: int, machine: Machine) ->
         2.0 * layer * tokens + 4.0 * context * width * tokens
     )  # weights; scores and their sums, without a causal saving
     compute = flops / machine.products
-    # The weights go up once a layer; hidden states go up and come down once. Products wait for both.
+    # The weights go up once per layer; hidden states go up and come down once. Products wait for both.
     copy = (layer_bytes + 2 * hidden) / machine.copy
     disk = (layer_bytes + hidden) / machine.read + hidden / machine.write  # meanwhile
     seconds = max(compute + copy, disk)

@@ -3,7 +3,7 @@
     python -m benchmarks.streaming.make_model --directory DIRECTORY [--layers 7]
 
 Vocabulary and tokenizer are those of the bundled model, so that real text can be read. Weights are written shard by
-shard, one a layer, so memory holds one layer.
+shard, one per layer, so memory holds one layer.
 """
 
 import math
