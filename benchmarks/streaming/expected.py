@@ -28,9 +28,9 @@ class Machine:
     """The rates that the machine is assumed to reach.
 
     Args:
-        products: floating-point operations a second in bfloat16: an RTX 4090 has 165e12 at its peak, half of which is
+        products: floating-point operations per second in bfloat16: an RTX 4090 has 165e12 at its peak, half of which is
             reached.
-        read, write: bytes a second of an NVMe disk.
+        read, write: bytes per second of an NVMe disk.
         copy: bytes per second between CPU and GPU from ordinary memory; PCIe 4 x16 gives 25e9 from pinned memory only.
         gpu_memory: bytes.
     """

@@ -211,8 +211,8 @@ def as_markdown(result: dict[str, Any]) -> str:
     gb = {name: model[name] / 1e9 for name in ("bytes", "layer_bytes")}
     lines = [
         f"{model['architecture']} of random weights in bfloat16, {model['layers']} layers of width {model['width']:,}: "
-        f"{gb['bytes']:.1f} GB, per layer {gb['layer_bytes']:.2f} GB. Address space limited (RLIMIT_AS) to 3 GB and two "
-        f"layers, {result['limit']['bytes'] / 1e9:.2f} GB. {environment(result)}",
+        f"{gb['bytes']:.1f} GB, per layer {gb['layer_bytes']:.2f} GB. Address space limited (RLIMIT_AS) to 3 GB and "
+        f"two layers, {result['limit']['bytes'] / 1e9:.2f} GB. {environment(result)}",
         "",
         "| tokens | layers s | waiting for weights s | weights MB/s | disk MB/s before, after | share | GFLOP/s "
         "| products GFLOP/s before, after | share | command s | peak GB: resident, anonymous, of files, address space "

@@ -162,7 +162,7 @@ def test_every_setting_that_changes_activations_has_another_cache(
     assert {part.parent for part in paths} == {tmp_path}
     same = [*NO_CHANGES, {"model": str(copied)}, {"dataset": str(same_text), "text_column": "body"}]
     assert {path(**change) for change in same} == {path()}
-    assert make_data(cache_dir=str(tmp_path)).cache("heldout").path not in paths  # type: ignore[union-attr]
+    assert make_data(cache_dir=str(tmp_path)).cache("heldout").path not in paths
     assert make_data().cache("train") is None
 
 
