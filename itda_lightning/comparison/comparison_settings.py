@@ -1,9 +1,10 @@
-"""What is compared: the entries of a config, each something to load, to make on the spot, or a control."""
+"""Settings of a comparison: its entries, each loaded, made on the spot, or a control, and how they are measured."""
 
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from itda_lightning.comparison.probing_data import ProbeSettings
+from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.module import ITDA, GrowthPolicy
 from itda_lightning.fitting.refinement import RefinementSettings
@@ -14,11 +15,11 @@ from itda_lightning.saelens.training_settings import TrainingSettings
 
 @dataclass(frozen=True)
 class FitSettings:
-    """An ITDA that is fitted on the comparison's own activations; see ``ITDA`` for all but ``tokens`` and ``refine``.
+    """An ITDA fitted on the comparison's own activations; see ``ITDA`` for all but ``tokens`` and ``refine``.
 
     Attributes:
-        tokens: fit on the first so many training tokens; null for all.
-        refine: refine its atoms after growth, on the same tokens; null for not.
+        tokens: fit on this many training tokens, from the first on; null for all.
+        refine: refine the atoms after growth, on the same tokens; null for no refinement.
 
     Raises:
         InputError: as ``ITDA``.
@@ -39,20 +40,26 @@ class FitSettings:
         self.module()
 
     def module(self) -> ITDA:
-        """The module to fit."""
+        """Return the module to fit."""
         return ITDA(**{name: value for name, value in asdict(self).items() if name not in ("tokens", "refine")})
+
+    def control(self, n_atoms: int) -> "RandomSettings":
+        """Return the random dictionary that a fit of ``n_atoms`` is compared with."""
+        return RandomSettings(n_atoms, self.k, self.pursuit, self.nonnegative, self.center, self.tokens)
 
 
 @dataclass(frozen=True)
 class RandomSettings:
-    """The control of an ITDA: as many training activations drawn at random as atoms.
+    """The control of an ITDA: one training activation drawn at random per atom.
 
     Attributes:
-        n_atoms: how many.
-        k, pursuit, nonnegative: how it encodes.
+        n_atoms: the number of atoms.
+        k: sparsity of a code.
+        pursuit: how activations are encoded: mp, omp or gomp.
+        nonnegative: non-negative coefficients only.
         center: subtract the mean activation, as an ITDA does by default.
-        tokens: draw from the first so many training tokens; null for all.
-        seed: of the draw.
+        tokens: draw from this many training tokens, from the first on; null for all.
+        seed: seed of the draw.
 
     Raises:
         InputError: fewer than one atom or pursuit step.
@@ -69,6 +76,12 @@ class RandomSettings:
     def __post_init__(self) -> None:
         check_at_least(1, {"random.n_atoms": self.n_atoms, "random.k": self.k})
 
+    @classmethod
+    def of(cls, dictionary: Dictionary) -> "RandomSettings":
+        """Return the control of a dictionary."""
+        centred = bool(dictionary.bias.any())
+        return cls(dictionary.n_atoms, dictionary.k, dictionary.pursuit, dictionary.nonnegative, centred)
+
 
 @dataclass(frozen=True)
 class PCASettings:
@@ -76,7 +89,7 @@ class PCASettings:
 
     Attributes:
         k: the number of components.
-        tokens: of the first so many training tokens; null for all.
+        tokens: take the components of this many training tokens, from the first on; null for all.
 
     Raises:
         InputError: no component.
@@ -94,16 +107,16 @@ class EntrySettings:
     """One entry: exactly one of ``load``, ``fit``, ``train``, ``random`` and ``pca``.
 
     Attributes:
-        name: how the entry is called, in tables and on the page.
+        name: the entry's name in tables and on the page.
         load: a run directory, a saved or exported dictionary, a SAELens SAE on disk, or release:sae_id.
-        same_model: the entry is of the comparison's model though their names differ (a copy, an alias).
+        same_model: the entry is of the comparison's model although their names differ (a copy, an alias).
         fit: fit an ITDA.
         train: train an SAE with SAELens.
         random: draw atoms at random.
         pca: take principal components.
 
     Raises:
-        InputError: no name, or not exactly one way to come by the entry.
+        InputError: no name, or not exactly one of the five ways.
     """
 
     name: str
@@ -124,36 +137,37 @@ class EntrySettings:
 
     @property
     def ways(self) -> list[str]:
-        """Which of the ways to come by an entry are given."""
+        """The ways to obtain the entry that are given."""
         ways = [field.name for field in fields(self) if field.name not in ("name", "same_model")]
         return [way for way in ways if getattr(self, way) is not None]
 
     @property
     def way(self) -> str:
+        """The one way that is given."""
         return self.ways[0]
 
     @property
     def chosen(self) -> Any:
-        """The settings of that way; the path or release of what is loaded."""
+        """The settings of that way; to load, the path or release."""
         return getattr(self, self.way)
 
 
 @dataclass(frozen=True)
 class ComparisonSettings:
-    """What to compare and how to measure it.
+    """The entries to compare, and how to measure them.
 
     Args:
-        entries: what is compared, in the order shown.
-        directory: where rows, what was fitted and trained, the results and the page go. A second run in the same directory
-            takes over the rows whose entry, data and measurements are the same.
+        entries: the entries in the order shown.
+        directory: directory of the rows, of what is fitted and trained, of the results and of the page. A second run in
+            the same directory takes over the rows whose entry, data and measurements are the same.
         title: heading of the page; null for the model and the hook point.
-        controls: add a random dictionary of each ITDA's size and principal components for each of their sparsities.
-        loss_tokens: held-out tokens to measure CE and KL on: two passes of the whole model, and one for each entry.
+        controls: add a random dictionary of the size of each ITDA, and principal components for each of their sparsities.
+        loss_tokens: held-out tokens to measure CE and KL on: two passes of the whole model, and one more per entry.
         model_batch_size: rows in one forward pass of the whole model.
         probes: sparse probing of every entry by sae-probes; null for none.
         latents: show the atoms of the first ITDA beside the nearest latents of other entries.
-        atoms_shown: at most so many atoms.
-        latents_of: at most so many other entries (controls are not shown).
+        atoms_shown: largest number of atoms shown.
+        latents_of: largest number of other entries shown (controls are left out).
         wandb_project: log the tables and plots to this Weights & Biases project.
 
     Raises:
@@ -176,8 +190,8 @@ class ComparisonSettings:
         if not self.entries:
             raise InputError("there is nothing to compare: give at least one of entries")
         names = [entry.name for entry in self.entries]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise InputError(f"entries must have different names, but several are called {twice}: rename them")
-        positive = ("loss_tokens", "model_batch_size", "atoms_shown", "latents_of")
-        check_at_least(1, {name: getattr(self, name) for name in positive})
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise InputError(f"entries must have different names, but several are called {repeated}: rename them")
+        names_of_counts = ("loss_tokens", "model_batch_size", "atoms_shown", "latents_of")
+        check_at_least(1, {name: getattr(self, name) for name in names_of_counts})

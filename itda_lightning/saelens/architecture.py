@@ -1,4 +1,4 @@
-"""SAELens's view of a dictionary: the architecture ``itda``, whose encoder is a pursuit."""
+"""The architecture ``itda`` of SAELens: a dictionary as an SAE, whose encoder is a pursuit."""
 
 from dataclasses import dataclass, field
 from typing import get_args, no_type_check
@@ -12,16 +12,15 @@ from torch.nn import functional
 
 from itda_lightning.errors import InputError
 from itda_lightning.machine.checks import check_choice
-from itda_lightning.pursuit import PursuitName, check_finite, check_sparsity, pursue
-from itda_lightning.saelens.gradients import differentiable
+from itda_lightning.pursuit import PursuitName, SparseCode, check_finite, check_sparsity, pursue
 from itda_lightning.saelens.stored_rows import StoredRows, prepare
 
 ARCHITECTURE = "itda"
-# Folding a scale into the bias is exact; these others change what the atoms, which are activations, are compared with.
+# Folding a scale into the bias is exact; the other normalisations would change the activations that atoms explain.
 FOLDABLE = ("none", "expected_average_only_in")
 
 
-# The fields come from a file, so their values are checked below; SAELens first gives `metadata` as a plain dict.
+# The fields come from a file, so __post_init__ checks their values; SAELens first gives `metadata` as a plain dict.
 @no_type_check
 @dataclass
 class ITDASAEConfig(SAEConfig):
@@ -44,7 +43,7 @@ class ITDASAEConfig(SAEConfig):
 
     @classmethod
     def architecture(cls) -> str:
-        """The name in ``cfg.json``."""
+        """Return the name in ``cfg.json``."""
         return ARCHITECTURE
 
     def __post_init__(self) -> None:
@@ -61,7 +60,7 @@ class ITDASAEConfig(SAEConfig):
 class ITDASAE(SAE[ITDASAEConfig]):
     """A dictionary as an SAE: ``W_dec`` holds the atoms, ``b_dec`` the bias, ``encode`` is the pursuit.
 
-    Half precision: the rows of ``W_dec`` are then unit only to rounding (0.4% in bfloat16). ``encode`` normalises them
+    In half precision the rows of ``W_dec`` are unit only up to rounding (0.4% in bfloat16). ``encode`` normalises them
     again, computes in float32 and divides the coefficients by the norms of the stored rows, so that ``decode`` gives
     the pursuit's reconstruction up to the rounding of the codes themselves.
 
@@ -78,34 +77,34 @@ class ITDASAE(SAE[ITDASAEConfig]):
         return self.W_dec.T
 
     def initialize_weights(self) -> None:
-        """Random unit rows and no bias, to be replaced by a dictionary's."""
+        """Set random unit rows and no bias; those of a dictionary replace them."""
         shape = (self.cfg.d_sae, self.cfg.d_in)
         rows = functional.normalize(torch.randn(shape, dtype=self.dtype, device=self.device), dim=1)
         self.W_dec = nn.Parameter(rows)
         self.b_dec = nn.Parameter(torch.zeros(self.cfg.d_in, dtype=self.dtype, device=self.device))
 
     def encode(self, x: Float[Tensor, "..."]) -> Float[Tensor, "... d_sae"]:
-        """Dense signed codes of activations.
+        """Encode activations into dense signed codes.
 
         Args:
             x: (..., d_in), or (..., n_heads, d_head) while hook_z reshaping is on; any floating dtype.
 
         Returns:
-            (..., d_sae) in the dtype of the SAE; coefficients of an atom that was picked again are summed. A pursuit
-            has no pre-activations, so ``hook_sae_acts_pre`` and ``hook_sae_acts_post`` both see the code.
+            (..., d_sae) in the dtype of the SAE; the coefficients of an atom that is picked repeatedly are summed. A
+            pursuit has no pre-activations, so ``hook_sae_acts_pre`` and ``hook_sae_acts_post`` both see the code.
         """
         sae_in = self.process_sae_in(x)
         flat = sae_in.reshape(-1, self.cfg.d_in)
         check_finite(flat)
-        # Autocast would round the correlations that decide which atom is picked.
+        # Autocast would round the correlations that decide the picks.
         with torch.autocast(flat.device.type, enabled=False):
             stored = self._stored_rows()
             prepared = stored.prepared
             prepared.build_gram_if_repaid(self.cfg.pursuit, len(flat), self.cfg.k)
             code = pursue(self.cfg.pursuit, flat, prepared, self.cfg.k, self.cfg.nonnegative)
-            # Not where only the parameters ask for a gradient: that would take memory in every call outside no_grad.
+            # Not if only the parameters require a gradient: that would take memory in every call outside no_grad.
             if x.requires_grad and torch.is_grad_enabled():
-                code = differentiable(code, flat.to(prepared.dtype), prepared.atoms, self.cfg.pursuit)
+                code = _differentiable(code, flat.to(prepared.dtype), prepared.atoms, self.cfg.pursuit)
             if stored.norms is not None:
                 norms = stored.norms[code.support.clamp(min=0)]
                 code = code._replace(coefficients=code.coefficients / norms)
@@ -114,24 +113,24 @@ class ITDASAE(SAE[ITDASAEConfig]):
         return self.hook_sae_acts_post(self.hook_sae_acts_pre(feature_acts))
 
     def decode(self, feature_acts: Float[Tensor, "... d_sae"]) -> Float[Tensor, "..."]:
-        """Reconstructions (..., d_in) of dense codes (..., d_sae), in the shape that ``encode`` was given."""
+        """Decode dense codes (..., d_sae) into reconstructions (..., d_in), in the shape that ``encode`` was given."""
         reconstruction = feature_acts @ self.W_dec
-        # What encode did not subtract is not added.
+        # encode subtracts the bias under the same condition.
         if self.cfg.apply_b_dec_to_input:
             reconstruction = reconstruction + self.b_dec
         reconstruction = self.run_time_activation_norm_fn_out(self.hook_sae_recons(reconstruction))
         return self.reshape_fn_out(reconstruction, self.d_head)
 
     def fold_and_get_W_dec_norm(self) -> Float[Tensor, " d_sae"]:  # noqa: N802  SAELens's name
-        """(d_sae,) ones: atoms are unit rows already, so nothing is folded and the codes stay what they are."""
+        """Return (d_sae,) ones: atoms are unit rows already, so nothing is folded and the codes do not change."""
         return torch.ones(self.cfg.d_sae, dtype=self.W_dec.dtype, device=self.W_dec.device)
 
     @torch.no_grad()
     def fold_activation_norm_scaling_factor(self, scaling_factor: float) -> None:
-        """Make an SAE of scaled activations one of activations as they are, in place.
+        """Turn an SAE of scaled activations into one of unscaled activations, in place.
 
         Pursuits commute with a positive scale, so dividing the bias is exact and the atoms stay unit rows. Codes are
-        then in the units of the activations: the old ones divided by ``scaling_factor``.
+        then in the units of the activations: the former ones divided by ``scaling_factor``.
 
         Raises:
             InputError: a factor that is not positive.
@@ -147,7 +146,7 @@ class ITDASAE(SAE[ITDASAEConfig]):
         whitening_matrix: Tensor,  # noqa: ARG002
         unwhitening_matrix: Tensor,  # noqa: ARG002
     ) -> None:
-        """Refused: unwhitened rows are no longer unit, and a pursuit over them picks other atoms.
+        """Refuse: unwhitened rows are no longer unit, and a pursuit over them picks other atoms.
 
         Raises:
             InputError: always.
@@ -162,6 +161,28 @@ class ITDASAE(SAE[ITDASAEConfig]):
             self._stored = None  # frees the old Gram before the new one is built
             self._stored = prepare(self.W_dec)
         return self._stored
+
+
+def _differentiable(
+    code: SparseCode, x: Float[Tensor, "batch d"], atoms: Float[Tensor, "n d"], pursuit: PursuitName
+) -> SparseCode:
+    """Return the same code, bit for bit, whose coefficients have their gradient with respect to x.
+
+    On a fixed support S the coefficients are linear in x. Those of matching pursuit are ``c_t = <x, a_t> - sum_{s<t} c_s
+    <a_s, a_t>``, a unit lower triangular system; those of an orthogonal pursuit solve the system of the Gram of S. Takes
+    memory for (batch, k, d).
+    """
+    used = code.support >= 0
+    chosen = atoms[code.support.clamp(min=0)].to(x.dtype) * used[:, :, None]
+    correlations = torch.einsum("bd,btd->bt", x, chosen)
+    inner = torch.einsum("btd,bsd->bts", chosen, chosen)
+    if pursuit == "mp":
+        system = inner.tril(-1) + torch.eye(inner.shape[1], dtype=inner.dtype, device=inner.device)
+        linear = torch.linalg.solve_triangular(system, correlations[:, :, None], upper=False, unitriangular=True)
+    else:
+        linear = torch.linalg.solve(inner + torch.diag_embed((~used).to(inner.dtype)), correlations[:, :, None])
+    gradient = linear[:, :, 0] - linear[:, :, 0].detach()
+    return code._replace(coefficients=code.coefficients + gradient)
 
 
 # A reloaded module replaces its own classes; those of another package make SAELens raise.

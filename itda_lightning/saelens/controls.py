@@ -20,7 +20,7 @@ from itda_lightning.dictionary.sources import Sources
 from itda_lightning.errors import InputError
 from itda_lightning.machine.checks import check_between
 from itda_lightning.pursuit import PursuitName
-from itda_lightning.saelens.site import site_metadata
+from itda_lightning.saelens.sae_metadata import site_metadata
 
 
 def random_dictionary(

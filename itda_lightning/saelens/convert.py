@@ -1,60 +1,62 @@
-"""From a dictionary to a SAELens SAE and back, in either of two architectures.
+"""From a dictionary to a SAELens SAE and its files (``cfg.json``, ``sae_weights.safetensors``) and back.
 
-``itda`` is this package's own and holds every dictionary. ``matching_pursuit`` is SAELens's own, so it loads where this
-package is not installed; it is matching pursuit with non-negative coefficients. A signed dictionary D is exactly the
+There are two architectures. ``itda`` is this package's own and holds every dictionary. ``matching_pursuit`` is SAELens's
+own, so it loads without this package; it is matching pursuit with non-negative coefficients. A signed dictionary D is exactly the
 rows [D; -D] there: the largest correlation with those is the largest |correlation| with D.
 """
 
-from copy import deepcopy
+import json
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from sae_lens import SAE
+from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
 from sae_lens.saes.matching_pursuit_sae import MatchingPursuitSAE, MatchingPursuitSAEConfig
 from sae_lens.saes.sae import SAEMetadata
 from sae_lens.util import dtype_to_str
+from safetensors import SafetensorError
 from torch import Tensor
 
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
+from itda_lightning.machine.atomic_files import new_directory
 from itda_lightning.machine.checks import check_choice
 from itda_lightning.pursuit import PursuitName
 from itda_lightning.saelens.architecture import ITDASAE, ITDASAEConfig
-from itda_lightning.saelens.provenance import KEY, Provenance, as_json, read_provenance
+from itda_lightning.saelens.sae_metadata import KEY, Provenance, dictionary_metadata, read_provenance
 from itda_lightning.saelens.stored_rows import unit_rows
 
 Architecture = Literal["itda", "matching_pursuit"]
-
-# What SAELens's tools read from the metadata, where the dictionary's own says nothing. They fail on a `prepend_bos`,
-# `context_size` or `model_from_pretrained_kwargs` of None; the values are SAELens's own defaults.
-EXPECTED_METADATA: dict[str, Any] = {
-    "model_name": None,
-    "model_class_name": "HookedTransformer",
-    "hook_name": None,
-    "hook_head_index": None,
-    "context_size": 128,
-    "prepend_bos": True,
-    "seqpos_slice": [None],
-    "model_from_pretrained_kwargs": {},
-    "exclude_special_tokens": None,
-    "dataset_path": None,
-    "neuronpedia_id": None,
-}
+DtypeName = Literal["float32", "bfloat16", "float16"]
 
 
 def to_sae(dictionary: Dictionary, architecture: Architecture = "itda") -> SAE[Any]:
-    """A SAELens SAE with the dictionary's codes and reconstructions, its sources in ``cfg.metadata.itda``.
+    """Convert a dictionary to a SAELens SAE with the same codes and reconstructions.
 
     Args:
         dictionary: copied; later changes do not reach the SAE.
-        architecture: "itda" (codes (..., n), signed; register it with ``import itda_lightning.saelens`` before loading)
-            or "matching_pursuit" (nothing of this package needed to load it; codes (..., 2 n), those of the negative
-            atoms last, for a signed dictionary). "matching_pursuit" fires no ``hook_sae_acts_post``, and where an
-            activation is explained to rounding it goes on to pick atoms with coefficients of the size of rounding.
+        architecture: "itda" (signed codes (..., n_atoms); ``import itda_lightning`` before loading it) or
+            "matching_pursuit" (loads without this package; for a signed dictionary codes are (..., 2 n_atoms), those of
+            the negated atoms last). "matching_pursuit" fires no ``hook_sae_acts_post``, and once an activation is
+            explained up to rounding it goes on to pick atoms, with coefficients of the size of rounding.
+
+    Returns:
+        The SAE, on the dictionary's device, with its sources in ``cfg.metadata.itda``.
 
     Raises:
-        InputError: an unknown architecture, orthogonal matching pursuit as "matching_pursuit", an empty dictionary,
+        InputError: an unknown architecture, a pursuit other than "mp" as "matching_pursuit", an empty dictionary,
             metadata that JSON cannot hold.
+
+    Example:
+        >>> import torch
+        >>> from itda_lightning import Dictionary, to_sae
+        >>> dictionary = Dictionary(torch.eye(4), k=2)
+        >>> sae = to_sae(dictionary)
+        >>> sae.encode(torch.tensor([[0.0, -3.0, 1.0, 0.5]]))
+        tensor([[ 0., -3.,  1.,  0.]])
+        >>> to_sae(dictionary, "matching_pursuit").cfg.d_sae
+        8
     """
     check_choice(get_args(Architecture), {"architecture": architecture})
     if dictionary.n_atoms == 0:
@@ -64,7 +66,7 @@ def to_sae(dictionary: Dictionary, architecture: Architecture = "itda") -> SAE[A
             f"a dictionary with pursuit {dictionary.pursuit!r} cannot be exported as 'matching_pursuit', "
             "which would give other coefficients: use architecture='itda'"
         )
-    metadata = _metadata(dictionary)
+    metadata = dictionary_metadata(dictionary)
     atoms = dictionary.atoms.detach()
     common: dict[str, Any] = {
         "d_in": dictionary.d_in,
@@ -101,14 +103,27 @@ def to_sae(dictionary: Dictionary, architecture: Architecture = "itda") -> SAE[A
 
 
 def from_sae(sae: SAE[Any]) -> Dictionary:
-    """The dictionary of an SAE of architecture ``itda`` or ``matching_pursuit``, on the SAE's device.
+    """Convert an SAE of architecture ``itda`` or ``matching_pursuit`` to a dictionary.
 
-    What ``to_sae`` made comes back as it was: atoms, bias and grown atoms bit for bit, sources, prompts, k, pursuit, metadata. A
-    ``matching_pursuit`` SAE from elsewhere (a trained one) becomes a non-negative dictionary without sources. Atoms of
-    half precision come back in float32, normalised again.
+    A dictionary converted by ``to_sae`` comes back as it was: atoms, bias and grown atoms bit for bit, sources, prompts,
+    k, pursuit, metadata. A ``matching_pursuit`` SAE from elsewhere (a trained one) becomes a non-negative dictionary
+    without sources. Atoms of half precision come back in float32, normalised again.
+
+    Args:
+        sae: the SAE; its rows (n_atoms, d_in) are the atoms, or [D; -D] in the export of a signed dictionary.
+
+    Returns:
+        The dictionary, on the SAE's device.
 
     Raises:
         InputError: another architecture; flags, normalisation or rows with which a dictionary would give other codes.
+
+    Example:
+        >>> import torch
+        >>> from itda_lightning import Dictionary, from_sae, to_sae
+        >>> dictionary = from_sae(to_sae(Dictionary(torch.eye(4), k=2), "matching_pursuit"))
+        >>> dictionary.n_atoms, dictionary.k, dictionary.nonnegative
+        (4, 2, False)
     """
     architecture = sae.cfg.architecture()
     if architecture not in get_args(Architecture):
@@ -148,10 +163,51 @@ def from_sae(sae: SAE[Any]) -> Dictionary:
         raise InputError(f"the SAE of architecture {architecture!r} is not a dictionary: {error}") from error
 
 
-def _metadata(dictionary: Dictionary) -> dict[str, Any]:
-    content = as_json(dictionary)
-    known = {key: value for key, value in content["metadata"].items() if key in EXPECTED_METADATA and value is not None}
-    return deepcopy(EXPECTED_METADATA) | known | {KEY: content}
+def save_export(
+    dictionary: Dictionary, path: str | Path, architecture: Architecture = "itda", dtype: DtypeName = "float32"
+) -> SAE[Any]:
+    """Write a dictionary to a new directory that ``SAE.load_from_disk`` reads, in one step, and return the SAE.
+
+    Raises:
+        InputError: ``path`` exists or cannot be written, a bias that overflows ``dtype``, or as ``to_sae``.
+    """
+    sae = to_sae(dictionary, architecture).to(dtype=getattr(torch, dtype))
+    if not torch.isfinite(sae.b_dec).all():
+        raise InputError(f"the bias of the dictionary overflows {dtype}: use float32 or bfloat16")
+    with new_directory(Path(path)) as directory:
+        sae.save_model(directory)
+    return sae
+
+
+def load_export(path: str | Path, device: str | torch.device = "cpu") -> Dictionary:
+    """Load a dictionary from the directory of an SAE of either architecture.
+
+    Raises:
+        InputError: files that are missing, truncated or of another architecture, or as ``from_sae``.
+    """
+    path = Path(path)
+    try:
+        architecture = json.loads((path / SAE_CFG_FILENAME).read_text(encoding="utf-8"))["architecture"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path / SAE_CFG_FILENAME} is not the configuration of a SAELens SAE ({type(error).__name__}: {error}): "
+            "export the dictionary again"
+        ) from error
+    if architecture not in get_args(Architecture):
+        raise InputError(
+            f"{path} holds an SAE of architecture {architecture!r}, which is not a dictionary: give an export of "
+            f"architecture {' or '.join(get_args(Architecture))}"
+        )
+    try:
+        sae = SAE.load_from_disk(path, device=str(device))
+    except InputError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        raise InputError(
+            f"{path} does not hold a complete SAE ({SAE_CFG_FILENAME} and {SAE_WEIGHTS_FILENAME}): "
+            f"{type(error).__name__}: {error}; export the dictionary again"
+        ) from error
+    return from_sae(sae)
 
 
 def _provenance(sae: SAE[Any]) -> Provenance:

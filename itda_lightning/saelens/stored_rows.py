@@ -1,4 +1,4 @@
-"""What a pursuit needs of the stored rows, kept between calls for as long as the rows stay what they were."""
+"""The unit rows that a pursuit uses, prepared from the stored rows and kept until these change."""
 
 from typing import NamedTuple
 
@@ -11,12 +11,12 @@ from itda_lightning.pursuit import PreparedAtoms
 
 
 class StoredRows(NamedTuple):
-    """Rows as an SAE stores them, and the unit rows that a pursuit uses.
+    """The rows as an SAE stores them, and the unit rows that a pursuit uses.
 
     Attributes:
         stored: (n, d) the rows as stored. Keeping them keeps their memory, so that no later rows can have its address.
         version: how often the stored rows had been changed in place.
-        norms: (n,) norms of the stored rows where they were normalised anew, else None.
+        norms: (n,) norms of the stored rows if those were normalised again, else None.
         prepared: the unit rows; ``stored`` itself unless that is of half precision.
     """
 
@@ -26,22 +26,22 @@ class StoredRows(NamedTuple):
     prepared: PreparedAtoms
 
     def still_hold(self, stored: Float[Tensor, "n d"]) -> bool:
-        """Whether these were made from ``stored`` as it is now (changes through ``.data[...]`` go unnoticed)."""
+        """Check that these were made from ``stored`` as it is now (changes through ``.data[...]`` go unnoticed)."""
         return (
             self.stored.data_ptr() == stored.data_ptr()
             and (self.stored.dtype, self.stored.device) == (stored.dtype, stored.device)
-            and self.version == version_of(stored)
+            and self.version == _version_of(stored)
         )
 
 
-def version_of(tensor: Tensor) -> int:
-    """How often the tensor was changed in place; 0 for inference tensors, which do not count."""
+def _version_of(tensor: Tensor) -> int:
+    """Return how often the tensor was changed in place; 0 for inference tensors, which do not count."""
     return 0 if tensor.is_inference() else tensor._version
 
 
 @torch.no_grad()
 def unit_rows(stored: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-    """Stored rows (n, d) as unit rows: themselves, or those of half precision normalised again in float32.
+    """Return stored rows (n, d) as unit rows: those of half precision are normalised again in float32.
 
     Rounding to half precision takes the norm of a row off 1 (by up to 0.4% in bfloat16), which least squares on the
     support would turn into wrong coefficients.
@@ -57,5 +57,5 @@ def prepare(stored: Float[Tensor, "n d"]) -> StoredRows:
     norms = torch.linalg.vector_norm(stored.float(), dim=1) if rows.dtype != stored.dtype else None
     prepared = PreparedAtoms(rows, len(rows))
     if not prepared.compiled:
-        prepared.build_gram()  # codes must not change in mid-life, not even by rounding
-    return StoredRows(stored.detach(), version_of(stored), norms, prepared)
+        prepared.build_gram()  # a Gram built later would change codes by rounding
+    return StoredRows(stored.detach(), _version_of(stored), norms, prepared)

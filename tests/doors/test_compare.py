@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from itda_lightning import ActivationsDataModule, compare
 from itda_lightning.compare import main
-from itda_lightning.comparison import candidates
+from itda_lightning.comparison import candidates, side_by_side
 from itda_lightning.comparison.bench import Bench
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.loading import load_dictionary
@@ -158,7 +158,7 @@ def test_figures_are_there_though_the_latents_fail(copied, config_of, on_disk, m
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("no latents today")
 
-    monkeypatch.setattr("itda_lightning.compare.latent_view", fail)
+    monkeypatch.setattr("itda_lightning.comparison.side_by_side.latent_view", fail)
     (copied / "comparison.html").unlink()
     with pytest.raises(RuntimeError, match="no latents today"):
         main(["--config", str(config_of(copied, {"A run": {"load": str(on_disk["run"])}}, latents=True))])
@@ -376,7 +376,7 @@ def test_tokens_beyond_the_first_of_the_data_are_refused(refused):
         ({"A": GOOD}, {"data": {"validation_tokens": CONTEXT}}, "held-out tokens of 1 document, so no error can be"),
         ({"A": GOOD}, {"data": {"context_size": 1}}, r"data\.context_size must be at least 4, got 1"),
         ({"A": GOOD}, {"data": {"model": "/no/model"}}, "cannot load the tokenizer of the language model '/no/model'"),
-        ({"A": GOOD}, {"data": {"cache_dir": None}}, r"more than once \(A\): set data\.cache_dir"),
+        ({"A": GOOD}, {"data": {"cache_dir": None}}, r"more than once to make A: set data\.cache_dir"),
     ],
 )
 def test_bad_input_is_refused(refused, entries, others, text):
@@ -394,7 +394,7 @@ def test_two_entries_of_one_name_are_refused(config_of, tmp_path):
 
 def test_without_a_cache_what_is_loaded_has_no_controls(refused, config_of, on_disk, tmp_path):
     entries, no_cache = {"A run": {"load": str(on_disk["run"])}}, {"cache_dir": None}
-    assert "(the controls of A run): set data.cache_dir" in refused(entries, no_cache)
+    assert "to make the controls of A run: set data.cache_dir" in refused(entries, no_cache)
 
 
 def test_without_a_cache_what_is_loaded_is_measured(config_of, on_disk, finished, tmp_path):
@@ -442,7 +442,7 @@ def test_what_does_not_parse_ends_with_exit_code_2(config_of, tmp_path, capsys, 
 def test_a_directory_that_cannot_be_written_is_refused_before_anything_is_made(config_of, tmp_path, monkeypatch, place):
     (tmp_path / "a file").touch()
     monkeypatch.setattr(candidates, "_make", pytest.fail)
-    monkeypatch.setattr(compare, "make_candidate", pytest.fail)
+    monkeypatch.setattr(side_by_side, "make_candidate", pytest.fail)
     config = config_of(tmp_path / place if "file" in place else Path(place), {"A": GOOD})
     with pytest.raises(InputError, match=f"while writing into .*{place}"):
         main(["--config", str(config)])

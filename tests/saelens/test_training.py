@@ -17,7 +17,7 @@ from itda_lightning.errors import InputError
 from itda_lightning.evaluation.saelens_evals import evaluate_sae
 from itda_lightning.machine.peak_memory import PeakMemory
 from itda_lightning.saelens import training
-from itda_lightning.saelens.convert import EXPECTED_METADATA
+from itda_lightning.saelens.sae_metadata import EXPECTED_METADATA
 from itda_lightning.saelens.training_settings import TrainingSettings
 from tests.fits import HOOK, data_settings
 

@@ -7,7 +7,7 @@ import torch
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 
 from itda_lightning import ActivationsDataModule
-from itda_lightning.comparison.same_site import differences
+from itda_lightning.comparison.entry_checks import differences
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.evaluation.entries import Entry
 from itda_lightning.saelens import to_sae
@@ -98,7 +98,7 @@ def test_another_model_is_told_unless_the_user_knows_better(data, copy, tiny_mod
     save_weights(copy, seed=1)
     for model in (copy, copy / "nowhere", "no-such-model"):
         for entry in entries_of(model):
-            expected = f"it is of the model '{model}', not '{tiny_model_dir}' (same_model: true says that they are one)"
+            expected = f"it is of the model '{model}', not '{tiny_model_dir}' (if they are the same, set same_model: true)"
             assert told(entry, data) == [expected]
             assert told(entry, data, same_model=True) == []
 

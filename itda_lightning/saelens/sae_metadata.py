@@ -1,35 +1,74 @@
-"""What SAELens's format has no place for, as plain JSON in the metadata of ``cfg.json``.
+"""The metadata of ``cfg.json``: what SAELens's tools read there, and under "itda" what its format has no place for.
 
-Not as tensors: SAELens casts every tensor of a file to the SAE's dtype, in which large indices are not exact, and its
-upload leaves further files behind.
+Sources and grown atoms are plain JSON, not tensors: SAELens casts every tensor of a file to the SAE's dtype, in which
+large indices are not exact, and its upload leaves further files behind.
 """
 
 import base64
 import json
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.dictionary.facts import MODEL_CLASSES, settings
 from itda_lightning.dictionary.sources import COLUMNS, Prompt, Sources
 from itda_lightning.errors import InputError
 
 KEY = "itda"
 VERSION = 2
-UNREFINED_VERSION = 1  # of exports without refined atoms, which older versions of this package read too
+UNREFINED_VERSION = 1  # of exports without refined atoms, so that older versions of this package can read them
 DTYPES = {str(dtype): dtype for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
+
+# The fields that SAELens's tools read, with SAELens's own defaults for what a dictionary does not say. The tools fail on
+# a `prepend_bos`, `context_size` or `model_from_pretrained_kwargs` of None.
+EXPECTED_METADATA: dict[str, Any] = {
+    "model_name": None,
+    "model_class_name": "HookedTransformer",
+    "hook_name": None,
+    "hook_head_index": None,
+    "context_size": 128,
+    "prepend_bos": True,
+    "seqpos_slice": [None],
+    "model_from_pretrained_kwargs": {},
+    "exclude_special_tokens": None,
+    "dataset_path": None,
+    "neuronpedia_id": None,
+}
+
+
+def site_metadata(data: ActivationsDataModule, hook_name: str) -> dict[str, Any]:
+    """Return the metadata of an SAE of activations of ``data``, with the settings of the data under ``data``."""
+    own = settings(data.hparams)
+    known = {
+        "model_name": own["model"],
+        "model_class_name": MODEL_CLASSES[own["loader"]],
+        "hook_name": hook_name,
+        "dataset_path": own["dataset"],
+        **{name: own[name] for name in ("context_size", "prepend_bos", "exclude_special_tokens")},
+    }
+    return deepcopy(EXPECTED_METADATA) | known | {"data": own}
+
+
+def dictionary_metadata(dictionary: Dictionary) -> dict[str, Any]:
+    """Return the metadata of a dictionary's export. Raises InputError for metadata that JSON cannot hold."""
+    content = _as_json(dictionary)
+    known = {key: value for key, value in content["metadata"].items() if key in EXPECTED_METADATA and value is not None}
+    return deepcopy(EXPECTED_METADATA) | known | {KEY: content}
 
 
 class Provenance(NamedTuple):
-    """What ``read_provenance`` finds.
+    """The parts of a dictionary that its export keeps in the metadata.
 
     Attributes:
-        sources: one source an atom, or None.
-        nonnegative: whether the dictionary's coefficients are non-negative.
+        sources: one source per atom, or None.
+        nonnegative: True if the dictionary's coefficients are non-negative.
         metadata: the dictionary's own.
-        grown: the atoms as they were grown where those exported are refined ones, or None.
+        grown: the atoms as grown if the exported ones are refined, or None.
     """
 
     sources: Sources | None
@@ -38,12 +77,8 @@ class Provenance(NamedTuple):
     grown: Float[Tensor, "n d"] | None = None
 
 
-def as_json(dictionary: Dictionary) -> dict[str, Any]:
-    """Sources, settings and metadata of a dictionary as JSON values; integers and grown atoms are exact.
-
-    Raises:
-        InputError: metadata that JSON cannot hold.
-    """
+def _as_json(dictionary: Dictionary) -> dict[str, Any]:
+    """Return sources, settings and metadata of a dictionary as JSON values; integers and grown atoms are exact."""
     try:
         metadata = json.loads(json.dumps(dictionary.metadata, allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -69,10 +104,10 @@ def as_json(dictionary: Dictionary) -> dict[str, Any]:
 
 
 def read_provenance(content: Any) -> Provenance:
-    """Read what ``as_json`` made.
+    """Read the metadata that ``dictionary_metadata`` keeps under ``KEY``.
 
     Raises:
-        InputError: content that is not whole or of a newer version.
+        InputError: content that is incomplete or of a newer version.
     """
     try:
         if content["version"] > VERSION:
@@ -96,7 +131,7 @@ def read_provenance(content: Any) -> Provenance:
 
 
 def _encoded(rows: Float[Tensor, "n d"]) -> dict[str, Any]:
-    """Rows bit for bit as JSON values."""
+    """Return rows bit for bit as JSON values."""
     content = rows.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
     return {"dtype": str(rows.dtype), "shape": list(rows.shape), "base64": base64.b64encode(content).decode()}
 

@@ -1,0 +1,161 @@
+"""A whole comparison: every entry and its controls made and measured in turn, each row kept as soon as it is there."""
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.comparison.bench import Bench
+from itda_lightning.comparison.candidates import KINDS, identity_of, make_candidate
+from itda_lightning.comparison.comparison_settings import (
+    ComparisonSettings,
+    EntrySettings,
+    PCASettings,
+    RandomSettings,
+)
+from itda_lightning.comparison.document_sums import RESAMPLES
+from itda_lightning.comparison.entry_checks import check_entries
+from itda_lightning.comparison.latents import latent_view
+from itda_lightning.comparison.row_files import read_row, write_row
+from itda_lightning.errors import InputError
+from itda_lightning.machine.atomic_files import explained, write_text
+from itda_lightning.machine.versions import versions_and_hardware
+from itda_lightning.results.as_json import to_json
+from itda_lightning.results.comparison import Comparison, LatentView, Row
+
+logger = logging.getLogger(__name__)
+
+MADE, COMPARISON = "made", "comparison.json"
+
+
+def compare(
+    settings: ComparisonSettings, data: ActivationsDataModule, publish: Callable[[Comparison], object]
+) -> Comparison:
+    """Check all entries, then make and measure one after another and write the results.
+
+    Args:
+        settings: what to compare and how.
+        data: the activations, at a single hook point.
+        publish: called with the results when all rows are measured, and again when the latents are there, too.
+
+    Raises:
+        InputError: entries that cannot be compared, each with what differs; nothing is made or measured then.
+    """
+    bench = Bench(data, settings)
+    controls = check_entries(settings, data, bench.hook_name)
+    directory = Path(settings.directory).expanduser()
+    with explained(directory, "writing into"):
+        directory.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=directory).close()
+    data.prepare_data()
+    rows = _rows(settings, controls, bench, directory)
+    comparison = Comparison(
+        title=settings.title or f"{data.model_name.name} at {bench.hook_name}", facts=_facts(data, bench), rows=rows
+    )
+    # The figures are written before the latents, which may fail.
+    _write(comparison, directory, publish)
+    if settings.latents:
+        comparison = replace(comparison, latents=_latents(settings, rows, bench, directory))
+        _write(comparison, directory, publish)
+    return comparison
+
+
+def _write(comparison: Comparison, directory: Path, publish: Callable[[Comparison], object]) -> None:
+    write_text(directory / COMPARISON, to_json(comparison))
+    publish(comparison)
+
+
+def _rows(
+    settings: ComparisonSettings, controls: Mapping[str, RandomSettings], bench: Bench, directory: Path
+) -> tuple[Row, ...]:
+    """Measure the entries, then the controls of every ITDA among them, each control once."""
+    rows = []
+    waiting = list(settings.entries)
+    names = {entry.name for entry in waiting}
+    chosen = {(entry.way, entry.chosen) for entry in waiting if entry.way in ("random", "pca")}
+    while waiting:
+        entry = waiting.pop(0)
+        row = _row(entry, bench, directory)
+        rows.append(row)
+        for control in _controls_of(entry, row, controls) if settings.controls else ():
+            if (control.way, control.chosen) not in chosen:
+                chosen.add((control.way, control.chosen))
+                # Controls of the same kind can differ in their tokens; an entry can have a control's name.
+                while control.name in names:
+                    control = replace(control, name=f"{control.name}, again")
+                names.add(control.name)
+                waiting.append(control)
+    return tuple(rows)
+
+
+def _row(entry: EntrySettings, bench: Bench, directory: Path) -> Row:
+    """Return the row of an entry: taken over, measured, or with the reason of its failure."""
+    try:
+        candidate_identity = identity_of(entry, bench.data)
+        identity = bench.identity(candidate_identity)
+        previous = read_row(directory, identity)
+        if previous is not None:
+            return replace(previous, name=entry.name, reused=True)
+        logger.info("%s: %s", entry.name, "loading" if entry.way == "load" else "making, unless it was made before")
+        candidate = make_candidate(entry, bench.data, bench.hook_name, directory / MADE, candidate_identity)
+        row = bench.measure(entry.name, candidate, identity)
+        write_row(row, directory)
+        return row
+    except Exception as error:  # one entry must not cost the results of the others
+        known = isinstance(error, InputError)
+        logger.error("%s failed: %s", entry.name, error, exc_info=not known)
+        reason = str(error) if known else f"{type(error).__name__}: {error}"
+        return Row(entry.name, KINDS.get(entry.way, "sae"), failure=reason)
+
+
+def _controls_of(entry: EntrySettings, row: Row, loaded: Mapping[str, RandomSettings]) -> Iterator[EntrySettings]:
+    """Yield the controls of an ITDA: one random activation per atom, and one principal component per step of a code."""
+    if row.kind != "itda" or row.failure is not None:
+        return
+    random = loaded.get(entry.name) if entry.fit is None else entry.fit.control(row.width)
+    if random is None:
+        return
+    yield EntrySettings(f"random, for {entry.name}", random=random)
+    yield EntrySettings(f"PCA, {random.k} components", pca=PCASettings(random.k, random.tokens))
+
+
+def _latents(settings: ComparisonSettings, rows: tuple[Row, ...], bench: Bench, directory: Path) -> LatentView | None:
+    """Show atoms of the first ITDA beside latents of other entries; None without an ITDA."""
+    measured = {row.name: row for row in rows if row.failure is None}
+    shown = [entry for entry in settings.entries if entry.name in measured and entry.way not in ("random", "pca")]
+    first = next((entry for entry in shown if measured[entry.name].kind == "itda"), None)
+    if first is None:
+        return None
+    # SAEs first: they are what an ITDA is compared with.
+    others = sorted((entry for entry in shown if entry != first), key=lambda entry: measured[entry.name].kind == "itda")
+    entries = [
+        make_candidate(
+            entry, bench.data, bench.hook_name, directory / MADE, identity_of(entry, bench.data)
+        ).entry._replace(name=entry.name)
+        for entry in [first, *others[: settings.latents_of]]
+    ]
+    return latent_view(entries, bench.data, bench.hook_name, bench.data.language_model, max_atoms=settings.atoms_shown)
+
+
+def _facts(data: ActivationsDataModule, bench: Bench) -> dict[str, str]:
+    rows, versions = data.rows("heldout"), versions_and_hardware()
+    documents = len(rows.document[rows.kept].unique())
+    packages = ("itda-lightning", "sae-lens", "torch", "transformers", "python")
+    return {
+        "model": data.model_name.name,
+        "revision": data.model_name.revision or data.model_name.fingerprint().rpartition("@")[2][:12],
+        "hook point": bench.hook_name,
+        "dataset": f"{data.hparams['dataset']} ({data.documents.fingerprint[:12]})",
+        "training tokens": f"{data.hparams['training_tokens']:,}",
+        "held-out activations": f"{rows.n_kept:,} of {documents:,} documents",
+        "held-out tokens' hash": bench.tokens_hash,
+        "loss tokens": f"{bench.loss_rows.tokens.numel():,}",
+        "context": f"{rows.context_size} tokens, prepend_bos {data.hparams['prepend_bos']}",
+        "seed of the data": str(data.hparams["seed"]),
+        "errors": f"standard errors, documents resampled {RESAMPLES:,} times",
+        "versions": ", ".join(f"{name} {versions[name]}" for name in packages),
+        "hardware": f"{versions['cpus']} CPU cores, {versions['memory_gb']:.0f} GB"
+        + "".join(f", {gpu}" for gpu in versions["gpus"]),
+    }
