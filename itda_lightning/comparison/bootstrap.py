@@ -14,8 +14,8 @@ GROUPS = 16
 class DocumentGroups:
     """Documents dealt into groups at random, as evenly as possible, which are drawn with replacement.
 
-    Tokens of one document resemble each other, so documents are resampled, not tokens. Statistics of megabytes cannot be
-    kept for every document, so whole groups are drawn: with G groups a standard error is itself off by about a share
+    Tokens of one document resemble each other, so documents are resampled, not tokens. Statistics of megabytes cannot
+    be kept for every document, so whole groups are drawn: with G groups a standard error is itself off by about a share
     1 / sqrt(2 G), and too small by about 1 / (2 G).
 
     Attributes:

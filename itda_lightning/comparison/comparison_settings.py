@@ -161,7 +161,7 @@ class ComparisonSettings:
         directory: directory of the rows, of what is fitted and trained, of the results and of the page. A second run in
             the same directory takes over the rows whose entry, data and measurements are the same.
         title: heading of the page; null for the model and the hook point.
-        controls: add a random dictionary of the size of each ITDA, and principal components for each of their sparsities.
+        controls: add a random dictionary of each ITDA's size, and principal components for each of their sparsities.
         loss_tokens: held-out tokens to measure CE and KL on: two passes of the whole model, and one more per entry.
         model_batch_size: rows in one forward pass of the whole model.
         probes: sparse probing of every entry by sae-probes; null for none.

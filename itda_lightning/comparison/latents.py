@@ -1,4 +1,4 @@
-"""Atoms of one ITDA beside the nearest latents of other entries, with what each is used for and what it writes."""
+"""Atoms of one ITDA beside the nearest latents of other entries, each with its uses and its logit effects."""
 
 from collections.abc import Sequence
 
@@ -37,27 +37,27 @@ def latent_view(
 ) -> LatentView:
     """Find the nearest latents of every atom and measure both on the held-out activations, in one pass over them.
 
-    Nearest is the largest cosine of the directions that the two write. An atom with a negative coefficient writes the
-    opposite of its direction, so where the coefficients of either side have both signs the largest ``|cosine|`` counts
-    and the cosine keeps its sign. Memory is bounded by the latents shown, the blocks of codes and of cosines; it does
-    not grow with the held-out tokens.
+    Two latents are near if the directions that they write have a large cosine. An atom with a negative coefficient
+    writes the opposite of its direction, so if the coefficients of either side have both signs, the largest
+    ``|cosine|`` counts and the cosine keeps its sign. Memory is bounded by the latents shown and their uses, and by the blocks of
+    codes and of cosines.
 
     Args:
         entries: the ITDA and the others, in the order shown; ITDAs are encoded sparsely, SAEs in blocks of dense codes.
-        data: whose held-out activations are measured; position 0 and special tokens as its settings say.
+        data: its held-out activations are measured; its settings decide about position 0 and special tokens.
         hook_name: the hook point of all entries.
-        language_model: for logit effects (see ``Unembedding``), which are left empty where this is None, or where the
-            model or the hook point has no unembedding.
+        language_model: for logit effects (see ``Unembedding``), which are left empty if this is None or if the model or
+            the hook point has no unembedding.
         reference: the name of the ITDA whose atoms are shown; None for the first ITDA.
         max_atoms: at most so many atoms are shown, evenly chosen by index; those of one fit are in the order of growth.
-        top: how many tokens with the largest ``|activation|`` to show of a latent.
-        bins: bins of a histogram, an even number.
-        effects: how many promoted and how many suppressed tokens to show of a latent.
+        top: number of tokens with the largest ``|activation|`` shown per latent.
+        bins: bins per histogram, an even number.
+        effects: number of promoted and of suppressed tokens shown per latent.
 
     Raises:
         InputError: no ITDA, or none of that name; entries of different widths or of another than the activations;
-            directions that are not finite; SAEs that expect scaled activations; numbers out of range. All but the width of
-            the activations before anything is encoded.
+            directions that are not finite; SAEs that expect scaled activations; numbers out of range. Only the width of
+            the activations is checked after anything is encoded.
     """
     shown, dictionary = _reference(entries, reference)
     check_at_least(1, {"max_atoms": max_atoms, "effects": effects})
@@ -68,7 +68,7 @@ def latent_view(
     rows = data.rows("heldout")
 
     nearest = [_nearest(dictionary, atoms, other) for other in others]
-    chosen = [atoms, *(found.direction.unique() for found in nearest)]
+    chosen = [atoms, *(near.direction.unique() for near in nearest)]
     ordered = [entries[shown], *others]
     meters = [
         LatentUsageMeter(entry, latents, rows.context_size, top, bins)
@@ -93,10 +93,8 @@ def latent_view(
         atoms=summaries[0],
         sources=tuple(prompts[atom] if prompts is not None else None for atom in atoms.tolist()),
         others=tuple(
-            NearestLatents(
-                entry.name, tuple(zip(found.direction.tolist(), found.cosine.tolist(), strict=True)), latents
-            )
-            for entry, found, latents in zip(others, nearest, summaries[1:], strict=True)
+            NearestLatents(entry.name, tuple(zip(near.direction.tolist(), near.cosine.tolist(), strict=True)), latents)
+            for entry, near, latents in zip(others, nearest, summaries[1:], strict=True)
         ),
         source_cosines=None if cosines is None else tuple(cosines[atoms.to(cosines.device)].tolist()),
     )
@@ -106,8 +104,8 @@ def _reference(entries: Sequence[Entry], name: str | None) -> tuple[int, Diction
     for index, entry in enumerate(entries):
         if entry.dictionary is not None and name in (None, entry.name):
             return index, entry.dictionary
-    wanted = "an ITDA" if name is None else f"an ITDA named {name!r}"
-    raise InputError(f"latents are shown beside the atoms of {wanted}, but the entries are {[e.name for e in entries]}")
+    itda = "an ITDA" if name is None else f"an ITDA named {name!r}"
+    raise InputError(f"latents are shown beside the atoms of {itda}, but the entries are {[e.name for e in entries]}")
 
 
 def _check(entry: Entry, reference: Entry) -> None:
@@ -126,7 +124,7 @@ def _check(entry: Entry, reference: Entry) -> None:
 
 
 def _evenly(n: int, most: int) -> Int[Tensor, " m"]:
-    """At most ``most`` of n indices, evenly spread from the first on."""
+    """Return at most ``most`` of n indices, evenly spread from the first on."""
     m = min(n, most)
     return torch.arange(m) * n // max(m, 1)
 
@@ -147,7 +145,7 @@ def _count(meters: list[LatentUsageMeter], dictionary: Dictionary, data: Activat
 
 
 def _tokens(written: Sequence[LogitEffects | None]) -> Int[Tensor, " tokens"]:
-    """The token ids that any latent promotes or suppresses, rising."""
+    """Return the ids of the tokens that any latent promotes or suppresses, sorted."""
     ids = [part.flatten() for effect in written if effect for part in (effect.promoted, effect.suppressed)]
     return torch.cat(ids).unique() if ids else torch.zeros(0, dtype=torch.int64)
 

@@ -1,4 +1,4 @@
-"""What the model loses when activations are replaced by reconstructions: CE and KL by document, as SAELens's evals do it."""
+"""Losses of the model when reconstructions replace its activations: CE and KL by document, as in SAELens's evals."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,16 +16,16 @@ from itda_lightning.comparison.document_sums import DocumentSums
 from itda_lightning.errors import InputError
 from itda_lightning.results.comparison import Estimate
 
-# The model's own predictions are kept for all entries while they take no more than this share of the machine's memory.
+# The model's own predictions are kept for all entries if they take no more than this share of the machine's memory.
 KEPT_SHARE = 1 / 8
 
 
 class LossMeter:
-    """Losses of a model on the same rows, with its activations at a hook point as they are, replaced, or ablated.
+    """Losses of a model on the same rows, with its activations at a hook point unchanged, replaced, or ablated.
 
     Args:
-        language_model: any that ``ActivationsDataModule`` loads.
-        rows: what it reads. Activations that are not kept (position 0, special tokens) stay as they are and their
+        language_model: the model.
+        rows: the rows it reads. Activations that are not kept (position 0, special tokens) are not replaced, and their
             predictions do not count.
         hook_name: where activations are replaced.
         batch_size: rows in one forward pass.
@@ -41,10 +41,10 @@ class LossMeter:
         self._baseline = self._measure_baseline()
 
     def measure(self, sae: SAE[Any]) -> dict[str, Estimate]:
-        """Losses in nats a token and their scores, under SAELens's names.
+        """Compute losses in nats per token and their scores, under SAELens's names.
 
-        A score is the share of the ablation's damage that is avoided; zeros are a bad replacement for a residual stream,
-        so it flatters, and the raw losses stand beside it.
+        A score is the share of the ablation's damage that is avoided. Zeros are a bad replacement for a residual
+        stream, which makes scores flattering, so the raw losses are returned, too.
 
         Raises:
             InputError: reconstructions that are not finite.
@@ -63,7 +63,7 @@ class LossMeter:
         measures = {
             "ce_loss_without_sae": sums.estimate(torch.div, "ce_without_sae", "predictions"),
             "ce_loss_with_sae": sums.estimate(torch.div, "ce_with_sae", "predictions"),
-            # Documents differ far more than entries do; the difference within each is what can be told precisely.
+            # Documents differ far more than entries do, so the difference within each document is the precise figure.
             "ce_loss_increase": sums.estimate(_increase, "ce_with_sae", "ce_without_sae", "predictions"),
             "ce_loss_with_ablation": sums.estimate(torch.div, "ce_with_ablation", "predictions"),
             "ce_loss_score": sums.estimate(_score, "ce_with_sae", "ce_with_ablation", "ce_without_sae"),
@@ -80,7 +80,7 @@ class LossMeter:
         for start in tqdm(range(0, len(self.rows), self.batch_size), desc="Losses of the model", unit=" batches"):
             part = slice(start, start + self.batch_size)
             own = self._logits(part, None)
-            # By rows: the last batch may be a short one, and all are kept or none is.
+            # By rows: the last batch may be short, and all batches are kept or none.
             memory = own[0].numel() * own.itemsize * len(self.rows)
             if memory <= KEPT_SHARE * psutil.virtual_memory().total:
                 self._own.append(own.cpu())

@@ -11,11 +11,11 @@ BLOCK = 4096
 
 
 class Nearest(NamedTuple):
-    """For each of m rows the nearest of n directions.
+    """The nearest of n directions for each of m rows.
 
     Attributes:
-        direction: (m,) int64 on the CPU, its index.
-        cosine: (m,) float32 on the CPU, with its sign.
+        direction: (m,) int64 index of the direction, on the CPU.
+        cosine: (m,) float32 cosine with its sign, on the CPU.
     """
 
     direction: Int[Tensor, " m"]
@@ -25,17 +25,17 @@ class Nearest(NamedTuple):
 def nearest_directions(
     rows: Float[Tensor, "m d"], directions: Float[Tensor, "n d"], signed: bool, block: int = BLOCK
 ) -> Nearest:
-    """The direction with the largest cosine, of equal ones the first; blocks of ``block * block`` cosines at a time.
+    """Find the direction with the largest cosine, of equal ones the first, in blocks of ``block * block`` cosines.
 
     Args:
-        rows: (m, d) of any lengths.
-        directions: (n, d) of any lengths, n >= 1; the cosine with a direction of length zero is 0.
+        rows: (m, d) vectors of any length.
+        directions: (n, d) vectors of any length, n >= 1; the cosine with a direction of length zero is 0.
         signed: take the largest ``|cosine|``, for directions that are used with coefficients of both signs.
-        block: rows and directions in one product.
+        block: number of rows and of directions in one product.
     """
     directions = functional.normalize(directions.detach().float(), dim=1)
-    found = [_nearest(part, directions, signed, block) for part in rows.detach().to(directions).split(block)]
-    return Nearest(torch.cat([part.direction for part in found]), torch.cat([part.cosine for part in found]))
+    parts = [_nearest(part, directions, signed, block) for part in rows.detach().to(directions).split(block)]
+    return Nearest(torch.cat([part.direction for part in parts]), torch.cat([part.cosine for part in parts]))
 
 
 def _nearest(rows: Float[Tensor, "m d"], directions: Float[Tensor, "n d"], signed: bool, block: int) -> Nearest:

@@ -1,9 +1,9 @@
-"""Sparse probing by sae-probes: how well a few latents, all of them, or the activation itself tell two classes of text apart.
+"""Sparse probing by sae-probes: how well a few latents, all of them, or the activation separate two classes of text.
 
-The draws of examples, the choice of latents (largest difference of class means, each latent in units of its mean size) and
-the probes (logistic regression whose L2 penalty is chosen on held-out training examples) are sae-probes' own; only its model
-loading, which knows official names only, is not used. Codes are given to it as they are: it handles signed ones, as it takes
-magnitudes and counts what is not zero.
+The draws of examples, the choice of latents (largest difference of class means, each latent in units of its mean size)
+and the probes (logistic regression whose L2 penalty is chosen on held-out training examples) are those of sae-probes.
+Only its model loading, which knows nothing but official names, is not used. Codes are passed on unchanged: sae-probes
+handles signs, as it takes magnitudes and counts nonzeros.
 
 Kantamneni et al., "Are Sparse Autoencoders Useful? A Case Study in Sparse Probing", https://arxiv.org/abs/2502.16681
 """
@@ -44,29 +44,29 @@ Scores = dict[str, list[list[tuple[float, float]]]]
 def measure_probing(
     sae: SAE[Any], language_model: LanguageModel, hook_name: str, settings: ProbeSettings
 ) -> dict[str, Estimate]:
-    """Accuracy and AUC of sparse probes, of a probe on all latents and of a dense one on the activations themselves.
+    """Measure accuracy and AUC of sparse probes, of a probe on all latents and of a dense one on the activations.
 
     Args:
         sae: any SAELens SAE of that hook point.
-        language_model: a model that was loaded for the hook point.
-        hook_name: where the SAE reads.
-        settings: which probes on what; see there what they cost.
+        language_model: a model loaded for the hook point.
+        hook_name: the hook point that the SAE reads.
+        settings: the probes and their datasets; its docstring says what they cost.
 
     Returns:
         ``probing/k=K`` for every K of ``settings.ks``, ``probing/all`` and ``probing/dense``: shares of test examples
-        told right, where chance is 0.5 (the last two with ``settings.references``); and the same under ``probing_auc/``.
-        Values are means over draws and datasets.
-        Errors are standard errors of these means over the draws, with the datasets held fixed, so they say how far
-        entries differ on these datasets, not on others; None with a single seed. All entries share draws and examples.
+        classified correctly, with chance at 0.5 (the last two with ``settings.references``); AUCs are under
+        ``probing_auc/``. Values are means over draws and datasets. Errors are standard errors of these means over the draws, with the
+        datasets held fixed: they apply to these datasets, not to others. None with a single seed. All entries share
+        draws and examples.
 
     Raises:
-        InputError: sae-probes is not installed; an unknown dataset or one with too few examples; more latents wanted than
-            there are; an SAE of another width or hook point than the language model was loaded for.
+        InputError: sae-probes is not installed; an unknown dataset or one with too few examples; probes of more latents
+            than the SAE has; an SAE of another width or hook point than the language model was loaded for.
     """
     check_site(sae, language_model, hook_name)
     if max(settings.ks) > n_latents(sae):
         raise InputError(
-            f"a probe of {max(settings.ks)} latents is wanted of {n_latents(sae)} that there are: lower the largest of ks"
+            f"the SAE has {n_latents(sae)} latents, too few for a probe of {max(settings.ks)}: lower the largest of ks"
         )
     datasets = load_datasets(settings)
     examples = sum(len(dataset.texts) for dataset in datasets)
@@ -91,16 +91,16 @@ def probe_scores(
     dataset: ProbeDataset,
     ks: tuple[int, ...],
 ) -> dict[str, list[tuple[float, float]]]:
-    """(accuracy, AUC) of every probe for every draw of one dataset.
+    """Train and test every probe on every draw of one dataset.
 
     Args:
-        codes: (examples, n) what the latents of the dataset's examples are.
+        codes: (examples, n) codes of the dataset's examples.
         dense: (examples, d) their activations; None for sparse probes only.
         dataset: the examples.
         ks: sizes of sparse probes.
 
     Returns:
-        ``k=K`` for every K and, with ``dense``, ``all`` and ``dense`` -> a pair for every draw.
+        ``k=K`` for every K and, with ``dense``, ``all`` and ``dense`` -> one (accuracy, AUC) per draw.
     """
     scores: dict[str, list[tuple[float, float]]] = {}
     for seed, (train, test) in enumerate(dataset.draws):
@@ -110,9 +110,9 @@ def probe_scores(
 
 
 def estimate(scores: list[list[float]]) -> Estimate:
-    """The mean of scores (datasets, draws), each dataset counted once, and its standard error over the draws.
+    """Compute the mean of scores (datasets, draws), all datasets weighted equally, and its standard error over draws.
 
-    The variance of a draw is that within the datasets, so easy and hard datasets do not add to it.
+    The variance is that within the datasets, so differences between easy and hard datasets do not add to it.
     """
     table = np.asarray(scores)
     n_datasets, n_draws = table.shape
@@ -125,7 +125,7 @@ def estimate(scores: list[list[float]]) -> Estimate:
 def _features(
     codes: Tensor, dense: Tensor | None, labels: np.ndarray, train: np.ndarray, ks: tuple[int, ...]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """(name of the probe, what it sees of every example)."""
+    """Yield the name of each probe and the features (examples, n) that it sees."""
     selection = sae_probes("run_sae_evals")
     fitted = codes[train]
     best = selection.get_sorted_indices(fitted, torch.from_numpy(labels[train]), selection.mean_act_normalization)
@@ -133,7 +133,7 @@ def _features(
         yield f"k={k}", codes[:, best[:k]].numpy()
     if dense is None:
         return
-    # A latent that is zero in all training examples has no weight in any probe with a penalty: it is not worth its time.
+    # A latent that is zero in all training examples gets no weight from a probe with a penalty, and would take time.
     yield ALL, codes[:, (fitted != 0).any(dim=0)].numpy()
     yield DENSE, dense.numpy()
 
@@ -142,7 +142,7 @@ def _probe(
     features: np.ndarray, labels: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int
 ) -> tuple[float, float]:
     with warnings.catch_warnings():
-        # A penalty with which the solver does not converge is one of ten that it chooses from.
+        # The solver chooses from ten penalties, so one with which it does not converge does no harm.
         warnings.filterwarnings("ignore", message=".*failed to converge")
         metrics = (
             sae_probes("utils_training")

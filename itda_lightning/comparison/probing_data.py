@@ -1,4 +1,4 @@
-"""What probes learn: labelled texts of sae-probes, drawn as it draws them, and the model's activations of them on disk."""
+"""Data of the probes: labelled texts of sae-probes, drawn as it draws them, and their activations, cached on disk."""
 
 import difflib
 import importlib
@@ -31,7 +31,7 @@ from itda_lightning.machine.checks import check_at_least
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
-# Their requirements (pandas<3, pyarrow<26, the GPU's xgboost) clash with what else is installed here but are not needed.
+# The requirements of sae-probes (pandas<3, pyarrow<26, xgboost for GPUs) clash with this package's but are not needed.
 REMEDY = "pip install 'itda-lightning[probes]' && pip install --no-deps sae-probes==0.4.2"
 # Short texts of many kinds on which a probe of a small model's activations succeeds: sentiment, spam, clickbait, topic,
 # collocation, reasoning, names.
@@ -51,22 +51,22 @@ TEXTS_AT_A_TIME = 32
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """Which probes to train, on what.
+    """The probes to train, and their data.
 
-    What it costs: the model reads the examples of all draws once for all entries, about 160,000 tokens with the defaults and
-    six million with all 113 datasets (two minutes and over an hour at 1,350 tokens a second, the bundled model's speed to
-    layer 14 on two idle CPU cores). Every entry then takes its codes of them and seconds of fitting for every draw of each
-    dataset, a tenth of it without ``references``.
+    Cost: the model reads the examples of all draws once for all entries, about 160,000 tokens with the defaults and six
+    million with all 113 datasets (two minutes and over an hour at 1,350 tokens per second, the bundled model's speed to
+    layer 14 on two idle CPU cores). Each entry then encodes them and takes seconds of fitting per draw of each dataset,
+    a tenth of that without ``references``.
 
     Attributes:
-        datasets: names of datasets of sae-probes; None for all 113.
+        datasets: names of datasets of sae-probes; null for all 113.
         ks: sizes of the sparse probes; each gives ``probing/k=...``.
-        seeds: draws of examples for each dataset, those of sae-probes with its ``seed`` 0, 1, ....
-        train_examples: examples that a probe is trained on, half of them of either class.
-        test_examples: examples that it is tested on, half of them of either class.
+        seeds: draws of examples per dataset, those of sae-probes with its ``seed`` 0, 1, ....
+        train_examples: training examples per probe, half of them of either class.
+        test_examples: test examples per probe, half of them of either class.
         references: also probe all latents (``probing/all``) and the activation itself (``probing/dense``).
-        max_tokens: the last so many tokens of a text are read, BOS included (sae-probes itself: 1,024).
-        cache_dir: where activations are kept; None for the cache of this package.
+        max_tokens: number of tokens read at the end of a text, BOS included (sae-probes itself: 1,024).
+        cache_dir: directory of the cached activations; null for this package's cache.
 
     Raises:
         InputError: a number too small to train or to test a probe.
@@ -83,9 +83,9 @@ class ProbeSettings:
 
     def __post_init__(self) -> None:
         if self.datasets is not None and (not self.datasets or len(set(self.datasets)) < len(self.datasets)):
-            raise InputError(f"probes need at least one dataset and each once, got {self.datasets}")
+            raise InputError(f"probes.datasets must name at least one dataset, and none twice, got {self.datasets}")
         if not self.ks or min(self.ks) < 1:
-            raise InputError(f"probes have at least one latent, got ks={self.ks}")
+            raise InputError(f"probes have at least one latent each, got ks={self.ks}")
         check_at_least(1, {"probes.seeds": self.seeds})
         check_at_least(FEWEST_TRAIN, {"probes.train_examples": self.train_examples})
         check_at_least(FEWEST_TEST, {"probes.test_examples": self.test_examples})
@@ -96,10 +96,10 @@ class ProbeDataset(NamedTuple):
     """The examples of one dataset that the draws use.
 
     Attributes:
-        name: what sae-probes calls it.
-        texts: what the model reads.
-        labels: 0 or 1 for each.
-        draws: for every seed the places of the training and of the test examples among these.
+        name: its name in sae-probes.
+        texts: the texts.
+        labels: (texts,) 0 or 1.
+        draws: for each seed the indices of the training and of the test examples.
     """
 
     name: str
@@ -109,10 +109,10 @@ class ProbeDataset(NamedTuple):
 
 
 def sae_probes(module: str = "utils_data") -> Any:
-    """A module of sae-probes, by default that of its datasets. The first import takes seconds: it reads all of them.
+    """Import a module of sae-probes, by default that of its datasets, which takes seconds to read them all.
 
     Raises:
-        InputError: it is not installed.
+        InputError: sae-probes is not installed.
     """
     try:
         with warnings.catch_warnings():  # it silences warnings of the whole process
@@ -124,30 +124,31 @@ def sae_probes(module: str = "utils_data") -> Any:
 
 
 def load_datasets(settings: ProbeSettings) -> list[ProbeDataset]:
-    """Read the datasets asked for and draw their examples, half of either class.
+    """Load the datasets of the settings and draw their examples, half of either class.
 
     Raises:
-        InputError: sae-probes is not installed, an unknown dataset, one with fewer examples than asked for.
+        InputError: sae-probes is not installed, an unknown dataset, one with fewer examples than the settings need.
     """
     data = sae_probes()
     known: list[str] = data.get_numbered_binary_tags()
     names = tuple(known) if settings.datasets is None else settings.datasets
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=4, cutoff=0.3) or known[:4]
-            raise InputError(f"sae-probes has no dataset {name!r} of two classes: did you mean one of {near}?")
+            similar = difflib.get_close_matches(name, known, n=4, cutoff=0.3) or known[:4]
+            raise InputError(f"sae-probes has no dataset {name!r} of two classes: did you mean one of {similar}?")
     return [_draw(name, settings, data) for name in names]
 
 
 def _draw(name: str, settings: ProbeSettings, data: Any) -> ProbeDataset:
     labels = data.get_yvals(name)
-    # Of an odd number of examples it takes the larger half from the second class.
-    wanted = -(-settings.train_examples // 2) - (-settings.test_examples // 2)
+    # sae-probes takes the larger half of an odd number of examples from the second class.
+    needed = -(-settings.train_examples // 2) - (-settings.test_examples // 2)
     smaller = int(np.bincount(labels, minlength=2).min())
-    if smaller < wanted:
+    if smaller < needed:
         raise InputError(
-            f"the dataset {name} has {smaller} examples of its smaller class, but {settings.train_examples} training and "
-            f"{settings.test_examples} test examples need {wanted}: lower train_examples or test_examples, or leave it out"
+            f"the dataset {name} has {smaller} examples of its smaller class, but {settings.train_examples} training "
+            f"and {settings.test_examples} test examples need {needed}: lower train_examples or test_examples, or leave "
+            "it out"
         )
     draws = [
         data.get_train_test_indices(labels, settings.train_examples, settings.test_examples, seed=seed)
@@ -162,16 +163,16 @@ def _draw(name: str, settings: ProbeSettings, data: Any) -> ProbeDataset:
 def cached_activations(
     language_model: LanguageModel, hook_name: str, datasets: list[ProbeDataset], settings: ProbeSettings
 ) -> list[Float[Tensor, "examples ..."]]:
-    """The activations of the last token of every text, from the disk or else computed and written there.
+    """Load the activations of the last token of every text from the cache, or compute and cache them.
 
     Args:
-        language_model: a model that was loaded for ``hook_name``.
-        hook_name: where activations are read.
+        language_model: a model loaded for ``hook_name``.
+        hook_name: the hook point.
         datasets: the examples.
-        settings: ``max_tokens`` and ``cache_dir`` count.
+        settings: gives ``max_tokens`` and ``cache_dir``.
 
     Returns:
-        For every dataset (examples, d) in float32, or in the shape that the hook point has beyond the position.
+        For each dataset (examples, d) in float32, or (examples, heads, d_head) at a hook point with heads.
 
     Raises:
         InputError: a cache file that is damaged or cannot be written; a tokenizer without BOS and EOS.
@@ -179,42 +180,42 @@ def cached_activations(
     root = (Path(settings.cache_dir).expanduser() if settings.cache_dir else cache_directory()) / "probing"
     name = language_model.name
     facts = [FORMAT_VERSION, name.fingerprint(), name.loader, name.dtype, hook_name, settings.max_tokens]
-    found = []
+    activations = []
     for dataset in tqdm(datasets, desc="Activations for probes", unit=" datasets"):
         key = xxhash.xxh3_64_hexdigest(json.dumps([*facts, dataset.texts]).encode())
         path = root / f"{dataset.name.replace(' ', '_')}-{key}.safetensors"
         if not path.exists():
-            made = last_token_activations(language_model, hook_name, dataset.texts, settings.max_tokens)
+            computed = last_token_activations(language_model, hook_name, dataset.texts, settings.max_tokens)
             with explained(path, "writing"):
                 root.mkdir(parents=True, exist_ok=True)
-            write_file(path, partial(save_file, {"activations": made}))
+            write_file(path, partial(save_file, {"activations": computed}))
         try:
-            found.append(load_file(path)["activations"])
+            activations.append(load_file(path)["activations"])
         except (SafetensorError, KeyError, OSError) as error:
             raise InputError(f"{path} is truncated or foreign ({error}): remove it and run again") from error
-    return found
+    return activations
 
 
 @torch.inference_mode()
 def last_token_activations(
     language_model: LanguageModel, hook_name: str, texts: list[str], max_tokens: int
 ) -> Float[Tensor, "texts ..."]:
-    """Activations of the last token of each text, as sae-probes takes them from the models that it can load.
+    """Compute the activations of the last token of each text, as sae-probes does for the models that it can load.
 
-    Texts begin with BOS and are cut on the left. So no text of one token is read at position 0, whose activation is unlike
-    all others and outside of what dictionaries are made of.
+    Texts begin with BOS and are cut on the left. So even a text of one token is not read at position 0, whose
+    activation is unlike all others and never becomes an atom.
 
     Raises:
         InputError: a tokenizer without BOS and EOS.
     """
     tokenizer = language_model.tokenizer
     bos = special_tokens(tokenizer).bos
-    # Encoded without a limit of length, which is not the tokenizer's but ours.
+    # max_tokens is the limit, not the tokenizer's own.
     encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     rows = [torch.tensor([bos, *tokens[-(max_tokens - 1) :]]) for tokens in encoded]
     device = next(language_model.model.parameters()).device
     activations: dict[int, Tensor] = {}
-    # By length, so that there is little padding; it lies on the right, where a causal model does not look back from.
+    # By length, for little padding. It lies on the right, which a causal model does not see from the last token.
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
     for start in range(0, len(order), TEXTS_AT_A_TIME):
         batch = order[start : start + TEXTS_AT_A_TIME]

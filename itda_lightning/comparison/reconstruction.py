@@ -1,4 +1,4 @@
-"""How well an entry reconstructs held-out activations, and which of its latents do it: sums over documents."""
+"""Reconstruction of held-out activations by an entry, and the use of its latents, summed by document."""
 
 import time
 
@@ -17,7 +17,7 @@ from itda_lightning.evaluation.used_latents import directions_of, used_latents, 
 from itda_lightning.results.comparison import Estimate
 
 DOCUMENT = COLUMNS.index("document")
-# A latent that more than this share of tokens use is dense.
+# A latent used by more than this share of the tokens is dense.
 DENSE = 0.1
 TIMED_ACTIVATIONS, TIMED_REPEATS = 4096, 3
 
@@ -25,7 +25,7 @@ TIMED_ACTIVATIONS, TIMED_REPEATS = 4096, 3
 def measure_reconstruction(
     entry: Entry, data: ActivationsDataModule, hook_name: str
 ) -> tuple[dict[str, Estimate], Float[Tensor, " n"]]:
-    """Reconstruction and sparsity over all held-out activations.
+    """Measure reconstruction and sparsity over all held-out activations.
 
     Returns:
         ``l0``, ``fvu`` (sum of squared errors over sum of squared distances to the mean), ``cossim`` (mean cosine of
@@ -76,7 +76,7 @@ def measure_reconstruction(
 
 
 def encoding_rate(entry: Entry, data: ActivationsDataModule, hook_name: str) -> float:
-    """Activations encoded in a second: the best of several repetitions on the first held-out ones."""
+    """Measure the activations encoded per second: the best of several repetitions on the first held-out ones."""
     batch = next(iter(data.val_dataloader()))
     x = batch.activations[hook_name]
     x = x[usable(x, batch.table, hook_name, "skip")][:TIMED_ACTIVATIONS]

@@ -21,10 +21,10 @@ def is_of_dictionary(sae: SAE[Any]) -> bool:
 
 
 def decoder_rows(sae: SAE[Any]) -> Float[Tensor, "n d"]:
-    """Return the directions (n, d) that the latents write, as stored: only those of an ITDA are sure to have unit norm."""
+    """Return the directions (n, d) that the latents write, as stored; only those of an ITDA surely have unit norm."""
     return sae.W_dec.detach()
 
 
 def n_parameters(sae: SAE[Any]) -> int:
-    """Count the numbers that encoding and decoding need; an ITDA's atoms, its encoder and its decoder, count once."""
+    """Count the numbers that encoding and decoding need; an ITDA's atoms, both encoder and decoder, count once."""
     return sum(parameter.numel() for parameter in sae.parameters())

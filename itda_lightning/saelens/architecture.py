@@ -168,9 +168,9 @@ def _differentiable(
 ) -> SparseCode:
     """Return the same code, bit for bit, whose coefficients have their gradient with respect to x.
 
-    On a fixed support S the coefficients are linear in x. Those of matching pursuit are ``c_t = <x, a_t> - sum_{s<t} c_s
-    <a_s, a_t>``, a unit lower triangular system; those of an orthogonal pursuit solve the system of the Gram of S. Takes
-    memory for (batch, k, d).
+    On a fixed support S the coefficients are linear in x. Those of matching pursuit are ``c_t = <x, a_t> -
+    sum_{s<t} c_s <a_s, a_t>``, a unit lower triangular system; those of an orthogonal pursuit solve the system of the
+    Gram of S. Takes memory for (batch, k, d).
     """
     used = code.support >= 0
     chosen = atoms[code.support.clamp(min=0)].to(x.dtype) * used[:, :, None]

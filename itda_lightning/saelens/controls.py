@@ -1,4 +1,4 @@
-"""Controls for a comparison: atoms drawn at random, and principal components, from the activations that a fit reads."""
+"""Controls of a comparison, from the activations that a fit reads: random atoms and principal components."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -35,20 +35,20 @@ def random_dictionary(
     nonnegative: bool = False,
     tokens: int | None = None,
 ) -> Dictionary:
-    """A dictionary of training activations drawn at random without replacement, each with its source.
+    """Draw training activations at random, without replacement, as the atoms of a dictionary with sources.
 
     Args:
-        data: needs a ``cache_dir``; what is not cached yet is harvested first.
+        data: needs a ``cache_dir``; activations that are not cached yet are harvested first.
         hook_name: one of the hook points of ``data``.
-        n_atoms: how many atoms; activations that have the same direction bit for bit are drawn once.
-        k, pursuit, nonnegative: how it encodes, as in ``Dictionary``.
-        bias: (d,) what is subtracted before atoms are normalised and activations encoded: that of the ITDA it is compared
-            with, zeros for none; None for the mean that an ITDA takes by default.
+        n_atoms: number of atoms; activations of the same direction, bit for bit, are drawn once.
+        k, pursuit, nonnegative: as in ``Dictionary``.
+        bias: (d,) vector subtracted before atoms are normalised and activations encoded: that of the ITDA to compare
+            with, or zeros; None for the mean that an ITDA takes by default.
         seed: seed of the draw.
-        tokens: draw from the first so many training tokens only; None for all.
+        tokens: draw from this many training tokens, from the first on; None for all.
 
     Raises:
-        InputError: more atoms than there are different activations, a bias of another width, or as ``TrainingRows``.
+        InputError: more atoms than different activations, a bias of another width, or as ``TrainingRows``.
     """
     rows = TrainingRows(data, hook_name, tokens)
     check_between(1, rows.n_kept, {"n_atoms": n_atoms}, "atoms are drawn from the training activations")
@@ -89,7 +89,7 @@ def random_dictionary(
 
 
 def _is_new(row: Float[Tensor, " d"], seen: set[bytes]) -> bool:
-    """Whether a unit row is finite, not zero, and none of those seen before; remembered from now on."""
+    """Tell if a unit row is finite, not zero and not among ``seen``, and add it there."""
     digest = xxhash.xxh3_128_digest(row.numpy().tobytes())
     if digest in seen or not bool(torch.isfinite(row).all()) or not bool(row.any()):
         return False
@@ -105,7 +105,7 @@ class PrincipalComponents:
         mean: (d,) float64.
         components: (d, d) float64, orthonormal rows, the one of the largest variance first.
         variances: (d,) float64, the variance along each.
-        count: activations that they are of.
+        count: number of activations.
     """
 
     mean: Float[Tensor, " d"]
@@ -115,28 +115,28 @@ class PrincipalComponents:
 
 
 def principal_components(data: ActivationsDataModule, hook_name: str, tokens: int | None = None) -> PrincipalComponents:
-    """The principal components of all training activations, from their covariance in float64, read block by block.
+    """Compute the principal components of all training activations, from their covariance in float64, block by block.
 
     Args:
-        data: needs a ``cache_dir``; what is not cached yet is harvested first.
+        data: needs a ``cache_dir``; activations that are not cached yet are harvested first.
         hook_name: one of the hook points of ``data``.
-        tokens: use the first so many training tokens only; None for all.
+        tokens: use this many training tokens, from the first on; None for all.
 
     Raises:
         InputError: as ``TrainingRows``.
     """
     rows = TrainingRows(data, hook_name, tokens)
-    # Sums of what lies near zero lose no digits where the mean is large.
-    near = rows.sample().double().mean(0)
-    total, products, count = torch.zeros_like(near), torch.zeros(rows.d_in, rows.d_in, dtype=torch.float64), 0
+    # Sums of activations less a vector near their mean lose no digits to a large mean.
+    origin = rows.sample().double().mean(0)
+    total, products, count = torch.zeros_like(origin), torch.zeros(rows.d_in, rows.d_in, dtype=torch.float64), 0
     for start, stop in rows.blocks:
-        x = rows.read(start, stop).double() - near
+        x = rows.read(start, stop).double() - origin
         total += x.sum(0)
         products += x.T @ x
         count += len(x)
     mean = total / count
     variances, vectors = torch.linalg.eigh(products / count - torch.outer(mean, mean))
-    return PrincipalComponents(near + mean, vectors.T.flip(0), variances.flip(0).clamp(min=0), count)
+    return PrincipalComponents(origin + mean, vectors.T.flip(0), variances.flip(0).clamp(min=0), count)
 
 
 def pca_sae(
@@ -146,38 +146,39 @@ def pca_sae(
     tokens: int | None = None,
     components: PrincipalComponents | None = None,
 ) -> SAE[Any]:
-    """The best reconstruction by k fixed directions, as an SAE: the mean and the top k principal components.
+    """Make an SAE of the best reconstruction by k fixed directions: the mean and the top k principal components.
 
-    It is a standard SAE with the rows [P; -P], so its 2 k latents are the positive and the negative parts of the k
+    It is a standard SAE with the rows [P; -P]: its 2 k latents are the positive and the negative parts of the k
     projections, and its L0 is k.
 
     Args:
         data, hook_name, tokens: as in ``principal_components``.
         k: the number of components.
-        components: those found before, where several k are wanted of the same activations.
+        components: the result of ``principal_components`` if it is known, e.g. for several k; None to compute it.
 
     Raises:
         InputError: k out of range, or as ``principal_components``.
     """
     width = TrainingRows(data, hook_name, tokens).d_in if components is None else len(components.mean)
     check_between(1, width, {"k": k}, "an activation has no more dimensions")
-    found = components or principal_components(data, hook_name, tokens)
-    rows = torch.cat([found.components[:k], -found.components[:k]]).float()
-    explained = float(found.variances[:k].sum() / found.variances.sum())
-    own = {"control": "pca", "k": k, "tokens": tokens, "activations_seen": found.count, "explained_variance": explained}
+    components = components or principal_components(data, hook_name, tokens)
+    rows = torch.cat([components.components[:k], -components.components[:k]]).float()
+    explained = float(components.variances[:k].sum() / components.variances.sum())
+    training = {"control": "pca", "k": k, "tokens": tokens, "activations_seen": components.count}
+    training["explained_variance"] = explained
     sae = StandardSAE(
         StandardSAEConfig(
             d_in=rows.shape[1],
             d_sae=len(rows),
             reshape_activations="hook_z" if hook_name.endswith("hook_z") else "none",
-            metadata=SAEMetadata(**site_metadata(data, hook_name), training=own),
+            metadata=SAEMetadata(**site_metadata(data, hook_name), training=training),
         )
     )
     weights = {
         "W_enc": rows.T.contiguous(),
         "W_dec": rows,
         "b_enc": torch.zeros(len(rows)),
-        "b_dec": found.mean.float(),
+        "b_dec": components.mean.float(),
     }
     sae.load_state_dict(weights)
     return sae

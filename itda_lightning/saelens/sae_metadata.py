@@ -24,8 +24,8 @@ VERSION = 2
 UNREFINED_VERSION = 1  # of exports without refined atoms, so that older versions of this package can read them
 DTYPES = {str(dtype): dtype for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
 
-# The fields that SAELens's tools read, with SAELens's own defaults for what a dictionary does not say. The tools fail on
-# a `prepend_bos`, `context_size` or `model_from_pretrained_kwargs` of None.
+# The fields that SAELens's tools read, with SAELens's defaults for those that a dictionary does not have. The tools
+# fail on a `prepend_bos`, `context_size` or `model_from_pretrained_kwargs` of None.
 EXPECTED_METADATA: dict[str, Any] = {
     "model_name": None,
     "model_class_name": "HookedTransformer",

@@ -1,10 +1,10 @@
-"""An ITDA in the shape that SAEBench's evals expect: what `sae_bench.custom_saes.BaseSAE` has, with non-negative codes.
+"""An ITDA in the form that SAEBench's evals expect: that of `sae_bench.custom_saes.BaseSAE`, with non-negative codes.
 
-SAEBench counts a latent as active where its activation is above zero, ranks latents by their largest activation and
-trains probes that look for positive weights. A signed code would lose its negative half, so a signed dictionary ``D`` is
-given as ``[D; -D]``: twice as many latents, of which at most one of a pair is active, with the same reconstructions.
+SAEBench counts a latent as active if its activation is above zero, ranks latents by their largest activation and trains
+probes that look for positive weights. A signed code would lose its negative half, so a signed dictionary ``D`` becomes
+``[D; -D]``: twice the latents, of which at most one per pair is active, with the same reconstructions.
 
-Nothing of SAEBench is imported here: it lives in an environment of its own (``benchmarks/saebench/``).
+SAEBench is not imported here: it has an environment of its own (``benchmarks/saebench/``).
 """
 
 import re
@@ -25,19 +25,19 @@ from itda_lightning.saelens.architecture import ITDASAE
 
 @dataclass
 class SAEBenchConfig:
-    """The fields of ``sae_bench.custom_saes.CustomSAEConfig``; SAEBench itself adds some more when it reads them.
+    """The fields of ``sae_bench.custom_saes.CustomSAEConfig``; SAEBench adds more when it reads them.
 
     Attributes:
-        model_name: the name that results are filed under.
+        model_name: the name under which SAEBench files the results.
         d_in: width of the activations.
         d_sae: number of latents, twice the number of atoms of a signed dictionary.
         hook_layer: index of the layer.
         hook_name: hook point in that layer.
-        architecture: what kind it is.
+        architecture: SAELens's name of the architecture.
         dtype: the dtype of weights and codes, as text.
-        context_size: tokens of a row, or None where it is not said.
-        prepend_bos: whether rows begin with BOS.
-        apply_b_dec_to_input: whether the bias is subtracted before encoding.
+        context_size: tokens per row, or None if unknown.
+        prepend_bos: True if rows begin with BOS.
+        apply_b_dec_to_input: True if the bias is subtracted before encoding.
         normalize_activations: always "none".
         model_from_pretrained_kwargs: always empty.
     """
@@ -57,12 +57,12 @@ class SAEBenchConfig:
     model_from_pretrained_kwargs: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as they go into SAEBench's results."""
+        """Return the fields as SAEBench writes them into its results."""
         return asdict(self)
 
 
 class SAEBenchView(nn.Module):
-    """An ITDA as SAEBench's evals want it: unit decoder rows and non-negative codes."""
+    """An ITDA for SAEBench's evals, with unit decoder rows and non-negative codes."""
 
     def __init__(self, sae: ITDASAE, config: SAEBenchConfig) -> None:
         super().__init__()
@@ -80,32 +80,32 @@ class SAEBenchView(nn.Module):
 
     @property
     def W_dec(self) -> Float[Tensor, "d_sae d_in"]:  # noqa: N802  SAELens's name
-        """(d_sae, d_in) unit rows: the atoms, and for a signed dictionary their negatives after them."""
+        """The unit rows (d_sae, d_in): the atoms, for a signed dictionary followed by their negatives."""
         atoms = self.sae.W_dec.detach()
         return torch.cat([atoms, -atoms]) if self.signed else atoms
 
     @property
     def W_enc(self) -> Float[Tensor, "d_in d_sae"]:  # noqa: N802  SAELens's name
-        """(d_in, d_sae) the same rows as columns: an ITDA has no encoder weights."""
+        """The same rows as columns (d_in, d_sae): an ITDA has no encoder weights."""
         return self.W_dec.T
 
     @property
     def b_enc(self) -> Float[Tensor, " d_sae"]:
-        """(d_sae,) zeros: an ITDA has no encoder bias."""
+        """Zeros (d_sae,): an ITDA has no encoder bias."""
         return torch.zeros(self.cfg.d_sae, dtype=self.dtype, device=self.device)
 
     @property
     def b_dec(self) -> Float[Tensor, " d_in"]:
-        """(d_in,) the dictionary's bias."""
+        """The dictionary's bias (d_in,)."""
         return self.sae.b_dec.detach()
 
     def encode(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_sae"]:
-        """Non-negative codes (..., d_sae) of activations (..., d_in)."""
+        """Encode activations (..., d_in) into non-negative codes (..., d_sae)."""
         code = self.sae.encode(x)
         return torch.cat([code.clamp(min=0), (-code).clamp(min=0)], dim=-1) if self.signed else code
 
     def decode(self, feature_acts: Float[Tensor, "... d_sae"]) -> Float[Tensor, "... d_in"]:
-        """Reconstructions (..., d_in) of non-negative codes (..., d_sae)."""
+        """Decode non-negative codes (..., d_sae) into reconstructions (..., d_in)."""
         if self.signed:
             positive, negative = feature_acts.chunk(2, dim=-1)
             feature_acts = positive - negative
@@ -115,23 +115,23 @@ class SAEBenchView(nn.Module):
         return self.decode(self.encode(x))
 
     def to(self, *args: Any, **kwargs: Any) -> "SAEBenchView":
-        """Move or cast it, as SAEBench does by keywords."""
-        # Module.to would cast the SAE's tensors behind its back: it keeps its dtype and device in its config too.
+        """Move or cast the SAE, as SAEBench does by keywords."""
+        # Module.to would cast the tensors only, but the SAE's config holds its dtype and device, too.
         self.sae.to(*args, **kwargs)
         self.cfg.dtype = dtype_to_str(self.dtype)
         return self
 
 
 def for_saebench(sae: SAE[Any], model_name: str) -> nn.Module:
-    """What to hand to SAEBench's evals for an SAE; the SAE itself is left as it is.
+    """Prepare a copy of an SAE for SAEBench's evals.
 
     Args:
         sae: any SAELens SAE at a hook point of one numbered layer, with no head dimension.
         model_name: the name that SAEBench files its results under.
 
     Returns:
-        For an ITDA a ``SAEBenchView``; for another SAE a copy whose decoder rows have unit norm, as SAEBench makes those
-        that it loads itself (it warns of others), where that can be folded.
+        For an ITDA a ``SAEBenchView``; for another SAE a copy whose decoder rows have unit norm, if they can be folded.
+        SAEBench does the same to SAEs that it loads, and warns of others.
 
     Raises:
         InputError: a hook point without layer or with heads.
@@ -140,12 +140,13 @@ def for_saebench(sae: SAE[Any], model_name: str) -> nn.Module:
     layer = re.search(r"\d+", str(hook_name))
     if layer is None or str(hook_name).endswith("hook_z"):
         raise InputError(
-            f"SAEBench needs a hook point of one layer without heads, such as blocks.14.hook_resid_post, got {hook_name!r}"
+            "SAEBench needs a hook point of one layer without heads, such as blocks.14.hook_resid_post, "
+            f"got {hook_name!r}"
         )
     copied = deepcopy(sae)
     if not isinstance(copied, ITDASAE):
         copied.cfg.metadata.model_name = model_name
-        with suppress(NotImplementedError):  # of pursuits, whose rows are unit, and of architectures that cannot
+        with suppress(NotImplementedError):  # by pursuits, whose rows are unit, and by some other architectures
             copied.fold_W_dec_norm()
         return copied
     n_atoms, d_in = copied.W_dec.shape

@@ -1,4 +1,4 @@
-"""SAEs trained by SAELens on the very activations that an ITDA is fitted on, as peers of it."""
+"""SAEs trained by SAELens on the same activations that an ITDA is fitted on, to compare with."""
 
 import time
 from collections.abc import Iterator
@@ -34,11 +34,11 @@ class TrainedSAE:
 
     Attributes:
         path: directory with the SAE for inference in SAELens's format.
-        seconds: wall time of the training with the reading from disk, without the harvest and without measuring the curve.
-        activations_seen: activations in all steps, each as often as it was seen.
-        activations_read: distinct activations among them.
-        peak_bytes: the largest memory of the process meanwhile (see ``PeakMemory``).
-        curve: (activations seen, FVU on up to 4,096 held-out activations), the last point that of the finished training.
+        seconds: wall time of the training and its reading from disk, without the harvest and the measuring of the curve.
+        activations_seen: number of activations in all steps, repetitions included.
+        activations_read: number of distinct activations among them.
+        peak_bytes: largest memory of the process during the training (see ``PeakMemory``).
+        curve: (activations seen, FVU on up to 4,096 held-out activations); the last point is of the finished training.
     """
 
     path: Path
@@ -52,18 +52,19 @@ class TrainedSAE:
 def train_sae(
     settings: TrainingSettings, data: ActivationsDataModule, hook_name: str, output: str | Path
 ) -> TrainedSAE:
-    """Train an SAE on the cached training activations and save it for inference, whole or not at all.
+    """Train an SAE on the cached training activations and save it for inference, complete or not at all.
 
-    It sees the activations that an ITDA of the same ``data`` is fitted on, and its decoder bias, which is trained like
-    the rest, begins at the mean that the ITDA subtracts. Activations are scaled to a mean norm of sqrt(d) while it is
-    trained; the scale is folded into the weights, so the saved SAE is one of activations as the model gives them. A
-    batchtopk SAE is saved as SAELens does, as a jumprelu SAE with the threshold that gives k latents on average.
+    It sees the activations that an ITDA of the same ``data`` is fitted on. Its decoder bias, which is trained like the
+    rest, starts at the mean that the ITDA subtracts. Activations are scaled to a mean norm of sqrt(d) in training; the
+    scale is folded into the weights, so the saved SAE takes unscaled activations. A batchtopk SAE is saved as SAELens
+    does, as a jumprelu SAE with the threshold that gives k latents on average.
 
     Args:
-        settings: see ``TrainingSettings``.
-        data: needs a ``cache_dir``; what is not cached yet is harvested first. Otherwise no language model is loaded.
+        settings: the settings of the training.
+        data: needs a ``cache_dir``; activations that are not cached yet are harvested first, and only then a language
+            model is loaded.
         hook_name: one of the hook points of ``data``.
-        output: a directory that does not exist yet.
+        output: a new directory.
 
     Raises:
         InputError: ``output`` exists or cannot be written, as ``TrainingRows`` and ``shuffled_batches``, or a training
@@ -71,8 +72,8 @@ def train_sae(
     """
     output = Path(output).expanduser()
     with new_directory(output) as directory:
-        # Not SAELens's runner over its own reading of the cache: that wants the language model, leaves tokens out by their id
-        # only (so not padding), does not stop after the first rows, and cannot read bfloat16.
+        # SAELens's own runner loads the language model, excludes tokens by their id only (so not padding), does not
+        # stop after the first rows, and cannot read bfloat16 caches.
         rows = TrainingRows(data, hook_name, settings.tokens)
         batches = shuffled_batches(rows, settings.batch_size, settings.seed, settings.buffer_bytes)
         device = data.model_name.torch_device()
@@ -92,7 +93,7 @@ def train_sae(
 def _trainer(
     settings: TrainingSettings, rows: TrainingRows, metadata: dict[str, Any], device: torch.device
 ) -> SAETrainer[Any, Any]:
-    """SAELens's trainer of new weights, with the scale that activations are brought to."""
+    """Return SAELens's trainer with new weights and with the scale of the activations."""
     config = settings.sae_config(rows.d_in, rows.hook_name, metadata, device)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
@@ -101,7 +102,7 @@ def _trainer(
     sample = rows.sample().double()
     scale = rows.d_in**0.5 / float(sample.norm(dim=1).mean())
     trainer.activation_scaler.scaling_factor = scale
-    # From zero, Adam would spend a short training on the mean, which an ITDA is given.
+    # Starting at zero, Adam would spend a short training on the mean, which an ITDA need not learn.
     sae.b_dec.data.copy_(sample.mean(0) * scale)
     return trainer
 
@@ -109,7 +110,7 @@ def _trainer(
 def _train(
     trainer: SAETrainer[Any, Any], batches: Iterator[Tensor], steps: int, heldout: Float[Tensor, "m d"]
 ) -> tuple[float, tuple[tuple[int, float], ...]]:
-    """The loop of ``SAETrainer.fit`` out of its public steps, for a curve without W&B; returns its seconds and the curve."""
+    """Run the public steps of ``SAETrainer.fit``, for a curve without W&B; return the seconds and the curve."""
     measured_at = {round(steps ** (point / (CURVE_POINTS - 1))) for point in range(CURVE_POINTS)}
     curve: list[tuple[int, float]] = []
     start, measuring = time.perf_counter(), 0.0
@@ -129,7 +130,7 @@ def _train(
 
 
 def _finished(trainer: SAETrainer[Any, Any]) -> TrainingSAE[Any]:
-    """The SAE of activations as the model gives them. Raises InputError where the training diverged."""
+    """Return the SAE of unscaled activations. Raises InputError if the training diverged."""
     sae: TrainingSAE[Any] = trainer.sae
     if not all(bool(torch.isfinite(parameter).all()) for parameter in sae.parameters()):
         raise InputError(
@@ -155,7 +156,7 @@ def _fvu(trainer: SAETrainer[Any, Any], heldout: Float[Tensor, "m d"]) -> float:
 
 
 def _heldout(data: ActivationsDataModule, hook_name: str) -> Float[Tensor, "m d"]:
-    """Up to ``CURVE_ACTIVATIONS`` usable activations of held-out documents, always the same ones."""
+    """Return up to ``CURVE_ACTIVATIONS`` usable held-out activations, always the same ones."""
     parts: list[Tensor] = []
     for batch in data.heldout_batches(hook_name):
         parts.append(batch.x)

@@ -1,4 +1,4 @@
-"""How an SAE is trained: the settings a user gives, and the configuration of SAELens that they stand for."""
+"""Settings of the training of an SAE, and SAELens's configuration for them."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -15,7 +15,7 @@ TrainedArchitecture = Literal["standard", "topk", "batchtopk", "jumprelu", "matc
 COEFFICIENT_NAMES = {"standard": "l1", "jumprelu": "l0"}
 # SAELens's documentation: 5% of a standard SAE's training; for the tanh loss of JumpReLU all of it, as Anthropic does.
 SPARSITY_WARM_UP = {"standard": 0.05, "jumprelu": 1.0}
-# SAELens's settings for JumpReLU with the tanh loss, "a bit easier to train" than the others and good for short trainings.
+# SAELens's settings for JumpReLU with the tanh loss, "a bit easier to train" than others and good in short trainings.
 JUMPRELU = {
     "jumprelu_sparsity_loss_mode": "tanh",
     "jumprelu_tanh_scale": 4.0,
@@ -27,7 +27,7 @@ JUMPRELU = {
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Settings of one training; SAELens's own defaults and recommendations where there is no field.
+    """Settings of one training; everything else has SAELens's defaults or recommendations.
 
     Attributes:
         architecture: standard (ReLU with an L1 penalty), topk, batchtopk, jumprelu (with the tanh penalty) or
@@ -35,18 +35,19 @@ class TrainingSettings:
         n_latents: width of the SAE.
         k: sparsity of topk, batchtopk (on average) and matching_pursuit.
         sparsity_coefficient: weight of the penalty of standard and jumprelu; SAELens's examples take 5. Activations are
-            scaled to a mean norm of sqrt(d) in training, so it means much the same for all models.
-        samples: activations seen, each as often as it is seen; rounded down to whole batches.
-        tokens: train on the first so many training tokens only, in several epochs where samples are more; null for all.
-        learning_rate: Adam's. SAELens's own default, 3e-4, is meant for 1e8 samples and more; in short trainings it leaves an
-            SAE far from done. With fewer than some 200,000 samples 3e-3 does better still.
-        batch_size: activations in one step. SAELens's own default is 4096; short trainings gain by more steps.
+            scaled to a mean norm of sqrt(d) in training, so one value suits many models.
+        samples: number of activations in all steps, repetitions included; rounded down to whole batches.
+        tokens: train on this many training tokens, from the first on, in several epochs if samples are more; null for
+            all.
+        learning_rate: learning rate of Adam. SAELens's default, 3e-4, is meant for 1e8 samples and more and leaves an
+            SAE unfinished in short trainings. With fewer than about 200,000 samples 3e-3 does even better.
+        batch_size: activations per step. SAELens's default is 4096; short trainings gain by more steps.
         warm_up: share of the training in which the learning rate rises from zero.
         decay: share of the training, at its end, in which the learning rate falls to zero.
         sparsity_warm_up: share of the training in which the sparsity coefficient rises from zero; null for SAELens's
             recommendation (standard 0.05, jumprelu 1).
         seed: seed of the initial weights and of the order of activations.
-        buffer_bytes: memory for activations; those that do not fit are read again in each epoch.
+        buffer_bytes: memory for activations, in bytes; those that do not fit are read again in each epoch.
 
     Raises:
         InputError: a value out of range, or a sparsity that the architecture does not have or lacks.
@@ -84,12 +85,13 @@ class TrainingSettings:
 
     @property
     def steps(self) -> int:
+        """The number of optimiser steps."""
         return self.samples // self.batch_size
 
     def sae_config(
         self, d_in: int, hook_name: str, metadata: dict[str, Any], device: torch.device
     ) -> TrainingSAEConfig:
-        """SAELens's configuration of the SAE that is trained."""
+        """Return SAELens's configuration of the SAE."""
         options: dict[str, Any] = {}
         if self.architecture in COEFFICIENT_NAMES:
             share = SPARSITY_WARM_UP[self.architecture] if self.sparsity_warm_up is None else self.sparsity_warm_up
@@ -103,8 +105,8 @@ class TrainingSettings:
         elif self.architecture == "topk":
             options = {"k": self.k}
         elif self.architecture == "batchtopk":
-            # The threshold for inference is a running mean that begins at zero: in a short training SAELens's 0.01 would
-            # leave it too low, and the SAE with far more than k active latents.
+            # The threshold for inference is a running mean that starts at zero: in a short training SAELens's rate of
+            # 0.01 would leave it too low, and far more than k latents active.
             options = {"k": float(self.k or 0), "topk_threshold_lr": max(0.01, min(1.0, 10 / self.steps))}
         elif self.architecture == "matching_pursuit":
             options = {
@@ -125,16 +127,16 @@ class TrainingSettings:
         return config
 
     def trainer_config(self, device: torch.device) -> SAETrainerConfig:
-        """SAELens's configuration of its trainer."""
+        """Return SAELens's configuration of its trainer."""
         return SAETrainerConfig(
             total_training_samples=self.steps * self.batch_size,
             train_batch_size_samples=self.batch_size,
             lr=self.learning_rate,
-            lr_end=self.learning_rate / 10,  # read by cosine schedules only, but the trainer insists on a value
+            lr_end=self.learning_rate / 10,  # used by cosine schedules only, but required
             lr_warm_up_steps=round(self.warm_up * self.steps),
             lr_decay_steps=round(self.decay * self.steps),
             device=str(device),
-            # SAELens's window of 1,000 steps is longer than a short training, whose dead latents would never be revived.
+            # SAELens's window of 1,000 steps would never revive dead latents in a training that is shorter.
             dead_feature_window=max(1, min(1000, self.steps // 10)),
         )
 
@@ -148,7 +150,7 @@ class TrainingSettings:
         if not penalised and (self.k is None or self.sparsity_coefficient is not None):
             raise InputError(
                 f"the sparsity of a {self.architecture} SAE is set by training.k, not sparsity_coefficient (got "
-                f"k={self.k}, sparsity_coefficient={self.sparsity_coefficient}): give k, the L0 wanted"
+                f"k={self.k}, sparsity_coefficient={self.sparsity_coefficient}): give k, the L0"
             )
         check_between(1, self.n_latents, {"training.k": self.k}, "a code uses at most n_latents")
         if self.sparsity_coefficient is not None and not 0 <= self.sparsity_coefficient < float("inf"):
