@@ -28,6 +28,7 @@ from hypothesis import settings  # noqa: E402
 
 from itda_lightning.activations.bundled import resolve  # noqa: E402
 from tests.browser import browser  # noqa: E402, F401  a fixture
+from tests.comparisons import config_of, data_section, on_disk  # noqa: E402, F401  fixtures
 from tests.runs import tiny_run, tiny_run_of_two  # noqa: E402, F401  fixtures
 from tests.tiny_model import save_tokenizer, save_weights  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""All measures of one entry, on the same held-out tokens for every entry."""
+"""The bench of a comparison: all measures of an entry, on the same held-out tokens for every entry."""
 
 import dataclasses
 import time
@@ -9,33 +9,32 @@ import torch
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.harvesting import harvest
 from itda_lightning.activations.text.rows import Rows
-from itda_lightning.comparison.candidates import Candidate
+from itda_lightning.comparison.candidates import Candidate, encoding_of
 from itda_lightning.comparison.comparison_settings import ComparisonSettings
 from itda_lightning.comparison.losses import LossMeter
 from itda_lightning.comparison.probing import measure_probing
 from itda_lightning.comparison.reconstruction import encoding_rate, measure_reconstruction
-from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.used_latents import directions_of
 from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.made_once import hash_of
 from itda_lightning.machine.versions import versions_and_hardware
-from itda_lightning.results.comparison import MEASURES, Encoding, Row
+from itda_lightning.results.comparison import MEASURES, Row
 
-# Raised when a measure changes its meaning, so that rows of before are measured again.
+# Increased when a measure changes its meaning, so that earlier rows are measured again.
 FORMULAS = 2
 # Rows that the speed of a harvest is measured on: a few seconds on the bundled model.
 TIMED_ROWS = 32
 
 
 class Bench:
-    """The held-out tokens of a comparison, the model, and what every entry is measured by.
+    """The held-out tokens of a comparison, the model and the measures.
 
-    The model is loaded for the first entry that needs it; where all rows are taken over it never is.
+    The model is loaded for the first entry that needs it, so never if all rows are taken over.
 
     Args:
-        data: with a single hook point.
-        settings: which losses and probes.
+        data: the activations, at a single hook point.
+        settings: the losses and probes to measure.
 
     Raises:
         InputError: several hook points, or too few held-out tokens for the losses or for an error.
@@ -54,16 +53,16 @@ class Bench:
             documents = len(part.document[part.kept].unique())
             if documents < 2:
                 raise InputError(
-                    f"{name} asks for held-out tokens of {documents} document, so no error can be told: raise it"
+                    f"{name} gives held-out tokens of {documents} document, so no standard error can be computed: raise it"
                 )
 
     @cached_property
     def tokens_hash(self) -> str:
-        """Hash of the held-out token ids, their documents and masks, those of the losses marked."""
+        """The hash of the held-out token ids, their documents and masks, and of the number of rows for the losses."""
         return hash_of([self.data.rows("heldout").fingerprint(), len(self.loss_rows)])
 
     def identity(self, candidate_identity: str) -> str:
-        """Hash of all that decides the figures of a row."""
+        """Return the hash of all that decides the figures of a row."""
         versions = versions_and_hardware()
         return hash_of(
             {
@@ -79,12 +78,12 @@ class Bench:
         )
 
     def measure(self, name: str, candidate: Candidate, identity: str) -> Row:
-        """The row of an entry. Raises whatever its encoder, the model or a probe raises."""
+        """Measure an entry. Raises whatever its encoder, the model or a probe raises."""
         start = time.perf_counter()
         entry = candidate.entry
         device = self.data.model_name.torch_device()
         entry.sae.to(device)
-        if entry.dictionary is not None:  # what encodes an ITDA, on whose device speeds compare with those of SAEs
+        if entry.dictionary is not None:  # it encodes in place of the SAE, so it must be on the same device
             entry.dictionary.to(device)
         measures, densities = measure_reconstruction(entry, self.data, self.hook_name)
         measures |= self._losses.measure(entry.sae)
@@ -100,7 +99,7 @@ class Bench:
         return Row(
             name=name,
             kind=candidate.kind,
-            # What was trained: SAELens saves a batchtopk SAE for inference as a jumprelu one.
+            # The architecture in training: SAELens saves a batchtopk SAE for inference as a jumprelu one.
             architecture=candidate.settings.get("architecture", entry.sae.cfg.architecture()),
             width=len(directions_of(entry)),
             settings=candidate.settings,
@@ -111,7 +110,7 @@ class Bench:
             densities=tuple(densities.tolist()),
             curve=candidate.curve,
             measured_seconds=time.perf_counter() - start,
-            encoding=_encoding(entry.dictionary),
+            encoding=encoding_of(entry.dictionary),
         )
 
     @cached_property
@@ -120,19 +119,13 @@ class Bench:
 
     @cached_property
     def _harvest_seconds_each(self) -> float:
-        """Seconds in which this machine harvests an activation, here and now: a cache tells nothing about that."""
+        """The seconds per activation of a harvest, measured now: a cache does not record them."""
         rows: Rows = self.data.rows("heldout")
         stop = min(TIMED_ROWS, len(rows))
         batch = self.data.hparams["model_batch_size"]
         for part in harvest(self.data.language_model, rows, batch, 0, min(batch, stop)):
-            del part  # the first pass of a model is slower than the others
+            del part  # the first pass of a model is slower than later ones
         start = time.perf_counter()
         for part in harvest(self.data.language_model, rows, batch, 0, stop):
             del part
         return (time.perf_counter() - start) / int(rows.kept[:stop].sum())
-
-
-def _encoding(dictionary: Dictionary | None) -> Encoding | None:
-    if dictionary is None:
-        return None
-    return Encoding(dictionary.k, dictionary.pursuit, dictionary.nonnegative, bool(dictionary.bias.any()))

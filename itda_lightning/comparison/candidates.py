@@ -1,4 +1,4 @@
-"""How an entry comes about: loaded, fitted, trained or drawn; what is made is kept on disk with what it cost."""
+"""Candidates of a comparison: loaded, or fitted, trained or drawn once and kept on disk with their cost."""
 
 import dataclasses
 import hashlib
@@ -20,7 +20,7 @@ from itda_lightning.fitting.refinement import refine
 from itda_lightning.machine.atomic_files import write_json
 from itda_lightning.machine.made_once import hash_of, made_once
 from itda_lightning.machine.peak_memory import PeakMemory
-from itda_lightning.results.comparison import Cost, Kind
+from itda_lightning.results.comparison import Cost, Encoding, Kind
 from itda_lightning.saelens.anatomy import is_of_dictionary, n_parameters
 from itda_lightning.saelens.controls import pca_sae, random_dictionary
 from itda_lightning.saelens.training import train_sae
@@ -33,9 +33,9 @@ class Candidate(NamedTuple):
     """An entry ready to be measured.
 
     Attributes:
-        entry: the SAE, and the ITDA behind it where there is one.
-        kind: what it is.
-        cost: what it took, without the harvest.
+        entry: the SAE, and the ITDA behind it if there is one.
+        kind: ITDA, SAE or control.
+        cost: what making it took, without the harvest.
         curve: (activations seen, FVU) while it was made.
         settings: name -> value for readers.
     """
@@ -47,119 +47,121 @@ class Candidate(NamedTuple):
     settings: dict[str, str]
 
 
-def identity_of(wanted: EntrySettings, data: ActivationsDataModule) -> str:
-    """Hash of all that decides what the entry is: its settings and its data, or the contents of its files.
-
-    Raises:
-        InputError: nothing to load at the path or release.
-    """
-    if wanted.way == "load":
-        content: Any = _contents(str(wanted.load))
+def identity_of(settings: EntrySettings, data: ActivationsDataModule) -> str:
+    """Return the hash of all that decides an entry: its settings and its data, or the contents of its files."""
+    if settings.way == "load":
+        content: Any = _contents(str(settings.load))
     else:
         identity = data.identity
         content = {
             "activations": identity.without_text(),
             "rows": identity.rows,
             "hook_names": identity.hook_names,
-            # Of the sample that gives means and thresholds, and of the steps of a fit.
+            # The seed of the sample for means and thresholds, and the size of the steps of a fit.
             **{name: data.hparams[name] for name in ("seed", "batch_size")},
-            "settings": dataclasses.asdict(wanted.chosen),
+            "settings": dataclasses.asdict(settings.chosen),
         }
-    return hash_of([wanted.way, content])
+    return hash_of([settings.way, content])
 
 
 def make_candidate(
-    wanted: EntrySettings, data: ActivationsDataModule, hook_name: str, made: Path, identity: str
+    settings: EntrySettings, data: ActivationsDataModule, hook_name: str, made: Path, identity: str
 ) -> Candidate:
-    """Load the entry, or make it unless ``made/IDENTITY`` holds it already.
+    """Load an entry, or make it unless ``made/IDENTITY`` holds it already.
+
+    Args:
+        settings: the entry.
+        data: the activations it is made of.
+        hook_name: the hook point of the comparison.
+        made: directory of the entries made so far.
+        identity: the entry's ``identity_of``.
 
     Raises:
         InputError: as ``load_entry``, ``train_sae``, ``random_dictionary``, ``pca_sae`` and a fit.
     """
-    if wanted.way == "load":
-        entry = load_entry(str(wanted.load), hook_name)
+    if settings.way == "load":
+        entry = load_entry(str(settings.load), hook_name)
         kind: Kind = "itda" if is_of_dictionary(entry.sae) else "sae"
-        cost, curve = _known_of(entry, Path(str(wanted.load)).expanduser())
+        cost, curve = _known_of(entry, Path(str(settings.load)).expanduser())
         return Candidate(entry, kind, cost, curve, _described(entry))
 
     def make(directory: Path) -> None:
-        cost, curve = _make(wanted, data, hook_name, directory / ARTIFACT)
+        cost, curve = _make(settings, data, hook_name, directory / ARTIFACT)
         write_json(directory / RECORD, {"cost": dataclasses.asdict(cost), "curve": curve})
 
     place = made_once(made / identity, make)
-    entry = load_entry(str(place / ARTIFACT), hook_name)._replace(name=wanted.name)
+    entry = load_entry(str(place / ARTIFACT), hook_name)._replace(name=settings.name)
     facts = json.loads((place / RECORD).read_text(encoding="utf-8"))
     known = Cost(**facts["cost"])
     cost = dataclasses.replace(known, parameters=_parameters(entry), disk_bytes=_size(place / ARTIFACT))
-    return Candidate(
-        entry, KINDS[wanted.way], cost, _points(facts["curve"]), _described(entry) | _asked_for(wanted.chosen)
-    )
+    chosen = {name: str(value) for name, value in dataclasses.asdict(settings.chosen).items() if value is not None}
+    return Candidate(entry, KINDS[settings.way], cost, _points(facts["curve"]), _described(entry) | chosen)
 
 
 def _make(
-    wanted: EntrySettings, data: ActivationsDataModule, hook_name: str, place: Path
+    settings: EntrySettings, data: ActivationsDataModule, hook_name: str, place: Path
 ) -> tuple[Cost, tuple[tuple[int, float], ...]]:
-    if wanted.train is not None:
-        trained = train_sae(wanted.train, data, hook_name, place)
+    if settings.train is not None:
+        trained = train_sae(settings.train, data, hook_name, place)
         seen, read = trained.activations_seen, trained.activations_read
         return Cost(trained.seconds, None, seen, read, trained.peak_bytes), trained.curve
-    own = _data_of_fit(wanted.fit, data) if wanted.fit is not None else data
+    own = _data_of_fit(settings.fit, data) if settings.fit is not None else data
     start = time.perf_counter()
     with PeakMemory() as peak:
-        if wanted.fit is not None:
-            dictionary = _fit(wanted.fit, own)
+        if settings.fit is not None:
+            dictionary = _fit(settings.fit, own)
             read = dictionary.metadata["activations_seen"]
             dictionary.save(place)
-        elif wanted.random is not None:
-            dictionary = _random(wanted.random, data, hook_name)
+        elif settings.random is not None:
+            dictionary = _random(settings.random, data, hook_name)
             read = dictionary.n_atoms
             dictionary.save(place)
         else:
-            assert wanted.pca is not None
-            sae: SAE[Any] = pca_sae(data, hook_name, wanted.pca.k, wanted.pca.tokens)
+            assert settings.pca is not None
+            sae: SAE[Any] = pca_sae(data, hook_name, settings.pca.k, settings.pca.tokens)
             read = sae.cfg.metadata["training"]["activations_seen"]
             sae.save_model(place)
     return Cost(time.perf_counter() - start, None, read, read, peak.bytes), ()
 
 
-def _data_of_fit(wanted: FitSettings, data: ActivationsDataModule) -> ActivationsDataModule:
-    first = data.hparams["first_tokens"] if wanted.tokens is None else wanted.tokens
+def _data_of_fit(fit: FitSettings, data: ActivationsDataModule) -> ActivationsDataModule:
+    first = data.hparams["first_tokens"] if fit.tokens is None else fit.tokens
     own = data.with_settings(first_tokens=first)
-    own.prepare_data()  # tokenising is no more a part of the fit's time than of a training's
+    own.prepare_data()  # tokenising counts neither in the time of a fit nor in that of a training
     return own
 
 
-def _fit(wanted: FitSettings, data: ActivationsDataModule) -> Dictionary:
-    module = wanted.module()
+def _fit(fit: FitSettings, data: ActivationsDataModule) -> Dictionary:
+    module = fit.module()
     fit_in_memory(module, data)
-    if wanted.refine is not None:
-        refine(module, data, wanted.refine)
+    if fit.refine is not None:
+        refine(module, data, fit.refine)
     return module.finished_dictionary()
 
 
-def _random(wanted: RandomSettings, data: ActivationsDataModule, hook_name: str) -> Dictionary:
-    bias = None if wanted.center else torch.zeros(data.widths[hook_name])
+def _random(random: RandomSettings, data: ActivationsDataModule, hook_name: str) -> Dictionary:
+    bias = None if random.center else torch.zeros(data.widths[hook_name])
     return random_dictionary(
         data,
         hook_name,
-        wanted.n_atoms,
-        wanted.k,
-        wanted.pursuit,
+        random.n_atoms,
+        random.k,
+        random.pursuit,
         bias,
-        wanted.seed,
-        nonnegative=wanted.nonnegative,
-        tokens=wanted.tokens,
+        random.seed,
+        nonnegative=random.nonnegative,
+        tokens=random.tokens,
     )
 
 
 def _parameters(entry: Entry) -> int:
-    """The numbers of an entry; of an ITDA its own, though an export as [D; -D] stores the atoms twice."""
+    """Count the numbers of an entry; atoms count once even if an export as [D; -D] stores them twice."""
     dictionary = entry.dictionary
     return n_parameters(entry.sae) if dictionary is None else dictionary.atoms.numel() + dictionary.bias.numel()
 
 
 def _known_of(entry: Entry, path: Path) -> tuple[Cost, tuple[tuple[int, float], ...]]:
-    """What is known of how a loaded entry came about: the facts of a fit or of a training by this package."""
+    """Return the cost and the curve of a loaded entry, as far as it was fitted or trained by this package."""
     facts: dict[str, Any] = entry.sae.cfg.metadata.get("training") or {}
     if entry.dictionary is not None and "activations_seen" in entry.dictionary.metadata:
         seen = entry.dictionary.metadata["activations_seen"]
@@ -178,31 +180,29 @@ def _points(curve: Iterable[Sequence[Any]]) -> tuple[tuple[int, float], ...]:
     return tuple((seen, fvu) for seen, fvu in curve)
 
 
+def encoding_of(dictionary: Dictionary | None) -> Encoding | None:
+    """Return the settings with which a dictionary encodes; None for no dictionary."""
+    if dictionary is None:
+        return None
+    return Encoding(dictionary.k, dictionary.pursuit, dictionary.nonnegative, bool(dictionary.bias.any()))
+
+
 def _described(entry: Entry) -> dict[str, str]:
-    dictionary = entry.dictionary
-    if dictionary is not None:
-        return {
-            "k": str(dictionary.k),
-            "pursuit": dictionary.pursuit,
-            "nonnegative": str(dictionary.nonnegative),
-            "centred": str(bool(dictionary.bias.any())),
-        }
+    encoding = encoding_of(entry.dictionary)
+    if encoding is not None:
+        return {name: str(value) for name, value in dataclasses.asdict(encoding).items()}
     k = getattr(entry.sae.cfg, "k", None) or getattr(entry.sae.cfg, "max_iterations", None)
     return {} if k is None else {"k": str(k)}
 
 
-def _asked_for(chosen: Any) -> dict[str, str]:
-    return {name: str(value) for name, value in dataclasses.asdict(chosen).items() if value is not None}
-
-
 def _contents(reference: str) -> str:
-    """What tells one loaded entry from another: the files of a path, or the name of a release."""
+    """Identify a loaded entry by the hash of the files of a path, or by the name of a release."""
     path = Path(reference).expanduser()
     if not path.exists():
         return reference
     digest = hashlib.sha256()
     for file in sorted(_files(path)):
-        # Within the entry, so that it may be moved.
+        # The path within the entry, so that the entry may be moved.
         digest.update(str(file.relative_to(path)).encode())
         with file.open("rb") as stream:
             while chunk := stream.read(2**24):
@@ -215,7 +215,7 @@ def _size(path: Path) -> int:
 
 
 def _files(path: Path) -> list[Path]:
-    """The files that hold the entry: of a run directory its dictionaries only."""
+    """Return the files of an entry: of a run directory only its dictionaries."""
     if path.is_file():
         return [path]
     root = path / "dictionaries" if (path / "dictionaries").is_dir() else path

@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from itda_lightning.comparison.probing_data import ProbeSettings
-from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.module import ITDA, GrowthPolicy
 from itda_lightning.fitting.refinement import RefinementSettings
@@ -43,10 +42,6 @@ class FitSettings:
         """Return the module to fit."""
         return ITDA(**{name: value for name, value in asdict(self).items() if name not in ("tokens", "refine")})
 
-    def control(self, n_atoms: int) -> "RandomSettings":
-        """Return the random dictionary that a fit of ``n_atoms`` is compared with."""
-        return RandomSettings(n_atoms, self.k, self.pursuit, self.nonnegative, self.center, self.tokens)
-
 
 @dataclass(frozen=True)
 class RandomSettings:
@@ -75,12 +70,6 @@ class RandomSettings:
 
     def __post_init__(self) -> None:
         check_at_least(1, {"random.n_atoms": self.n_atoms, "random.k": self.k})
-
-    @classmethod
-    def of(cls, dictionary: Dictionary) -> "RandomSettings":
-        """Return the control of a dictionary."""
-        centred = bool(dictionary.bias.any())
-        return cls(dictionary.n_atoms, dictionary.k, dictionary.pursuit, dictionary.nonnegative, centred)
 
 
 @dataclass(frozen=True)

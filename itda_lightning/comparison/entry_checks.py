@@ -4,7 +4,7 @@ from typing import Any
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.models.language_model import LanguageModelName
-from itda_lightning.comparison.comparison_settings import ComparisonSettings, EntrySettings, RandomSettings
+from itda_lightning.comparison.comparison_settings import ComparisonSettings, EntrySettings
 from itda_lightning.comparison.probing_data import load_datasets
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.entries import Entry, load_entry
@@ -14,21 +14,16 @@ from itda_lightning.saelens.anatomy import is_of_dictionary
 PROCESSING = ("center_writing_weights", "fold_ln", "fold_value_biases", "refactor_factored_attn_matrices")
 
 
-def check_entries(
-    settings: ComparisonSettings, data: ActivationsDataModule, hook_name: str
-) -> dict[str, RandomSettings]:
+def check_entries(settings: ComparisonSettings, data: ActivationsDataModule, hook_name: str) -> None:
     """Check that all entries can be measured on these activations.
-
-    Returns:
-        For the name of each loaded ITDA the random dictionary that is its control.
 
     Raises:
         InputError: every entry that cannot be loaded or was made for other activations, with the reason.
     """
     if settings.probes is not None:
         load_datasets(settings.probes)
-    controls: dict[str, RandomSettings] = {}
     problems: list[str] = []
+    cached = [entry.name for entry in settings.entries if entry.way != "load"]
     for entry in settings.entries:
         reasons = _problems_of_settings(entry, data)
         if entry.way == "load":
@@ -38,17 +33,13 @@ def check_entries(
                 reasons.append(str(error))
             else:
                 reasons += differences(loaded, data, hook_name, data.widths[hook_name], entry.same_model)
-                if is_of_dictionary(loaded.sae) and loaded.dictionary is not None:
-                    controls[entry.name] = RandomSettings.of(loaded.dictionary)
+                if settings.controls and is_of_dictionary(loaded.sae):
+                    cached.append(f"the controls of {entry.name}")
         problems += [f"{entry.name}: {reason}" for reason in reasons]
-    cached = [entry.name for entry in settings.entries if entry.way != "load"]
-    if settings.controls:
-        cached += [f"the controls of {name}" for name in controls]
     if data.hparams["cache_dir"] is None and cached:
         problems.append(f"activations are read more than once to make {', '.join(cached)}: set data.cache_dir")
     if problems:
         raise InputError("; ".join(problems))
-    return controls
 
 
 def _problems_of_settings(entry: EntrySettings, data: ActivationsDataModule) -> list[str]:

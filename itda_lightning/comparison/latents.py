@@ -39,8 +39,8 @@ def latent_view(
 
     Two latents are near if the directions that they write have a large cosine. An atom with a negative coefficient
     writes the opposite of its direction, so if the coefficients of either side have both signs, the largest
-    ``|cosine|`` counts and the cosine keeps its sign. Memory is bounded by the latents shown and their uses, and by the blocks of
-    codes and of cosines.
+    ``|cosine|`` counts and the cosine keeps its sign. Memory is bounded by the latents shown and their uses, and by the
+    blocks of codes and of cosines.
 
     Args:
         entries: the ITDA and the others, in the order shown; ITDAs are encoded sparsely, SAEs in blocks of dense codes.

@@ -55,9 +55,9 @@ def measure_probing(
     Returns:
         ``probing/k=K`` for every K of ``settings.ks``, ``probing/all`` and ``probing/dense``: shares of test examples
         classified correctly, with chance at 0.5 (the last two with ``settings.references``); AUCs are under
-        ``probing_auc/``. Values are means over draws and datasets. Errors are standard errors of these means over the draws, with the
-        datasets held fixed: they apply to these datasets, not to others. None with a single seed. All entries share
-        draws and examples.
+        ``probing_auc/``. Values are means over draws and datasets. Errors are standard errors of these means over the
+        draws, with the datasets held fixed: they apply to these datasets, not to others. None with a single seed. All
+        entries share draws and examples.
 
     Raises:
         InputError: sae-probes is not installed; an unknown dataset or one with too few examples; probes of more latents

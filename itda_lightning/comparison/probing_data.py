@@ -147,8 +147,8 @@ def _draw(name: str, settings: ProbeSettings, data: Any) -> ProbeDataset:
     if smaller < needed:
         raise InputError(
             f"the dataset {name} has {smaller} examples of its smaller class, but {settings.train_examples} training "
-            f"and {settings.test_examples} test examples need {needed}: lower train_examples or test_examples, or leave "
-            "it out"
+            f"and {settings.test_examples} test examples need {needed}: lower train_examples or test_examples, or "
+            "leave it out"
         )
     draws = [
         data.get_train_test_indices(labels, settings.train_examples, settings.test_examples, seed=seed)

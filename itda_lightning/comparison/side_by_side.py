@@ -2,8 +2,8 @@
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import astuple, replace
 from pathlib import Path
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
@@ -44,13 +44,13 @@ def compare(
         InputError: entries that cannot be compared, each with what differs; nothing is made or measured then.
     """
     bench = Bench(data, settings)
-    controls = check_entries(settings, data, bench.hook_name)
+    check_entries(settings, data, bench.hook_name)
     directory = Path(settings.directory).expanduser()
     with explained(directory, "writing into"):
         directory.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=directory).close()
     data.prepare_data()
-    rows = _rows(settings, controls, bench, directory)
+    rows = _rows(settings, bench, directory)
     comparison = Comparison(
         title=settings.title or f"{data.model_name.name} at {bench.hook_name}", facts=_facts(data, bench), rows=rows
     )
@@ -67,9 +67,7 @@ def _write(comparison: Comparison, directory: Path, publish: Callable[[Compariso
     publish(comparison)
 
 
-def _rows(
-    settings: ComparisonSettings, controls: Mapping[str, RandomSettings], bench: Bench, directory: Path
-) -> tuple[Row, ...]:
+def _rows(settings: ComparisonSettings, bench: Bench, directory: Path) -> tuple[Row, ...]:
     """Measure the entries, then the controls of every ITDA among them, each control once."""
     rows = []
     waiting = list(settings.entries)
@@ -79,7 +77,7 @@ def _rows(
         entry = waiting.pop(0)
         row = _row(entry, bench, directory)
         rows.append(row)
-        for control in _controls_of(entry, row, controls) if settings.controls else ():
+        for control in _controls_of(entry, row) if settings.controls else ():
             if (control.way, control.chosen) not in chosen:
                 chosen.add((control.way, control.chosen))
                 # Controls of the same kind can differ in their tokens; an entry can have a control's name.
@@ -110,15 +108,14 @@ def _row(entry: EntrySettings, bench: Bench, directory: Path) -> Row:
         return Row(entry.name, KINDS.get(entry.way, "sae"), failure=reason)
 
 
-def _controls_of(entry: EntrySettings, row: Row, loaded: Mapping[str, RandomSettings]) -> Iterator[EntrySettings]:
+def _controls_of(entry: EntrySettings, row: Row) -> Iterator[EntrySettings]:
     """Yield the controls of an ITDA: one random activation per atom, and one principal component per step of a code."""
-    if row.kind != "itda" or row.failure is not None:
-        return
-    random = loaded.get(entry.name) if entry.fit is None else entry.fit.control(row.width)
-    if random is None:
-        return
-    yield EntrySettings(f"random, for {entry.name}", random=random)
-    yield EntrySettings(f"PCA, {random.k} components", pca=PCASettings(random.k, random.tokens))
+    if row.kind == "itda" and row.encoding is not None:
+        k, pursuit, nonnegative, centred = astuple(row.encoding)
+        tokens = None if entry.fit is None else entry.fit.tokens
+        drawn = RandomSettings(row.width, k, pursuit, nonnegative, centred, tokens)
+        yield EntrySettings(f"random, for {entry.name}", random=drawn)
+        yield EntrySettings(f"PCA, {k} components", pca=PCASettings(k, tokens))
 
 
 def _latents(settings: ComparisonSettings, rows: tuple[Row, ...], bench: Bench, directory: Path) -> LatentView | None:

@@ -1,8 +1,8 @@
 """From a dictionary to a SAELens SAE and its files (``cfg.json``, ``sae_weights.safetensors``) and back.
 
 There are two architectures. ``itda`` is this package's own and holds every dictionary. ``matching_pursuit`` is
-SAELens's and loads without this package; it is matching pursuit with non-negative coefficients. A signed dictionary D is
-exactly the rows [D; -D] there: the largest correlation with those is the largest |correlation| with D.
+SAELens's and loads without this package; it is matching pursuit with non-negative coefficients. A signed dictionary D
+is exactly the rows [D; -D] there: the largest correlation with those is the largest |correlation| with D.
 """
 
 import json
@@ -106,8 +106,8 @@ def from_sae(sae: SAE[Any]) -> Dictionary:
     """Convert an SAE of architecture ``itda`` or ``matching_pursuit`` to a dictionary.
 
     A dictionary converted by ``to_sae`` comes back as it was: atoms, bias and grown atoms bit for bit, sources,
-    prompts, k, pursuit, metadata. A ``matching_pursuit`` SAE from elsewhere (a trained one) becomes a non-negative dictionary
-    without sources. Atoms of half precision come back in float32, normalised again.
+    prompts, k, pursuit, metadata. A ``matching_pursuit`` SAE from elsewhere (a trained one) becomes a non-negative
+    dictionary without sources. Atoms of half precision come back in float32, normalised again.
 
     Args:
         sae: the SAE; its rows (n_atoms, d_in) are the atoms, or [D; -D] in the export of a signed dictionary.

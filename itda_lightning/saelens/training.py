@@ -34,7 +34,7 @@ class TrainedSAE:
 
     Attributes:
         path: directory with the SAE for inference in SAELens's format.
-        seconds: wall time of the training and its reading from disk, without the harvest and the measuring of the curve.
+        seconds: wall time of the training and its reading from disk, without the harvest and measuring the curve.
         activations_seen: number of activations in all steps, repetitions included.
         activations_read: number of distinct activations among them.
         peak_bytes: largest memory of the process during the training (see ``PeakMemory``).

@@ -1,14 +1,12 @@
 """How entries come about: made once and then read from disk, whole or not at all, with what they cost."""
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 
 from itda_lightning import ActivationsDataModule
 from itda_lightning.activations import model_and_rows
@@ -17,19 +15,14 @@ from itda_lightning.comparison.candidates import Candidate, identity_of, make_ca
 from itda_lightning.comparison.comparison_settings import EntrySettings, FitSettings, PCASettings, RandomSettings
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
-from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.fitting.refinement import RefinementSettings
-from itda_lightning.saelens import save_export
 from itda_lightning.saelens.controls import random_dictionary
-from itda_lightning.saelens.training import train_sae
 from itda_lightning.saelens.training_settings import TrainingSettings
 from tests.fits import HOOK, data_settings, fitted
-from tests.runs import K
 from tests.tiny_model import WIDTH
 
 FIT = FitSettings(max_atoms=30, k=3, threshold=0.7)
 TRAIN = TrainingSettings("topk", 24, k=3, samples=1024, batch_size=256)
-MP = TrainingSettings("matching_pursuit", 24, k=3, samples=1024, batch_size=256)
 MADE = {
     "fit": EntrySettings("a fit", fit=FIT),
     "train": EntrySettings("a training", train=TRAIN),
@@ -56,83 +49,95 @@ def make(entry: EntrySettings, data: ActivationsDataModule, place: Path) -> Cand
     return make_candidate(entry, data, HOOK, place, identity_of(entry, data))
 
 
+@pytest.fixture(scope="module")
+def places(tmp_path_factory) -> dict[str, Path]:
+    """A directory for each way to make an entry."""
+    return {way: tmp_path_factory.mktemp(way) for way in MADE}
+
+
+@pytest.fixture(scope="module")
+def made(data, places) -> dict[str, Candidate]:
+    """An entry made in each way, without a language model, as the activations are cached."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("itda_lightning.activations.model_and_rows.LanguageModel", pytest.fail)
+        return {way: make(entry, data, places[way]) for way, entry in MADE.items()}
+
+
 @pytest.mark.parametrize("way", MADE)
-def test_what_is_made_is_made_once(way, data, tmp_path, monkeypatch):
-    monkeypatch.setattr("itda_lightning.activations.model_and_rows.LanguageModel", pytest.fail)
-    first = make(MADE[way], data, tmp_path)
+def test_what_is_made_is_made_once(way, made, data, places, monkeypatch):
+    first = made[way]
     monkeypatch.setattr(candidates, "_make", pytest.fail)
-    again = make(dataclasses.replace(MADE[way], name="another name"), data, tmp_path)
+    again = make(dataclasses.replace(MADE[way], name="another name"), data, places[way])
     x = torch.randn(9, WIDTH, generator=torch.Generator().manual_seed(0))
     assert torch.equal(again.entry.sae(x), first.entry.sae(x))
     assert again[1:] == first[1:]
     assert (first.entry.name, again.entry.name) == (MADE[way].name, "another name")
     assert first.kind == KINDS[way]
-    assert [path.name for path in tmp_path.iterdir()] == [identity_of(MADE[way], data)]
+    assert [path.name for path in places[way].iterdir()] == [identity_of(MADE[way], data)]
 
 
 @pytest.mark.parametrize("way", MADE)
-def test_what_it_cost_is_told(way, data, tmp_path):
-    made = make(MADE[way], data, tmp_path)
+def test_what_it_cost_is_told(way, made, data, places):
+    candidate = made[way]
     n_kept = data.rows("train").n_kept
     seen = {"train": 1024, "random": 20, "pca": n_kept}.get(way)
     if way == "fit":  # until the dictionary is full
-        seen = made.entry.dictionary.metadata["activations_seen"]
+        seen = candidate.entry.dictionary.metadata["activations_seen"]
         assert 0 < seen < n_kept
-    cost = made.cost
+    cost = candidate.cost
     assert (cost.activations_seen, cost.activations_read) == (seen, seen)
     assert cost.seconds > 0
     assert cost.peak_bytes > 1e7
     assert cost.harvest_seconds is cost.encoded_per_second is None
-    place = next(tmp_path.iterdir())
+    place = next(places[way].iterdir())
     assert cost.disk_bytes == sum(path.stat().st_size for path in (place / "entry").rglob("*"))
-    n = len(made.entry.dictionary.atoms) if way == "fit" else {"train": 24, "random": 20, "pca": 10}[way]
+    n = len(candidate.entry.dictionary.atoms) if way == "fit" else {"train": 24, "random": 20, "pca": 10}[way]
     own = {"train": 2 * 24 * WIDTH + 24 + WIDTH, "pca": 2 * 10 * WIDTH + 10 + WIDTH}
     assert cost.parameters == own.get(way, n * WIDTH + WIDTH)
-    assert (len(made.curve) > 3) == (way == "train")
-    assert made.settings["k"] == ("5" if way == "pca" else "3")
+    assert (len(candidate.curve) > 3) == (way == "train")
+    assert candidate.settings["k"] == ("5" if way == "pca" else "3")
     if way in ("fit", "random"):
-        assert made.settings["centred"] == "True"
-        assert made.settings["pursuit"] == "omp"
+        assert candidate.settings["centred"] == "True"
+        assert candidate.settings["pursuit"] == "omp"
 
 
-def test_a_fit_is_that_of_the_fit_command(data, tmp_path):
-    made = make(MADE["fit"], data, tmp_path)
+def test_a_fit_is_that_of_the_fit_command(data, made):
+    dictionary = made["fit"].entry.dictionary
     expected = fitted(data, max_atoms=30, k=3, threshold=0.7, calibration_tokens=8192).finished_dictionary()
-    assert torch.equal(made.entry.dictionary.atoms, expected.atoms)
-    assert torch.equal(made.entry.dictionary.bias, expected.bias)
-    assert made.entry.dictionary.prompts == expected.prompts
+    assert torch.equal(dictionary.atoms, expected.atoms)
+    assert torch.equal(dictionary.bias, expected.bias)
+    assert dictionary.prompts == expected.prompts
 
 
 @pytest.mark.parametrize("way", MADE)
-def test_tokens_and_the_first_tokens_of_the_data_bound_what_is_read(way, arguments, data, tmp_path):
+def test_tokens_and_the_first_tokens_of_the_data_bound_what_is_read(way, arguments, data, made, tmp_path):
     of_entry = dataclasses.replace(MADE[way], **{way: dataclasses.replace(MADE[way].chosen, tokens=640)})
     of_data = ActivationsDataModule(**(arguments | {"first_tokens": 640}))
     one, other = make(of_entry, data, tmp_path / "one"), make(MADE[way], of_data, tmp_path / "other")
     x = torch.randn(9, WIDTH, generator=torch.Generator().manual_seed(0))
     assert torch.equal(one.entry.sae(x), other.entry.sae(x))
     assert one.cost.activations_read == other.cost.activations_read <= of_data.rows("train").n_kept
-    assert not torch.equal(one.entry.sae(x), make(MADE[way], data, tmp_path / "all").entry.sae(x))
+    assert not torch.equal(one.entry.sae(x), made[way].entry.sae(x))
 
 
-def test_a_fit_may_be_refined(data, tmp_path):
+def test_a_fit_may_be_refined(data, made, tmp_path):
     refined = EntrySettings("refined", fit=dataclasses.replace(FIT, refine=RefinementSettings(0.9, 1, 64)))
     dictionary = make(refined, data, tmp_path).entry.dictionary
     assert dictionary.cosines is not None
     assert 0.9 - 1e-6 <= float(dictionary.cosines.min()) < 1
-    plain = make(EntrySettings("plain", fit=FIT), data, tmp_path).entry.dictionary
-    assert torch.equal(dictionary.grown_atoms, plain.atoms)
+    assert torch.equal(dictionary.grown_atoms, made["fit"].entry.dictionary.atoms)
     assert dictionary.metadata["refinement"]["anchor"] == 0.9
 
 
 def test_the_control_is_of_the_same_mean_or_of_none(data, tmp_path):
     for center in (True, False):
         entry = EntrySettings("r", random=RandomSettings(20, 3, "omp", True, center, seed=4))
-        made = make(entry, data, tmp_path).entry.dictionary
+        drawn = make(entry, data, tmp_path).entry.dictionary
         bias = None if center else torch.zeros(WIDTH)
         expected = random_dictionary(data, HOOK, 20, 3, "omp", bias, 4, nonnegative=True)
-        assert torch.equal(made.atoms, expected.atoms)
-        assert torch.equal(made.bias, expected.bias)
-        assert (made.pursuit, made.nonnegative, bool(made.bias.any())) == ("omp", True, center)
+        assert torch.equal(drawn.atoms, expected.atoms)
+        assert torch.equal(drawn.bias, expected.bias)
+        assert (drawn.pursuit, drawn.nonnegative, bool(drawn.bias.any())) == ("omp", True, center)
 
 
 def test_seconds_are_those_of_the_fit_alone(arguments, tmp_path, monkeypatch):
@@ -223,98 +228,14 @@ def test_a_model_under_another_name_is_the_same(arguments, data, tiny_model_dir,
     assert identity_of(MADE["fit"], moved) == identity_of(MADE["fit"], data)
 
 
-@pytest.fixture(scope="module")
-def on_disk(tiny_run, data, tmp_path_factory) -> dict[str, Path]:
-    """Everything that can be loaded, and what it is."""
-    root = tmp_path_factory.mktemp("on_disk")
-    dictionary = load_dictionary(tiny_run)
-    dictionary.save(root / "saved")
-    for architecture in ("itda", "matching_pursuit"):
-        save_export(dictionary, root / architecture, architecture)
-    train_sae(TRAIN, data, HOOK, root / "trained")
-    train_sae(MP, data, HOOK, root / "trained matching pursuit")
-    config = TopKSAEConfig(d_in=WIDTH, d_sae=20, k=7)
-    config.metadata.hook_name = HOOK
-    TopKSAE(config).save_model(root / "foreign")
-    return {"run": tiny_run, **{path.name: path for path in root.iterdir()}}
-
-
-def loaded(path: Path, data: ActivationsDataModule) -> Candidate:
-    entry = EntrySettings("an entry", load=str(path))
-    return make_candidate(entry, data, HOOK, Path("/nowhere"), identity_of(entry, data))
-
-
-@pytest.mark.parametrize("name", ["run", "saved", "itda", "matching_pursuit"])
-def test_an_itda_is_one_however_it_is_stored(name, on_disk, data):
-    found, dictionary = loaded(on_disk[name], data), load_dictionary(on_disk["run"])
-    assert found.kind == "itda"
-    assert torch.equal(found.entry.dictionary.atoms, dictionary.atoms)
-    assert found.cost.parameters == (dictionary.n_atoms + 1) * WIDTH
-    seen = dictionary.metadata["activations_seen"]
-    assert (found.cost.activations_seen, found.cost.activations_read) == (seen, seen)
-    validated = [(point["seen"], point["fvu"]) for point in dictionary.metadata["validation"]]
-    assert list(found.curve) == validated != []
-    assert found.settings == {"k": str(K), "pursuit": "mp", "nonnegative": "False", "centred": "True"}
-
-
-@pytest.mark.parametrize("name", ["trained", "trained matching pursuit"])
-def test_an_sae_that_was_trained_here_keeps_what_it_cost(name, on_disk, data):
-    found = loaded(on_disk[name], data)
-    facts = json.loads((on_disk[name] / "cfg.json").read_text())["metadata"]["training"]
-    assert found.kind == "sae"
-    assert found.settings["k"] == "3"
-    assert found.cost.seconds == facts["seconds"] > 0
-    assert (found.cost.activations_seen, found.cost.activations_read) == (1024, 1024)
-    assert found.cost.peak_bytes == facts["peak_bytes"]
-    assert found.curve == tuple(map(tuple, facts["curve"])) != ()
-
-
-def test_of_a_foreign_sae_little_is_known(on_disk, data):
-    found = loaded(on_disk["foreign"], data)
-    assert (found.kind, found.settings, found.curve) == ("sae", {"k": "7"}, ())
-    assert (found.cost.seconds, found.cost.activations_seen, found.cost.peak_bytes) == (None, None, None)
-    assert found.cost.parameters == 2 * 20 * WIDTH + 20 + WIDTH
-    assert found.cost.disk_bytes == sum(path.stat().st_size for path in on_disk["foreign"].iterdir())
-
-
-def test_of_a_run_its_dictionaries_count(on_disk, data, tmp_path):
-    run = shutil.copytree(on_disk["run"], tmp_path / "moved")
-    identity = identity_of(EntrySettings("a", load=str(on_disk["run"])), data)
-    size = loaded(run, data).cost.disk_bytes
-    assert size == sum(path.stat().st_size for path in (run / "dictionaries" / HOOK).iterdir())
-    (run / "fit.log").write_text("a note")
-    assert identity_of(EntrySettings("b", load=str(run)), data) == identity
-    index = run / "dictionaries" / HOOK / "dictionary.json"
-    index.write_text(index.read_text().replace('"k": 4', '"k": 3'))
-    assert identity_of(EntrySettings("b", load=str(run)), data) != identity
-
-
-@pytest.mark.parametrize("name", ["saved", "trained"])
-def test_a_file_that_changed_is_another_entry(name, on_disk, data, tmp_path):
-    copy = shutil.copytree(on_disk[name], tmp_path / "copy")
-    entry = EntrySettings("a", load=str(copy))
-    identity = identity_of(EntrySettings("b", load=str(on_disk[name])), data)
-    assert identity_of(entry, data) == identity
-    weights = next(copy.glob("*.safetensors"))
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-    assert identity_of(entry, data) != identity
-
-
-def test_a_release_is_told_by_its_name(data):
-    one, other = (identity_of(EntrySettings("a", load=f"release:sae_{i}"), data) for i in (1, 2))
-    assert one != other
-
-
 def test_more_atoms_than_activations_are_refused(data, tmp_path):
     with pytest.raises(InputError, match=r"n_atoms must lie between 1 and .*, got 1,000,000"):
         make(EntrySettings("a", random=RandomSettings(10**6)), data, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_entry_is_an_itda_with_sources(data, tmp_path):
-    dictionary = make(MADE["random"], data, tmp_path).entry.dictionary
+def test_the_entry_is_an_itda_with_sources(data, made):
+    dictionary = made["random"].entry.dictionary
     assert isinstance(dictionary, Dictionary)
     assert dictionary.dataset == data.documents.fingerprint
     assert len(dictionary.prompts) == 20

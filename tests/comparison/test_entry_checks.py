@@ -98,7 +98,9 @@ def test_another_model_is_told_unless_the_user_knows_better(data, copy, tiny_mod
     save_weights(copy, seed=1)
     for model in (copy, copy / "nowhere", "no-such-model"):
         for entry in entries_of(model):
-            expected = f"it is of the model '{model}', not '{tiny_model_dir}' (if they are the same, set same_model: true)"
+            expected = (
+                f"it is of the model '{model}', not '{tiny_model_dir}' (if they are the same, set same_model: true)"
+            )
             assert told(entry, data) == [expected]
             assert told(entry, data, same_model=True) == []
 

@@ -27,7 +27,6 @@ from tests import by_hand
 from tests.runs import HOOK, LAYER
 from tests.tiny_model import BOS, WIDTH
 
-pytest.importorskip("sae_probes", reason="pip install 'itda-lightning[probes]' and sae-probes without its dependencies")
 NAMES = ("155_athlete_sport_basketball", "5_hist_fig_ismale")
 TEXTS = ["a", "The Senate ratified the treaty", "of peace with all nations", "peace"]
 

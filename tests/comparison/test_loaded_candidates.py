@@ -1,0 +1,105 @@
+"""Entries that are loaded: what they are, what is known of their cost, and what tells them apart."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
+
+from itda_lightning import ActivationsDataModule
+from itda_lightning.comparison.candidates import Candidate, identity_of, make_candidate
+from itda_lightning.comparison.comparison_settings import EntrySettings
+from itda_lightning.fitting.loading import load_dictionary
+from itda_lightning.saelens.training import train_sae
+from itda_lightning.saelens.training_settings import TrainingSettings
+from tests.comparisons import TRAIN
+from tests.runs import HOOK, K
+from tests.tiny_model import WIDTH
+
+
+@pytest.fixture(scope="module")
+def data(data_section) -> ActivationsDataModule:
+    return ActivationsDataModule(**data_section)
+
+
+@pytest.fixture(scope="module")
+def places(on_disk, data, tmp_path_factory) -> dict[str, Path]:
+    """Everything that can be loaded, by name."""
+    root = tmp_path_factory.mktemp("places")
+    load_dictionary(on_disk["run"]).save(root / "saved")
+    settings = TrainingSettings(**(TRAIN | {"architecture": "matching_pursuit"}))
+    train_sae(settings, data, HOOK, root / "trained matching pursuit")
+    config = TopKSAEConfig(d_in=WIDTH, d_sae=20, k=7)
+    config.metadata.hook_name = HOOK
+    TopKSAE(config).save_model(root / "foreign")
+    return on_disk | {path.name: path for path in root.iterdir()}
+
+
+def loaded(path: Path, data: ActivationsDataModule) -> Candidate:
+    entry = EntrySettings("an entry", load=str(path))
+    return make_candidate(entry, data, HOOK, Path("/nowhere"), identity_of(entry, data))
+
+
+@pytest.mark.parametrize("name", ["run", "saved", "itda", "matching_pursuit"])
+def test_an_itda_is_one_however_it_is_stored(name, places, data):
+    candidate, dictionary = loaded(places[name], data), load_dictionary(places["run"])
+    assert candidate.kind == "itda"
+    assert torch.equal(candidate.entry.dictionary.atoms, dictionary.atoms)
+    assert candidate.cost.parameters == (dictionary.n_atoms + 1) * WIDTH
+    seen = dictionary.metadata["activations_seen"]
+    assert (candidate.cost.activations_seen, candidate.cost.activations_read) == (seen, seen)
+    validated = [(point["seen"], point["fvu"]) for point in dictionary.metadata["validation"]]
+    assert list(candidate.curve) == validated != []
+    assert candidate.settings == {"k": str(K), "pursuit": "mp", "nonnegative": "False", "centred": "True"}
+
+
+@pytest.mark.parametrize("name", ["trained", "trained matching pursuit"])
+def test_an_sae_that_was_trained_here_keeps_what_it_cost(name, places, data):
+    candidate = loaded(places[name], data)
+    facts = json.loads((places[name] / "cfg.json").read_text())["metadata"]["training"]
+    assert candidate.kind == "sae"
+    assert candidate.settings["k"] == "3"
+    assert candidate.cost.seconds == facts["seconds"] > 0
+    assert (candidate.cost.activations_seen, candidate.cost.activations_read) == (1024, 1024)
+    assert candidate.cost.peak_bytes == facts["peak_bytes"]
+    assert candidate.curve == tuple(map(tuple, facts["curve"])) != ()
+
+
+def test_of_a_foreign_sae_little_is_known(places, data):
+    candidate = loaded(places["foreign"], data)
+    assert (candidate.kind, candidate.settings, candidate.curve) == ("sae", {"k": "7"}, ())
+    assert (candidate.cost.seconds, candidate.cost.activations_seen, candidate.cost.peak_bytes) == (None, None, None)
+    assert candidate.cost.parameters == 2 * 20 * WIDTH + 20 + WIDTH
+    assert candidate.cost.disk_bytes == sum(path.stat().st_size for path in places["foreign"].iterdir())
+
+
+def test_of_a_run_its_dictionaries_count(places, data, tmp_path):
+    run = shutil.copytree(places["run"], tmp_path / "moved")
+    identity = identity_of(EntrySettings("a", load=str(places["run"])), data)
+    size = loaded(run, data).cost.disk_bytes
+    assert size == sum(path.stat().st_size for path in (run / "dictionaries" / HOOK).iterdir())
+    (run / "fit.log").write_text("a note")
+    assert identity_of(EntrySettings("b", load=str(run)), data) == identity
+    index = run / "dictionaries" / HOOK / "dictionary.json"
+    index.write_text(index.read_text().replace('"k": 4', '"k": 3'))
+    assert identity_of(EntrySettings("b", load=str(run)), data) != identity
+
+
+@pytest.mark.parametrize("name", ["saved", "trained"])
+def test_a_file_that_changed_is_another_entry(name, places, data, tmp_path):
+    copy = shutil.copytree(places[name], tmp_path / "copy")
+    entry = EntrySettings("a", load=str(copy))
+    identity = identity_of(EntrySettings("b", load=str(places[name])), data)
+    assert identity_of(entry, data) == identity
+    weights = next(copy.glob("*.safetensors"))
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert identity_of(entry, data) != identity
+
+
+def test_a_release_is_told_by_its_name(data):
+    one, other = (identity_of(EntrySettings("a", load=f"release:sae_{i}"), data) for i in (1, 2))
+    assert one != other
