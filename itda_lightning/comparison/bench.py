@@ -53,7 +53,7 @@ class Bench:
             documents = len(part.document[part.kept].unique())
             if documents < 2:
                 raise InputError(
-                    f"{name} gives held-out tokens of {documents} document, so no standard error can be computed: raise it"
+                    f"{name} gives tokens of {documents} document only, so no standard error can be computed: raise it"
                 )
 
     @cached_property

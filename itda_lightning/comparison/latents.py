@@ -24,12 +24,12 @@ from itda_lightning.results.comparison import LatentSummary, LatentView, Nearest
 
 
 def latent_view(
-    entries: Sequence[Entry],
+    itda: Entry,
+    others: Sequence[Entry],
     data: ActivationsDataModule,
     hook_name: str,
     language_model: LanguageModel | None,
     *,
-    reference: str | None = None,
     max_atoms: int = 16_384,
     top: int = 10,
     bins: int = 32,
@@ -43,36 +43,37 @@ def latent_view(
     blocks of codes and of cosines.
 
     Args:
-        entries: the ITDA and the others, in the order shown; ITDAs are encoded sparsely, SAEs in blocks of dense codes.
+        itda: the ITDA whose atoms are shown.
+        others: the other entries, in the order shown.
         data: its held-out activations are measured; its settings decide about position 0 and special tokens.
         hook_name: the hook point of all entries.
         language_model: for logit effects (see ``Unembedding``), which are left empty if this is None or if the model or
             the hook point has no unembedding.
-        reference: the name of the ITDA whose atoms are shown; None for the first ITDA.
-        max_atoms: at most so many atoms are shown, evenly chosen by index; those of one fit are in the order of growth.
+        max_atoms: largest number of atoms shown, evenly chosen by index, which is their order of growth.
         top: number of tokens with the largest ``|activation|`` shown per latent.
         bins: bins per histogram, an even number.
         effects: number of promoted and of suppressed tokens shown per latent.
 
     Raises:
-        InputError: no ITDA, or none of that name; entries of different widths or of another than the activations;
-            directions that are not finite; SAEs that expect scaled activations; numbers out of range. Only the width of
-            the activations is checked after anything is encoded.
+        InputError: an entry without a dictionary as ``itda``; directions that are not finite; atoms of another width
+            than the activations; numbers out of range.
     """
-    shown, dictionary = _reference(entries, reference)
+    dictionary = itda.dictionary
+    if dictionary is None:
+        raise InputError(f"latents are shown beside the atoms of an ITDA, but {itda.name} is none")
     check_at_least(1, {"max_atoms": max_atoms, "effects": effects})
-    others = [entry for index, entry in enumerate(entries) if index != shown]
+    entries = [itda, *others]
     for entry in entries:
-        _check(entry, entries[shown])
+        if not bool(directions_of(entry).isfinite().all()):
+            raise InputError(f"{entry.name} has decoder rows that are not finite: check how it was trained or saved")
     atoms = _evenly(dictionary.n_atoms, max_atoms)
     rows = data.rows("heldout")
 
     nearest = [_nearest(dictionary, atoms, other) for other in others]
     chosen = [atoms, *(near.direction.unique() for near in nearest)]
-    ordered = [entries[shown], *others]
     meters = [
         LatentUsageMeter(entry, latents, rows.context_size, top, bins)
-        for entry, latents in zip(ordered, chosen, strict=True)
+        for entry, latents in zip(entries, chosen, strict=True)
     ]
     _count(meters, dictionary, data, hook_name)
 
@@ -81,13 +82,13 @@ def latent_view(
         unembedding.effects(directions_of(entry)[latents.to(directions_of(entry).device)], effects)
         if unembedding is not None
         else None
-        for entry, latents in zip(ordered, chosen, strict=True)
+        for entry, latents in zip(entries, chosen, strict=True)
     ]
     tokens = _tokens(written)
     summaries = [_summaries(meter, effect, tokens) for meter, effect in zip(meters, written, strict=True)]
     prompts, cosines = dictionary.prompts, dictionary.cosines
     return LatentView(
-        reference=entries[shown].name,
+        reference=itda.name,
         rows=tuple(tuple(rows.pieces(row)) for row in range(len(rows))),
         vocabulary=tuple(token_texts(data.tokenizer, tokens.tolist())),
         atoms=summaries[0],
@@ -98,29 +99,6 @@ def latent_view(
         ),
         source_cosines=None if cosines is None else tuple(cosines[atoms.to(cosines.device)].tolist()),
     )
-
-
-def _reference(entries: Sequence[Entry], name: str | None) -> tuple[int, Dictionary]:
-    for index, entry in enumerate(entries):
-        if entry.dictionary is not None and name in (None, entry.name):
-            return index, entry.dictionary
-    itda = "an ITDA" if name is None else f"an ITDA named {name!r}"
-    raise InputError(f"latents are shown beside the atoms of {itda}, but the entries are {[e.name for e in entries]}")
-
-
-def _check(entry: Entry, reference: Entry) -> None:
-    directions, width = directions_of(entry), directions_of(reference).shape[1]
-    if directions.shape[1] != width:
-        raise InputError(
-            f"{entry.name} writes {directions.shape[1]} dimensions but the atoms of {reference.name} have {width}: "
-            "compare entries of one model and hook point"
-        )
-    if not bool(directions.isfinite().all()):
-        raise InputError(f"{entry.name} has decoder rows that are not finite: check how it was trained or saved")
-    if entry.dictionary is None and entry.sae.cfg.normalize_activations == "expected_average_only_in":
-        raise InputError(
-            f"{entry.name} expects scaled activations: fold the scaling with fold_activation_norm_scaling_factor"
-        )
 
 
 def _evenly(n: int, most: int) -> Int[Tensor, " m"]:

@@ -133,7 +133,14 @@ def _latents(settings: ComparisonSettings, rows: tuple[Row, ...], bench: Bench, 
         ).entry._replace(name=entry.name)
         for entry in [first, *others[: settings.latents_of]]
     ]
-    return latent_view(entries, bench.data, bench.hook_name, bench.data.language_model, max_atoms=settings.atoms_shown)
+    return latent_view(
+        entries[0],
+        entries[1:],
+        bench.data,
+        bench.hook_name,
+        bench.data.language_model,
+        max_atoms=settings.atoms_shown,
+    )
 
 
 def _facts(data: ActivationsDataModule, bench: Bench) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """Controls of a comparison, from the activations that a fit reads: random atoms and principal components."""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import xxhash
@@ -97,21 +96,20 @@ def _is_new(row: Float[Tensor, " d"], seen: set[bytes]) -> bool:
     return True
 
 
-@dataclass(frozen=True)
-class PrincipalComponents:
+class PrincipalComponents(NamedTuple):
     """The principal components of training activations.
 
     Attributes:
         mean: (d,) float64.
         components: (d, d) float64, orthonormal rows, the one of the largest variance first.
         variances: (d,) float64, the variance along each.
-        count: number of activations.
+        n_activations: number of activations.
     """
 
     mean: Float[Tensor, " d"]
     components: Float[Tensor, "d d"]
     variances: Float[Tensor, " d"]
-    count: int
+    n_activations: int
 
 
 def principal_components(data: ActivationsDataModule, hook_name: str, tokens: int | None = None) -> PrincipalComponents:
@@ -139,13 +137,7 @@ def principal_components(data: ActivationsDataModule, hook_name: str, tokens: in
     return PrincipalComponents(origin + mean, vectors.T.flip(0), variances.flip(0).clamp(min=0), count)
 
 
-def pca_sae(
-    data: ActivationsDataModule,
-    hook_name: str,
-    k: int,
-    tokens: int | None = None,
-    components: PrincipalComponents | None = None,
-) -> SAE[Any]:
+def pca_sae(data: ActivationsDataModule, hook_name: str, k: int, tokens: int | None = None) -> SAE[Any]:
     """Make an SAE of the best reconstruction by k fixed directions: the mean and the top k principal components.
 
     It is a standard SAE with the rows [P; -P]: its 2 k latents are the positive and the negative parts of the k
@@ -154,17 +146,15 @@ def pca_sae(
     Args:
         data, hook_name, tokens: as in ``principal_components``.
         k: the number of components.
-        components: the result of ``principal_components`` if it is known, e.g. for several k; None to compute it.
 
     Raises:
         InputError: k out of range, or as ``principal_components``.
     """
-    width = TrainingRows(data, hook_name, tokens).d_in if components is None else len(components.mean)
-    check_between(1, width, {"k": k}, "an activation has no more dimensions")
-    components = components or principal_components(data, hook_name, tokens)
+    check_between(1, TrainingRows(data, hook_name, tokens).d_in, {"k": k}, "an activation has no more dimensions")
+    components = principal_components(data, hook_name, tokens)
     rows = torch.cat([components.components[:k], -components.components[:k]]).float()
     explained = float(components.variances[:k].sum() / components.variances.sum())
-    training = {"control": "pca", "k": k, "tokens": tokens, "activations_seen": components.count}
+    training = {"control": "pca", "k": k, "tokens": tokens, "activations_seen": components.n_activations}
     training["explained_variance"] = explained
     sae = StandardSAE(
         StandardSAEConfig(

@@ -159,9 +159,9 @@ def test_losses_are_of_the_first_whole_rows(data):
         (
             {"validation_tokens": CONTEXT},
             {},
-            r"data\.validation_tokens gives held-out tokens of 1 document, so no standard error can be computed: raise it",
+            r"data\.validation_tokens gives tokens of 1 document only, so no standard error can be computed: raise it",
         ),
-        ({}, {"loss_tokens": CONTEXT}, "loss_tokens gives held-out tokens of 1 document, so no standard error can be"),
+        ({}, {"loss_tokens": CONTEXT}, "loss_tokens gives tokens of 1 document only, so no standard error can be"),
     ],
     ids=["hook points", "a row", "one document", "losses of one document"],
 )

@@ -55,7 +55,7 @@ def data(itda) -> ActivationsDataModule:
 
 @pytest.fixture(scope="module")
 def view(itda, standard, topk, data) -> LatentView:
-    return latent_view([topk, itda, standard], data, HOOK, data.language_model, top=4, bins=8, effects=5)
+    return latent_view(itda, [topk, standard], data, HOOK, data.language_model, top=4, bins=8, effects=5)
 
 
 @pytest.fixture(scope="module")
@@ -118,11 +118,11 @@ def test_the_nearest_latent_has_the_largest_cosine_of_either_sign(view, itda, to
 
 
 def test_refined_atoms_come_with_their_cosine_to_the_source(itda, data):
-    assert latent_view([itda], data, HOOK, None, max_atoms=5, effects=1).source_cosines is None
+    assert latent_view(itda, [], data, HOOK, None, max_atoms=5, effects=1).source_cosines is None
     atoms = itda.dictionary.atoms
     near = torch.nn.functional.normalize(atoms + 0.05 * torch.randn(atoms.shape), dim=1)
     refined = Dictionary(near, itda.dictionary.bias, k=itda.dictionary.k, grown=atoms)
-    shown = latent_view([itda._replace(dictionary=refined)], data, HOOK, None, max_atoms=5, effects=1)
+    shown = latent_view(itda._replace(dictionary=refined), [], data, HOOK, None, max_atoms=5, effects=1)
     cosines = [float(near[summary.latent] @ atoms[summary.latent]) for summary in shown.atoms]
     assert shown.source_cosines == pytest.approx(cosines, abs=1e-5)
     assert max(cosines) < 1
@@ -130,7 +130,7 @@ def test_refined_atoms_come_with_their_cosine_to_the_source(itda, data):
 
 def test_nonnegative_codes_have_a_nearest_latent_on_the_same_side(itda, topk, data):
     one = Dictionary(itda.dictionary.atoms, itda.dictionary.bias, k=2, nonnegative=True)
-    shown = latent_view([Entry("one", to_sae(one), one), topk], data, HOOK, None)
+    shown = latent_view(Entry("one", to_sae(one), one), [topk], data, HOOK, None)
     cosines = torch.nn.functional.normalize(one.atoms, dim=1) @ torch.nn.functional.normalize(directions(topk), dim=1).T
     assert [index for index, _ in shown.others[0].nearest] == cosines.argmax(1).tolist()
 
@@ -164,7 +164,7 @@ def test_batches_of_any_size_give_the_same_view(itda, standard, topk, view, data
     settings = dict(data.hparams)
     for size in (1, 37):
         cut = ActivationsDataModule(**{**settings, "batch_size": size})
-        again = latent_view([topk, itda, standard], cut, HOOK, None, top=4, bins=8)
+        again = latent_view(itda, [topk, standard], cut, HOOK, None, top=4, bins=8)
         for one, other in zip((view.atoms, *(o.latents for o in view.others)), _all(again), strict=True):
             assert [(s.latent, s.density, s.limit, s.histogram) for s in one] == [
                 (s.latent, s.density, s.limit, s.histogram) for s in other
@@ -177,7 +177,7 @@ def _all(view: LatentView) -> tuple[tuple[LatentSummary, ...], ...]:
 
 
 def test_without_a_model_there_are_no_logit_effects(itda, data):
-    shown = latent_view([itda], data, HOOK, None)
+    shown = latent_view(itda, [], data, HOOK, None)
     assert shown.vocabulary == ()
     assert shown.others == ()
     assert {(summary.promoted, summary.suppressed) for summary in shown.atoms} == {((), ())}
@@ -185,13 +185,13 @@ def test_without_a_model_there_are_no_logit_effects(itda, data):
 
 def test_a_model_without_common_names_gives_no_logit_effects(itda, data, tiny_model_dir):
     name = LanguageModelName(str(tiny_model_dir), loader="huggingface", device="cpu")
-    shown = latent_view([itda], data, HOOK, LanguageModel(name, [f"model.layers.{LAYER}"]), max_atoms=3)
+    shown = latent_view(itda, [], data, HOOK, LanguageModel(name, [f"model.layers.{LAYER}"]), max_atoms=3)
     assert shown.vocabulary == ()
 
 
 def test_at_most_so_many_atoms_are_shown_from_the_first_to_near_the_last(itda, data):
     n = itda.dictionary.n_atoms
-    shown = latent_view([itda], data, HOOK, None, max_atoms=7)
+    shown = latent_view(itda, [], data, HOOK, None, max_atoms=7)
     chosen = [summary.latent for summary in shown.atoms]
     assert len(set(chosen)) == 7
     assert chosen == sorted(chosen)
@@ -200,39 +200,30 @@ def test_at_most_so_many_atoms_are_shown_from_the_first_to_near_the_last(itda, d
     assert shown.sources == tuple(itda.dictionary.prompts[atom] for atom in chosen)
 
 
-def test_the_reference_is_chosen_by_name_and_atoms_of_other_itdas_are_latents(itda, data):
+def test_atoms_of_other_itdas_are_latents(itda, data):
     bare = Dictionary(itda.dictionary.atoms[:20], itda.dictionary.bias, k=3)
-    entries = [itda, Entry("bare", to_sae(bare, "matching_pursuit"), bare)]
-    shown = latent_view(entries, data, HOOK, None, reference="bare")
+    shown = latent_view(Entry("bare", to_sae(bare, "matching_pursuit"), bare), [itda], data, HOOK, None)
     assert (shown.reference, len(shown.atoms), set(shown.sources)) == ("bare", 20, {None})
     assert [index for index, _ in shown.others[0].nearest] == list(range(20))
     assert [cosine for _, cosine in shown.others[0].nearest] == pytest.approx([1.0] * 20)
 
 
-def test_what_cannot_be_shown_is_refused_before_anything_is_encoded(itda, topk, standard, data, monkeypatch):
+def test_what_cannot_be_shown_is_refused_before_anything_is_encoded(itda, topk, data, monkeypatch):
     monkeypatch.setattr(data, "val_dataloader", lambda: pytest.fail("read"))
-    with pytest.raises(InputError, match=r"beside the atoms of an ITDA, but the entries are \['topk'\]"):
-        latent_view([topk], data, HOOK, None)
-    with pytest.raises(InputError, match="an ITDA named 'topk', but"):
-        latent_view([itda, topk], data, HOOK, None, reference="topk")
-    wide = Entry("wide", TopKSAE(TopKSAEConfig(d_in=WIDTH + 2, d_sae=8, k=2)), None)
-    with pytest.raises(InputError, match=f"wide writes {WIDTH + 2} dimensions but the atoms of itda have {WIDTH}"):
-        latent_view([itda, wide], data, HOOK, None)
+    with pytest.raises(InputError, match="beside the atoms of an ITDA, but topk is none"):
+        latent_view(topk, [], data, HOOK, None)
     broken = StandardSAE(StandardSAEConfig(d_in=WIDTH, d_sae=8))
     with torch.no_grad():
         broken.W_dec[3, 1] = torch.nan
     with pytest.raises(InputError, match="broken has decoder rows that are not finite"):
-        latent_view([itda, Entry("broken", broken, None)], data, HOOK, None)
-    scaled = StandardSAEConfig(d_in=WIDTH, d_sae=8, normalize_activations="expected_average_only_in")
-    with pytest.raises(InputError, match="scaled expects scaled activations: fold"):
-        latent_view([itda, Entry("scaled", StandardSAE(scaled), None)], data, HOOK, None)
+        latent_view(itda, [Entry("broken", broken, None)], data, HOOK, None)
     for options in ({"max_atoms": 0}, {"effects": 0}, {"bins": 7}, {"bins": 0}, {"top": -1}):
         with pytest.raises(InputError, match=next(iter(options.values())).__str__()):
-            latent_view([itda], data, HOOK, None, **options)
+            latent_view(itda, [], data, HOOK, None, **options)
 
 
 def test_atoms_of_another_width_than_the_activations_are_refused(data):
     atoms = torch.nn.functional.normalize(torch.randn(4, WIDTH + 1), dim=1)
     wide = Dictionary(atoms, k=2)
     with pytest.raises(InputError, match=f"has d_in {WIDTH + 1} but {HOOK} of .* has {WIDTH} dimensions"):
-        latent_view([Entry("wide", to_sae(wide), wide)], data, HOOK, None)
+        latent_view(Entry("wide", to_sae(wide), wide), [], data, HOOK, None)

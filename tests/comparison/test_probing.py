@@ -146,7 +146,7 @@ def test_a_latent_that_tells_the_classes_apart_is_found():
 
 
 def test_a_signed_latent_counts_with_its_sign():
-    """Positive for one class and negative for the other: what counts `> 0` alone would still see, but as two latents."""
+    """Positive for one class and negative for the other: counting `> 0` alone would see it, but as two latents."""
     dataset = draw(80, 60)
     codes = torch.zeros(80, 5)
     codes[:, 3] = torch.from_numpy(dataset.labels).float() * 2 - 1

@@ -104,7 +104,7 @@ def test_tokens_beyond_the_first_of_the_data_are_refused(refused):
         (
             {"A": PCA},
             {"data": {"validation_tokens": CONTEXT}},
-            "held-out tokens of 1 document, so no standard error can be",
+            "gives tokens of 1 document only, so no standard error can be",
         ),
         ({"A": PCA}, {"data": {"context_size": 1}}, r"data\.context_size must be at least 4, got 1"),
         ({"A": PCA}, {"data": {"model": "/no/model"}}, "cannot load the tokenizer of the language model '/no/model'"),

@@ -143,5 +143,5 @@ def test_a_hook_point_that_it_cannot_use(hook):
 
 
 def test_saebench_is_not_needed():
-    code = "import sys, itda_lightning.saelens.saebench as s; sys.exit(any(m.startswith('sae_bench') for m in sys.modules))"
+    code = "import sys, itda_lightning.saelens.saebench; sys.exit(any(m.startswith('sae_bench') for m in sys.modules))"
     subprocess.run([sys.executable, "-c", code], check=True)
