@@ -5,16 +5,13 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.models.language_model import LanguageModel
-from itda_lightning.activations.usable import usable
 from itda_lightning.comparison.latent_usage import LatentUsageMeter
 from itda_lightning.comparison.nearest import Nearest, nearest_directions
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
-from itda_lightning.evaluation.data_of import check_width
 from itda_lightning.evaluation.entries import Entry
 from itda_lightning.evaluation.logit_effects import LogitEffects, Unembedding
 from itda_lightning.evaluation.token_text import token_texts
@@ -75,7 +72,10 @@ def latent_view(
         LatentUsageMeter(entry, latents, rows.context_size, top, bins)
         for entry, latents in zip(entries, chosen, strict=True)
     ]
-    _count(meters, dictionary, data, hook_name)
+    description = "Latents on held-out activations"
+    for x, table in data.heldout_batches(hook_name, d_in=dictionary.d_in, description=description):
+        for meter in meters:
+            meter.update(x, table)
 
     unembedding = Unembedding.of(language_model, hook_name) if language_model is not None else None
     written = [
@@ -111,15 +111,6 @@ def _nearest(dictionary: Dictionary, atoms: Int[Tensor, " m"], other: Entry) -> 
     signed = not dictionary.nonnegative or (other.dictionary is not None and not other.dictionary.nonnegative)
     rows = dictionary.atoms[atoms.to(dictionary.atoms.device)]
     return nearest_directions(rows, directions_of(other), signed)
-
-
-def _count(meters: list[LatentUsageMeter], dictionary: Dictionary, data: ActivationsDataModule, hook_name: str) -> None:
-    for batch in tqdm(data.val_dataloader(), desc="Latents on held-out activations", unit=" batches"):
-        x = batch.activations[hook_name]
-        check_width(dictionary, x.shape[1], data, hook_name)
-        good = usable(x, batch.table, hook_name, "skip")
-        for meter in meters:
-            meter.update(x[good], batch.table[good])
 
 
 def _tokens(written: Sequence[LogitEffects | None]) -> Int[Tensor, " tokens"]:

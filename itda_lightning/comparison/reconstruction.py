@@ -5,10 +5,8 @@ import time
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.activations.usable import usable
 from itda_lightning.comparison.document_sums import DocumentSums
 from itda_lightning.dictionary.reconstruction_error import variance
 from itda_lightning.dictionary.sources import COLUMNS
@@ -39,11 +37,7 @@ def measure_reconstruction(
     sums = DocumentSums(rows.document[rows.kept])
     counts = torch.zeros(len(directions_of(entry)), dtype=torch.int64)
     n_tokens = 0
-    for batch in tqdm(data.val_dataloader(), desc=f"Reconstruct with {entry.name}", unit=" batches", leave=False):
-        good = usable(batch.activations[hook_name], batch.table, hook_name, "skip")
-        if not bool(good.any()):
-            continue
-        x, document = batch.activations[hook_name][good], batch.table[good][:, DOCUMENT]
+    for x, table in data.heldout_batches(hook_name, description=f"Reconstruct with {entry.name}"):
         l0, parts = torch.zeros(len(x), dtype=torch.float64), []
         for used, part in used_with_reconstructions(entry, x):
             l0 += torch.bincount(used.token, minlength=len(x))
@@ -52,7 +46,7 @@ def measure_reconstruction(
         x, x_hat = x.double(), torch.cat(parts)
         norm_in, norm_out = x.norm(dim=1), x_hat.norm(dim=1)
         sums.update(
-            document,
+            table[:, DOCUMENT],
             tokens=torch.ones(len(x)),
             x=x,
             squares=x.square().sum(1),
@@ -77,9 +71,7 @@ def measure_reconstruction(
 
 def encoding_rate(entry: Entry, data: ActivationsDataModule, hook_name: str) -> float:
     """Measure the activations encoded per second: the best of several repetitions on the first held-out ones."""
-    batch = next(iter(data.val_dataloader()))
-    x = batch.activations[hook_name]
-    x = x[usable(x, batch.table, hook_name, "skip")][:TIMED_ACTIVATIONS]
+    x = next(data.heldout_batches(hook_name)).x[:TIMED_ACTIVATIONS]
     seconds = []
     for _ in range(TIMED_REPEATS):
         start = time.perf_counter()
