@@ -16,6 +16,8 @@ from tests.fits import HOOK, data_settings, fitted, trainer
 
 OTHER = "blocks.0.hook_resid_post"
 
+UNCHANGED: dict[str, Any] = {}
+
 
 @pytest.fixture
 def data_of(tiny_model_dir: Path, prose_file: Path):
@@ -96,7 +98,9 @@ def test_the_same_seed_and_data_give_the_same_bits(data_of):
 @pytest.mark.parametrize("others", [{"batch_size": 37}, {"batch_size": 4096}, {"model_batch_size": 3}])
 @pytest.mark.parametrize("pursuit", ["mp", "omp", "gomp"])
 def test_no_batch_size_changes_a_sequential_dictionary(data_of, others, pursuit):
-    usual, other = (fitted(data_of(**changed), pursuit=pursuit).finished_dictionary() for changed in ({}, others))
+    usual, other = (
+        fitted(data_of(**changed), pursuit=pursuit).finished_dictionary() for changed in (UNCHANGED, others)
+    )
     assert torch.equal(usual.source_table, other.source_table)
     torch.testing.assert_close(usual.atoms, other.atoms)
 
@@ -111,7 +115,9 @@ def test_growth_for_the_generalised_pursuit_is_judged_by_the_orthogonal_one(data
 
 @pytest.mark.parametrize("others", [{"batch_size": 37}, {"batch_size": 4096}])
 def test_the_batch_size_does_change_a_frozen_batch_dictionary(data_of, others):
-    usual, other = (fitted(data_of(**changed), growth="frozen_batch").finished_dictionary() for changed in ({}, others))
+    usual, other = (
+        fitted(data_of(**changed), growth="frozen_batch").finished_dictionary() for changed in (UNCHANGED, others)
+    )
     assert usual.n_atoms != other.n_atoms
 
 
