@@ -1,4 +1,4 @@
-"""One step of growth by all processes, after which every one knows the same atoms; the same on any number of processes."""
+"""Run one step of growth in all processes, after which all know the same atoms, whatever their number."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -9,14 +9,14 @@ Number = int | float
 
 
 def check_at_least(least: Number, values: Mapping[str, Number | None], remedy: str = "") -> None:
-    """Raise InputError for the first of the values (name -> value) below ``least``; None passes. ``remedy`` is added."""
+    """Raise InputError for the first value (name -> value) below ``least``; None passes; ``remedy`` is added."""
     for name, value in values.items():
         if value is not None and not value >= least:
             raise InputError(f"{name} must be at least {least:,}, got {value:,}{_ending(remedy)}")
 
 
 def check_between(low: Number, high: Number, values: Mapping[str, Number | None], remedy: str = "") -> None:
-    """Raise InputError for the first of the values (name -> value) outside ``low`` to ``high`` inclusive; None passes."""
+    """Raise InputError for the first value (name -> value) outside ``low`` to ``high`` inclusive; None passes."""
     for name, value in values.items():
         if value is not None and not low <= value <= high:
             raise InputError(f"{name} must lie between {low:,} and {high:,}, got {value:,}{_ending(remedy)}")

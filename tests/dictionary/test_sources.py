@@ -73,7 +73,8 @@ def test_unknown_sources_have_nothing_in_common():
 def test_set_operations_across_datasets_are_refused(operation):
     with pytest.raises(
         InputError,
-        match=r"^the sources come from different datasets \(one and two\): fit both dictionaries on the same documents$",
+        match=r"^the sources come from different datasets \(one and two\): fit both dictionaries on the same "
+        r"documents$",
     ):
         getattr(sources_of(dataset="one"), operation)(sources_of(dataset="two"))
 
@@ -97,7 +98,8 @@ def test_recovery_from_other_documents_is_refused(documents):
         sources.recover(0, documents)
     with pytest.raises(
         InputError,
-        match=r"^document 2 has 5 characters but the source's span is 3\.\.6: these are not the documents of dataset data$",
+        match=r"^document 2 has 5 characters but the source's span is 3\.\.6: these are not the documents of "
+        r"dataset data$",
     ):
         sources.recover(1, documents)
     with pytest.raises(InputError, match=r"^the document of source 2 is unknown, so its text cannot be recovered$"):

@@ -1,4 +1,4 @@
-"""Pursuits over atoms that are split over processes, in groups of 2 and 4, against the oracle and against one process."""
+"""Pursuits over atoms split over processes, in groups of 2 and 4, against the oracle and against one process."""
 
 from typing import NamedTuple
 

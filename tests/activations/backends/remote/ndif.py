@@ -144,7 +144,9 @@ def _handler(server: FakeNDIF) -> type[BaseHTTPRequestHandler]:
                 events.put((CLOSE, b""))
                 return
             if fault == "fails":
-                events.put((TEXT, json.dumps({"id": "job", "status": "ERROR", "description": "out of memory"}).encode()))
+                events.put(
+                    (TEXT, json.dumps({"id": "job", "status": "ERROR", "description": "out of memory"}).encode())
+                )
             if fault is not None:
                 events.put((CLOSE, b""))
             else:
