@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -54,7 +55,8 @@ def test_a_gram_is_built_once_its_products_are_repaid():
     atoms.build_gram_if_repaid("gomp", 4000, 6)  # whose steps are products with all atoms
     assert atoms.gram is None
     atoms.build_gram_if_repaid("omp", 40, 6)
-    torch.testing.assert_close(atoms.gram[:300, :300] * UNIT, ATOMS @ ATOMS.T, rtol=0, atol=UNIT)
+    gram: Any = atoms.gram
+    torch.testing.assert_close(gram[:300, :300] * UNIT, ATOMS @ ATOMS.T, rtol=0, atol=UNIT)
 
 
 def test_the_budget_decides_what_is_kept():
