@@ -21,8 +21,10 @@ def test_the_two_commands_are_make_targets_and_ci_runs_the_tests_by_one() -> Non
     commands = [block.strip() for block in blocks("bash")[:2]]
     assert commands == ["make demo", "make test"]
     makefile = (ROOT / "Makefile").read_text()
-    for target in ("demo", "test", "lint", "types"):
-        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), f"the Makefile has no target {target}"
+    documents = ("README.md", "CONTRIBUTING.md", ".github/workflows/checks.yml", ".ci/run", ".pre-commit-config.yaml")
+    for document in documents:
+        for target in re.findall(r"\bmake ([a-z][a-z.]+)", (ROOT / document).read_text(encoding="utf-8")):
+            assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), f"{document}: there is no make {target}"
     ci = (ROOT / ".ci" / "run").read_text().splitlines()
     assert [line for line in ci if line.startswith("make")] == ["make test", "make lint", "make types"]
 
