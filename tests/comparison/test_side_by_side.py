@@ -8,12 +8,19 @@ from typing import Any
 import pytest
 from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig
 
+from itda_lightning import ActivationsDataModule
 from itda_lightning.compare import main
-from itda_lightning.comparison import candidates
+from itda_lightning.comparison import candidates, side_by_side
 from itda_lightning.comparison.bench import Bench
+from itda_lightning.comparison.comparison_settings import (
+    ComparisonSettings,
+    EntrySettings,
+    FitSettings,
+    PCASettings,
+)
 from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.results.as_json import from_json
-from itda_lightning.results.comparison import MEASURES, Comparison, Row
+from itda_lightning.results.comparison import MEASURES, Comparison, Encoding, Row
 from tests.comparisons import FIT, TRAIN
 from tests.runs import CONTEXT, HOOK, K
 from tests.tiny_model import WIDTH
@@ -199,20 +206,40 @@ def test_an_entry_that_fails_costs_no_other(config_of, on_disk, tmp_path, capsys
     ]
 
 
-def test_controls_of_other_tokens_have_names_of_their_own(config_of, tmp_path):
-    some = {"A": {"fit": FIT | {"tokens": 640}}, "B": {"fit": FIT}, "PCA, 4 components": {"pca": {"k": 2}}}
-    assert main(["--config", str(config_of(tmp_path / "out", some))]) == 0
-    rows = written(tmp_path / "out").rows
-    names = [row.name for row in rows]
-    assert len(set(names)) == len(names)
-    controls = [(row.kind, row.settings.get("tokens")) for row in rows[3:]]
-    assert controls == [("random", "640"), ("pca", "640"), ("random", None), ("pca", None)]
+@pytest.fixture
+def names_and_tokens(monkeypatch, data_section, tmp_path):
+    """Compares entries without measuring them; returns (name, kind, tokens) of every row."""
+
+    def row_of(entry: EntrySettings, *_: object) -> Row:
+        encoding = Encoding(K, "omp", nonnegative=False, centred=True) if entry.fit is not None else None
+        settings = {"tokens": str(entry.chosen.tokens)}
+        return Row(entry.name, candidates.KINDS[entry.way], width=30, settings=settings, encoding=encoding)
+
+    def compared(*entries: EntrySettings) -> list[tuple[str, str, str]]:
+        settings = ComparisonSettings(list(entries), str(tmp_path), latents=False, loss_tokens=8 * CONTEXT)
+        rows = side_by_side.compare(settings, ActivationsDataModule(**data_section), publish=lambda _: None).rows
+        return [(row.name, row.kind, row.settings["tokens"]) for row in rows]
+
+    monkeypatch.setattr(side_by_side, "_row", row_of)
+    return compared
 
 
-def test_a_control_that_was_asked_for_is_not_added(config_of, tmp_path):
-    entries = {"A": {"fit": FIT}, "My own": {"pca": {"k": K}}}
-    assert main(["--config", str(config_of(tmp_path / "out", entries))]) == 0
-    assert [row.name for row in written(tmp_path / "out").rows] == ["A", "My own", "random, for A"]
+def test_controls_of_other_tokens_have_names_of_their_own(names_and_tokens):
+    some = EntrySettings("A", fit=FitSettings(30, K, tokens=640))
+    rows = names_and_tokens(
+        some, EntrySettings("B", fit=FitSettings(30, K)), EntrySettings("PCA, 4 components", pca=PCASettings(2))
+    )
+    assert rows[3:] == [
+        ("random, for A", "random", "640"),
+        ("PCA, 4 components, again", "pca", "640"),
+        ("random, for B", "random", "None"),
+        ("PCA, 4 components, again, again", "pca", "None"),
+    ]
+
+
+def test_a_control_that_was_asked_for_is_not_added(names_and_tokens):
+    rows = names_and_tokens(EntrySettings("A", fit=FitSettings(30, K)), EntrySettings("My own", pca=PCASettings(K)))
+    assert [name for name, _, _ in rows] == ["A", "My own", "random, for A"]
 
 
 def test_an_sae_that_does_not_say_its_hook_point_is_of_the_one_compared(config_of, tmp_path):
