@@ -77,7 +77,7 @@ def test_what_is_made_is_made_once(way, made, data, places, monkeypatch):
 
 
 @pytest.mark.parametrize("way", MADE)
-def test_what_it_cost_is_told(way, made, data, places):
+def test_its_cost_is_recorded(way, made, data, places):
     candidate = made[way]
     n_kept = data.rows("train").n_kept
     seen = {"train": 1024, "random": 20, "pca": n_kept}.get(way)

@@ -126,7 +126,7 @@ def test_sums_are_kept_in_double_precision():
 
 
 @pytest.mark.parametrize(("document", "count"), [([4, 4, 4], 1), ([], 0)])
-def test_no_error_can_be_told_of_one_document(document, count):
+def test_one_document_has_no_standard_error(document, count):
     with pytest.raises(
         InputError, match=f"tokens are of {count} document, so no standard error can be computed: raise data.validation"
     ):

@@ -1,4 +1,4 @@
-"""What is told of an entry that is of other activations than those compared."""
+"""The problems of an entry that is of other activations than those compared."""
 
 import shutil
 
@@ -37,7 +37,7 @@ def itda_entry(data: dict, **metadata: object) -> Entry:
     return Entry("an ITDA", to_sae(dictionary), dictionary)
 
 
-def told(entry: Entry, data: ActivationsDataModule, **others: bool) -> list[str]:
+def problems_of(entry: Entry, data: ActivationsDataModule, **others: bool) -> list[str]:
     return differences(entry, data, HOOK, WIDTH, **others)
 
 
@@ -50,7 +50,7 @@ def test_what_says_nothing_against_it_is_accepted(data, tiny_model_dir):
         sae_entry(model_name=model, normalize="layer_norm"),
         itda_entry({"model": model, "prepend_bos": True}),
     ):
-        assert told(entry, data) == []
+        assert problems_of(entry, data) == []
 
 
 @pytest.mark.parametrize(
@@ -72,12 +72,12 @@ def test_what_says_nothing_against_it_is_accepted(data, tiny_model_dir):
     ids=["hook point", "width", "prepend_bos", "processing", "scaling"],
 )
 def test_each_difference_is_a_sentence(data, entry, text):
-    assert told(entry, data) == [text]
+    assert problems_of(entry, data) == [text]
 
 
-def test_all_differences_are_told(data):
+def test_all_differences_are_listed(data):
     entry = sae_entry(d_in=48, hook_name=OTHER_HOOK, prepend_bos=False, model_name="gpt2-small")
-    assert len(told(entry, data)) == 4
+    assert len(problems_of(entry, data)) == 4
 
 
 @pytest.fixture
@@ -91,23 +91,23 @@ def entries_of(model: object) -> list[Entry]:
 
 def test_the_same_files_under_another_name_are_the_same_model(data, copy):
     for entry in entries_of(copy):
-        assert told(entry, data) == []
+        assert problems_of(entry, data) == []
 
 
-def test_another_model_is_told_unless_the_user_knows_better(data, copy, tiny_model_dir):
+def test_another_model_is_a_problem_unless_the_user_knows_better(data, copy, tiny_model_dir):
     save_weights(copy, seed=1)
     for model in (copy, copy / "nowhere", "no-such-model"):
         for entry in entries_of(model):
             expected = (
                 f"it is of the model '{model}', not '{tiny_model_dir}' (if they are the same, set same_model: true)"
             )
-            assert told(entry, data) == [expected]
-            assert told(entry, data, same_model=True) == []
+            assert problems_of(entry, data) == [expected]
+            assert problems_of(entry, data, same_model=True) == []
 
 
 def test_the_name_of_the_fit_counts_where_the_model_has_several(data, copy, tiny_model_dir):
     """SAELens's tools may be told an official name; the fit's own settings say what was loaded."""
-    assert told(itda_entry({"model": str(tiny_model_dir)}, model_name="an alias"), data) == []
+    assert problems_of(itda_entry({"model": str(tiny_model_dir)}, model_name="an alias"), data) == []
 
 
 @pytest.mark.parametrize("kind", ["itda", "trained"])
@@ -121,6 +121,6 @@ def test_revisions_of_one_name_are_different_models(kind, tiny_model_dir, prose_
         return sae_entry(model_name="someone/model", data=settings)
 
     data = ActivationsDataModule(**data_settings("someone/model", prose_file, device="cpu", model_revision="step3000"))
-    assert told(of("step3000"), data) == []
-    (text,) = told(of("step1000"), data)
+    assert problems_of(of("step3000"), data) == []
+    (text,) = problems_of(of("step1000"), data)
     assert text.startswith("it is of the model 'someone/model' at step1000, not 'someone/model' at step3000")

@@ -100,6 +100,6 @@ def test_a_file_that_changed_is_another_entry(name, places, data, tmp_path):
     assert identity_of(entry, data) != identity
 
 
-def test_a_release_is_told_by_its_name(data):
+def test_a_release_is_identified_by_its_name(data):
     one, other = (identity_of(EntrySettings("a", load=f"release:sae_{i}"), data) for i in (1, 2))
     assert one != other

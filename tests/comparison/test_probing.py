@@ -237,7 +237,7 @@ def test_an_sae_of_another_model_or_hook_point(language_model, settings):
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"train_examples": 3}, "train_examples must be at least 4, got 3"),
         ({"test_examples": 1}, "test_examples must be at least 2, got 1"),
@@ -249,6 +249,6 @@ def test_an_sae_of_another_model_or_hook_point(language_model, settings):
         ({"datasets": ("96_spam_is", "96_spam_is")}, "each once, got"),
     ],
 )
-def test_settings_that_cannot_be(changed, told):
-    with pytest.raises(InputError, match=told):
+def test_settings_that_cannot_be(changed, message):
+    with pytest.raises(InputError, match=message):
         ProbeSettings(**changed)

@@ -36,15 +36,15 @@ def refused(config_of, tmp_path, monkeypatch):
         monkeypatch.setattr(Bench, "measure", pytest.fail)
         monkeypatch.setattr("itda_lightning.activations.cache.ActivationCache.fill", pytest.fail)
         directory = tmp_path / "out"
-        with pytest.raises(InputError) as told:
+        with pytest.raises(InputError) as message:
             main(["--config", str(config_of(directory, entries, data, **others))])
         assert not directory.exists()
-        return str(told.value)
+        return str(message.value)
 
     return refuse
 
 
-def test_all_that_is_wrong_with_all_entries_is_told_at_once(refused, tmp_path, on_disk):
+def test_all_problems_of_all_entries_are_listed_at_once(refused, tmp_path, on_disk):
     shutil.copytree(on_disk["itda"], tmp_path / "unknown")
     config = tmp_path / "unknown" / "cfg.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"architecture": "from_nowhere"}))

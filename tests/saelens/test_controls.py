@@ -95,15 +95,15 @@ def test_a_random_dictionary_is_a_dictionary(cached, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("n_atoms", "bias", "told"),
+    ("n_atoms", "bias", "message"),
     [
         (0, None, "n_atoms must lie between 1 and .* got 0"),
         (10**6, None, "got 1,000,000: atoms are drawn from the training"),
         (5, torch.zeros(31), r"shape \(32,\) like an activation, got \(31,\)"),
     ],
 )
-def test_a_bad_draw_is_explained(cached, n_atoms, bias, told):
-    with pytest.raises(InputError, match=told):
+def test_a_bad_draw_is_explained(cached, n_atoms, bias, message):
+    with pytest.raises(InputError, match=message):
         random_dictionary(cached, HOOK, n_atoms, 4, bias=bias)
 
 

@@ -9,7 +9,7 @@ STANDARD = {"architecture": "standard", "n_latents": 64, "sparsity_coefficient":
 
 
 @pytest.mark.parametrize(
-    ("base", "changes", "told"),
+    ("base", "changes", "message"),
     [
         (TOPK, {"architecture": "gated"}, "must be one of .* got 'gated'"),
         (TOPK, {"n_latents": 0}, "n_latents must be at least 1, got 0"),
@@ -29,8 +29,8 @@ STANDARD = {"architecture": "standard", "n_latents": 64, "sparsity_coefficient":
         (STANDARD, {"sparsity_warm_up": 2.0}, r"sparsity_warm_up must lie between 0 and 1, got 2\.0: it is a share"),
     ],
 )
-def test_bad_settings_are_explained(unchecked_types, base, changes, told):
-    with pytest.raises(InputError, match=told):
+def test_bad_settings_are_explained(unchecked_types, base, changes, message):
+    with pytest.raises(InputError, match=message):
         TrainingSettings(**(base | changes))
 
 
