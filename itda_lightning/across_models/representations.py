@@ -18,9 +18,9 @@ from itda_lightning.measures.cka import cka_of
 from itda_lightning.measures.moments import CrossMoments, Moments
 from itda_lightning.measures.neighbours import Neighbours, shared_neighbours
 from itda_lightning.measures.procrustes import procrustes_of
-from itda_lightning.measures.projection_weighted import pwcca_of
+from itda_lightning.measures.cca import pwcca_of
 from itda_lightning.measures.regression import regression_r2_of
-from itda_lightning.measures.singular_vectors import svcca_of
+from itda_lightning.measures.cca import svcca_of
 
 OF_MOMENTS: dict[str, Callable[[CrossMoments], float]] = {
     "cka": cka_of,
@@ -81,7 +81,7 @@ class Representations:
             for place, x in self.activations.batches(f"Sums, part {number + 1} of {len(chunks)}"):
                 group = self.groups.of(self.activations.documents[place])
                 for one in group.unique().tolist():
-                    parts[one].add(*(x[site][group == one] for site in used))
+                    parts[one].update(*(x[site][group == one] for site in used))
             seconds += time.perf_counter() - start
             draws = [torch.ones(self.groups.n_groups, dtype=torch.int64), *self.groups.times]
             for draw, times in enumerate(tqdm(draws, desc="Measures of the sums, and resamples")):
@@ -89,7 +89,7 @@ class Representations:
                 moments = Moments.combined(parts, times.tolist())
                 seconds += time.perf_counter() - start
                 for (i, j), (a, b) in zip(chunk, own, strict=True):
-                    _fill(found, draw - 1, i, j, moments.pair(a, b))
+                    _fill(found, draw - 1, i, j, moments.compute(a, b))
         return seconds
 
     def _relative(self, pairs: Sequence[Pair], empty: Measured) -> Measured:
@@ -119,7 +119,7 @@ class Representations:
         sides = [Neighbours(x, self.settings.k, queries) for x in self.activations.at(queries)]
         for _, x in self.activations.batches("Nearest neighbours"):
             for side, part in zip(sides, x, strict=True):
-                side.add(part)
+                side.update(part)
         documents = self.activations.documents[queries]
         sums = [self.groups.sums(documents, shared_neighbours(sides[i], sides[j])) for i, j in pairs]
         counts = self.groups.sums(documents, torch.ones(len(queries)))

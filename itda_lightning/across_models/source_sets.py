@@ -10,7 +10,7 @@ from torch import Tensor
 from itda_lightning.across_models.alignment import Unit, index_among, source_spans
 from itda_lightning.comparison.bootstrap import DocumentGroups, standard_error
 from itda_lightning.errors import InputError
-from itda_lightning.measures.jaccard_chance import expected_jaccard
+from itda_lightning.measures.jaccard import expected_jaccard
 from itda_lightning.results.model_similarity import Overlap
 
 # With fewer atoms an index takes a handful of values only.

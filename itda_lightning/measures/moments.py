@@ -1,8 +1,8 @@
 """Second moments of several representations of the same tokens, summed over batches in float64.
 
-Everything that linear measures need of millions of tokens is in these sums; tokens are held one block at a time. Sums are
-kept about the running mean and shifted when it moves (Chan, Golub, LeVeque 1983), so a large common offset of all
-tokens costs no digits, as it would if products were summed first and the mean's product subtracted at the end.
+Linear measures need nothing else of millions of tokens, which are read one block at a time. Sums are kept about the running
+mean and shifted when it moves (Chan, Golub, LeVeque 1983), so a large common offset of all tokens costs no digits, as it
+would if the product of the means were subtracted at the end.
 """
 
 import copy
@@ -16,9 +16,9 @@ from torch import Tensor
 from itda_lightning.errors import InputError
 from itda_lightning.measures.aligned import blocks, check_aligned
 
-# A column that varies by less than this share of its mean is constant: what varies is the rounding of the mean.
+# A column that varies by less than this share of its mean is constant: it varies by the rounding of the mean.
 CONSTANT = 1e-12
-# Variances below this lose their squares to underflow.
+# Squares of smaller variances underflow.
 SMALLEST_VARIANCE = 1e-140
 
 
@@ -28,8 +28,8 @@ class CrossMoments(NamedTuple):
     Attributes:
         n: number of tokens.
         xx, yy, xy: ``x'x`` (d1, d1), ``y'y`` (d2, d2), ``x'y`` (d1, d2).
-        norms_xx, norms_yy, norms_xy: sums of ``|x|^4``, of ``|y|^4``, of ``|x|^2 |y|^2``; the diagonals of the n x n
-            kernels, which debiased CKA leaves out.
+        norms_xx, norms_yy, norms_xy: sums of ``|x|^4``, ``|y|^4`` and ``|x|^2 |y|^2``: the diagonals of the n x n kernels,
+            which debiased CKA leaves out.
     """
 
     n: int
@@ -42,50 +42,59 @@ class CrossMoments(NamedTuple):
 
     @classmethod
     def of(cls, x: Float[Tensor, "n d1"], y: Float[Tensor, "m d2"]) -> "CrossMoments":
-        """The moments of two representations that are at hand.
+        """Return the moments of two tensors.
 
         Raises:
-            InputError: as ``Moments.add`` and ``Moments.pair``.
+            InputError: as ``Moments.update`` and ``Moments.compute``.
         """
         moments = Moments()
-        moments.add(x, y)
-        return moments.pair()
+        moments.update(x, y)
+        return moments.compute()
 
     @property
     def swapped(self) -> "CrossMoments":
-        """The same with x and y in each other's place."""
+        """The moments with x and y exchanged."""
         return CrossMoments(self.n, self.yy, self.xx, self.xy.T, self.norms_yy, self.norms_xx, self.norms_xy)
 
 
 class Moments:
-    """Running sums of m representations of the same tokens, from which any pair's ``CrossMoments`` are read.
+    """Running sums of m representations of the same tokens, from which the ``CrossMoments`` of any pair are read.
 
-    Two models with L layers each are 2 L representations whose own sums are kept once. Holds d_i^2 float64 a representation
-    and d_i d_j a pair, and some vectors. On the device of the first batch.
+    Holds d_i^2 float64 per representation and d_i d_j per pair, and some vectors, on the device of the first batch.
 
     Attributes:
         n: tokens so far.
+
+    Example:
+        >>> import torch
+        >>> from itda_lightning.measures import Moments, cka, cka_of
+        >>> x, y = torch.tensor([[1.0, 0.0], [0.0, 1.0], [3.0, 2.0]]), torch.tensor([[1.0], [2.0], [4.0]])
+        >>> moments = Moments()
+        >>> for batch in zip(x.split(2), y.split(2)):
+        ...     moments.update(*batch)
+        >>> round(cka_of(moments.compute()) - cka(x, y), 12)
+        0.0
     """
 
     def __init__(self, pairs: Iterable[tuple[int, int]] | None = None) -> None:
-        """``pairs``: which pairs of representations will be compared, by their order in ``add``; default all."""
+        """``pairs``: pairs of representations to be compared, by their order in ``update``; all by default."""
         self.n = 0
-        self._wanted = None if pairs is None else {(min(pair), max(pair)) for pair in pairs}
+        self._pairs = None if pairs is None else {(min(pair), max(pair)) for pair in pairs}
         self._means: list[Tensor] = []
         self._products: dict[tuple[int, int], Tensor] = {}
-        # Sums of |x_i|^2 x_j: only needed to move the sums of |x_i|^2 |x_j|^2 to another mean.
+        # Sums of |x_i|^2 x_j: needed only to move the sums of |x_i|^2 |x_j|^2 to another mean.
         self._thirds: dict[tuple[int, int], Tensor] = {}
         self._norms: dict[tuple[int, int], Tensor] = {}
 
-    def add(self, *representations: Float[Tensor, "..."]) -> None:
-        """Add a batch: (batch, d_i) of each representation, in the same order every time; of any float type.
+    def update(self, *representations: Float[Tensor, "..."]) -> None:
+        """Add a batch: (batch, d_i) of each representation, in the same order every time; any float dtype.
 
         Raises:
             InputError: as ``check_aligned``; another number of representations than before. Nothing is added then.
         """
         if len(representations) < 2 or (self._means and len(representations) != len(self._means)):
-            wanted = f"{len(self._means)}, as before" if self._means else "at least 2"
-            raise InputError(f"got {len(representations)} representations to compare: give {wanted}")
+            count = f"{len(self._means)}, as before" if self._means else "at least 2"
+            raise InputError(f"got {len(representations)} representations to compare: give {count}")
         check_aligned(representations, [len(mean) for mean in self._means] if self._means else None)
         if not self._means:
             self._start(representations)
@@ -104,30 +113,22 @@ class Moments:
             for (i, j), third in self._thirds.items():
                 third += squares[i] @ centred[j]
 
-    def merge(self, other: "Moments") -> None:
-        """Add all tokens of another accumulator of the same representations, which stays as it is.
-
-        Raises:
-            InputError: its representations or pairs differ.
-        """
-        self.__dict__.update(Moments.combined([self, other], [1, 1]).__dict__)
-
     @classmethod
     def combined(cls, parts: Sequence["Moments"], times: Sequence[int]) -> "Moments":
-        """All tokens of some accumulators of the same representations, each so many times; they stay as they are.
+        """Return the moments of the tokens of all parts, each part counted ``times`` times; parts stay as they are.
 
         Raises:
-            InputError: their representations or pairs differ.
+            InputError: parts of different representations or pairs.
         """
         result = cls()
-        result._wanted = parts[0]._wanted
+        result._pairs = parts[0]._pairs
         used = [(part, count) for part, count in zip(parts, times, strict=True) if part.n and count]
         for part in parts:
-            widths, theirs = ([len(mean) for mean in one._means] for one in (used[0][0] if used else part, part))
-            if part._wanted != result._wanted or (part.n and theirs != widths):
+            widths, others = ([len(mean) for mean in one._means] for one in (used[0][0] if used else part, part))
+            if part._pairs != result._pairs or (part.n and others != widths):
                 raise InputError(
-                    f"moments of widths {theirs} and pairs {part._wanted} cannot be added to those of widths {widths} "
-                    f"and pairs {result._wanted}: merge those of the same representations"
+                    f"moments of widths {others} and pairs {part._pairs} cannot be added to those of widths {widths} "
+                    f"and pairs {result._pairs}: combine those of the same representations"
                 )
         if not used:
             return result
@@ -147,14 +148,14 @@ class Moments:
                     sums[key] = sums[key].add_(value, alpha=count) if key in sums else value * count
         return result
 
-    def pair(self, first: int = 0, second: int = 1) -> CrossMoments:
-        """What two of the representations have in common, called x and y from here on.
+    def compute(self, first: int = 0, second: int = 1) -> CrossMoments:
+        """Return the moments of two of the representations, as x and y.
 
-        Dimensions that are the same for every token are exactly 0 in it. It may share memory with the sums.
+        Dimensions with the same value for every token are exactly 0. The result may share memory with the sums.
 
         Raises:
-            InputError: fewer than two tokens, a pair that is not among those wanted, or a representation that is the same
-                for every token.
+            InputError: fewer than two tokens, a pair that was not summed, or a representation that is the same for every
+                token.
         """
         if self.n < 2:
             raise InputError(f"{self.n} tokens are too few: give at least 2")
@@ -179,19 +180,19 @@ class Moments:
         )
 
     def _start(self, representations: tuple[Tensor, ...]) -> None:
-        """Sums of nothing."""
+        """Set all sums to zero."""
         count = len(representations)
         self._means = [x.new_zeros(x.shape[1], dtype=torch.float64) for x in representations]
         for i in range(count):
             for j in range(i, count):
-                if i == j or self._wanted is None or (i, j) in self._wanted:
+                if i == j or self._pairs is None or (i, j) in self._pairs:
                     self._products[i, j] = torch.outer(self._means[i], self._means[j])
                     self._norms[i, j] = self._means[i].new_zeros(())
                     for a, b in {(i, j), (j, i)}:
                         self._thirds[a, b] = torch.zeros_like(self._means[b])
 
     def _shift(self, by: list[Tensor]) -> None:
-        """Turn sums of powers of x about one mean into those of x + by; higher powers first, as they need the lower."""
+        """Turn sums of powers of x into those of x + by; higher powers first, as they need the lower ones."""
         lengths = [step.square().sum() for step in by]
         traces = [self._products[i, i].trace() for i in range(len(by))]
         for (i, j), norms in self._norms.items():
@@ -206,5 +207,5 @@ class Moments:
 
 
 def _only(product: Float[Tensor, "d1 d2"], rows: Bool[Tensor, " d1"], columns: Bool[Tensor, " d2"]) -> Tensor:
-    """Zero elsewhere."""
+    """Return the product with all other rows and columns set to zero."""
     return product if bool(rows.all() & columns.all()) else product * rows[:, None] * columns

@@ -1,41 +1,49 @@
-"""The share of one representation's variance that is linear in another (Kornblith et al. 2019, arXiv 1905.00414)."""
+"""Share of one representation's variance that is linear in another (Kornblith et al. 2019, arXiv 1905.00414)."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from itda_lightning.errors import InputError
-from itda_lightning.measures.canonical import all_directions
+from itda_lightning.measures.cca import all_directions
 from itda_lightning.measures.moments import CrossMoments
 
 
 def regression_r2(x: Float[Tensor, "n d1"], y: Float[Tensor, "m d2"]) -> float:
-    """``1 - min_B |Y - X B|_F^2 / |Y|_F^2`` with centred columns: the R^2 of predicting y from x, in [0, 1]; in float64.
+    """Return the R^2 of predicting y from x, ``1 - min_B |Y - X B|_F^2 / |Y|_F^2`` with centred columns, in [0, 1].
 
-    Least squares with an intercept, on the tokens it is fitted on. Not symmetric. Invariant to any invertible affine map
-    of x, and to translation, rotation and isotropic scale of y. Singular x is as good as its independent dimensions.
+    Least squares with an intercept, measured on the tokens it is fitted on; in float64. Not symmetric. Invariant to any
+    invertible affine map of x, and to translation, rotation and isotropic scale of y. Linearly dependent dimensions of x
+    change nothing.
 
     Args:
-        x, y: (n, d1) and (n, d2) representations of the same n tokens, of any float type.
+        x, y: (n, d1) and (n, d2) representations of the same n tokens, any float dtype.
 
     Raises:
         InputError: as ``CrossMoments.of`` and ``regression_r2_of``.
+
+    Example:
+        >>> import torch
+        >>> from itda_lightning.measures import regression_r2
+        >>> x = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
+        >>> round(regression_r2(x, torch.cat([2 * x + 1, -x], dim=1)), 6)
+        1.0
     """
     return regression_r2_of(CrossMoments.of(x, y))
 
 
 def regression_r2_of(moments: CrossMoments) -> float:
-    """``regression_r2`` of sums over batches.
+    """Compute ``regression_r2`` from sums over batches.
 
     Raises:
-        InputError: no more tokens than the rank of x and the intercept, where y would be fitted whatever it is.
+        InputError: no more tokens than the rank of x and the intercept, with which any y would be fitted.
     """
     x = all_directions(moments.xx).whiten
     rank = x.shape[1]
     if moments.n <= rank + 1:
         raise InputError(
             f"{moments.n} tokens are too few for a regression on {rank} independent dimensions of x: R^2 would be 1 "
-            "whatever y is; give more tokens"
+            "for any y; give more tokens"
         )
     # Scaled before squaring, as the squares of sums of squares may overflow.
     explained = x.T @ moments.xy / moments.yy.trace().sqrt()
