@@ -1,1 +1,12 @@
-"""Language models compared layer by layer: by the sources of their dictionaries, and by their activations on the same tokens."""
+"""Several language models compared: layer by layer, as whole dictionaries, and atom by atom.
+
+Three studies, one per command. Read their files in this order:
+
+- ``similarity``: ``similarity_settings``, ``compared_models`` (data and dictionaries of every model), ``alignment`` (the
+  tokens that all models have), ``aligned_activations``, ``site_matrix`` (one measure of all pairs of hook points),
+  ``representation_comparison`` (by activations), ``source_sets``, ``regrowth``, ``dictionary_comparison`` (by sources),
+  ``similarity_study``.
+- ``transfer``: ``source_activations`` (prompts of a dictionary's sources read by any model), ``transferred``,
+  ``transfer_study``.
+- ``diff``: ``source_activations``, ``diffing``.
+"""

@@ -1,4 +1,4 @@
-"""Activations of all models on the tokens that they have in common, in batches, read from the caches of their harvests."""
+"""Activations of all models at the tokens they have in common, in batches, read from the caches of their harvests."""
 
 from collections.abc import Iterator, Sequence
 
@@ -15,15 +15,18 @@ BATCH = 4096
 
 
 class AlignedActivations:
-    """Held-out activations of several models, row i of all on the same position of the same text.
+    """Held-out activations of several models; row i of each is the same position of the same text.
+
+    Tokens at which an activation is zero or not finite in some model are left out.
 
     Args:
-        datas: of each model, harvested into its cache.
-        hook_names: of each model, those that are wanted.
-        tokens: what the models have in common, of their held-out rows.
+        datas: data of each model, harvested into its cache.
+        hook_names: hook points of each model.
+        tokens: held-out tokens that all models have.
 
     Attributes:
-        documents: (n,) int64 the document of each token.
+        documents: (n,) int64 document of each token.
+        left_out: number of tokens left out.
 
     Raises:
         InputError: no token at which all activations are finite and not all zero.
@@ -34,14 +37,14 @@ class AlignedActivations:
     ) -> None:
         self._datas, self._hook_names, self._tokens = datas, hook_names, tokens
         usable = torch.ones(len(tokens.spans), dtype=torch.bool)
-        for start, parts in self._batches("Check activations"):
+        for rows, parts in self.batches("Check activations"):
             for x in parts:
-                usable[start : start + len(x)] &= torch.isfinite(x).all(1) & (x != 0).any(1)
+                usable[rows] &= torch.isfinite(x).all(1) & (x != 0).any(1)
         self.left_out = int((~usable).sum())
         if not bool(usable.any()):
             raise InputError(
-                f"at none of {len(usable):,} tokens in common are the activations of all models finite and not all zero: look at "
-                "model_dtype, or compare other hook points"
+                f"at none of {len(usable):,} tokens in common are the activations of all models finite and not all zero: "
+                "look at model_dtype, or compare other hook points"
             )
         self._tokens = tokens.select(usable)
         self.documents = self._tokens.spans[:, 0]
@@ -49,32 +52,28 @@ class AlignedActivations:
     def __len__(self) -> int:
         return len(self.documents)
 
-    def batches(self, what: str) -> Iterator[tuple[slice, list[Float[Tensor, "batch _"]]]]:
-        """Which of the tokens, and the activations of every hook point of every model there, float32; with a progress bar."""
-        for start, parts in self._batches(what):
-            yield slice(start, start + len(parts[0])), parts
+    def batches(self, description: str) -> Iterator[tuple[slice, list[Float[Tensor, "batch _"]]]]:
+        """Yield slices of the tokens with the activations of every hook point of every model there, float32.
+
+        ``description`` labels the progress bar.
+        """
+        n = len(self._tokens.spans)
+        with tqdm(total=n, desc=description, unit=" tokens", unit_scale=True) as bar:
+            for start in range(0, n, BATCH):
+                rows = slice(start, min(start + BATCH, n))
+                yield rows, self.at(torch.arange(rows.start, rows.stop))
+                bar.update(rows.stop - rows.start)
 
     def at(self, index: Int[Tensor, " m"]) -> list[Float[Tensor, "m _"]]:
-        """The activations of every hook point of every model at some of the tokens."""
-        return self._read(index)
-
-    def _batches(self, what: str) -> Iterator[tuple[int, list[Tensor]]]:
-        n = len(self._tokens.spans)
-        with tqdm(total=n, desc=what, unit=" tokens", unit_scale=True) as bar:
-            for start in range(0, n, BATCH):
-                index = torch.arange(start, min(start + BATCH, n))
-                yield start, self._read(index)
-                bar.update(len(index))
-
-    def _read(self, index: Int[Tensor, " m"]) -> list[Tensor]:
+        """Return the activations of every hook point of every model at some of the tokens, float32."""
         parts = []
         for data, hook_names, places in zip(self._datas, self._hook_names, self._tokens.places, strict=True):
-            parts += _activations(data, hook_names, places[index])
+            parts += _read(data, hook_names, places[index])
         return parts
 
 
-def _activations(data: ActivationsDataModule, hook_names: Sequence[str], places: Int[Tensor, "m 2"]) -> list[Tensor]:
-    """At (row, position), by reading runs of consecutive rows."""
+def _read(data: ActivationsDataModule, hook_names: Sequence[str], places: Int[Tensor, "m 2"]) -> list[Tensor]:
+    """Return the cached activations at (row, position) of each hook point, reading runs of consecutive rows."""
     cache = data.cache("heldout")
     assert cache is not None
     x = {hook: torch.empty(len(places), cache.widths[hook]) for hook in hook_names}

@@ -1,6 +1,6 @@
-"""Which tokens of several models are the same position of the same text.
+"""Find the tokens of several models that are the same position of the same text.
 
-Models that read the same tokens are aligned token by token. Others are aligned by characters: tokens of two tokenisations that
+Models that read the same tokens are aligned token by token. Others are aligned by characters: tokens of two tokenizers that
 end at the same character of the same document are the same position, as both models have then read the same text.
 """
 
@@ -19,37 +19,37 @@ Unit = Literal["tokens", "characters"]
 
 
 class AlignedTokens(NamedTuple):
-    """n tokens that all models have.
+    """The n tokens that all models have.
 
     Attributes:
-        spans: (n, 3) int64 document, start and end character, in the order of the first model's rows; aligned by
+        spans: (n, 3) int64 document, start and end character, in the order of the first model's rows; if aligned by
             characters, start is end.
-        places: for each model (n, 2) int64 the row and position of each token.
+        places: for each model (n, 2) int64 row and position of each token.
     """
 
     spans: Int[Tensor, "n 3"]
     places: tuple[Int[Tensor, "n 2"], ...]
 
     def select(self, index: Tensor) -> "AlignedTokens":
-        """The tokens at the indices, or where a mask is true."""
+        """Return the tokens at indices, or at the true entries of a mask."""
         return AlignedTokens(self.spans[index], tuple(places[index] for places in self.places))
 
 
 def unit_of_alignment(alignment: Alignment, rows: Sequence[Rows]) -> Unit:
-    """What tokens are aligned by: tokens where all models read the same ones, else characters.
+    """Return the unit of alignment: tokens if all models read the same ones, else characters.
 
     Args:
-        alignment: "auto", or what is insisted on.
-        rows: what each model reads to be compared.
+        alignment: the required unit, or "auto".
+        rows: rows of each model that are compared.
 
     Raises:
-        InputError: tokens insisted on where models read different ones.
+        InputError: tokens are required, but the models read different ones.
     """
     same = len({one.fingerprint() for one in rows}) == 1
     if alignment == "tokens" and not same:
         raise InputError(
-            "alignment is tokens, but the models read different tokens of the same text, since their tokenizers differ: set "
-            "alignment to characters or auto"
+            "alignment is tokens, but the models read different tokens of the same text, since their tokenizers differ: "
+            "set alignment to characters or auto"
         )
     if alignment == "auto":
         return "tokens" if same else "characters"
@@ -57,11 +57,11 @@ def unit_of_alignment(alignment: Alignment, rows: Sequence[Rows]) -> Unit:
 
 
 def align(rows: Sequence[Rows], unit: Unit) -> AlignedTokens:
-    """The kept tokens that all models have, in the order of the first model's rows.
+    """Return the kept tokens that all models have, in the order of the first model's rows.
 
     Args:
-        rows: of each model, of the same dataset.
-        unit: what ``unit_of_alignment`` gives for them.
+        rows: rows of each model, of the same dataset.
+        unit: their ``unit_of_alignment``.
 
     Raises:
         InputError: no token in common.
@@ -76,24 +76,24 @@ def align(rows: Sequence[Rows], unit: Unit) -> AlignedTokens:
             f"no token of the {len(rows)} models ends at the same character of the same document: they read different text; "
             "raise the numbers of tokens, or give the models the same data settings"
         )
-    index = [index_among(common, spans) for spans, _ in ends]
-    # Where in the model's own tokens each common one is.
+    # For each model, the place of each common token among its own tokens.
     own = [torch.empty(len(common), dtype=torch.int64) for _ in rows]
-    for target, found in zip(own, index, strict=True):
-        target[found[found >= 0]] = (found >= 0).nonzero()[:, 0]
+    for place, (spans, _) in zip(own, ends, strict=True):
+        index = index_among(common, spans)
+        place[index[index >= 0]] = (index >= 0).nonzero()[:, 0]
     order = own[0].argsort()
     return AlignedTokens(
         common[order],
-        tuple(places[chosen[order]] for (_, places), chosen in zip(ends, own, strict=True)),
+        tuple(places[place[order]] for (_, places), place in zip(ends, own, strict=True)),
     )
 
 
 def common_sources(rows: Sequence[Rows], unit: Unit) -> Int[Tensor, "m 3"]:
-    """(m, 3) the sources that could have become atoms of any of the fits: the distinct tokens that all read.
+    """Return the (m, 3) sources that could have become atoms of any of the fits: the distinct tokens that all read.
 
     Args:
-        rows: what each fit read, of the same dataset.
-        unit: what the models' tokens are aligned by.
+        rows: rows that each fit read, of the same dataset.
+        unit: the unit of alignment of the models.
 
     Raises:
         InputError: no token in common.
@@ -107,13 +107,13 @@ def common_sources(rows: Sequence[Rows], unit: Unit) -> Int[Tensor, "m 3"]:
 
 
 def source_spans(table: Int[Tensor, "n 6"], unit: Unit) -> Int[Tensor, "n 3"]:
-    """(n, 3) document, start and end of sources, as ``AlignedTokens`` has them."""
+    """Return (n, 3) document, start and end of sources, as in ``AlignedTokens``."""
     document, start, end = table[:, 0], table[:, 4], table[:, 5]
     return torch.stack([document, end if unit == "characters" else start, end], dim=1)
 
 
 def index_among(spans: Int[Tensor, "m 3"], others: Int[Tensor, "n 3"]) -> Int[Tensor, " n"]:
-    """(n,) the index of each of the others among m distinct spans, -1 where it is none of them."""
+    """Return the (n,) index of each of the others among m distinct spans, -1 if it is none of them."""
     distinct, inverse = torch.cat([spans, others]).unique(dim=0, return_inverse=True)
     place = torch.full((len(distinct),), -1)
     place[inverse[: len(spans)]] = torch.arange(len(spans))
@@ -121,18 +121,18 @@ def index_among(spans: Int[Tensor, "m 3"], others: Int[Tensor, "n 3"]) -> Int[Te
 
 
 def common_spans(spans: Sequence[Int[Tensor, "_ 3"]]) -> Int[Tensor, "m 3"]:
-    """(m, 3) those that are in all, each once, sorted."""
+    """Return the (m, 3) spans that are in all, distinct and sorted."""
     distinct = torch.cat([part.unique(dim=0) for part in spans])
     both, counts = distinct.unique(dim=0, return_counts=True)
     return both[counts == len(spans)]
 
 
 def check_same_documents(datasets: Mapping[str, str]) -> None:
-    """Raises InputError where models (name -> fingerprint of the documents) read different datasets."""
+    """Raise InputError if models (name -> fingerprint of the documents) read different datasets."""
     if len(set(datasets.values())) > 1:
-        told = ", ".join(f"{name}: {dataset}" for name, dataset in datasets.items())
+        each = ", ".join(f"{name}: {dataset}" for name, dataset in datasets.items())
         raise InputError(
-            f"the models read different datasets ({told}), which have no tokens in common: fit and compare them on the same "
+            f"the models read different datasets ({each}), which have no tokens in common: fit and compare them on the same "
             "documents"
         )
 
@@ -142,7 +142,7 @@ def _spans(rows: Rows, places: Int[Tensor, "n 2"], unit: Unit) -> Int[Tensor, "n
 
 
 def _last_of_each_end(rows: Rows) -> tuple[Int[Tensor, "n 3"], Int[Tensor, "n 2"]]:
-    """Distinct spans and their places in order; of tokens that share a character's bytes, the one that completes it."""
+    """Return distinct spans and their places in order; of tokens that share a character's bytes, the one completing it."""
     places = rows.kept.nonzero()
     spans = _spans(rows, places, "characters")
     distinct, inverse = spans.unique(dim=0, return_inverse=True)

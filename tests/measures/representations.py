@@ -83,7 +83,7 @@ FROM_MOMENTS = {
 
 
 def streamed(name: str, x: Tensor, y: Tensor, sizes: list[int]) -> float:
-    """The measure of the same name over batches of these sizes."""
+    """Return the measure of that name from batches of these sizes."""
     batches = list(zip(x.split(sizes), y.split(sizes), strict=True))
     if name in OF_MOMENTS:
         running: Moments | RelativeSimilarity | MutualNeighbours = Moments()
@@ -92,5 +92,5 @@ def streamed(name: str, x: Tensor, y: Tensor, sizes: list[int]) -> float:
     else:
         running = MutualNeighbours(x, y, k=5, places=torch.arange(len(x)))
     for batch in batches:
-        running.add(*batch)
-    return FROM_MOMENTS[name](running.pair()) if isinstance(running, Moments) else running.value()
+        running.update(*batch)
+    return FROM_MOMENTS[name](running.compute()) if isinstance(running, Moments) else running.compute()

@@ -72,7 +72,7 @@ def test_a_source_that_comes_twice_has_the_sum_of_its_weights_and_one_without_do
 
 def test_weights_must_be_weights() -> None:
     a = make([(0, 1), (0, 2)])
-    with pytest.raises(InputError, match="use_b has 3 weights for 2 sources: give one an atom"):
+    with pytest.raises(InputError, match="use_b has 3 weights for 2 sources: give one per atom"):
         weighted_jaccard(a, a, ones(a), torch.ones(3))
     for bad in (-1.0, torch.nan, torch.inf):
         with pytest.raises(InputError, match="use_a has weights that are negative or not finite"):

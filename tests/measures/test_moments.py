@@ -1,4 +1,4 @@
-"""Sums over batches: against sums over all tokens at once, in any order, merged, and many representations together."""
+"""Sums over batches: against sums over all tokens at once, in any order, combined, and many representations together."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def assert_same(actual: CrossMoments, expected: CrossMoments, rel: float = 1e-12
 
 def add_in(moments: Moments, sizes: list[int], *representations: torch.Tensor) -> Moments:
     for batch in zip(*(x.split(sizes) for x in representations), strict=True):
-        moments.add(*batch)
+        moments.update(*batch)
     return moments
 
 
@@ -43,8 +43,8 @@ def test_they_are_the_sums_over_all_tokens(seed: int, sizes: list[int], offset: 
     expected = of_all_at_once(x, y)
     moments = add_in(Moments(), [2, *sizes], x + offset, y - 2 * offset)
     # Adding the offset itself rounds the tokens.
-    assert_same(moments.pair(), expected, 1e-12 if offset < 1e3 else 1e-9)
-    assert_same(moments.pair(1, 0), expected.swapped, 1e-12 if offset < 1e3 else 1e-9)
+    assert_same(moments.compute(), expected, 1e-12 if offset < 1e3 else 1e-9)
+    assert_same(moments.compute(1, 0), expected.swapped, 1e-12 if offset < 1e3 else 1e-9)
 
 
 def test_batches_larger_than_a_block_are_cut() -> None:
@@ -52,36 +52,33 @@ def test_batches_larger_than_a_block_are_cut() -> None:
     assert_same(CrossMoments.of(x, y), of_all_at_once(x, y))
 
 
-def test_merged_sums_are_those_of_all_tokens_and_the_other_stays() -> None:
+def test_combined_sums_are_those_of_all_tokens_and_the_parts_stay() -> None:
     x, y = related(1, 90, 3, 4)
     x[40:] += 50.0
     first, second = add_in(Moments(), [40], x[:40], y[:40]), add_in(Moments(), [50], x[40:], y[40:])
-    before = second.pair()._replace(xx=second.pair().xx.clone())
-    empty = Moments()
-    for part in (first, Moments(), second):
-        empty.merge(part)
-    assert_same(empty.pair(), of_all_at_once(x, y))
-    assert_same(second.pair(), before, 0.0)
-    assert_same(first.pair(), of_all_at_once(x[:40], y[:40]))
+    before = second.compute()._replace(xx=second.compute().xx.clone())
+    combined = Moments.combined([first, Moments(), second], [1, 1, 1])
+    assert_same(combined.compute(), of_all_at_once(x, y))
+    assert_same(second.compute(), before, 0.0)
+    assert_same(first.compute(), of_all_at_once(x[:40], y[:40]))
 
 
-def test_a_group_merged_twice_counts_twice() -> None:
+def test_a_part_combined_twice_counts_twice() -> None:
     x, y = related(2, 30, 3, 4)
-    group, twice = add_in(Moments(), [30], x, y), Moments()
-    twice.merge(group)
-    twice.merge(group)
-    assert_same(twice.pair(), of_all_at_once(x.repeat(2, 1), y.repeat(2, 1)))
+    part = add_in(Moments(), [30], x, y)
+    for twice in (Moments.combined([part], [2]), Moments.combined([part, part], [1, 1])):
+        assert_same(twice.compute(), of_all_at_once(x.repeat(2, 1), y.repeat(2, 1)))
 
 
-def test_parts_are_combined_each_so_many_times() -> None:
+def test_parts_are_combined_each_its_number_of_times() -> None:
     x, y = related(3, 60, 3, 4)
     x[20:40] -= 30.0
     parts = [add_in(Moments(), [20], x[rows], y[rows]) for rows in (slice(0, 20), slice(20, 40), slice(40, 60))]
     combined = Moments.combined([*parts, Moments()], [2, 0, 1, 5])
     drawn = torch.tensor([*range(20), *range(20), *range(40, 60)])
     assert combined.n == 60
-    assert_same(combined.pair(), of_all_at_once(x[drawn], y[drawn]))
-    assert_same(parts[0].pair(), of_all_at_once(x[:20], y[:20]))
+    assert_same(combined.compute(), of_all_at_once(x[drawn], y[drawn]))
+    assert_same(parts[0].compute(), of_all_at_once(x[:20], y[:20]))
     assert Moments.combined(parts, [0, 0, 0]).n == 0
 
 
@@ -90,43 +87,43 @@ def test_many_representations_at_once_are_each_pair() -> None:
     moments = add_in(Moments(), [20, 30], *many)
     for i in range(4):
         for j in range(4):
-            assert cka_of(moments.pair(i, j)) == pytest.approx(cka(many[i], many[j]), rel=1e-12)
+            assert cka_of(moments.compute(i, j)) == pytest.approx(cka(many[i], many[j]), rel=1e-12)
 
 
-def test_only_pairs_that_are_wanted_are_summed() -> None:
+def test_only_requested_pairs_are_summed() -> None:
     many = [draw(seed, 50, 3) for seed in range(3)]
     moments = add_in(Moments(pairs=[(2, 0)]), [50], *many)
-    assert cka_of(moments.pair(2, 0)) == pytest.approx(cka(many[2], many[0]), rel=1e-12)
+    assert cka_of(moments.compute(2, 0)) == pytest.approx(cka(many[2], many[0]), rel=1e-12)
     with pytest.raises(InputError, match="representations 0 and 1 are not among the pairs that were summed"):
-        moments.pair(0, 1)
+        moments.compute(0, 1)
 
 
 def test_what_does_not_fit_is_refused_and_changes_nothing() -> None:
     x, y = related(3, 20, 3, 4)
     moments = add_in(Moments(), [20], x, y)
-    with pytest.raises(InputError, match="y has 5 dimensions where batches before had 4"):
-        moments.add(x, draw(0, 20, 5))
+    with pytest.raises(InputError, match="y has 5 dimensions, earlier batches had 4"):
+        moments.update(x, draw(0, 20, 5))
     with pytest.raises(InputError, match="got 3 representations to compare: give 2, as before"):
-        moments.add(x, y, y)
+        moments.update(x, y, y)
     with pytest.raises(InputError, match="got 1 representations to compare: give at least 2"):
-        Moments().add(x)
+        Moments().update(x)
     with pytest.raises(InputError, match=r"y must have shape \(tokens, dimensions\), got \(20, 2, 2\)"):
-        moments.add(x, y.reshape(20, 2, 2))
+        moments.update(x, y.reshape(20, 2, 2))
     late = y.repeat(400, 1)
     late[-1, 0] = torch.nan
     with pytest.raises(InputError, match="y has values that are not finite"):
-        moments.add(x.repeat(400, 1), late)
+        moments.update(x.repeat(400, 1), late)
     with pytest.raises(
         InputError, match=r"of widths \[3, 3\] and pairs None cannot be added to those of widths \[3, 4\]"
     ):
-        moments.merge(add_in(Moments(), [20], x, x))
+        Moments.combined([moments, add_in(Moments(), [20], x, x)], [1, 1])
     with pytest.raises(InputError, match=r"and pairs \{\(0, 1\)\} cannot be added"):
-        moments.merge(add_in(Moments([(0, 1)]), [20], x, y))
-    assert_same(moments.pair(), of_all_at_once(x, y))
+        Moments.combined([moments, add_in(Moments([(0, 1)]), [20], x, y)], [1, 1])
+    assert_same(moments.compute(), of_all_at_once(x, y))
     with pytest.raises(InputError, match="0 tokens are too few: give at least 2"):
-        Moments().pair()
+        Moments().compute()
     with pytest.raises(InputError, match="representation 0 has 20 rows and representation 2 has 19"):
-        Moments().add(x, y, x[:19])
+        Moments().update(x, y, x[:19])
 
 
 def test_a_dimension_that_is_the_same_for_every_token_is_exactly_zero() -> None:

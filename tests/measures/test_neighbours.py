@@ -31,20 +31,20 @@ def test_queries_that_are_not_among_the_reference_tokens() -> None:
     x, y = related(0, 300, 4, 6)
     running = MutualNeighbours(x[:20], y[:20], k=7)
     for start in range(20, 300, 90):
-        running.add(x[start : start + 90], y[start : start + 90])
+        running.update(x[start : start + 90], y[start : start + 90])
     left, right = (found_by_scikit_learn(z[20:], z[:20], 7) for z in (x, y))
     expected = [len(a & b) / 7 for a, b in zip(left, right, strict=True)]
     assert running.n == 280
-    assert running.shares().tolist() == pytest.approx(expected)
-    assert running.value() == pytest.approx(np.mean(expected))
+    assert shared_neighbours(*running._sides).tolist() == pytest.approx(expected)
+    assert running.compute() == pytest.approx(np.mean(expected))
 
 
 def test_a_sample_of_queries_has_the_shares_of_all() -> None:
     x, y = related(1, 100, 4, 6)
     every = MutualNeighbours(x, y, k=5, places=torch.arange(100))
-    every.add(x, y)
+    every.update(x, y)
     queries = torch.tensor([90, 3, 55])
-    assert mutual_neighbours(x, y, 5, queries) == pytest.approx(float(every.shares()[queries].mean()))
+    assert mutual_neighbours(x, y, 5, queries) == pytest.approx(float(shared_neighbours(*every._sides)[queries].mean()))
 
 
 def test_more_queries_and_tokens_than_fit_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,8 +53,8 @@ def test_more_queries_and_tokens_than_fit_one_block(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("itda_lightning.measures.neighbours.QUERIES_AT_A_TIME", 7)
     running = MutualNeighbours(x, y, k=5, places=torch.arange(200))
     for batch in zip(x.split(33), y.split(33), strict=True):
-        running.add(*batch)
-    assert running.value() == expected
+        running.update(*batch)
+    assert running.compute() == expected
 
 
 def test_of_equally_near_tokens_the_earlier_is_nearer_in_any_batches() -> None:
@@ -64,8 +64,8 @@ def test_of_equally_near_tokens_the_earlier_is_nearer_in_any_batches() -> None:
     for size in (120, 50, 1):
         running = MutualNeighbours(x, y, k=6, places=torch.arange(120))
         for batch in zip(x.split(size), y.split(size), strict=True):
-            running.add(*batch)
-        assert running.value() == 1.0
+            running.update(*batch)
+        assert running.compute() == 1.0
         assert running._sides[0].tokens[119].tolist() == [9, 19, 29, 39, 49, 59]
 
 
@@ -75,7 +75,7 @@ def test_neighbours_of_one_side_are_found_once_for_all_pairs() -> None:
     sides = [Neighbours(side[queries], 5, queries) for side in (x, y, -x)]
     for side, whole in zip(sides, (x, y, -x), strict=True):
         for batch in whole.split(33):
-            side.add(batch)
+            side.update(batch)
     assert float(shared_neighbours(sides[0], sides[1]).mean()) == mutual_neighbours(x, y, 5, queries)
     assert float(shared_neighbours(sides[0], sides[2]).mean()) == 1.0
 
@@ -102,10 +102,10 @@ def test_bad_input() -> None:
     for queries in ([], [30], [-1]):
         with pytest.raises(InputError, match="queries must be indices of the 30 tokens"):
             mutual_neighbours(x, x, 3, torch.tensor(queries, dtype=torch.int64))
-    with pytest.raises(InputError, match="2 places for 30 queries: give one a query"):
+    with pytest.raises(InputError, match="2 places for 30 queries: give one per query"):
         MutualNeighbours(x, x, 3, torch.tensor([1, 2]))
     running = MutualNeighbours(x, x, 3)
     with pytest.raises(InputError, match="k must be from 1 to -1 with 0 tokens to choose neighbours from, got 3"):
-        running.value()
-    with pytest.raises(InputError, match="x has 4 dimensions where batches before had 3"):
-        running.add(draw(0, 30, 4), x)
+        running.compute()
+    with pytest.raises(InputError, match="x has 4 dimensions, earlier batches had 3"):
+        running.update(draw(0, 30, 4), x)

@@ -8,21 +8,32 @@ from itda_lightning.measures import RelativeSimilarity
 from tests.measures.representations import draw, related
 
 
-def test_batches_give_each_tokens_cosine() -> None:
+def over_batches(x: torch.Tensor, y: torch.Tensor, size: int) -> RelativeSimilarity:
+    similarity = RelativeSimilarity(x[:5], y[:5])
+    for batch in zip(x.split(size), y.split(size), strict=True):
+        similarity.update(*batch)
+    return similarity
+
+
+def test_it_is_the_mean_of_each_tokens_cosine_and_an_empty_batch_changes_nothing() -> None:
     x, y = related(0, 50, 4, 6)
-    running = RelativeSimilarity(x[:5], y[:5])
-    cosines = torch.cat([running.add(*batch) for batch in zip(x.split(20), y.split(20), strict=True)])
-    assert cosines.shape == (50,)
-    assert running.n == 50
-    assert running.value() == pytest.approx(float(cosines.mean()), rel=1e-14)
-    assert running.add(x[:0], y[:0]).shape == (0,)
+    similarity, cosines = over_batches(x, y, 20), []
+    for token in range(50):
+        alone = RelativeSimilarity(x[:5], y[:5])
+        alone.update(x[token : token + 1], y[token : token + 1])
+        cosines.append(alone.compute())
+    assert similarity.n == 50
+    assert similarity.compute() == pytest.approx(sum(cosines) / 50, rel=1e-14)
+    similarity.update(x[:0], y[:0])
+    assert similarity.n == 50
 
 
 def test_a_token_without_any_relative_direction_counts_as_zero() -> None:
     anchors = torch.eye(3, dtype=torch.float64)[:2]
-    running = RelativeSimilarity(anchors, anchors)
+    similarity = RelativeSimilarity(anchors, anchors)
     token = torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64)
-    assert running.add(token, token).tolist() == [0.0]
+    similarity.update(token, token)
+    assert similarity.compute() == 0.0
 
 
 def test_norms_do_not_matter_however_small_or_large() -> None:
@@ -42,7 +53,7 @@ def test_anchors_must_be_tokens(anchors: list[int]) -> None:
 @pytest.mark.parametrize("anchors", [[], [4]])
 def test_one_anchor_tells_nothing(anchors: list[int]) -> None:
     x = draw(0, 30, 3)
-    with pytest.raises(InputError, match=f"anchors must be at least 2, got {len(anchors)}: with a single one the cos"):
+    with pytest.raises(InputError, match=f"anchors must be at least 2, got {len(anchors)}: with one anchor the cos"):
         relative_similarity(x, x, torch.tensor(anchors, dtype=torch.int64))
 
 
@@ -52,6 +63,6 @@ def test_bad_input() -> None:
         RelativeSimilarity(x[:2], x[:3])
     running = RelativeSimilarity(x[:3], x[:3])
     with pytest.raises(InputError, match="0 tokens are too few: give at least 1"):
-        running.value()
-    with pytest.raises(InputError, match="y has 4 dimensions where batches before had 3"):
-        running.add(x, draw(0, 30, 4))
+        running.compute()
+    with pytest.raises(InputError, match="y has 4 dimensions, earlier batches had 3"):
+        running.update(x, draw(0, 30, 4))

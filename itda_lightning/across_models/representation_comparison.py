@@ -1,5 +1,6 @@
 """Measures of activations for all pairs of sites, on the same tokens, streamed."""
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -9,18 +10,17 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from itda_lightning.across_models.aligned_activations import AlignedActivations
-from itda_lightning.across_models.measured import Measured
 from itda_lightning.across_models.similarity_settings import SimilaritySettings
+from itda_lightning.across_models.site_matrix import SiteMatrix
 from itda_lightning.comparison.bootstrap import DocumentGroups
 from itda_lightning.errors import InputError
 from itda_lightning.measures.aligned import directions
+from itda_lightning.measures.cca import pwcca_of, svcca_of
 from itda_lightning.measures.cka import cka_of
 from itda_lightning.measures.moments import CrossMoments, Moments
 from itda_lightning.measures.neighbours import Neighbours, shared_neighbours
 from itda_lightning.measures.procrustes import procrustes_of
-from itda_lightning.measures.cca import pwcca_of
 from itda_lightning.measures.regression import regression_r2_of
-from itda_lightning.measures.cca import svcca_of
 
 OF_MOMENTS: dict[str, Callable[[CrossMoments], float]] = {
     "cka": cka_of,
@@ -31,46 +31,45 @@ OF_MOMENTS: dict[str, Callable[[CrossMoments], float]] = {
     "procrustes": procrustes_of,
 }
 NOT_SYMMETRIC = ("pwcca", "regression")
-# Of the sums of as many pairs of layers as are taken in one pass over the tokens.
+# Memory for the sums of the pairs of sites that are read in one pass over the tokens.
 MOMENTS_BYTES = 2**31
-# Tokens whose relative representations of all layers are held at a time.
+# Tokens whose relative representations of all sites are held at a time.
 RELATIVE_ROWS = 256
 
 Pair = tuple[int, int]
 
 
-class Representations:
-    """The activations of some sites on the same tokens, and the measures of all pairs of them.
+class RepresentationComparison:
+    """Measures of the activations of all pairs of sites at the same tokens.
 
     Args:
-        activations: the stream; read once for anchors and neighbours and once for as many pairs as memory holds sums
-            of.
-        settings: which measures, and how many resamples, anchors, queries and neighbours.
+        activations: the stream; read once for anchors and neighbours, and once per set of pairs whose sums fit in memory.
+        settings: measures, and numbers of resamples, anchors, queries and neighbours.
 
     Raises:
-        InputError: tokens of one document only, of which no resample can be drawn.
+        InputError: resamples of tokens of a single document.
     """
 
     def __init__(self, activations: AlignedActivations, settings: SimilaritySettings) -> None:
         self.activations, self.settings = activations, settings
         self.groups = DocumentGroups(activations.documents, settings.resamples)
 
-    def measure(self, sites: int) -> tuple[dict[str, Measured], float]:
-        """Every measure asked for, and the seconds that the sums took which several share."""
-        wanted = self.settings.of_activations
-        found = {name: Measured.ones(sites, self.settings.resamples) for name in wanted}
-        pairs = [(i, j) for i in range(sites) for j in range(i + 1, sites)]
+    def measure(self, sites: int) -> tuple[dict[str, SiteMatrix], float]:
+        """Return every requested measure, and the seconds of the sums that several of them share."""
+        names = self.settings.of_activations
+        matrices = {name: SiteMatrix.ones(sites, self.settings.resamples) for name in names}
+        pairs = list(itertools.combinations(range(sites), 2))
         shared = 0.0
-        if set(wanted) & set(OF_MOMENTS):
-            shared = self._of_moments(pairs, found)
-        if "relative" in wanted:
-            found["relative"] = self._relative(pairs, found["relative"])
-        if "neighbours" in wanted:
-            found["neighbours"] = self._neighbours(pairs, found["neighbours"])
-        return found, shared
+        if set(names) & set(OF_MOMENTS):
+            shared = self._of_moments(pairs, matrices)
+        if "relative" in names:
+            matrices["relative"] = self._relative(pairs, matrices["relative"])
+        if "neighbours" in names:
+            matrices["neighbours"] = self._neighbours(pairs, matrices["neighbours"])
+        return matrices, shared
 
-    def _of_moments(self, pairs: Sequence[Pair], found: dict[str, Measured]) -> float:
-        """Fills in the values of all measures of moments; returns the seconds of the sums."""
+    def _of_moments(self, pairs: Sequence[Pair], matrices: dict[str, SiteMatrix]) -> float:
+        """Fill in all measures of moments; return the seconds of the sums."""
         widths, seconds = [x.shape[1] for x in self.activations.at(torch.arange(1))], 0.0
         chunks = list(_chunks(pairs, widths, self.groups.n_groups))
         for number, chunk in enumerate(chunks):
@@ -89,13 +88,13 @@ class Representations:
                 moments = Moments.combined(parts, times.tolist())
                 seconds += time.perf_counter() - start
                 for (i, j), (a, b) in zip(chunk, own, strict=True):
-                    _fill(found, draw - 1, i, j, moments.compute(a, b))
+                    _fill(matrices, draw - 1, i, j, moments.compute(a, b))
         return seconds
 
-    def _relative(self, pairs: Sequence[Pair], empty: Measured) -> Measured:
-        """Sums of the cosines of relative representations, group by group; see ``relative_similarity``."""
+    def _relative(self, pairs: Sequence[Pair], empty: SiteMatrix) -> SiteMatrix:
+        """Sum the cosines of relative representations by group; see ``relative_similarity``."""
         start = time.perf_counter()
-        anchors = [directions(x) for x in self.activations.at(self._draw("anchors", self.settings.anchors))]
+        anchors = [directions(x) for x in self.activations.at(self._draw(0, self.settings.anchors))]
         sums = torch.zeros(self.groups.n_groups, len(anchors), len(anchors), dtype=torch.float64)
         for place, x in self.activations.batches("Relative representations"):
             group = self.groups.of(self.activations.documents[place])
@@ -104,7 +103,7 @@ class Representations:
                 relative = torch.stack([directions(z) @ anchor.T for z, anchor in zip(rows, anchors, strict=True)])
                 relative = torch.nn.functional.normalize(relative, dim=2, eps=1e-30)
                 for one in groups.unique().tolist():
-                    # Of all pairs at once: the inner products of all entries of two representations.
+                    # Inner products of all entries of two representations, for all pairs at once.
                     entries = relative[:, groups == one].flatten(1)
                     sums[one] += entries @ entries.T
         first, second = torch.tensor(pairs).T
@@ -112,10 +111,10 @@ class Representations:
         counts = self.groups.sums(documents, torch.ones(len(documents))).expand(len(pairs), -1)
         return self._of_ratios(pairs, sums[:, first, second].T, counts, empty, start)
 
-    def _neighbours(self, pairs: Sequence[Pair], empty: Measured) -> Measured:
-        """Sums of the shares of common neighbours of queries, group by group; see ``mutual_neighbours``."""
+    def _neighbours(self, pairs: Sequence[Pair], empty: SiteMatrix) -> SiteMatrix:
+        """Sum the shares of common neighbours of queries by group; see ``mutual_neighbours``."""
         start = time.perf_counter()
-        queries = self._draw("queries", self.settings.queries)
+        queries = self._draw(1, self.settings.queries)
         sides = [Neighbours(x, self.settings.k, queries) for x in self.activations.at(queries)]
         for _, x in self.activations.batches("Nearest neighbours"):
             for side, part in zip(sides, x, strict=True):
@@ -125,14 +124,14 @@ class Representations:
         counts = self.groups.sums(documents, torch.ones(len(queries)))
         return self._of_ratios(pairs, torch.stack(sums), counts.expand(len(pairs), -1), empty, start)
 
-    def _draw(self, what: str, wanted: int) -> Int[Tensor, " m"]:
-        """Tokens drawn at random, the same ones for the same tokens; rising."""
-        generator = torch.Generator().manual_seed(("anchors", "queries").index(what))
-        return torch.randperm(len(self.activations), generator=generator)[:wanted].sort().values
+    def _draw(self, seed: int, count: int) -> Int[Tensor, " m"]:
+        """Return rising indices of tokens drawn at random; the same for the same number of tokens."""
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randperm(len(self.activations), generator=generator)[:count].sort().values
 
     def _of_ratios(
-        self, pairs: Sequence[Pair], above: Tensor, below: Tensor, empty: Measured, start: float
-    ) -> Measured:
+        self, pairs: Sequence[Pair], above: Tensor, below: Tensor, empty: SiteMatrix, start: float
+    ) -> SiteMatrix:
         values, resampled = self.groups.ratios(above, below)
         for (i, j), value, values_of_resamples in zip(pairs, values, resampled.T, strict=True):
             empty.put(i, j, value, values_of_resamples)
@@ -140,7 +139,7 @@ class Representations:
 
 
 def check_tokens(n: int, widths: Sequence[int], settings: SimilaritySettings) -> None:
-    """Raises InputError where n tokens are too few for a measure that is asked for."""
+    """Raise InputError if n tokens are too few for a requested measure."""
     largest = sorted(widths)[-2:]
     needed = {"pwcca": sum(largest) + 1, "regression": largest[-1] + 2, "debiased_cka": 4}
     if "relative" in settings.measures:
@@ -150,33 +149,32 @@ def check_tokens(n: int, widths: Sequence[int], settings: SimilaritySettings) ->
     for measure in settings.of_activations:
         if n < needed.get(measure, 2):
             raise InputError(
-                f"{n:,} held-out tokens in common are too few for {measure}, which needs {needed.get(measure, 2):,} "
-                "with these settings: raise data.validation_tokens, lower queries, anchors or k, or leave the measure "
-                "out"
+                f"{n:,} held-out tokens in common are too few for {measure}, which needs {needed.get(measure, 2):,} with "
+                "these settings: raise data.validation_tokens, lower queries, anchors or k, or leave the measure out"
             )
 
 
-def _fill(found: dict[str, Measured], draw: int, i: int, j: int, moments: CrossMoments) -> None:
-    """Put the measures of one pair where they belong: among the values (draw -1) or those of a resample."""
+def _fill(matrices: dict[str, SiteMatrix], draw: int, i: int, j: int, moments: CrossMoments) -> None:
+    """Fill in the measures of one pair: among the values (draw -1) or those of a resample."""
     for name, measure in OF_MOMENTS.items():
-        if name not in found:
+        if name not in matrices:
             continue
         start = time.perf_counter()
         forth = measure(moments)
         back = measure(moments.swapped) if name in NOT_SYMMETRIC else forth
-        target = found[name].values if draw < 0 else found[name].resampled[draw]
+        target = matrices[name].values if draw < 0 else matrices[name].resampled[draw]
         target[i, j], target[j, i] = forth, back
-        found[name] = found[name]._replace(seconds=found[name].seconds + time.perf_counter() - start)
+        matrices[name] = matrices[name]._replace(seconds=matrices[name].seconds + time.perf_counter() - start)
 
 
 def _chunks(pairs: Sequence[Pair], widths: Sequence[int], groups: int) -> Iterator[list[Pair]]:
-    """As many pairs at a time as there is room for the sums of; at least one."""
+    """Yield as many pairs at a time as memory holds the sums of; at least one."""
     chunk: list[Pair] = []
     for pair in pairs:
-        wanted = {*chunk, pair}
-        sites = {site for one in wanted for site in one}
-        numbers = sum(widths[i] * widths[j] for i, j in wanted) + sum(widths[i] ** 2 for i in sites)
-        # Those of each group, and of a resample.
+        candidates = {*chunk, pair}
+        sites = {site for one in candidates for site in one}
+        numbers = sum(widths[i] * widths[j] for i, j in candidates) + sum(widths[i] ** 2 for i in sites)
+        # The sums of each group, and of a resample.
         if chunk and 8 * numbers * (groups + 1) > MOMENTS_BYTES:
             yield chunk
             chunk = []

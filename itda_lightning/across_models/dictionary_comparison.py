@@ -1,5 +1,6 @@
 """Dictionaries of several models compared by their sources: layer by layer, as whole models, and with other orders."""
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -10,19 +11,17 @@ from torch import Tensor
 
 from itda_lightning.across_models.aligned_activations import AlignedActivations
 from itda_lightning.across_models.alignment import Unit, common_sources
-from itda_lightning.across_models.compared import ComparedModel
-from itda_lightning.across_models.measured import Measured
-from itda_lightning.across_models.orders import regrown, reordered_batches
+from itda_lightning.across_models.compared_models import ComparedModel
+from itda_lightning.across_models.regrowth import regrown, reordered_batches
 from itda_lightning.across_models.similarity_settings import SimilaritySettings
+from itda_lightning.across_models.site_matrix import SiteMatrix
 from itda_lightning.across_models.source_sets import SourceSet, Universe, equal_atoms
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.results.model_similarity import Reordered, WholeModels
 
 
 class Fit(NamedTuple):
-    """One fit of one hook point: the dictionary itself (order 0), or one on the same tokens in another order (1, 2,
-    ...).
-    """
+    """A fit at one hook point: the dictionary itself (order 0), or one of the same tokens in another order (1, 2, ...)."""
 
     model: str
     hook_name: str
@@ -35,21 +34,21 @@ class Fit(NamedTuple):
 
 
 class DictionaryComparison(NamedTuple):
-    """What comparing sources gives.
+    """Results of comparing dictionaries by their sources.
 
     Attributes:
-        atoms: how many of each dictionary count.
-        universe: how many sources could have become atoms.
-        chance: the index of two random sets of ``atoms`` sources.
-        measured: measure -> values of all pairs of sites.
+        atoms: number of atoms of each dictionary that count.
+        universe: number of sources that could have become atoms.
+        chance: Jaccard index of two random sets of ``atoms`` sources.
+        matrices: measure -> values of all pairs of sites.
         whole_models: the unions of all pairs of models.
-        reordered: every dictionary and every model beside its fits in other orders.
+        reordered: every dictionary and every model with its fits in other orders.
     """
 
     atoms: int
     universe: int
     chance: float
-    measured: dict[str, Measured]
+    matrices: dict[str, SiteMatrix]
     whole_models: tuple[WholeModels, ...]
     reordered: tuple[Reordered, ...]
 
@@ -57,16 +56,16 @@ class DictionaryComparison(NamedTuple):
 def compare_dictionaries(
     models: Sequence[ComparedModel], unit: Unit, activations: AlignedActivations, settings: SimilaritySettings
 ) -> DictionaryComparison:
-    """Compare the dictionaries of all sites, all cropped to the size of the smallest, those of other orders included.
+    """Compare the dictionaries of all sites, cropped to the size of the smallest, those of other orders included.
 
     Args:
-        models: with their dictionaries.
-        unit: what their tokens are aligned by.
-        activations: the tokens that use is counted on.
-        settings: which measures, and how many orders and resamples.
+        models: models with their dictionaries.
+        unit: the unit their tokens are aligned by.
+        activations: tokens on which the use of atoms is counted.
+        settings: measures, and numbers of orders and resamples.
 
     Raises:
-        InputError: nothing in common that all fits have read, or dictionaries of too few such atoms.
+        InputError: no source that all fits have read, or dictionaries with too few such atoms.
     """
     tables = _tables(models, settings.orders)
     start = time.perf_counter()
@@ -78,31 +77,28 @@ def compare_dictionaries(
     sites = [Fit(model.name, hook) for model in models for hook in model.hook_names]
     atoms = len(kept[sites[0]])
     chance = universe.compared(sets[sites[0]], sets[sites[0]]).expected
-    measured = {}
+    matrices = {}
     if "jaccard" in settings.measures:
         index = _all_pairs(universe, [sets[site] for site in sites], settings.resamples)
         seconds = time.perf_counter() - start
-        measured["jaccard"] = Measured(index.values - chance, index.resampled - chance, seconds)
+        matrices["jaccard"] = SiteMatrix(index.values - chance, index.resampled - chance, seconds)
     if "weighted_jaccard" in settings.measures:
         start = time.perf_counter()
-        cropped = [
-            _cropped(model.dictionaries[hook], kept[Fit(model.name, hook)])
-            for model in models
-            for hook in model.hook_names
-        ]
+        dictionaries = [model.dictionaries[hook] for model in models for hook in model.hook_names]
+        cropped = [_cropped(one, kept[site]) for one, site in zip(dictionaries, sites, strict=True)]
         weighted = [
             SourceSet.weighted(members[site][kept[site]], use)
             for site, use in zip(sites, count_uses(cropped, activations), strict=True)
         ]
         index = _all_pairs(universe, weighted, settings.resamples)
-        measured["weighted_jaccard"] = index._replace(seconds=time.perf_counter() - start)
+        matrices["weighted_jaccard"] = index._replace(seconds=time.perf_counter() - start)
     whole = _whole_models(models, universe, sets)
     reordered = _reordered(models, universe, sets, settings.orders)
-    return DictionaryComparison(atoms, len(universe), chance, measured, whole, reordered)
+    return DictionaryComparison(atoms, len(universe), chance, matrices, whole, reordered)
 
 
 def count_uses(dictionaries: Sequence[Dictionary], activations: AlignedActivations) -> list[Float[Tensor, " n"]]:
-    """Of each site's dictionary (n,) how many of the tokens use each atom."""
+    """Return for each site (n,) float64: the number of tokens that use each atom of its dictionary."""
     uses = [torch.zeros(dictionary.n_atoms, dtype=torch.float64) for dictionary in dictionaries]
     for _, x in activations.batches("Use of atoms"):
         for use, dictionary, part in zip(uses, dictionaries, x, strict=True):
@@ -112,35 +108,33 @@ def count_uses(dictionaries: Sequence[Dictionary], activations: AlignedActivatio
 
 
 def _tables(models: Sequence[ComparedModel], orders: int) -> dict[Fit, Int[Tensor, "_ 6"]]:
-    """The sources of every fit."""
+    """Return the sources of every fit."""
     tables = {}
     for model in models:
         for hook in model.hook_names:
             tables[Fit(model.name, hook)] = model.dictionaries[hook].source_table
         for order in range(1, orders + 1):
-            # Seeds of the data, and of draws from it, are small.
+            # Far from the seeds of the data and of draws from it, which are small.
             batches = reordered_batches(model.data, model.data.hparams["seed"] + 1000 * order)
             for hook, table in regrown(model.dictionaries, batches).items():
                 tables[Fit(model.name, hook, order)] = table
     return tables
 
 
-def _all_pairs(universe: Universe, sets: Sequence[SourceSet], resamples: int) -> Measured:
-    measured = Measured.ones(len(sets), resamples)
-    for i, first in enumerate(sets):
-        for j in range(i + 1, len(sets)):
-            measured.put(i, j, *universe.groups.ratios(*universe.overlap(first, sets[j])))
-    return measured
+def _all_pairs(universe: Universe, sets: Sequence[SourceSet], resamples: int) -> SiteMatrix:
+    matrix = SiteMatrix.ones(len(sets), resamples)
+    for i, j in itertools.combinations(range(len(sets)), 2):
+        matrix.put(i, j, *universe.groups.ratios(*universe.overlap(sets[i], sets[j])))
+    return matrix
 
 
 def _whole_models(
     models: Sequence[ComparedModel], universe: Universe, sets: Mapping[Fit, SourceSet]
 ) -> tuple[WholeModels, ...]:
-    unions = [_union(model, sets) for model in models]
+    unions = [(model.name, _union(model, sets)) for model in models]
     return tuple(
-        WholeModels(models[a].name, models[b].name, universe.compared(unions[a], unions[b]))
-        for a in range(len(models))
-        for b in range(a + 1, len(models))
+        WholeModels(first, second, universe.compared(one, other))
+        for (first, one), (second, other) in itertools.combinations(unions, 2)
     )
 
 
@@ -148,15 +142,15 @@ def _reordered(
     models: Sequence[ComparedModel], universe: Universe, sets: Mapping[Fit, SourceSet], orders: int
 ) -> tuple[Reordered, ...]:
     numbers = range(1, orders + 1)
-    found = []
+    entries = []
     for model in models if orders else ():
         for hook in model.hook_names:
             own = sets[Fit(model.name, hook)]
             overlaps = tuple(universe.compared(own, sets[Fit(model.name, hook, order)]) for order in numbers)
-            found.append(Reordered(model.name, hook, overlaps))
+            entries.append(Reordered(model.name, hook, overlaps))
         unions = [_union(model, sets, order) for order in (0, *numbers)]
-        found.append(Reordered(model.name, None, tuple(universe.compared(unions[0], union) for union in unions[1:])))
-    return tuple(found)
+        entries.append(Reordered(model.name, None, tuple(universe.compared(unions[0], union) for union in unions[1:])))
+    return tuple(entries)
 
 
 def _union(model: ComparedModel, sets: Mapping[Fit, SourceSet], order: int = 0) -> SourceSet:

@@ -1,4 +1,4 @@
-"""The activations at the sources of a dictionary, in any language model that reads their prompts."""
+"""Activations at the sources of a dictionary, in any language model that reads their prompts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,16 +21,16 @@ from itda_lightning.errors import InputError
 
 @dataclass(frozen=True)
 class SourceActivations:
-    """The activations of a model at those of n sources that it reads, m of them.
+    """Activations of a model at m of n sources, those that it reads.
 
     Attributes:
-        x: for every hook point (m, d_in) float32.
-        index: (m,) int64 which of the sources they are, rising.
-        table: (m, 6) int64 the sources as this model read them, columns as in ``sources.COLUMNS``: of the same rows,
-            but with positions, tokens and spans of its own tokenizer.
-        prompts: the text of each row, cut at the token.
-        unaligned: sources without a token of their own in this model's tokenizer that ends at the same character.
-        unusable: sources whose activation is zero or not finite at a hook point.
+        x: hook point -> (m, d_in) float32.
+        index: (m,) int64 rising indices of the sources.
+        table: (m, 6) int64 sources as this model reads them, columns as in ``sources.COLUMNS``: of the same rows, but with
+            positions, tokens and spans of its own tokenizer.
+        prompts: text of each row, cut at the token.
+        unaligned: number of sources at whose last character no token of this model's tokenizer ends.
+        unusable: number of sources whose activation is zero or not finite at a hook point.
     """
 
     x: Mapping[str, Float[Tensor, "m d"]]
@@ -42,7 +42,7 @@ class SourceActivations:
 
 
 def check_sources(sources: Sources | None, data: ActivationsDataModule) -> Sources:
-    """The sources, if they lie in the training rows of ``data`` where they say.
+    """Return the sources after checking that they lie in the training rows of ``data``.
 
     Raises:
         InputError: no sources, sources of other documents, or of other rows of them.
@@ -71,14 +71,14 @@ def check_sources(sources: Sources | None, data: ActivationsDataModule) -> Sourc
 def at_sources(
     sources: Sources, data: ActivationsDataModule, language_model: LanguageModel, batch_size: int = 16
 ) -> SourceActivations:
-    """Run the prompts of sources through a language model; only the rows that hold sources are read.
+    """Run the prompts of sources through a language model, reading only the rows that hold sources.
 
     Args:
-        sources: what ``check_sources`` accepts.
-        data: the data of the fit; its own model is not needed.
-        language_model: any; where its tokenizer cuts the text otherwise, a source is the token that ends at the same
-            character, and of several sources of one such token only the first is read.
-        batch_size: rows in one forward pass.
+        sources: sources accepted by ``check_sources``.
+        data: data of the fit; its own model is not needed.
+        language_model: any language model. If its tokenizer splits the text otherwise, a source is the token that ends at
+            the same character, and of several sources of one such token only the first is read.
+        batch_size: rows per forward pass.
 
     Raises:
         InputError: as ``retokenise``; none of the sources has a token or a usable activation in this model.
@@ -120,14 +120,12 @@ def at_sources(
 
 
 def _first_of_each(places: Int[Tensor, "n 2"]) -> Int[Tensor, " m"]:
-    """The indices of the places that are there and did not come before."""
-    seen: set[tuple[int, ...]] = set()
-    first = []
+    """Return the first index of each distinct (row, position) with a position."""
+    first: dict[tuple[int, ...], int] = {}
     for index, place in enumerate(map(tuple, places.tolist())):
-        if place[1] >= 0 and place not in seen:
-            seen.add(place)
-            first.append(index)
-    return torch.tensor(first, dtype=torch.int64)
+        if place[1] >= 0:
+            first.setdefault(place, index)
+    return torch.tensor(list(first.values()), dtype=torch.int64)
 
 
 def _harvest(

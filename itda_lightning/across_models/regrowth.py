@@ -1,6 +1,6 @@
 """The same fit on the same tokens in another order: how far two dictionaries of one model agree.
 
-A comparison is worth no more than that: what two fits of the same model do not have in common, order alone has decided.
+This is the noise floor of a comparison: two fits of the same model differ only by the order of the tokens.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,7 +20,7 @@ from itda_lightning.growth import GROWTH_POLICIES, GrowthRule, judging
 
 
 def check_regrowable(name: str, dictionary: Dictionary) -> None:
-    """Raises InputError for a dictionary whose fit cannot be done again from what it says of it."""
+    """Raise InputError for a dictionary without the facts of its fit that growing it again needs."""
     fit = dictionary.metadata.get("fit") or {}
     if dictionary.metadata.get("threshold") is None or "max_atoms" not in fit:
         raise InputError(
@@ -28,12 +28,13 @@ def check_regrowable(name: str, dictionary: Dictionary) -> None:
         )
     if fit["energy_exponent"] != 1 and dictionary.metadata.get("typical_energy") is None:
         raise InputError(
-            f"{name} was fitted with energy_exponent {fit['energy_exponent']}, whose typical energy is not kept: set orders to 0"
+            f"{name} was fitted with energy_exponent {fit['energy_exponent']}, whose typical energy is not kept: "
+            "set orders to 0"
         )
 
 
 def reordered_batches(data: ActivationsDataModule, seed: int) -> Iterator[ActivationBatch]:
-    """The training activations with the rows in another order, from a complete cache; the order depends on the seed alone."""
+    """Yield the training activations with the rows in another order, from a complete cache; ``seed`` fixes the order."""
     rows, cache = data.rows("train"), data.cache("train")
     assert cache is not None
     order = choice(len(rows), len(rows), seed)
@@ -48,14 +49,14 @@ def reordered_batches(data: ActivationsDataModule, seed: int) -> Iterator[Activa
 def regrown(
     dictionaries: Mapping[str, Dictionary], batches: Iterable[ActivationBatch]
 ) -> dict[str, Int[Tensor, "_ 6"]]:
-    """The sources of dictionaries that are grown as the given ones were, with their bias and threshold, on other batches.
+    """Grow dictionaries again on other batches, with the settings, bias and threshold of the given ones.
 
     Args:
-        dictionaries: of each hook point, as ``check_regrowable`` accepts them.
-        batches: of the tokens of their fits.
+        dictionaries: hook point -> dictionary accepted by ``check_regrowable``.
+        batches: the tokens of their fits.
 
     Returns:
-        Of each hook point (atoms, 6) sources, columns as in ``sources.COLUMNS``.
+        Hook point -> (atoms, 6) sources, columns as in ``sources.COLUMNS``.
     """
     grown = {hook: _empty(dictionary) for hook, dictionary in dictionaries.items()}
     for batch in batches:

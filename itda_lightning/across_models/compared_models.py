@@ -1,0 +1,224 @@
+"""The models of a similarity study: their data on the same text, their dictionaries, and checks before any of them runs."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from itda_lightning.across_models.alignment import check_same_documents
+from itda_lightning.across_models.similarity_settings import ModelSettings, kind_of
+from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.activations.models.skeleton import config_of
+from itda_lightning.activations.text.split import Split
+from itda_lightning.activations.text.translation import translate
+from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.dictionary.facts import settings
+from itda_lightning.errors import InputError
+from itda_lightning.fitting.fit_in_memory import fit_in_memory
+from itda_lightning.fitting.identity import fit_identity
+from itda_lightning.fitting.loading import load_dictionary
+from itda_lightning.fitting.module import ITDA
+from itda_lightning.fitting.run_directory import DICTIONARIES
+from itda_lightning.machine.made_once import hash_of, made_once
+
+logger = logging.getLogger(__name__)
+
+# Settings of the study's data that replace those of a run's fit.
+REPLACED = ("device", "model_batch_size", "validation_tokens")
+# Settings that must be equal, or one model's training tokens would be held out for another.
+SHARED = ("holdout_fraction", "prepend_bos")
+LONGEST = 2**31
+
+
+class SameText(ActivationsDataModule):
+    """An ``ActivationsDataModule`` that can read the text of another one's rows; same arguments."""
+
+    def read_the_text_of(self, other: "SameText", split: Split) -> None:
+        """Read in this split the text of the other's rows, row by row, in tokens of this model's own tokenizer.
+
+        With the same tokenizer these are the same rows. Rows longer than this model reads are cut off. Call it before the
+        split is read.
+
+        Raises:
+            InputError: as ``translate``; a model without a configuration.
+        """
+        config = config_of(self.model_name.path_or_hub_name(), self.model_name.revision).get_text_config()
+        # `transformers` gives 10^30 for a tokenizer that does not know its limit.
+        limits = (getattr(self.tokenizer, "model_max_length", None), getattr(config, "max_position_embeddings", None))
+        self._rows[split] = translate(
+            other._cached_rows(split),
+            other.tokenizer,
+            self.tokenizer,
+            prepend_bos=other.hparams["prepend_bos"],
+            longest=min(LONGEST, *(limit for limit in limits if limit is not None)),
+        )
+
+    def release_model(self) -> None:
+        """Free the memory of the language model, which is loaded again if needed."""
+        self._language_model = None
+
+
+@dataclass
+class ComparedModel:
+    """One model of a study.
+
+    Attributes:
+        name: its name in the results.
+        hook_names: the compared hook points.
+        data: its documents, rows and activations.
+        dictionaries: hook point -> dictionary, of its run or from ``add_dictionaries``.
+        is_run: True if it was given as a fitted run.
+    """
+
+    name: str
+    hook_names: list[str]
+    data: SameText
+    dictionaries: dict[str, Dictionary] = field(default_factory=dict)
+    is_run: bool = False
+
+
+def open_models(models: Sequence[ModelSettings], data: Mapping[str, Any], of_sources: bool) -> list[ComparedModel]:
+    """Open the models with their data, all reading the same held-out text.
+
+    Args:
+        models: settings of each model.
+        data: arguments of ``ActivationsDataModule`` that all models share.
+        of_sources: True if dictionaries are compared; else no training text is read.
+
+    Raises:
+        InputError: a run without a dictionary of a hook point or without the settings of its fit, models of different
+            documents or kinds of hook points, or a single hook point in all.
+    """
+    opened = [_from_run(one, data) if one.run is not None else _from_model(one, data) for one in models]
+    if not of_sources:
+        for model in opened:
+            # A split has at least one row.
+            one_row = {"training_tokens": model.data.hparams["context_size"], "first_tokens": None}
+            model.data = SameText(**{**settings(model.data.hparams), **one_row})
+    _check_sites(opened)
+    _check_data(opened, of_sources)
+    first = opened[0].data
+    for model in opened[1:]:
+        splits: tuple[Split, ...] = ("train", "heldout") if of_sources and not model.is_run else ("heldout",)
+        for split in splits:
+            model.data.read_the_text_of(first, split)
+    return opened
+
+
+def check_widths(models: Sequence[ComparedModel]) -> None:
+    """Check every hook point, loading a language model if its widths are not cached.
+
+    Raises:
+        InputError: a hook point that a model does not have, or a dictionary of another width than its activations.
+    """
+    for model in models:
+        widths = model.data.widths
+        for hook, dictionary in model.dictionaries.items():
+            if dictionary.d_in != widths[hook]:
+                raise InputError(
+                    f"the dictionary of {model.name} has d_in {dictionary.d_in} but {hook} of {model.data.model_name.name} "
+                    f"has {widths[hook]} dimensions: it was fitted on another model"
+                )
+        model.data.release_model()
+
+
+def add_dictionaries(model: ComparedModel, fit: Mapping[str, Any], made: Path) -> None:
+    """Fit dictionaries of all hook points in one pass, unless ``made`` holds those of the same fit.
+
+    Args:
+        model: a model whose activations are in its cache.
+        fit: arguments of ``ITDA``.
+        made: directory of fits, each in a folder named by its hash.
+
+    Raises:
+        InputError: as ``ITDA``.
+    """
+    module = ITDA(**fit)
+    identity = fit_identity(settings(module.hparams), model.data) | {"data.seed": model.data.hparams["seed"]}
+    place = made / hash_of(identity)
+
+    def make(directory: Path) -> None:
+        fit_in_memory(module, model.data)
+        for hook in model.hook_names:
+            module.finished_dictionary(hook).save(directory / DICTIONARIES / hook)
+
+    if place.exists():
+        logger.info("%s: reusing dictionaries from %s", model.name, place)
+    else:
+        logger.info("%s: fitting dictionaries at %d hook points", model.name, len(model.hook_names))
+    made_once(place, make)
+    model.dictionaries = {hook: Dictionary.load(place / DICTIONARIES / hook) for hook in model.hook_names}
+
+
+def _from_model(model: ModelSettings, data: Mapping[str, Any]) -> ComparedModel:
+    return ComparedModel(model.name, model.hook_names, SameText(**{**data, **model.of_the_model}))
+
+
+def _from_run(model: ModelSettings, data: Mapping[str, Any]) -> ComparedModel:
+    path = Path(str(model.run)).expanduser()
+    loaded = [load_dictionary(path, hook) for hook in model.hook_names or _hook_names_in(path)]
+    dictionaries = {str(dictionary.metadata.get("hook_name")): dictionary for dictionary in loaded}
+    of_fit = loaded[0].metadata.get("data")
+    if not of_fit:
+        raise InputError(
+            f"{model.name}: {path} does not say which model and documents it was fitted on: give a run of "
+            "itda_lightning.fit"
+        )
+    changes = {name: data[name] for name in REPLACED if name in data}
+    if of_fit.get("cache_dir") is None:
+        changes["cache_dir"] = data.get("cache_dir")
+    names = model.hook_names or sorted(dictionaries, key=_layers_first)
+    own = {name: dictionaries[name] for name in names}
+    return ComparedModel(model.name, names, SameText(**{**of_fit, **changes}), own, is_run=True)
+
+
+def _hook_names_in(path: Path) -> Sequence[str | None]:
+    """Return the hook points of a run directory; [None] for anything else, which holds one dictionary."""
+    return [entry.name for entry in (path / DICTIONARIES).glob("*")] or [None]
+
+
+def _layers_first(hook_name: str) -> list[tuple[int, str]]:
+    """Return a sort key that compares the numbers in a name by size, so that layer 10 comes after layer 9."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in hook_name.split(".")]
+
+
+def _check_sites(models: Sequence[ComparedModel]) -> None:
+    if sum(len(model.hook_names) for model in models) < 2:
+        raise InputError(
+            f"{models[0].name} at {models[0].hook_names[0]} alone cannot be compared: give another model or hook point"
+        )
+    kinds = {model.name: sorted({kind_of(hook) for hook in model.hook_names}) for model in models}
+    # Loaders call the same hook point by different names.
+    huggingface = {model.name: model.data.model_name.loader == "huggingface" for model in models}
+    for model in models[1:]:
+        same_names = huggingface[model.name] == huggingface[models[0].name]
+        if same_names and kinds[model.name] != kinds[models[0].name]:
+            raise InputError(
+                f"the hook points of {models[0].name} are {kinds[models[0].name]}, those of {model.name} "
+                f"{kinds[model.name]}: layers are matched at hook points of the same kinds; give the same kinds for both"
+            )
+
+
+def _check_data(models: Sequence[ComparedModel], of_sources: bool) -> None:
+    first = models[0].data.hparams
+    if first["cache_dir"] is None:
+        raise InputError("activations are read more than once: set data.cache_dir")
+    for model in models[1:]:
+        for name in SHARED:
+            if (value := model.data.hparams[name]) != first[name]:
+                raise InputError(
+                    f"{models[0].name} has data.{name} {first[name]}, {model.name} {value}: they would be compared on "
+                    "other text than they were fitted for; fit them with the same"
+                )
+    for model in models:
+        dataset = model.data.documents.fingerprint
+        for hook, dictionary in model.dictionaries.items():
+            if of_sources and dictionary.sources is None:
+                raise InputError(f"the dictionary of {model.name} at {hook} has no sources: give one that was fitted")
+            if dictionary.dataset != dataset:
+                raise InputError(
+                    f"{model.name} was fitted on documents {dictionary.dataset}, {model.data.documents.name} holds "
+                    f"{dataset}: give the documents of its fit"
+                )
+    check_same_documents({model.name: model.data.documents.fingerprint for model in models})
