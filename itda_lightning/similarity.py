@@ -1,4 +1,4 @@
-"""Command: models compared layer by layer on the same tokens (``python -m itda_lightning.similarity --help``)."""
+"""Command: compare models layer by layer on the same tokens (``python -m itda_lightning.similarity --help``)."""
 
 import sys
 from pathlib import Path
@@ -24,10 +24,10 @@ OF_EACH_MODEL = {"model", "hook_names", "loader", "model_revision", "model_dtype
 
 
 def parse(args: list[str] | None = None) -> tuple[SimilaritySettings, dict[str, Any], dict[str, Any]]:
-    """What the command line and the config ask for: the settings, and the arguments of the data and of the fits.
+    """Return the settings, the arguments of the data and those of the fits from the command line and its config.
 
     Raises:
-        InputError: a value out of range. What does not parse ends the process with exit code 2.
+        InputError: a value out of range. An argument that does not parse ends the process with exit code 2.
     """
     parser = ArgumentParser(
         prog="python -m itda_lightning.similarity",
@@ -35,7 +35,9 @@ def parse(args: list[str] | None = None) -> tuple[SimilaritySettings, dict[str, 
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--config", action="config", help="A file with what follows, e.g. configs/similarity/NAME.yaml."
+        "--config",
+        action="config",
+        help="A YAML file with any of the options below, e.g. configs/similarity/NAME.yaml.",
     )
     parser.add_class_arguments(ActivationsDataModule, "data", skip=OF_EACH_MODEL, instantiate=False)
     parser.add_class_arguments(ITDA, "fit", instantiate=False)
@@ -43,14 +45,14 @@ def parse(args: list[str] | None = None) -> tuple[SimilaritySettings, dict[str, 
     parsed: Namespace = parser.parse_args(args)
     try:
         config = parser.instantiate_classes(parsed)
-    except ValueError as error:  # what a model's settings refuse, in the parser's wrapping
+    except ValueError as error:  # the parser wraps the errors of a model's settings
         raise error.__cause__ if isinstance(error.__cause__, InputError) else InputError(str(error)) from error
     settings = SimilaritySettings(**{name: config[name] for name in SimilaritySettings.__dataclass_fields__})
     return settings, parsed.data.as_dict(), parsed.fit.as_dict()
 
 
 def main(args: list[str] | None = None) -> ModelSimilarity:
-    """Parse, compare, write, print."""
+    """Parse the command line, compare the models, write the results and the page, print tables."""
     start_logging()
     settings, data, fit = parse(args)
     results = compare_models(settings, data, fit)

@@ -24,8 +24,8 @@ import itda_lightning as il
 from benchmarks.diffing.planted import BASE, CONTEXT, DOMAINS, fine_tune, passages
 from benchmarks.results import Study, describe, environment, table, write_results
 from itda_lightning import fit
-from itda_lightning.across_models.at_sources import SourceActivations
 from itda_lightning.across_models.diffing import Side, direction
+from itda_lightning.across_models.source_activations import SourceActivations
 from itda_lightning.activations.text.documents import load_documents
 from itda_lightning.activations.text.split import is_held_out
 from itda_lightning.evaluation.data_of import data_for

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from itda_lightning.across_models.layer_matching import matching_accuracy
+from itda_lightning.across_models.site_matrix import matching_accuracy
 
 
 def accuracy_over_models(values: Float[Tensor, "sites sites"], models: int) -> tuple[float, float]:

@@ -1,21 +1,24 @@
-"""Model diffing: which atoms of one model's dictionary the dictionary of another model explains, and which it does not."""
+"""Model diffing: find the atoms of one model's dictionary that another model's dictionary explains worse, and vice versa."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from itda_lightning.across_models.at_sources import SourceActivations, at_sources, check_sources
+from itda_lightning.across_models.source_activations import SourceActivations, at_sources, check_sources
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.models.language_model import LanguageModel
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.sources import Source, Sources
-from itda_lightning.evaluation.data_of import check_width
-from itda_lightning.results.difference import AtomDifference, Direction
+from itda_lightning.evaluation.data_of import check_width, data_for, hook_point
+from itda_lightning.fitting.loading import load_dictionary
+from itda_lightning.machine.versions import versions_and_hardware
+from itda_lightning.results.difference import AtomDifference, Difference, Direction
 
-# What codes in single precision leave of an activation that is an atom.
+# Share that codes in single precision leave unexplained of an activation that is an atom.
 ROUNDING = 1e-12
 
 
@@ -24,9 +27,9 @@ class Side:
     """One of the two models.
 
     Attributes:
-        name: what it is called in the results.
+        name: its name in the results.
         dictionary: its dictionary, with sources.
-        data: the data of the dictionary's fit, which name the model.
+        data: data of the dictionary's fit, which name the model.
         hook_name: the hook point of the dictionary.
     """
 
@@ -35,14 +38,27 @@ class Side:
     data: ActivationsDataModule
     hook_name: str
 
+    @classmethod
+    def load(cls, name: str, path: str, hook_name: str | None, device: str) -> "Side":
+        """Load a dictionary with the data of its fit. Raises InputError as ``load_dictionary`` and ``data_for``."""
+        dictionary = load_dictionary(path, hook_name)
+        hook = hook_point(dictionary, hook_name, path)
+        return cls(name, dictionary, data_for(dictionary, None, hook, device), hook)
+
     @property
     def sources(self) -> Sources:
-        """Its sources. Raises InputError as ``check_sources``."""
+        """The sources of the dictionary. Raises InputError as ``check_sources``."""
         return check_sources(self.dictionary.sources, self.data)
+
+    @property
+    def heading(self) -> str:
+        """The model (the last part of a directory) and the hook point, as in a heading."""
+        name = self.data.model_name.name
+        return f"{Path(name).name if Path(name).expanduser().is_dir() else name} at {self.hook_name}"
 
 
 def check_sides(base: Side, other: Side) -> None:
-    """Refuse what cannot be compared; no model is loaded.
+    """Check that two sides can be compared; loads no model.
 
     Raises:
         InputError: as ``check_sources`` of either; dictionaries of different datasets, which have no sources in common.
@@ -50,11 +66,14 @@ def check_sides(base: Side, other: Side) -> None:
     base.sources.intersection(other.sources)
 
 
-def diff(base: Side, other: Side) -> tuple[Direction, Direction]:
-    """For every atom of each dictionary: what the other model's dictionary leaves unexplained at its source.
+def diff(base: Side, other: Side) -> Difference:
+    """Rank the atoms of each dictionary by how much worse the other model's dictionary explains them at their sources.
+
+    The score of an atom of A is (share of A's activation at its source that B's dictionary leaves unexplained) - (share of
+    B's own activation there that B's dictionary leaves unexplained).
 
     Each model reads the prompts of all sources; the two are loaded one after the other. They may differ in tokenizer, hook
-    point and width.
+    point and width. If widths differ, the score is the second share alone.
 
     Raises:
         InputError: as ``check_sides`` and ``at_sources``; a dictionary of another width than its model.
@@ -62,14 +81,18 @@ def diff(base: Side, other: Side) -> tuple[Direction, Direction]:
     check_sides(base, other)
     sides = (base, other)
     read = [read_sources(reader, sides) for reader in sides]
-    return (
-        direction(base, other, own=read[0][0], theirs=read[1][0]),
-        direction(other, base, own=read[1][1], theirs=read[0][1]),
+    return Difference(
+        title=f"{base.heading} and {other.heading}",
+        facts=_facts(sides),
+        directions=(
+            direction(base, other, own=read[0][0], theirs=read[1][0]),
+            direction(other, base, own=read[1][1], theirs=read[0][1]),
+        ),
     )
 
 
 def unexplained_shares(dictionary: Dictionary, x: Float[Tensor, "m d"]) -> Float[Tensor, " m"]:
-    """(m,) float64: the share of ``|x - bias|^2`` that the dictionary's codes leave; 0 for an activation equal to the bias."""
+    """Return the share of ``|x - bias|^2`` that the dictionary's codes leave, (m,) float64; 0 if x is the bias."""
     x = x.to(dictionary.bias.device)
     energy = dictionary.centre(x).double().square().sum(1)
     shares = torch.where(energy > 0, dictionary.encode(x).residual_energy.double() / energy, 0.0)
@@ -77,13 +100,13 @@ def unexplained_shares(dictionary: Dictionary, x: Float[Tensor, "m d"]) -> Float
 
 
 def cosine_distances(x: Float[Tensor, "m d"], y: Float[Tensor, "m d"]) -> Float[Tensor, " m"]:
-    """(m,) float64: 1 - cosine of the rows of x and y, each about the mean of its rows."""
+    """Return 1 - cosine of the rows of x and y, each about the mean of its rows; (m,) float64."""
     x, y = x.double(), y.double()
     return 1 - torch.nn.functional.cosine_similarity(x - x.mean(0), y - y.mean(0))
 
 
 def read_sources(reader: Side, owners: Sequence[Side]) -> list[SourceActivations]:
-    """The activations of one side's model at the sources of each of the owners' dictionaries. Raises as ``diff``."""
+    """Return the activations of one side's model at the sources of each owner's dictionary. Raises as ``diff``."""
     language_model = LanguageModel(reader.data.model_name, [reader.hook_name])
     check_width(reader.dictionary, language_model.widths[reader.hook_name], reader.data, reader.hook_name)
     batch_size = reader.data.hparams["model_batch_size"]
@@ -91,7 +114,7 @@ def read_sources(reader: Side, owners: Sequence[Side]) -> list[SourceActivations
 
 
 def direction(owner: Side, reader: Side, own: SourceActivations, theirs: SourceActivations) -> Direction:
-    """The owner's atoms, ranked, from the activations of both models at the owner's sources."""
+    """Rank the owner's atoms, given the activations of both models at the owner's sources."""
     both = torch.isin(theirs.index, own.index)
     index = theirs.index[both]
     x = theirs.x[reader.hook_name][both]
@@ -118,3 +141,16 @@ def direction(owner: Side, reader: Side, own: SourceActivations, theirs: SourceA
         owner.dictionary.n_atoms - theirs.unaligned - len(atoms),
         tuple(sorted(atoms, key=lambda atom: -atom.excess)),
     )
+
+
+def _facts(sides: Sequence[Side]) -> dict[str, str]:
+    facts = {}
+    for side in sides:
+        model, dictionary = side.data.model_name, side.dictionary
+        facts[side.name] = model.name if model.revision is None else f"{model.name} at {model.revision}"
+        facts[f"{side.name}: hook point"] = side.hook_name
+        facts[f"{side.name}: dictionary"] = f"{dictionary.n_atoms:,} atoms, {dictionary.pursuit}, k = {dictionary.k}"
+    versions = versions_and_hardware()
+    facts["documents"] = str(sides[0].data.hparams["dataset"])
+    facts["versions"] = ", ".join(f"{name} {versions[name]}" for name in ("itda-lightning", "torch", "transformers"))
+    return facts

@@ -1,4 +1,4 @@
-"""What is compared and how: models, each given by a fitted run or fitted on the spot, and the measures."""
+"""Settings of a similarity study: the models, each a fitted run or a language model to fit on, and the measures."""
 
 import re
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ Measure = Literal[
 ]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 OF_SOURCES: tuple[Measure, ...] = ("jaccard", "weighted_jaccard")
-# Those that take a singular value decomposition of a whitened matrix for every resample of every pair are left out.
+# Without the measures that decompose a whitened matrix for every resample of every pair of sites.
 DEFAULT_MEASURES: tuple[Measure, ...] = (
     "jaccard",
     "weighted_jaccard",
@@ -37,16 +37,16 @@ DEFAULT_MEASURES: tuple[Measure, ...] = (
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """One model: a run, or a language model on which ITDAs are fitted. The rest of its settings are those of ``data``.
+    """One model: a fitted run, or a language model on which ITDAs are fitted. Its other settings are those of ``data``.
 
     Attributes:
-        name: what tables and the page call it.
-        run: a run directory or a saved dictionary; its model and data are those of its fit.
-        model: a language model, as ``data.model`` of a fit.
-        hook_names: the hook points, from the first layer to the last; of a run all by default.
-        loader: bridge, hooked_transformer or huggingface, as ``data.loader`` of a fit.
+        name: its name in tables and on the page.
+        run: a run directory or a saved dictionary, compared with the model and data of its fit.
+        model: a language model: a hub name, a local directory, or bundled:smollm2-135m.
+        hook_names: hook points from the first layer to the last; by default all of a run.
+        loader: loader of the model: bridge, hooked_transformer or huggingface.
         model_revision: branch, tag or commit of the model on the hub.
-        model_dtype: float32, bfloat16 or float16.
+        model_dtype: dtype of the model's weights and computation: float32, bfloat16 or float16.
 
     Raises:
         InputError: no name; not exactly one of run and model; a model without hook points.
@@ -62,7 +62,7 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         if not self.name.strip():
-            raise InputError("every one of models needs a name: it stands in tables and on the page")
+            raise InputError("every one of models needs a name, which tables and the page show")
         if (self.run is None) == (self.model is None):
             raise InputError(
                 f"{self.name!r} must have exactly one of run and model, got {self.run!r} and {self.model!r}"
@@ -74,7 +74,7 @@ class ModelSettings:
 
     @property
     def of_the_model(self) -> dict[str, Any]:
-        """The settings of its data that are not shared with other models."""
+        """The arguments of ``ActivationsDataModule`` that belong to this model."""
         names = ("model", "hook_names", "loader", "model_revision", "model_dtype")
         return {name: getattr(self, name) for name in names}
 
@@ -84,23 +84,24 @@ class SimilaritySettings:
     """What to compare and how to measure it.
 
     Args:
-        models: what is compared, in the order shown; every hook point of all with every other.
-        directory: where the results, the page and the fitted dictionaries go. A second run takes over the dictionaries.
+        models: models in the order shown; every hook point is compared with every other.
+        directory: directory for the results, the page and the fitted dictionaries, which a second run reuses.
         title: heading of the page; null for the models' names.
-        measures: what is measured: jaccard (over chance), weighted_jaccard (by use), cka, debiased_cka, svcca, pwcca, regression,
-            procrustes, relative, neighbours. Those of svcca, pwcca and regression are the dear ones.
-        alignment: tokens (models that read the same tokens), characters (the ends of tokens in the text), or auto: tokens
-            where they are the same.
-        orders: how often every dictionary is grown again on the same tokens in another order, to tell how far two
-            fits of the same model agree; 0 for not.
-        resamples: how often documents are resampled for standard errors; 0 for none.
-        anchors: tokens that serve as anchors of relative representations.
-        queries: tokens whose nearest neighbours are compared.
-        k: how many nearest neighbours.
+        measures: any of jaccard (over chance), weighted_jaccard (by use), cka, debiased_cka, svcca, pwcca, regression,
+            procrustes, relative, neighbours. svcca, pwcca and regression take much longer than the others.
+        alignment: tokens (models that read the same tokens), characters (tokens that end at the same character), or
+            auto: tokens if all models read the same ones.
+        orders: number of times every dictionary is grown again on the same tokens in another order, to measure how far
+            two fits of one model agree; 0 for none.
+        resamples: number of resamples of the documents for standard errors; 0 for none.
+        anchors: number of tokens that are anchors of relative representations.
+        queries: number of tokens whose nearest neighbours are compared.
+        k: number of nearest neighbours.
         wandb_project: log tables, heat maps and the page to this Weights & Biases project.
 
     Raises:
-        InputError: no models or two of one name, no measure, one that is unknown or named twice, or a number out of range.
+        InputError: no models, two models of one name, no measure, a measure that is unknown or given twice, or a number
+            out of range.
     """
 
     models: list[ModelSettings]
@@ -119,9 +120,9 @@ class SimilaritySettings:
         names = [model.name for model in self.models]
         if not names:
             raise InputError("there is nothing to compare: give at least one of models")
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise InputError(f"models must have different names, but several are called {twice}: rename them")
+        duplicates = sorted({name for name in names if names.count(name) > 1})
+        if duplicates:
+            raise InputError(f"models must have different names, but several are called {duplicates}: rename them")
         unknown = [measure for measure in self.measures if measure not in MEASURES]
         if unknown or not self.measures or len(set(self.measures)) != len(self.measures):
             raise InputError(f"measures must be some of {list(MEASURES)}, each once, got {self.measures}")
@@ -131,28 +132,28 @@ class SimilaritySettings:
 
     @property
     def of_sources(self) -> list[str]:
-        """The measures asked for that compare dictionaries."""
+        """The requested measures that compare dictionaries."""
         return [measure for measure in self.measures if measure in OF_SOURCES]
 
     @property
     def of_activations(self) -> list[str]:
-        """The measures asked for that compare activations."""
+        """The requested measures that compare activations."""
         return [measure for measure in self.measures if measure not in OF_SOURCES]
 
 
 def kind_of(hook_name: str) -> str:
-    """A hook point's name without its numbers: what it is of every layer."""
+    """Return a hook point's name with its numbers replaced by ``*``: the same for every layer."""
     return re.sub(r"\d+", "*", hook_name)
 
 
 def short_labels(hook_names: list[str]) -> list[str]:
-    """The numbers in the names where they tell the hook points apart, else the names."""
+    """Return the numbers in the names if they are distinct, else the names."""
     numbers = [".".join(re.findall(r"\d+", name)) for name in hook_names]
     return numbers if len(set(numbers)) == len(numbers) and all(numbers) else list(hook_names)
 
 
 def summary_of(hook_names: list[str]) -> str:
-    """All hook points in few words: what they are once, where they differ in their numbers only."""
+    """Return a short list of the hook points: their kind once, if they differ only in their numbers."""
     kinds, numbers = {kind_of(name) for name in hook_names}, short_labels(hook_names)
     if len(hook_names) == 1 or len(kinds) > 1 or numbers == hook_names:
         return ", ".join(hook_names)

@@ -1,4 +1,4 @@
-"""Models compared with each other, from their settings to plain results."""
+"""The similarity study: compare models with each other, from their settings to plain results."""
 
 import hashlib
 import itertools
@@ -12,14 +12,12 @@ import torch
 
 from itda_lightning.across_models.aligned_activations import AlignedActivations
 from itda_lightning.across_models.alignment import AlignedTokens, Unit, align, common_sources, unit_of_alignment
-from itda_lightning.across_models.compared import ComparedModel, check_widths, open_models
-from itda_lightning.across_models.dictionaries import DictionaryComparison, compare_dictionaries
-from itda_lightning.across_models.fits import fit_dictionaries
-from itda_lightning.across_models.layer_matching import matching_accuracy
-from itda_lightning.across_models.measured import Measured
-from itda_lightning.across_models.orders import check_regrowable
-from itda_lightning.across_models.representations import Representations, check_tokens
+from itda_lightning.across_models.compared_models import ComparedModel, add_dictionaries, check_widths, open_models
+from itda_lightning.across_models.dictionary_comparison import DictionaryComparison, compare_dictionaries
+from itda_lightning.across_models.regrowth import check_regrowable
+from itda_lightning.across_models.representation_comparison import RepresentationComparison, check_tokens
 from itda_lightning.across_models.similarity_settings import SimilaritySettings, short_labels, summary_of
+from itda_lightning.across_models.site_matrix import SiteMatrix, matching_accuracy
 from itda_lightning.comparison.bootstrap import standard_error
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.module import ITDA
@@ -30,20 +28,20 @@ from itda_lightning.results.model_similarity import Matrix, MeasuredSites, Model
 logger = logging.getLogger(__name__)
 
 MADE = "made"
-# Below this share of a model's held-out tokens that all have, it should be known how few they are.
+# Warn if the tokens in common are a smaller share of a model's held-out tokens.
 FEW_IN_COMMON = 0.5
 
 
 def compare_models(settings: SimilaritySettings, data: Mapping[str, Any], fit: Mapping[str, Any]) -> ModelSimilarity:
-    """Open and check the models, harvest and fit what is missing, measure, one model after another.
+    """Open and check the models, harvest and fit what is missing, one model after another, and measure.
 
     Args:
-        settings: what is compared and how.
-        data: arguments of ``ActivationsDataModule`` but for those of the model.
-        fit: arguments of ``ITDA`` for the models that are not given by a run.
+        settings: models and measures.
+        data: arguments of ``ActivationsDataModule`` that all models share.
+        fit: arguments of ``ITDA``, for models that are not given as a run.
 
     Raises:
-        InputError: models that cannot be compared, each with the reason, before any of them runs.
+        InputError: models that cannot be compared, before any of them runs.
     """
     ITDA(**fit)
     models = open_models(settings.models, data, bool(settings.of_sources))
@@ -59,7 +57,7 @@ def compare_models(settings: SimilaritySettings, data: Mapping[str, Any], fit: M
         logger.info("%s: %s", model.name, model.data.model_name.name)
         model.data.prepare_data()
         if settings.of_sources and not model.is_run:
-            fit_dictionaries(model, fit, directory / MADE)
+            add_dictionaries(model, fit, directory / MADE)
         model.data.release_model()
     return _measure(models, unit, tokens, shares, settings)
 
@@ -71,11 +69,11 @@ def _check(
     shares: Mapping[str, float],
     settings: SimilaritySettings,
 ) -> None:
-    """What can be known before a model runs."""
+    """Check what can be checked before a model runs."""
     if settings.resamples and len(tokens.spans[:, 0].unique()) < 2:
         raise InputError(
-            "the held-out tokens in common are of one document, so no error can be told: raise data.validation_tokens, or set "
-            "resamples to 0"
+            "the held-out tokens in common are of one document, so no standard error can be computed: raise "
+            "data.validation_tokens, or set resamples to 0"
         )
     if settings.of_sources:
         common_sources([model.data.rows("train") for model in models], unit)
@@ -105,10 +103,10 @@ def _measure(
     compared: DictionaryComparison | None = None
     if settings.of_sources:
         compared = compare_dictionaries(models, unit, activations, settings)
-    measured, shared = Representations(activations, settings).measure(len(sites))
+    matrices, shared = RepresentationComparison(activations, settings).measure(len(sites))
     if compared is not None:
-        measured |= compared.measured
-    of_models = _places(models)
+        matrices |= compared.matrices
+    of_models = _sites_of_models(models)
     return ModelSimilarity(
         title=settings.title or f"{', '.join(model.name for model in models)}: similarity of layers",
         facts=_facts(models, unit, tokens, activations, shares, settings)
@@ -120,7 +118,7 @@ def _measure(
         atoms=0 if compared is None else compared.atoms,
         universe=0 if compared is None else compared.universe,
         chance=float("nan") if compared is None else compared.chance,
-        measured=tuple(_plain(name, measured[name], of_models) for name in settings.measures),
+        measured=tuple(_plain(name, matrices[name], of_models) for name in settings.measures),
         whole_models=() if compared is None else compared.whole_models,
         reordered=() if compared is None else compared.reordered,
     )
@@ -134,26 +132,26 @@ def _sites(models: Sequence[ComparedModel]) -> tuple[Site, ...]:
     )
 
 
-def _places(models: Sequence[ComparedModel]) -> list[range]:
-    """Which of all sites are those of each model."""
+def _sites_of_models(models: Sequence[ComparedModel]) -> list[range]:
+    """Return the consecutive sites of each model among all sites."""
     ends = torch.tensor([0, *(len(model.hook_names) for model in models)]).cumsum(0).tolist()
     return [range(first, last) for first, last in itertools.pairwise(ends)]
 
 
-def _plain(name: str, measured: Measured, of_models: Sequence[range]) -> MeasuredSites:
-    accuracies = [matching_accuracy(values, of_models) for values in measured.resampled]
+def _plain(name: str, matrix: SiteMatrix, of_models: Sequence[range]) -> MeasuredSites:
+    accuracies = [matching_accuracy(values, of_models) for values in matrix.resampled]
     return MeasuredSites(
         name,
-        _matrix(measured.values),
-        _matrix(standard_error(measured.resampled)),
-        measured.seconds,
-        matching_accuracy(measured.values, of_models),
+        _rows(matrix.values),
+        _rows(standard_error(matrix.resampled)),
+        matrix.seconds,
+        matching_accuracy(matrix.values, of_models),
         float(standard_error(torch.tensor(accuracies, dtype=torch.float64))),
-        matching_accuracy(measured.values, of_models, self_pairs=True),
+        matching_accuracy(matrix.values, of_models, self_pairs=True),
     )
 
 
-def _matrix(values: torch.Tensor) -> Matrix:
+def _rows(values: torch.Tensor) -> Matrix:
     return tuple(map(tuple, values.tolist()))
 
 
@@ -192,5 +190,5 @@ def _facts(
 
 
 def _hash(tokens: AlignedTokens) -> str:
-    """Of the documents and characters of all tokens in common."""
+    """Return a hash of the documents and characters of all tokens in common."""
     return hashlib.sha256(tokens.spans.numpy().tobytes()).hexdigest()[:16]

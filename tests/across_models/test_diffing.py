@@ -55,8 +55,7 @@ def test_shares_are_what_pursuit_leaves_of_the_energy(base) -> None:
 
 def test_every_atom_is_read_by_the_other_model_and_its_dictionary(base, other) -> None:
     by_model = {side.name: activations(side.data) for side in (base, other)}
-    directions = diff(base, other)
-    for found, owner, reader in zip(directions, (base, other), (other, base), strict=True):
+    for found, owner, reader in zip(diff(base, other).directions, (base, other), (other, base), strict=True):
         assert (found.owner, found.reader) == (owner.name, reader.name)
         assert (found.n_atoms, found.n_reader_atoms) == (owner.dictionary.n_atoms, reader.dictionary.n_atoms)
         assert (found.unaligned, found.unusable) == (0, 0)
@@ -95,7 +94,7 @@ def test_a_model_differs_in_nothing_from_itself_whatever_its_dictionaries(base) 
         k=2,
         metadata=whole.metadata,
     )
-    for found in diff(base, replace(base, name="fewer", dictionary=fewer)):
+    for found in diff(base, replace(base, name="fewer", dictionary=fewer)).directions:
         assert {atom.excess for atom in found.atoms} == {0.0}
         assert len(found.atoms) == found.n_atoms
         assert sum(atom.common for atom in found.atoms) == 20
@@ -103,7 +102,7 @@ def test_a_model_differs_in_nothing_from_itself_whatever_its_dictionaries(base) 
 
 def test_models_of_other_tokens_are_read_at_the_same_characters(base, other_tokens_dir, prose_file, tmp_path) -> None:  # noqa: F811
     other = side("other", fit_tiny(tmp_path / "run", other_tokens_dir, prose_file))
-    for found, owner in zip(diff(base, other), (base, other), strict=True):
+    for found, owner in zip(diff(base, other).directions, (base, other), strict=True):
         assert 0 < len(found.atoms) == owner.dictionary.n_atoms - found.unaligned
         assert found.unaligned + sum(atom.common for atom in found.atoms) > 0
         prompts = owner.dictionary.prompts
@@ -116,7 +115,7 @@ def test_hook_points_of_other_widths_are_ranked_by_what_the_other_leaves(
     hook = "blocks.1.mlp.hook_post"
     wide = side("wide", fit_tiny(tmp_path / "run", tiny_model_dir, prose_file, hook), hook)
     assert wide.dictionary.d_in != base.dictionary.d_in
-    for found in diff(base, wide):
+    for found in diff(base, wide).directions:
         assert {(atom.unexplained_own, atom.distance) for atom in found.atoms} == {(None, None)}
         shares = [atom.unexplained for atom in found.atoms]
         assert shares == sorted(shares, reverse=True)
@@ -145,6 +144,6 @@ def test_a_dictionary_without_sources_is_refused(base) -> None:
 
 def test_two_layers_of_a_model_are_compared_as_two_models_are(tiny_run_of_two) -> None:
     first, second = side("first", tiny_run_of_two, OTHER_HOOK), side("second", tiny_run_of_two, HOOK)
-    found, _ = diff(first, second)
+    found, _ = diff(first, second).directions
     assert len(found.atoms) == first.dictionary.n_atoms
     assert found.atoms[0].excess > 0

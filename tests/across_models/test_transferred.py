@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from itda_lightning.across_models.transferred import cropped, rivals, transfer
+from itda_lightning.across_models.transfer_study import cropped, rivals
+from itda_lightning.across_models.transferred import transfer
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.comparison.candidates import Candidate
 from itda_lightning.dictionary.dictionary import Dictionary

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.layer_matching import accuracy as accuracies
 from benchmarks.layer_matching import choices
-from itda_lightning.across_models.layer_matching import matching_accuracy
+from itda_lightning.across_models.site_matrix import matching_accuracy
 from tests.growth.naive import mixtures
 
 LAYERS, MODELS = 3, 4

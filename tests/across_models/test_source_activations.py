@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from itda_lightning.across_models.at_sources import at_sources, check_sources
+from itda_lightning.across_models.source_activations import at_sources, check_sources
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.models.language_model import LanguageModel, LanguageModelName
 from itda_lightning.dictionary.facts import settings
@@ -74,7 +74,7 @@ def test_two_sources_of_one_token_are_read_once(dictionary, data, tiny_model_dir
 
 
 def test_sources_without_a_token_there_are_an_error(dictionary, data, other_tokens_dir, monkeypatch) -> None:  # noqa: F811
-    nowhere = "itda_lightning.across_models.at_sources.places_of"
+    nowhere = "itda_lightning.across_models.source_activations.places_of"
     monkeypatch.setattr(nowhere, lambda table, rows: torch.full((len(table),), -1))
     with pytest.raises(InputError, match=rf"none of the {dictionary.n_atoms} sources has a usable activation"):
         at_sources(dictionary.sources, data, model(other_tokens_dir))

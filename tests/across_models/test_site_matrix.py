@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from itda_lightning.across_models.layer_matching import matching_accuracy
+from itda_lightning.across_models.site_matrix import matching_accuracy
 
 
 def places(*sizes: int) -> list[range]:

@@ -4,16 +4,18 @@ import pytest
 import torch
 
 from itda_lightning import Dictionary, InputError
-from itda_lightning.across_models.orders import check_regrowable, regrown, reordered_batches
-from itda_lightning.across_models.same_text import SameText
+from itda_lightning.across_models.regrowth import check_regrowable, regrown, reordered_batches
+from itda_lightning.activations.datamodule import ActivationsDataModule
 from tests.fits import HOOK, data_settings, fitted
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture(scope="module")
-def fit(tiny_model_dir, prose_file, tmp_path_factory) -> tuple[SameText, Dictionary]:
-    data = SameText(**data_settings(tiny_model_dir, prose_file, cache_dir=str(tmp_path_factory.mktemp("cache"))))
+def fit(tiny_model_dir, prose_file, tmp_path_factory) -> tuple[ActivationsDataModule, Dictionary]:
+    data = ActivationsDataModule(
+        **data_settings(tiny_model_dir, prose_file, cache_dir=str(tmp_path_factory.mktemp("cache")))
+    )
     return data, fitted(data).finished_dictionary()
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from itda_lightning import Dictionary, InputError
-from itda_lightning.across_models import aligned_activations, representations
+from itda_lightning.across_models import aligned_activations, representation_comparison
 from itda_lightning.across_models.aligned_activations import AlignedActivations
 from itda_lightning.across_models.alignment import AlignedTokens
-from itda_lightning.across_models.same_text import SameText
-from itda_lightning.across_models.similarity_settings import MEASURES, ModelSettings, SimilaritySettings, summary_of
+from itda_lightning.across_models.compared_models import SameText
+from itda_lightning.across_models.similarity_settings import MEASURES, SimilaritySettings
 from itda_lightning.across_models.similarity_study import compare_models
 from itda_lightning.dictionary.sources import Sources
 from itda_lightning.measures import (
@@ -48,9 +48,8 @@ def setting(tiny_model_dir, other_seed_dir, prose_file, tmp_path_factory) -> tup
 def results(setting) -> ModelSimilarity:
     # Few pairs at a time, so that sums are taken in several passes.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(representations, "MOMENTS_BYTES", 8 * 17 * 5 * 32**2)
-        settings, data = setting
-        return compare_models(settings, data, FIT)
+        patch.setattr(representation_comparison, "MOMENTS_BYTES", 8 * 17 * 5 * 32**2)
+        return compare_models(*setting, FIT)
 
 
 @pytest.fixture(scope="module")
@@ -155,9 +154,8 @@ def test_accuracies_and_facts(results, setting) -> None:
 
 def test_a_second_run_takes_the_dictionaries_over_and_gives_the_same(results, setting, caplog) -> None:
     caplog.set_level(logging.INFO)
-    settings, data = setting
-    again = compare_models(settings, data, FIT)
-    assert sum("taken over from" in message for message in caplog.messages) == 2
+    again = compare_models(*setting, FIT)
+    assert sum("reusing dictionaries from" in message for message in caplog.messages) == 2
     for one, other in zip(results.measured, again.measured, strict=True):
         assert torch.allclose(torch.tensor(one.values), torch.tensor(other.values), atol=1e-9)
         assert torch.allclose(torch.tensor(one.errors), torch.tensor(other.errors), atol=1e-7)
@@ -222,84 +220,12 @@ def test_runs_are_compared_with_what_is_fitted(tiny_run, tiny_run_of_two, tiny_m
     assert math.isfinite(by_measure["jaccard"].accuracy), "two models have one hook point"
 
 
-@pytest.mark.parametrize(
-    ("models", "changes", "told"),
-    [
-        ({"A": {"hook_names": HOOKS[:1]}}, {}, r"A at blocks.0.hook_resid_post alone cannot be compared: give another"),
-        (
-            {"A": {"hook_names": HOOKS[:1]}, "B": {"hook_names": ["blocks.0.hook_mlp_out"]}},
-            {},
-            r"hook points of A are \['blocks.\*.hook_resid_post'\], those of B \['blocks.\*.hook_mlp_out'\]",
-        ),
-        ({"A": {"hook_names": HOOKS}}, {"cache_dir": None}, "activations are read more than once: set data.cache_dir"),
-        ({"A": {"hook_names": [*HOOKS[:1], "blocks.9.hook_resid_post"]}}, {}, "has no hook point 'blocks.9.hook_resid"),
-        ({"A": {"hook_names": HOOKS}}, {}, "too few for relative, which needs 20,000 with these"),
-    ],
-)
-def test_what_cannot_be_compared_is_refused_before_anything_runs(
-    models, changes, told, tiny_model_dir, prose_file, tmp_path, monkeypatch
-) -> None:
-    monkeypatch.setattr(SameText, "prepare_data", lambda self: pytest.fail("it harvests"))
-    settings = settings_of(
-        tmp_path, {name: {"model": str(tiny_model_dir), **one} for name, one in models.items()}, anchors=20_000
-    )
-    with pytest.raises(InputError, match=told):
-        compare_models(settings, data_of(prose_file, tmp_path / "cache", **changes), FIT)
-
-
-def test_runs_that_cannot_be_compared_are_refused(tiny_run, tiny_model_dir, prose, prose_file, tmp_path) -> None:
-    other = tmp_path / "other.txt"
-    other.write_text("\n\n".join(prose))
-    data = data_of(prose_file, tmp_path / "cache", holdout_fraction=0.1)
-    fitted = {"model": str(tiny_model_dir), "hook_names": [HOOK]}
-    cases = [
-        ({"run": {"run": str(tmp_path / "nowhere")}}, data, "nowhere does not exist: give a run directory"),
-        ({"run": {"run": str(tiny_run), "hook_names": ["x"]}}, data, "holds no dictionary of 'x'"),
-        ({"run": {"run": str(tiny_run)}, "B": fitted}, data | {"dataset": str(other)}, "read different datasets"),
-        (
-            {"run": {"run": str(tiny_run)}, "B": fitted},
-            data | {"holdout_fraction": 0.2},
-            "run has data.holdout_fraction 0.1, B",
-        ),
-    ]
-    for models, shared, told in cases:
-        with pytest.raises(InputError, match=told):
-            compare_models(settings_of(tmp_path / "out", models), shared, FIT)
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"sources": None}, f"the dictionary of run at {HOOK} has no sources: give one that was fitted"),
-        ({"dataset": "other"}, "run was fitted on documents other, .* holds .*: give the documents of its fit"),
-        ({"d_in": 5}, f"the dictionary of run has d_in 5 but {HOOK} of .* has 32 dimensions: it was fitted on another"),
-        ({"data": {}}, "does not say which model and documents it was fitted on: give a run of itda_lightning.fit"),
-    ],
-)
-def test_dictionaries_of_something_else_are_refused(
-    changes, told, tiny_run, tiny_model_dir, prose_file, tmp_path
-) -> None:
-    fitted = Dictionary.load(tiny_run / "dictionaries" / HOOK)
-    d_in = changes.get("d_in", fitted.d_in)
-    Dictionary(
-        torch.nn.functional.normalize(fitted.atoms[:, :d_in], dim=1),
-        fitted.bias[:d_in],
-        changes.get("sources", Sources(fitted.source_table, changes.get("dataset", fitted.dataset))),
-        k=fitted.k,
-        metadata=fitted.metadata | {name: value for name, value in changes.items() if name == "data"},
-    ).save(tmp_path / "changed")
-    models = {"run": {"run": str(tmp_path / "changed")}, "B": {"model": str(tiny_model_dir), "hook_names": [HOOK]}}
-    data = data_of(prose_file, tmp_path / "cache", holdout_fraction=0.1)
-    with pytest.raises(InputError, match=told):
-        compare_models(settings_of(tmp_path / "out", models), data, FIT)
-
-
 def test_tokens_of_one_document_tell_no_error(setting, tmp_path) -> None:
     settings, data = setting
     models = {one.name: one.of_the_model for one in settings.models}
     one_row = data | {"validation_tokens": 16, "cache_dir": str(tmp_path / "cache")}
     with pytest.raises(
-        InputError, match=r"are of one document, so no error can be told: raise .* or set resamples to 0"
+        InputError, match=r"are of one document, so no standard error can be computed: raise .* or set resamples to 0"
     ):
         compare_models(settings_of(tmp_path / "out", models, measures=["cka"]), one_row, FIT)
     found = compare_models(settings_of(tmp_path / "out", models, measures=["cka"], resamples=0), one_row, FIT)
@@ -310,7 +236,7 @@ def test_activations_that_are_nowhere_finite_are_refused(setting, monkeypatch) -
     def not_finite(data, hook_names, places):
         return [torch.full((len(places), 2), torch.inf)]
 
-    monkeypatch.setattr(aligned_activations, "_activations", not_finite)
+    monkeypatch.setattr(aligned_activations, "_read", not_finite)
     tokens = AlignedTokens(torch.zeros(3, 3, dtype=torch.int64), (torch.zeros(3, 2, dtype=torch.int64),))
     with pytest.raises(
         InputError, match="at none of 3 tokens in common are the activations of all models finite and not"
@@ -323,49 +249,3 @@ def test_dictionaries_of_too_few_atoms_are_refused(setting, tmp_path) -> None:
     few = SimilaritySettings(settings.models, str(tmp_path), measures=["jaccard"])
     with pytest.raises(InputError, match="has 5 atoms whose sources all fits have read, of 5: too few to estimate"):
         compare_models(few, data, FIT | {"max_atoms": 5})
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"models": []}, "there is nothing to compare: give at least one of models"),
-        ({"models": [ModelSettings("A", run="x")] * 2}, r"several are called \['A'\]: rename them"),
-        ({"measures": ["cka", "kernel"]}, r"measures must be some of \['jaccard', .* got \['cka', 'kernel'\]"),
-        ({"measures": []}, "measures must be some of"),
-        ({"measures": ["cka", "cka"]}, "each once"),
-        ({"orders": -1}, "orders must be at least 0, got -1"),
-        ({"anchors": 1}, "anchors must be at least 2, got 1"),
-        ({"k": 0}, "k must be at least 1, got 0"),
-    ],
-)
-def test_settings_out_of_range(changes, told) -> None:
-    with pytest.raises(InputError, match=told):
-        SimilaritySettings(**({"models": [ModelSettings("A", run="x")], "directory": "d"} | changes))
-
-
-@pytest.mark.parametrize(
-    ("hook_names", "summary"),
-    [
-        (HOOKS, "blocks.*.hook_resid_post at 0, 1, 2"),
-        (HOOKS[:1], HOOKS[0]),
-        ([HOOKS[0], "blocks.0.hook_mlp_out"], f"{HOOKS[0]}, blocks.0.hook_mlp_out"),
-        (["a", "b"], "a, b"),
-    ],
-)
-def test_hook_points_in_few_words(hook_names, summary) -> None:
-    assert summary_of(hook_names) == summary
-
-
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        ({"name": " "}, "every one of models needs a name"),
-        ({"name": "A"}, "'A' must have exactly one of run and model, got None and None"),
-        ({"name": "A", "run": "x", "model": "y"}, "exactly one of run and model"),
-        ({"name": "A", "model": "y"}, "'A' needs hook_names: which layers of 'y' are compared"),
-        ({"name": "A", "model": "y", "hook_names": ["a", "a"]}, "'A' names a hook point twice"),
-    ],
-)
-def test_settings_of_a_model(options, told) -> None:
-    with pytest.raises(InputError, match=told):
-        ModelSettings(**options)
