@@ -4,7 +4,7 @@ Models that read the same tokens are aligned token by token. Others are aligned 
 end at the same character of the same document are the same position, as both models have then read the same text.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -125,16 +125,6 @@ def common_spans(spans: Sequence[Int[Tensor, "_ 3"]]) -> Int[Tensor, "m 3"]:
     distinct = torch.cat([part.unique(dim=0) for part in spans])
     both, counts = distinct.unique(dim=0, return_counts=True)
     return both[counts == len(spans)]
-
-
-def check_same_documents(datasets: Mapping[str, str]) -> None:
-    """Raise InputError if models (name -> fingerprint of the documents) read different datasets."""
-    if len(set(datasets.values())) > 1:
-        each = ", ".join(f"{name}: {dataset}" for name, dataset in datasets.items())
-        raise InputError(
-            f"the models read different datasets ({each}), which have no tokens in common: fit and compare them on the same "
-            "documents"
-        )
 
 
 def _spans(rows: Rows, places: Int[Tensor, "n 2"], unit: Unit) -> Int[Tensor, "n 3"]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from itda_lightning.across_models.alignment import check_same_documents
 from itda_lightning.across_models.similarity_settings import ModelSettings, kind_of
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.models.skeleton import config_of
@@ -221,4 +220,10 @@ def _check_data(models: Sequence[ComparedModel], of_sources: bool) -> None:
                     f"{model.name} was fitted on documents {dictionary.dataset}, {model.data.documents.name} holds "
                     f"{dataset}: give the documents of its fit"
                 )
-    check_same_documents({model.name: model.data.documents.fingerprint for model in models})
+    datasets = {model.name: model.data.documents.fingerprint for model in models}
+    if len(set(datasets.values())) > 1:
+        each = ", ".join(f"{name}: {dataset}" for name, dataset in datasets.items())
+        raise InputError(
+            f"the models read different datasets ({each}), which have no tokens in common: fit and compare them on the "
+            "same documents"
+        )

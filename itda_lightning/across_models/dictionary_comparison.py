@@ -53,6 +53,9 @@ class DictionaryComparison(NamedTuple):
     reordered: tuple[Reordered, ...]
 
 
+NO_DICTIONARIES = DictionaryComparison(0, 0, float("nan"), {}, (), ())
+
+
 def compare_dictionaries(
     models: Sequence[ComparedModel], unit: Unit, activations: AlignedActivations, settings: SimilaritySettings
 ) -> DictionaryComparison:

@@ -6,14 +6,14 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from itda_lightning.across_models.aligned_activations import AlignedActivations
 from itda_lightning.across_models.alignment import AlignedTokens, Unit, align, common_sources, unit_of_alignment
 from itda_lightning.across_models.compared_models import ComparedModel, add_dictionaries, check_widths, open_models
-from itda_lightning.across_models.dictionary_comparison import DictionaryComparison, compare_dictionaries
+from itda_lightning.across_models.dictionary_comparison import NO_DICTIONARIES, compare_dictionaries
 from itda_lightning.across_models.regrowth import check_regrowable
 from itda_lightning.across_models.representation_comparison import RepresentationComparison, check_tokens
 from itda_lightning.across_models.similarity_settings import SimilaritySettings, short_labels, summary_of
@@ -30,6 +30,24 @@ logger = logging.getLogger(__name__)
 MADE = "made"
 # Warn if the tokens in common are a smaller share of a model's held-out tokens.
 FEW_IN_COMMON = 0.5
+
+
+class Study(NamedTuple):
+    """What is compared.
+
+    Attributes:
+        settings: models and measures.
+        models: the models, opened.
+        unit: the unit their tokens are aligned by.
+        tokens: held-out tokens that all models have.
+        shares: model -> share of its held-out tokens that all models have.
+    """
+
+    settings: SimilaritySettings
+    models: list[ComparedModel]
+    unit: Unit
+    tokens: AlignedTokens
+    shares: dict[str, float]
 
 
 def compare_models(settings: SimilaritySettings, data: Mapping[str, Any], fit: Mapping[str, Any]) -> ModelSimilarity:
@@ -49,7 +67,8 @@ def compare_models(settings: SimilaritySettings, data: Mapping[str, Any], fit: M
     unit = unit_of_alignment(settings.alignment, heldout)
     tokens = align(heldout, unit)
     shares = {model.name: len(tokens.spans) / rows.n_kept for model, rows in zip(models, heldout, strict=True)}
-    _check(models, unit, tokens, shares, settings)
+    study = Study(settings, models, unit, tokens, shares)
+    _check(study)
     directory = Path(settings.directory).expanduser()
     with explained(directory, "writing into"):
         directory.mkdir(parents=True, exist_ok=True)
@@ -59,83 +78,65 @@ def compare_models(settings: SimilaritySettings, data: Mapping[str, Any], fit: M
         if settings.of_sources and not model.is_run:
             add_dictionaries(model, fit, directory / MADE)
         model.data.release_model()
-    return _measure(models, unit, tokens, shares, settings)
+    return _measure(study)
 
 
-def _check(
-    models: Sequence[ComparedModel],
-    unit: Unit,
-    tokens: AlignedTokens,
-    shares: Mapping[str, float],
-    settings: SimilaritySettings,
-) -> None:
+def _check(study: Study) -> None:
     """Check what can be checked before a model runs."""
-    if settings.resamples and len(tokens.spans[:, 0].unique()) < 2:
+    settings, models = study.settings, study.models
+    if settings.resamples and len(study.tokens.spans[:, 0].unique()) < 2:
         raise InputError(
             "the held-out tokens in common are of one document, so no standard error can be computed: raise "
             "data.validation_tokens, or set resamples to 0"
         )
     if settings.of_sources:
-        common_sources([model.data.rows("train") for model in models], unit)
+        common_sources([model.data.rows("train") for model in models], study.unit)
         for model in models if settings.orders else ():
             for hook, dictionary in model.dictionaries.items():
                 check_regrowable(f"{model.name} at {hook}", dictionary)
     check_widths(models)
     widths = [model.data.widths[hook] for model in models for hook in model.hook_names]
-    check_tokens(len(tokens.spans), widths, settings)
-    for name, share in shares.items():
+    check_tokens(len(study.tokens.spans), widths, settings)
+    for name, share in study.shares.items():
         if share < FEW_IN_COMMON:
             logger.warning(
                 "only %.0f%% of the held-out tokens of %s have a counterpart in all models", 100 * share, name
             )
 
 
-def _measure(
-    models: Sequence[ComparedModel],
-    unit: Unit,
-    tokens: AlignedTokens,
-    shares: Mapping[str, float],
-    settings: SimilaritySettings,
-) -> ModelSimilarity:
+def _measure(study: Study) -> ModelSimilarity:
+    settings, models = study.settings, study.models
     start = time.perf_counter()
-    activations = AlignedActivations([model.data for model in models], [model.hook_names for model in models], tokens)
-    sites = _sites(models)
-    compared: DictionaryComparison | None = None
+    activations = AlignedActivations(
+        [model.data for model in models], [model.hook_names for model in models], study.tokens
+    )
+    dictionaries = NO_DICTIONARIES
     if settings.of_sources:
-        compared = compare_dictionaries(models, unit, activations, settings)
+        dictionaries = compare_dictionaries(models, study.unit, activations, settings)
+    sites = tuple(
+        Site(model.name, hook, label)
+        for model in models
+        for hook, label in zip(model.hook_names, short_labels(model.hook_names), strict=True)
+    )
     matrices, shared = RepresentationComparison(activations, settings).measure(len(sites))
-    if compared is not None:
-        matrices |= compared.matrices
-    of_models = _sites_of_models(models)
+    matrices |= dictionaries.matrices
+    ends = itertools.accumulate((len(model.hook_names) for model in models), initial=0)
+    of_models = [range(first, last) for first, last in itertools.pairwise(ends)]
     return ModelSimilarity(
         title=settings.title or f"{', '.join(model.name for model in models)}: similarity of layers",
-        facts=_facts(models, unit, tokens, activations, shares, settings)
+        facts=_facts(study, activations)
         | {
             "seconds of the sums that measures of moments share": f"{shared:.1f}",
             "seconds of all measuring": f"{time.perf_counter() - start:.1f}",
         },
         sites=sites,
-        atoms=0 if compared is None else compared.atoms,
-        universe=0 if compared is None else compared.universe,
-        chance=float("nan") if compared is None else compared.chance,
+        atoms=dictionaries.atoms,
+        universe=dictionaries.universe,
+        chance=dictionaries.chance,
         measured=tuple(_plain(name, matrices[name], of_models) for name in settings.measures),
-        whole_models=() if compared is None else compared.whole_models,
-        reordered=() if compared is None else compared.reordered,
+        whole_models=dictionaries.whole_models,
+        reordered=dictionaries.reordered,
     )
-
-
-def _sites(models: Sequence[ComparedModel]) -> tuple[Site, ...]:
-    return tuple(
-        Site(model.name, hook, label)
-        for model in models
-        for hook, label in zip(model.hook_names, short_labels(model.hook_names), strict=True)
-    )
-
-
-def _sites_of_models(models: Sequence[ComparedModel]) -> list[range]:
-    """Return the consecutive sites of each model among all sites."""
-    ends = torch.tensor([0, *(len(model.hook_names) for model in models)]).cumsum(0).tolist()
-    return [range(first, last) for first, last in itertools.pairwise(ends)]
 
 
 def _plain(name: str, matrix: SiteMatrix, of_models: Sequence[range]) -> MeasuredSites:
@@ -155,17 +156,10 @@ def _rows(values: torch.Tensor) -> Matrix:
     return tuple(map(tuple, values.tolist()))
 
 
-def _facts(
-    models: Sequence[ComparedModel],
-    unit: Unit,
-    tokens: AlignedTokens,
-    activations: AlignedActivations,
-    shares: Mapping[str, float],
-    settings: SimilaritySettings,
-) -> dict[str, str]:
-    versions, first = versions_and_hardware(), models[0].data
+def _facts(study: Study, activations: AlignedActivations) -> dict[str, str]:
+    versions, first, settings = versions_and_hardware(), study.models[0].data, study.settings
     facts = {}
-    for model in models:
+    for model in study.models:
         name = model.data.model_name
         revision = name.revision or name.fingerprint().rpartition("@")[2][:12]
         facts[f"model {model.name}"] = f"{name.name} ({revision}, {name.loader}, {name.dtype})"
@@ -177,8 +171,8 @@ def _facts(
         "dataset": f"{first.documents.name} ({first.documents.fingerprint[:12]})",
         "held-out tokens": f"{len(activations):,} of {len(activations.documents.unique()):,} documents",
         "tokens left out": f"{activations.left_out:,}, not finite or zero in some model",
-        "held-out tokens' hash": _hash(tokens),
-        "aligned by": f"{unit} ({', '.join(f'{share:.1%} of {name}' for name, share in shares.items())})",
+        "held-out tokens' hash": hashlib.sha256(study.tokens.spans.numpy().tobytes()).hexdigest()[:16],
+        "aligned by": f"{study.unit} ({', '.join(f'{share:.1%} of {name}' for name, share in study.shares.items())})",
         "seed of the data": str(first.hparams["seed"]),
         "errors": f"standard errors, documents resampled {settings.resamples} times in groups"
         if settings.resamples
@@ -187,8 +181,3 @@ def _facts(
         "hardware": f"{versions['cpus']} CPU cores, {versions['memory_gb']:.0f} GB"
         + "".join(f", {gpu}" for gpu in versions["gpus"]),
     }
-
-
-def _hash(tokens: AlignedTokens) -> str:
-    """Return a hash of the documents and characters of all tokens in common."""
-    return hashlib.sha256(tokens.spans.numpy().tobytes()).hexdigest()[:16]

@@ -73,7 +73,11 @@ def test_runs_that_cannot_be_compared_are_refused(tiny_run, tiny_model_dir, pros
     cases = [
         ({"run": {"run": str(tmp_path / "nowhere")}}, data, "nowhere does not exist: give a run directory"),
         ({"run": {"run": str(tiny_run), "hook_names": ["x"]}}, data, "holds no dictionary of 'x'"),
-        ({"run": {"run": str(tiny_run)}, "B": fitted}, data | {"dataset": str(other)}, "read different datasets"),
+        (
+            {"run": {"run": str(tiny_run)}, "B": fitted},
+            data | {"dataset": str(other)},
+            r"read different datasets \(run: \w+, B: \w+\), which have no tokens in common",
+        ),
         (
             {"run": {"run": str(tiny_run)}, "B": fitted},
             data | {"holdout_fraction": 0.2},
