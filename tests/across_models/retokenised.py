@@ -1,11 +1,11 @@
-"""A model with another tokenizer: its own, with some of the merges cut."""
+"""A model whose tokenizer has lost some of its merges."""
 
 import json
 from pathlib import Path
 
 
 def cut_merges(model: Path, target: Path, kept: float) -> Path:
-    """The model in ``target`` with a tokenizer of only the first share of its merges: the same bytes in shorter tokens."""
+    """Make the model in ``target`` with the first share of its tokenizer's merges: the same bytes in shorter tokens."""
     target.mkdir()
     for file in model.iterdir():
         if file.name != "tokenizer.json":

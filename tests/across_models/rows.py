@@ -10,7 +10,7 @@ Span = tuple[int, int, int]
 
 
 def make_rows(spans: list[Span], context: int = 4, dataset: str = "a", drop: frozenset[int] = frozenset()) -> Rows:
-    """(document, start, end) of the tokens, cut into rows; padded with what is not kept, as are the indices in ``drop``."""
+    """Cut tokens, given by (document, start, end), into rows; padding and the indices in ``drop`` are not kept."""
     padded = spans + [(-1, 0, 0)] * (-len(spans) % context)
     table = torch.tensor(padded, dtype=torch.int64).reshape(-1, context, 3)
     document, start, end = table.unbind(2)
@@ -22,6 +22,6 @@ def make_rows(spans: list[Span], context: int = 4, dataset: str = "a", drop: fro
 
 
 def cut(lengths: list[int], document: int = 0) -> list[Span]:
-    """Tokens of these lengths, one after another."""
+    """Return tokens of these lengths, one after another."""
     ends = torch.tensor([0, *lengths]).cumsum(0).tolist()
     return [(document, start, end) for start, end in itertools.pairwise(ends)]

@@ -1,4 +1,4 @@
-"""A comparison of two tiny models that takes seconds, and what its parts are made from."""
+"""Settings of a similarity study of tiny models that takes seconds."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ FIT = {"max_atoms": 80, "k": 4, "threshold": 0.6, "calibration_tokens": 256}
 
 
 def data_of(prose: Path, cache: Path, **others: Any) -> dict[str, Any]:
-    """The data that all models share."""
+    """Return the data settings that all models share."""
     return {
         "dataset": str(prose),
         "device": "cpu",

@@ -1,4 +1,4 @@
-"""Which tokens of two tokenisations are the same position: straight from the definition, and of real tokenizers."""
+"""Alignment of the tokens of two tokenizers, against its definition and on real prose."""
 
 from pathlib import Path
 
@@ -24,11 +24,11 @@ lengths = st.lists(st.integers(1, 4), min_size=1, max_size=12)
 
 
 def ends_of(rows: Rows) -> dict[tuple[int, int], tuple[int, int]]:
-    """(document, end) -> (row, position) of the last kept token that ends there."""
-    found = {}
+    """Return (document, end) -> (row, position) of the last kept token that ends there."""
+    places = {}
     for row, position in rows.kept.nonzero().tolist():
-        found[int(rows.document[row, position]), int(rows.end[row, position])] = (row, position)
-    return found
+        places[int(rows.document[row, position]), int(rows.end[row, position])] = (row, position)
+    return places
 
 
 @given(lengths, lengths, lengths, lengths)
@@ -40,42 +40,44 @@ def test_tokens_that_end_at_the_same_character_are_aligned_and_no_others(a, b, c
         with pytest.raises(InputError, match="no token of the 2 models ends at the same character"):
             align([one, two], "characters")
         return
-    found = align([one, two], "characters")
-    assert {(document, end) for document, _, end in found.spans.tolist()} == common
-    assert len(found.spans) == len(common)
-    assert torch.equal(found.spans[:, 1], found.spans[:, 2])
-    for (document, _, end), mine, theirs in zip(*(part.tolist() for part in (found.spans, *found.places)), strict=True):
-        assert first[document, end] == tuple(mine)
-        assert second[document, end] == tuple(theirs)
-    assert found.places[0].tolist() == sorted(found.places[0].tolist()), "in the order of the first"
+    aligned = align([one, two], "characters")
+    assert {(document, end) for document, _, end in aligned.spans.tolist()} == common
+    assert len(aligned.spans) == len(common)
+    assert torch.equal(aligned.spans[:, 1], aligned.spans[:, 2])
+    for (document, _, end), own, other in zip(
+        *(part.tolist() for part in (aligned.spans, *aligned.places)), strict=True
+    ):
+        assert first[document, end] == tuple(own)
+        assert second[document, end] == tuple(other)
+    assert aligned.places[0].tolist() == sorted(aligned.places[0].tolist()), "in the order of the first"
 
 
 @given(lengths, st.sets(st.integers(0, 11)))
 def test_a_model_is_aligned_with_itself_token_by_token(a, dropped) -> None:
     rows = make_rows([*cut(a), (5, 0, 1)], drop=frozenset(i for i in dropped if i < len(a)))
     for unit in ("tokens", "characters"):
-        found = align([rows, rows], unit)
-        assert torch.equal(found.places[0], rows.kept.nonzero())
-        assert torch.equal(found.places[1], found.places[0])
+        aligned = align([rows, rows], unit)
+        assert torch.equal(aligned.places[0], rows.kept.nonzero())
+        assert torch.equal(aligned.places[1], aligned.places[0])
         assert len(common_sources([rows, rows], unit)) == rows.n_kept
 
 
-def test_of_tokens_that_share_a_character_the_last_has_read_all_of_it() -> None:
+def test_of_tokens_that_share_a_character_the_last_is_aligned() -> None:
     shared = make_rows([(0, 0, 1), (0, 1, 2), (0, 1, 2), (0, 2, 3)])
-    found = align([shared, make_rows(cut([2, 1]))], "characters")
-    assert found.spans.tolist() == [[0, 2, 2], [0, 3, 3]]
-    assert found.places[0].tolist() == [[0, 2], [0, 3]]
+    aligned = align([shared, make_rows(cut([2, 1]))], "characters")
+    assert aligned.spans.tolist() == [[0, 2, 2], [0, 3, 3]]
+    assert aligned.places[0].tolist() == [[0, 2], [0, 3]]
 
 
-def test_select_takes_some_tokens_of_all() -> None:
-    found = align([make_rows(cut([1, 1, 1])), make_rows(cut([1, 1, 1]))], "tokens").select(
+def test_select_takes_a_subset_of_the_tokens() -> None:
+    aligned = align([make_rows(cut([1, 1, 1])), make_rows(cut([1, 1, 1]))], "tokens").select(
         torch.tensor([True, False, True])
     )
-    assert found.spans.tolist() == [[0, 0, 1], [0, 2, 3]]
-    assert [places.tolist() for places in found.places] == [[[0, 0], [0, 2]]] * 2
+    assert aligned.spans.tolist() == [[0, 0, 1], [0, 2, 3]]
+    assert [places.tolist() for places in aligned.places] == [[[0, 0], [0, 2]]] * 2
 
 
-def test_sources_of_several_fits_are_those_that_all_have_read() -> None:
+def test_common_sources_are_those_that_all_fits_read() -> None:
     one, two = make_rows(cut([1, 2, 1])), make_rows([*cut([3, 1]), (7, 0, 1)])
     assert common_sources([one, two], "characters").tolist() == [[0, 3, 3], [0, 4, 4]]
     assert common_sources([one, two], "tokens").tolist() == [[0, 3, 4]]
@@ -91,7 +93,7 @@ def test_spans_are_found_among_others() -> None:
     assert index_among(ends, torch.tensor([[3, 8, 8], [4, 8, 8], [3, 7, 7]])).tolist() == [1, -1, 0]
 
 
-def test_the_unit_is_tokens_where_they_are_the_same_and_can_be_insisted_on() -> None:
+def test_the_unit_is_tokens_if_they_are_the_same_and_can_be_required() -> None:
     one, same, other = make_rows(cut([1, 2])), make_rows(cut([1, 2])), make_rows(cut([3]))
     assert unit_of_alignment("auto", [one, same]) == "tokens"
     assert unit_of_alignment("auto", [one, same, other]) == "characters"
@@ -116,10 +118,10 @@ def test_real_prose_in_two_tokenisations(tiny_model_dir: Path, prose: list[str],
         )
         for directory in directories
     ]
-    found = align(rows, "characters")
+    aligned = align(rows, "characters")
     first, second = (ends_of(one) for one in rows)
-    assert {(document, end) for document, _, end in found.spans.tolist()} == first.keys() & second.keys()
-    assert len(found.spans) > 0.9 * rows[0].n_kept, "shorter tokens end wherever the longer ones do"
-    for places, one in zip(found.places, rows, strict=True):
+    assert {(document, end) for document, _, end in aligned.spans.tolist()} == first.keys() & second.keys()
+    assert len(aligned.spans) > 0.9 * rows[0].n_kept, "shorter tokens end wherever the longer ones do"
+    for places, one in zip(aligned.places, rows, strict=True):
         document, end = (part[places[:, 0], places[:, 1]] for part in (one.document, one.end))
-        assert torch.equal(torch.stack([document, end], 1), found.spans[:, [0, 2]])
+        assert torch.equal(torch.stack([document, end], 1), aligned.spans[:, [0, 2]])

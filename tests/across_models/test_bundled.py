@@ -1,4 +1,4 @@
-"""The real bundled model beside itself under another tokenisation of the same prose."""
+"""The bundled model compared with itself under another tokenizer."""
 
 import pytest
 
@@ -10,7 +10,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("bundled-model"), pytest
 HOOKS = ["blocks.1.hook_resid_post", "blocks.6.hook_resid_post"]
 
 
-def test_its_layers_are_found_again_under_shorter_tokens(bundled_model_dir, tmp_path) -> None:
+def test_its_layers_are_matched_under_shorter_tokens(bundled_model_dir, tmp_path) -> None:
     models = {
         "as it is": {"model": "bundled:smollm2-135m", "hook_names": HOOKS},
         "shorter tokens": {"model": str(cut_merges(bundled_model_dir, tmp_path / "cut", 0.6)), "hook_names": HOOKS},
@@ -23,12 +23,12 @@ def test_its_layers_are_found_again_under_shorter_tokens(bundled_model_dir, tmp_
         "cache_dir": str(tmp_path / "cache"),
     }
     settings = settings_of(tmp_path / "out", models, measures=measures, orders=0, resamples=0, queries=500, anchors=100)
-    found = compare_models(settings, data, {"max_atoms": 100, "k": 16, "calibration_tokens": 512})
-    assert found.facts["aligned by"].startswith("characters (")
-    shares = [float(share.split("%")[0]) for share in found.facts["aligned by"].partition("(")[2].split(", ")]
+    results = compare_models(settings, data, {"max_atoms": 100, "k": 16, "calibration_tokens": 512})
+    assert results.facts["aligned by"].startswith("characters (")
+    shares = [float(share.split("%")[0]) for share in results.facts["aligned by"].partition("(")[2].split(", ")]
     assert shares[0] > 95, "shorter tokens end wherever longer ones do"
     assert shares[1] < shares[0]
-    by_measure = {measured.measure: measured for measured in found.measured}
+    by_measure = {measured.measure: measured for measured in results.measured}
     # Of hundreds of dimensions, unrelated layers have a debiased CKA of 0 and 1% of common neighbours.
     assert min(by_measure["debiased_cka"].values[layer][2 + layer] for layer in range(2)) > 0.3
     assert min(by_measure["neighbours"].values[layer][2 + layer] for layer in range(2)) > 0.15

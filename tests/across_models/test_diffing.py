@@ -1,4 +1,4 @@
-"""Model diffing against its definition, and what it says of a model and itself."""
+"""Model diffing against its definition, and of a model with itself."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +33,7 @@ def other(other_run) -> Side:  # noqa: F811
 
 
 def activations(data: ActivationsDataModule) -> dict[tuple[int, ...], torch.Tensor]:
-    """The training activations by their source."""
+    """Return source -> training activation."""
     return {
         tuple(source): x
         for batch in data.train_dataloader()
@@ -41,7 +41,7 @@ def activations(data: ActivationsDataModule) -> dict[tuple[int, ...], torch.Tens
     }
 
 
-def test_shares_are_what_pursuit_leaves_of_the_energy(base) -> None:
+def test_shares_are_the_energy_that_pursuit_leaves(base) -> None:
     x = torch.stack(list(activations(base.data).values())[:50])
     dictionary = base.dictionary
     centred, atoms = (x - dictionary.bias).double().numpy(), dictionary.atoms.double().numpy()
@@ -55,37 +55,37 @@ def test_shares_are_what_pursuit_leaves_of_the_energy(base) -> None:
 
 def test_every_atom_is_read_by_the_other_model_and_its_dictionary(base, other) -> None:
     by_model = {side.name: activations(side.data) for side in (base, other)}
-    for found, owner, reader in zip(diff(base, other).directions, (base, other), (other, base), strict=True):
-        assert (found.owner, found.reader) == (owner.name, reader.name)
-        assert (found.n_atoms, found.n_reader_atoms) == (owner.dictionary.n_atoms, reader.dictionary.n_atoms)
-        assert (found.unaligned, found.unusable) == (0, 0)
-        assert sorted(atom.atom for atom in found.atoms) == list(range(owner.dictionary.n_atoms))
-        excess = [atom.excess for atom in found.atoms]
+    for result, owner, reader in zip(diff(base, other).directions, (base, other), (other, base), strict=True):
+        assert (result.owner, result.reader) == (owner.name, reader.name)
+        assert (result.n_atoms, result.n_reader_atoms) == (owner.dictionary.n_atoms, reader.dictionary.n_atoms)
+        assert (result.unaligned, result.unusable) == (0, 0)
+        assert sorted(atom.atom for atom in result.atoms) == list(range(owner.dictionary.n_atoms))
+        excess = [atom.excess for atom in result.atoms]
         assert excess == sorted(excess, reverse=True)
-        sources = [owner.dictionary.sources[atom.atom] for atom in found.atoms]
-        assert [atom.source for atom in found.atoms] == sources
-        assert [atom.prompt for atom in found.atoms] == [owner.dictionary.prompts[atom.atom] for atom in found.atoms]
+        sources = [owner.dictionary.sources[atom.atom] for atom in result.atoms]
+        assert [atom.source for atom in result.atoms] == sources
+        assert [atom.prompt for atom in result.atoms] == [owner.dictionary.prompts[atom.atom] for atom in result.atoms]
         pair = (torch.stack([by_model[name][tuple(source)] for source in sources]) for name in ("base", "other"))
-        assert [atom.distance for atom in found.atoms] == pytest.approx(cosine_distances(*pair).tolist(), abs=1e-5)
+        assert [atom.distance for atom in result.atoms] == pytest.approx(cosine_distances(*pair).tolist(), abs=1e-5)
         keys = reader.dictionary.sources.keys()
-        assert [atom.common for atom in found.atoms] == [(s.document, s.start, s.end) in keys for s in sources]
+        assert [atom.common for atom in result.atoms] == [(s.document, s.start, s.end) in keys for s in sources]
         for name, shares in (
-            (owner.name, [atom.unexplained_own for atom in found.atoms]),
-            (reader.name, [atom.unexplained for atom in found.atoms]),
+            (owner.name, [atom.unexplained_own for atom in result.atoms]),
+            (reader.name, [atom.unexplained for atom in result.atoms]),
         ):
             x = torch.stack([by_model[name][tuple(source)] for source in sources])
             expected = unexplained_shares(reader.dictionary, x)
             torch.testing.assert_close(torch.tensor(shares, dtype=torch.float64), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_distances_are_of_angle_about_the_means() -> None:
+def test_distances_are_angles_about_the_means() -> None:
     x = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]) + 7
     turned = torch.tensor([[0.0, 2.0], [0.0, -2.0]]) - 3
     for y, distance in ((3 * x + 1, 0.0), (turned, 1.0), (-x, 2.0)):
         assert cosine_distances(x, y).tolist() == pytest.approx([distance] * 2, abs=1e-12)
 
 
-def test_a_model_differs_in_nothing_from_itself_whatever_its_dictionaries(base) -> None:
+def test_a_model_does_not_differ_from_itself_whatever_its_dictionaries(base) -> None:
     whole = base.dictionary
     fewer = Dictionary(
         whole.atoms[5:25],
@@ -94,30 +94,30 @@ def test_a_model_differs_in_nothing_from_itself_whatever_its_dictionaries(base) 
         k=2,
         metadata=whole.metadata,
     )
-    for found in diff(base, replace(base, name="fewer", dictionary=fewer)).directions:
-        assert {atom.excess for atom in found.atoms} == {0.0}
-        assert len(found.atoms) == found.n_atoms
-        assert sum(atom.common for atom in found.atoms) == 20
+    for result in diff(base, replace(base, name="fewer", dictionary=fewer)).directions:
+        assert {atom.excess for atom in result.atoms} == {0.0}
+        assert len(result.atoms) == result.n_atoms
+        assert sum(atom.common for atom in result.atoms) == 20
 
 
 def test_models_of_other_tokens_are_read_at_the_same_characters(base, other_tokens_dir, prose_file, tmp_path) -> None:  # noqa: F811
     other = side("other", fit_tiny(tmp_path / "run", other_tokens_dir, prose_file))
-    for found, owner in zip(diff(base, other).directions, (base, other), strict=True):
-        assert 0 < len(found.atoms) == owner.dictionary.n_atoms - found.unaligned
-        assert found.unaligned + sum(atom.common for atom in found.atoms) > 0
+    for result, owner in zip(diff(base, other).directions, (base, other), strict=True):
+        assert 0 < len(result.atoms) == owner.dictionary.n_atoms - result.unaligned
+        assert result.unaligned + sum(atom.common for atom in result.atoms) > 0
         prompts = owner.dictionary.prompts
-        assert [atom.prompt for atom in found.atoms] == [prompts[atom.atom] for atom in found.atoms]
+        assert [atom.prompt for atom in result.atoms] == [prompts[atom.atom] for atom in result.atoms]
 
 
-def test_hook_points_of_other_widths_are_ranked_by_what_the_other_leaves(
+def test_hook_points_of_other_widths_are_ranked_by_the_unexplained_share(
     base, tiny_model_dir, prose_file, tmp_path
 ) -> None:
     hook = "blocks.1.mlp.hook_post"
     wide = side("wide", fit_tiny(tmp_path / "run", tiny_model_dir, prose_file, hook), hook)
     assert wide.dictionary.d_in != base.dictionary.d_in
-    for found in diff(base, wide).directions:
-        assert {(atom.unexplained_own, atom.distance) for atom in found.atoms} == {(None, None)}
-        shares = [atom.unexplained for atom in found.atoms]
+    for result in diff(base, wide).directions:
+        assert {(atom.unexplained_own, atom.distance) for atom in result.atoms} == {(None, None)}
+        shares = [atom.unexplained for atom in result.atoms]
         assert shares == sorted(shares, reverse=True)
 
 
@@ -144,6 +144,6 @@ def test_a_dictionary_without_sources_is_refused(base) -> None:
 
 def test_two_layers_of_a_model_are_compared_as_two_models_are(tiny_run_of_two) -> None:
     first, second = side("first", tiny_run_of_two, OTHER_HOOK), side("second", tiny_run_of_two, HOOK)
-    found, _ = diff(first, second).directions
-    assert len(found.atoms) == first.dictionary.n_atoms
-    assert found.atoms[0].excess > 0
+    result, _ = diff(first, second).directions
+    assert len(result.atoms) == first.dictionary.n_atoms
+    assert result.atoms[0].excess > 0

@@ -1,4 +1,4 @@
-"""Growing again: in the same order it is the same dictionary, in another one it need not be."""
+"""Growing again: the same order gives the same dictionary, another order need not."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def test_in_the_same_order_it_is_the_same_dictionary(fit) -> None:
     assert torch.equal(regrown({HOOK: dictionary}, data.train_dataloader())[HOOK], dictionary.source_table)
 
 
-def test_in_the_same_order_it_is_the_same_also_with_an_exponent(fit) -> None:
+def test_in_the_same_order_it_is_the_same_with_an_exponent(fit) -> None:
     data, published = fit
     dictionary = fitted(data, energy_exponent=0.5, threshold=0.6).finished_dictionary()
     check_regrowable("it", dictionary)
@@ -56,7 +56,7 @@ def test_in_another_order_all_tokens_come_once_and_other_atoms_are_chosen(fit) -
     assert keys[0] != keys[1]
 
 
-def test_what_does_not_say_how_it_was_fitted_is_refused(fit) -> None:
+def test_a_dictionary_without_the_facts_of_its_fit_is_refused(fit) -> None:
     dictionary = fit[1]
     for change, told in (
         (

@@ -1,4 +1,4 @@
-"""The whole of a comparison: every measure against its definition, other tokenizers, runs, and what is refused."""
+"""The whole similarity study: every measure against its definition, other tokenizers, and runs."""
 
 import logging
 import math
@@ -54,17 +54,17 @@ def results(setting) -> ModelSimilarity:
 
 @pytest.fixture(scope="module")
 def activations(setting) -> list[torch.Tensor]:
-    """Of each site, on all held-out tokens."""
-    found = []
+    """Return the activations of each site at all held-out tokens."""
+    sites = []
     for model in setting[0].models:
         data = SameText(**setting[1], **model.of_the_model)
         batches = list(data.val_dataloader())
-        found += [torch.cat([batch.activations[hook] for batch in batches]) for hook in HOOKS[:2]]
-    return found
+        sites += [torch.cat([batch.activations[hook] for batch in batches]) for hook in HOOKS[:2]]
+    return sites
 
 
-def dictionaries(settings: SimilaritySettings) -> list[list[Dictionary]]:
-    """Those that were made, of each fit; which fit is whose is told by the model in their facts."""
+def fitted_dictionaries(settings: SimilaritySettings) -> list[list[Dictionary]]:
+    """Load the fitted dictionaries of each model, in the order of the settings."""
     fits = sorted((Path(settings.directory) / "made").iterdir())
     made = [[Dictionary.load(fit / "dictionaries" / hook) for hook in HOOKS[:2]] for fit in fits]
     order = [model.model for model in settings.models]
@@ -85,19 +85,19 @@ def test_every_measure_of_activations_is_that_of_all_tokens_at_once(results, act
         "relative": lambda x, y: relative_similarity(x, y, anchors),
         "neighbours": lambda x, y: mutual_neighbours(x, y, 5, queries),
     }
-    found = {measured.measure: measured for measured in results.measured}
-    assert list(found) == list(MEASURES)
+    by_measure = {measured.measure: measured for measured in results.measured}
+    assert list(by_measure) == list(MEASURES)
     for name, oracle in oracles.items():
         for i, x in enumerate(activations):
             for j, y in enumerate(activations):
                 expected = 1.0 if i == j else oracle(x, y)
-                assert found[name].values[i][j] == pytest.approx(expected, abs=1e-8), (name, i, j)
-        assert all(found[name].errors[i][j] > 0 for i in range(4) for j in range(4) if i != j)
-        assert [found[name].errors[i][i] for i in range(4)] == [0.0] * 4
+                assert by_measure[name].values[i][j] == pytest.approx(expected, abs=1e-8), (name, i, j)
+        assert all(by_measure[name].errors[i][j] > 0 for i in range(4) for j in range(4) if i != j)
+        assert [by_measure[name].errors[i][i] for i in range(4)] == [0.0] * 4
 
 
 def test_dictionaries_are_compared_by_as_many_first_atoms(results, setting, activations) -> None:
-    made = [one for fit in dictionaries(setting[0]) for one in fit]
+    made = [one for fit in fitted_dictionaries(setting[0]) for one in fit]
     assert results.universe == len(
         SameText(**setting[1], **setting[0].models[0].of_the_model).rows("train").kept.nonzero()
     )
@@ -111,16 +111,17 @@ def test_dictionaries_are_compared_by_as_many_first_atoms(results, setting, acti
         (one(x) is not None and one.encode(x).distinct().to_dense(n) != 0).double().sum(0)
         for one, x in zip(cropped, activations, strict=True)
     ]
-    found = {measured.measure: measured.values for measured in results.measured}
+    by_measure = {measured.measure: measured.values for measured in results.measured}
     for i, one in enumerate(cropped):
         for j, other in enumerate(cropped):
             over = jaccard_over_chance(one.sources, other.sources, results.universe)
-            assert found["jaccard"][i][j] == pytest.approx(over.excess, abs=1e-9)
+            assert by_measure["jaccard"][i][j] == pytest.approx(over.excess, abs=1e-9)
             assert results.chance == pytest.approx(over.expected, abs=1e-12)
             ruzicka = weighted_jaccard(one.sources, other.sources, uses[i] / uses[i].sum(), uses[j] / uses[j].sum())
-            assert found["weighted_jaccard"][i][j] == pytest.approx(ruzicka, abs=1e-9)
+            assert by_measure["weighted_jaccard"][i][j] == pytest.approx(ruzicka, abs=1e-9)
     unions = [
-        Sources(torch.cat([one.source_table[:n] for one in fit]), fit[0].dataset) for fit in dictionaries(setting[0])
+        Sources(torch.cat([one.source_table[:n] for one in fit]), fit[0].dataset)
+        for fit in fitted_dictionaries(setting[0])
     ]
     (whole,) = results.whole_models
     first, second = unions
@@ -169,10 +170,10 @@ def test_without_dictionaries_no_training_text_is_needed(results, setting, tmp_p
         tmp_path / "out", {one.name: one.of_the_model for one in settings.models}, measures=["cka"], resamples=0
     )
     more_than_there_is = {"cache_dir": str(tmp_path / "cache"), "training_tokens": 10**9}
-    found = compare_models(of_activations, data | more_than_there_is, FIT)
-    (cka_found,) = found.measured
+    similarity = compare_models(of_activations, data | more_than_there_is, FIT)
+    (cka_measured,) = similarity.measured
     (expected,) = (measured for measured in results.measured if measured.measure == "cka")
-    assert torch.allclose(torch.tensor(cka_found.values), torch.tensor(expected.values), atol=1e-9)
+    assert torch.allclose(torch.tensor(cka_measured.values), torch.tensor(expected.values), atol=1e-9)
     assert not (tmp_path / "out" / "made").exists()
 
 
@@ -185,11 +186,11 @@ def test_a_model_beside_itself_under_another_tokenizer(
     }
     measures = ["jaccard", "debiased_cka", "relative"]
     settings = settings_of(tmp_path / "out", models, measures=measures)
-    found = compare_models(settings, data_of(prose_file, tmp_path / "cache"), FIT)
-    assert found.facts["aligned by"].startswith("characters (")
-    assert "cut" in found.facts["aligned by"]
-    assert found.atoms >= 10
-    values = {measured.measure: measured.values[0][1] for measured in found.measured}
+    similarity = compare_models(settings, data_of(prose_file, tmp_path / "cache"), FIT)
+    assert similarity.facts["aligned by"].startswith("characters (")
+    assert "cut" in similarity.facts["aligned by"]
+    assert similarity.atoms >= 10
+    values = {measured.measure: measured.values[0][1] for measured in similarity.measured}
     # Embeddings are random, so only tokens that both cut alike are alike; of unrelated layers it is about 0.
     assert values["debiased_cka"] > 0.1
     with pytest.raises(InputError, match="alignment is tokens, but the models read different tokens"):
@@ -205,16 +206,16 @@ def test_runs_are_compared_with_what_is_fitted(tiny_run, tiny_run_of_two, tiny_m
         "two": {"run": str(tiny_run_of_two)},
         "fitted": {"model": str(tiny_model_dir), "hook_names": [HOOK]},
     }
-    found = compare_models(settings_of(tmp_path / "out", models, measures=["jaccard", "cka"]), data, FIT)
-    assert [(site.model, site.hook_name) for site in found.sites] == [
+    similarity = compare_models(settings_of(tmp_path / "out", models, measures=["jaccard", "cka"]), data, FIT)
+    assert [(site.model, site.hook_name) for site in similarity.sites] == [
         ("run", HOOK),
         ("two", OTHER_HOOK),
         ("two", HOOK),
         ("fitted", HOOK),
     ]
-    by_measure = {measured.measure: measured for measured in found.measured}
+    by_measure = {measured.measure: measured for measured in similarity.measured}
     # The same hook point of the same model on the same tokens, read in one order.
-    assert by_measure["jaccard"].values[0][2] == pytest.approx(1 - found.chance)
+    assert by_measure["jaccard"].values[0][2] == pytest.approx(1 - similarity.chance)
     assert by_measure["cka"].values[0][2] == pytest.approx(1.0)
     assert by_measure["cka"].values[0][1] < 0.999
     assert math.isfinite(by_measure["jaccard"].accuracy), "two models have one hook point"
@@ -228,8 +229,8 @@ def test_tokens_of_one_document_tell_no_error(setting, tmp_path) -> None:
         InputError, match=r"are of one document, so no standard error can be computed: raise .* or set resamples to 0"
     ):
         compare_models(settings_of(tmp_path / "out", models, measures=["cka"]), one_row, FIT)
-    found = compare_models(settings_of(tmp_path / "out", models, measures=["cka"], resamples=0), one_row, FIT)
-    assert math.isnan(found.measured[0].errors[0][2])
+    similarity = compare_models(settings_of(tmp_path / "out", models, measures=["cka"], resamples=0), one_row, FIT)
+    assert math.isnan(similarity.measured[0].errors[0][2])
 
 
 def test_activations_that_are_nowhere_finite_are_refused(setting, monkeypatch) -> None:

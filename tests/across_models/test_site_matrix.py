@@ -1,4 +1,4 @@
-"""Layer matching: Eq. 9 written out, with and without self-pairs."""
+"""Layer matching against Eq. 9 written out, with and without self-pairs."""
 
 import itertools
 import math
@@ -16,7 +16,7 @@ def places(*sizes: int) -> list[range]:
 
 
 @given(st.integers(2, 4), st.integers(1, 4), st.integers(0, 10_000))
-def test_it_is_the_mean_of_all_that_eq_9_sums(models: int, layers: int, seed: int) -> None:
+def test_it_is_the_mean_of_the_terms_of_eq_9(models: int, layers: int, seed: int) -> None:
     values = torch.rand(
         models * layers, models * layers, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
     )
@@ -33,7 +33,7 @@ def test_it_is_the_mean_of_all_that_eq_9_sums(models: int, layers: int, seed: in
     assert math.isclose(matching_accuracy(values, of_models, self_pairs=True), sum(right.values()) / len(right))
 
 
-def test_models_of_other_depths_are_left_out_and_one_model_has_no_accuracy() -> None:
+def test_models_of_other_depths_are_left_out_and_a_single_model_has_no_accuracy() -> None:
     values = torch.eye(5)
     values[:2, 2:4] = values[2:4, :2] = torch.eye(2)
     assert matching_accuracy(values, places(2, 2, 1)) == 1.0

@@ -1,4 +1,4 @@
-"""The activations at a dictionary's sources, in its own model and in others."""
+"""Activations at the sources of a dictionary, in its own model and in others."""
 
 from dataclasses import replace
 from pathlib import Path

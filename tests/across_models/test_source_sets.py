@@ -1,4 +1,4 @@
-"""Dictionaries as sets: against the measures of sources, of equal size, and what cannot be compared."""
+"""Dictionaries as sets of sources: against the measures of sources, of equal size, and refusals."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def test_indices_are_those_of_the_measures_of_sources(a: list[int], b: list[int]
     assert float(shared.sum() / either.sum()) == pytest.approx(weighted_jaccard(one, two, *shares), rel=1e-9)
 
 
-def test_by_characters_only_the_ends_count() -> None:
+def test_aligned_by_characters_only_ends_count() -> None:
     ends = torch.tensor([[0, 3, 3], [1, 4, 4]])
     universe = Universe(ends, "characters", resamples=2)
     longer, shorter = torch.tensor([[0, 0, 0, 1, 0, 3]]), torch.tensor([[0, 5, 5, 2, 2, 3], [1, 0, 0, 2, 3, 5]])
@@ -45,14 +45,14 @@ def test_by_characters_only_the_ends_count() -> None:
 
 
 def test_a_source_that_comes_twice_has_the_sum_of_its_uses() -> None:
-    made = SourceSet.weighted(torch.tensor([4, 2, 4]), torch.tensor([1.0, 2.0, 5.0]))
-    assert made.members.tolist() == [2, 4]
-    assert made.use.tolist() == [0.25, 0.75]
+    weighted = SourceSet.weighted(torch.tensor([4, 2, 4]), torch.tensor([1.0, 2.0, 5.0]))
+    assert weighted.members.tolist() == [2, 4]
+    assert weighted.use.tolist() == [0.25, 0.75]
     assert SourceSet.weighted(torch.tensor([1]), torch.zeros(1)).use.tolist() == [0.0]
 
 
 @given(st.lists(st.lists(st.integers(-1, 15), min_size=40, max_size=60), min_size=1, max_size=4))
-def test_all_are_of_the_size_of_the_smallest_and_the_first_atoms_stay(drawn: list[list[int]]) -> None:
+def test_all_are_cropped_to_the_smallest_and_keep_their_first_atoms(drawn: list[list[int]]) -> None:
     members = {f"dictionary {place}": torch.tensor([*range(16), *index]) for place, index in enumerate(drawn)}
     members["smallest"] = torch.tensor([-1, 5, 5, *range(12)])
     kept = equal_atoms(members)

@@ -1,4 +1,4 @@
-"""Dictionaries rebuilt in another model: into the same model nothing changes, and rivals are of the same kind."""
+"""Dictionaries transferred to another model: nothing changes in the same model, and rivals encode alike."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -90,10 +90,10 @@ def test_rivals_encode_as_the_dictionary_does(dictionary) -> None:
         assert random.random.n_atoms == 40
 
 
-@pytest.mark.parametrize(("wanted", "left"), [(5, 5), (10_000, None)])
-def test_a_dictionary_is_cropped_to_its_first_atoms(dictionary, wanted, left) -> None:
+@pytest.mark.parametrize(("size", "left"), [(5, 5), (10_000, None)])
+def test_a_dictionary_is_cropped_to_its_first_atoms(dictionary, size, left) -> None:
     whole = Candidate(Entry("native", to_sae(dictionary), dictionary), "itda", Cost(), (), {})
-    entry = cropped(whole, wanted).entry
+    entry = cropped(whole, size).entry
     n = left or dictionary.n_atoms
     assert torch.equal(entry.dictionary.atoms, dictionary.atoms[:n])
     assert torch.equal(entry.dictionary.sources.table, dictionary.sources.table[:n])

@@ -1,4 +1,4 @@
-"""The diff command: what it writes and prints, and what it refuses."""
+"""The diff command: its files, its output, and refusals."""
 
 import contextlib
 import io
@@ -18,7 +18,7 @@ from tests.runs import HOOK, OTHER_HOOK
 
 @pytest.fixture(scope="module")
 def finished(tiny_run, other_run, tmp_path_factory) -> tuple[Path, str]:  # noqa: F811
-    """The directory of a difference, and what was printed."""
+    """Return the directory of a difference, and the printed text."""
     output = tmp_path_factory.mktemp("diff") / "out"
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         diff_command(str(tiny_run), str(other_run), str(output), device="cpu", shown=7)

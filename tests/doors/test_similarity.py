@@ -1,4 +1,4 @@
-"""The similarity command: its options, what it writes, and the shipped configurations."""
+"""The similarity command: its options, its files, and the shipped configurations."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The transfer command: what it writes and prints, and what it refuses before it begins."""
+"""The transfer command: its files, its output, and refusals before anything is written."""
 
 import contextlib
 import io
@@ -21,7 +21,7 @@ from tests.runs import HOOK, OTHER_HOOK, K
 
 @pytest.fixture(scope="module")
 def transferred(tiny_run, other_tokens_dir, tmp_path_factory) -> tuple[Path, str]:  # noqa: F811
-    """The directory of a transfer to a model of other tokens, and what was printed."""
+    """Return the directory of a transfer to a model with another tokenizer, and the printed text."""
     output = tmp_path_factory.mktemp("transfer") / "out"
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         transfer_command(

@@ -1,4 +1,4 @@
-"""Representations to compare, and the measures of two tensors, for the tests of all of them."""
+"""Representations to compare, and all measures of two tensors."""
 
 from collections.abc import Callable
 
@@ -36,7 +36,7 @@ def rotation(seed: int, d: int) -> Tensor:
 
 
 def related(seed: int, n: int, d1: int, d2: int) -> tuple[Tensor, Tensor]:
-    """Two views of the same tokens, with noise."""
+    """Return two noisy views of the same tokens."""
     x = draw(seed, n, d1)
     return x, x @ draw(seed + 1, d1, d2) + 0.7 * draw(seed + 2, n, d2)
 

@@ -1,4 +1,4 @@
-"""Sums over batches: against sums over all tokens at once, in any order, combined, and many representations together."""
+"""Sums over batches against sums over all tokens at once, combined, and of many representations together."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Relative representations over batches, and anchors that cannot serve; laws and definition stand with all measures."""
+"""Relative representations over batches, and unusable anchors; their laws are tested with those of all measures."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def test_anchors_must_be_tokens(anchors: list[int]) -> None:
 
 
 @pytest.mark.parametrize("anchors", [[], [4]])
-def test_one_anchor_tells_nothing(anchors: list[int]) -> None:
+def test_one_anchor_is_refused(anchors: list[int]) -> None:
     x = draw(0, 30, 3)
     with pytest.raises(InputError, match=f"anchors must be at least 2, got {len(anchors)}: with one anchor the cos"):
         relative_similarity(x, x, torch.tensor(anchors, dtype=torch.int64))

@@ -1,4 +1,4 @@
-"""The laws that measures of representations obey, each the ones that it claims, and bad input."""
+"""The laws that measures of representations obey, each those that it claims, and bad input."""
 
 import pytest
 import torch
@@ -50,7 +50,7 @@ def test_it_stays_in_its_range_and_does_not_see_rotation_and_scale(name: str, se
 
 @few
 @given(seed=seeds, d1=st.integers(2, 6), d2=st.integers(2, 6))
-def test_symmetric_where_it_is_claimed(seed: int, d1: int, d2: int) -> None:
+def test_symmetric_measures_are_symmetric(seed: int, d1: int, d2: int) -> None:
     x, y = related(seed, 60, d1, d2)
     for name in SYMMETRIC:
         assert MEASURES[name](y, x) == pytest.approx(MEASURES[name](x, y), abs=1e-9), name
@@ -83,7 +83,7 @@ def test_a_common_offset_of_all_tokens_does_not_matter_to_what_is_centred(name: 
 @pytest.mark.parametrize("name", BLIND_TO_INVERTIBLE_MAPS)
 @few
 @given(seed=seeds, d=st.integers(2, 6))
-def test_an_invertible_map_does_not_matter_where_it_is_claimed(name: str, seed: int, d: int) -> None:
+def test_measures_that_claim_so_do_not_see_an_invertible_map(name: str, seed: int, d: int) -> None:
     x, y = related(seed, 60, d, d)
     stretched = x @ rotation(seed + 5, d) @ (rotation(seed, d) * torch.linspace(1, 30, d, dtype=x.dtype)) + 2.0
     assert MEASURES[name](x, stretched) == pytest.approx(1.0, abs=1e-8)
