@@ -25,8 +25,8 @@ def diff_command(
 ) -> None:
     """Rank the atoms of each of two models' dictionaries by how much worse the other model's dictionary explains them.
 
-    The prompt of every atom's source runs through both models. The score of an atom of A is (share of A's activation that
-    B's dictionary leaves unexplained) - (share of B's own activation at the same token that B's dictionary leaves
+    The prompt of every atom's source runs through both models. The score of an atom of A is (share of A's activation
+    that B's dictionary leaves unexplained) - (share of B's own activation at the same token that B's dictionary leaves
     unexplained): 0 for every atom if A and B are the same model. OUTPUT becomes a directory with all figures of both
     directions in difference.json and a page.
 

@@ -38,8 +38,8 @@ def transfer_command(
 ) -> None:
     """Rebuild a dictionary in another model: run the prompts of its sources and take that model's activations as atoms.
 
-    The rebuilt dictionary is measured on held-out tokens of the other model against an ITDA of the same size fitted there
-    on the same documents, and against as many random activations. OUTPUT becomes a run directory with the rebuilt
+    The rebuilt dictionary is measured on held-out tokens of the other model against an ITDA of the same size fitted
+    there on the same documents, and against as many random activations. OUTPUT becomes a run directory with the rebuilt
     dictionary in dictionaries/, the figures in transfer.json and a page.
 
     Args:
@@ -52,7 +52,8 @@ def transfer_command(
         model_revision: branch, tag or commit of the other model on the hub.
         model_dtype: dtype of the other model's weights and computation: float32, bfloat16 or float16.
         device: device of the other model: auto, cpu, cuda or cuda:N.
-        data_config: a fit config whose data section names the documents; by default the data of the dictionary's own fit.
+        data_config: a fit config whose data section names the documents; by default the data of the dictionary's own
+            fit.
         cache_dir: directory for the other model's activations; by default that of the fit, else a folder of OUTPUT.
         loss_tokens: held-out tokens for CE loss and KL divergence.
     """

@@ -43,8 +43,8 @@ class AlignedActivations:
         self.left_out = int((~usable).sum())
         if not bool(usable.any()):
             raise InputError(
-                f"at none of {len(usable):,} tokens in common are the activations of all models finite and not all zero: "
-                "look at model_dtype, or compare other hook points"
+                f"at none of {len(usable):,} tokens in common are the activations of all models finite and not all "
+                "zero: look at model_dtype, or compare other hook points"
             )
         self._tokens = tokens.select(usable)
         self.documents = self._tokens.spans[:, 0]

@@ -1,7 +1,7 @@
 """Find the tokens of several models that are the same position of the same text.
 
-Models that read the same tokens are aligned token by token. Others are aligned by characters: tokens of two tokenizers that
-end at the same character of the same document are the same position, as both models have then read the same text.
+Models that read the same tokens are aligned token by token. Others are aligned by characters: tokens of two tokenizers
+that end at the same character of the same document are the same position, as both models have then read the same text.
 """
 
 from collections.abc import Sequence
@@ -48,8 +48,8 @@ def unit_of_alignment(alignment: Alignment, rows: Sequence[Rows]) -> Unit:
     same = len({one.fingerprint() for one in rows}) == 1
     if alignment == "tokens" and not same:
         raise InputError(
-            "alignment is tokens, but the models read different tokens of the same text, since their tokenizers differ: "
-            "set alignment to characters or auto"
+            "alignment is tokens, but the models read different tokens of the same text, since their tokenizers "
+            "differ: set alignment to characters or auto"
         )
     if alignment == "auto":
         return "tokens" if same else "characters"
@@ -73,8 +73,8 @@ def align(rows: Sequence[Rows], unit: Unit) -> AlignedTokens:
     common = common_spans([spans for spans, _ in ends])
     if not len(common):
         raise InputError(
-            f"no token of the {len(rows)} models ends at the same character of the same document: they read different text; "
-            "raise the numbers of tokens, or give the models the same data settings"
+            f"no token of the {len(rows)} models ends at the same character of the same document: they read different "
+            "text; raise the numbers of tokens, or give the models the same data settings"
         )
     # For each model, the place of each common token among its own tokens.
     own = [torch.empty(len(common), dtype=torch.int64) for _ in rows]
@@ -101,7 +101,8 @@ def common_sources(rows: Sequence[Rows], unit: Unit) -> Int[Tensor, "m 3"]:
     common = common_spans([_spans(one, one.kept.nonzero(), unit) for one in rows])
     if not len(common):
         raise InputError(
-            "the fits have no token in common, so no source can be an atom of more than one: fit them on the same documents"
+            "the fits have no token in common, so no source can be an atom of more than one: fit them on the same "
+            "documents"
         )
     return common
 
@@ -132,7 +133,7 @@ def _spans(rows: Rows, places: Int[Tensor, "n 2"], unit: Unit) -> Int[Tensor, "n
 
 
 def _last_of_each_end(rows: Rows) -> tuple[Int[Tensor, "n 3"], Int[Tensor, "n 2"]]:
-    """Return distinct spans and their places in order; of tokens that share a character's bytes, the one completing it."""
+    """Return distinct spans and their places; of tokens that share a character's bytes, the one completing it."""
     places = rows.kept.nonzero()
     spans = _spans(rows, places, "characters")
     distinct, inverse = spans.unique(dim=0, return_inverse=True)

@@ -1,4 +1,4 @@
-"""The models of a similarity study: their data on the same text, their dictionaries, and checks before any of them runs."""
+"""The models of a similarity study: their data on the same text and their dictionaries, checked before any runs."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -36,8 +36,8 @@ class SameText(ActivationsDataModule):
     def read_the_text_of(self, other: "SameText", split: Split) -> None:
         """Read in this split the text of the other's rows, row by row, in tokens of this model's own tokenizer.
 
-        With the same tokenizer these are the same rows. Rows longer than this model reads are cut off. Call it before the
-        split is read.
+        With the same tokenizer these are the same rows. Rows longer than this model reads are cut off. Call it before
+        the split is read.
 
         Raises:
             InputError: as ``translate``; a model without a configuration.
@@ -116,8 +116,8 @@ def check_widths(models: Sequence[ComparedModel]) -> None:
         for hook, dictionary in model.dictionaries.items():
             if dictionary.d_in != widths[hook]:
                 raise InputError(
-                    f"the dictionary of {model.name} has d_in {dictionary.d_in} but {hook} of {model.data.model_name.name} "
-                    f"has {widths[hook]} dimensions: it was fitted on another model"
+                    f"the dictionary of {model.name} has d_in {dictionary.d_in} but {hook} of "
+                    f"{model.data.model_name.name} has {widths[hook]} dimensions: it was fitted on another model"
                 )
         model.data.release_model()
 
@@ -195,7 +195,7 @@ def _check_sites(models: Sequence[ComparedModel]) -> None:
         if same_names and kinds[model.name] != kinds[models[0].name]:
             raise InputError(
                 f"the hook points of {models[0].name} are {kinds[models[0].name]}, those of {model.name} "
-                f"{kinds[model.name]}: layers are matched at hook points of the same kinds; give the same kinds for both"
+                f"{kinds[model.name]}: layers are matched at hook points of one kind; give the same kinds for both"
             )
 
 

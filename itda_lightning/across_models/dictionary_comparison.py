@@ -21,7 +21,7 @@ from itda_lightning.results.model_similarity import Reordered, WholeModels
 
 
 class Fit(NamedTuple):
-    """A fit at one hook point: the dictionary itself (order 0), or one of the same tokens in another order (1, 2, ...)."""
+    """A fit at one hook point: the dictionary itself (order 0), or one on the tokens in another order (1, 2, ...)."""
 
     model: str
     hook_name: str

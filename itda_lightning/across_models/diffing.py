@@ -1,4 +1,4 @@
-"""Model diffing: find the atoms of one model's dictionary that another model's dictionary explains worse, and vice versa."""
+"""Model diffing: rank the atoms of one model's dictionary by how badly another model's explains them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,11 +69,11 @@ def check_sides(base: Side, other: Side) -> None:
 def diff(base: Side, other: Side) -> Difference:
     """Rank the atoms of each dictionary by how much worse the other model's dictionary explains them at their sources.
 
-    The score of an atom of A is (share of A's activation at its source that B's dictionary leaves unexplained) - (share of
-    B's own activation there that B's dictionary leaves unexplained).
+    The score of an atom of A is (share of A's activation at its source that B's dictionary leaves unexplained) - (share
+    of B's own activation there that B's dictionary leaves unexplained).
 
-    Each model reads the prompts of all sources; the two are loaded one after the other. They may differ in tokenizer, hook
-    point and width. If widths differ, the score is the second share alone.
+    Each model reads the prompts of all sources; the two are loaded one after the other. They may differ in tokenizer,
+    hook point and width. If widths differ, the score is the second share alone.
 
     Raises:
         InputError: as ``check_sides`` and ``at_sources``; a dictionary of another width than its model.

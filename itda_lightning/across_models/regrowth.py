@@ -34,7 +34,7 @@ def check_regrowable(name: str, dictionary: Dictionary) -> None:
 
 
 def reordered_batches(data: ActivationsDataModule, seed: int) -> Iterator[ActivationBatch]:
-    """Yield the training activations with the rows in another order, from a complete cache; ``seed`` fixes the order."""
+    """Yield the training activations with the rows in an order drawn with ``seed``, from a complete cache."""
     rows, cache = data.rows("train"), data.cache("train")
     assert cache is not None
     order = choice(len(rows), len(rows), seed)

@@ -43,7 +43,8 @@ class RepresentationComparison:
     """Measures of the activations of all pairs of sites at the same tokens.
 
     Args:
-        activations: the stream; read once for anchors and neighbours, and once per set of pairs whose sums fit in memory.
+        activations: the stream; read once for anchors and neighbours, and once per set of pairs whose sums fit in
+            memory.
         settings: measures, and numbers of resamples, anchors, queries and neighbours.
 
     Raises:
@@ -149,8 +150,8 @@ def check_tokens(n: int, widths: Sequence[int], settings: SimilaritySettings) ->
     for measure in settings.of_activations:
         if n < needed.get(measure, 2):
             raise InputError(
-                f"{n:,} held-out tokens in common are too few for {measure}, which needs {needed.get(measure, 2):,} with "
-                "these settings: raise data.validation_tokens, lower queries, anchors or k, or leave the measure out"
+                f"{n:,} held-out tokens in common are too few for {measure}, which needs {needed.get(measure, 2):,} "
+                "with these settings: raise data.validation_tokens, lower queries, anchors or k, or leave it out"
             )
 
 

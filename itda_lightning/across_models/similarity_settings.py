@@ -2,37 +2,18 @@
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
 from itda_lightning.across_models.alignment import Alignment
 from itda_lightning.activations.models.language_model import Loader
 from itda_lightning.errors import InputError
 from itda_lightning.machine.checks import check_at_least
 
-Measure = Literal[
-    "jaccard",
-    "weighted_jaccard",
-    "cka",
-    "debiased_cka",
-    "svcca",
-    "pwcca",
-    "regression",
-    "procrustes",
-    "relative",
-    "neighbours",
-]
-MEASURES: tuple[Measure, ...] = get_args(Measure)
-OF_SOURCES: tuple[Measure, ...] = ("jaccard", "weighted_jaccard")
-# Without the measures that decompose a whitened matrix for every resample of every pair of sites.
-DEFAULT_MEASURES: tuple[Measure, ...] = (
-    "jaccard",
-    "weighted_jaccard",
-    "cka",
-    "debiased_cka",
-    "procrustes",
-    "relative",
-    "neighbours",
-)
+OF_SOURCES = ("jaccard", "weighted_jaccard")
+# These decompose a whitened matrix for every resample of every pair of sites.
+SLOW = ("svcca", "pwcca", "regression")
+MEASURES = (*OF_SOURCES, "cka", "debiased_cka", *SLOW, "procrustes", "relative", "neighbours")
+DEFAULT_MEASURES = tuple(measure for measure in MEASURES if measure not in SLOW)
 
 
 @dataclass(frozen=True)

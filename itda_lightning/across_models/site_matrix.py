@@ -39,9 +39,9 @@ def matching_accuracy(
 ) -> float:
     """Return how often the most similar layer of another model is the same layer.
 
-    The share of sites i of a model whose largest value among the sites of another model is at the same place i (Kornblith
-    et al. 2019; Eq. 9 of arXiv 2505.17769), over all ordered pairs of different models with equally many sites. Of equal
-    values the first counts as the largest.
+    The share of sites i of a model whose largest value among the sites of another model is at the same place i
+    (Kornblith et al. 2019; Eq. 9 of arXiv 2505.17769), over all ordered pairs of different models with equally many
+    sites. Of equal values the first counts as the largest.
 
     Args:
         values: row i compares site i with all sites.

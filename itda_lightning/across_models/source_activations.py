@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from itda_lightning.across_models.source_sets import first_of_each
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.harvesting import harvest
 from itda_lightning.activations.models.language_model import LanguageModel
@@ -26,8 +27,8 @@ class SourceActivations:
     Attributes:
         x: hook point -> (m, d_in) float32.
         index: (m,) int64 rising indices of the sources.
-        table: (m, 6) int64 sources as this model reads them, columns as in ``sources.COLUMNS``: of the same rows, but with
-            positions, tokens and spans of its own tokenizer.
+        table: (m, 6) int64 sources as this model reads them, columns as in ``sources.COLUMNS``: of the same rows, but
+            with positions, tokens and spans of its own tokenizer.
         prompts: text of each row, cut at the token.
         unaligned: number of sources at whose last character no token of this model's tokenizer ends.
         unusable: number of sources whose activation is zero or not finite at a hook point.
@@ -76,8 +77,8 @@ def at_sources(
     Args:
         sources: sources accepted by ``check_sources``.
         data: data of the fit; its own model is not needed.
-        language_model: any language model. If its tokenizer splits the text otherwise, a source is the token that ends at
-            the same character, and of several sources of one such token only the first is read.
+        language_model: any language model. If its tokenizer splits the text otherwise, a source is the token that ends
+            at the same character, and of several sources of one such token only the first is read.
         batch_size: rows per forward pass.
 
     Raises:
@@ -95,7 +96,8 @@ def at_sources(
     table = sources.table.clone()
     table[:, ROW] = row
     position = table[:, ROW + 1] if rows is own else places_of(table, rows)
-    index = _first_of_each(torch.stack([row, position], dim=1))
+    _, place = torch.stack([row, position], dim=1).unique(dim=0, return_inverse=True)
+    index = first_of_each(torch.where(position >= 0, place, -1))
     row, position = row[index], position[index]
     read = _harvest(rows, row, position, language_model, batch_size)
     table = rows.source_table(row, position)
@@ -117,15 +119,6 @@ def at_sources(
         unaligned=len(sources) - len(index),
         unusable=int((~good).sum()),
     )
-
-
-def _first_of_each(places: Int[Tensor, "n 2"]) -> Int[Tensor, " m"]:
-    """Return the first index of each distinct (row, position) with a position."""
-    first: dict[tuple[int, ...], int] = {}
-    for index, place in enumerate(map(tuple, places.tolist())):
-        if place[1] >= 0:
-            first.setdefault(place, index)
-    return torch.tensor(list(first.values()), dtype=torch.int64)
 
 
 def _harvest(

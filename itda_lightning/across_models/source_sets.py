@@ -39,12 +39,12 @@ class Universe:
         return len(self.spans)
 
     def members(self, tables: Sequence[Int[Tensor, "_ 6"]]) -> list[Int[Tensor, " n"]]:
-        """Return for each dictionary, given by its sources, the index of each atom; -1 if not all fits read its source."""
+        """Return for the sources of each dictionary their indices; -1 for a source that not all fits read."""
         spans = torch.cat([source_spans(table, self.unit) for table in tables])
         return list(index_among(self.spans, spans).split([len(table) for table in tables]))
 
     def overlap(self, first: "SourceSet", second: "SourceSet") -> tuple[Tensor, Tensor]:
-        """Return the weight of the intersection and of the union of two sets, (groups,) float64 each, by document group."""
+        """Return the weights of the intersection and the union of two sets by document group, (groups,) float64."""
         common, in_first, in_second = _common(first.members, second.members)
         documents = self.spans[:, 0]
         shared = self.groups.sums(documents[common], torch.minimum(first.use[in_first], second.use[in_second]))
@@ -98,18 +98,19 @@ def equal_atoms(members: Mapping[Name, Int[Tensor, "..."]]) -> dict[Name, Int[Te
     Raises:
         InputError: a dictionary with fewer than ``FEWEST_ATOMS`` atoms that count.
     """
-    usable = {name: _first_of_each(index) for name, index in members.items()}
+    usable = {name: first_of_each(index) for name, index in members.items()}
     smallest = min(usable, key=lambda name: len(usable[name]))
     n = len(usable[smallest])
     if n < FEWEST_ATOMS:
         raise InputError(
-            f"{smallest} has {n} atoms whose sources all fits have read, of {len(members[smallest])}: too few to estimate a "
-            f"similarity from; give dictionaries of at least {FEWEST_ATOMS}, fitted on more tokens in common"
+            f"{smallest} has {n} atoms whose sources all fits have read, of {len(members[smallest])}: too few to "
+            f"estimate a similarity from; give dictionaries of at least {FEWEST_ATOMS}, fitted on more tokens in common"
         )
     return {name: kept[:n] for name, kept in usable.items()}
 
 
-def _first_of_each(index: Int[Tensor, " n"]) -> Int[Tensor, " kept"]:
+def first_of_each(index: Int[Tensor, " n"]) -> Int[Tensor, " kept"]:
+    """Return the rising positions at which a value that is not negative comes for the first time."""
     distinct, inverse = index.unique(return_inverse=True)
     first = torch.full((len(distinct),), len(index))
     first.scatter_reduce_(0, inverse, torch.arange(len(index)), "amin")

@@ -28,13 +28,13 @@ def transfer(dictionary: Dictionary, data: ActivationsDataModule, target: Activa
         target: data of the other model, with the same documents and a single hook point.
 
     Returns:
-        The other model's dictionary, atoms in the order of the original; ``metadata["transfer"]`` says where it comes from.
-        Sources have the same documents, rows and last characters; position, token and first character are those that
-        the other model reads.
+        The other model's dictionary, atoms in the order of the original; ``metadata["transfer"]`` says where it comes
+        from. Sources have the same documents, rows and last characters; position, token and first character are those
+        that the other model reads.
 
     Raises:
-        InputError: as ``check_sources`` and ``at_sources``; no usable activation to take a mean of; all atoms equal to the
-            mean.
+        InputError: as ``check_sources`` and ``at_sources``; no usable activation to take a mean of; all atoms equal to
+            the mean.
     """
     sources = check_sources(dictionary.sources, data)
     (hook,) = target.hook_names

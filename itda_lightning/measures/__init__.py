@@ -1,8 +1,9 @@
 """Similarity of two dictionaries, or of two representations of the same tokens. One measure per file.
 
-A measure of representations is a function of two tensors (``cka(x, y)``) with a streamed twin that gives the same result from
-batches: a function of the sums of a ``Moments`` (``cka_of(moments)``), or an accumulator with ``update`` and ``compute``
-(``RelativeSimilarity``, ``MutualNeighbours``).
+A measure of representations is a function of two tensors (``cka(x, y)``) with a streamed twin that gives the same
+result from batches: a function of the sums of a ``Moments`` (``cka_of(moments)``), or an accumulator with ``update``
+    and
+``compute`` (``RelativeSimilarity``, ``MutualNeighbours``).
 """
 
 from itda_lightning.measures.cca import pwcca, pwcca_of, svcca, svcca_of

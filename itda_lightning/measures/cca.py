@@ -1,7 +1,7 @@
 """Canonical correlation analysis from moments alone (Hotelling 1936): SVCCA and projection-weighted CCA.
 
-A Gram matrix squares its matrix, so correlations are exact to about 1e-16 times the ratio of the largest to the smallest
-variance: 1e-8 if standard deviations differ by a factor of 10,000.
+A Gram matrix squares its matrix, so correlations are exact to about 1e-16 times the ratio of the largest to the
+smallest variance: 1e-8 if standard deviations differ by a factor of 10,000.
 """
 
 from typing import NamedTuple
@@ -20,9 +20,9 @@ SMALLEST_SHARE = 1e-12
 def svcca(x: Float[Tensor, "n d1"], y: Float[Tensor, "m d2"], variance: float = 0.99) -> float:
     """Return the mean canonical correlation of the leading singular directions of x and y, in [0, 1]; in float64.
 
-    Each side keeps the fewest directions that hold at least ``variance`` of its variance; the mean is over the smaller of
-    the two numbers of directions. Symmetric; invariant to translation, rotation and isotropic scale of either side, and
-    with ``variance=1`` to any invertible map (Raghu, Gilmer, Yosinski, Sohl-Dickstein 2017, arXiv 1706.05806).
+    Each side keeps the fewest directions that hold at least ``variance`` of its variance; the mean is over the smaller
+    of the two numbers of directions. Symmetric; invariant to translation, rotation and isotropic scale of either side,
+    and with ``variance=1`` to any invertible map (Raghu, Gilmer, Yosinski, Sohl-Dickstein 2017, arXiv 1706.05806).
 
     Args:
         x, y: (n, d1) and (n, d2) representations of the same n tokens, any float dtype.
@@ -59,8 +59,8 @@ def pwcca(x: Float[Tensor, "n d1"], y: Float[Tensor, "m d2"]) -> float:
     Direction h has the weight ``sum_j |<h, x_j>|`` over the dimensions j of x, all centred; computed in float64. Not
     symmetric: the weights are those of x. Invariant to any invertible affine map of y, and to translation, isotropic
     scale and permutation of the dimensions of x, but not to its rotation, as the weights are sums of absolute values.
-    This is the definition of Morcos, Raghu, Bengio 2018 (arXiv 1806.05759); their code takes the weights from the side of
-    lower rank and does not centre it.
+    This is the definition of Morcos, Raghu, Bengio 2018 (arXiv 1806.05759); their code takes the weights from the side
+    of lower rank and does not centre it.
 
     Args:
         x, y: (n, d1) and (n, d2) representations of the same n tokens, any float dtype.
@@ -130,7 +130,7 @@ def all_directions(gram: Float[Tensor, "d d"]) -> Directions:
 def canonical_correlations(
     moments: CrossMoments, x: Directions, y: Directions
 ) -> tuple[Float[Tensor, "r1 r"], Float[Tensor, " r"]]:
-    """Return the canonical directions of x, as columns in terms of its whitened ones, and their correlations, descending.
+    """Return the canonical directions of x, columns in terms of its whitened ones, and descending correlations.
 
     Raises:
         InputError: no more tokens than directions of both, which would make some correlations 1 for any data.
@@ -138,7 +138,8 @@ def canonical_correlations(
     count = x.whiten.shape[1] + y.whiten.shape[1]
     if moments.n <= count:
         raise InputError(
-            f"{moments.n} tokens are too few for {count} directions: correlations would be 1 for any data; give more tokens"
+            f"{moments.n} tokens are too few for {count} directions: correlations would be 1 for any data; "
+            "give more tokens"
         )
     left, correlations, _ = torch.linalg.svd(x.whiten.T @ moments.xy @ y.whiten, full_matrices=False)
     return left, correlations.clamp(max=1.0)

@@ -58,7 +58,7 @@ def cka_of(moments: CrossMoments, debiased: bool = False) -> float:
         if min(xx, yy) <= 1e-12:
             name = "x" if xx <= yy else "y"
             raise InputError(
-                f"the debiased HSIC of {name} with itself is 0 to rounding: all pairs of tokens are equally alike or one "
-                "token dwarfs all others; give more tokens or leave that one out"
+                f"the debiased HSIC of {name} with itself is 0 to rounding: all pairs of tokens are equally alike or "
+                "one token dwarfs all others; give more tokens or leave that one out"
             )
     return xy / (xx**0.5 * yy**0.5)

@@ -15,9 +15,9 @@ Key = tuple[int, int, int]
 def jaccard(a: Sources, b: Sources) -> float:
     """Return ``|A & B| / |A | B|`` of the sources of two dictionaries, in [0, 1] (Jaccard 1912).
 
-    A source is its document and the characters of its token, so the dictionaries may come from different models. The index
-    depends on sizes: compare dictionaries of equal size, or see ``jaccard_over_chance``. Indices are comparable only if
-    the fits read the tokens in the same order.
+    A source is its document and the characters of its token, so the dictionaries may come from different models. The
+    index depends on sizes: compare dictionaries of equal size, or see ``jaccard_over_chance``. Indices are comparable
+    only if the fits read the tokens in the same order.
 
     Raises:
         InputError: sources of different datasets, or a side without any source whose document is known.
@@ -25,7 +25,8 @@ def jaccard(a: Sources, b: Sources) -> float:
     Example:
         >>> import torch
         >>> import itda_lightning as il
-        >>> tokens = torch.tensor([[0, 0, p, 7, p, p + 1] for p in range(4)])  # document, row, position, token, start, end
+        >>> # columns: document, row, position, token, start and end character
+        >>> tokens = torch.tensor([[0, 0, p, 7, p, p + 1] for p in range(4)])
         >>> a, b = il.Sources(tokens[:3], "dataset"), il.Sources(tokens[1:], "dataset")
         >>> il.jaccard(a, b)
         0.5
@@ -37,14 +38,14 @@ def jaccard(a: Sources, b: Sources) -> float:
 def weighted_jaccard(a: Sources, b: Sources, use_a: Float[Tensor, " n"], use_b: Float[Tensor, " m"]) -> float:
     """Return ``sum min(u, v) / sum max(u, v)`` over the sources of either side, in [0, 1] (Ruzicka 1958).
 
-    Symmetric; equal to ``jaccard`` if all weights are equal. A difference of the two totals counts as a difference: pass
-    shares of each total to leave it out.
+    Symmetric; equal to ``jaccard`` if all weights are equal. A difference of the two totals counts as a difference:
+    pass shares of each total to leave it out.
 
     Args:
         a, b: sources of the atoms of two dictionaries.
-        use_a, use_b: (n,) and (m,) non-negative use of each atom on the same tokens: how often it fires, or the sum of its
-            absolute coefficients, summed over batches. Duplicate sources count with the sum of their weights, missing
-            ones with 0.
+        use_a, use_b: (n,) and (m,) non-negative use of each atom on the same tokens: how often it fires, or the sum of
+            its absolute coefficients, summed over batches. Duplicate sources count with the sum of their weights,
+            missing ones with 0.
 
     Raises:
         InputError: as ``jaccard``; not one weight per atom, weights that are negative or not finite, or none above 0.
@@ -53,7 +54,8 @@ def weighted_jaccard(a: Sources, b: Sources, use_a: Float[Tensor, " n"], use_b: 
         >>> import torch
         >>> from itda_lightning import Sources
         >>> from itda_lightning.measures import weighted_jaccard
-        >>> tokens = torch.tensor([[0, 0, p, 7, p, p + 1] for p in range(4)])  # document, row, position, token, start, end
+        >>> # columns: document, row, position, token, start and end character
+        >>> tokens = torch.tensor([[0, 0, p, 7, p, p + 1] for p in range(4)])
         >>> a, b = Sources(tokens[:2], "dataset"), Sources(tokens[1:3], "dataset")
         >>> weighted_jaccard(a, b, torch.tensor([1.0, 3.0]), torch.tensor([2.0, 1.0]))
         0.4
@@ -93,7 +95,8 @@ def jaccard_over_chance(a: Sources, b: Sources, universe: int) -> JaccardOverCha
         >>> import torch
         >>> from itda_lightning import Sources
         >>> from itda_lightning.measures import jaccard_over_chance
-        >>> tokens = torch.tensor([[0, 0, p, 7, p, p + 1] for p in range(4)])  # document, row, position, token, start, end
+        >>> # columns: document, row, position, token, start and end character
+        >>> tokens = torch.tensor([[0, 0, p, 7, p, p + 1] for p in range(4)])
         >>> a, b = Sources(tokens[:2], "dataset"), Sources(tokens[1:3], "dataset")
         >>> round(jaccard_over_chance(a, b, universe=100).excess, 3)
         0.32
@@ -139,8 +142,8 @@ def _common_and_either(a: Sources, b: Sources) -> tuple[set[Key], set[Key]]:
     for name, sources in (("a", a), ("b", b)):
         if not sources.keys():
             raise InputError(
-                f"{name} has no source with a known document among {len(sources)}: the Jaccard index of an empty set of "
-                "sources is not defined; give fitted dictionaries"
+                f"{name} has no source with a known document among {len(sources)}: the Jaccard index of an empty set "
+                "of sources is not defined; give fitted dictionaries"
             )
     return common, a.union(b)
 

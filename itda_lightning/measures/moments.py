@@ -1,8 +1,8 @@
 """Second moments of several representations of the same tokens, summed over batches in float64.
 
-Linear measures need nothing else of millions of tokens, which are read one block at a time. Sums are kept about the running
-mean and shifted when it moves (Chan, Golub, LeVeque 1983), so a large common offset of all tokens costs no digits, as it
-would if the product of the means were subtracted at the end.
+Linear measures need nothing else of millions of tokens, which are read one block at a time. Sums are kept about the
+running mean and shifted when it moves (Chan, Golub, LeVeque 1983), so a large common offset of all tokens costs no
+digits, as it would if the product of the means were subtracted at the end.
 """
 
 import copy
@@ -28,8 +28,8 @@ class CrossMoments(NamedTuple):
     Attributes:
         n: number of tokens.
         xx, yy, xy: ``x'x`` (d1, d1), ``y'y`` (d2, d2), ``x'y`` (d1, d2).
-        norms_xx, norms_yy, norms_xy: sums of ``|x|^4``, ``|y|^4`` and ``|x|^2 |y|^2``: the diagonals of the n x n kernels,
-            which debiased CKA leaves out.
+        norms_xx, norms_yy, norms_xy: sums of ``|x|^4``, ``|y|^4`` and ``|x|^2 |y|^2``: the diagonals of the n x n
+            kernels, which debiased CKA leaves out.
     """
 
     n: int
@@ -154,8 +154,8 @@ class Moments:
         Dimensions with the same value for every token are exactly 0. The result may share memory with the sums.
 
         Raises:
-            InputError: fewer than two tokens, a pair that was not summed, or a representation that is the same for every
-                token.
+            InputError: fewer than two tokens, a pair that was not summed, or a representation that is the same for
+                every token.
         """
         if self.n < 2:
             raise InputError(f"{self.n} tokens are too few: give at least 2")

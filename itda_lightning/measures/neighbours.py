@@ -1,4 +1,4 @@
-"""Mutual nearest neighbours (Huh, Cheung, Wang, Isola 2024, The Platonic Representation Hypothesis, arXiv 2405.07987)."""
+"""Mutual nearest neighbours (Huh, Cheung, Wang, Isola 2024, arXiv 2405.07987)."""
 
 import torch
 from jaxtyping import Float, Int
@@ -7,8 +7,8 @@ from torch import Tensor
 from itda_lightning.errors import InputError
 from itda_lightning.measures.aligned import blocks, check_aligned, check_directions, directions
 
-# Cosines are compared in steps of 2^-40 (9e-13), above the rounding of a product and below any meaningful difference; of
-# equal ones the earlier token is nearer. So neighbours depend neither on blocks nor on which duplicate rounds up.
+# Cosines are compared in steps of 2^-40 (9e-13), above the rounding of a product and below any meaningful difference;
+# of equal ones the earlier token is nearer. So neighbours depend neither on blocks nor on which duplicate rounds up.
 STEPS = 2**40
 # Room for a place in a list of candidates, below the step in one integer.
 PLACES = 2**22
@@ -20,8 +20,8 @@ def mutual_neighbours(
 ) -> float:
     """Return the mean share of a token's k nearest tokens in x that are among its k nearest in y, in [0, 1].
 
-    Nearest by cosine, without the token itself, as in the paper. About ``k / (n - 1)`` by chance. Symmetric; invariant to
-    rotation and isotropic scale of either side (not to translation: cosines are about the origin). Costs n (d1 + d2)
+    Nearest by cosine, without the token itself, as in the paper. About ``k / (n - 1)`` by chance. Symmetric; invariant
+    to rotation and isotropic scale of either side (not to translation: cosines are about the origin). Costs n (d1 + d2)
     multiply-adds per query, in float64.
 
     Args:
@@ -55,8 +55,8 @@ def mutual_neighbours(
 class MutualNeighbours:
     """Accumulator of ``mutual_neighbours`` of some tokens, the queries, among reference tokens that arrive in batches.
 
-    Holds the queries, k token indices and cosines per query on either side, and a few blocks of 1,024 x 4,096 numbers at
-    work; no reference token.
+    Holds the queries, k token indices and cosines per query on either side, and a few blocks of 1,024 x 4,096 numbers
+    at work; no reference token.
 
     Attributes:
         n: reference tokens so far.
@@ -104,8 +104,8 @@ class MutualNeighbours:
         candidates = n - int((self._places >= 0).any())
         if self._k >= candidates:
             raise InputError(
-                f"k must be from 1 to {candidates - 1} with {candidates} tokens to choose neighbours from, got {self._k}: "
-                "of all of them the share would always be 1"
+                f"k must be from 1 to {candidates - 1} with {candidates} tokens to choose neighbours from, got "
+                f"{self._k}: of all of them the share would always be 1"
             )
 
     def compute(self) -> float:

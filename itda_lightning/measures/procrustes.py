@@ -8,10 +8,10 @@ from itda_lightning.measures.moments import CrossMoments
 
 
 def procrustes(x: Float[Tensor, "n d1"], y: Float[Tensor, "m d2"]) -> float:
-    """Return ``|X'Y|_* / (|X|_F |Y|_F)`` with centred columns, in [0, 1]: the cosine of x and y after the best rotation.
+    """Return ``|X'Y|_* / (|X|_F |Y|_F)`` with centred columns, in [0, 1]: their cosine after the best rotation.
 
-    ``|.|_*`` is the sum of singular values. Ding et al. (arXiv 2108.01661) report the squared distance at norm one, which
-    is ``2 - 2 procrustes``. Symmetric; invariant to translation, rotation and isotropic scale of either side. The
+    ``|.|_*`` is the sum of singular values. Ding et al. (arXiv 2108.01661) report the squared distance at norm one,
+    which is ``2 - 2 procrustes``. Symmetric; invariant to translation, rotation and isotropic scale of either side. The
     narrower of two widths counts as padded with zeros. Computed in float64.
 
     Args:

@@ -13,8 +13,8 @@ def regression_r2(x: Float[Tensor, "n d1"], y: Float[Tensor, "m d2"]) -> float:
     """Return the R^2 of predicting y from x, ``1 - min_B |Y - X B|_F^2 / |Y|_F^2`` with centred columns, in [0, 1].
 
     Least squares with an intercept, measured on the tokens it is fitted on; in float64. Not symmetric. Invariant to any
-    invertible affine map of x, and to translation, rotation and isotropic scale of y. Linearly dependent dimensions of x
-    change nothing.
+    invertible affine map of x, and to translation, rotation and isotropic scale of y. Linearly dependent dimensions of
+    x change nothing.
 
     Args:
         x, y: (n, d1) and (n, d2) representations of the same n tokens, any float dtype.
