@@ -8,7 +8,9 @@ import torch
 
 from itda_lightning.across_models.diffing import Side, cosine_distances, diff, unexplained_shares
 from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.activations.models.language_model import LanguageModel
 from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.dictionary.facts import settings
 from itda_lightning.dictionary.sources import Sources
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.loading import load_dictionary
@@ -109,22 +111,27 @@ def test_models_of_other_tokens_are_read_at_the_same_characters(base, other_toke
         assert [atom.prompt for atom in result.atoms] == [prompts[atom.atom] for atom in result.atoms]
 
 
-def test_hook_points_of_other_widths_are_ranked_by_the_unexplained_share(
-    base, tiny_model_dir, prose_file, tmp_path
-) -> None:
+def test_hook_points_of_other_widths_are_ranked_by_the_unexplained_share(base) -> None:
     hook = "blocks.1.mlp.hook_post"
-    wide = side("wide", fit_tiny(tmp_path / "run", tiny_model_dir, prose_file, hook), hook)
-    assert wide.dictionary.d_in != base.dictionary.d_in
+    width = LanguageModel(base.data.model_name, [hook]).widths[hook]
+    assert width != base.dictionary.d_in
+    atoms = torch.randn(base.dictionary.n_atoms, width, generator=torch.Generator().manual_seed(0))
+    unfitted = Dictionary(torch.nn.functional.normalize(atoms, dim=1), sources=base.dictionary.sources, k=4)
+    wide = replace(base, name="wide", dictionary=unfitted, hook_name=hook)
     for result in diff(base, wide).directions:
         assert {(atom.unexplained_own, atom.distance) for atom in result.atoms} == {(None, None)}
         shares = [atom.unexplained for atom in result.atoms]
         assert shares == sorted(shares, reverse=True)
 
 
-def test_dictionaries_of_different_documents_are_refused(base, other_model_dir, prose, tmp_path) -> None:  # noqa: F811
+def test_dictionaries_of_different_documents_are_refused(base, prose, tmp_path) -> None:
     path = tmp_path / "prose.txt"
     path.write_text("\n\n".join(" ".join(text.split()) for text in prose[::-1]))
-    other = side("other", fit_tiny(tmp_path / "run", other_model_dir, path))
+    data = ActivationsDataModule(**{**settings(base.data.hparams), "dataset": str(path)})
+    rows = data.rows("train")
+    table = rows.source_table(*rows.kept.nonzero()[:5].T)
+    unfitted = Dictionary(torch.eye(5, 32), sources=Sources(table, rows.dataset), k=2)
+    other = Side("other", unfitted, data, HOOK)
     with pytest.raises(InputError, match="the sources come from different datasets"):
         diff(base, other)
 
