@@ -7,9 +7,7 @@ from rich.console import Console
 
 from itda_lightning.across_models.source_activations import check_sources
 from itda_lightning.across_models.transfer_study import transfer_and_measure
-from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.models.language_model import Loader
-from itda_lightning.dictionary.facts import settings
 from itda_lightning.evaluation.data_of import data_for, hook_point
 from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.machine.atomic_files import write_text
@@ -62,15 +60,14 @@ def transfer_command(
     data = data_for(original, data_config, hook, device)
     check_sources(original.sources, data)
     directory = Path(output).expanduser()
-    changes = {
-        "model": model,
-        "loader": loader,
-        "model_revision": model_revision,
-        "model_dtype": model_dtype,
-        "hook_names": [target_hook_name or hook],
-        "cache_dir": cache_dir or data.hparams["cache_dir"] or str(directory / "activations"),
-    }
-    target = ActivationsDataModule(**{**settings(data.hparams), **changes})
+    target = data.with_settings(
+        model=model,
+        loader=loader,
+        model_revision=model_revision,
+        model_dtype=model_dtype,
+        hook_names=[target_hook_name or hook],
+        cache_dir=cache_dir or data.hparams["cache_dir"] or str(directory / "activations"),
+    )
     comparison = transfer_and_measure(original, hook, data, target, output, loss_tokens)
     write_text(directory / RESULTS, to_json(comparison))
     write_dashboard(comparison, directory / PAGE)

@@ -9,8 +9,8 @@ from typing import Any
 from itda_lightning.across_models.similarity_settings import ModelSettings, kind_of
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.models.skeleton import config_of
+from itda_lightning.activations.text.retokenisation import retokenise
 from itda_lightning.activations.text.split import Split
-from itda_lightning.activations.text.translation import translate
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.facts import settings
 from itda_lightning.errors import InputError
@@ -40,22 +40,18 @@ class SameText(ActivationsDataModule):
         the split is read.
 
         Raises:
-            InputError: as ``translate``; a model without a configuration.
+            InputError: as ``retokenise``; a model without a configuration.
         """
         config = config_of(self.model_name.path_or_hub_name(), self.model_name.revision).get_text_config()
         # `transformers` gives 10^30 for a tokenizer that does not know its limit.
         limits = (getattr(self.tokenizer, "model_max_length", None), getattr(config, "max_position_embeddings", None))
-        self._rows[split] = translate(
-            other._cached_rows(split),
+        self._rows[split] = retokenise(
+            other.cached_rows(split),
             other.tokenizer,
             self.tokenizer,
             prepend_bos=other.hparams["prepend_bos"],
             longest=min(LONGEST, *(limit for limit in limits if limit is not None)),
         )
-
-    def release_model(self) -> None:
-        """Free the memory of the language model, which is loaded again if needed."""
-        self._language_model = None
 
 
 @dataclass
@@ -93,8 +89,8 @@ def open_models(models: Sequence[ModelSettings], data: Mapping[str, Any], of_sou
     if not of_sources:
         for model in opened:
             # A split has at least one row.
-            one_row = {"training_tokens": model.data.hparams["context_size"], "first_tokens": None}
-            model.data = SameText(**{**settings(model.data.hparams), **one_row})
+            row = model.data.hparams["context_size"]
+            model.data = model.data.with_settings(training_tokens=row, first_tokens=None)
     _check_sites(opened)
     _check_data(opened, of_sources)
     first = opened[0].data
@@ -112,13 +108,9 @@ def check_widths(models: Sequence[ComparedModel]) -> None:
         InputError: a hook point that a model does not have, or a dictionary of another width than its activations.
     """
     for model in models:
-        widths = model.data.widths
+        _ = model.data.widths  # fails for a hook point that the model does not have
         for hook, dictionary in model.dictionaries.items():
-            if dictionary.d_in != widths[hook]:
-                raise InputError(
-                    f"the dictionary of {model.name} has d_in {dictionary.d_in} but {hook} of "
-                    f"{model.data.model_name.name} has {widths[hook]} dimensions: it was fitted on another model"
-                )
+            model.data.check_width(hook, dictionary.d_in)
         model.data.release_model()
 
 

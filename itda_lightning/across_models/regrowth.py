@@ -3,7 +3,7 @@
 This is the noise floor of a comparison: two fits of the same model differ only by the order of the tokens.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from jaxtyping import Int
@@ -11,9 +11,7 @@ from torch import Tensor
 
 from itda_lightning.activations.batches import ActivationBatch, ActivationLoader
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.activations.harvesting import RowActivations
 from itda_lightning.activations.text.rows import choice
-from itda_lightning.activations.usable import usable
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.growth import GROWTH_POLICIES, GrowthRule, judging
@@ -33,17 +31,10 @@ def check_regrowable(name: str, dictionary: Dictionary) -> None:
         )
 
 
-def reordered_batches(data: ActivationsDataModule, seed: int) -> Iterator[ActivationBatch]:
-    """Yield the training activations with the rows in an order drawn with ``seed``, from a complete cache."""
-    rows, cache = data.rows("train"), data.cache("train")
-    assert cache is not None
-    order = choice(len(rows), len(rows), seed)
-
-    def read(start_row: int) -> Iterator[RowActivations]:
-        for index, row in enumerate(order[start_row:].tolist(), start_row):
-            yield RowActivations(index, cache.read(row, row + 1).activations)
-
-    return iter(ActivationLoader(rows.select(order), read, data.hparams["batch_size"], 1))
+def reordered_batches(data: ActivationsDataModule, seed: int) -> ActivationLoader:
+    """Return the training activations with the rows in an order drawn with ``seed``, from a complete cache."""
+    n_rows = len(data.rows("train"))
+    return data.reordered(choice(n_rows, n_rows, seed), data.hparams["batch_size"])
 
 
 def regrown(
@@ -82,15 +73,14 @@ def _grow(dictionary: Dictionary, batch: ActivationBatch, hook_name: str, metada
     fit, threshold = metadata["fit"], metadata["threshold"]
     assert isinstance(fit, Mapping)
     assert isinstance(threshold, float)
-    good = usable(batch.activations[hook_name], batch.table, hook_name, fit["bad_activations"])
-    if not bool(good.any()):
+    x, table = batch.usable(hook_name, fit["bad_activations"])
+    if not len(x):
         return
-    x, table = dictionary.centre(batch.activations[hook_name][good]), batch.table[good]
     dictionary.prepared().build_gram()
     typical = metadata.get("typical_energy") or 1.0
     assert isinstance(typical, float)
     rule = GrowthRule(
         dictionary.k, judging(dictionary.pursuit), dictionary.nonnegative, threshold, fit["energy_exponent"], typical
     )
-    step = GROWTH_POLICIES[fit["growth"]](x, dictionary.prepared(), rule)
+    step = GROWTH_POLICIES[fit["growth"]](dictionary.centre(x), dictionary.prepared(), rule)
     dictionary.append(step.atoms, table[step.accepted])

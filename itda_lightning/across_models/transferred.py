@@ -8,7 +8,6 @@ from torch.nn import functional
 from itda_lightning.across_models.source_activations import SourceActivations, at_sources, check_sources
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.shuffled import CALIBRATION
-from itda_lightning.activations.usable import usable
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.facts import fit_metadata, settings
 from itda_lightning.dictionary.sources import Sources
@@ -43,8 +42,7 @@ def transfer(dictionary: Dictionary, data: ActivationsDataModule, target: Activa
     bias = torch.zeros(read.x[hook].shape[1])
     if is_centred(dictionary):
         batch = target.calibration_batch(fit.get("calibration_tokens", CALIBRATION))
-        x = batch.activations[hook]
-        x = x[usable(x, batch.table, hook, "skip")]
+        x = batch.usable(hook).x
         if not len(x):
             raise InputError(f"all {len(batch)} calibration activations at {hook} are zero or not finite")
         bias = x.double().mean(0).float()

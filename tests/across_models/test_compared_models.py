@@ -8,7 +8,7 @@ import torch
 from itda_lightning import Dictionary, InputError
 from itda_lightning.across_models.compared_models import SameText
 from itda_lightning.across_models.similarity_study import compare_models
-from itda_lightning.activations.text.translation import translate
+from itda_lightning.activations.text.retokenisation import retokenise
 from itda_lightning.dictionary.sources import Sources
 from tests.across_models.study import FIT, HOOKS, data_of, settings_of
 from tests.fits import data_settings
@@ -30,7 +30,7 @@ def test_what_is_longer_than_the_other_model_reads_is_cut_off(
         for model in (tiny_model_dir, other_tokens_dir)
     )
     assert other.tokenizer.model_max_length > 10**9
-    uncut = translate(own.rows("heldout"), own.tokenizer, other.tokenizer, prepend_bos=True)
+    uncut = retokenise(own.rows("heldout"), own.tokenizer, other.tokenizer, prepend_bos=True)
     assert uncut.context_size > LONGEST_CONTEXT
     other.read_the_text_of(own, "heldout")
     rows = other.rows("heldout")
@@ -94,7 +94,7 @@ def test_runs_that_cannot_be_compared_are_refused(tiny_run, tiny_model_dir, pros
     [
         ({"sources": None}, f"the dictionary of run at {HOOK} has no sources: give one that was fitted"),
         ({"dataset": "other"}, "run was fitted on documents other, .* holds .*: give the documents of its fit"),
-        ({"d_in": 5}, f"the dictionary of run has d_in 5 but {HOOK} of .* has 32 dimensions: it was fitted on another"),
+        ({"d_in": 5}, f"the dictionary has d_in 5 but {HOOK} of .* has 32 dimensions: it was fitted on another"),
         ({"data": {}}, "does not say which model and documents it was fitted on: give a run of itda_lightning.fit"),
     ],
 )

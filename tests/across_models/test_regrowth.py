@@ -48,7 +48,7 @@ def test_in_another_order_all_tokens_come_once_and_other_atoms_are_chosen(fit) -
         for batch in data.train_dataloader()
         for row, x in zip(batch.table[:, columns].tolist(), batch.activations[HOOK], strict=True)
     }
-    batch = next(reordered_batches(data, 7))
+    batch = next(iter(reordered_batches(data, 7)))
     assert torch.equal(batch.activations[HOOK][5], activations[tuple(batch.table[5, columns].tolist())])
     again = [regrown({HOOK: dictionary}, reordered_batches(data, 7))[HOOK] for _ in range(2)]
     assert torch.equal(*again)
