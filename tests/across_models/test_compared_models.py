@@ -41,7 +41,7 @@ def test_what_is_longer_than_the_other_model_reads_is_cut_off(
 
 
 @pytest.mark.parametrize(
-    ("models", "changes", "told"),
+    ("models", "changes", "message"),
     [
         ({"A": {"hook_names": HOOKS[:1]}}, {}, r"A at blocks.0.hook_resid_post alone cannot be compared: give another"),
         (
@@ -55,13 +55,13 @@ def test_what_is_longer_than_the_other_model_reads_is_cut_off(
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_runs(
-    models, changes, told, tiny_model_dir, prose_file, tmp_path, monkeypatch
+    models, changes, message, tiny_model_dir, prose_file, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setattr(SameText, "prepare_data", lambda self: pytest.fail("it harvests"))
     settings = settings_of(
         tmp_path, {name: {"model": str(tiny_model_dir), **one} for name, one in models.items()}, anchors=20_000
     )
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         compare_models(settings, data_of(prose_file, tmp_path / "cache", **changes), FIT)
 
 
@@ -84,13 +84,13 @@ def test_runs_that_cannot_be_compared_are_refused(tiny_run, tiny_model_dir, pros
             "run has data.holdout_fraction 0.1, B",
         ),
     ]
-    for models, shared, told in cases:
-        with pytest.raises(InputError, match=told):
+    for models, shared, message in cases:
+        with pytest.raises(InputError, match=message):
             compare_models(settings_of(tmp_path / "out", models), shared, FIT)
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"sources": None}, f"the dictionary of run at {HOOK} has no sources: give one that was fitted"),
         ({"dataset": "other"}, "run was fitted on documents other, .* holds .*: give the documents of its fit"),
@@ -99,7 +99,7 @@ def test_runs_that_cannot_be_compared_are_refused(tiny_run, tiny_model_dir, pros
     ],
 )
 def test_dictionaries_of_something_else_are_refused(
-    changes, told, tiny_run, tiny_model_dir, prose_file, tmp_path
+    changes, message, tiny_run, tiny_model_dir, prose_file, tmp_path
 ) -> None:
     fitted = Dictionary.load(tiny_run / "dictionaries" / HOOK)
     d_in = changes.get("d_in", fitted.d_in)
@@ -112,5 +112,5 @@ def test_dictionaries_of_something_else_are_refused(
     ).save(tmp_path / "changed")
     models = {"run": {"run": str(tmp_path / "changed")}, "B": {"model": str(tiny_model_dir), "hook_names": [HOOK]}}
     data = data_of(prose_file, tmp_path / "cache", holdout_fraction=0.1)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         compare_models(settings_of(tmp_path / "out", models), data, FIT)

@@ -102,7 +102,7 @@ def test_a_model_does_not_differ_from_itself_whatever_its_dictionaries(base) -> 
         assert sum(atom.common for atom in result.atoms) == 20
 
 
-def test_models_of_other_tokens_are_read_at_the_same_characters(base, other_tokens_dir, prose_file, tmp_path) -> None:  # noqa: F811
+def test_other_tokens_are_read_at_the_same_characters(base, other_tokens_dir, prose_file, tmp_path) -> None:  # noqa: F811
     other = side("other", fit_tiny(tmp_path / "run", other_tokens_dir, prose_file))
     for result, owner in zip(diff(base, other).directions, (base, other), strict=True):
         assert 0 < len(result.atoms) == owner.dictionary.n_atoms - result.unaligned

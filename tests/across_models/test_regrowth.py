@@ -58,7 +58,7 @@ def test_in_another_order_all_tokens_come_once_and_other_atoms_are_chosen(fit) -
 
 def test_a_dictionary_without_the_facts_of_its_fit_is_refused(fit) -> None:
     dictionary = fit[1]
-    for change, told in (
+    for change, message in (
         (
             {"threshold": None},
             "it does not say how it was fitted, so it cannot be grown in another order: set orders to 0",
@@ -70,5 +70,5 @@ def test_a_dictionary_without_the_facts_of_its_fit_is_refused(fit) -> None:
         ),
     ):
         other = Dictionary(dictionary.atoms, k=4, metadata=dictionary.metadata | change)
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=message):
             check_regrowable("it", other)

@@ -8,7 +8,7 @@ from tests.across_models.study import HOOKS
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"models": []}, "there is nothing to compare: give at least one of models"),
         ({"models": [ModelSettings("A", run="x")] * 2}, r"several are called \['A'\]: rename them"),
@@ -20,8 +20,8 @@ from tests.across_models.study import HOOKS
         ({"k": 0}, "k must be at least 1, got 0"),
     ],
 )
-def test_settings_out_of_range(changes, told) -> None:
-    with pytest.raises(InputError, match=told):
+def test_settings_out_of_range(changes, message) -> None:
+    with pytest.raises(InputError, match=message):
         SimilaritySettings(**({"models": [ModelSettings("A", run="x")], "directory": "d"} | changes))
 
 
@@ -39,7 +39,7 @@ def test_hook_points_in_few_words(hook_names, summary) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"name": " "}, "every one of models needs a name"),
         ({"name": "A"}, "'A' must have exactly one of run and model, got None and None"),
@@ -48,6 +48,6 @@ def test_hook_points_in_few_words(hook_names, summary) -> None:
         ({"name": "A", "model": "y", "hook_names": ["a", "a"]}, "'A' names a hook point twice"),
     ],
 )
-def test_settings_of_a_model(options, told) -> None:
-    with pytest.raises(InputError, match=told):
+def test_settings_of_a_model(options, message) -> None:
+    with pytest.raises(InputError, match=message):
         ModelSettings(**options)

@@ -73,7 +73,7 @@ def test_two_sources_of_one_token_are_read_once(dictionary, data, tiny_model_dir
     assert (read.index.tolist(), read.unaligned) == ([0, 1, 2], 1)
 
 
-def test_sources_without_a_token_there_are_an_error(dictionary, data, other_tokens_dir, monkeypatch) -> None:  # noqa: F811
+def test_sources_without_a_token_are_refused(dictionary, data, other_tokens_dir, monkeypatch) -> None:  # noqa: F811
     nowhere = "itda_lightning.across_models.source_activations.places_of"
     monkeypatch.setattr(nowhere, lambda table, rows: torch.full((len(table),), -1))
     with pytest.raises(InputError, match=rf"none of the {dictionary.n_atoms} sources has a usable activation"):

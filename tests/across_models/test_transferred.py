@@ -48,7 +48,7 @@ def test_into_its_own_model_a_dictionary_comes_back(dictionary, data, tiny_model
     assert (rebuilt.k, rebuilt.pursuit, rebuilt.nonnegative) == (dictionary.k, dictionary.pursuit, False)
 
 
-def test_in_another_model_atoms_are_its_activations_less_its_own_mean(dictionary, data, other_model_dir) -> None:  # noqa: F811
+def test_in_another_model_atoms_are_its_centred_activations(dictionary, data, other_model_dir) -> None:  # noqa: F811
     target = data.of(other_model_dir, OTHER_HOOK)
     rebuilt = transfer(dictionary, data.of_fit, target)
     assert torch.equal(rebuilt.sources.table, dictionary.sources.table)

@@ -45,7 +45,7 @@ def test_it_writes_results_and_a_page_and_says_where(config, tmp_path, capsys) -
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--measures", "[cka, kernel]"], "measures must be some of"),
         (["--models", "[{name: A, run: x}]"], "'A' must have exactly one of run and model"),
@@ -54,8 +54,8 @@ def test_it_writes_results_and_a_page_and_says_where(config, tmp_path, capsys) -
         (["--data.holdout_fraction", "2"], "data.holdout_fraction must lie between 0 and 1"),
     ],
 )
-def test_what_is_out_of_range_is_refused(config, arguments, told) -> None:
-    with pytest.raises(InputError, match=told):
+def test_what_is_out_of_range_is_refused(config, arguments, message) -> None:
+    with pytest.raises(InputError, match=message):
         main(["--config", str(config), *arguments])
 
 

@@ -42,8 +42,10 @@ def test_different_datasets_have_no_common_sources_to_count() -> None:
 
 def test_empty_sets_are_refused() -> None:
     unknown = Sources(torch.tensor([[-1, 0, 0, 7, 0, 1]]), "a")
-    for a, b, told in ((make([]), make([]), "a"), (make([(0, 1)]), make([]), "b"), (unknown, make([(0, 1)]), "a")):
-        with pytest.raises(InputError, match=f"{told} has no source with a known document .* empty set .* not defined"):
+    for a, b, message in ((make([]), make([]), "a"), (make([(0, 1)]), make([]), "b"), (unknown, make([(0, 1)]), "a")):
+        with pytest.raises(
+            InputError, match=f"{message} has no source with a known document .* empty set .* not defined"
+        ):
             jaccard(a, b)
 
 

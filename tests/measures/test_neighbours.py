@@ -87,11 +87,11 @@ def test_norms_do_not_matter_however_small_or_large() -> None:
 
 
 @pytest.mark.parametrize(
-    ("k", "told"), [(0, "k must be at least 1 neighbour, got 0"), (29, "from 1 to 28 with 29 tok")]
+    ("k", "message"), [(0, "k must be at least 1 neighbour, got 0"), (29, "from 1 to 28 with 29 tok")]
 )
-def test_k_out_of_range(k: int, told: str) -> None:
+def test_k_out_of_range(k: int, message: str) -> None:
     x = draw(0, 30, 3)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         mutual_neighbours(x, x, k)
 
 

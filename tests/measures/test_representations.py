@@ -125,15 +125,15 @@ def test_with_more_dimensions_than_tokens_only_debiased_cka_tells_unrelated_ones
 
 
 @pytest.mark.parametrize(
-    ("measure", "told"),
+    ("measure", "message"),
     [
         (whole_svcca, "50 tokens are too few for 98 directions: correlations would be 1 for any data"),
         (pwcca, "50 tokens are too few for 98 directions"),
         (regression_r2, r"50 tokens are too few for a regression on 49 independent .* R\^2 would be 1 for any y"),
     ],
 )
-def test_what_would_always_give_one_is_refused(measure, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_what_would_always_give_one_is_refused(measure, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         measure(draw(0, 50, 400), draw(1, 50, 400))
 
 
