@@ -1,6 +1,7 @@
 """Models opened for a study: the text that they read, and what is refused before anything runs."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,8 @@ def test_what_is_longer_than_the_other_model_reads_is_cut_off(
         SameText(**data_settings(model, prose_file, context_size=LONGEST_CONTEXT, device="cpu"))
         for model in (tiny_model_dir, other_tokens_dir)
     )
-    assert other.tokenizer.model_max_length > 10**9
+    tokenizer: Any = other.tokenizer
+    assert tokenizer.model_max_length > 10**9
     uncut = retokenise(own.rows("heldout"), own.tokenizer, other.tokenizer, prepend_bos=True)
     assert uncut.context_size > LONGEST_CONTEXT
     other.read_the_text_of(own, "heldout")

@@ -15,6 +15,7 @@ MODULES = [module.name for module in pkgutil.iter_modules(measures.__path__)]
 def test_the_examples_of_a_measure_run(name):
     module = importlib.import_module(f"itda_lightning.measures.{name}")
     for test in doctest.DocTestFinder(exclude_empty=True).find(module, globs={}):
-        runner, said = doctest.DocTestRunner(), []
+        runner = doctest.DocTestRunner()
+        said: list[str] = []
         runner.run(test, out=said.append)
         assert runner.failures == 0, "".join(said)
