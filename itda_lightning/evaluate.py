@@ -2,18 +2,15 @@
 
 import sys
 import time
-from pathlib import Path
-from typing import Any
 
-from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.evaluation.data_of import data_for
-from itda_lightning.evaluation.entries import Entry, load_entry
+from itda_lightning.evaluation.entries import load_entry
+from itda_lightning.evaluation.evaluation_file import EVALUATION, evaluation_content
 from itda_lightning.evaluation.saelens_evals import evaluate_sae, rows_for_evals
-from itda_lightning.fitting.run_directory import EVALUATION
+from itda_lightning.fitting.run_directory import output_path
 from itda_lightning.machine.atomic_files import write_json
 from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.command_line import run_command, run_function
-from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.report.terminal import print_metrics
 
 # Losses cost far more than what else is measured: a minute for the bundled model on one core.
@@ -32,19 +29,19 @@ def evaluate(
     """Run SAELens's evals on held-out documents, print a table and write JSON.
 
     Position 0 and special tokens are masked. Scores compare with a zero-ablated hook point, which flatters every
-    dictionary, so the raw CE losses stand beside them. Variance and sparsity are of all held-out tokens, as in the fit.
+    dictionary, so the raw CE losses stand beside them. Variance and sparsity are measured on all held-out tokens.
 
     Args:
         dictionary: a run directory, a checkpoint, a saved or exported dictionary, a SAELens SAE on disk, or
             release:sae_id of a pretrained SAE.
-        hook_name: which dictionary, where there are several.
+        hook_name: the hook point of the dictionary; needed if there are several.
         data_config: the fit config whose data section names the model and the documents; by default those of the
             dictionary's own fit.
         output: the JSON file to write; by default RUN/evaluation-<hook name>.json, or evaluation.json in this directory.
-        tokens: tokens to measure CE losses and KL on, which take three passes through the whole model; by default the
-            fit's validation_tokens but at most 4,096. More held-out rows are read where there are fewer.
-        model_batch_size: at most so many rows in one forward pass. Logits of a large vocabulary take much memory.
-        device: where the model and the dictionary run: auto, cpu, cuda or cuda:N.
+        tokens: number of tokens to measure CE losses and KL on, which takes three passes through the whole model; by
+            default the fit's validation_tokens but at most 4,096. More held-out rows are read if there are fewer.
+        model_batch_size: largest number of rows per forward pass. Logits of a large vocabulary take much memory.
+        device: device of the model and the dictionary: auto, cpu, cuda or cuda:N.
     """
     entry = load_entry(dictionary, hook_name)
     hook = entry.sae.cfg.metadata.hook_name
@@ -57,36 +54,10 @@ def evaluate(
     entry.sae.to(data.model_name.torch_device())
     start = time.perf_counter()
     metrics, _ = evaluate_sae(entry.sae, language_model, rows, model_batch_size, loss_rows=n_tokens // size)
-    path = Path(output).expanduser() if output is not None else _default_output(dictionary, hook)
-    write_json(path, _facts(entry, data, metrics, time.perf_counter() - start))
+    path = output_path(dictionary, hook, EVALUATION, output)
+    write_json(path, evaluation_content(entry, data, metrics, time.perf_counter() - start))
     print_metrics(metrics)
     sys.stdout.write(f"wrote {path.resolve()}\n")
-
-
-def _default_output(dictionary: str, hook: str) -> Path:
-    run = Path(dictionary).expanduser()
-    return (
-        run / EVALUATION.format(hook_name=hook)
-        if run.is_dir() and (run / "dictionaries").is_dir()
-        else Path("evaluation.json")
-    )
-
-
-def _facts(
-    entry: Entry, data: ActivationsDataModule, metrics: dict[str, float | int], seconds: float
-) -> dict[str, Any]:
-    rows = data.rows("heldout")
-    return {
-        "dictionary": entry.name,
-        "architecture": entry.sae.cfg.architecture(),
-        "hook_name": entry.sae.cfg.metadata.hook_name,
-        "model": data.model_name.name,
-        "model_fingerprint": data.model_name.fingerprint(),
-        "dataset": {"name": data.hparams["dataset"], "fingerprint": rows.dataset, "rows": rows.fingerprint()},
-        "metrics": metrics,
-        "seconds": seconds,
-        "versions": versions_and_hardware(),
-    }
 
 
 def main(args: list[str] | None = None) -> None:

@@ -17,6 +17,7 @@ from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.evaluation.entries import Entry, load_entry
 from itda_lightning.fitting.fit_in_memory import fit_in_memory
 from itda_lightning.fitting.refinement import refine
+from itda_lightning.fitting.run_directory import DICTIONARIES, is_run
 from itda_lightning.machine.atomic_files import write_json
 from itda_lightning.machine.made_once import hash_of, made_once
 from itda_lightning.machine.peak_memory import PeakMemory
@@ -218,5 +219,5 @@ def _files(path: Path) -> list[Path]:
     """Return the files of an entry: of a run directory only its dictionaries."""
     if path.is_file():
         return [path]
-    root = path / "dictionaries" if (path / "dictionaries").is_dir() else path
+    root = path / DICTIONARIES if is_run(path) else path
     return [file for file in root.rglob("*") if file.is_file()]

@@ -1,33 +1,37 @@
-"""Single activations as tables of atoms."""
+"""Decompose single activations into weighted atoms."""
 
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.activations.harvesting import harvest
+from itda_lightning.activations.text.rows import Rows, pack
 from itda_lightning.dictionary.dictionary import Dictionary
-from itda_lightning.dictionary.sources import Prompt
+from itda_lightning.dictionary.sources import Prompt, Source
 from itda_lightning.errors import InputError
+from itda_lightning.evaluation.data_of import add_prompts, check_width
 from itda_lightning.results.run_results import Term, TokenDecomposition
 
 
 def decompose(
     dictionary: Dictionary, x: Float[Tensor, "batch d"], prompts: Sequence[Prompt]
 ) -> list[TokenDecomposition]:
-    """What each activation is made of: its atoms by falling ``|coefficient|``, re-picks summed.
+    """Decompose each activation into its atoms by falling ``|coefficient|``, re-picks summed.
 
     Args:
-        dictionary: what encodes; its prompts name the terms.
+        dictionary: encodes the activations; its prompts name the terms.
         x: (batch, d) activations, any floating dtype.
-        prompts: one ``Prompt`` an activation, cut at its token.
+        prompts: one ``Prompt`` per activation, cut at its token.
 
     Raises:
         InputError: another number of prompts than of activations.
         ValueError: x of another width or with non-finite rows.
     """
     if len(prompts) != len(x):
-        raise InputError(f"{len(prompts)} prompts for {len(x)} activations: give one prompt an activation")
+        raise InputError(f"{len(prompts)} prompts for {len(x)} activations: give one prompt per activation")
     x = x.to(dictionary.bias.device)
     code = dictionary.encode(x).distinct()
     energy = dictionary.centre(x).double().square().sum(-1)
@@ -51,3 +55,75 @@ def decompose(
             prompts, unexplained.tolist(), energy.sqrt().tolist(), support, coefficients, strict=True
         )
     ]
+
+
+def decompose_tokens(
+    dictionary: Dictionary, data: ActivationsDataModule, hook_name: str, text: str, positions: list[int]
+) -> list[TokenDecomposition]:
+    """Run a text through the language model and decompose the activations of some of its tokens.
+
+    Args:
+        dictionary: the dictionary; it is given its prompts if ``data`` are those of its fit.
+        data: has the language model and its tokenizer.
+        hook_name: the hook point.
+        text: any text.
+        positions: tokens of the text, counted from 0 or, if negative, from the end.
+
+    Raises:
+        InputError: a text that is not Unicode, has no tokens or more than the model can read; a position outside the
+            text or one that the fit left out; activations of another width than the atoms.
+    """
+    rows = _row_of(text, data)
+    places = _places(rows, positions, data)
+    language_model = data.language_model
+    check_width(dictionary, language_model.widths[hook_name], data, hook_name)
+    longest = language_model.longest_context
+    if longest is not None and rows.context_size > longest:
+        raise InputError(
+            f"the text has {rows.context_size} tokens but {data.model_name.name} reads at most {longest}: "
+            "give a part of it"
+        )
+    add_prompts(dictionary, data)
+    activations = next(iter(harvest(language_model, rows, 1))).activations[hook_name][0]
+    table = rows.source_table(torch.zeros_like(places), places)
+    prompts = [rows.prompt(Source(*source)) for source in table.tolist()]
+    return decompose(dictionary, activations[places].float(), prompts)
+
+
+def _row_of(text: str, data: ActivationsDataModule) -> Rows:
+    """Tokenize the text into one row, all of whose activations are kept."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"the text is not Unicode ({error}): give it in UTF-8") from error
+    n_tokens = len(data.tokenizer(text, add_special_tokens=False, return_offsets_mapping=False)["input_ids"])
+    if not n_tokens:
+        raise InputError(f"the text {text!r} has no tokens: give some")
+    bos = bool(data.hparams["prepend_bos"])
+    return pack(
+        [(0, text)],
+        data.tokenizer,
+        dataset="text",
+        n_rows=1,
+        context_size=n_tokens + bos,
+        packing="one_per_document",
+        prepend_bos=bos,
+        exclude_special_tokens=False,
+        exclude_first_position=False,
+    )
+
+
+def _places(rows: Rows, positions: list[int], data: ActivationsDataModule) -> Int[Tensor, " places"]:
+    """Return the positions in the row, which may begin with BOS, of tokens of the text."""
+    bos = int(data.hparams["prepend_bos"])
+    n_tokens = rows.context_size - bos
+    for position in positions:
+        if not -n_tokens <= position < n_tokens:
+            raise InputError(f"position {position} is outside the text's {n_tokens} tokens")
+    places = torch.tensor([position % n_tokens + bos for position in positions], dtype=torch.int64)
+    if data.hparams["exclude_first_position"] and 0 in places:
+        raise InputError(
+            f"position {positions[places.tolist().index(0)]} is the first that the model reads, which the fit left out: "
+            "its activation dwarfs all others; choose a later one"
+        )
+    return places

@@ -8,7 +8,7 @@ from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.dictionary_files import INDEX_FILE, TENSORS_FILE
 from itda_lightning.dictionary.sources import Sources
 from itda_lightning.errors import InputError
-from itda_lightning.fitting.run_directory import DICTIONARIES
+from itda_lightning.fitting.run_directory import DICTIONARIES, is_run
 
 EXPORT_FILES = ("cfg.json", "sae_weights.safetensors")
 
@@ -35,7 +35,7 @@ def load_dictionary(path: str | Path, hook_name: str | None = None, device: str 
         )
     if _has_any(path, (INDEX_FILE, TENSORS_FILE)):
         dictionary = Dictionary.load(path, device)
-    elif (path / DICTIONARIES).is_dir():
+    elif is_run(path):
         return from_run(path, hook_name, device)
     elif _has_any(path, EXPORT_FILES):
         # SAELens takes seconds to import, which the other kinds need not wait for.

@@ -11,7 +11,31 @@ from itda_lightning.machine.atomic_files import explained
 DICTIONARIES = "dictionaries"
 CONFIG = "config.yaml"
 METRICS = "metrics.json"
-EVALUATION = "evaluation-{hook_name}.json"
+
+
+def is_run(path: str | Path) -> bool:
+    """Return True if a path is a run directory."""
+    return (Path(path).expanduser() / DICTIONARIES).is_dir()
+
+
+def output_path(dictionary: str, hook_name: str, name: str, output: str | None = None) -> Path:
+    """Choose the file that a command writes about a dictionary.
+
+    Args:
+        dictionary: path or release of the dictionary.
+        hook_name: its hook point.
+        name: the default name of the file.
+        output: the requested path.
+
+    Returns:
+        ``output`` if given, STEM-<hook name>.SUFFIX in the dictionary's run directory, or ``name`` outside a run.
+    """
+    if output is not None:
+        return Path(output).expanduser()
+    if not is_run(dictionary):
+        return Path(name)
+    stem, suffix = Path(name).stem, Path(name).suffix
+    return Path(dictionary).expanduser() / f"{stem}-{hook_name}{suffix}"
 
 
 def make_run_directory(wanted: str | None, runs_directory: str, name: str) -> Path:

@@ -227,6 +227,6 @@ def test_decompose_of_the_bias_itself_has_no_terms(dictionary):
     assert (got.terms, got.unexplained, got.norm) == ((), 0.0, 0.0)
 
 
-def test_decompose_needs_one_prompt_an_activation(dictionary, activations):
+def test_decompose_needs_one_prompt_per_activation(dictionary, activations):
     with pytest.raises(InputError, match="1 prompts for 2 activations"):
         decompose(dictionary, activations[:2], [Prompt("", "x", "")])
