@@ -1,4 +1,4 @@
-"""Command: SAELens's evals for an ITDA or an SAE on held-out documents (``python -m itda_lightning.evaluate --help``)."""
+"""Command: evaluate an ITDA or an SAE on held-out documents (``python -m itda_lightning.evaluate --help``)."""
 
 import sys
 import time
@@ -37,7 +37,8 @@ def evaluate(
         hook_name: the hook point of the dictionary; needed if there are several.
         data_config: the fit config whose data section names the model and the documents; by default those of the
             dictionary's own fit.
-        output: the JSON file to write; by default RUN/evaluation-<hook name>.json, or evaluation.json in this directory.
+        output: the JSON file to write; by default RUN/evaluation-<hook name>.json, or evaluation.json in this
+            directory.
         tokens: number of tokens to measure CE losses and KL on, which takes three passes through the whole model; by
             default the fit's validation_tokens but at most 4,096. More held-out rows are read if there are fewer.
         model_batch_size: largest number of rows per forward pass. Logits of a large vocabulary take much memory.

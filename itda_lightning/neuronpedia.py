@@ -1,4 +1,4 @@
-"""Command: write the atoms of a dictionary as Neuronpedia's features (``python -m itda_lightning.neuronpedia --help``)."""
+"""Command: write atoms as features of Neuronpedia (``python -m itda_lightning.neuronpedia --help``)."""
 
 import sys
 from pathlib import Path

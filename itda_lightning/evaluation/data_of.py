@@ -1,4 +1,4 @@
-"""The data that a dictionary is looked at with: that of its own fit, or of a config."""
+"""The data on which a dictionary is evaluated: those of its own fit, or of a config."""
 
 import logging
 from pathlib import Path
@@ -23,49 +23,46 @@ def data_for(
     device: str = "auto",
     validation_tokens: int = 0,
 ) -> ActivationsDataModule:
-    """A DataModule for one hook point.
+    """Make the DataModule for one hook point.
 
     Args:
         dictionary: the dictionary, whose metadata hold the settings of its fit; None for an SAE of another kind.
-        config: a fit config whose ``data`` section is used instead.
-        hook_name: the hook point that must be among those read.
-        device: where the language model runs.
-        validation_tokens: held-out tokens, where the settings have fewer.
+        config: path of a fit config whose ``data`` section is used instead.
+        hook_name: the hook point to read.
+        device: device of the language model.
+        validation_tokens: least number of held-out tokens.
 
     Raises:
         InputError: neither settings nor config; a config without a data section or of another model.
     """
     settings = (dictionary.metadata.get("data") if dictionary is not None else None) or None
     if config is not None:
-        chosen = _read(Path(config).expanduser())
+        replacement = _read(Path(config).expanduser())
         if settings is not None:
-            _check_same_model(settings, chosen, config)
-        settings = chosen
+            _check_same_model(settings, replacement, config)
+        settings = replacement
     if settings is None:
         raise InputError(
             "nothing says which model and documents to use: give --data_config, a fit config with a data section"
         )
-    # The hook points of the fit together are what its cache is valid for.
+    # A cache is valid for the hook points of its fit together.
     hook_names = settings.get("hook_names") or []
-    changes: dict[str, Any] = {
-        "hook_names": hook_names if hook_name in hook_names else [hook_name],
-        "device": device,
-    }
-    settings = {**settings, **changes}
+    hook_names = hook_names if hook_name in hook_names else [hook_name]
+    settings = {**settings, "hook_names": hook_names, "device": device}
     try:
         data = ActivationsDataModule(**settings)
         if data.hparams["validation_tokens"] < validation_tokens:
             data = ActivationsDataModule(**{**settings, "validation_tokens": validation_tokens})
     except TypeError as error:
-        raise InputError(f"the data section is not complete or holds what does not belong there: {error}") from error
+        raise InputError(f"the data section lacks a setting or has an unknown one: {error}") from error
     return data
 
 
 def hook_point(dictionary: Dictionary, hook_name: str | None, name: str) -> str:
-    """The hook point of a dictionary: its own, else the one given. Raises InputError where there is neither."""
+    """Return the hook point of a dictionary: its own, or the one given. Raises InputError if there is neither."""
     hook: str | None = dictionary.metadata.get("hook_name") or hook_name
     if hook is None:
-        raise InputError(f"{name} does not say which hook point it is of: give --hook_name")
+        raise InputError(f"{name} does not name its hook point: give --hook_name")
     return hook
 
 
@@ -73,13 +70,13 @@ def check_width(dictionary: Dictionary, width: int, data: ActivationsDataModule,
     """Raise InputError for a dictionary of another width than the activations of ``data`` that it is to encode."""
     if width != dictionary.d_in:
         raise InputError(
-            f"the dictionary has d_in {dictionary.d_in} but {hook_name} of {data.model_name.name} has {width} dimensions: "
-            "it was fitted on another model"
+            f"the dictionary has d_in {dictionary.d_in} but {hook_name} of {data.model_name.name} has {width} "
+            "dimensions: it was fitted on another model"
         )
 
 
 def add_prompts(dictionary: Dictionary, data: ActivationsDataModule) -> None:
-    """Give the atoms of a checkpoint, which has sources without text, their prompts, where ``data`` is that of the fit."""
+    """Give a dictionary of a checkpoint, whose sources have no text, its prompts if ``data`` are those of its fit."""
     if dictionary.prompts is not None or dictionary.sources is None:
         return
     rows, table = data.rows("train"), dictionary.source_table.cpu()
@@ -106,29 +103,29 @@ def _read(path: Path) -> dict[str, Any]:
     return data
 
 
-def _check_same_model(fitted: dict[str, Any], chosen: dict[str, Any], config: str) -> None:
-    """Refuse another model; one that was moved or copied has another name, so it is the files that count."""
-    names = fitted.get("model"), chosen["model"]
-    revisions = fitted.get("model_revision"), chosen.get("model_revision")
+def _check_same_model(fit: dict[str, Any], replacement: dict[str, Any], config: str) -> None:
+    """Raise InputError for another model; files count, since a model that was moved or copied has another name."""
+    names = fit.get("model"), replacement["model"]
+    revisions = fit.get("model_revision"), replacement.get("model_revision")
     if names[0] == names[1] and revisions[0] == revisions[1]:
         return
     here, there = (_fingerprint(name, revision) for name, revision in zip(names, revisions, strict=True))
     if here is None or there is None or ("@" in here) != ("@" in there):
         logger.warning(
-            "the dictionary was fitted on the model %r, %s names %r: whether they are the same cannot be told",
+            "the dictionary was fitted on the model %r, %s names %r: whether they are the same is unknown",
             names[0],
             config,
             names[1],
         )
     elif here != there:
         raise InputError(
-            f"the dictionary was fitted on the model {names[0]!r} but {config} names {names[1]!r}, which is another: "
+            f"the dictionary was fitted on the model {names[0]!r} but {config} names another, {names[1]!r}: "
             "name the model of the fit"
         )
 
 
 def _fingerprint(name: str | None, revision: str | None) -> str | None:
-    """The fingerprint of a model, None where it is not to be had any more."""
+    """Return the fingerprint of a model, None if it is no longer available."""
     try:
         return None if name is None else LanguageModelName(name, revision=revision).fingerprint()
     except InputError:

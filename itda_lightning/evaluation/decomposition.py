@@ -123,7 +123,7 @@ def _places(rows: Rows, positions: list[int], data: ActivationsDataModule) -> In
     places = torch.tensor([position % n_tokens + bos for position in positions], dtype=torch.int64)
     if data.hparams["exclude_first_position"] and 0 in places:
         raise InputError(
-            f"position {positions[places.tolist().index(0)]} is the first that the model reads, which the fit left out: "
-            "its activation dwarfs all others; choose a later one"
+            f"position {positions[places.tolist().index(0)]} is the first that the model reads, which the fit left "
+            "out: its activation dwarfs all others; choose a later one"
         )
     return places

@@ -1,4 +1,4 @@
-"""What an evaluation is given: an ITDA or any SAELens SAE, by path or by release."""
+"""Load what is evaluated: an ITDA or any SAELens SAE, by path or by release."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +14,10 @@ EXPORT_CONFIG = "cfg.json"
 
 
 class Entry(NamedTuple):
-    """Something to evaluate.
+    """A dictionary or SAE to evaluate.
 
     Attributes:
-        name: how it was asked for.
+        name: its path or release.
         sae: the SAELens SAE.
         dictionary: the ITDA behind it, or None for an SAE of another kind.
     """
@@ -28,16 +28,17 @@ class Entry(NamedTuple):
 
 
 def load_entry(reference: str, hook_name: str | None = None, device: str = "cpu") -> Entry:
-    """Load an ITDA (run directory, checkpoint, saved or exported dictionary), a SAELens SAE on disk, or ``release:sae_id``.
+    """Load an ITDA or an SAE by its path or release.
 
     Args:
-        reference: what to load.
-        hook_name: which dictionary, where there are several; the hook point of one that does not say its own.
-        device: where its tensors go.
+        reference: a run directory, a checkpoint, a saved or exported dictionary, a SAELens SAE on disk, or
+            ``release:sae_id``.
+        hook_name: which of several dictionaries; the hook point of an SAE that does not name its own.
+        device: device of its tensors.
 
     Raises:
         InputError: no such path or release, damaged files, an architecture that SAELens does not know, a release that
-            is neither reachable nor in the hub cache, another hook point than asked for, or none.
+            is neither reachable nor in the hub cache, another hook point than ``hook_name``, or none.
     """
     path = Path(reference).expanduser()
     if not path.exists():
@@ -53,10 +54,10 @@ def load_entry(reference: str, hook_name: str | None = None, device: str = "cpu"
         sae = to_sae(dictionary)
     held = sae.cfg.metadata.hook_name
     if held is None and hook_name is None:
-        raise InputError(f"{reference} does not say which hook point it is of: give --hook_name")
+        raise InputError(f"{reference} does not name its hook point: give --hook_name")
     if None not in (held, hook_name) and held != hook_name:
         raise InputError(
-            f"{reference} is of the hook point {held!r}, not of {hook_name!r}: leave out --hook_name or fix it"
+            f"{reference} reads the hook point {held!r}, not {hook_name!r}: leave out --hook_name or correct it"
         )
     sae.cfg.metadata.hook_name = held or hook_name
     return Entry(reference, sae, dictionary)
@@ -67,8 +68,8 @@ def _from_disk(path: Path, device: str) -> SAE[Any]:
         return SAE.load_from_disk(path, device=device)
     except Exception as error:  # a damaged or unknown export raises anything from KeyError to SafetensorError
         raise InputError(
-            f"{path} cannot be loaded as a SAELens SAE ({type(error).__name__}: {error}): check that its files are whole "
-            "and that the package of its architecture is installed"
+            f"{path} cannot be loaded as a SAELens SAE ({type(error).__name__}: {error}): check that its files are "
+            "complete and that the package of its architecture is installed"
         ) from error
 
 
@@ -79,7 +80,7 @@ def _from_release(reference: str, device: str) -> SAE[Any]:
     except Exception as error:  # unknown names are ValueErrors, an unreachable hub is one of a dozen types
         first_line = (str(error).strip().splitlines() or [""])[0]
         raise InputError(
-            f"the release {release!r} with sae_id {sae_id!r} is not to be had ({type(error).__name__}: {first_line}): "
+            f"the release {release!r} with sae_id {sae_id!r} cannot be loaded ({type(error).__name__}: {first_line}): "
             "check both names, and that the hub is reachable or its cache holds them"
         ) from error
 

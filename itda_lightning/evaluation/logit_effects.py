@@ -1,4 +1,4 @@
-"""Which tokens a direction of the residual stream promotes and suppresses, by the model's own final norm and unembedding."""
+"""Find the tokens that directions of the residual stream promote and suppress, by the model's norm and unembedding."""
 
 import re
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from itda_lightning.activations.models.language_model import LanguageModel
 
-# Rows and tokens in one product: 64 MB of logits.
+# Rows and tokens per product: 64 MB of logits.
 BLOCK = 4096
 # Hook points whose activations are added to the residual stream, in the names of both kinds of TransformerLens models.
 IN_THE_STREAM = re.compile(
@@ -33,29 +33,29 @@ class LogitEffects(NamedTuple):
 
 
 class Unembedding:
-    """From directions of the residual stream to logits.
+    """Map directions of the residual stream to logits.
 
     The final norm divides by a scale that depends on the whole residual stream, so a direction alone has no logits; as
-    usual the scale is left out and the norm's weights are folded into the unembedding. What the weights are (stored as
-    they are, as an offset from one, folded already) differs between models and loaders, so the norm itself is asked:
-    of a direction u of length sqrt(d), whose scale is 1 under an RMS norm, ``(norm(u) - norm(-u)) / 2`` is ``u`` times
-    the weights, without the norm's bias. Under a LayerNorm it is the direction less its mean, and as its scale is that of
-    the centred direction, the effects are larger by |u| over the length of that, which is a factor common to all tokens.
-    The unembedding's bias and any soft cap of the logits are left out.
+    usual the scale is left out and the norm's weights are folded into the unembedding. Models and loaders store the
+    weights differently (as they are, as an offset from one, folded already), so they are read off the norm's output:
+    for a direction u of length sqrt(d), whose scale is 1 under an RMS norm, ``(norm(u) - norm(-u)) / 2`` is ``u`` times
+    the weights, without the norm's bias. A LayerNorm subtracts the mean and divides by the scale of the centred
+    direction, so effects are larger by a factor that all tokens share. The unembedding's bias and any soft cap of the
+    logits are left out.
     """
 
     def __init__(self, language_model: LanguageModel) -> None:
         self._norm = language_model.model.ln_final
         self._weight: Tensor = language_model.model.W_U.detach()
-        # Models pad their vocabularies: the rest are no tokens.
+        # Models pad their vocabularies; the rest of the columns are no tokens.
         self.n_tokens = min(self._weight.shape[1], len(language_model.tokenizer))
 
     @classmethod
     def of(cls, language_model: LanguageModel, hook_name: str) -> "Unembedding | None":
-        """The unembedding for directions at a hook point.
+        """Return the unembedding for directions at a hook point.
 
         Returns:
-            None where there is none: a model of the loader `huggingface`, whose parts have no common names, or a hook
+            None if there is none: a model of the loader `huggingface`, whose parts have no common names, or a hook
             point outside the residual stream, such as the inner neurons of an MLP.
         """
         model = language_model.model
@@ -64,11 +64,11 @@ class Unembedding:
         return cls(language_model) if getattr(model, "ln_final", None) is not None else None
 
     def logits(self, directions: Float[Tensor, "m d"]) -> Float[Tensor, "m tokens"]:
-        """(m, n_tokens) float32 what each direction adds to every logit, on the CPU."""
+        """Compute what each direction adds to every logit: (m, n_tokens) float32 on the CPU."""
         return torch.cat([part.cpu() for _, part in self._parts(self._folded(directions))], dim=1)
 
     def effects(self, directions: Float[Tensor, "m d"], count: int) -> LogitEffects:
-        """The ``count`` tokens that each direction promotes most and suppresses most, in blocks of bounded memory."""
+        """Find the ``count`` tokens that each direction promotes and suppresses most, in blocks of bounded memory."""
         parts = [self._effects(self._folded(part), count) for part in directions.split(BLOCK)]
         return LogitEffects(*(torch.cat(columns).cpu() for columns in zip(*parts, strict=True)))
 
@@ -76,9 +76,8 @@ class Unembedding:
     def _folded(self, directions: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
         directions = directions.detach().to(self._weight.device).float()
         length = directions.norm(dim=1, keepdim=True) / directions.shape[1] ** 0.5
-        u = torch.where(length > 0, directions / length, 0.0)[None].to(
-            self._weight.dtype
-        )  # (1, m, d): norms expect rows
+        # Norms expect rows: (1, m, d).
+        u = torch.where(length > 0, directions / length, 0.0)[None].to(self._weight.dtype)
         return ((self._norm(u) - self._norm(-u)) / 2)[0].float() * length
 
     def _parts(self, folded: Float[Tensor, "m d"]) -> Iterator[tuple[int, Float[Tensor, "m part"]]]:
@@ -88,20 +87,20 @@ class Unembedding:
     def _effects(self, folded: Float[Tensor, "m d"], count: int) -> LogitEffects:
         up, down = _Largest(folded, count), _Largest(folded, count)
         for start, logits in self._parts(folded):
-            up.offer(start, logits)
-            down.offer(start, -logits)
+            up.update(start, logits)
+            down.update(start, -logits)
         return LogitEffects(up.token, up.value, down.token, -down.value)
 
 
 class _Largest:
-    """The largest values of each row among those offered so far."""
+    """Keep the largest values of each row."""
 
     def __init__(self, rows: Tensor, count: int) -> None:
         self.count = count
         self.value = rows.new_zeros(len(rows), 0)
         self.token = torch.zeros(len(rows), 0, dtype=torch.int64, device=rows.device)
 
-    def offer(self, start: int, values: Float[Tensor, "m part"]) -> None:
+    def update(self, start: int, values: Float[Tensor, "m part"]) -> None:
         value, token = values.topk(min(self.count, values.shape[1]))
         value, token = torch.cat([self.value, value], dim=1), torch.cat([self.token, token + start], dim=1)
         self.value, order = value.topk(min(self.count, value.shape[1]))

@@ -1,20 +1,20 @@
 """Atoms in the format in which SAEDashboard hands features to Neuronpedia.
 
-The format was read from the public source of SAEDashboard: the classes `NeuronpediaDashboardBatch`, `...Feature` and
-`...Activation` of `sae_dashboard/neuronpedia/neuronpedia_dashboard.py`, what fills them in `neuronpedia_converter.py` and
-`sequence_data_generator.py`, and what reads them in `neuronpedia_export.py` (github.com/jbloomAus/SAEDashboard). The rows of
-explanations have the columns that Neuronpedia exports and imports (`utils/neuronpedia-utils/neuronpedia_utils/export-data.py`
-of github.com/hijohnnylin/neuronpedia). Where an ITDA differs from the SAEs that the format is for:
+The format is that of the public source of SAEDashboard (github.com/jbloomAus/SAEDashboard): the classes
+`NeuronpediaDashboardBatch`, `...Feature` and `...Activation` of `sae_dashboard/neuronpedia/neuronpedia_dashboard.py`,
+filled in `neuronpedia_converter.py` and `sequence_data_generator.py` and read in `neuronpedia_export.py`. The rows of
+explanations have the columns that Neuronpedia exports and imports (github.com/hijohnnylin/neuronpedia,
+`utils/neuronpedia-utils/neuronpedia_utils/export-data.py`). An ITDA differs from the SAEs that the format is made for:
 
-- Coefficients have a sign, and it is kept: in ``values``, in the bins and in the histogram. The top activations are those
-  of the largest magnitude, and the intervals divide the range from the smallest coefficient (0 where there is no
-  negative one) to the largest. For non-negative coefficients all this is as for an SAE; Neuronpedia shades only positive values.
+- Coefficients keep their sign in ``values``, in the bins and in the histogram. The top activations are those of the
+  largest magnitude, and the intervals divide the range from the smallest coefficient (0 if none is negative) to the
+  largest. For non-negative coefficients all this is as for an SAE; Neuronpedia shades only positive values.
 - ``frac_nonzero`` counts coefficients that are not zero, of either sign. ``bin_contains`` is the share of tokens whose
-  coefficient lies in the interval and is not zero, where SAEDashboard also counts zeros in the lowest.
-- ``neg_*``, ``pos_*`` and the histogram of logits are of the atom with a positive coefficient; see ``Unembedding``. They are
-  empty where the model gives no unembedding.
-- The correlations with neurons and other features are not measured, so they are empty; neurons are the dimensions of
-  the residual stream, and only the alignment with them is given.
+  coefficient lies in the interval and is not zero; SAEDashboard also counts zeros in the lowest.
+- ``neg_*``, ``pos_*`` and the histogram of logits are those of the atom with a positive coefficient; see
+  ``Unembedding``. They are empty if the model gives no unembedding.
+- Correlations with neurons and other features are not measured, so they are empty; neurons are the dimensions of the
+  residual stream, and only the alignment with them is given.
 - Position 0 and special tokens are not encoded; their value is 0.
 """
 
@@ -35,9 +35,9 @@ HISTOGRAM_BINS = 50
 ALIGNED_NEURONS = 3
 TOKENS = 10
 INTERVALS = 5
-TOP_BIN = -1.0  # how the group of top activations is marked, in place of a lower end and of a share
+TOP_BIN = -1.0  # marks the group of top activations, in place of a lower end and of a share
 CONTEXT_CHARACTERS = 80
-# The fields of logits where the model gives none.
+# The fields of logits if the model gives none.
 NO_LOGITS: dict[str, list[Any]] = {
     name: []
     for name in (
@@ -48,7 +48,7 @@ NO_LOGITS: dict[str, list[Any]] = {
 
 
 class Place(NamedTuple):
-    """Where features belong on Neuronpedia.
+    """The place of features on Neuronpedia.
 
     Attributes:
         model_id: Neuronpedia's name of the model, such as gpt2-small.
@@ -67,7 +67,7 @@ class Place(NamedTuple):
 
 
 def batch(place: Place, features: list[dict[str, Any]]) -> dict[str, Any]:
-    """The content of one ``batch-N.json``."""
+    """Return the content of one ``batch-N.json``."""
     return {**place._asdict(), "sae_id_suffix": None, "features": features}
 
 
@@ -82,17 +82,17 @@ def feature(
     top: int,
     per_interval: int,
 ) -> dict[str, Any]:
-    """One atom as a feature.
+    """Describe one atom as a feature.
 
     Args:
         atom: its index.
         direction: (d,) the atom.
-        codes: of the held-out tokens.
+        codes: codes of the held-out tokens.
         rows: the text of every token of the held-out rows.
-        logits: what ``logit_tables`` gives for it, or ``NO_LOGITS``.
+        logits: its table from ``logit_tables``, or ``NO_LOGITS``.
         dataset: the name of the documents.
-        top: how many top activations to show.
-        per_interval: how many examples to show of each interval of coefficients, evenly spread over the tokens.
+        top: number of top activations to show.
+        per_interval: number of examples to show per interval of coefficients, evenly spread over the tokens.
     """
     _, coefficients = codes.of(atom)
     ((heights, middles),) = _histograms(coefficients[None]) if len(coefficients) else [([], [])]
@@ -103,7 +103,7 @@ def feature(
         "neuron_alignment_values": _rounded(alignment.values),
         "neuron_alignment_l1": _rounded(alignment.values.abs() / direction.double().abs().sum()),
         **{
-            f"correlated_{what}_{part}": [] for what in ("neurons", "features") for part in ("indices", "l1", "pearson")
+            f"correlated_{kind}_{part}": [] for kind in ("neurons", "features") for part in ("indices", "l1", "pearson")
         },
         **logits,
         "frac_nonzero": len(coefficients) / codes.n_tokens,
@@ -119,28 +119,28 @@ def feature(
 
 
 def explanation(place: Place, atom: int, prompt: Prompt, cosine: float | None = None) -> dict[str, Any]:
-    """A row of explanations that names an atom by its source; ids and authors are for the importer to give.
+    """Return a row of explanations that describes an atom by its source; the importer gives ids and authors.
 
-    ``cosine`` is that of a refined atom with the activation of its source, which the description then tells.
+    ``cosine``, of a refined atom with the activation of its source, becomes part of the description.
     """
     before, after = prompt.before[-CONTEXT_CHARACTERS:], prompt.after[:CONTEXT_CHARACTERS]
-    # Cut off and not rounded: no atom looks nearer to its source than it is.
-    what = "" if cosine is None else f"refined, cosine {math.floor(1000 * cosine + 1e-6) / 1000:.3f} with "
+    # Cut off, not rounded: no atom looks nearer to its source than it is.
+    refined = "" if cosine is None else f"refined, cosine {math.floor(1000 * cosine + 1e-6) / 1000:.3f} with "
     return {
         "modelId": place.model_id,
         "layer": place.source,
         "index": str(atom),
-        "description": f"{what}the activation of [[{prompt.token}]] in: {before}[[{prompt.token}]]{after}",
+        "description": f"{refined}the activation of [[{prompt.token}]] in: {before}[[{prompt.token}]]{after}",
         "typeName": None,
         "explanationModelName": None,
     }
 
 
 def logit_tables(logits: Float[Tensor, "m tokens"], texts: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
-    """The fields of every atom that are of logits; all atoms at once, since vocabularies are large.
+    """Make the fields of logits of every atom; all atoms at once, since vocabularies are large.
 
     Args:
-        logits: (m, tokens) what each atom adds to the logit of every token.
+        logits: (m, tokens) addition of each atom to the logit of every token.
         texts: the text of every token.
     """
     count = min(TOKENS, len(texts))
@@ -158,7 +158,7 @@ def logit_tables(logits: Float[Tensor, "m tokens"], texts: Sequence[str]) -> Ite
 
 
 def _histograms(values: Float[Tensor, "m n"]) -> Iterator[tuple[list[float], list[float]]]:
-    """For each row the counts in equal bins from its smallest to its largest value, and the middles of the bins."""
+    """Count each row's values in equal bins from its smallest to its largest; return counts and middles of the bins."""
     low, high = values.aminmax(dim=1, keepdim=True)
     width = ((high - low) / HISTOGRAM_BINS).clamp(min=torch.finfo(values.dtype).tiny)
     bins = ((values - low) / width).long().clamp(0, HISTOGRAM_BINS - 1)

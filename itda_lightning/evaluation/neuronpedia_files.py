@@ -47,7 +47,7 @@ def write_features(
     top: int,
     per_interval: int,
 ) -> None:
-    """Measure all atoms on the held-out activations and write batches of features, and of explanations if prompts are known.
+    """Measure all atoms on the held-out activations and write their features, and explanations if prompts are known.
 
     Args:
         directory: an existing directory.

@@ -19,8 +19,8 @@ from itda_lightning.machine.checks import check_at_least
 
 logger = logging.getLogger(__name__)
 
-# In the order in which they are read; what SAELens adds to them follows. Its `explained_variance_legacy` is left out: a
-# mean of ratios with the variance of one batch, so it depends on the batch size.
+# The metrics in the order shown; others of SAELens follow. Its `explained_variance_legacy` is left out: it is a mean of
+# ratios with the variance of one batch, so it depends on the batch size.
 ORDER = (
     "ce_loss_without_sae",
     "ce_loss_with_sae",
@@ -39,10 +39,10 @@ LEFT_OUT = ("explained_variance_legacy",)
 
 
 def rows_for_evals(rows: Rows, tokenizer: Tokenizer) -> Rows:
-    """The rows with a special token at position 0.
+    """Return the rows with a special token at position 0.
 
-    SAELens masks tokens by their id, not by their place; a special token is masked, and with it the massive activation
-    of the first position. Rows that begin with a special token already are returned as they are.
+    SAELens masks tokens by their id, not by their position; a special token is masked, and with it the massive
+    activation of the first position. Rows that already begin with a special token are returned unchanged.
 
     Raises:
         InputError: a tokenizer without BOS and EOS.
@@ -59,7 +59,7 @@ def rows_for_evals(rows: Rows, tokenizer: Tokenizer) -> Rows:
 
 
 def check_site(sae: SAE[Any], language_model: LanguageModel, hook_name: str) -> None:
-    """Raises InputError where the language model was not loaded for the hook point or is of another width there."""
+    """Raise InputError if the language model was not loaded for the hook point or has another width there."""
     if hook_name not in language_model.widths:
         raise InputError(
             f"the SAE reads hook point {hook_name!r}, the language model was loaded for {sorted(language_model.widths)}"
@@ -80,20 +80,21 @@ def evaluate_sae(
     progress: bool = True,
     loss_rows: int | None = None,
 ) -> tuple[dict[str, float | int], dict[str, list[float]]]:
-    """SAELens's ``run_evals``: losses and KL in one pass, sparsity and variance over all rows in another.
+    """Run SAELens's ``run_evals``: losses and KL in one pass, sparsity and variance over all rows in another.
 
     Args:
         sae: any SAELens SAE whose hook point is among those of the language model.
-        rows: what to evaluate on; see ``rows_for_evals``.
-        model_batch_size: at most so many rows in one forward pass: the largest number that divides the rows, so that
-            each row counts once. Logits of a large vocabulary make small ones as fast, in far less memory.
-        loss_rows: measure losses and KL on the first so many rows only; they cost three passes through the whole model.
+        rows: the rows to evaluate on; see ``rows_for_evals``.
+        model_batch_size: largest number of rows per forward pass. The largest divisor of the number of rows is used, so
+            that each row counts once. With a large vocabulary small batches are as fast and take far less memory.
+        loss_rows: number of rows, from the first, to measure losses and KL on, which takes three passes through the
+            whole model; None for all.
 
     Returns:
         Metrics under SAELens's names (``ce_loss_score``, ``ce_loss_with_sae``, ``ce_loss_without_sae``,
-        ``ce_loss_with_ablation``, ``kl_div_score``, ..., ``l0``, ``explained_variance``, ``cossim``, ``l2_ratio``), with
-        ``fvu = 1 - explained_variance``, ``tokens_evaluated`` and ``loss_tokens_evaluated``; those that are not finite
-        are left out. And lists with a number for each atom (``feature_density``, ...).
+        ``ce_loss_with_ablation``, ``kl_div_score``, ..., ``l0``, ``explained_variance``, ``cossim``, ``l2_ratio``),
+        with ``fvu = 1 - explained_variance``, ``tokens_evaluated`` and ``loss_tokens_evaluated``; those that are not
+        finite are left out. And lists with one number per atom (``feature_density``, ...).
 
     Raises:
         InputError: an SAE of another width or hook point, or with an activation normalisation that must be folded; no

@@ -1,1 +1,1 @@
-"""Describe every measurement as plain data, which knows no model and no torch module."""
+"""Hold every measurement as plain, typed data: no model and no torch module is needed to read it."""

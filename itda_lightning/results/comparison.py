@@ -1,4 +1,4 @@
-"""Plain results of a comparison: one row an entry, all measured on the same held-out tokens. No model is needed to read them."""
+"""Results of a comparison: one row per entry, all measured on the same held-out tokens."""
 
 import math
 from dataclasses import dataclass, field
@@ -14,8 +14,8 @@ class Estimate:
     """A measured number.
 
     Attributes:
-        value: the number; nan where it could not be measured.
-        error: its standard error, over documents (bootstrap) or seeds; None for a count or where there is none.
+        value: the number; nan if it could not be measured.
+        error: its standard error, over documents (bootstrap) or seeds; None if there is none, as for a count.
     """
 
     value: float
@@ -24,17 +24,17 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Cost:
-    """What an entry took; None for what is not known, as of SAEs that were trained elsewhere.
+    """The cost of an entry; None if unknown, as for SAEs trained elsewhere.
 
     Attributes:
         seconds: wall time of the fit or the training, without the harvest.
-        harvest_seconds: wall time in which this machine harvested the activations read.
-        activations_seen: training activations, each as often as it was seen.
-        activations_read: distinct training activations.
-        peak_bytes: the largest resident memory of the process while it was made.
-        parameters: numbers in the decoder, the encoder and the biases that encoding and decoding need.
+        harvest_seconds: wall time in which this machine harvests the activations read.
+        activations_seen: number of training activations, repeats included.
+        activations_read: number of distinct training activations.
+        peak_bytes: largest resident memory of the process meanwhile.
+        parameters: number of parameters of encoder, decoder and biases.
         disk_bytes: size of its files.
-        encoded_per_second: activations that it encodes in a second, on this machine.
+        encoded_per_second: activations encoded per second on this machine.
     """
 
     seconds: float | None = None
@@ -69,21 +69,21 @@ class Row:
     """One entry of a comparison.
 
     Attributes:
-        name: how it is called in the config; no two rows of a comparison share one.
+        name: its name in the config; no two rows of a comparison share one.
         kind: an ITDA, an SAE, or one of the controls (random activations as atoms, principal components).
-        architecture: SAELens's name of it.
-        width: the number of latents; of a signed dictionary the number of atoms.
-        settings: name -> value for readers: sparsity, pursuit, learning rate, where it was loaded from.
-        tokens_hash: hash of the held-out token ids and masks that all figures are of.
+        architecture: SAELens's name of the architecture.
+        width: number of latents, of a signed dictionary the number of atoms.
+        settings: name -> text for readers: sparsity, pursuit, learning rate, path; see ``encoding`` for typed values.
+        tokens_hash: hash of the held-out token ids and masks on which everything is measured.
         identity: hash of all that decides the figures; a row with the same identity need not be measured again.
         measures: name -> estimate, in the order shown; see ``MEASURES``, and ``probing/...`` for downstream scores.
-        cost: what it took.
-        densities: for each latent the share of held-out tokens that used it; empty where unknown.
-        curve: (activations seen, FVU) during the fit or the training, where known.
-        measured_seconds: how long the measuring took.
-        reused: whether the row was taken over from an earlier run.
-        failure: why there are no figures; None if there are.
-        encoding: how the entry encodes; None for an SAE of another kind.
+        cost: its cost.
+        densities: the share of held-out tokens that use each latent; empty if unknown.
+        curve: (activations seen, FVU) during the fit or the training; empty if unknown.
+        measured_seconds: time that measuring took.
+        reused: True if the row is from an earlier run.
+        failure: the reason if there are no figures, else None.
+        encoding: the settings with which an ITDA or a control encodes; None for other SAEs.
     """
 
     name: str
@@ -103,11 +103,11 @@ class Row:
     encoding: Encoding | None = None
 
     def value(self, measure: str) -> float:
-        """The value of a measure, nan where the row has none."""
+        """Return the value of a measure, nan if the row has none."""
         return self.measures[measure].value if measure in self.measures else math.nan
 
 
-# The measures every row has, in the order shown. Losses are in nats a token; shares are of latents.
+# The measures that every row has, in the order shown. Losses are in nats per token; shares are of latents.
 MEASURES = (
     "l0",
     "fvu",
@@ -128,7 +128,7 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class LatentSummary:
-    """What one latent does on the held-out tokens.
+    """One latent on the held-out tokens.
 
     Attributes:
         latent: its index in its entry.
@@ -151,11 +151,11 @@ class LatentSummary:
 
 @dataclass(frozen=True)
 class NearestLatents:
-    """For every atom shown, the latent of one other entry that is nearest to it.
+    """The nearest latents of one other entry, one per atom shown.
 
     Attributes:
         name: the entry's name.
-        nearest: (index of the latent, cosine of the two decoder rows) for every atom shown.
+        nearest: (index of the latent, cosine of the two decoder rows) per atom shown.
         latents: those latents, each once.
     """
 
@@ -170,10 +170,10 @@ class LatentView:
 
     Attributes:
         reference: the ITDA's name.
-        rows: the text of every token of the held-out rows that examples are from.
+        rows: the text of every token of the held-out rows from which the examples are.
         vocabulary: the texts of the vocabulary's tokens that logit effects name.
         atoms: the atoms shown.
-        sources: the prompt of each of them, or None where unknown.
+        sources: the prompt of each of them, or None if unknown.
         others: the other entries.
         source_cosines: of each refined atom with the activation of its source; None for atoms that are not refined.
     """
@@ -189,13 +189,13 @@ class LatentView:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that a dashboard shows.
+    """The contents of a dashboard.
 
     Attributes:
         title: heading.
         facts: name -> value, in the order shown: model, revision, hook point, data, tokens, seeds, versions, hardware.
         rows: the entries in the order of the config, those that failed included.
-        latents: atoms beside their nearest latents, or None where there is no ITDA.
+        latents: atoms beside their nearest latents, or None without an ITDA.
     """
 
     title: str

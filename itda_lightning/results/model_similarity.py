@@ -1,4 +1,4 @@
-"""Plain results of a comparison of models. No model is needed to read them."""
+"""Results of a comparison of models."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ class Site:
     Attributes:
         model: the model's name in the comparison.
         hook_name: the hook point.
-        label: a short name of it among those of its model: its layer where that tells them apart.
+        label: a short name among the hook points of its model: its layer if that is unique.
     """
 
     model: str
@@ -26,14 +26,14 @@ class MeasuredSites:
 
     Attributes:
         measure: its key, see ``MEASURES`` of the settings.
-        values: ``values[i][j]`` compares site i with site j; i with itself is 1 by definition (of an excess over chance, 1 less
-            chance). For measures that are not symmetric, i is predicted from, or weighted by, as the measure says of x.
+        values: ``values[i][j]`` compares site i with site j; i with itself is 1 by definition (of an excess over
+            chance, 1 less chance). If the measure is not symmetric, site i takes the part of x in its definition.
         errors: standard errors, documents resampled; nan without resamples and 0 of a site with itself.
-        seconds: the measuring, without what several measures share.
-        accuracy: how often the same layer of another model is the most similar one (Eq. 9 of arXiv 2505.17769), over
-            ordered pairs of different models of as many sites; nan where there is none.
+        seconds: time that measuring took, without what several measures share.
+        accuracy: share of layers whose most similar layer of another model is the same one (Eq. 9 of arXiv 2505.17769),
+            over ordered pairs of different models with equally many sites; nan if there is none.
         accuracy_error: its standard error, documents resampled.
-        paper_accuracy: the form of the paper, in which every model is also compared with itself; nan as above.
+        paper_accuracy: as in the paper, where every model is also compared with itself; nan as above.
     """
 
     measure: str
@@ -61,6 +61,7 @@ class Overlap:
 
     @property
     def excess(self) -> float:
+        """The index less its expectation."""
         return self.jaccard - self.expected
 
 
@@ -75,12 +76,12 @@ class WholeModels:
 
 @dataclass(frozen=True)
 class Reordered:
-    """A fit beside fits of the same model on the same tokens in other orders: what order alone changes.
+    """A fit compared with fits of the same model on the same tokens in other orders.
 
     Attributes:
         model: the model.
         hook_name: the hook point; None for the union of all of the model.
-        overlaps: with the fit on each other order.
+        overlaps: overlaps with the fits on each other order.
     """
 
     model: str
@@ -90,18 +91,18 @@ class Reordered:
 
 @dataclass(frozen=True)
 class ModelSimilarity:
-    """All that a page about a comparison of models shows.
+    """The contents of a page about a comparison of models.
 
     Attributes:
         title: heading.
         facts: name -> value, in the order shown.
         sites: the hook points of all models, model by model; rows and columns of all matrices.
-        atoms: the number of atoms of each dictionary that count, the same for all; 0 where none are compared.
-        universe: how many sources could have become atoms of any of them; 0 as above.
-        chance: the Jaccard index of two random sets of so many sources; nan as above.
-        measured: one a measure.
-        whole_models: every pair of models; empty where no dictionaries are compared.
-        reordered: every dictionary, then every model; empty where no other orders were asked for.
+        atoms: number of atoms per dictionary that are compared, the same for all; 0 without dictionaries.
+        universe: number of sources that could have become atoms of any of them; 0 as above.
+        chance: the Jaccard index of two random sets of that size; nan as above.
+        measured: one per measure.
+        whole_models: every pair of models; empty without dictionaries.
+        reordered: every dictionary, then every model; empty without other orders.
     """
 
     title: str

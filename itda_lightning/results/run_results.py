@@ -1,4 +1,4 @@
-"""Plain results of a run: what is saved as JSON and what pages and tables show. No model is needed to read them."""
+"""Results about one dictionary, as saved in JSON and shown on pages and in tables."""
 
 import math
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from itda_lightning.dictionary.sources import Prompt, Source
 
 @dataclass(frozen=True)
 class Term:
-    """One atom's part in a decomposition.
+    """One atom in a decomposition.
 
     Attributes:
         atom: index of the atom.
         coefficient: signed weight of the atom; re-picks are summed.
-        prompt: the atom's prompt, or None where only its index is known.
+        prompt: the atom's prompt, or None if unknown.
     """
 
     atom: int
@@ -27,7 +27,7 @@ class TokenDecomposition:
 
     Attributes:
         prompt: the prompt, cut at the token whose activation this is.
-        unexplained: share of ``|x - bias|^2`` that the terms leave, 0 for an activation that equals the bias.
+        unexplained: share of ``|x - bias|^2`` that the terms do not explain, 0 for an activation equal to the bias.
         norm: ``|x - bias|``, the scale of the coefficients.
         terms: by falling ``|coefficient|``.
     """
@@ -40,7 +40,7 @@ class TokenDecomposition:
 
 @dataclass(frozen=True)
 class Example:
-    """One held-out token that used an atom, with the coefficient it gave it."""
+    """One held-out token that uses an atom, with the atom's coefficient."""
 
     coefficient: float
     prompt: Prompt
@@ -48,12 +48,12 @@ class Example:
 
 @dataclass(frozen=True)
 class CoefficientRange:
-    """The held-out tokens that gave an atom a coefficient in ``[low, high)``.
+    """The held-out tokens that use an atom with a coefficient in ``[low, high)``.
 
     Attributes:
-        low, high: signed bounds; a range never contains coefficients of both signs.
-        count: how many tokens.
-        examples: a few of them, chosen by a fixed pseudo-random order, by falling ``|coefficient|``.
+        low, high: signed bounds; no range contains coefficients of both signs.
+        count: number of tokens.
+        examples: a few of them, drawn at random with a fixed seed, by falling ``|coefficient|``.
     """
 
     low: float
@@ -64,16 +64,16 @@ class CoefficientRange:
 
 @dataclass(frozen=True)
 class AtomUsage:
-    """What held-out tokens used one atom for.
+    """The use that held-out tokens make of one atom.
 
     Attributes:
         atom: index of the atom.
-        source: where the atom comes from, or None where unknown.
-        prompt: the text at the source, or None where unknown.
-        count: how many tokens used the atom.
-        density: the share of tokens that used it.
+        source: the source of the atom, or None if unknown.
+        prompt: the text at the source, or None if unknown.
+        count: number of tokens that use the atom.
+        density: the share of tokens that use it.
         histogram_limit: coefficients lie in ``(-histogram_limit, histogram_limit)``; a power of two, 0 if never used.
-        histogram: how many coefficients in each of equal bins over that interval, an even number of bins.
+        histogram: counts of coefficients in equal bins over that interval, an even number of bins.
         top: the tokens with the largest ``|coefficient|``, largest first.
         ranges: the non-empty ranges of coefficient, highest first; their examples leave out those in ``top``.
     """
@@ -91,14 +91,14 @@ class AtomUsage:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a dictionary did on held-out activations.
+    """A dictionary on held-out activations.
 
     Attributes:
-        n_tokens: how many activations were encoded.
+        n_tokens: number of activations encoded.
         residual_energy: sum of ``|x - x_hat|^2``.
         variance: sum of ``|x - mean|^2``, with the mean over these activations.
-        l0_histogram: how many activations used 0, 1, ..., k distinct atoms.
-        atoms: one ``AtomUsage`` an atom, in the order of the atoms.
+        l0_histogram: numbers of activations whose code has 0, 1, ..., k distinct atoms.
+        atoms: one ``AtomUsage`` per atom, in the order of the atoms.
     """
 
     n_tokens: int
@@ -109,7 +109,7 @@ class Usage:
 
     @property
     def fvu(self) -> float:
-        """The fraction of variance unexplained, a ratio of sums; nan where all activations are equal."""
+        """The fraction of variance unexplained, a ratio of sums; nan if all activations are equal."""
         return self.residual_energy / self.variance if self.variance > 0 else math.nan
 
     @property
@@ -119,27 +119,27 @@ class Usage:
 
     @property
     def dead_atoms(self) -> int:
-        """The number of atoms that none of the ``n_tokens`` activations used."""
+        """The number of atoms that none of the activations uses."""
         return sum(usage.count == 0 for usage in self.atoms)
 
     @property
     def densities(self) -> tuple[float, ...]:
-        """For each atom the share of activations that used it."""
+        """The share of activations that use each atom."""
         return tuple(usage.density for usage in self.atoms)
 
 
 @dataclass(frozen=True)
 class RunResults:
-    """All that a page about one dictionary shows.
+    """The contents of a page about one dictionary.
 
     Attributes:
         title: heading of the page.
         facts: name -> value, in the order shown: model, hook point, dataset, tokens, seed, versions, hardware.
-        metrics: name -> value, in the order shown; nan for what could not be measured.
-        usage: what the dictionary did on held-out activations.
-        decompositions: a few held-out tokens.
-        growth: (activations read, atoms) over the fit; empty where unknown.
-        fvu_curve: (activations read, FVU) over the fit; empty where unknown.
+        metrics: name -> value, in the order shown; nan if it could not be measured.
+        usage: the dictionary on held-out activations.
+        decompositions: decompositions of a few held-out tokens.
+        growth: (activations read, atoms) over the fit; empty if unknown.
+        fvu_curve: (activations read, FVU) over the fit; empty if unknown.
     """
 
     title: str

@@ -66,7 +66,7 @@ def test_all_problems_of_all_entries_are_listed_at_once(refused, tmp_path, on_di
     ]
     for part in (
         "nowhere does not exist: give a path, or release:sae_id",
-        "the release 'gpt2-small-res-jb' with sae_id 'blocks.8.hook_resid_pre' is not to be had",
+        "the release 'gpt2-small-res-jb' with sae_id 'blocks.8.hook_resid_pre' cannot be loaded",
         f"its hook point is '{OTHER_HOOK}', not '{HOOK}'",
         f"it has d_in 48, the activations at {HOOK} have {WIDTH} dimensions",
         "its prepend_bos is False, that of the data is True",

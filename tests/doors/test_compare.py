@@ -59,7 +59,7 @@ def test_bad_input_in_a_process_of_its_own(config_of, tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     error = done.stderr.splitlines()[-1]
     assert error.startswith(f"error: A: {tmp_path / 'nowhere'} does not exist: give a path")
-    assert "; B: the release 'a' with sae_id 'b' is not to be had" in error
+    assert "; B: the release 'a' with sae_id 'b' cannot be loaded" in error
     assert "Traceback" not in done.stderr
 
 

@@ -176,7 +176,7 @@ def test_without_bos_the_first_token_is_what_the_fit_left_out(tiny_model_dir, pr
 def test_a_dictionary_that_does_not_say_what_it_is_of(tiny_run, tmp_path, capsys):
     dictionary = load_dictionary(tiny_run)
     Dictionary(dictionary.atoms, dictionary.bias, k=K).save(tmp_path / "bare")
-    with pytest.raises(InputError, match="bare does not say which hook point it is of: give --hook_name"):
+    with pytest.raises(InputError, match="bare does not name its hook point: give --hook_name"):
         decompose_text(str(tmp_path / "bare"), TEXT, device="cpu")
     with pytest.raises(InputError, match="nothing says which model and documents to use: give --data_config"):
         decompose_text(str(tmp_path / "bare"), TEXT, hook_name=HOOK, device="cpu")

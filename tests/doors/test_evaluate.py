@@ -160,9 +160,7 @@ def test_the_dictionary_of_another_model(tiny_run, tiny_model_dir, tmp_path):
     config = yaml.safe_load((tiny_run / "config.yaml").read_text())
     config["data"]["model"] = str(other)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    with pytest.raises(
-        InputError, match=r"fitted on the model '.*' but .*config.yaml names '.*other', which is another"
-    ):
+    with pytest.raises(InputError, match=r"fitted on the model '.*' but .*config.yaml names another, '.*other'"):
         evaluated(tiny_run, tmp_path / "e.json", data_config=str(tmp_path / "config.yaml"))
 
 
@@ -196,7 +194,7 @@ def test_fewer_tokens_than_a_row(tiny_run, tmp_path):
     ("arguments", "message"),
     [
         (["--dictionary", "nowhere"], "nowhere does not exist: give a path, or release:sae_id"),
-        (["--dictionary", "no-such:release"], "the release 'no-such' with sae_id 'release' is not to be had"),
+        (["--dictionary", "no-such:release"], "the release 'no-such' with sae_id 'release' cannot be loaded"),
         (["--dictionary", "RUN", "--hook_name", "blocks.9.x"], "no dictionary of 'blocks.9.x'"),
         (["--dictionary", "RUN", "--data_config", "nowhere.yaml"], "cannot read the config nowhere.yaml"),
         (["--dictionary", "RUN", "--device", "cuda:9"], "CUDA devices are available"),

@@ -233,7 +233,7 @@ def test_each_of_several_hook_points_has_its_page(tiny_run_of_two, tmp_path):
 def test_a_dictionary_of_nobody_knows_what_takes_a_config(tiny_run, tmp_path):
     dictionary = load_dictionary(tiny_run)
     Dictionary(dictionary.atoms, dictionary.bias, k=K).save(tmp_path / "bare")
-    with pytest.raises(InputError, match="bare does not say which hook point it is of: give --hook_name"):
+    with pytest.raises(InputError, match="bare does not name its hook point: give --hook_name"):
         page_of(tmp_path / "bare", tmp_path)
     text = page_of(tmp_path / "bare", tmp_path, hook_name=HOOK, data_config=str(tiny_run / "config.yaml"))
     assert "threshold" not in facts_on(text)

@@ -75,8 +75,8 @@ def test_nothing_says_what_to_read(dictionary):
         ("data: [1]", r"foreign.yaml has no data section"),
         ("data: {}", r"data section of .*foreign.yaml names no model: give data.model"),
         ("data: {model: 3}", r"data section of .*foreign.yaml names no model"),
-        ("data: {model: a}", r"not complete or holds what does not belong there: .*'dataset'"),
-        ("data: {model: a, dataset: b, colour: red}", r"what does not belong there: .*'colour'"),
+        ("data: {model: a}", r"lacks a setting or has an unknown one: .*'dataset'"),
+        ("data: {model: a, dataset: b, colour: red}", r"has an unknown one: .*'colour'"),
         ("data: {model: a, dataset: b, context_size: 2}", r"data.context_size must be at least 4, got 2"),
         ("data: {model: a, dataset: b, packing: loose}", r"data.packing must be one of .*'loose'"),
     ],
@@ -93,9 +93,7 @@ def test_a_foreign_config(tmp_path, text, message):
 def test_another_model_is_refused(dictionary, config, tiny_model_dir, tmp_path):
     other = shutil.copytree(tiny_model_dir, tmp_path / "other")
     save_weights(other, seed=1)
-    with pytest.raises(
-        InputError, match=r"fitted on the model '.*tiny_model0' but .* names '.*other', which is another"
-    ):
+    with pytest.raises(InputError, match=r"fitted on the model '.*tiny_model0' but .* names another, '.*other'"):
         data_for(dictionary, config(model=str(other)), HOOK)
 
 
@@ -112,14 +110,14 @@ def test_a_model_that_was_moved_is_taken_with_a_warning(dictionary, config, tiny
     with caplog.at_level(logging.WARNING):
         assert data_for(dictionary, config(model=str(moved)), HOOK).model_name.name == str(moved)
     assert "fitted on the model 'somewhere/else'" in caplog.text
-    assert "cannot be told" in caplog.text
+    assert "is unknown" in caplog.text
 
 
 def test_the_hook_point_of_a_dictionary(dictionary):
     assert hook_point(dictionary, None, "it") == HOOK
     bare = Dictionary(dictionary.atoms, k=2)
     assert hook_point(bare, OTHER_HOOK, "it") == OTHER_HOOK
-    with pytest.raises(InputError, match="it does not say which hook point it is of: give --hook_name"):
+    with pytest.raises(InputError, match="it does not name its hook point: give --hook_name"):
         hook_point(bare, None, "it")
 
 

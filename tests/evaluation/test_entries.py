@@ -85,7 +85,7 @@ def test_a_release_that_is_not_to_be_had(reference):
     release, sae_id = reference.split(":")
     with pytest.raises(
         InputError,
-        match=rf"release '{release}' with sae_id '{sae_id}' is not to be had .*check both names, and that the",
+        match=rf"release '{release}' with sae_id '{sae_id}' cannot be loaded .*check both names, and that the",
     ):
         load_entry(reference)
 
@@ -112,9 +112,7 @@ def test_one_of_several_hook_points(tiny_run_of_two):
 @pytest.mark.parametrize("architecture", ["itda", "matching_pursuit"])
 def test_the_hook_point_of_another_export_is_refused(dictionary, tmp_path, architecture):
     save_export(dictionary, tmp_path / "export", architecture)
-    with pytest.raises(
-        InputError, match=rf"is of the hook point '{HOOK}', not of '{OTHER_HOOK}': leave out --hook_name"
-    ):
+    with pytest.raises(InputError, match=rf"reads the hook point '{HOOK}', not '{OTHER_HOOK}': leave out --hook_name"):
         load_entry(str(tmp_path / "export"), OTHER_HOOK)
 
 
@@ -122,7 +120,7 @@ def test_what_does_not_say_its_hook_point_is_told(dictionary, tmp_path):
     StandardSAE(StandardSAEConfig(d_in=4, d_sae=8)).save_model(tmp_path / "sae")
     Dictionary(dictionary.atoms, k=2).save(tmp_path / "dictionary")
     for name in ("sae", "dictionary"):
-        with pytest.raises(InputError, match=f"{name} does not say which hook point it is of: give --hook_name"):
+        with pytest.raises(InputError, match=f"{name} does not name its hook point: give --hook_name"):
             load_entry(str(tmp_path / name))
         assert load_entry(str(tmp_path / name), HOOK).sae.cfg.metadata.hook_name == HOOK
 
@@ -143,11 +141,11 @@ def test_a_damaged_export(dictionary, tmp_path):
     for content in (whole[:-10], whole[:20], b""):
         weights.write_bytes(content)
         with pytest.raises(
-            InputError, match=r"export cannot be loaded as a SAELens SAE .*check that its files are whole"
+            InputError, match=r"export cannot be loaded as a SAELens SAE .*check that its files are complete"
         ):
             load_entry(str(tmp_path / "export"))
     weights.unlink()
-    with pytest.raises(InputError, match=r"export cannot be loaded as a SAELens SAE .*check that its files are whole"):
+    with pytest.raises(InputError, match=r"export cannot be loaded as a SAELens SAE .*files are complete"):
         load_entry(str(tmp_path / "export"))
 
 

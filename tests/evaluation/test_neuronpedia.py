@@ -15,7 +15,7 @@ from itda_lightning.evaluation.neuronpedia_batches import NO_LOGITS, Place, batc
 
 D, N, ROWS, CONTEXT, K = 6, 9, 7, 5, 3
 
-# NeuronpediaDashboardFeature and NeuronpediaDashboardActivation of SAEDashboard: name -> type, a list with its items' type.
+# NeuronpediaDashboardFeature and NeuronpediaDashboardActivation of SAEDashboard: name -> type, of a list [type].
 FEATURE = {
     "feature_index": int,
     "neuron_alignment_indices": [int],
