@@ -18,7 +18,7 @@ def data_facts(data: ActivationsDataModule, hook_name: str) -> dict[str, str]:
         "dataset": str(settings["dataset"]),
         "dataset fingerprint": short(data.documents.fingerprint),
         "training tokens": f"{settings['training_tokens']:,}",
-        "held-out tokens": f"{rows.tokens.numel():,}",
+        "held-out activations": f"{rows.n_kept:,} of {len(rows.document[rows.kept].unique()):,} documents",
         "context": f"{rows.context_size} tokens, prepend_bos {settings['prepend_bos']}",
         "seed": str(settings["seed"]),
     }

@@ -92,7 +92,7 @@ def _facts(dictionary: Dictionary, data: ActivationsDataModule, hook_name: str, 
         "dataset": str(settings.get("dataset", strip["dataset"])),
         "dataset fingerprint": short(dictionary.dataset or data.documents.fingerprint),
         "activations read": f"{metadata.get('activations_seen', 0):,} of {budget:,} tokens" if budget else "",
-        "held-out activations": f"{usage.n_tokens:,} of {strip['held-out tokens']} tokens",
+        "held-out activations": f"{usage.n_tokens:,} of {data.rows('heldout').tokens.numel():,} tokens",
         "pursuit": f"{PURSUITS[dictionary.pursuit]}, k = {dictionary.k}"
         + (", non-negative" if dictionary.nonnegative else ""),
         "growth": str(fit.get("growth", "")).replace("_", " "),
