@@ -12,7 +12,7 @@ from itda_lightning.activations.text.rows import Rows, pack
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.sources import Prompt, Source
 from itda_lightning.errors import InputError
-from itda_lightning.evaluation.data_of import add_prompts, check_width
+from itda_lightning.evaluation.data_of import add_prompts
 from itda_lightning.results.run_results import Term, TokenDecomposition
 
 
@@ -76,7 +76,7 @@ def decompose_tokens(
     rows = _row_of(text, data)
     places = _places(rows, positions, data)
     language_model = data.language_model
-    check_width(dictionary, language_model.widths[hook_name], data, hook_name)
+    data.check_width(hook_name, dictionary.d_in)
     longest = language_model.longest_context
     if longest is not None and rows.context_size > longest:
         raise InputError(
