@@ -1,5 +1,6 @@
 """Measure what held-out activations use each atom for."""
 
+import functools
 from collections.abc import Callable, Iterator
 
 import torch
@@ -72,7 +73,7 @@ class UsageMeter:
         )
 
     def _atoms(self, codes: HeldOutCodes, prompt_of: Callable[[Source], Prompt]) -> Iterator[AtomUsage]:
-        example = _Examples(codes, prompt_of)
+        example = _examples_of(codes, prompt_of)
         sources, prompts = self.dictionary.sources, self.dictionary.prompts
         half = self.ranges * BINS_PER_RANGE
         # The highest of a random number per token: a uniform sample of each range.
@@ -101,7 +102,12 @@ class UsageMeter:
             )
 
     def _ranges(
-        self, limit: float, histogram: list[int], largest: set[int], drawn: list[list[int]], example: "_Examples"
+        self,
+        limit: float,
+        histogram: list[int],
+        largest: set[int],
+        drawn: list[list[int]],
+        example: Callable[[int], Example],
     ) -> Iterator[CoefficientRange]:
         """Make the ranges of an atom that have tokens, highest first, without the examples already in ``largest``."""
         for part in reversed(range(2 * self.ranges)):
@@ -113,16 +119,8 @@ class UsageMeter:
                 yield CoefficientRange(low, high, count, tuple(examples))
 
 
-class _Examples:
-    """Turn uses into examples; the prompt of a source is looked up once."""
-
-    def __init__(self, codes: HeldOutCodes, prompt_of: Callable[[Source], Prompt]) -> None:
-        self._sources, self._token = codes.sources.numpy(), codes.token.numpy()
-        self._activation, self._prompt_of = codes.activation.numpy(), prompt_of
-        self._prompts: dict[Source, Prompt] = {}
-
-    def __call__(self, use: int) -> Example:
-        source = Source(*self._sources[self._token[use]].tolist())
-        if source not in self._prompts:
-            self._prompts[source] = self._prompt_of(source)
-        return Example(float(self._activation[use]), self._prompts[source])
+def _examples_of(codes: HeldOutCodes, prompt_of: Callable[[Source], Prompt]) -> Callable[[int], Example]:
+    """Make the function that turns a use into an example; the prompt of a source is looked up once."""
+    sources, token, activation = codes.sources.numpy(), codes.token.numpy(), codes.activation.numpy()
+    prompt_once = functools.cache(prompt_of)
+    return lambda use: Example(float(activation[use]), prompt_once(Source(*sources[token[use]].tolist())))

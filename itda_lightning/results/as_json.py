@@ -3,9 +3,8 @@
 import dataclasses
 import json
 import math
-import types
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 from cattrs import BaseValidationError, Converter, transform_error
 from cattrs.gen import make_dict_structure_fn
@@ -26,7 +25,6 @@ FORMATS: dict[type, str] = {
 }
 # Version 2 gave rows of comparisons their ``encoding``.
 FORMAT_VERSION = 2
-NUMBERS = {int, float}
 
 
 def to_json(results: RunResults | Row | Comparison | Difference | ModelSimilarity) -> str:
@@ -81,21 +79,16 @@ def _upgraded(results: Any, kind: type, version: int) -> Any:
     return results
 
 
-def _refuse(value: Any, kind: Any) -> NoReturn:
-    raise TypeError(f"expected {getattr(kind, '__name__', kind)}, got {value!r:.60}")
-
-
-def _exactly(value: Any, kind: type) -> Any:
-    return value if type(value) is kind else _refuse(value, kind)
-
-
-def _number(value: Any, kind: Any) -> Any:
-    """Read a number: a float, or what stands there if it may also be an integer."""
-    if value is None:
+def _scalar(value: Any, kind: Any) -> Any:
+    """Read a bool, string or number of exactly that kind; null as a float is nan."""
+    allowed = set(get_args(kind)) or {kind}
+    if float in allowed and value is None:
         return math.nan
-    if type(value) not in NUMBERS:
-        _refuse(value, kind)
-    return float(value) if kind is float else value
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) not in allowed:
+        raise TypeError(f"expected {getattr(kind, '__name__', kind)}, got {value!r:.60}")
+    return value
 
 
 def _whole(kind: Any) -> Callable[[Any, Any], Any]:
@@ -114,10 +107,7 @@ def _whole(kind: Any) -> Callable[[Any, Any], Any]:
 
 CONVERTER = Converter()
 CONVERTER.register_unstructure_hook(float, lambda value: value if math.isfinite(value) else None)
-for plain in (bool, int, str):
-    CONVERTER.register_structure_hook(plain, _exactly)
-CONVERTER.register_structure_hook(float, _number)
-CONVERTER.register_structure_hook_func(
-    lambda kind: isinstance(kind, types.UnionType) and set(get_args(kind)) == NUMBERS, _number
-)
+for scalar in (bool, int, float, str):
+    CONVERTER.register_structure_hook(scalar, _scalar)
+CONVERTER.register_structure_hook_func(lambda kind: set(get_args(kind)) == {int, float}, _scalar)
 CONVERTER.register_structure_hook_factory(dataclasses.is_dataclass, _whole)

@@ -35,8 +35,8 @@ class AtomDifference:
 
         The unexplained share alone ranks rare and long tokens first, in any two models: a dictionary never explains
         them well. The excess is what differs between the models; it is exactly 0 for every atom if both models are
-        the same, whatever their dictionaries. If widths differ, no dictionary can read both models, and the excess is the
-        unexplained share.
+        the same, whatever their dictionaries. If widths differ, no dictionary can read both models, and the excess is
+        the unexplained share.
         """
         return self.unexplained if self.unexplained_own is None else self.unexplained_own - self.unexplained
 
