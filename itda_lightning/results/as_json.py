@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import types
 from collections.abc import Callable
 from typing import Any, TypeVar, get_args
 
@@ -109,5 +110,7 @@ CONVERTER = Converter()
 CONVERTER.register_unstructure_hook(float, lambda value: value if math.isfinite(value) else None)
 for scalar in (bool, int, float, str):
     CONVERTER.register_structure_hook(scalar, _scalar)
-CONVERTER.register_structure_hook_func(lambda kind: set(get_args(kind)) == {int, float}, _scalar)
+CONVERTER.register_structure_hook_func(
+    lambda kind: isinstance(kind, types.UnionType) and set(get_args(kind)) == {int, float}, _scalar
+)
 CONVERTER.register_structure_hook_factory(dataclasses.is_dataclass, _whole)
