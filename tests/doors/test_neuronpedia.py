@@ -133,9 +133,9 @@ def test_nothing_is_overwritten_and_a_failure_leaves_nothing(written, tiny_run, 
 
 
 def test_what_is_wrong_is_said_before_anything_is_read(tiny_run, tmp_path):
-    for options in ({"atoms_per_batch": 0}, {"top": -1}, {"per_interval": -2}):
-        with pytest.raises(InputError, match="atoms_per_batch must be at least 1"):
-            neuronpedia(str(tiny_run), str(tmp_path / "out"), **options)
+    for option, least in (("atoms_per_batch", 1), ("top", 0), ("per_interval", 0)):
+        with pytest.raises(InputError, match=f"--{option} must be at least {least}, got {least - 1}"):
+            neuronpedia(str(tiny_run), str(tmp_path / "out"), **{option: least - 1})
     dictionary = load_dictionary(tiny_run)
     dictionary.metadata["hook_name"] = "embeddings"
     dictionary.save(tmp_path / "saved")
