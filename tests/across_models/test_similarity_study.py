@@ -49,7 +49,7 @@ def results(setting) -> ModelSimilarity:
     # Few pairs at a time, so that sums are taken in several passes.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(representation_comparison, "MOMENTS_BYTES", 8 * 17 * 5 * 32**2)
-        return compare_models(*setting, FIT)
+        return compare_models(setting[0], setting[1], FIT)
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +108,7 @@ def test_dictionaries_are_compared_by_as_many_first_atoms(results, setting, acti
         for one in made
     ]
     uses = [
-        (one(x) is not None and one.encode(x).distinct().to_dense(n) != 0).double().sum(0)
-        for one, x in zip(cropped, activations, strict=True)
+        (one.encode(x).distinct().to_dense(n) != 0).double().sum(0) for one, x in zip(cropped, activations, strict=True)
     ]
     by_measure = {measured.measure: measured.values for measured in results.measured}
     for i, one in enumerate(cropped):
@@ -155,7 +154,7 @@ def test_accuracies_and_facts(results, setting) -> None:
 
 def test_a_second_run_takes_the_dictionaries_over_and_gives_the_same(results, setting, caplog) -> None:
     caplog.set_level(logging.INFO)
-    again = compare_models(*setting, FIT)
+    again = compare_models(setting[0], setting[1], FIT)
     assert sum("reusing dictionaries from" in message for message in caplog.messages) == 2
     for one, other in zip(results.measured, again.measured, strict=True):
         assert torch.allclose(torch.tensor(one.values), torch.tensor(other.values), atol=1e-9)
