@@ -225,7 +225,7 @@ def test_a_dataset_with_too_few_examples():
 
 def test_more_latents_than_there_are(language_model, monkeypatch):
     monkeypatch.setattr(probing, "load_datasets", lambda _: pytest.fail("worked before it was checked"))
-    with pytest.raises(InputError, match="a probe of 16 latents is wanted of 9 that there are"):
+    with pytest.raises(InputError, match="the SAE has 9 latents, too few for a probe of 16"):
         measure_probing(topk(n=9), language_model, HOOK, ProbeSettings(NAMES))
 
 
@@ -243,10 +243,10 @@ def test_an_sae_of_another_model_or_hook_point(language_model, settings):
         ({"test_examples": 1}, "test_examples must be at least 2, got 1"),
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
         ({"max_tokens": 1}, "max_tokens must be at least 2, got 1"),
-        ({"ks": ()}, r"at least one latent, got ks=\(\)"),
-        ({"ks": (0, 1)}, r"at least one latent, got ks=\(0, 1\)"),
-        ({"datasets": ()}, r"at least one dataset and each once, got \(\)"),
-        ({"datasets": ("96_spam_is", "96_spam_is")}, "each once, got"),
+        ({"ks": ()}, r"at least one latent each, got ks=\(\)"),
+        ({"ks": (0, 1)}, r"at least one latent each, got ks=\(0, 1\)"),
+        ({"datasets": ()}, r"at least one dataset, and none twice, got \(\)"),
+        ({"datasets": ("96_spam_is", "96_spam_is")}, "none twice, got"),
     ],
 )
 def test_settings_that_cannot_be(changed, message):
