@@ -14,8 +14,8 @@ from itda_lightning.activations.models.language_model import LanguageModel
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.sources import Source, Sources
 from itda_lightning.evaluation.data_of import check_width, data_for, hook_point
+from itda_lightning.evaluation.facts_strip import machine_facts
 from itda_lightning.fitting.loading import load_dictionary
-from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.results.difference import AtomDifference, Difference, Direction
 
 # Share that codes in single precision leave unexplained of an activation that is an atom.
@@ -150,7 +150,4 @@ def _facts(sides: Sequence[Side]) -> dict[str, str]:
         facts[side.name] = model.name if model.revision is None else f"{model.name} at {model.revision}"
         facts[f"{side.name}: hook point"] = side.hook_name
         facts[f"{side.name}: dictionary"] = f"{dictionary.n_atoms:,} atoms, {dictionary.pursuit}, k = {dictionary.k}"
-    versions = versions_and_hardware()
-    facts["documents"] = str(sides[0].data.hparams["dataset"])
-    facts["versions"] = ", ".join(f"{name} {versions[name]}" for name in ("itda-lightning", "torch", "transformers"))
-    return facts
+    return facts | {"documents": str(sides[0].data.hparams["dataset"])} | machine_facts()

@@ -20,9 +20,9 @@ from itda_lightning.across_models.similarity_settings import SimilaritySettings,
 from itda_lightning.across_models.site_matrix import SiteMatrix, matching_accuracy
 from itda_lightning.comparison.bootstrap import standard_error
 from itda_lightning.errors import InputError
+from itda_lightning.evaluation.facts_strip import machine_facts, short
 from itda_lightning.fitting.module import ITDA
 from itda_lightning.machine.atomic_files import explained
-from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.results.model_similarity import Matrix, MeasuredSites, ModelSimilarity, Site
 
 logger = logging.getLogger(__name__)
@@ -157,18 +157,17 @@ def _rows(values: torch.Tensor) -> Matrix:
 
 
 def _facts(study: Study, activations: AlignedActivations) -> dict[str, str]:
-    versions, first, settings = versions_and_hardware(), study.models[0].data, study.settings
+    first, settings = study.models[0].data, study.settings
     facts = {}
     for model in study.models:
         name = model.data.model_name
-        revision = name.revision or name.fingerprint().rpartition("@")[2][:12]
+        revision = name.revision or short(name.fingerprint())
         facts[f"model {model.name}"] = f"{name.name} ({revision}, {name.loader}, {name.dtype})"
         facts[f"hook points of {model.name}"] = summary_of(model.hook_names)
         if settings.of_sources:
             facts[f"training tokens of {model.name}"] = f"{model.data.rows('train').n_kept:,} activations"
-    packages = ("itda-lightning", "sae-lens", "torch", "transformers", "python")
     return facts | {
-        "dataset": f"{first.documents.name} ({first.documents.fingerprint[:12]})",
+        "dataset": f"{first.documents.name} ({short(first.documents.fingerprint)})",
         "held-out tokens": f"{len(activations):,} of {len(activations.documents.unique()):,} documents",
         "tokens left out": f"{activations.left_out:,}, not finite or zero in some model",
         "held-out tokens' hash": hashlib.sha256(study.tokens.spans.numpy().tobytes()).hexdigest()[:16],
@@ -177,7 +176,5 @@ def _facts(study: Study, activations: AlignedActivations) -> dict[str, str]:
         "errors": f"standard errors, documents resampled {settings.resamples} times in groups"
         if settings.resamples
         else "none, as documents were not resampled",
-        "versions": ", ".join(f"{name} {versions[name]}" for name in packages),
-        "hardware": f"{versions['cpus']} CPU cores, {versions['memory_gb']:.0f} GB"
-        + "".join(f", {gpu}" for gpu in versions["gpus"]),
+        **machine_facts(),
     }

@@ -20,8 +20,8 @@ from itda_lightning.comparison.entry_checks import check_entries
 from itda_lightning.comparison.latents import latent_view
 from itda_lightning.comparison.row_files import read_row, write_row
 from itda_lightning.errors import InputError
+from itda_lightning.evaluation.facts_strip import data_facts, machine_facts
 from itda_lightning.machine.atomic_files import explained, write_text
-from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.results.as_json import to_json
 from itda_lightning.results.comparison import Comparison, LatentView, Row
 
@@ -144,22 +144,10 @@ def _latents(settings: ComparisonSettings, rows: tuple[Row, ...], bench: Bench, 
 
 
 def _facts(data: ActivationsDataModule, bench: Bench) -> dict[str, str]:
-    rows, versions = data.rows("heldout"), versions_and_hardware()
-    documents = len(rows.document[rows.kept].unique())
-    packages = ("itda-lightning", "sae-lens", "torch", "transformers", "python")
     return {
-        "model": data.model_name.name,
-        "revision": data.model_name.revision or data.model_name.fingerprint().rpartition("@")[2][:12],
-        "hook point": bench.hook_name,
-        "dataset": f"{data.hparams['dataset']} ({data.documents.fingerprint[:12]})",
-        "training tokens": f"{data.hparams['training_tokens']:,}",
-        "held-out activations": f"{rows.n_kept:,} of {documents:,} documents",
+        **data_facts(data, bench.hook_name),
         "held-out tokens' hash": bench.tokens_hash,
         "loss tokens": f"{bench.loss_rows.tokens.numel():,}",
-        "context": f"{rows.context_size} tokens, prepend_bos {data.hparams['prepend_bos']}",
-        "seed of the data": str(data.hparams["seed"]),
         "errors": f"standard errors, documents resampled {RESAMPLES:,} times",
-        "versions": ", ".join(f"{name} {versions[name]}" for name in packages),
-        "hardware": f"{versions['cpus']} CPU cores, {versions['memory_gb']:.0f} GB"
-        + "".join(f", {gpu}" for gpu in versions["gpus"]),
+        **machine_facts(),
     }

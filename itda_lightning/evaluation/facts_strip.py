@@ -12,7 +12,7 @@ def data_facts(data: ActivationsDataModule, hook_name: str) -> dict[str, str]:
     """Describe the activations at a hook point: name -> text, in the order shown."""
     rows, settings, name = data.rows("heldout"), data.hparams, data.model_name
     return {
-        "model": name.name,
+        "model": name.name if name.revision is None else f"{name.name} at {name.revision}",
         "model fingerprint": short(name.fingerprint()),
         "hook point": hook_name,
         "dataset": str(settings["dataset"]),

@@ -87,7 +87,8 @@ def test_what_is_written(finished, all_ways, tiny_model_dir):
     assert comparison.facts["loss tokens"] == "128"
     assert comparison.facts["training tokens"] == "1,920"
     assert comparison.facts["held-out tokens' hash"] == comparison.rows[0].tokens_hash
-    assert comparison.facts["dataset"].endswith(")")
+    assert comparison.facts["dataset"]
+    assert len(comparison.facts["dataset fingerprint"]) == 12
 
 
 def test_atoms_of_the_first_itda_are_shown_beside_saes_first(finished):
