@@ -2,80 +2,17 @@
 
 import logging
 import sys
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jsonargparse import SUPPRESS, ArgumentParser
 
-from itda_lightning.activations.backends.harvest_plan import Limits, directory_bytes
-from itda_lightning.activations.backends.in_memory import InMemoryBackend
-from itda_lightning.activations.backends.remote.remote_backend import RemoteBackend
-from itda_lightning.activations.backends.streamed.streamed_backend import StreamedBackend
+from itda_lightning.activations.backends.harvest_run import HarvestSettings, harvest
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.errors import InputError
 from itda_lightning.machine.command_line import run_command, start_logging
-from itda_lightning.machine.processes import group_of_torchrun, n_ranks, rank
+from itda_lightning.machine.processes import group_of_torchrun, rank
 
 # What a fit's config has besides its data, so that the same file serves both commands.
 OF_A_FIT = ("model", "run", "trainer", "refine", "seed_everything", "ckpt_path")
-
-
-@dataclass(frozen=True)
-class HarvestSettings:
-    """How activations are harvested.
-
-    Args:
-        backend: in_memory (the whole model is loaded, as by a fit), streamed (the model stays on disk and is read layer
-            by layer, once, whatever the number of tokens) or remote (NDIF runs the model; needs the extra ``remote`` and
-            the key that nnsight is configured with, e.g. in NDIF_API_KEY). Weights that were quantised with bitsandbytes stay
-            packed (extra ``quantised``); others are not quantised.
-        memory: bytes of CPU memory that the process may take; null for half of the machine's or container's.
-        gpu_memory: bytes of GPU memory that may be taken where data.device is one; null for half of the GPU's.
-        spill_dir: where the streamed backend keeps hidden states meanwhile; null for data.cache_dir.
-    """
-
-    backend: Literal["in_memory", "streamed", "remote"] = "in_memory"
-    memory: int | None = None
-    gpu_memory: int | None = None
-    spill_dir: str | None = None
-
-
-def harvest(settings: HarvestSettings, data: ActivationsDataModule) -> int:
-    """Plan, check, harvest what is not cached yet; returns the number of tokens. Several processes divide the rows.
-
-    The plan goes to stdout before anything large is read.
-
-    Raises:
-        InputError: no cache directory; a model, hook point or architecture that the backend cannot give; too little
-            memory or disk; a server that cannot be reached or refuses.
-    """
-    if data.hparams["cache_dir"] is None:
-        raise InputError("a harvest is kept on disk: set data.cache_dir")
-    if settings.backend == "streamed" and n_ranks() > 1:
-        raise InputError(
-            f"backend=streamed reads each layer once, in one process, not {n_ranks()}: start it without torchrun"
-        )
-    limits = Limits(settings.memory, settings.gpu_memory)
-    cache = Path(data.hparams["cache_dir"]).expanduser()
-    spill = Path(settings.spill_dir).expanduser() if settings.spill_dir is not None else cache
-    backend: InMemoryBackend | StreamedBackend | RemoteBackend
-    match settings.backend:
-        case "in_memory":
-            backend = InMemoryBackend(data)
-        case "streamed":
-            backend = StreamedBackend(data, limits, spill)
-        case "remote":
-            backend = RemoteBackend(data)
-    plan, device = backend.plan(), data.model_name.torch_device()
-    plan.check_memory(limits, device)
-    # What lies there may be of this very harvest, which only the files of the whole model tell.
-    plan.check_disk(cache, spill, reusable=directory_bytes(cache))
-    if rank() == 0:
-        for line in plan.lines(limits, device):
-            sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
-    return backend.fill()
 
 
 def parse(args: list[str] | None = None) -> tuple[HarvestSettings, ActivationsDataModule]:

@@ -14,11 +14,11 @@ from itda_lightning.activations.text.split import Split
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.facts import settings
 from itda_lightning.errors import InputError
-from itda_lightning.fitting.fit_in_memory import fit_in_memory
 from itda_lightning.fitting.identity import fit_identity
 from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.fitting.module import ITDA
 from itda_lightning.fitting.run_directory import DICTIONARIES
+from itda_lightning.fitting.trainer import fit_in_memory
 from itda_lightning.machine.made_once import hash_of, made_once
 
 logger = logging.getLogger(__name__)

@@ -15,9 +15,9 @@ from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.comparison.comparison_settings import EntrySettings, FitSettings, RandomSettings
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.evaluation.entries import Entry, load_entry
-from itda_lightning.fitting.fit_in_memory import fit_in_memory
 from itda_lightning.fitting.refinement import refine
 from itda_lightning.fitting.run_directory import DICTIONARIES, is_run
+from itda_lightning.fitting.trainer import fit_in_memory
 from itda_lightning.machine.atomic_files import write_json
 from itda_lightning.machine.made_once import hash_of, made_once
 from itda_lightning.machine.peak_memory import PeakMemory

@@ -1,4 +1,4 @@
-"""A fit by several processes: each holds every dictionary, and nothing has gradients that were to be averaged."""
+"""Fit by several processes, each of which holds every dictionary; there are no gradients to average."""
 
 import lightning as L
 from lightning.pytorch.strategies import DDPStrategy
@@ -7,10 +7,14 @@ from itda_lightning.errors import InputError
 
 
 class Replicated(DDPStrategy):
-    """Lightning's DDP without its wrapper, which only averages gradients and refuses modules that have none.
+    """Lightning's DDP without its wrapper, which averages gradients and refuses modules that have none.
 
     All processes see the same batches. The language model's rows and the pursuit of a batch are divided among
     them, so the result does not depend on their number.
+
+    Example:
+        >>> from itda_lightning import Replicated
+        >>> strategy = Replicated()  # lightning.Trainer(strategy=strategy, devices=2, ...)
     """
 
     def configure_ddp(self) -> None:
@@ -18,7 +22,7 @@ class Replicated(DDPStrategy):
 
 
 def check_strategy(trainer: L.Trainer) -> None:
-    """Raises InputError for a trainer of several processes with another strategy."""
+    """Raise InputError for a trainer of several processes with another strategy."""
     if trainer.world_size > 1 and not isinstance(trainer.strategy, Replicated):
         raise InputError(
             f"{trainer.world_size} processes fit an ITDA with strategy=itda_lightning.Replicated(), not "

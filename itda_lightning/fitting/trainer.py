@@ -1,42 +1,46 @@
-"""The callback that ends a fit when it is done."""
+"""When a fit ends, and a fit without a run directory."""
 
 import logging
 from typing import Any
 
 import lightning as L
+import torch
 
+from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.fitting.module import ITDA
 
 logger = logging.getLogger(__name__)
 
+PATIENCE = 100
+
 
 class StopWhenDone(L.Callback):
-    """Ends the fit when every dictionary is full, or when none has grown for some steps.
+    """End the fit when every dictionary is full, or when none has grown for some steps.
 
     Args:
         patience: steps without a new atom after which the fit ends.
     """
 
-    def __init__(self, patience: int = 100) -> None:
+    def __init__(self, patience: int = PATIENCE) -> None:
         self.patience = patience
         self._sizes: list[int] = []
         self._unchanged = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed fit goes on from."""
+        """Return what a resumed fit needs."""
         return {"sizes": self._sizes, "unchanged": self._unchanged}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up what ``state_dict`` gave."""
+        """Restore what ``state_dict`` returned."""
         self._sizes, self._unchanged = state_dict["sizes"], state_dict["unchanged"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A fit that is resumed from its last step is done already."""
+        """End at once if the fit is resumed from its last step."""
         assert isinstance(pl_module, ITDA)
         trainer.should_stop = pl_module.full or self._unchanged >= self.patience
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        """Look at the sizes after each step."""
+        """Compare the sizes with those of the step before."""
         assert isinstance(pl_module, ITDA)
         sizes = [pl_module.dictionary(hook).n_atoms for hook in pl_module.hook_names]
         self._unchanged = self._unchanged + 1 if sizes == self._sizes else 0
@@ -47,3 +51,22 @@ class StopWhenDone(L.Callback):
         elif self._unchanged >= self.patience:
             logger.info("no new atom in %d steps: the fit ends at %s atoms", self.patience, sizes)
             trainer.should_stop = True
+
+
+def fit_in_memory(module: ITDA, data: ActivationsDataModule) -> None:
+    """Grow the module's dictionaries on the training activations, without checkpoints, logs or validation.
+
+    Raises:
+        InputError: as ``ITDA`` and ``ActivationsDataModule``.
+    """
+    trainer = L.Trainer(
+        max_epochs=1,
+        accelerator="cuda" if torch.cuda.is_available() else "cpu",  # Apple's GPUs have no float64
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        callbacks=[StopWhenDone()],
+    )
+    trainer.fit(module, datamodule=data)

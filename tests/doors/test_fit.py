@@ -18,10 +18,11 @@ from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.dictionary import dictionary_files
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
-from itda_lightning.fit import RunSettings, main
+from itda_lightning.fit import main
 from itda_lightning.fitting import checkpoint_io as checkpoints
 from itda_lightning.fitting.checkpoint_io import read_checkpoint
 from itda_lightning.fitting.module import ITDA
+from itda_lightning.fitting.run_settings import RunSettings
 from tests.fits import HOOK, fit_arguments, fit_in_child
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")

@@ -10,8 +10,9 @@ import torch
 
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
-from itda_lightning.fit import RunSettings, main
+from itda_lightning.fit import main
 from itda_lightning.fitting.checkpoint_io import SafetensorsCheckpointIO, read_checkpoint
+from itda_lightning.fitting.run_settings import RunSettings
 from tests.fits import HOOK, fit_arguments, fit_in_child
 from tests.tiny_model import save_weights
 

@@ -1,0 +1,186 @@
+"""Run one fit from its settings to its run directory: grow, refine, validate, save."""
+
+import logging
+import time
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
+
+from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.errors import InputError
+from itda_lightning.fitting.checkpoint_io import SafetensorsCheckpointIO
+from itda_lightning.fitting.module import ITDA
+from itda_lightning.fitting.refinement import RefinementSettings, refine
+from itda_lightning.fitting.run_directory import CONFIG, DICTIONARIES, METRICS, logged
+from itda_lightning.fitting.run_settings import RunSettings
+from itda_lightning.fitting.strategy import check_strategy
+from itda_lightning.fitting.trainer import StopWhenDone
+from itda_lightning.fitting.wandb_logger import log_dictionary, make_wandb_logger
+from itda_lightning.machine.atomic_files import write_json, write_text
+from itda_lightning.machine.versions import versions_and_hardware
+
+logger = logging.getLogger(__name__)
+
+# Lightning warns of these, which are intended here.
+EXPECTED_WARNINGS = (
+    "Using ModelCheckpoint with manual optimization",
+    ".*configure_optimizers. returned .None.",
+    ".*treespec, LeafSpec",
+    "Experiment logs directory .* exists and is not empty",
+    "The dirpath has changed",
+    # All processes see the same batches and log the same figures.
+    ".*recommended to use .self.log.*sync_dist=True",
+)
+
+
+class FitResult(NamedTuple):
+    """A finished run.
+
+    Attributes:
+        directory: the run directory.
+        metrics: hook point -> figures of its dictionary; empty in all processes but the first.
+    """
+
+    directory: Path
+    metrics: dict[str, dict[str, float | int]]
+
+
+def fit_run(
+    trainer: L.Trainer,
+    module: ITDA,
+    data: ActivationsDataModule,
+    run: RunSettings,
+    refinement: RefinementSettings | None = None,
+    *,
+    ckpt_path: str | None = None,
+    config: str = "",
+) -> FitResult:
+    """Check everything, then fit and write the run directory, which the first of several processes does.
+
+    Args:
+        trainer: made by LightningCLI; gets the checkpoints, the stopping rule and the loggers of this run.
+        refinement: how the atoms are refined after growth; None for not at all.
+        ckpt_path: checkpoint to resume from, "last" for the newest of this run.
+        config: text of config.yaml.
+
+    Raises:
+        InputError: settings, data, model or checkpoint that do not fit; nothing has been written then. Later: a full
+            disk, or a budget too small for the atoms.
+        KeyboardInterrupt: the fit was interrupted; it can be resumed from its last checkpoint.
+    """
+    for message in EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+    check_strategy(trainer)
+    if refinement is not None:
+        refinement.check(data)
+    checkpoint = run.checkpoint(ckpt_path)
+    for split in ("train", "heldout"):
+        data.rows(split)
+    _ = data.widths  # loads the model, unless the cache is complete, and checks the hook points
+    if not trainer.is_global_zero:
+        _equip(trainer, run, None)
+        _fit(trainer, module, data, checkpoint, refinement, run.checkpoint_every)
+        return FitResult(trainer.strategy.broadcast(Path()), {})
+    directory = run.make_directory(resumed=checkpoint is not None)
+    try:
+        with logged(directory):
+            write_text(directory / CONFIG, config)
+            write_json(directory / "versions.json", versions_and_hardware())
+            logger.info("run directory: %s", directory)
+            _equip(trainer, run, directory)
+            start = time.perf_counter()
+            refining = _fit(trainer, module, data, checkpoint, refinement, run.checkpoint_every)
+            seconds = {
+                "harvest": data.harvest_seconds,
+                "growth": module.growth_seconds,
+                "refinement": refining,
+                "all": time.perf_counter() - start,
+                "harvest_tokens": data.harvested_tokens,
+            }
+            metrics = _write(trainer, module, directory, seconds)
+    finally:
+        for wandb_logger in _wandb_loggers(trainer):
+            wandb_logger.experiment.finish()
+    return FitResult(trainer.strategy.broadcast(directory), metrics)
+
+
+def _fit(
+    trainer: L.Trainer,
+    module: ITDA,
+    data: ActivationsDataModule,
+    checkpoint: str | None,
+    refinement: RefinementSettings | None,
+    checkpoint_every: int,
+) -> float:
+    """Grow, refine if asked to, and validate; return the seconds of refinement."""
+    refining = 0.0
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+        if not module.refinements:
+            trainer.validate(module, datamodule=data, verbose=False)
+        if refinement is not None:
+            callback = trainer.checkpoint_callback
+            assert isinstance(callback, ModelCheckpoint)
+            path = Path(str(callback.dirpath)) / "refinement.ckpt"
+            refining = refine(module, data, refinement, lambda: trainer.save_checkpoint(path), checkpoint_every)
+            trainer.validate(module, datamodule=data, verbose=False)
+        elif module.refinements:
+            raise InputError("the checkpoint is of a fit that refines its atoms: resume with its own config.yaml")
+    except (SystemExit, KeyboardInterrupt) as error:  # Lightning turns an interrupt from the keyboard into an exit
+        logger.info("interrupted: --ckpt_path last resumes from the last checkpoint of this run")
+        raise KeyboardInterrupt from error
+    return refining
+
+
+def _write(
+    trainer: L.Trainer, module: ITDA, directory: Path, seconds: dict[str, float | int]
+) -> dict[str, dict[str, float | int]]:
+    """Save the dictionaries and the metrics, log the times, and return the metrics of every hook point."""
+    metrics = {hook: module.results(hook) for hook in module.hook_names}
+    for hook in module.hook_names:
+        dictionary = module.finished_dictionary(hook)
+        dictionary.save(directory / DICTIONARIES / hook)
+        for wandb_logger in _wandb_loggers(trainer):
+            log_dictionary(wandb_logger, dictionary, directory / DICTIONARIES / hook)
+    write_json(directory / METRICS, {"hook_points": metrics, "seconds": seconds})
+    tokens = seconds["harvest_tokens"]
+    logger.info(
+        "harvest: %.1f s (%s); growth: %.1f s (%s activations/s); refinement: %.1f s; all: %.1f s",
+        seconds["harvest"],
+        f"{tokens / seconds['harvest']:,.0f} tokens/s" if tokens else "from the cache",
+        seconds["growth"],
+        f"{int(module.seen) / max(seconds['growth'], 1e-9):,.0f}",
+        seconds["refinement"],
+        seconds["all"],
+    )
+    logger.info("run directory: %s", directory)
+    return metrics
+
+
+def _equip(trainer: Any, run: RunSettings, directory: Path | None) -> None:
+    """Give the trainer this run's checkpoints and stopping rule and, in the first process, its loggers."""
+    if directory is not None:
+        loggers: list[Any] = [CSVLogger(directory, name="", version="")]
+        if run.wandb_project is not None and (wandb_logger := make_wandb_logger(run.wandb_project, directory)):
+            loggers.append(wandb_logger)
+        trainer.loggers = [*trainer.loggers, *loggers]
+    trainer.strategy.checkpoint_io = SafetensorsCheckpointIO()
+    trainer.val_check_interval = trainer.val_check_batch = run.validate_every
+    checkpoints = ModelCheckpoint(
+        directory / "checkpoints" if directory is not None else None,  # broadcast by the first process
+        filename="step{step}",
+        auto_insert_metric_name=False,
+        save_last=True,
+        every_n_train_steps=run.checkpoint_every,
+    )
+    # Lightning keeps checkpoint callbacks last, so that they save the state after all others.
+    others = [callback for callback in trainer.callbacks if not isinstance(callback, ModelCheckpoint)]
+    trainer.callbacks = [*others, StopWhenDone(run.patience), checkpoints]
+
+
+def _wandb_loggers(trainer: L.Trainer) -> list[WandbLogger]:
+    return [candidate for candidate in trainer.loggers if isinstance(candidate, WandbLogger)]
