@@ -1,8 +1,14 @@
-"""The one exception that stands for something a user can put right."""
+"""The one exception for what a user can fix."""
 
 
 class InputError(ValueError):
     """Bad input, configuration, file or environment.
 
-    The message names what was wrong, the value received and the remedy. Commands print it and exit with code 2.
+    The message names what is wrong, the value received and the remedy. Commands print it and exit with code 2.
+
+    Example:
+        >>> from itda_lightning import InputError
+        >>> raise InputError("k must be at least 1, got 0")
+        Traceback (most recent call last):
+        itda_lightning.errors.InputError: k must be at least 1, got 0
     """

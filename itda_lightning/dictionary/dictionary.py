@@ -1,7 +1,8 @@
-"""The dictionary: atoms, bias and sources, with encode, decode, append and refine; saved as safetensors and JSON."""
+"""The dictionary: atoms, bias and sources, with encode, decode, append and refine."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -23,27 +24,38 @@ from itda_lightning.pursuit import (
 )
 
 ENCODED_ROWS = 8192
-REFINEMENT = "refinement"  # the entry of the metadata that tells of a refinement
+REFINEMENT: Final = "refinement"  # the metadata's entry about a refinement
 
 
 class Dictionary(nn.Module):
     """Atoms that are real activations, each with its source (arXiv 2505.17769, Section 3).
 
-    A refined dictionary's atoms lie near those that were grown, which it keeps: ``grown_atoms``, ``cosines``.
+    The atoms of a refined dictionary are close to those that were grown, which it keeps: ``grown_atoms``, ``cosines``.
 
     Args:
-        atoms: (n, d) unit-norm rows. In bfloat16 they take half the memory, and are computed with in single precision.
-        bias: (d,) what is subtracted before encoding and added after decoding (the mean activation); None for zeros.
-        sources: one source an atom, or None.
-        k: the sparsity of codes.
+        atoms: (n, d) unit-norm rows. bfloat16 halves their memory; codes are computed in single precision all the same.
+        bias: (d,) subtracted before encoding and added after decoding (the mean activation); None for zeros.
+        sources: one source per atom, or None.
+        k: sparsity of the codes.
         pursuit: "mp" (matching pursuit), "omp" (orthogonal matching pursuit) or "gomp" (generalised orthogonal matching
             pursuit).
         nonnegative: non-negative coefficients only.
-        capacity: room for this many atoms is allocated at once; None for exactly n.
+        capacity: number of atoms to allocate memory for; None for exactly n.
         metadata: JSON-serialisable facts about the fit (model_name, hook_name, ...).
         memory_budget: bytes that encoding and growth may take beyond the atoms, None for half of the machine's
             memory. It decides whether the n x n Gram of the atoms is kept; codes do not depend on it.
-        grown: (n, d) the atoms as they were grown, where ``atoms`` are refined ones.
+        grown: (n, d) atoms before refinement, if ``atoms`` are refined.
+
+    Example:
+        >>> import torch
+        >>> import itda_lightning as il
+        >>> atoms = torch.eye(4)[:3]
+        >>> dictionary = il.Dictionary(atoms, k=2, pursuit="omp")
+        >>> code = dictionary.encode(torch.tensor([[3.0, 0.0, 2.0, 1.0]]))
+        >>> code.support, code.coefficients
+        (tensor([[0, 2]]), tensor([[3., 2.]]))
+        >>> dictionary.decode(code)
+        tensor([[3., 0., 2., 0.]])
 
     Raises:
         ValueError: atoms that are not unit rows, k < 1.
@@ -66,7 +78,7 @@ class Dictionary(nn.Module):
         pursuit: PursuitName = "mp",
         nonnegative: bool = False,
         capacity: int | None = None,
-        metadata: dict[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
         memory_budget: int | None = None,
         grown: Float[Tensor, "n d"] | None = None,
     ) -> None:
@@ -79,7 +91,7 @@ class Dictionary(nn.Module):
         if bias is not None and bias.shape != (d,):
             raise InputError(f"the bias must have shape ({d},) like an atom, got {tuple(bias.shape)}")
         if sources is not None and len(sources) != n:
-            raise InputError(f"{len(sources)} sources for {n} atoms: give one source an atom")
+            raise InputError(f"{len(sources)} sources for {n} atoms: give one source per atom")
         if capacity < n:
             raise InputError(f"a capacity of {capacity} cannot hold {n} atoms")
         self.k = k
@@ -90,7 +102,7 @@ class Dictionary(nn.Module):
         self.dataset: str | None = sources.dataset if sources is not None else None
         self.prompts: tuple[Prompt, ...] | None = sources.prompts if sources is not None else None
         self.register_buffer("_atoms", atoms.detach().new_zeros(capacity, d))
-        # A sum of many activations: half precision, which does for atoms, would not do for it.
+        # The mean of many activations needs more precision than atoms do.
         zeros = atoms.new_zeros(d, dtype=torch.promote_types(atoms.dtype, torch.float32))
         self.register_buffer("bias", zeros if bias is None else bias.detach().clone())
         self.register_buffer("_table", torch.full((capacity, len(COLUMNS)), -1, dtype=torch.int64))
@@ -114,7 +126,7 @@ class Dictionary(nn.Module):
 
     @property
     def capacity(self) -> int:
-        """The number of atoms that fit."""
+        """The number of atoms that memory is allocated for."""
         return len(self._atoms)
 
     @property
@@ -124,40 +136,40 @@ class Dictionary(nn.Module):
 
     @property
     def atoms(self) -> Float[Tensor, "n d"]:
-        """(n, d) unit-norm rows, in the order in which they were appended."""
+        """The (n, d) unit-norm atoms, in the order in which they were appended."""
         return self._atoms[: self.n_atoms]
 
     @property
     def grown_atoms(self) -> Float[Tensor, "n d"]:
-        """(n, d) the atoms as they were grown: the directions of their sources' activations."""
+        """The (n, d) atoms before refinement: the directions of their sources' activations."""
         return self.atoms if self._grown is None else self._grown[: self.n_atoms]
 
     @property
     def cosines(self) -> Float[Tensor, " n"] | None:
-        """(n,) float64 cosine of every atom with its source's activation; None for atoms that were not refined."""
+        """The (n,) float64 cosines of atoms with their sources' activations; None if the atoms were not refined."""
         if self._grown is None:
             return None
         return torch.nn.functional.cosine_similarity(self.atoms.double(), self.grown_atoms.double())
 
     @property
     def source_table(self) -> Int[Tensor, "n 6"]:
-        """(n, 6) int64 sources of the atoms; rows of -1 where unknown."""
+        """The (n, 6) int64 sources of the atoms; rows of -1 if unknown."""
         return self._table[: self.n_atoms]
 
     @property
     def sources(self) -> Sources | None:
-        """The atoms' sources; None for a dictionary that was made without."""
+        """The atoms' sources; None for a dictionary without sources."""
         if self.dataset is None:
             return None
         return Sources(self.source_table.cpu().clone(), self.dataset, self.prompts)
 
     def prepared(self) -> PreparedAtoms:
-        """The atoms ready for pursuits; kept until the buffer of atoms is replaced or written to by others."""
+        """Return the atoms prepared for pursuits; prepared again only if the buffer of atoms changed."""
         if self._prepared is None or self._prepared_of != self._identity():
             self._prepared = None  # frees the old Gram before a new one is built
             self._prepared = PreparedAtoms(self._atoms, self.n_atoms, self.memory_budget)
             if not self._prepared.compiled:
-                self._prepared.build_gram()  # codes must not change in mid-life, not even by rounding
+                self._prepared.build_gram()  # codes must not change later, not even by rounding
             self._prepared_of = self._identity()
         return self._prepared
 
@@ -173,23 +185,23 @@ class Dictionary(nn.Module):
         if stop > self.capacity:
             raise InputError(f"{stop} atoms do not fit a capacity of {self.capacity}")
         self._atoms[start:stop] = atoms
-        self._atoms[stop:] = 0  # growth may have used it as scratch, and the Gram's tiles read beyond the last atom
+        self._atoms[stop:] = 0  # growth uses it as scratch, and the Gram's tiles read beyond the last atom
         self._table[start:stop] = table.to(self._table.device)
         self._count.fill_(stop)
         self.prompts = None
         if self._prepared is not None:
-            # Growth has written to the scratch beyond the atoms since; that is no reason to prepare them anew.
+            # Growth has written to the scratch beyond the atoms since, which does not change the prepared ones.
             self._prepared.place(start, self._atoms[start:stop])
             self._prepared_of = self._identity()
 
     def keep_grown(self) -> Float[Tensor, "capacity d"]:
-        """Keep the atoms as they are now as the grown ones, unless others are kept already; returns the buffer."""
+        """Keep a copy of the atoms as the grown ones, unless there is one already; return its buffer."""
         if self._grown is None:
             self._grown = self._atoms.clone()
         return self._grown
 
     def refine(self, atoms: Float[Tensor, "n d"]) -> None:
-        """Put refined atoms in the place of the atoms, in place; those that were grown are kept.
+        """Replace the atoms by refined ones in place; the grown atoms are kept.
 
         Raises:
             ValueError: atoms that are not unit rows.
@@ -202,7 +214,7 @@ class Dictionary(nn.Module):
         self._atoms[: len(atoms)] = atoms.detach()
 
     def unrefined(self) -> "Dictionary":
-        """A copy with the atoms as they were grown, bit for bit, and without the facts of a refinement."""
+        """Return a copy with the atoms before refinement, bit for bit, and without the facts of the refinement."""
         return Dictionary(
             self.grown_atoms,
             self.bias,
@@ -215,11 +227,11 @@ class Dictionary(nn.Module):
         )
 
     def encode(self, x: Float[Tensor, "batch d"], error_threshold: float | None = None) -> SparseCode:
-        """Sparse codes of activations by this dictionary's pursuit, in the precision of the atoms (at least single).
+        """Compute sparse codes of activations by this dictionary's pursuit, in at least single precision.
 
         Args:
-            x: (batch, d) activations, any floating dtype; worked through in parts, so it may be as long as memory holds.
-            error_threshold: end a sample once its unexplained share of ``|x - bias|^2`` is at most this.
+            x: (batch, d) activations, any floating dtype; encoded in parts, so the batch may be long.
+            error_threshold: stop once the unexplained share of an activation's ``|x - bias|^2`` is at most this.
 
         Raises:
             ValueError: x of another width or with non-finite rows.
@@ -232,21 +244,21 @@ class Dictionary(nn.Module):
         rows = max(1, min(ENCODED_ROWS, prepared.budget // 8 // (prepared.dtype.itemsize * max(1, self.d_in))))
         codes = [
             pursue(self.pursuit, self.centre(part), prepared, self.k, self.nonnegative, error_threshold)
-            for part in x.split(rows)  # centring the whole would double the memory of a long batch
+            for part in x.split(rows)  # centring all of x would double the memory of a long batch
         ]
         return codes[0] if len(codes) == 1 else SparseCode(*(torch.cat(parts) for parts in zip(*codes, strict=True)))
 
     def centre(self, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch d"]:
-        """``x - bias`` in at least single precision: what a pursuit sees."""
+        """Return ``x - bias`` in at least single precision, which the pursuit encodes."""
         return x.to(torch.promote_types(x.dtype, torch.float32)) - self.bias
 
     def decode(self, code: SparseCode) -> Float[Tensor, "batch d"]:
-        """The reconstruction ``coefficients @ atoms[support] + bias``, (batch, d)."""
+        """Return the reconstruction ``coefficients @ atoms[support] + bias``, (batch, d)."""
         rows = self.atoms if self.atoms.dtype == torch.bfloat16 else self.atoms.to(code.coefficients.dtype)
         return combine(code.support, code.coefficients, rows) + self.bias
 
     def forward(self, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch d"]:
-        """The reconstruction of x, (batch, d)."""
+        """Return the reconstruction of x, (batch, d)."""
         return self.decode(self.encode(x))
 
     def save(self, path: str | Path) -> None:
@@ -276,21 +288,26 @@ class Dictionary(nn.Module):
             InputError: files that are missing, truncated, of another format or of a newer version.
         """
         path = Path(path)
-        index, tensors = read_dictionary(path, device)
+        saved = read_dictionary(path, device)
         try:
-            prompts = None if index["prompts"] is None else tuple(Prompt(*prompt) for prompt in index["prompts"])
-            known = index["dataset"] is not None
-            sources = Sources(tensors["sources"].cpu(), index["dataset"], prompts) if known else None
-            settings = {name: index[name] for name in ("k", "pursuit", "nonnegative", "metadata")}
-            return cls(tensors["atoms"], tensors["bias"], sources, **settings, grown=tensors.get("grown"))
+            return cls(
+                saved.atoms,
+                saved.bias,
+                saved.sources,
+                k=saved.k,
+                pursuit=saved.pursuit,
+                nonnegative=saved.nonnegative,
+                metadata=saved.metadata,
+                grown=saved.grown,
+            )
         except (TypeError, ValueError) as error:
             raise InputError(f"{path} does not hold a valid dictionary: {error}; save it again") from error
 
     def _identity(self) -> tuple[int, int]:
-        """Changes when the buffer of atoms is replaced (another device or dtype) or written to."""
+        """Return what changes when the buffer of atoms is replaced (another device or dtype) or written to."""
         return id(self._atoms), 0 if self._atoms.is_inference() else self._atoms._version
 
 
 def _forget_prompts(dictionary: Dictionary, _: object) -> None:
-    # The prompts are no part of a state_dict: what is left are those of the atoms that were there before.
+    # A state_dict has no prompts, so those that are left belong to the atoms before.
     dictionary.prompts = None

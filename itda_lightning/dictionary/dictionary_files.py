@@ -1,21 +1,24 @@
-"""The files of a saved dictionary: its tensors as safetensors, all else as JSON, in a directory of their own."""
+"""Read and write the files of a saved dictionary: tensors as safetensors, all else as JSON, in a directory of their own."""
 
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from itda_lightning.dictionary.sources import Prompt, Sources
 from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import new_directory, write_json
+from itda_lightning.pursuit import PursuitName
 
 FORMAT = "itda_lightning.dictionary"
 FORMAT_VERSION = 2
-# What files without refined atoms are written as: a reader of this version only would take refined atoms for grown ones.
+# Dictionaries that were not refined are still written as version 1. Refined ones are not: a package that reads version 1
+# only would take their atoms for the activations of their sources.
 UNREFINED_VERSION = 1
 TENSORS_FILE = "dictionary.safetensors"
 INDEX_FILE = "dictionary.json"
@@ -23,12 +26,33 @@ IN_INDEX = {"k", "pursuit", "nonnegative", "dataset", "prompts", "metadata"}
 IN_TENSORS = {"atoms", "bias", "sources"}
 
 
+class SavedDictionary(NamedTuple):
+    """The content of a saved dictionary.
+
+    Attributes:
+        k, pursuit, nonnegative, metadata: as in ``Dictionary``.
+        sources: of all atoms, or None.
+        atoms: (n, d) those that were asked for.
+        bias: (d,) subtracted before encoding.
+        grown: (n, d) atoms before refinement; None if they were not refined or only some atoms were asked for.
+    """
+
+    k: int
+    pursuit: PursuitName
+    nonnegative: bool
+    metadata: dict[str, Any]
+    sources: Sources | None
+    atoms: Tensor
+    bias: Tensor
+    grown: Tensor | None
+
+
 def write_dictionary(path: Path, index: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Write a new directory ``path``, in one step.
 
     Args:
-        index: JSON values under the names of ``IN_INDEX``.
-        tensors: those of ``IN_TENSORS``, and ``grown`` and ``cosines`` of refined atoms.
+        index: JSON values under the names in ``IN_INDEX``.
+        tensors: those named in ``IN_TENSORS``, and ``grown`` and ``cosines`` of refined atoms.
 
     Raises:
         InputError: ``path`` exists, is not writable, or the disk is full.
@@ -41,25 +65,25 @@ def write_dictionary(path: Path, index: Mapping[str, Any], tensors: Mapping[str,
 
 def read_dictionary(
     path: Path, device: str | torch.device = "cpu", atoms: Callable[[int], slice] | None = None
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The index and the tensors that ``write_dictionary`` wrote.
+) -> SavedDictionary:
+    """Read what ``write_dictionary`` wrote.
 
     Args:
-        device: where the tensors go.
-        atoms: which of n atoms to read; None for all.
+        device: where the tensors go; sources stay on the CPU.
+        atoms: called with the number of atoms, returns which of them to read; None for all.
 
     Raises:
         InputError: files that are missing, truncated, of another format or of a newer version.
     """
     try:
         index = json.loads((path / INDEX_FILE).read_text(encoding="utf-8"))
-        if atoms is None:
-            tensors = load_file(path / TENSORS_FILE, device=str(device))
-        else:
-            with safe_open(path / TENSORS_FILE, framework="pt", device=str(device)) as file:
-                rows = atoms(file.get_slice("atoms").get_shape()[0])
-                tensors = {name: file.get_tensor(name) for name in IN_TENSORS - {"atoms"}}
-                tensors["atoms"] = file.get_slice("atoms")[rows]
+        with safe_open(path / TENSORS_FILE, framework="pt", device=str(device)) as file:
+            names = set(file.keys()) & (IN_TENSORS | {"grown"} if atoms is None else IN_TENSORS)
+            whole = names if atoms is None else names - {"atoms"}
+            tensors = {name: file.get_tensor(name) for name in whole}
+            if names > whole and atoms is not None:
+                rows = file.get_slice("atoms")
+                tensors["atoms"] = rows[atoms(rows.get_shape()[0])]
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(
             f"{path} does not hold a whole dictionary ({INDEX_FILE} and {TENSORS_FILE}): {error}; save it again"
@@ -72,4 +96,11 @@ def read_dictionary(
     missing = sorted((IN_INDEX - set(index)) | ({"version"} - set(index)) | (IN_TENSORS - set(tensors)))
     if missing:
         raise InputError(f"{path} does not hold a whole dictionary: {missing} are missing; save it again")
-    return index, tensors
+    try:
+        prompts = None if index["prompts"] is None else tuple(Prompt(*prompt) for prompt in index["prompts"])
+        dataset = index["dataset"]
+        sources = None if dataset is None else Sources(tensors["sources"].cpu(), dataset, prompts)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path} does not hold a valid dictionary: {error}; save it again") from error
+    settings = (index[name] for name in ("k", "pursuit", "nonnegative", "metadata"))
+    return SavedDictionary(*settings, sources, tensors["atoms"], tensors["bias"], tensors.get("grown"))

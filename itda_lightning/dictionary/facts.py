@@ -1,9 +1,9 @@
 """The facts of a fit: what was fitted on what, with which settings, and how it went; its dictionary, empty and finished."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from jaxtyping import Int
@@ -12,16 +12,43 @@ from torch import Tensor
 from itda_lightning.dictionary.dictionary import REFINEMENT, Dictionary
 from itda_lightning.dictionary.sources import COLUMNS, Prompt, Source, Sources
 
-# What SAELens calls the loaders; the bridge has the hook names of a HookedTransformer.
+# SAELens's names of the loaders; the bridge has the hook names of a HookedTransformer.
 MODEL_CLASSES = {
     "bridge": "HookedTransformer",
     "hooked_transformer": "HookedTransformer",
     "huggingface": "AutoModelForCausalLM",
 }
 
+# One validation on held-out documents: hook_name, seen, n_atoms, fvu, l0, dead_atoms, validation_activations.
+Validation = dict[str, float | int | str]
+
+
+class FitMetadata(TypedDict):
+    """JSON facts of the fit of one hook point, saved in checkpoints and beside the dictionary.
+
+    ``model_name`` to ``exclude_special_tokens`` are the names that SAELens's tools read.
+    """
+
+    hook_name: str
+    model_name: str | None
+    model_class_name: str
+    dataset_path: str | None
+    context_size: int | None
+    prepend_bos: bool | None
+    exclude_special_tokens: bool | None
+    data: dict[str, Any]
+    fit: dict[str, Any]
+    threshold: float | None
+    typical_energy: float | None
+    activations_seen: int
+    activations_skipped: int
+    growth: list[list[int]]
+    validation: list[Validation]
+    refinement: NotRequired[dict[str, Any]]
+
 
 def settings(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Constructor arguments without what LightningCLI adds to them, as JSON."""
+    """Return constructor arguments as JSON, without those that LightningCLI adds."""
     return {
         key: str(value) if isinstance(value, Path) else value
         for key, value in hyper_parameters.items()
@@ -30,7 +57,11 @@ def settings(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def growth_curve(appended_at: Int[Tensor, " n"]) -> list[list[int]]:
-    """[activations seen, atoms] after every step that appended atoms, from the step of each atom."""
+    """Return [activations seen, atoms] after every step that appended atoms.
+
+    Args:
+        appended_at: (n,) activations seen when each atom was appended.
+    """
     curve: list[list[int]] = []
     for seen, count in zip(*(part.tolist() for part in appended_at.unique(return_counts=True)), strict=True):
         curve.append([seen, count + (curve[-1][1] if curve else 0)])
@@ -46,48 +77,49 @@ def fit_metadata(
     seen: int,
     skipped: int,
     appended_at: Int[Tensor, " n"],
-    history: list[dict[str, Any]],
+    history: Sequence[Validation],
     refinement: Mapping[str, Any] | None = None,
     typical_energy: float | None = None,
-) -> dict[str, Any]:
-    """What stands beside the dictionary of one hook point, in checkpoints and where it is saved.
+) -> FitMetadata:
+    """Return the facts that are saved beside the dictionary of one hook point.
 
     Args:
         data, fit: settings of the data and of the fit.
         threshold: the threshold used, None or nan before it is known.
-        seen, skipped: activations that came by, and those of them that could not be used.
+        seen, skipped: training activations, and those of them that could not be used.
         appended_at: (n,) activations seen when each atom was appended.
-        history: validations of all hook points, as grown.
+        history: validations of all hook points before any refinement.
         refinement: the facts of a refinement, its validation among them; None for none.
-        typical_energy: that of the growth rule; None where nothing grew.
+        typical_energy: that of the growth rule; None if nothing grew.
     """
-    return {
-        "hook_name": hook_name,
-        # The next six stand under the names that SAELens's tools read.
-        "model_name": data.get("model"),
-        "model_class_name": MODEL_CLASSES[data.get("loader", "bridge")],
-        "dataset_path": data.get("dataset"),
-        "context_size": data.get("context_size"),
-        "prepend_bos": data.get("prepend_bos"),
-        "exclude_special_tokens": data.get("exclude_special_tokens"),
-        "data": dict(data),
-        "fit": dict(fit),
-        "threshold": None if threshold is None or math.isnan(threshold) else threshold,
-        "typical_energy": typical_energy,
-        "activations_seen": seen,
-        "activations_skipped": skipped,
-        "growth": growth_curve(appended_at),
-        "validation": [entry for entry in history if entry["hook_name"] == hook_name],
-        **({} if refinement is None else {REFINEMENT: dict(refinement)}),
-    }
+    metadata = FitMetadata(
+        hook_name=hook_name,
+        model_name=data.get("model"),
+        model_class_name=MODEL_CLASSES[data.get("loader", "bridge")],
+        dataset_path=data.get("dataset"),
+        context_size=data.get("context_size"),
+        prepend_bos=data.get("prepend_bos"),
+        exclude_special_tokens=data.get("exclude_special_tokens"),
+        data=dict(data),
+        fit=dict(fit),
+        threshold=None if threshold is None or math.isnan(threshold) else threshold,
+        typical_energy=typical_energy,
+        activations_seen=seen,
+        activations_skipped=skipped,
+        growth=growth_curve(appended_at),
+        validation=[entry for entry in history if entry["hook_name"] == hook_name],
+    )
+    if refinement is not None:
+        metadata[REFINEMENT] = dict(refinement)
+    return metadata
 
 
-def fit_results(metadata: Mapping[str, Any]) -> dict[str, float | int]:
-    """The figures of a fit out of its metadata: size, data seen, threshold, and the last validation.
+def fit_results(metadata: FitMetadata) -> dict[str, Any]:
+    """Return the figures of a fit: size, data seen, threshold, and the last validation.
 
-    Where the atoms were refined, that is the validation of the refined ones, and the FVU of the grown ones stands beside it.
+    For refined atoms, that is the validation after refinement, with the FVU before it as ``fvu_unrefined``.
     """
-    last = metadata["validation"][-1] if metadata["validation"] else {}
+    last: dict[str, Any] = dict(metadata["validation"][-1]) if metadata["validation"] else {}
     refinement = metadata.get(REFINEMENT, {})
     if "validation" in refinement:
         grown = {"fvu_unrefined": last["fvu"]} if last else {}
@@ -102,7 +134,7 @@ def fit_results(metadata: Mapping[str, Any]) -> dict[str, float | int]:
 
 
 def empty(width: int, dataset: str, fit: Mapping[str, Any]) -> Dictionary:
-    """A dictionary without atoms, with room for all of a fit's."""
+    """Return a dictionary without atoms, with room for all atoms of a fit."""
     return Dictionary(
         torch.zeros(0, width, dtype=getattr(torch, fit["atoms_dtype"])),
         sources=Sources(torch.zeros(0, len(COLUMNS), dtype=torch.int64), dataset),
@@ -115,7 +147,7 @@ def empty(width: int, dataset: str, fit: Mapping[str, Any]) -> Dictionary:
 
 
 def finished(
-    grown: Dictionary, dataset: str, prompt: Callable[[Source], Prompt] | None, metadata: dict[str, Any]
+    grown: Dictionary, dataset: str, prompt: Callable[[Source], Prompt] | None, metadata: Mapping[str, Any]
 ) -> Dictionary:
     """Return a copy on the CPU with exactly its atoms, the facts of the fit and, if ``prompt`` is given, the prompts."""
     table = grown.source_table.cpu()

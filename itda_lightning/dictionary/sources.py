@@ -1,4 +1,4 @@
-"""What an atom is called: the dataset, document and place of the token whose activation it is."""
+"""Sources name atoms: the dataset, document and position of the token whose activation an atom is."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ COLUMNS = ("document", "row", "position", "token", "start", "end")
 
 
 class Source(NamedTuple):
-    """One activation's source.
+    """The token that an activation belongs to.
 
     Attributes:
         document: index of the document in its dataset.
@@ -22,6 +22,11 @@ class Source(NamedTuple):
         position: index of the token in its row.
         token: the token's id.
         start, end: the token's character span in the document's text.
+
+    Example:
+        >>> from itda_lightning import Source
+        >>> Source(document=7, row=0, position=3, token=262, start=10, end=14).document
+        7
     """
 
     document: int
@@ -33,7 +38,14 @@ class Source(NamedTuple):
 
 
 class Prompt(NamedTuple):
-    """The text that the model read, cut at the marked token; ``before + token`` is the exact prompt."""
+    """The text that the model read, split at the marked token; ``before + token`` is the exact prompt.
+
+    Example:
+        >>> from itda_lightning import Prompt
+        >>> prompt = Prompt(before="the cat sat on the", token=" mat", after=" and slept")
+        >>> prompt.before + prompt.token
+        'the cat sat on the mat'
+    """
 
     before: str
     token: str
@@ -47,7 +59,17 @@ class Sources:
     Attributes:
         table: (n, 6) int64 on the CPU, columns as in ``COLUMNS``.
         dataset: fingerprint of the documents; sources of different datasets have nothing in common.
-        prompts: one ``Prompt`` an atom, or None where only the indices are known.
+        prompts: one ``Prompt`` per atom, or None if only the indices are known.
+
+    Example:
+        >>> import torch
+        >>> from itda_lightning import Sources
+        >>> table = torch.tensor([[7, 0, 3, 262, 10, 14], [9, 1, 5, 11, 0, 3]])
+        >>> sources = Sources(table, dataset="a fingerprint")
+        >>> sources[1].document
+        9
+        >>> sorted(sources.keys())
+        [(7, 10, 14), (9, 0, 3)]
     """
 
     table: Int[Tensor, "n 6"]
@@ -61,7 +83,7 @@ class Sources:
                 f"got {self.table.dtype} of shape {tuple(self.table.shape)}"
             )
         if self.prompts is not None and len(self.prompts) != len(self.table):
-            raise InputError(f"{len(self.prompts)} prompts for {len(self.table)} sources: give one prompt a source")
+            raise InputError(f"{len(self.prompts)} prompts for {len(self.table)} sources: give one prompt per source")
 
     def __len__(self) -> int:
         return len(self.table)
@@ -70,9 +92,9 @@ class Sources:
         return Source(*(int(value) for value in self.table[index]))
 
     def keys(self) -> set[tuple[int, int, int]]:
-        """The set of (document, start, end): what two dictionaries of the same dataset have in common, if anything.
+        """Return the set of (document, start, end), by which sources of the same dataset are compared.
 
-        Sources whose document is unknown (-1) have no key: they have nothing in common with any other.
+        Sources of an unknown document (-1) have no key.
         """
         return {(source.document, source.start, source.end) for source in self if source.document >= 0}
 
@@ -80,17 +102,17 @@ class Sources:
         return (Source(*row) for row in self.table.tolist())
 
     def intersection(self, other: "Sources") -> set[tuple[int, int, int]]:
-        """Keys that both hold. Raises InputError where the two come from different datasets."""
+        """Return the keys that both have. Raises InputError if the two come from different datasets."""
         self._check_same_dataset(other)
         return self.keys() & other.keys()
 
     def union(self, other: "Sources") -> set[tuple[int, int, int]]:
-        """Keys that either holds. Raises InputError where the two come from different datasets."""
+        """Return the keys that either has. Raises InputError if the two come from different datasets."""
         self._check_same_dataset(other)
         return self.keys() | other.keys()
 
     def recover(self, index: int, documents: Mapping[int, str] | Sequence[str]) -> Prompt:
-        """The whole document of one source, cut at its token.
+        """Return the whole document of one source, split at its token.
 
         Raises:
             InputError: the source's document is unknown (-1), ``documents`` lacks it, or its text is shorter than the
