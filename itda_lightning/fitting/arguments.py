@@ -1,4 +1,4 @@
-"""Arguments of a fit that are out of range are refused before anything is loaded."""
+"""Check the arguments of a fit before anything is loaded."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
@@ -14,21 +14,19 @@ AtomsDtype = Literal["float32", "bfloat16"]
 
 LEAST = {"max_atoms": 1, "k": 1, "calibration_tokens": 1, "memory_budget": SMALLEST_BUDGET}
 CHOICES = {"pursuit": PursuitName, "growth": GrowthPolicy, "bad_activations": BadActivations, "atoms_dtype": AtomsDtype}
-
-
-# Of calibrated fits (``benchmarks/quality``: with 1 it is left to chance whether enormous activations find atoms).
+# For calibrated fits (``benchmarks/quality``: with 1 it is left to chance whether enormous activations become atoms).
 DEFAULT_EXPONENT = 0.85
 
 
-def exponent_of(wanted: float | None, threshold: float | None, paper_threshold: float | None) -> float:
-    """The ``energy_exponent`` of a fit: a threshold that is given is a share of each activation's own energy."""
-    if wanted is not None:
-        return wanted
+def exponent_of(given: float | None, threshold: float | None, paper_threshold: float | None) -> float:
+    """Return the ``energy_exponent`` of a fit; a given threshold is a share of each activation's own energy."""
+    if given is not None:
+        return given
     return DEFAULT_EXPONENT if threshold is None and paper_threshold is None else 1.0
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
-    """Raises InputError unless every argument of ``ITDA`` is in its range."""
+    """Raise InputError unless every argument of ``ITDA`` is in its range."""
     for name, least in LEAST.items():
         check_at_least(least, {f"model.{name}": arguments[name]})
     for name, choices in CHOICES.items():
@@ -37,6 +35,6 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     check_threshold(arguments["threshold"], arguments["paper_threshold"])
     if arguments["paper_threshold"] is not None and arguments["energy_exponent"] != 1:
         raise InputError(
-            "model.paper_threshold is of the published rule, by which every activation is judged by its own energy: set "
+            "model.paper_threshold belongs to the published rule, which judges every activation by its own energy: set "
             f"model.energy_exponent to 1, got {arguments['energy_exponent']}"
         )

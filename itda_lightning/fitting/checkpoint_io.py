@@ -1,7 +1,6 @@
 """Lightning checkpoints as one safetensors file: tensors as they are, everything else as JSON in its header.
 
-A checkpoint written by ``torch.save`` is a pickle, whose loading may run code; this one holds data only. It is written in
-one step, and safetensors tells a truncated file from a whole one.
+The file holds data only, no pickle; it is written in one step, and safetensors detects a truncated file.
 """
 
 import json
@@ -21,7 +20,7 @@ TENSOR = "__tensor__"
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The dictionary that Lightning saved, tensors on the CPU.
+    """Read the dictionary that Lightning saved, tensors on the CPU.
 
     Raises:
         InputError: no such file, a truncated one, or one that was not written by ``SafetensorsCheckpointIO``.
@@ -45,10 +44,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 class SafetensorsCheckpointIO(CheckpointIO):
-    """Writes and reads Lightning's checkpoints as safetensors files."""
+    """Write and read Lightning's checkpoints as safetensors files."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Write a checkpoint in one step. Raises InputError on a full disk, TypeError for what is neither JSON nor tensor."""
+        """Write a checkpoint in one step.
+
+        Raises:
+            InputError: the disk is full.
+            TypeError: an entry that is neither JSON nor a tensor.
+        """
         tensors: dict[str, torch.Tensor] = {}
         header = json.dumps(_extract(checkpoint, tensors, ""))
         write_file(Path(path), lambda temporary: save_file(tensors, temporary, {HEADER: header}))
@@ -69,12 +73,12 @@ def _extract(value: Any, tensors: dict[str, torch.Tensor], name: str) -> Any:
         key = name if name not in tensors else f"{name}#{len(tensors)}"
         tensor = value.detach().cpu().contiguous()
         storages = {known.untyped_storage().data_ptr() for known in tensors.values()}
-        # safetensors refuses tensors that share memory, as a tensor that occurs twice does.
+        # safetensors refuses tensors that share memory, e.g. one tensor under two names.
         tensors[key] = tensor.clone() if tensor.untyped_storage().data_ptr() in storages else tensor
         return {TENSOR: key}
     if isinstance(value, dict):
         if TENSOR in value:
-            raise TypeError(f"checkpoint entry {name!r} has the key {TENSOR!r}, which stands for a tensor in the file")
+            raise TypeError(f"checkpoint entry {name!r} has the key {TENSOR!r}, which marks a tensor in the file")
         if not all(isinstance(key, str) for key in value):
             raise TypeError(f"checkpoint entry {name!r} has keys that are not strings: {sorted(map(str, value))}")
         return {key: _extract(item, tensors, f"{name}/{key}") for key, item in value.items()}

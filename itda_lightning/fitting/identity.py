@@ -1,4 +1,4 @@
-"""Whether a checkpoint is of the very fit that is to go on: only then does it end as if it had never stopped."""
+"""Check that a checkpoint belongs to the fit being resumed: only then does it end as if it had never stopped."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.errors import InputError
 
-# What decides how fast the codes come, not what they are.
+# Changes the speed, not the result.
 FREE = {"memory_budget"}
 
 
 def fit_identity(fit: Mapping[str, Any], data: ActivationsDataModule) -> dict[str, Any]:
-    """All that decides which activations come in which order, and what is done with them.
+    """Return everything that decides the activations, their order, and how atoms are chosen from them.
 
-    Paths and batches of the language model are no part of it: a model or a cache may have moved since.
+    Paths and the language model's batch size are left out: a model or a cache may have been moved.
     """
     return {
         **{f"model.{key}": value for key, value in fit.items() if key not in FREE},
@@ -22,10 +22,10 @@ def fit_identity(fit: Mapping[str, Any], data: ActivationsDataModule) -> dict[st
     }
 
 
-def refuse_another_fit(saved: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
-    """Raises InputError that names every difference between the identity in a checkpoint and this fit's."""
+def refuse_another_fit(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Raise InputError with every difference between the identity in a checkpoint and that of this fit."""
     different = [
-        f"{key}: {saved.get(key)!r} there, {value!r} here" for key, value in mine.items() if value != saved.get(key)
+        f"{key}: {saved.get(key)!r} there, {value!r} here" for key, value in current.items() if value != saved.get(key)
     ]
     if different:
         raise InputError(f"the checkpoint is of another fit ({'; '.join(different)}): resume with its own config.yaml")

@@ -1,4 +1,4 @@
-"""A dictionary from whatever holds one: a directory, a run, a checkpoint, an export."""
+"""Load a dictionary from a directory, a run, a checkpoint or an export."""
 
 from pathlib import Path
 
@@ -19,12 +19,19 @@ def load_dictionary(path: str | Path, hook_name: str | None = None, device: str 
     Args:
         path: a directory written by ``Dictionary.save``, a run directory (``dictionaries/<hook name>/``), a Lightning
             checkpoint, or a SAELens export of architecture "itda" or "matching_pursuit".
-        hook_name: which of several dictionaries; a path that holds a single one needs none.
+        hook_name: which of several dictionaries; not needed for a single one.
         device: where its tensors go.
 
     Raises:
         InputError: no such path, nothing of this kind in it, damaged files, no dictionary of that hook point, or
             several and no ``hook_name``.
+
+    Example:
+        >>> import torch
+        >>> import itda_lightning as il
+        >>> il.Dictionary(torch.eye(4), k=2).save("saved")
+        >>> il.load_dictionary("saved").n_atoms
+        4
     """
     path = Path(path).expanduser()
     if path.is_file():
@@ -38,7 +45,7 @@ def load_dictionary(path: str | Path, hook_name: str | None = None, device: str 
     elif is_run(path):
         return from_run(path, hook_name, device)
     elif _has_any(path, EXPORT_FILES):
-        # SAELens takes seconds to import, which the other kinds need not wait for.
+        # Imported here because SAELens takes seconds, which the other kinds do not need.
         from itda_lightning.saelens import load_export
 
         dictionary = load_export(path, device)
@@ -56,13 +63,13 @@ def load_dictionary(path: str | Path, hook_name: str | None = None, device: str 
 
 
 def from_run(path: Path, hook_name: str | None = None, device: str | torch.device = "cpu") -> Dictionary:
-    """One dictionary of a run directory. Raises InputError as ``load_dictionary``."""
+    """Load one dictionary of a run directory. Raises InputError as ``load_dictionary``."""
     names = sorted(entry.name for entry in (path / DICTIONARIES).iterdir() if (entry / INDEX_FILE).is_file())
     return Dictionary.load(path / DICTIONARIES / _choose(names, hook_name, path), device)
 
 
 def from_checkpoint(path: Path, hook_name: str | None = None, device: str | torch.device = "cpu") -> Dictionary:
-    """One dictionary of a Lightning checkpoint, as it was when the checkpoint was written, without prompts.
+    """Load one dictionary of a Lightning checkpoint, without prompts.
 
     Raises:
         InputError: a file that is not a checkpoint of this package, or as ``load_dictionary``.
@@ -94,7 +101,7 @@ def _has_any(path: Path, names: tuple[str, ...]) -> bool:
 
 
 def _choose(names: list[str], hook_name: str | None, path: Path) -> str:
-    """The hook point to take out of those that ``path`` has."""
+    """Return the hook point to load: the given one, or the only one."""
     if not names:
         raise InputError(f"{path} holds no finished dictionary: give one of its checkpoints, or finish the run")
     if hook_name is None and len(names) > 1:

@@ -1,4 +1,4 @@
-"""ITDA, the LightningModule: its training step encodes a batch and appends the activations that are explained worst."""
+"""ITDA, the LightningModule: its training step encodes a batch and appends the activations it explains worst."""
 
 import time
 from functools import cached_property
@@ -13,7 +13,7 @@ from itda_lightning.activations.batches import ActivationBatch
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.usable import BadActivations, usable
 from itda_lightning.dictionary.dictionary import Dictionary
-from itda_lightning.dictionary.facts import empty, finished, fit_metadata, fit_results, settings
+from itda_lightning.dictionary.facts import FitMetadata, empty, finished, fit_metadata, fit_results, settings
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.arguments import AtomsDtype, GrowthPolicy, check_arguments, exponent_of
 from itda_lightning.fitting.checkpoint_io import read_checkpoint
@@ -29,27 +29,27 @@ __all__ = ["ITDA", "GrowthPolicy"]
 
 
 class ITDA(L.LightningModule):
-    """Inference-time decomposition of activations (arXiv 2505.17769): one growing dictionary a hook point.
+    """Inference-time decomposition of activations (arXiv 2505.17769): one growing dictionary per hook point.
 
     There is no optimiser and no gradient. Without ``threshold`` and ``paper_threshold`` the threshold is calibrated on a
-    sample so that the dictionary reaches ``max_atoms`` about when the token budget ends. The defaults follow from
-    the study in ``benchmarks/quality``; ``configs/paper.yaml`` is the published rule.
+    sample so that the dictionary is full about when the token budget ends. The defaults come from the study in
+    ``benchmarks/quality``; ``configs/paper.yaml`` has the published rule.
 
     Args:
         max_atoms: the dictionary stops growing at this many atoms.
-        k: sparsity, the number of pursuit steps, so the largest L0.
+        k: sparsity: the number of pursuit steps and so the largest L0.
         pursuit: omp (orthogonal matching pursuit), mp (matching pursuit: faster, worse) or gomp (generalised: several atoms
-            a step, a larger error, codes that probes read better; growth is judged by omp).
+            per step, a larger error, codes that probes read better; growth is judged by omp).
         nonnegative: allow non-negative coefficients only.
         growth: sequential (each activation is judged after all before it were appended: Algorithm 1 of the paper),
             frozen_batch (a batch is judged by the dictionary before it: the paper's released code; faster, and shared
             by several processes, but the first batch is taken whole) or worst_first (the worst of a batch is appended
-            first: the fewest atoms, up to 3 encodes an activation).
+            first: the fewest atoms, up to 3 encodes per activation).
         threshold: an activation becomes an atom if this share of its energy |x - bias|^2 is left unexplained; in (0, 1).
         paper_threshold: the threshold in the form of the paper's released code (mean squared difference of unit
             vectors, e.g. 4e-4); converted to ``threshold`` and logged.
-        energy_exponent: p of ``energy^p typical_energy^(1 - p)``, what the threshold is a share of: less than 1 (as
-            published) asks more of activations of large norm. None for .85, and for 1 where a threshold is given.
+        energy_exponent: p of ``energy^p typical_energy^(1 - p)``, of which the threshold is a share: below 1 (as published),
+            fewer activations of large norm become atoms. None for .85, or for 1 if a threshold is given.
         center: subtract the mean activation before encoding and keep it as the decoder's bias.
         calibration_tokens: activations of the sample that gives the mean and the threshold.
         bad_activations: what to do with activations that are not finite or all zero: skip (and count) or refuse.
@@ -57,7 +57,14 @@ class ITDA(L.LightningModule):
         atoms_dtype: float32, or bfloat16 for half the memory; either way codes are computed in single precision.
 
     Raises:
-        InputError: an argument out of range, or a threshold that can never append anything or appends everything.
+        InputError: an argument out of range, or a threshold that appends nothing or everything.
+
+    Example:
+        >>> from itda_lightning import ITDA
+        >>> module = ITDA(max_atoms=512, k=16)
+        >>> module.hparams["pursuit"]
+        'omp'
+        >>> # lightning.Trainer(max_epochs=1).fit(module, datamodule=ActivationsDataModule(...))
     """
 
     thresholds: Tensor
@@ -90,7 +97,7 @@ class ITDA(L.LightningModule):
         self.hook_names: list[str] = []
         self.dictionaries = nn.ModuleList()
         self.history: list[dict[str, float | int | str]] = []
-        # Of hook points whose atoms are refined: the facts, and while it goes on also what it is to be taken up from.
+        # hook point -> facts of its refinement, and while that runs the state from which it resumes.
         self.refinements: dict[str, dict[str, Any]] = {}
         self.refinement_states: dict[str, dict[str, Tensor]] = {}
         self.dataset = ""
@@ -100,11 +107,11 @@ class ITDA(L.LightningModule):
 
     @property
     def full(self) -> bool:
-        """Whether every dictionary has ``max_atoms`` atoms."""
+        """True if every dictionary has ``max_atoms`` atoms."""
         return all(dictionary.n_atoms >= self.hparams["max_atoms"] for dictionary in self.dictionaries)
 
     def dictionary(self, hook_name: str | None = None) -> Dictionary:
-        """The dictionary of a hook point; without a name that of the only one.
+        """Return the dictionary of a hook point; without a name that of the only one.
 
         Raises:
             InputError: no such hook point, or several and no name.
@@ -118,10 +125,11 @@ class ITDA(L.LightningModule):
         return dictionary
 
     def setup(self, stage: str) -> None:
-        """Make the empty dictionaries, once the widths of the hook points are known.
+        """Make the empty dictionaries, now that the widths of the hook points are known.
 
         Raises:
-            InputError: several processes without ``Replicated``, or other hook points or documents than the dictionaries'.
+            InputError: several processes without ``Replicated``, or hook points or documents other than
+                the dictionaries'.
         """
         check_strategy(self.trainer)
         data = self._data()
@@ -137,16 +145,16 @@ class ITDA(L.LightningModule):
             )
 
     def configure_optimizers(self) -> None:
-        """There is nothing to optimise: atoms are chosen, not learned."""
+        """Return no optimiser: atoms are chosen, not learned."""
 
     def on_fit_start(self) -> None:
-        """Measure the mean and find the threshold, unless a checkpoint brought them."""
+        """Measure the mean and find the threshold, unless they came with a checkpoint."""
         if not bool(self.thresholds.isnan().any()):
             return
         hp, data = self.hparams, self._data()
         batch = data.calibration_batch(hp["calibration_tokens"])
-        wanted = {name: hp[name] for name in ("max_atoms", "threshold", "paper_threshold")}
-        wanted["batch_size"] = data.hparams["batch_size"] if hp["growth"] == "frozen_batch" else None
+        options = {name: hp[name] for name in ("max_atoms", "threshold", "paper_threshold")}
+        options["batch_size"] = data.hparams["batch_size"] if hp["growth"] == "frozen_batch" else None
         for index, hook in enumerate(self.hook_names):
             x = batch.activations[hook].to(self.device)
             x = x[usable(x, batch.table, hook, self.hparams["bad_activations"])]
@@ -157,10 +165,10 @@ class ITDA(L.LightningModule):
             x = self.dictionary(hook).centre(x)
             self.typical_energies[index] = typical_energy(x)
             budget = data.rows("train").n_kept
-            self.thresholds[index] = find_threshold(x, self._rule(index), hook, budget=budget, **wanted)
+            self.thresholds[index] = find_threshold(x, self._rule(index), hook, budget=budget, **options)
 
     def training_step(self, batch: ActivationBatch, batch_idx: int) -> None:
-        """Encode the batch with the current dictionaries and append what they explain worse than the threshold."""
+        """Encode the batch with the current dictionaries and append those explained worse than the threshold."""
         start = time.perf_counter()
         self.seen += len(batch)
         steps, tables = {}, {}
@@ -181,7 +189,7 @@ class ITDA(L.LightningModule):
             self._log("growth/unexplained", residual / energy if energy > 0 else 0.0, hook)
         self._log("details/n_training_samples", int(self.seen))
         self.growth_seconds += time.perf_counter() - start
-        # Without an optimiser Lightning counts no steps, and its loggers and checkpoints go by that count.
+        # Without an optimiser Lightning counts no steps, which its loggers and checkpoints go by.
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         progress.increment_ready()
         progress.increment_completed()
@@ -214,7 +222,7 @@ class ITDA(L.LightningModule):
                     self.history.append(entry)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put what is not a tensor beside the state: names, settings, the history of validation."""
+        """Add everything that is not a tensor: names, settings, the history of validation."""
         checkpoint["itda"] = {
             "hook_names": self.hook_names,
             "d_in": [self.dictionary(hook).d_in for hook in self.hook_names],
@@ -229,11 +237,11 @@ class ITDA(L.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up what ``on_save_checkpoint`` gave.
+        """Restore what ``on_save_checkpoint`` saved.
 
         Raises:
-            InputError: a checkpoint of something else, or of a fit with other settings, hook points, model or data than
-                this one, each difference named.
+            InputError: a checkpoint of something else, or of a fit with other settings, hook points, model or data; every
+                difference is named.
         """
         saved = checkpoint.get("itda")
         if saved is None:
@@ -251,7 +259,7 @@ class ITDA(L.LightningModule):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: str | Path, **_: Any) -> "ITDA":  # type: ignore[override]
-        """The module as it was saved, on the CPU. Raises InputError for a truncated or foreign checkpoint."""
+        """Load the module as it was saved, on the CPU. Raises InputError for a truncated or foreign checkpoint."""
         checkpoint = read_checkpoint(checkpoint_path)
         if "itda" not in checkpoint:
             raise InputError(f"{checkpoint_path} is not a checkpoint of an ITDA fit: give one of a run's checkpoints/")
@@ -261,20 +269,20 @@ class ITDA(L.LightningModule):
         return module
 
     def results(self, hook_name: str) -> dict[str, float | int]:
-        """The figures of the fit of one hook point: size, data seen, and the last validation."""
+        """Return the figures of the fit of one hook point: size, data seen, and the last validation."""
         return fit_results(self.metadata(hook_name))
 
     def finished_dictionary(self, hook_name: str | None = None) -> Dictionary:
-        """The dictionary of a hook point on the CPU with exactly its atoms, the facts of the fit, and the prompts.
+        """Return the dictionary of a hook point on the CPU, with the facts of the fit and the prompts of its atoms.
 
-        A module that was loaded from a checkpoint knows no prompts. Raises like ``dictionary``.
+        There are no prompts if the module was loaded from a checkpoint. Raises like ``dictionary``.
         """
         grown = self.dictionary(hook_name)
         prompt = self._data().rows("train").prompt if self._trainer is not None else None
         return finished(grown, self.dataset, prompt, self.metadata(hook_name or self.hook_names[0]))
 
-    def metadata(self, hook_name: str) -> dict[str, Any]:
-        """JSON facts of the fit of one hook point: model, data, settings, and the curves of growth and FVU."""
+    def metadata(self, hook_name: str) -> FitMetadata:
+        """Return the facts of the fit of one hook point: model, data, settings, and the curves of growth and FVU."""
         n, index = self.dictionary(hook_name).n_atoms, self.hook_names.index(hook_name)
         return fit_metadata(
             hook_name,

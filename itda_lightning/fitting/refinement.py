@@ -1,4 +1,4 @@
-"""Anchored refinement of a fit's dictionaries: a few passes over the cached activations after growth, resumed where killed."""
+"""Anchored refinement of a fit's dictionaries: a few passes over the cached activations after growth, resumable."""
 
 import logging
 import time
@@ -26,17 +26,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RefinementSettings:
-    """How the atoms of a fit are refined after growth, for the pursuit of the fit; not for comparisons across models.
+    """How the atoms of a fit are refined after growth, for its pursuit; not for comparisons across models.
 
-    The label of an atom stays true: its cosine with its source's activation, which is kept beside it, is at least
+    The label of an atom stays valid: its cosine with its source's activation, which is saved too, is at least
     ``anchor``.
 
     Args:
         anchor: the least cosine of an atom with its source's activation, at least 0.8; 1 leaves the atoms as they are.
-        passes: over all training activations.
+        passes: number of passes over all training activations.
         batch_size: activations in one step.
-        rate: radians that an atom moves in the first step, about; it falls to 0 linearly over all steps.
-        seed: seed of the order of activations.
+        rate: about how far an atom moves in the first step, in radians; falls linearly to 0 over all steps.
+        seed: of the order of activations.
         buffer_bytes: memory for activations; those that do not fit are read again in each pass.
     """
 
@@ -48,7 +48,7 @@ class RefinementSettings:
     buffer_bytes: int = 2**30
 
     def check(self, data: ActivationsDataModule) -> None:
-        """Raises InputError for settings out of range and for data that cannot be read more than once."""
+        """Raise InputError for settings out of range and for data that cannot be read more than once."""
         remedy = "an atom further from its source no longer deserves its label"
         check_between(LEAST_ANCHOR, 1, {"refine.anchor": self.anchor}, remedy)
         positive = ("passes", "batch_size", "buffer_bytes")
@@ -56,7 +56,9 @@ class RefinementSettings:
         if not 0 < self.rate <= 1:
             raise InputError(f"refine.rate must be above 0 and at most 1 radian, got {self.rate}")
         if data.hparams["cache_dir"] is None:
-            raise InputError("refine reads the activations more than once, so they must be on disk: set data.cache_dir")
+            raise InputError(
+                "refinement reads the activations more than once, so they must be on disk: set data.cache_dir"
+            )
 
 
 def refine(
@@ -66,10 +68,10 @@ def refine(
     save: Callable[[], None] | None = None,
     save_every: int = 50,
 ) -> float:
-    """Refine every dictionary of a grown module in place, from where it is left if it was begun; returns the seconds.
+    """Refine every dictionary of a grown module in place, resuming if it has begun; return the seconds.
 
-    The same bits come out for the same settings, data and number of threads, on any number of processes and however often
-    it was killed and resumed.
+    The result is the same to the bit for the same settings, data and number of threads, on any number of processes and
+    however often it was killed and resumed.
 
     Args:
         module: after its fit, or loaded from a checkpoint.
@@ -78,15 +80,15 @@ def refine(
 
     Raises:
         InputError: as ``RefinementSettings.check``, ``TrainingRows`` and ``shuffled_batches``, or settings other than
-            those with which it was begun.
+            those it began with.
     """
     settings.check(data)
     start = time.perf_counter()
     for hook in module.hook_names:
         if module.dictionary(hook).n_atoms == 0:
-            continue  # nothing grew, and a mean of no cosines is no number
+            continue  # nothing grew: there is no mean cosine
         facts = module.refinements.setdefault(hook, asdict(settings) | {"unexplained": []})
-        _refuse_others(facts, settings)
+        _check_same_settings(facts, settings)
         if "mean_cosine" not in facts:
             _Run(module, data, settings, hook).go(save, save_every)
     return time.perf_counter() - start
@@ -115,8 +117,8 @@ class _Run:
         dictionary.keep_grown()
         self.sources, self.bias = dictionary.grown_atoms.to(device), dictionary.bias.to(device)
         self.state = RefinementState.start(dictionary.atoms.to(device))
-        self.pass_sums = torch.zeros(2, dtype=torch.float64)  # of this pass: unexplained shares, activations
-        self.shares: list[float] = list(self.facts["unexplained"])  # their ratios, of the passes before
+        self.pass_sums = torch.zeros(2, dtype=torch.float64)  # in this pass: sum of unexplained shares, activations
+        self.shares: list[float] = list(self.facts["unexplained"])  # mean unexplained share of each earlier pass
         if (saved := module.refinement_states.get(hook)) is not None:
             moments = {name: saved[name].to(device) for name in ("first", "second")}
             self.state = self.state._replace(**moments, step=saved["step"])
@@ -150,7 +152,7 @@ class _Run:
         )
 
     def _batches(self, done: int) -> Iterator[Float[Tensor, "batch d"]]:
-        """Those of the steps from ``done`` on; every pass has an order of its own, so earlier passes need not be read."""
+        """Yield the batches from step ``done`` on; every pass has its own order, so earlier passes are not read."""
         settings = self.settings
         for number in range(done // self.per_pass, settings.passes):
             # Far apart, so that runs with neighbouring seeds share no order.
@@ -167,7 +169,7 @@ class _Run:
             self.pass_sums.zero_()
 
     def _keep(self) -> None:
-        """Put the state where checkpoints of the module find it."""
+        """Store the state in the module, whose checkpoints contain it."""
         self._publish()
         self.module.refinement_states[self.hook] = {
             "first": self.state.first,
@@ -189,7 +191,7 @@ class _Run:
         self.facts["least_cosine"] = float(cosines.min())
 
 
-def _refuse_others(begun: dict[str, Any], settings: RefinementSettings) -> None:
+def _check_same_settings(begun: dict[str, Any], settings: RefinementSettings) -> None:
     different = [
         f"refine.{name}: {begun[name]!r} there, {value!r} here"
         for name, value in asdict(settings).items()
@@ -197,5 +199,5 @@ def _refuse_others(begun: dict[str, Any], settings: RefinementSettings) -> None:
     ]
     if different:
         raise InputError(
-            f"the refinement was begun with other settings ({'; '.join(different)}): resume with its own config.yaml"
+            f"the refinement began with other settings ({'; '.join(different)}): resume with its own config.yaml"
         )

@@ -1,4 +1,4 @@
-"""Run directories: one a run, never reused, with what is needed to say what was run."""
+"""Run directories: one per run, never reused."""
 
 import logging
 from collections.abc import Iterator
@@ -38,14 +38,14 @@ def output_path(dictionary: str, hook_name: str, name: str, output: str | None =
     return Path(dictionary).expanduser() / f"{stem}-{hook_name}{suffix}"
 
 
-def make_run_directory(wanted: str | None, runs_directory: str, name: str) -> Path:
-    """A new directory: ``wanted``, or the first free ``runs_directory/name-NNN``.
+def make_run_directory(given: str | None, runs_directory: str, name: str) -> Path:
+    """Make a new directory and return it: ``given``, or the first free ``runs_directory/name-NNN``.
 
     Raises:
-        InputError: ``wanted`` exists already, or the place is not writable.
+        InputError: ``given`` exists already, or the place is not writable.
     """
-    if wanted is not None:
-        path = Path(wanted).expanduser()
+    if given is not None:
+        path = Path(given).expanduser()
         with explained(path, "making the run directory"):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -59,7 +59,7 @@ def make_run_directory(wanted: str | None, runs_directory: str, name: str) -> Pa
         for number in range(1, 100_000):
             path = root / f"{name}-{number:03d}"
             try:
-                path.mkdir()  # the one step that two runs started together cannot both succeed in
+                path.mkdir()  # of two runs started together only one succeeds here
             except FileExistsError:
                 continue
             return path
@@ -68,7 +68,7 @@ def make_run_directory(wanted: str | None, runs_directory: str, name: str) -> Pa
 
 @contextmanager
 def logged(directory: Path) -> Iterator[None]:
-    """What is logged meanwhile, and how it ends, stands in ``fit.log`` of the run directory."""
+    """Log to ``fit.log`` of the run directory as well, including how the block ends."""
     with explained(directory, "writing the log in"):
         log = logging.FileHandler(directory / "fit.log", encoding="utf-8")
     log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

@@ -1,4 +1,4 @@
-"""The threshold of a fit: given, converted from the paper's form, or calibrated; said in the log with its forecast."""
+"""The threshold of a fit: given, converted from the paper's form, or calibrated; logged with its forecast."""
 
 import logging
 import math
@@ -12,13 +12,13 @@ from itda_lightning.growth import Forecast, GrowthRule, calibrate_threshold, for
 
 logger = logging.getLogger(__name__)
 
-# A dictionary that is full after a smaller share of the token budget has not seen most of the data, and one that ends
-# with a smaller share of its atoms is not the one that was asked for.
+# Below this share a warning is logged: of the token budget after which the dictionary is full (most data is not seen),
+# or of the atoms it ends with.
 TOO_LITTLE = 0.1
 
 
 def check_threshold(threshold: float | None, paper_threshold: float | None) -> None:
-    """Raises InputError where both are given, or a threshold that takes every activation or none."""
+    """Raise InputError if both are given, or for a threshold that appends every activation or none."""
     if threshold is not None and paper_threshold is not None:
         raise InputError("give model.threshold or model.paper_threshold, not both")
     if threshold is not None and not 0 < threshold < 1:
@@ -30,7 +30,7 @@ def check_threshold(threshold: float | None, paper_threshold: float | None) -> N
 
 
 def typical_energy(x: Float[Tensor, "sample d"]) -> float:
-    """The median ``|x|^2`` of centred activations that are not zero; 1 where all are."""
+    """Return the median ``|x|^2`` of the centred activations that are not zero; 1 if all are zero."""
     energy = x.double().square().sum(1)
     return float(energy[energy > 0].median()) if bool(energy.any()) else 1.0
 
@@ -46,14 +46,14 @@ def find_threshold(
     threshold: float | None,
     paper_threshold: float | None,
 ) -> float:
-    """The share of energy left unexplained above which an activation becomes an atom.
+    """Return the share of unexplained energy above which an activation becomes an atom.
 
     Args:
         x: (sample, d) centred activations drawn from the whole budget.
         rule: the growth rule; its threshold is not used.
         budget: activations of the whole fit.
         batch_size: of frozen batches; None for growth that judges one activation after another.
-        threshold, paper_threshold: what was asked for; without either the threshold is calibrated.
+        threshold, paper_threshold: as given; without either the threshold is calibrated.
 
     Raises:
         InputError: a paper threshold out of range for this d, or a budget too small for ``max_atoms``.
@@ -82,7 +82,7 @@ def find_threshold(
     if expected.fills_after < TOO_LITTLE * budget:
         logger.warning(
             "threshold %.4f at %s fills %d atoms after about %d of %d activations: most of the data would not be "
-            "looked at; raise the threshold, raise max_atoms, or leave the threshold out to have it calibrated",
+            "seen; raise the threshold, raise max_atoms, or leave the threshold out to have it calibrated",
             threshold,
             hook_name,
             max_atoms,

@@ -1,4 +1,4 @@
-"""Weights & Biases: a logger that never stops a fit, a table of atoms with their context, the dictionary as an artifact."""
+"""Weights & Biases: a logger that never stops a fit, a table of atoms in context, the dictionary as an artifact."""
 
 import importlib.util
 import logging
@@ -20,26 +20,26 @@ BEFORE, AFTER = 200, 60
 def make_wandb_logger(
     project: str, run_directory: Path, otherwise: str = "metrics go to CSV only"
 ) -> WandbLogger | None:
-    """A logger, online with a key and a network, else offline; None with a warning where W&B cannot be used at all.
+    """Return a logger, online with a key and a network, else offline; None with a warning if W&B cannot be used.
 
     Args:
-        project: of W&B.
-        run_directory: where the run's files go; its name is the run's.
-        otherwise: what the warning says of a run without W&B.
+        project: name of the W&B project.
+        run_directory: where the run's files go; names the run.
+        otherwise: end of the warning: the consequence of a run without W&B.
     """
     if importlib.util.find_spec("wandb") is None:
         logger.warning("wandb is not installed: %s (pip install 'itda-lightning[wandb]')", otherwise)
         return None
     offline = os.environ.get("WANDB_MODE", "online") != "online" or not _logged_in()
     try:
-        made = WandbLogger(project=project, name=run_directory.name, save_dir=run_directory, offline=offline)
-        _ = made.experiment  # what can fail fails here, before the fit
-    except Exception as error:  # whatever goes wrong at W&B must not cost a fit
+        wandb_logger = WandbLogger(project=project, name=run_directory.name, save_dir=run_directory, offline=offline)
+        _ = wandb_logger.experiment  # connects now, so that failures come before the fit
+    except Exception as error:  # no failure of W&B may stop a fit
         logger.warning("W&B cannot be used (%s): %s", error, otherwise)
         return None
     if offline:
         logger.info("W&B is offline; to upload the run later: wandb sync %s/wandb/offline-run-*", run_directory)
-    return made
+    return wandb_logger
 
 
 def log_comparison_run(
@@ -48,17 +48,17 @@ def log_comparison_run(
     """Log a finished comparison as a run named after its directory; problems are warnings.
 
     Args:
-        project: of W&B.
-        directory: of the comparison.
+        project: name of the W&B project.
+        directory: of the comparison; names the run.
         facts: the run's config.
-        content: makes what is logged: key -> table, plot or page. Called once there is a run.
+        content: called once there is a run; returns key -> table, plot or page to log.
     """
-    made = make_wandb_logger(project, directory, otherwise="the comparison is not logged there")
-    if made is None:
+    wandb_logger = make_wandb_logger(project, directory, otherwise="the comparison is not logged there")
+    if wandb_logger is None:
         return
     try:
-        # As a context, so that the run ends whatever happens, and the next one of this process can begin.
-        with made.experiment as run:
+        # As a context, so that the run ends whatever happens and this process can start another.
+        with wandb_logger.experiment as run:
             run.config.update(dict(facts))
             run.log(content())
     except Exception as error:  # the comparison is finished and saved
@@ -76,14 +76,14 @@ def log_dictionary(wandb_logger: WandbLogger, dictionary: Dictionary, directory:
         table = wandb.Table(columns=["atom", "before", "token", "after", *column, "document", "position"])
         for atom, prompt in enumerate((dictionary.prompts or ())[:ATOMS_IN_TABLE]):
             document, _, position, *_ = dictionary.source_table[atom].tolist()
-            near = [] if cosines is None else [cosines[atom]]
+            cosine = [] if cosines is None else [cosines[atom]]
             context = (prompt.before[-BEFORE:], prompt.token, prompt.after[:AFTER])
-            table.add_data(atom, *context, *near, document, position)
+            table.add_data(atom, *context, *cosine, document, position)
         wandb_logger.experiment.log({f"atoms/{hook}": table})
         artifact = wandb.Artifact(f"itda-{hook}".replace("/", "."), type="dictionary", metadata={"hook_name": hook})
         artifact.add_dir(str(directory))
         wandb_logger.experiment.log_artifact(artifact)
-    except Exception as error:  # as above: the fit is finished and saved
+    except Exception as error:  # the fit is finished and saved
         logger.warning("could not log the dictionary of %s to W&B: %s", hook, error)
 
 
@@ -92,6 +92,6 @@ def _logged_in() -> bool:
 
     try:
         return bool(wandb.login(prompt=False))
-    except Exception as error:  # no network, an expired key, a key of the wrong length: all mean offline
+    except Exception as error:  # no network, an expired or malformed key
         logger.warning("W&B login failed (%s): logging offline", error)
         return False

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, so that a kill or a full disk never leaves half a result behind."""
+"""Write files that appear whole or not at all, so that a kill or a full disk never leaves half a result."""
 
 import errno
 import json
@@ -18,7 +18,7 @@ from itda_lightning.errors import InputError
 
 @contextmanager
 def explained(path: Path, action: str) -> Iterator[None]:
-    """Turn what the operating system refuses into an ``InputError`` that names the path and the remedy."""
+    """Turn errors of the operating system into an ``InputError`` that names the path and the remedy."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -38,7 +38,7 @@ def explained(path: Path, action: str) -> Iterator[None]:
 
 
 def _os_error(error: OSError | SafetensorError) -> int | None:
-    """The number of an operating system's error; safetensors only mentions it in its text."""
+    """Return the number of the operating system's error, which safetensors only has in its text."""
     if isinstance(error, OSError):
         return error.errno or 0
     mentioned = re.search(r"\(os error (\d+)\)", str(error))
@@ -64,7 +64,7 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def remove_parts(directory: Path) -> None:
-    """Remove what ``write_file`` has left in a directory in processes that were killed."""
+    """Remove the temporary files that killed processes left in a directory."""
     for part in directory.glob(".*.part"):
         number = part.name.split(".")[-2]
         if number.isdigit() and not psutil.pid_exists(int(number)):
@@ -84,7 +84,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
-    """A temporary directory to fill, which becomes ``path`` when the block ends without an error.
+    """Yield a temporary directory, which becomes ``path`` when the block ends without an error.
 
     Raises:
         InputError: ``path`` exists already, its parent is not writable or the disk is full.
@@ -93,7 +93,7 @@ def new_directory(path: Path) -> Iterator[Path]:
     with explained(path, "writing"):
         if path.exists():
             raise InputError(f"{path} exists already: choose another path or remove it first, nothing is overwritten")
-        # Only a process that was killed can have left one of this name, in a container even one of the same number.
+        # Left by a killed process, which in a container may have had the same number.
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:

@@ -1,4 +1,4 @@
-"""How much memory pursuits may take beyond activations, atoms and codes."""
+"""Decide how much memory pursuits may take beyond activations, atoms and codes."""
 
 import contextlib
 from pathlib import Path
@@ -6,24 +6,24 @@ from pathlib import Path
 import psutil
 import torch
 
-# The share of the machine's memory that is taken unless the user gives a budget; most of it only by large dictionaries.
+# Share of the machine's memory that may be used unless the user gives a budget; only large dictionaries use most of it.
 DEFAULT_SHARE = 0.5
 SMALLEST_BUDGET = 2**20
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
-def memory_budget(device: torch.device, wanted: int | None = None) -> int:
-    """Bytes that a pursuit may use: ``wanted``, or half of the memory of the device (of the container, if smaller).
+def memory_budget(device: torch.device, given: int | None = None) -> int:
+    """Return the bytes that a pursuit may use: ``given``, or half of the device's (or container's) memory.
 
     Raises:
         ValueError: less than 1 MiB.
     """
-    if wanted is not None:
-        if wanted < SMALLEST_BUDGET:
+    if given is not None:
+        if given < SMALLEST_BUDGET:
             raise ValueError(
-                f"memory_budget is in bytes and must be at least {SMALLEST_BUDGET:,} (1 MiB), got {wanted}"
+                f"memory_budget is in bytes and must be at least {SMALLEST_BUDGET:,} (1 MiB), got {given}"
             )
-        return wanted
+        return given
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory * DEFAULT_SHARE)
     total = psutil.virtual_memory().total

@@ -1,4 +1,4 @@
-"""The largest memory of this process while something runs."""
+"""Measure the peak memory of this process while something runs."""
 
 import threading
 
@@ -8,10 +8,10 @@ INTERVAL = 0.05
 
 
 class PeakMemory:
-    """``with PeakMemory() as peak: ...``, then ``peak.bytes``: the largest resident memory seen, every 50 ms.
+    """``with PeakMemory() as peak: ...``, then ``peak.bytes``: the largest resident memory, sampled every 50 ms.
 
-    Pages of mapped files (shared libraries, the cache of activations) are not counted where the system tells them apart:
-    they are resident for as long as nobody else needs the memory.
+    Pages of mapped files (shared libraries, the cache of activations) are not counted if the system reports them
+    separately, since they are freed when other processes need memory.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
-"""The processes of a run: which one this is, how work is divided among them, and what they tell one another.
+"""The processes of a run: their number, how work is divided among them, and collective operations.
 
-Every function is called by all processes in the same order, with torch.distributed's default group as Lightning's strategies
-set it up. In a process of its own, each gives what it was given.
+All processes call every function in the same order, in torch.distributed's default group, which Lightning's strategies
+set up. In a single process, each function returns its own input.
 """
 
 import json
@@ -21,7 +21,7 @@ from itda_lightning.errors import InputError
 
 @contextmanager
 def group_of_torchrun() -> Iterator[None]:
-    """The processes that torchrun started work together meanwhile; nothing is changed where it started none."""
+    """Join the processes that torchrun started for the length of the block; do nothing if it started none."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
@@ -33,44 +33,44 @@ def group_of_torchrun() -> Iterator[None]:
 
 
 def n_ranks() -> int:
-    """The number of processes."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
+    """Return the number of this process, from 0."""
     return dist.get_rank() if n_ranks() > 1 else 0
 
 
 def shares(n: int, unit: int = 1) -> list[slice]:
-    """Consecutive parts of ``range(n)``, one a process, as equal as whole units of ``unit`` allow."""
+    """Split ``range(n)`` into one slice per process, in multiples of ``unit``, as evenly as possible."""
     units = -(-n // unit)
     edges = [min(n, unit * (units * part // n_ranks())) for part in range(n_ranks() + 1)]
     return [slice(*edge) for edge in pairwise(edges)]
 
 
-def gather_rows(mine: Shaped[Tensor, "mine ..."], counts: list[int]) -> Shaped[Tensor, "all ..."]:
-    """The rows of all processes, one process after another.
+def gather_rows(own: Shaped[Tensor, "own ..."], counts: list[int]) -> Shaped[Tensor, "all ..."]:
+    """Return the rows of all processes, in the order of the processes.
 
     Args:
-        mine: as many rows as ``counts`` says of this process.
+        own: this process's rows.
         counts: the number of rows of every process.
 
     Raises:
         InputError: another process ended.
     """
     if n_ranks() == 1:
-        return mine
-    sent = _on_wire(mine.new_zeros(max(counts), *mine.shape[1:]))
-    sent[: len(mine)] = mine
+        return own
+    sent = _on_wire(own.new_zeros(max(counts), *own.shape[1:]))
+    sent[: len(own)] = own
     received = [torch.empty_like(sent) for _ in counts]
     with _together():
         dist.all_gather(received, sent)
-    return torch.cat([part[:count] for part, count in zip(received, counts, strict=True)]).to(mine.device)
+    return torch.cat([part[:count] for part, count in zip(received, counts, strict=True)]).to(own.device)
 
 
 def broadcast(value: Tensor, source: int) -> Tensor:
-    """The tensor of process ``source``; those of the others tell its shape and dtype. Raises as ``gather_rows``."""
+    """Return the tensor of process ``source``; the others pass one of its shape and dtype. Raises as ``gather_rows``."""
     if n_ranks() == 1:
         return value
     sent = _on_wire(value).contiguous()
@@ -80,7 +80,7 @@ def broadcast(value: Tensor, source: int) -> Tensor:
 
 
 def add_up(value: Tensor) -> Tensor:
-    """The sum of the tensors of all processes, which have one shape. Raises as ``gather_rows``."""
+    """Return the sum of the tensors of all processes, which have one shape. Raises as ``gather_rows``."""
     if n_ranks() == 1:
         return value
     total = _on_wire(value).clone()
@@ -90,22 +90,22 @@ def add_up(value: Tensor) -> Tensor:
 
 
 def gather_json(value: Any) -> list[Any]:
-    """The JSON values of all processes. Raises as ``gather_rows``."""
+    """Return the JSON values of all processes. Raises as ``gather_rows``."""
     if n_ranks() == 1:
         return [value]
-    mine = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8)
-    counts = gather_rows(torch.tensor([len(mine)]), [1] * n_ranks()).tolist()
-    everything = gather_rows(mine, counts)
+    encoded = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8)
+    counts = gather_rows(torch.tensor([len(encoded)]), [1] * n_ranks()).tolist()
+    everything = gather_rows(encoded, counts)
     return [json.loads(bytes(part.tolist())) for part in everything.split(counts)]
 
 
 def wait_for_all() -> None:
-    """Return when every process came here. Raises as ``gather_rows``."""
+    """Wait until every process has called this. Raises as ``gather_rows``."""
     gather_rows(torch.zeros(1), [1] * n_ranks())
 
 
 def _on_wire(value: Tensor) -> Tensor:
-    """Where the group's backend finds it: nccl sends from GPUs only."""
+    """Return the tensor on a device that the group's backend can send from: nccl needs a GPU."""
     return value.cuda() if dist.get_backend() == "nccl" else value.cpu()
 
 
@@ -113,8 +113,8 @@ def _on_wire(value: Tensor) -> Tensor:
 def _together() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # of another process that is gone, or of a network
+    except RuntimeError as error:  # another process has ended, or the network failed
         raise InputError(
             f"process {rank()} of {n_ranks()} lost the others ({str(error).splitlines()[0]}): one of them ended, and its own "
-            "output says why; what was written stays, and the run goes on with --ckpt_path last"
+            "output says why; what was written stays, and --ckpt_path last resumes the run"
         ) from error

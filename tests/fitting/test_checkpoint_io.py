@@ -71,7 +71,7 @@ def test_paths_become_text_and_tuples_lists(tmp_path):
     [
         ({"a": {"b": [1, {2, 3}]}}, r"checkpoint entry '/a/b/1' is a set, which is neither JSON nor a tensor"),
         ({"f": print}, r"checkpoint entry '/f' is a builtin_function_or_method, which"),
-        ({"a": {"__tensor__": "x"}}, r"checkpoint entry '/a' has the key '__tensor__', which stands for a tensor"),
+        ({"a": {"__tensor__": "x"}}, r"checkpoint entry '/a' has the key '__tensor__', which marks a tensor"),
         ({"a": {1: 2, "b": 3}}, r"checkpoint entry '/a' has keys that are not strings: \['1', 'b'\]"),
     ],
 )
