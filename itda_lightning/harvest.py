@@ -1,4 +1,4 @@
-"""Command: activations into the cache that fits read (``python -m itda_lightning.harvest --help``)."""
+"""Command: write activations into the cache that fits read (``python -m itda_lightning.harvest --help``)."""
 
 import logging
 import sys
@@ -11,12 +11,12 @@ from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.machine.command_line import run_command, start_logging
 from itda_lightning.machine.processes import group_of_torchrun, rank
 
-# What a fit's config has besides its data, so that the same file serves both commands.
+# Sections of a fit's config other than its data, so that one file serves both commands.
 OF_A_FIT = ("model", "run", "trainer", "refine", "seed_everything", "ckpt_path")
 
 
 def parse(args: list[str] | None = None) -> tuple[HarvestSettings, ActivationsDataModule]:
-    """What the command line and the config ask for; nothing is loaded yet.
+    """Return the settings and the data that the command line and the config describe; nothing is loaded yet.
 
     Raises:
         InputError: a value out of range. What does not parse ends the process with exit code 2.
@@ -38,7 +38,7 @@ def parse(args: list[str] | None = None) -> tuple[HarvestSettings, ActivationsDa
 
 
 def main(args: list[str] | None = None) -> None:
-    """Parse, harvest, say where the activations are."""
+    """Harvest, and print where the activations are."""
     settings, data = parse(args)
     with group_of_torchrun():
         start_logging(logging.INFO if rank() == 0 else logging.WARNING)

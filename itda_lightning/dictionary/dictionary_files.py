@@ -32,9 +32,9 @@ class SavedDictionary(NamedTuple):
     Attributes:
         k, pursuit, nonnegative, metadata: as in ``Dictionary``.
         sources: of all atoms, or None.
-        atoms: (n, d) those that were asked for.
+        atoms: (n, d) the requested atoms.
         bias: (d,) subtracted before encoding.
-        grown: (n, d) atoms before refinement; None if they were not refined or only some atoms were asked for.
+        grown: (n, d) atoms before refinement; None if they were not refined or only some atoms were requested.
     """
 
     k: int
@@ -102,5 +102,13 @@ def read_dictionary(
         sources = None if dataset is None else Sources(tensors["sources"].cpu(), dataset, prompts)
     except (TypeError, ValueError) as error:
         raise InputError(f"{path} does not hold a valid dictionary: {error}; save it again") from error
-    settings = (index[name] for name in ("k", "pursuit", "nonnegative", "metadata"))
-    return SavedDictionary(*settings, sources, tensors["atoms"], tensors["bias"], tensors.get("grown"))
+    return SavedDictionary(
+        index["k"],
+        index["pursuit"],
+        index["nonnegative"],
+        index["metadata"],
+        sources,
+        tensors["atoms"],
+        tensors["bias"],
+        tensors.get("grown"),
+    )

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RefinementSettings:
-    """How the atoms of a fit are refined after growth, for its pursuit; not for comparisons across models.
+    """Settings of the refinement of a fit's atoms after growth, for its pursuit; not for comparisons across models.
 
     The label of an atom stays valid: its cosine with its source's activation, which is saved too, is at least
     ``anchor``.

@@ -1,4 +1,4 @@
-"""Where a run is written, how often it is saved and validated, and which checkpoint it resumes."""
+"""Settings of a run: its directory, its checkpoints and validations, and the checkpoint it resumes."""
 
 import re
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from itda_lightning.machine.checks import check_at_least
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Where a run is written and how often it is saved and validated.
+    """The directory of a run, and how often it is saved and validated.
 
     Args:
         directory: the run directory, which must not exist unless its fit is resumed: then the run continues in the
             first free DIRECTORY-resumed-NNN. Null for the first free runs_directory/name-NNN.
-        runs_directory: where run directories are made.
+        runs_directory: parent of the run directories.
         name: name of the run.
         checkpoint_every: steps between checkpoints.
         validate_every: steps between validations on held-out documents.

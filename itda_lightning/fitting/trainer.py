@@ -1,4 +1,4 @@
-"""When a fit ends, and a fit without a run directory."""
+"""Stop a fit when it is done; fit without a run directory."""
 
 import logging
 from typing import Any

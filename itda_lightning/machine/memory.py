@@ -20,9 +20,7 @@ def memory_budget(device: torch.device, given: int | None = None) -> int:
     """
     if given is not None:
         if given < SMALLEST_BUDGET:
-            raise ValueError(
-                f"memory_budget is in bytes and must be at least {SMALLEST_BUDGET:,} (1 MiB), got {given}"
-            )
+            raise ValueError(f"memory_budget is in bytes and must be at least {SMALLEST_BUDGET:,} (1 MiB), got {given}")
         return given
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory * DEFAULT_SHARE)

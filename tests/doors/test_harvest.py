@@ -76,7 +76,7 @@ def test_both_backends_fill_the_cache_of_the_same_config(run, tmp_path: Path, ca
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"data__cache_dir": None}, "a harvest is kept on disk: set data.cache_dir"),
+        ({"data__cache_dir": None}, "a harvest is written to disk: set data.cache_dir"),
         (
             {"data__hook_names": "[blocks.1.attn.hook_q]"},
             r"cannot give the hook point 'blocks.1.attn.hook_q' of .*in_mem",

@@ -16,16 +16,16 @@ from itda_lightning.machine.processes import n_ranks, rank
 
 @dataclass(frozen=True)
 class HarvestSettings:
-    """How activations are harvested.
+    """Settings of a harvest.
 
     Args:
         backend: in_memory (the whole model is loaded, as by a fit), streamed (the model stays on disk and is read layer
             by layer, once, whatever the number of tokens) or remote (NDIF runs the model; needs the extra ``remote`` and
-            the key that nnsight is configured with, e.g. in NDIF_API_KEY). Weights that were quantised with bitsandbytes stay
-            packed (extra ``quantised``); others are not quantised.
-        memory: bytes of CPU memory that the process may take; null for half of the machine's or container's.
-        gpu_memory: bytes of GPU memory that may be taken where data.device is one; null for half of the GPU's.
-        spill_dir: where the streamed backend keeps hidden states meanwhile; null for data.cache_dir.
+            nnsight's key, e.g. in NDIF_API_KEY). Weights quantised with bitsandbytes stay packed (extra
+            ``quantised``); others are not quantised.
+        memory: bytes of CPU memory that the process may use; null for half of the machine's or container's.
+        gpu_memory: bytes of GPU memory that may be used if data.device is a GPU; null for half of the GPU's.
+        spill_dir: directory for the hidden states of the streamed backend; null for data.cache_dir.
     """
 
     backend: Literal["in_memory", "streamed", "remote"] = "in_memory"
@@ -35,16 +35,16 @@ class HarvestSettings:
 
 
 def harvest(settings: HarvestSettings, data: ActivationsDataModule) -> int:
-    """Plan, check, harvest what is not cached yet; returns the number of tokens. Several processes divide the rows.
+    """Harvest what is not cached yet and return the number of tokens; several processes divide the rows.
 
-    The plan goes to stdout before anything large is read.
+    The plan is printed before anything large is read.
 
     Raises:
         InputError: no cache directory; a model, hook point or architecture that the backend cannot give; too little
             memory or disk; a server that cannot be reached or refuses.
     """
     if data.hparams["cache_dir"] is None:
-        raise InputError("a harvest is kept on disk: set data.cache_dir")
+        raise InputError("a harvest is written to disk: set data.cache_dir")
     if settings.backend == "streamed" and n_ranks() > 1:
         raise InputError(
             f"backend=streamed reads each layer once, in one process, not {n_ranks()}: start it without torchrun"
@@ -62,7 +62,7 @@ def harvest(settings: HarvestSettings, data: ActivationsDataModule) -> int:
             backend = RemoteBackend(data)
     plan, device = backend.plan(), data.model_name.torch_device()
     plan.check_memory(limits, device)
-    # What lies there may be of this very harvest, which only the files of the whole model tell.
+    # Files that are there may belong to this harvest, which cannot be known before the whole model is read.
     plan.check_disk(cache, spill, reusable=directory_bytes(cache))
     if rank() == 0:
         for line in plan.lines(limits, device):
