@@ -5,7 +5,8 @@ from typing import Any
 
 from itda_lightning.comparison.probing_data import ProbeSettings
 from itda_lightning.errors import InputError
-from itda_lightning.fitting.module import ITDA, GrowthPolicy
+from itda_lightning.fitting.arguments import GrowthPolicy
+from itda_lightning.fitting.module import ITDA
 from itda_lightning.fitting.refinement import RefinementSettings
 from itda_lightning.machine.checks import check_at_least
 from itda_lightning.pursuit import PursuitName

@@ -1,0 +1,149 @@
+"""The state of a fit: one dictionary per hook point and its facts, saved in checkpoints and restored from them."""
+
+from functools import cached_property
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.dictionary.facts import FitMetadata, empty, finished, fit_metadata, fit_results, settings
+from itda_lightning.errors import InputError
+from itda_lightning.fitting.identity import fit_identity, refuse_another_fit
+
+
+class FitState(L.LightningModule):
+    """The dictionaries of a fit with the figures that belong to them.
+
+    Attributes:
+        hook_names: one per dictionary; empty until the data are known.
+        history: validations of all hook points before any refinement.
+        thresholds, typical_energies: (hook points,) float64 of the growth rule; thresholds are nan before calibration.
+        seen: activations seen in training.
+        skipped: (hook points,) activations that could not be used.
+        appended_at: (hook points, max_atoms) activations seen when each atom was appended.
+    """
+
+    thresholds: Tensor
+    typical_energies: Tensor
+    seen: Tensor
+    skipped: Tensor
+    appended_at: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hook_names: list[str] = []
+        self.dictionaries = nn.ModuleList()
+        self.history: list[dict[str, float | int | str]] = []
+        # hook point -> facts of its refinement, and while that runs the state from which it resumes.
+        self.refinements: dict[str, dict[str, Any]] = {}
+        self.refinement_states: dict[str, dict[str, Tensor]] = {}
+        self.dataset = ""
+        self._data_settings: dict[str, Any] = {}
+
+    @property
+    def full(self) -> bool:
+        """True if every dictionary has ``max_atoms`` atoms."""
+        return all(dictionary.n_atoms >= self.hparams["max_atoms"] for dictionary in self.dictionaries)
+
+    def dictionary(self, hook_name: str | None = None) -> Dictionary:
+        """Return the dictionary of a hook point; without a name that of the only one.
+
+        Raises:
+            InputError: no such hook point, or several and no name.
+        """
+        if hook_name is None and len(self.hook_names) == 1:
+            hook_name = self.hook_names[0]
+        if hook_name not in self.hook_names:
+            raise InputError(f"there is no dictionary of {hook_name!r}: choose one of {self.hook_names}")
+        dictionary = self.dictionaries[self.hook_names.index(hook_name)]
+        assert isinstance(dictionary, Dictionary)
+        return dictionary
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add everything that is not a tensor: names, settings, the history of validation."""
+        checkpoint["itda"] = {
+            "hook_names": self.hook_names,
+            "d_in": [self.dictionary(hook).d_in for hook in self.hook_names],
+            "dataset": self.dataset,
+            **{name: self.hparams[name] for name in ("k", "pursuit", "nonnegative")},
+            "identity": self._identity,
+            "data": self._data_settings,
+            "history": self.history,
+            "refinements": self.refinements,
+            "refinement_states": self.refinement_states,
+            "metadata": [self.metadata(hook) for hook in self.hook_names],
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore what ``on_save_checkpoint`` saved.
+
+        Raises:
+            InputError: a checkpoint of something else, or of a fit with other settings, hook points, model or data; every
+                difference is named.
+        """
+        saved = checkpoint.get("itda")
+        if saved is None:
+            raise InputError("the checkpoint is not one of an ITDA fit: give one of a run's checkpoints/ directory")
+        if self._trainer is not None:
+            refuse_another_fit(saved["identity"], self._identity)
+        else:
+            self.dataset, self._data_settings = saved["dataset"], saved["data"]
+            self._make_dictionaries(dict(zip(saved["hook_names"], saved["d_in"], strict=True)))
+        self.history = saved["history"]
+        self.refinements = saved.get("refinements", {})
+        self.refinement_states = saved.get("refinement_states", {})
+        for hook in self.refinements:
+            self.dictionary(hook).keep_grown()  # the checkpoint's state has a tensor for them
+
+    def results(self, hook_name: str) -> dict[str, float | int]:
+        """Return the figures of the fit of one hook point: size, data seen, and the last validation."""
+        return fit_results(self.metadata(hook_name))
+
+    def finished_dictionary(self, hook_name: str | None = None) -> Dictionary:
+        """Return the dictionary of a hook point on the CPU, with the facts of the fit and the prompts of its atoms.
+
+        There are no prompts if the module was loaded from a checkpoint. Raises like ``dictionary``.
+        """
+        grown = self.dictionary(hook_name)
+        prompt = self._data().rows("train").prompt if self._trainer is not None else None
+        return finished(grown, self.dataset, prompt, self.metadata(hook_name or self.hook_names[0]))
+
+    def metadata(self, hook_name: str) -> FitMetadata:
+        """Return the facts of the fit of one hook point: model, data, settings, and the curves of growth and FVU."""
+        n, index = self.dictionary(hook_name).n_atoms, self.hook_names.index(hook_name)
+        return fit_metadata(
+            hook_name,
+            data=self._data_settings,
+            fit=settings(self.hparams),
+            threshold=float(self.thresholds[index]),
+            seen=int(self.seen),
+            skipped=int(self.skipped[index]),
+            appended_at=self.appended_at[index, :n].cpu(),
+            history=self.history,
+            refinement=self.refinements.get(hook_name),
+            typical_energy=float(self.typical_energies[index]),
+        )
+
+    def _make_dictionaries(self, widths: dict[str, int]) -> None:
+        hp = self.hparams
+        self.hook_names = list(widths)
+        self.dictionaries.extend(empty(width, self.dataset, hp) for width in widths.values())
+        hooks = len(widths)
+        self.register_buffer("thresholds", torch.full((hooks,), torch.nan, dtype=torch.float64))
+        self.register_buffer("typical_energies", torch.ones(hooks, dtype=torch.float64))
+        self.register_buffer("seen", torch.tensor(0))
+        self.register_buffer("skipped", torch.zeros(hooks, dtype=torch.int64))
+        self.register_buffer("appended_at", torch.zeros(hooks, hp["max_atoms"], dtype=torch.int64))
+
+    def _data(self) -> ActivationsDataModule:
+        data = getattr(self._trainer, "datamodule", None)
+        if not isinstance(data, ActivationsDataModule):
+            raise InputError("an ITDA is fitted on an ActivationsDataModule: call trainer.fit(module, datamodule=...)")
+        return data
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        return fit_identity(settings(self.hparams), self._data())
