@@ -82,7 +82,7 @@ def test_without_bias_or_sources():
         ({"atoms": torch.ones(2, 3)}, r"^atoms must be unit rows: row 0 has norm 1\.73205; divide by"),
         ({"pursuit": "lasso"}, r"^pursuit must be one of \('mp', 'omp', 'gomp'\), got 'lasso'$"),
         ({"bias": torch.zeros(4)}, r"^the bias must have shape \(3,\) like an atom, got \(4,\)$"),
-        ({"sources": sources_of(3)}, r"^3 sources for 2 atoms: give one source an atom$"),
+        ({"sources": sources_of(3)}, r"^3 sources for 2 atoms: give one source per atom$"),
         ({"capacity": 1}, r"^a capacity of 1 cannot hold 2 atoms$"),
     ],
 )

@@ -126,7 +126,7 @@ def test_a_table_of_another_form_is_refused(table, told):
 
 
 def test_one_prompt_a_source():
-    with pytest.raises(InputError, match=r"^1 prompts for 2 sources: give one prompt a source$"):
+    with pytest.raises(InputError, match=r"^1 prompts for 2 sources: give one prompt per source$"):
         sources_of((0,) * 6, (1,) * 6, prompts=(Prompt("a", "b", "c"),))
 
 

@@ -126,7 +126,7 @@ def test_a_checkpoint_holds_the_atoms_so_far_with_their_cosines(refined_run, pla
     [
         (
             ["--refine.anchor", "0.85"],
-            r"begun with other settings \(refine.anchor: 0.9 there, 0.85 here\): resume with",
+            r"began with other settings \(refine.anchor: 0.9 there, 0.85 here\): resume with",
         ),
         (
             ["--refine.passes", "3", "--refine.seed", "1"],

@@ -185,7 +185,7 @@ def damaged(killed, tmp_path) -> dict[str, Path]:
         ("text", r"the checkpoint .*text.ckpt is truncated or foreign"),
         ("pickle", r"the checkpoint .*pickle.ckpt is truncated or foreign"),
         ("foreign", r"not one of an ITDA fit: give one of a run's checkpoints/ directory"),
-        ("missing", r"ckpt_path: there is no checkpoint .*missing.ckpt; they lie in a run's checkpoints/"),
+        ("missing", r"ckpt_path: there is no checkpoint .*missing.ckpt; they are in a run's checkpoints/"),
     ],
 )
 def test_damaged_checkpoints_are_refused(damaged, tiny_model_dir, prose_file, tmp_path, name, message):
