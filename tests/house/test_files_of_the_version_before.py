@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from itda_lightning.activations import datamodule
 from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.activations.models.language_model import LanguageModel
 from itda_lightning.fit import main
 from itda_lightning.fitting.checkpoint_io import read_checkpoint
 from itda_lightning.fitting.loading import load_dictionary
@@ -27,7 +27,7 @@ def files(tmp_path, monkeypatch) -> Path:
     """A copy of the files as the working directory, since their paths are relative; the language model is not loaded."""
     copy = shutil.copytree(FILES, tmp_path / "files")
     monkeypatch.chdir(copy)
-    monkeypatch.setattr(datamodule, "LanguageModel", lambda *_: pytest.fail("the language model was loaded"))
+    monkeypatch.setattr(LanguageModel, "__init__", lambda *_: pytest.fail("the language model was loaded"))
     return copy
 
 
