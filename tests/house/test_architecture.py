@@ -46,7 +46,6 @@ DOORS = [
     "diff",
     "similarity",
 ]
-MAX_DOOR_LINES = 100
 
 # What some rooms may import at most: of this package (their own room and ``errors`` are always allowed) and of others
 # (besides the standard library). A room that is not listed is bound by the order of the rooms only.
@@ -72,7 +71,6 @@ MODELS = {"torch", "lightning", "transformers", "sae_lens", "transformer_lens", 
 NOT_OF_OTHERS = {"report": MODELS, "results": MODELS - {"torch"}}
 
 SAELENS_NAMES = {"d_sae", "W_dec", "feature_acts"}
-MAX_LINES = 320
 
 
 def room_of(path: Path, package: Path = PACKAGE) -> str:
@@ -232,12 +230,6 @@ def test_a_right_import_is_not_complained_about(tmp_path, file, code):
     path.parent.mkdir(parents=True)
     path.write_text(code)
     assert wrong_imports(path, tmp_path / NAME) == []
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: module_of(path))
-def test_files_are_short(path):
-    lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert lines <= MAX_LINES, f"{path.name} has {lines} lines, more than {MAX_LINES}: split it by idea"
 
 
 def test_nothing_is_a_drawer_for_odds_and_ends():
