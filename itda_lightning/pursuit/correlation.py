@@ -112,7 +112,9 @@ class LocalCorrelations(Correlations, Protocol):
 def largest(
     current: Float[Tensor, "batch n"], nonnegative: bool, scratch: Float[Tensor, "batch n"]
 ) -> tuple[Float[Tensor, " batch"], Int[Tensor, " batch"], Float[Tensor, " batch"]]:
-    """Score, index and value of the largest entry of each row, in |value| unless ``nonnegative``; overwrites ``scratch``."""
+    """Score, index and value of the largest entry of each row, in |value| unless ``nonnegative``; overwrites
+    ``scratch``.
+    """
     score, index = (current if nonnegative else torch.abs(current, out=scratch)).max(dim=1)
     return score, index, current.gather(1, index[:, None])[:, 0]
 
