@@ -1,4 +1,4 @@
-"""Read and write the files of a saved dictionary: tensors as safetensors, all else as JSON, in a directory of their own."""
+"""Read and write the files of a saved dictionary: tensors as safetensors, all else as JSON, in one directory."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -17,8 +17,8 @@ from itda_lightning.pursuit import PursuitName
 
 FORMAT = "itda_lightning.dictionary"
 FORMAT_VERSION = 2
-# Dictionaries that were not refined are still written as version 1. Refined ones are not: a package that reads version 1
-# only would take their atoms for the activations of their sources.
+# Dictionaries that were not refined are still written as version 1. Refined ones are not: a package that reads version
+# 1 only would take their atoms for the activations of their sources.
 UNREFINED_VERSION = 1
 TENSORS_FILE = "dictionary.safetensors"
 INDEX_FILE = "dictionary.json"

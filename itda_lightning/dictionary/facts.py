@@ -1,4 +1,4 @@
-"""The facts of a fit: what was fitted on what, with which settings, and how it went; its dictionary, empty and finished."""
+"""The facts of a fit (data, settings, course), and its dictionary, empty and finished."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -149,7 +149,7 @@ def empty(width: int, dataset: str, fit: Mapping[str, Any]) -> Dictionary:
 def finished(
     grown: Dictionary, dataset: str, prompt: Callable[[Source], Prompt] | None, metadata: Mapping[str, Any]
 ) -> Dictionary:
-    """Return a copy on the CPU with exactly its atoms, the facts of the fit and, if ``prompt`` is given, the prompts."""
+    """Return a copy on the CPU with exactly its atoms, the facts of the fit and, given ``prompt``, the prompts."""
     table = grown.source_table.cpu()
     prompts = None if prompt is None else tuple(prompt(Source(*row)) for row in table.tolist())
     return Dictionary(

@@ -81,8 +81,8 @@ class FitState(L.LightningModule):
         """Restore what ``on_save_checkpoint`` saved.
 
         Raises:
-            InputError: a checkpoint of something else, or of a fit with other settings, hook points, model or data; every
-                difference is named.
+            InputError: a checkpoint of something else, or of a fit with other settings, hook points, model or data;
+                every difference is named.
         """
         saved = checkpoint.get("itda")
         if saved is None:

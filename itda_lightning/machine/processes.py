@@ -70,7 +70,7 @@ def gather_rows(own: Shaped[Tensor, "own ..."], counts: list[int]) -> Shaped[Ten
 
 
 def broadcast(value: Tensor, source: int) -> Tensor:
-    """Return the tensor of process ``source``; the others pass one of its shape and dtype. Raises as ``gather_rows``."""
+    """Return the tensor of process ``source``; others pass one of its shape and dtype. Raises as ``gather_rows``."""
     if n_ranks() == 1:
         return value
     sent = _on_wire(value).contiguous()
@@ -115,6 +115,6 @@ def _together() -> Iterator[None]:
         yield
     except RuntimeError as error:  # another process has ended, or the network failed
         raise InputError(
-            f"process {rank()} of {n_ranks()} lost the others ({str(error).splitlines()[0]}): one of them ended, and its own "
-            "output says why; what was written stays, and --ckpt_path last resumes the run"
+            f"process {rank()} of {n_ranks()} lost the others ({str(error).splitlines()[0]}): one of them ended, and "
+            "its own output says why; what was written stays, and --ckpt_path last resumes the run"
         ) from error

@@ -24,7 +24,7 @@ FILES = Path(__file__).parent / "files_of_0_1_0"
 
 @pytest.fixture
 def files(tmp_path, monkeypatch) -> Path:
-    """A copy of the files as the working directory, since their paths are relative; the language model is not loaded."""
+    """Copy the files to the working directory, since their paths are relative; the language model is not loaded."""
     copy = shutil.copytree(FILES, tmp_path / "files")
     monkeypatch.chdir(copy)
     monkeypatch.setattr(LanguageModel, "__init__", lambda *_: pytest.fail("the language model was loaded"))

@@ -20,8 +20,8 @@ class HarvestSettings:
 
     Args:
         backend: in_memory (the whole model is loaded, as by a fit), streamed (the model stays on disk and is read layer
-            by layer, once, whatever the number of tokens) or remote (NDIF runs the model; needs the extra ``remote`` and
-            nnsight's key, e.g. in NDIF_API_KEY). Weights quantised with bitsandbytes stay packed (extra
+            by layer, once, whatever the number of tokens) or remote (NDIF runs the model; needs the extra ``remote``
+            and nnsight's key, e.g. in NDIF_API_KEY). Weights quantised with bitsandbytes stay packed (extra
             ``quantised``); others are not quantised.
         memory: bytes of CPU memory that the process may use; null for half of the machine's or container's.
         gpu_memory: bytes of GPU memory that may be used if data.device is a GPU; null for half of the GPU's.
