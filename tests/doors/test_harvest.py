@@ -97,7 +97,8 @@ def test_both_backends_fill_the_cache_of_the_same_config(run, tmp_path: Path, ca
         ),
         (
             {"memory": 2**28},
-            r"needs 1\.0\d+ GB of memory \(this process 1.074 GB, two layers of weights .*may take 268\.4 MB: raise me",
+            r"needs 1\.0\d+ GB of memory \(this process 1.074 GB, two layers of weights .*may take "
+            r"268\.4 MB: raise mem",
         ),
         (
             {"memory": 2**28, "backend": "in_memory"},
