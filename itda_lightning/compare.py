@@ -10,9 +10,9 @@ from itda_lightning.comparison.comparison_settings import ComparisonSettings
 from itda_lightning.comparison.side_by_side import compare
 from itda_lightning.errors import InputError
 from itda_lightning.machine.command_line import run_command, start_logging
-from itda_lightning.report.comparison_table import print_comparison
 from itda_lightning.report.pages.comparison_page import write_dashboard
-from itda_lightning.report.wandb_tables import log_comparison
+from itda_lightning.report.terminal import print_comparison
+from itda_lightning.report.wandb_log import log_comparison
 
 PAGE = "comparison.html"
 SOME_FAILED = 1

@@ -12,8 +12,8 @@ from itda_lightning.evaluation.data_of import data_for, hook_point
 from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.machine.atomic_files import write_text
 from itda_lightning.machine.command_line import run_command, run_function
-from itda_lightning.report.comparison_table import print_comparison
 from itda_lightning.report.pages.comparison_page import write_dashboard
+from itda_lightning.report.terminal import print_comparison
 from itda_lightning.results.as_json import to_json
 
 RESULTS, PAGE = "transfer.json", "transfer.html"

@@ -1,6 +1,6 @@
-"""Metrics and decompositions as tables on the terminal. Text from data is never read as markup."""
+"""Print results as tables on the terminal. Text from data is never read as markup."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich import box
 from rich.cells import cell_len
@@ -9,20 +9,61 @@ from rich.table import Table
 from rich.text import Text
 
 from itda_lightning.dictionary.sources import Prompt
+from itda_lightning.report.words.columns import Column, cost_columns, measure_columns
 from itda_lightning.report.words.excerpt import excerpt, visible
-from itda_lightning.report.words.wording import describe_metric, show_coefficient, show_cosine, show_number, show_share
+from itda_lightning.report.words.model_words import (
+    SIMILARITIES,
+    noise_floor,
+    ranking_summary,
+    show_accuracy,
+    show_known,
+    show_overlap,
+    size_line,
+)
+from itda_lightning.report.words.verdict import failures_line, headline, verdicts
+from itda_lightning.report.words.wording import (
+    describe_metric,
+    show_coefficient,
+    show_cosine,
+    show_number,
+    show_seconds,
+    show_share,
+)
+from itda_lightning.results.comparison import Comparison, Row
+from itda_lightning.results.difference import Difference
+from itda_lightning.results.model_similarity import ModelSimilarity
 from itda_lightning.results.run_results import TokenDecomposition
 
-# Room on a line for what stands behind a token, and for the columns and gaps beside a prompt in a table.
-AFTER, COLUMNS, COSINE_COLUMN = 16, 24, 8
+# Room on a line for what follows a token, and for the columns and gaps beside a prompt in each table.
+AFTER, BESIDE_A_TERM, COSINE_COLUMN, BESIDE_A_DIFFERENCE = 16, 24, 8, 40
+# Columns of a comparison that a terminal may have room for, the most important first; the page shows all.
+COLUMNS = (
+    "l0",
+    "fvu",
+    "ce_loss_increase",
+    "kl_div_with_sae",
+    "cost/seconds",
+    "probing/k=1",
+    "probing/all",
+    "dead_share",
+)
+SHORT = {
+    "ce_loss_increase": "CE increase",
+    "kl_div_with_sae": "KL",
+    "probing/k=1": "Probe 1",
+    "probing/all": "Probe all",
+}
+# Widths of the column of names, which are folded, and of the gap between two columns.
+NAMES, GAP = 24, 3
+# Atoms printed of each ranking of differences.
+RANKED = 10
+PROMPT = "the atom's prompt"
 
 
 def print_metrics(metrics: Mapping[str, float | int], console: Console | None = None) -> None:
-    """Print metrics in their order, each with its name and what it is."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("metric", no_wrap=True)
-    table.add_column("value", justify="right", no_wrap=True)
-    table.add_column("", style="dim")
+    """Print metrics in their order, each with its name and meaning."""
+    table = _table("metric", "value", "", text=("metric", ""))
+    table.columns[0].no_wrap, table.columns[2].style = True, "dim"
     for key, value in metrics.items():
         name, meaning = describe_metric(key)
         table.add_row(Text(visible(name)), Text(show_number(value)), Text(meaning))
@@ -38,31 +79,25 @@ def print_decomposition(
 ) -> None:
     """Print one activation as a table of atoms: index, coefficient and the atom's prompt with its token marked.
 
-    Of refined atoms also how near they are to the activation of that token.
-
     Args:
-        decomposition: what ``decompose`` gave.
-        console: where to print; the standard output by default.
-        max_terms: print at most so many terms, and say how many are left out.
-        cosines: of every atom of a refined dictionary with its source's activation.
+        decomposition: as ``decompose`` returns it.
+        console: where to print; standard output by default.
+        max_terms: print at most this many terms, and say how many are left out.
+        cosines: (n_atoms,) of a refined dictionary: each atom's cosine with its source's activation, also printed.
     """
     console = console or Console()
     bracket = not console.is_terminal
-    console.print(marked(decomposition.prompt, console.width, bracket))
+    console.print(_marked(decomposition.prompt, console.width, bracket))
+    unexplained = show_share(decomposition.unexplained)
     console.print(
-        Text(f"norm {show_number(decomposition.norm)}, {show_share(decomposition.unexplained)} unexplained", "dim")
+        Text(f"norm {show_number(decomposition.norm)} with the bias subtracted, {unexplained} unexplained", "dim")
     )
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("atom", justify="right", no_wrap=True)
-    table.add_column("coefficient", justify="right", no_wrap=True)
-    if cosines is not None:
-        table.add_column("cosine", justify="right", no_wrap=True)
-    table.add_column("the atom's prompt")
-    room = console.width - COLUMNS - (COSINE_COLUMN if cosines is not None else 0)
+    table = _table("atom", "coefficient", *([] if cosines is None else ["cosine"]), PROMPT, text=(PROMPT,))
+    room = console.width - BESIDE_A_TERM - (COSINE_COLUMN if cosines is not None else 0)
     for term in decomposition.terms[:max_terms]:
-        prompt = marked(term.prompt, room, bracket) if term.prompt is not None else Text("unknown", "dim")
-        near = [] if cosines is None else [show_cosine(cosines[term.atom])]
-        table.add_row(str(term.atom), show_coefficient(term.coefficient), *near, prompt)
+        prompt = _marked(term.prompt, room, bracket) if term.prompt is not None else Text("unknown", "dim")
+        cosine = [] if cosines is None else [show_cosine(cosines[term.atom])]
+        table.add_row(str(term.atom), show_coefficient(term.coefficient), *cosine, prompt)
     console.print(table)
     if cosines is not None:
         console.print(Text("cosine: of the refined atom with the activation of the marked token", "dim"))
@@ -71,8 +106,95 @@ def print_decomposition(
         console.print(Text(f"and {left_out} more", "dim"))
 
 
-def marked(prompt: Prompt, width: int, bracket: bool = False) -> Text:
-    """The end of a prompt on a line of ``width``, its token marked.
+def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
+    """Print the entries with their main measures, why others failed, and which is best at what."""
+    console = console or Console()
+    rows = comparison.rows
+    measured = [row for row in rows if row.failure is None]
+    columns = _columns(measured, console.width - NAMES - len("latents") - 2 * GAP)
+    table = _table("entry", "latents", *map(_heading, columns), text=("entry",), title=comparison.title)
+    table.columns[0].overflow, table.columns[0].max_width = "fold", NAMES
+    for row in measured:
+        name = visible(row.name) + (" (reused)" if row.reused else "")
+        table.add_row(*map(Text, [name, show_number(row.width), *(column.text(row) for column in columns)]))
+    if table.row_count:
+        console.print(table)
+    for row in rows:
+        if row.failure is not None:
+            console.print(Text.assemble((visible(row.name), "bold"), (" failed: ", "bold red"), visible(row.failure)))
+    for verdict in verdicts(rows):
+        console.print(Text(visible(headline(verdict))))
+    _print_dim(console, [failures_line(rows)])
+
+
+def print_difference(difference: Difference, console: Console | None = None) -> None:
+    """Print for each direction the atoms that the other model's dictionary explains worst, and how many were read."""
+    console = console or Console()
+    console.print(Text(visible(difference.title), "bold"))
+    for direction in difference.directions:
+        title = f"Atoms of {direction.owner}, read by {direction.reader}"
+        table = _table("atom", "excess", "own", "other's", PROMPT, text=(PROMPT,), title=title)
+        for atom in direction.atoms[:RANKED]:
+            own = "" if atom.unexplained_own is None else show_share(atom.unexplained_own)
+            prompt = _marked(atom.prompt, console.width - BESIDE_A_DIFFERENCE, bracket=not console.is_terminal)
+            table.add_row(
+                str(atom.atom), show_coefficient(100 * atom.excess), own, show_share(atom.unexplained), prompt
+            )
+        console.print(table)
+        _print_dim(console, [ranking_summary(direction)])
+
+
+def print_similarity(results: ModelSimilarity, console: Console | None = None) -> None:
+    """Print how well each measure matches layers, how similar whole models are, and what order alone changes."""
+    console = console or Console()
+    table = _table("measure", "layers matched", "with self-pairs", "seconds", text=("measure",), title=results.title)
+    for measured in results.measured:
+        cells = [show_accuracy(measured), show_known(measured.paper_accuracy), show_seconds(measured.seconds)]
+        table.add_row(Text(SIMILARITIES[measured.measure][0]), *map(Text, cells))
+    console.print(table)
+    for pair in results.whole_models:
+        console.print(
+            Text.assemble(
+                (f"{visible(pair.first)} and {visible(pair.second)}", "bold"),
+                f", all layers together: Jaccard index {show_overlap(pair.overlap, 'jaccard')}, "
+                f"by chance {show_number(pair.overlap.expected)}, over chance {show_overlap(pair.overlap)}",
+            )
+        )
+    _print_dim(console, [size_line(results), noise_floor(results)])
+
+
+def _table(*headings: str, text: Sequence[str], title: str | None = None) -> Table:
+    """Return an empty table: columns with the headings in ``text`` are of text, the others of numbers."""
+    table = Table(title=None if title is None else Text(visible(title)), box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in headings:
+        number = heading not in text
+        table.add_column(heading, justify="right" if number else "left", no_wrap=number)
+    return table
+
+
+def _print_dim(console: Console, lines: Iterable[str]) -> None:
+    for line in filter(None, lines):
+        console.print(Text(visible(line), "dim"))
+
+
+def _columns(rows: Sequence[Row], room: int) -> list[Column]:
+    """Return the most important columns that fit beside each other."""
+    known = {column.key: column for column in (*measure_columns(rows), *cost_columns(rows))}
+    columns = []
+    for column in (known[key] for key in COLUMNS if key in known):
+        room -= GAP + max(len(_heading(column)), *(len(column.text(row)) for row in rows))
+        if room < 0:
+            break
+        columns.append(column)
+    return columns
+
+
+def _heading(column: Column) -> str:
+    return SHORT.get(column.key, column.heading)
+
+
+def _marked(prompt: Prompt, width: int, bracket: bool) -> Text:
+    """Return the end of a prompt that fits ``width``, its token marked.
 
     Bold and underlined, so that it shows without colour too, or in brackets, which a file keeps.
     """

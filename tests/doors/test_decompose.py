@@ -24,7 +24,7 @@ from tests.tiny_model import BOS, LONGEST_CONTEXT, WIDTH
 TEXT = "The Senate ratified the treaty of peace."
 MINUS = "\N{MINUS SIGN}"
 ROW = re.compile(rf"^\s*(\d+)\s+([{MINUS}\d.,]+)\s\s+(\S.*)$")
-SUMMARY = re.compile(r"^norm ([\d.,]+), ([\d.]+)% unexplained$", re.MULTILINE)
+SUMMARY = re.compile(r"^norm ([\d.,]+) with the bias subtracted, ([\d.]+)% unexplained$", re.MULTILINE)
 
 
 def number(text: str) -> float:

@@ -56,7 +56,7 @@ OF_THIS_PACKAGE = {
     "dictionary": {"machine", "pursuit"},
     "results": {"machine", "dictionary.sources"},
     "measures": {"dictionary.sources"},
-    "report": {"machine", "dictionary.sources", "results", "fitting.wandb_logger"},
+    "report": {"machine", "dictionary.sources", "results"},
 }
 OF_OTHERS = {
     "errors": set(),

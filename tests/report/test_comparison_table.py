@@ -24,7 +24,7 @@ def test_entries_are_printed_with_their_errors_and_what_failed_with_its_reason()
     assert line.split()[:10] == ["itda-mp-4k", "4,096", "30.700", "±", "0.070", "0.1720", "±", "0.0021", "0.1056", "±"]
     assert "topk-1000k (reused)" in text
     assert "gemma-scope failed: the release 'gemma-scope' is of another model" in text
-    assert "FVU: itda-omp-16k, an ITDA, does best with 0.1065 ± 0.0013." in text
+    assert "FVU: itda-omp-16k, an ITDA, is best at 0.1065 ± 0.0013." in text
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
@@ -47,4 +47,4 @@ def test_text_is_neither_markup_nor_a_command_to_the_terminal():
 
 def test_only_failures_make_no_table():
     text = printed(Comparison("t", {}, (Row("a", "sae", failure="gone"),)))
-    assert text.splitlines() == ["a failed: gone", "0 of 1 entries have figures. Failed: a."]
+    assert text.splitlines() == ["a failed: gone", "0 of 1 entries have results. Failed: a."]

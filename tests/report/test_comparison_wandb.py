@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import wandb
 
-from itda_lightning.report.wandb_tables import log_comparison
+from itda_lightning.report.wandb_log import log_comparison
 from itda_lightning.results.comparison import Comparison, Row
 from tests.report.comparisons import realistic
 

@@ -99,7 +99,7 @@ def test_failed_rows_say_why_and_reused_ones_that_they_are():
     failed = re.search(r'<tr data-row="16" class="failed">.*?</tr>', text, re.DOTALL)[0]
     assert "the release &#39;gemma-scope&#39; is of another model" in failed
     assert text.count(">reused</small>") == 2
-    assert "15 of 16 entries have figures, 2 of them taken over from an earlier run. Failed: gemma-scope." in text
+    assert "15 of 16 entries have results, 2 of them reused from an earlier run. Failed: gemma-scope." in text
 
 
 def test_marks_tell_their_entry_on_hover():
@@ -137,7 +137,7 @@ def test_one_row_none_and_only_failures_still_make_a_dashboard():
     failures = (Row("a", "sae", failure="gone"), Row("b", "itda", failure="no space"))
     text = render_dashboard(Comparison("Nothing", {}, failures))
     assert sections(text) == ["words", "table"]
-    assert "0 of 2 entries have figures. Failed: a and b." in text
+    assert "0 of 2 entries have results. Failed: a and b." in text
     assert "no space" in text
     assert "0 of 0 entries" in render_dashboard(Comparison("Nothing", {}, ()))
 
@@ -164,9 +164,9 @@ def test_latents_are_embedded_as_they_are():
     assert shown["refined"] is None
     refined = dataclasses.replace(view, source_cosines=(0.9236, 1.0))
     assert overview(refined)["refined"] == ["0.923", "1.000"], "cut off, not rounded"
-    told = "cosine with the\n    activation of its marked token"
-    assert told in render_dashboard(Comparison("t", {}, (), refined))
-    assert told not in render_dashboard(Comparison("t", {}, (), view))
+    words = "cosine with the\n    activation of its marked token"
+    assert words in render_dashboard(Comparison("t", {}, (), refined))
+    assert words not in render_dashboard(Comparison("t", {}, (), view))
     scripts = Page(render_dashboard(Comparison("t", {}, (), view))).scripts
     assert json.loads(scripts[0])["atoms"] == [7, 9]
     assert [json.loads(line)[0] for line in scripts[1].split("\n")] == [7, 9, 40]

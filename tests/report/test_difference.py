@@ -9,8 +9,8 @@ from rich.console import Console
 from selenium.webdriver.common.by import By
 
 from itda_lightning.dictionary.sources import Source
-from itda_lightning.report.difference_table import SHOWN, print_difference
 from itda_lightning.report.pages.difference_page import render_difference, write_difference_page
+from itda_lightning.report.terminal import RANKED, print_difference
 from itda_lightning.results.as_json import from_json, to_json
 from itda_lightning.results.difference import AtomDifference, Difference, Direction
 from tests.report.conftest import HOSTILE
@@ -74,7 +74,7 @@ def test_of_a_long_ranking_the_middle_is_left_out_and_counted(difference) -> Non
     text = " ".join(" ".join(page.texts).split())
     ranks = [attributes["data-sort"] for tag, attributes in page.tags if tag == "td"][::9]
     assert ranks == ["1", "2", "3", "10", "11", "12"] * 2
-    assert "6 atoms from the middle of the ranking are left out here." in text
+    assert "The middle of the ranking, 6 atoms, is left out here." in text
     assert "12 of 15 atoms of base were read by other, 6 of them with a source that is an atom of both" in text
     assert "2 have no token of their own there; 1 have no usable activation." in text
     assert text.count("The two models have different widths") == 1
@@ -110,7 +110,7 @@ def test_the_table_shows_the_top_of_both_rankings(difference) -> None:
     first, second = printed.split("Atoms of other, read by base")
     for text in (first, second):
         listed = [line.split()[0] for line in text.splitlines() if line.split()[:1] and line.split()[0].isdigit()]
-        assert listed[:SHOWN] == [str(100 - rank) for rank in range(SHOWN)]
+        assert listed[:RANKED] == [str(100 - rank) for rank in range(RANKED)]
     assert "12 of 15 atoms of base were read by other" in first
     assert "[red]markup[/red]" in printed
     assert "\x1b" not in printed

@@ -146,7 +146,7 @@ def test_small_terms_are_folded_and_counted(results):
     text = render_page(dataclasses.replace(results, decompositions=(decomposition,)))
     assert "15 atoms leave" in text
     shown, folded = text.split("<details>")
-    assert "3 more with smaller coefficients" in folded
+    assert "3 more atoms with smaller coefficients" in folded
     assert shown.count('href="#atom-') == 12
     assert [f'<data value="{term.coefficient}">' in folded for term in terms] == [False] * 12 + [True] * 3
     few = dataclasses.replace(decomposition, terms=terms[:12])

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from itda_lightning.report.figures.axes import fitted_axis, log_values
+from itda_lightning.report.figures.densities import density_overlay, density_shares
 from itda_lightning.report.figures.methods import CORNERS, Method, marker, methods_of
-from itda_lightning.report.figures.overlay import density_overlay, density_shares
 from itda_lightning.report.figures.scatter import LARGEST, SMALLEST, Point, pareto_front, radius, scatter
 from itda_lightning.results.comparison import Estimate, Row
 from tests.report.comparisons import realistic_rows
@@ -69,20 +69,37 @@ def test_a_span_of_a_decade_makes_the_axis_logarithmic():
     assert plot([point(1, 10, 0.1), point(2, 10, 0.5)]).y_label == "y"
 
 
-def test_error_bars_are_as_long_as_the_errors():
-    drawn = plot([point(1, 10, 0.2, 0.05), point(2, 10, 0.4, None)])
+def ends_of(bars: str) -> tuple[float, float]:
+    """The lower and the upper end of a vertical error bar, in view-box units."""
+    low, high = map(float, re.fullmatch(r"M[\d.]+ ([\d.]+)V([\d.]+)", bars).groups())
+    return low, high
+
+
+@pytest.mark.parametrize("log_y", [False, True])
+def test_error_bars_are_as_long_as_the_errors(log_y):
+    drawn = plot([point(1, 10, 0.2, 0.05), point(2, 10, 0.4, None)], log_y=log_y)
     bars = {mark.number: mark.bars for mark in drawn.marks}
-    low, high = map(float, re.fullmatch(r"M[\d.]+ ([\d.]+)V([\d.]+)", bars[1]).groups())
-    assert low > high
     assert bars[2] == ""
-    # A bar that would reach zero ends inside a logarithmic plot.
-    assert "nan" not in plot([point(1, 10, 0.2, 0.5)], log_y=True).marks[0].bars
+    # The scale, from the two labelled ticks farthest apart and not from the code that draws the bar.
+    measure = math.log if log_y else float
+    first, *_, last = drawn.y.ticks
+    units = (first.at - last.at) / (measure(float(last.label)) - measure(float(first.label)))
+    low, high = ends_of(bars[1])
+    assert low - high == pytest.approx(units * (measure(0.25) - measure(0.15)), abs=0.03)
+    assert low == pytest.approx(first.at - units * (measure(0.15) - measure(float(first.label))), abs=0.03)
+
+
+def test_a_bar_that_would_reach_zero_ends_at_a_tenth_of_its_value_on_a_logarithmic_axis():
+    drawn = plot([point(1, 10, 0.2, 0.5)], log_y=True)
+    low, high = ends_of(drawn.marks[0].bars)
+    decade = (drawn.y.place(0.1) - drawn.y.place(1.0)) / 1
+    assert low - high == pytest.approx(decade * math.log10(0.7 / 0.02), abs=0.03)
 
 
 def test_a_curve_is_a_line_and_a_rule_is_in_sight():
     drawn = plot([point(1, 100, 0.2, curve=((10.0, 0.5), (50.0, math.nan), (100.0, 0.2)))], rule=(0.05, "alone"))
     assert drawn.lines[0].path.count("L") == 1
-    assert drawn.top <= drawn.rule.at <= drawn.bottom
+    assert drawn.y.end <= drawn.rule.at <= drawn.y.start
 
 
 def test_numbers_stand_apart_where_there_is_room():

@@ -5,6 +5,7 @@ import json
 import math
 import re
 from dataclasses import replace
+from importlib.resources import files
 
 import pytest
 from hypothesis import given
@@ -12,18 +13,18 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from itda_lightning.across_models.similarity_settings import MEASURES as ALL_MEASURES
-from itda_lightning.report.figures.heat_map import CIVIDIS, Shades, colour, heat_map, sites_of_models
+from itda_lightning.report.figures.heat_map import SHADES, Shades, heat_map, sites_of_models
 from itda_lightning.report.pages.similarity_page import render_similarity, write_similarity
-from itda_lightning.report.similarity_table import print_similarity
-from itda_lightning.report.similarity_wandb import log_similarity
-from itda_lightning.report.words.similarity_words import MEASURES, noise_floor
+from itda_lightning.report.terminal import print_similarity
+from itda_lightning.report.wandb_log import log_similarity
+from itda_lightning.report.words.model_words import SIMILARITIES, noise_floor
 from itda_lightning.results.as_json import from_json, to_json
 from itda_lightning.results.model_similarity import ModelSimilarity
 from tests.report.similarities import similarity_of
 
 
 def test_every_measure_has_words() -> None:
-    assert set(MEASURES) == set(ALL_MEASURES)
+    assert set(SIMILARITIES) == set(ALL_MEASURES)
 
 
 def test_a_page_shows_all_pairs_of_models_and_needs_nothing_else(tmp_path) -> None:
@@ -34,13 +35,11 @@ def test_a_page_shows_all_pairs_of_models_and_needs_nothing_else(tmp_path) -> No
     assert not re.search(r"(src|href)=\"(?!#)", page)
     assert "Content-Security-Policy" in page
     # Each with each and itself; both ways round where a measure is not symmetric.
-    assert page.count("<figure") == 8 * 6 + 2 * 9
-    titles = re.findall(
-        r"<title>base blocks.1.hook_resid_post and tuned blocks.2.hook_resid_post: ([^<]*)</title>", page
-    )
+    assert page.count('<table class="heat"') == 8 * 6 + 2 * 9
+    titles = re.findall(r'title="base blocks.1.hook_resid_post and tuned blocks.2.hook_resid_post: ([^"]*)"', page)
     assert len(titles) == len(results.measured)
     assert titles[0] == f"{results.measured[0].values[1][6]:.3f} ± 0.012"
-    assert page.count("Noise floor: fits of the same layer") == 2
+    assert page.count("Noise floor: two fits of the same layer") == 2
     assert "first 1,000 atoms, the size of the smallest, out of 16,000 tokens" in page
     assert "0.750 ± 0.050" in page
     assert "base, tuned</th>" in page
@@ -52,31 +51,65 @@ def test_the_layer_that_a_row_is_matched_with_is_framed() -> None:
     assert (rows, columns) == (range(4), range(4, 8))
     shades = Shades.of(results.measured[0].values)
     other = heat_map(results.measured[0], results.sites, rows, columns, shades)
-    assert [cell.best for cell in other.cells] == [i == j for i in range(4) for j in range(4)]
+    assert [[cell.best for cell in row] for row in other.cells] == [[i == j for j in range(4)] for i in range(4)]
     own = heat_map(results.measured[0], results.sites, rows, rows, shades)
-    assert [i for i, cell in enumerate(own.cells) if cell.best and i % 5 == 0] == [], "not a layer with itself"
-    assert sum(cell.best for cell in own.cells) == 4
-    assert own.cells[0].text == "1.0"
-    assert own.cells[1].text == f"{results.measured[0].values[0][1]:.2f}"[1:]
+    assert not any(own.cells[i][i].best for i in range(4)), "a layer is not matched with itself"
+    assert [sum(cell.best for cell in row) for row in own.cells] == [1] * 4
+    assert own.cells[0][0].text == "1.0"
+    assert own.cells[0][1].text == f"{results.measured[0].values[0][1]:.2f}"[1:]
+    page = render_similarity(results)
+    assert page.count("<strong>") == 12
+
+
+def test_heat_maps_are_tables_with_a_heading_for_every_row_and_column() -> None:
+    results = similarity_of({"a": 3, "b": 2}, ("cka",))
+    maps = re.findall(r'<table class="heat">(.*?)</table>', render_similarity(results), re.DOTALL)
+    assert [re.search("<caption>(.*?)</caption>", table)[1] for table in maps] == [
+        "a (rows) and a (columns)",
+        "a (rows) and b (columns)",
+        "b (rows) and b (columns)",
+    ]
+    table = maps[1]
+    assert re.findall(r'<th scope="col"><span>(.*?)</span>', table) == ["0", "1"]
+    assert re.findall(r'<th scope="row">(.*?)</th>', table) == ["0", "1", "2"]
+    numbers = re.findall(r'<td class="shade-\d" title="[^"]*">(?:<strong>)?([\d.]+)', table)
+    values = [results.measured[0].values[row][3 + column] for row in range(3) for column in range(2)]
+    assert numbers == [f"{value:.2f}"[1:] for value in values]
 
 
 @given(st.floats(0, 1), st.floats(0, 1))
-def test_colours_are_lighter_the_larger_the_value(a: float, b: float) -> None:
-    def lightness(share: float) -> float:
-        channels = [int(colour(share)[start : start + 2], 16) for start in (1, 3, 5)]
-        return sum(weight * channel for weight, channel in zip((0.2126, 0.7152, 0.0722), channels, strict=True))
-
+def test_shades_are_lighter_the_larger_the_value(a: float, b: float) -> None:
+    shades = Shades(0.25, 0.75)
     low, high = sorted((a, b))
-    assert lightness(low) <= lightness(high) + 1.0  # rounding of channels
-    assert (colour(0.0), colour(1.0)) == (CIVIDIS[0], CIVIDIS[-1])
+    assert 0 <= shades.shade(low) <= shades.shade(high) < SHADES
+
+
+def test_every_shade_has_a_colour_lighter_than_the_last_and_readable_text() -> None:
+    style = files("itda_lightning.report.pages").joinpath("similarity.css").read_text(encoding="utf-8")
+    colours = re.findall(r"\.shade-(\d) { background: (#\w{6}); }", style)
+    assert [int(shade) for shade, _ in colours] == list(range(SHADES))
+    luminances = [luminance(colour) for _, colour in colours]
+    assert luminances == sorted(luminances)
+    for shade, background in enumerate(luminances):
+        (text,) = re.findall(rf"\.shade-{shade}\b[^{{}}]* {{ color: (#\w+); }}", style)
+        ink = luminance(text if len(text) == 7 else "#" + "".join(2 * digit for digit in text[1:]))
+        assert (max(ink, background) + 0.05) / (min(ink, background) + 0.05) >= 4.5, "WCAG AA"
+
+
+def luminance(colour: str) -> float:
+    """The relative luminance of WCAG 2."""
+    channels = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(weight * channel for weight, channel in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
 def test_the_scale_covers_what_is_not_a_site_with_itself() -> None:
     shades = Shades.of(((1.0, 0.2, math.nan), (0.3, 1.0, 0.25), (0.2, 0.21, 1.0)))
     assert (shades.low, shades.high) == (0.2, 0.3)
-    assert [shades.share(value) for value in (0.1, 0.2, 0.3, 1.0, math.nan)] == [0.0, 0.0, 1.0, 1.0, 0.0]
-    assert Shades.of(((1.0,),)).share(1.0) == 1.0
-    assert len(shades.steps()) == len(CIVIDIS)
+    assert [shades.shade(value) for value in (0.1, 0.2, 0.3, 1.0, math.nan)] == [0, 0, 9, 9, 0]
+    assert Shades.of(((1.0,),)).shade(1.0) == SHADES - 1
+    assert shades.steps()[:2] == ["0.2", "0.21"]
+    assert len(shades.steps()) == SHADES
 
 
 def test_one_model_without_dictionaries_has_no_matching_and_no_floor() -> None:
@@ -86,7 +119,7 @@ def test_one_model_without_dictionaries_has_no_matching_and_no_floor() -> None:
     assert "Noise floor" not in page
     assert "so nothing is matched" in page
     assert "Whole models" not in page
-    assert page.count("<figure") == 8
+    assert page.count('<table class="heat"') == 8
 
 
 def test_what_is_from_data_is_escaped() -> None:
@@ -104,7 +137,7 @@ def test_the_terminal_says_how_layers_match_and_what_order_changes() -> None:
     assert "Linear CKA" in text
     assert "0.750 ± 0.050" in text
     assert "base and [red], all layers together: Jaccard index 0.410 ± 0.020, by chance 0.09, over chance 0.320" in text
-    assert "in another order have an excess over chance of 0.0947 to 0.0947" in " ".join(text.split())
+    assert "in different orders have an excess over chance of 0.0947 to 0.0947" in " ".join(text.split())
 
 
 @pytest.mark.parametrize("with_sources", [True, False])

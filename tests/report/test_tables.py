@@ -36,7 +36,7 @@ def test_a_decomposition_shows_atoms_coefficients_and_prompts(console):
     print_decomposition(TokenDecomposition(Prompt("a ", "dog", " ran"), 0.125, 10.0, terms), console)
     text = printed(console)
     assert "a [dog] ran" in text
-    assert "norm 10, 12% unexplained" in text
+    assert "norm 10 with the bias subtracted, 12% unexplained" in text
     rows = [line.split(maxsplit=2) for line in text.splitlines()]
     assert ["12", "9.50", "the [cat] sat"] in [[cell.strip() for cell in row] for row in rows]
     assert ["7", "\N{MINUS SIGN}0.250", "unknown"] in [[cell.strip() for cell in row] for row in rows]

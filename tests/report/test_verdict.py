@@ -5,8 +5,16 @@ import math
 
 import pytest
 
-from itda_lightning.report.words.verdict import Tally, difference, verdicts
-from itda_lightning.report.words.verdict_words import cost_line, failures_line, headline, listed, ordinal
+from itda_lightning.report.words.verdict import (
+    Tally,
+    cost_line,
+    difference,
+    failures_line,
+    headline,
+    listed,
+    ordinal,
+    verdicts,
+)
 from itda_lightning.results.comparison import Estimate, Kind, Row
 from tests.report.comparisons import realistic_rows
 
@@ -29,15 +37,18 @@ def test_the_best_itda_is_ranked_by_what_is_better_beyond_two_errors():
     assert verdict.against_saes == Tally(0, 1, 1)
     assert verdict.against_controls == Tally(1, 0, 0)
     assert headline(verdict) == (
-        "FVU: b does best with 0.200 ± 0.010. The best ITDA, a with 0.300 ± 0.010, loses: it is 2nd of 4, 0.100 ± 0.014 "
-        "above. ITDAs lose 1 of 2 pairs with SAEs of comparable L0."
+        "FVU: b is best at 0.200 ± 0.010. The best ITDA, a at 0.300 ± 0.010, is 2nd of 4, worse by "
+        "0.100 ± 0.014. ITDAs lose 1 of 2 comparisons with SAEs of similar L0."
     )
 
 
 def test_differences_within_two_errors_are_ties():
     verdict = fvu_verdict(entry("a", "itda", 0.21), entry("b", "sae", 0.20))
     assert (verdict.outcome, verdict.rank) == ("ties", 1)
-    assert "in a tie with a. The best ITDA, a with 0.210 ± 0.010, is one of these" in headline(verdict)
+    assert headline(verdict) == (
+        "FVU: b is best at 0.200 ± 0.010, within error of the best ITDA, a at 0.210 ± 0.010. "
+        "ITDAs lose 0 of 1 comparisons with SAEs of similar L0."
+    )
     exact = fvu_verdict(entry("a", "itda", 0.21, None), entry("b", "sae", 0.20, None))
     assert exact.outcome == "loses"
 
@@ -45,7 +56,7 @@ def test_differences_within_two_errors_are_ties():
 def test_an_itda_that_is_best_beyond_doubt_wins():
     verdict = fvu_verdict(entry("a", "itda", 0.1), entry("b", "sae", 0.20))
     assert verdict.outcome == "wins"
-    assert headline(verdict).startswith("FVU: a, an ITDA, does best with 0.100 ± 0.010.")
+    assert headline(verdict).startswith("FVU: a, an ITDA, is best at 0.100 ± 0.010.")
 
 
 def test_more_accuracy_is_better():
@@ -54,7 +65,7 @@ def test_more_accuracy_is_better():
         for name, kind, value in (("a", "itda", 0.7), ("b", "sae", 0.8))
     ]
     assert fvu_verdict(*rows).best.name == "b"
-    assert "below" in headline(fvu_verdict(*rows))
+    assert "The best ITDA, a at 0.7000 ± 0.0010, is 2nd of 2, worse by 0.1000 ± 0.0014" in headline(fvu_verdict(*rows))
 
 
 def test_only_comparable_sparsity_is_paired():
@@ -85,13 +96,13 @@ def test_a_difference_has_the_errors_of_both():
 def test_costs_and_failures_are_said():
     rows = realistic_rows()
     assert cost_line(rows) == (
-        "Cost, the harvest included: the quickest ITDA, itda-mp-1k, took 3.17 min from 198,354 activations seen; "
-        "the quickest SAE, topk-250k, took 37.9 s from 250,000 activations seen."
+        "Cost, harvest included: the fastest ITDA, itda-mp-1k, took 3.17 min for 198,354 activations seen; "
+        "the fastest SAE, topk-250k, took 37.9 s for 250,000 activations seen."
     )
     assert cost_line([entry("a", "itda", 0.3)]) == ""
     assert (
         failures_line(rows)
-        == "15 of 16 entries have figures, 2 of them taken over from an earlier run. Failed: gemma-scope."
+        == "15 of 16 entries have results, 2 of them reused from an earlier run. Failed: gemma-scope."
     )
 
 

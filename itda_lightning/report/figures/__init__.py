@@ -1,1 +1,1 @@
-"""Draw results as SVG."""
+"""Lay out results as SVG plots and tables of colours."""

@@ -1,39 +1,88 @@
-"""Axes of plots that compare entries: linear or logarithmic, fitted to the values."""
+"""Place values along linear or logarithmic axes with round ticks, in the units of an SVG view box."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
-from itda_lightning.report.figures.plots import Number, Scale, Tick, round_values
 from itda_lightning.report.words.wording import show_amount
+from itda_lightning.results.comparison import Estimate
+
+Number = float | int
 
 MOST_TICKS = 7
 
 
 @dataclass(frozen=True)
+class Tick:
+    """A labelled place on an axis."""
+
+    at: Number
+    label: str
+
+
+@dataclass(frozen=True)
 class Axis:
-    """A map from values to view-box units, with its ticks."""
+    """A map from values to view-box units.
 
-    place: Callable[[float], float]
-    ticks: tuple[Tick, ...]
+    Attributes:
+        low, high: the values at both ends; their logarithms to base 10 on a logarithmic axis.
+        start, end: the places of both ends.
+        log: the axis is logarithmic.
+        ticks: along the axis.
+    """
+
+    low: Number
+    high: Number
+    start: Number
+    end: Number
+    log: bool = False
+    ticks: tuple[Tick, ...] = ()
+
+    def place(self, value: Number) -> float:
+        """Return the place of a value."""
+        value = math.log10(value) if self.log else value
+        share = (value - self.low) / (self.high - self.low) if self.high > self.low else 0.0
+        return round(self.start + share * (self.end - self.start), 2)
+
+    def with_ticks(self, values: Iterable[Number]) -> "Axis":
+        """Return the axis with a tick at each value."""
+        return replace(self, ticks=tuple(Tick(self.place(value), show_amount(value)) for value in values))
 
 
-def fitted_axis(values: Sequence[float], start: Number, end: Number, *, log: bool) -> Axis:
-    """An axis from ``start`` to ``end`` with some room around the finite values; of a logarithmic one all positive."""
+def fitted_axis(values: Sequence[Number], start: Number, end: Number, *, log: bool) -> Axis:
+    """Return an axis with some room around finite values, which are positive if the axis is logarithmic."""
     if log:
         low, high = _padded([math.log10(value) for value in values], least=0.02)
-        scale = Scale(low, high, start, end)
-        return Axis(
-            lambda value: scale(math.log10(value)),
-            tuple(Tick(scale(math.log10(value)), show_amount(value)) for value in log_values(10**low, 10**high)),
-        )
+        return Axis(low, high, start, end, log=True).with_ticks(log_values(10**low, 10**high))
     low, high = _padded(values, least=1e-6 * max(map(abs, values)) or 0.5)
-    scale = Scale(low, high, start, end)
-    return Axis(scale, scale.ticks([value for value in round_values(low, high) if low <= value <= high]))
+    return Axis(low, high, start, end).with_ticks(round_values_within(low, high))
 
 
-def log_values(low: float, high: float) -> list[float]:
-    """Round values between ``low`` and ``high`` for a logarithmic axis: at most about seven."""
+def error_ends(estimate: Estimate, *, log: bool = False) -> tuple[Number, Number]:
+    """Return the ends of an error bar; one that would reach zero on a logarithmic axis ends at a tenth of the value."""
+    error = estimate.error if estimate.error is not None and math.isfinite(estimate.error) else 0.0
+    low = estimate.value - error
+    return (max(low, estimate.value / 10) if log else low), estimate.value + error
+
+
+def round_values(low: Number, high: Number, about: int = 5) -> list[Number]:
+    """Return multiples of 1, 2 or 5 times a power of ten that cover ``low..high`` in about this many steps."""
+    if not high > low:
+        return [float(low), float(low + 1)]
+    raw = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 5, 10) if raw <= factor * power * (1 + 1e-9))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(index * step, 12) for index in range(first, last + 1)]
+
+
+def round_values_within(low: Number, high: Number) -> list[Number]:
+    """Return those of ``round_values`` that are not outside ``low..high``."""
+    return [value for value in round_values(low, high) if low <= value <= high]
+
+
+def log_values(low: Number, high: Number) -> list[Number]:
+    """Return round values between ``low`` and ``high`` for a logarithmic axis: at most about seven."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1, 2, 5), (1, 3), (1,)):
         values = [factor * 10.0**power for power in decades for factor in factors]
@@ -42,11 +91,11 @@ def log_values(low: float, high: float) -> list[float]:
             return inside
         if len(inside) < 3:
             # Less than a decade: steps as on a linear axis.
-            return [value for value in round_values(low, high) if low <= value <= high]
+            return round_values_within(low, high)
     return inside[:: math.ceil(len(inside) / MOST_TICKS)]
 
 
-def _padded(values: Sequence[float], least: float) -> tuple[float, float]:
+def _padded(values: Sequence[Number], least: Number) -> tuple[Number, Number]:
     low, high = min(values), max(values)
     room = max(0.06 * (high - low), least)
     return low - room, high + room

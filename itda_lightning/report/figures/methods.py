@@ -1,4 +1,4 @@
-"""What method an entry is of, and how marks of that method look: told apart by shape and dashes as well as by colour."""
+"""Name the method of an entry and style its marks: methods differ by shape and dashes as well as by colour."""
 
 import math
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ SAE_LABELS = {
     "jumprelu": "JumpReLU SAE",
     "matching_pursuit": "matching pursuit SAE",
 }
-# For each family the pairs of a colour (a class of dashboard.css) and a shape, in the order in which methods get them.
+# For each family: (colour, a class of dashboard.css; shape), in the order in which methods get them.
 ITDA_STYLES = (("blue", "circle"), ("sky", "diamond"), ("ink", "hexagon"))
 SAE_STYLES = (
     ("vermilion", "square"),
@@ -26,7 +26,8 @@ SAE_STYLES = (
 CONTROL_STYLES = (("grey", "cross"), ("grey", "plus"))
 FAMILIES = {"itda": ITDA_STYLES, "sae": SAE_STYLES, "random": CONTROL_STYLES, "pca": CONTROL_STYLES}
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 2", "12 4", "1 2")
-# Corners of polygons: how many, the angle of the first (0 is to the right, clockwise), the radius of equal-looking area.
+# Polygons: number of corners, angle of the first (0 is to the right, clockwise), radius that looks as large as a
+# circle of radius 1.
 CORNERS = {
     "square": (4, 45.0, 1.2),
     "diamond": (4, 0.0, 1.25),
@@ -39,7 +40,7 @@ CORNERS = {
 
 @dataclass(frozen=True)
 class Method:
-    """How entries are made, and how their marks look.
+    """A way to make entries, and the look of their marks.
 
     Attributes:
         label: its name for readers.
@@ -55,7 +56,7 @@ class Method:
 
 
 def method_label(row: Row) -> str:
-    """What an entry is, in the words of a legend."""
+    """Return the name of an entry's method, as in a legend."""
     if row.kind == "pca":
         return "principal components"
     pursuit = row.settings.get("pursuit", "").upper()
@@ -65,23 +66,19 @@ def method_label(row: Row) -> str:
 
 
 def methods_of(rows: Iterable[Row]) -> dict[str, Method]:
-    """Row name -> method. Styles are given out in the order of the rows; ITDAs, SAEs and controls never share one."""
-    made: dict[str, Method] = {}
+    """Return row name -> method, styled in the order of the rows; ITDAs, SAEs and controls never share a style."""
+    methods: dict[str, Method] = {}
     numbers = {family: count() for family in FAMILIES.values()}
-    found: dict[str, Method] = {}
-    for row in rows:
-        label = method_label(row)
-        if label not in made:
-            family = FAMILIES[row.kind]
-            number = next(numbers[family])
-            colour, shape = family[number % len(family)]
-            made[label] = Method(label, colour, shape, DASHES[len(made) % len(DASHES)])
-        found[row.name] = made[label]
-    return found
+    labels = {row.name: (method_label(row), FAMILIES[row.kind]) for row in rows}
+    for label, family in labels.values():
+        if label not in methods:
+            colour, shape = family[next(numbers[family]) % len(family)]
+            methods[label] = Method(label, colour, shape, DASHES[len(methods) % len(DASHES)])
+    return {name: methods[label] for name, (label, _) in labels.items()}
 
 
 def marker(shape: str, x: float, y: float, radius: float) -> str:
-    """SVG path data of a mark."""
+    """Return SVG path data of a mark."""
     if shape == "circle":
         half = f"a{radius:.2f} {radius:.2f} 0 1 0"
         return f"M{x - radius:.2f} {y:.2f}{half} {2 * radius:.2f} 0{half} {-2 * radius:.2f} 0Z"

@@ -1,35 +1,34 @@
-"""Entries as marks in a plane: with error bars, numbers beside them, lines behind them and the Pareto front."""
+"""Lay out entries as marks in a plane: with error bars, numbers beside them, lines behind them and the Pareto front."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from itda_lightning.report.figures.axes import Axis, fitted_axis
+from itda_lightning.report.figures.axes import Axis, Number, Tick, error_ends, fitted_axis
+from itda_lightning.report.figures.labels import Box, label_places
 from itda_lightning.report.figures.methods import Method, marker
-from itda_lightning.report.figures.plots import BOTTOM, LEFT, RIGHT, TOP, WIDTH, Number, Plot, Tick
+from itda_lightning.report.figures.plots import BOTTOM, LEFT, RIGHT, TOP, WIDTH, Plot, path_through
 from itda_lightning.results.comparison import Estimate
 
-# Left, top, right, bottom.
-Box = tuple[float, float, float, float]
 # Radii of the marks of the narrowest and of the widest entry.
 SMALLEST, LARGEST = 3.2, 6.8
-# Where the number of a mark may stand, in the order tried: (right, down) in units of the distance from its centre.
-PLACES = ((1, -1), (1, 1), (-1, -1), (-1, 1), (0, -1.3), (0, 1.3), (1.3, 0), (-1.3, 0))
-CHARACTER, LINE = 5.2, 8.0
 # From this ratio of the largest to the smallest value on, a vertical axis is logarithmic.
 LOG_FROM = 10.0
-# Entries crowd at few values of L0, so there is more room for them upwards than in a run's plots.
+# Entries crowd at few values of L0, so they need more height than the curve of one run.
 TALL = 340
 
 
 @dataclass(frozen=True)
 class Point:
-    """An entry in the plot's own values.
+    """An entry in the units of what is plotted.
 
     Attributes:
-        number: what stands beside it, its number in the table.
+        number: its number in the table, drawn beside it.
+        x, y: its values.
+        method: decides the look of its mark.
         radius: of its mark.
-        title: what is told of it on hover.
+        title: shown on hover.
         curve: more values of the same entry, drawn as a line through them.
     """
 
@@ -44,14 +43,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Mark:
-    """A drawn entry: its shape, its error bars, and where its number stands (None where there is none)."""
+    """A drawn entry: its shape, its error bars, and the place of its number."""
 
     number: int
     method: Method
     shape: str
     bars: str
     title: str
-    label: tuple[float, float] | None = None
+    label: tuple[Number, Number]
 
 
 @dataclass(frozen=True)
@@ -63,14 +62,16 @@ class Line:
     path: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scatter(Plot):
     """A plot of entries.
 
     Attributes:
+        marks: the entries, the first below the others.
+        lines: drawn behind them.
         front: the Pareto front as SVG path data, "" for none.
         rule: a horizontal line with its words, or None.
-        rule_end: whether the words stand at its right end.
+        rule_end: the words stand at its right end, not at its left.
     """
 
     marks: tuple[Mark, ...] = ()
@@ -81,16 +82,16 @@ class Scatter(Plot):
 
 
 def radius(width: int, widths: Sequence[int]) -> float:
-    """The radius of an entry of this width, by the logarithm, among entries of these widths."""
+    """Return the radius of the mark of an entry, by the logarithm of its width among those of all entries."""
     low, high = min(widths), max(widths)
     if low <= 0 or high <= low or width <= 0:
         return (SMALLEST + LARGEST) / 2
     return SMALLEST + (LARGEST - SMALLEST) * math.log(width / low) / math.log(high / low)
 
 
-def pareto_front(places: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Those places that no other is at most as far along both axes and less along one, from the left."""
-    front: list[tuple[float, float]] = []
+def pareto_front(places: Sequence[tuple[Number, Number]]) -> list[tuple[Number, Number]]:
+    """Return the places, from the left, that no other place is below or left of without being above or right of."""
+    front: list[tuple[Number, Number]] = []
     for x, y in sorted(set(places)):
         if not front or y < front[-1][1]:
             front.append((x, y))
@@ -108,141 +109,92 @@ def scatter(
     rule: tuple[float, str] | None = None,
     width: int = WIDTH,
 ) -> Scatter | None:
-    """Entries over a logarithmic horizontal axis; those without a finite value, or none that has a logarithm, are left out.
+    """Lay out entries over a logarithmic horizontal axis; leave out those whose values have no place on the axes.
 
     Args:
         points: the entries.
-        x_label, y_label, summary: as of a ``Plot``; "(log)" is added to the labels of logarithmic axes.
-        log_y: whether the vertical axis is logarithmic; None for where the values span a decade.
-        front: whether the Pareto front is drawn, small values being the better ones on both axes.
-        rule: a value of the vertical axis to draw a line at, with its words.
+        x_label, y_label, summary: of the ``Plot``; "(log)" is added to the labels of logarithmic axes.
+        log_y: makes the vertical axis logarithmic; None: if the values span a decade.
+        front: draws the Pareto front; small values are better on both axes.
+        rule: (value of the vertical axis, words) of a horizontal line.
         width: of the plot.
 
     Returns:
-        The plot, or None where no entry is left.
+        The plot, or None if no entry is left.
     """
     points = [point for point in points if math.isfinite(point.y.value) and 0 < point.x.value < math.inf]
-    heights = [point.y.value for point in points]
     if log_y is None:
+        heights = [point.y.value for point in points]
         log_y = bool(points) and 0 < LOG_FROM * min(heights) <= max(heights)
-    if log_y:
-        points = [point for point in points if point.y.value > 0]
+    points = [point for point in points if point.y.value > 0 or not log_y]
     if not points:
         return None
-    lines = {point.number: _drawable(point.curve, log_y) for point in points}
-    every_line = [place for line in lines.values() for place in line]
-    right, bottom = width - RIGHT, TALL - BOTTOM
-    x = fitted_axis([*(p.x.value for p in points), *(place[0] for place in every_line)], LEFT, right, log=True)
-    ends = [end for p in points for end in _ends(p.y, log_y)]
-    ruled = [rule[0]] if rule and math.isfinite(rule[0]) and (rule[0] > 0 or not log_y) else []
-    y = fitted_axis([*ends, *(place[1] for place in every_line), *ruled], bottom, TOP, log=log_y)
-    placed = [(x.place(point.x.value), y.place(point.y.value)) for point in points]
-    labels = number_places(
-        [(across, up, point.radius) for (across, up), point in zip(placed, points, strict=True)],
-        [_bar_box(point, x, y, log_y) for point in points],
-        [str(point.number) for point in points],
-        width,
-        bottom,
-    )
-    marks = [
-        Mark(
-            point.number,
-            point.method,
-            marker(point.method.shape, *place, point.radius),
-            _bars(point, x, y, log_y),
-            point.title,
-            label,
-        )
-        for point, place, label in zip(points, placed, labels, strict=True)
-    ]
-    # Large marks first, so that none hides a smaller one.
-    order = sorted(range(len(points)), key=lambda index: -points[index].radius)
+    if rule and not (math.isfinite(rule[0]) and (rule[0] > 0 or not log_y)):
+        rule = None
+    plane = _plane(points, log_y, width, [rule[0]] if rule else [])
     return Scatter(
+        x=plane.x,
+        y=plane.y,
         x_label=f"{x_label} (log)",
         y_label=f"{y_label} (log)" if log_y else y_label,
         summary=summary,
-        x_ticks=x.ticks,
-        y_ticks=y.ticks,
-        marks=tuple(marks[index] for index in order),
+        marks=_marks(points, plane),
         lines=tuple(
-            Line(
-                point.number, point.method, "M" + "L".join(f"{x.place(a)} {y.place(b)}" for a, b in lines[point.number])
-            )
+            Line(point.number, point.method, path_through([plane.place(*values) for values in values_of_line]))
             for point in points
-            if len(lines[point.number]) > 1
+            if len(values_of_line := _drawable(point.curve, log_y)) > 1
         ),
-        front=_staircase(points, x, y, right) if front else "",
-        rule=Tick(y.place(ruled[0]), rule[1]) if rule and ruled else None,
-        width=width,
-        height=TALL,
-        right=right,
-        bottom=bottom,
+        front=_staircase(points, plane) if front else "",
+        rule=Tick(plane.y.place(rule[0]), rule[1]) if rule else None,
     )
 
 
-def number_places(
-    marks: Sequence[tuple[float, float, float]],
-    bars: Sequence[Box],
-    texts: Sequence[str],
-    right: Number,
-    bottom: Number,
-) -> list[tuple[float, float]]:
-    """Where the middle of each text stands, beside its mark (x, y, radius): where there is room, clear of all others."""
-    taken = [(x - r, y - r, x + r, y + r) for x, y, r in marks]
-    places = []
-    for index, ((x, y, r), text) in enumerate(zip(marks, texts, strict=True)):
-        half, best = CHARACTER * len(text) / 2, (math.inf, (x, y))
-        others = [*taken[:index], *taken[index + 1 :], *bars]
-        for rank, (aside, down) in enumerate(PLACES):
-            centre = (x + aside * (0.8 * r + half), y + down * (0.8 * r + LINE / 2))
-            box = _around(centre, half)
-            outside = 50 * (box[0] < LEFT or box[2] > right or box[1] < 0 or box[3] > bottom)
-            best = min(best, (sum(_overlap(box, other) for other in others) + outside + 0.1 * rank, centre))
-        taken.append(_around(best[1], half))
-        places.append((round(best[1][0], 1), round(best[1][1], 1)))
-    return places
+class _Plane(NamedTuple):
+    """Both axes of a scatter plot."""
+
+    x: Axis
+    y: Axis
+
+    def place(self, x: Number, y: Number) -> tuple[float, float]:
+        return self.x.place(x), self.y.place(y)
 
 
-def _around(centre: tuple[float, float], half: float) -> Box:
-    return (centre[0] - half, centre[1] - LINE / 2, centre[0] + half, centre[1] + LINE / 2)
+def _plane(points: Sequence[Point], log_y: bool, width: int, rules: Sequence[Number]) -> _Plane:
+    """Return axes with room for marks, for vertical error bars, for lines and for rules."""
+    on_lines = [values for point in points for values in _drawable(point.curve, log_y)]
+    across = [*(point.x.value for point in points), *(x for x, _ in on_lines)]
+    upward = [*(end for point in points for end in error_ends(point.y, log=log_y)), *(y for _, y in on_lines), *rules]
+    return _Plane(
+        fitted_axis(across, LEFT, width - RIGHT, log=True), fitted_axis(upward, TALL - BOTTOM, TOP, log=log_y)
+    )
 
 
-def _overlap(one: Box, other: Box) -> float:
-    across = min(one[2], other[2]) - max(one[0], other[0])
-    down = min(one[3], other[3]) - max(one[1], other[1])
-    return across * down if across > 0 and down > 0 else 0.0
+def _marks(points: Sequence[Point], plane: _Plane) -> tuple[Mark, ...]:
+    """Return the marks, large ones first, so that none hides a smaller one."""
+    places = [plane.place(point.x.value, point.y.value) for point in points]
+    columns = [[plane.y.place(end) for end in error_ends(point.y, log=plane.y.log)] for point in points]
+    bars: list[Box] = [(x - 1, high, x + 1, low) for (x, _), (low, high) in zip(places, columns, strict=True)]
+    labels = label_places(
+        [(*place, point.radius) for place, point in zip(places, points, strict=True)],
+        bars,
+        [str(point.number) for point in points],
+        (LEFT, 0, plane.x.end + RIGHT, plane.y.start),
+    )
+    marks = []
+    for point, (x, y), (low, high), label in zip(points, places, columns, labels, strict=True):
+        left, right = map(plane.x.place, error_ends(point.x, log=True))
+        path = (f"M{x} {low}V{high}" if low > high else "") + (f"M{left} {y}H{right}" if right > left else "")
+        shape = marker(point.method.shape, x, y, point.radius)
+        marks.append((point.radius, Mark(point.number, point.method, shape, path, point.title, label)))
+    return tuple(mark for _, mark in sorted(marks, key=lambda pair: -pair[0]))
 
 
 def _drawable(curve: Sequence[tuple[float, float]], log_y: bool) -> list[tuple[float, float]]:
-    return [(a, b) for a, b in curve if 0 < a < math.inf and math.isfinite(b) and (b > 0 or not log_y)]
+    return [(x, y) for x, y in curve if 0 < x < math.inf and math.isfinite(y) and (y > 0 or not log_y)]
 
 
-def _ends(value: Estimate, log: bool) -> tuple[float, float]:
-    """The ends of an error bar; on a logarithmic axis one that would reach zero stops at a tenth of the value."""
-    error = value.error if value.error is not None and math.isfinite(value.error) else 0.0
-    low = value.value - error
-    return (max(low, value.value / 10) if log else low), value.value + error
-
-
-def _bars(point: Point, x: Axis, y: Axis, log_y: bool) -> str:
-    across, up = x.place(point.x.value), y.place(point.y.value)
-    (left, right), (low, high) = _ends(point.x, True), _ends(point.y, log_y)
-    path = ""
-    if high > low:
-        path += f"M{across} {y.place(low)}V{y.place(high)}"
-    if right > left:
-        path += f"M{x.place(left)} {up}H{x.place(right)}"
-    return path
-
-
-def _bar_box(point: Point, x: Axis, y: Axis, log_y: bool) -> Box:
-    """The room that a vertical error bar takes."""
-    across, (low, high) = x.place(point.x.value), _ends(point.y, log_y)
-    return (across - 1, y.place(high), across + 1, y.place(low))
-
-
-def _staircase(points: Sequence[Point], x: Axis, y: Axis, right: Number) -> str:
-    """What can be had: from each place of the front to the right, then down to the next."""
+def _staircase(points: Sequence[Point], plane: _Plane) -> str:
+    """Return a path from each place of the front to the right, then down to the next."""
     front = pareto_front([(point.x.value, point.y.value) for point in points])
-    first, *others = [(x.place(a), y.place(b)) for a, b in front]
-    return f"M{first[0]} {first[1]}" + "".join(f"H{across}V{up}" for across, up in others) + f"H{right}"
+    first, *others = [plane.place(*values) for values in front]
+    return f"M{first[0]} {first[1]}" + "".join(f"H{x}V{y}" for x, y in others) + f"H{plane.x.end}"

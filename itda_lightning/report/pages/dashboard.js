@@ -1,41 +1,10 @@
-// Sorts the table, links entries across plots, and draws atoms beside their nearest latents from the data in the page.
+// Links entries across plots, and draws atoms beside their nearest latents from the data in the page.
 "use strict";
 
 (() => {
-  const { make, whole, share, coefficient, marked, quiet, ending, heading, histogram } = drawing;
+  const { make, whole, share, marked, quiet, ending, heading, histogram, examples } = drawing;
   const byId = (id) => document.getElementById(id);
   const all = (selector) => [...document.querySelectorAll(selector)];
-
-  // ---- the table
-
-  function sortBy(header) {
-    const table = byId("all");
-    const headers = [...table.tHead.rows[0].cells];
-    const column = headers.indexOf(header);
-    const down = header.getAttribute("aria-sort") === "ascending";
-    for (const other of headers) other.removeAttribute("aria-sort");
-    header.setAttribute("aria-sort", down ? "descending" : "ascending");
-    const number = header.dataset.type === "number";
-    // What a row lacks, as a failed one lacks all figures, comes last either way.
-    const value = (row) => {
-      // The reason of a failure spans the figures, so the cells after it are counted from the end.
-      const cells = row.cells.length === headers.length || column < 4 ? row.cells[column] : null;
-      const last = column === headers.length - 1 ? row.cells[row.cells.length - 1] : cells;
-      const text = last?.dataset.sort ?? "";
-      return text === "" ? null : number ? Number(text) : text;
-    };
-    const compare = (a, b) => {
-      if (a === null || b === null) return (a === null) - (b === null);
-      return (number ? a - b : a.localeCompare(b)) * (down ? -1 : 1);
-    };
-    const body = table.tBodies[0];
-    const keyed = [...body.rows].map((row) => [value(row), Number(row.dataset.row), row]);
-    keyed.sort((a, b) => compare(a[0], b[0]) || a[1] - b[1]);
-    body.append(...keyed.map(([, , row]) => row));
-    byId("sorted").textContent = `Sorted by ${header.textContent}, ${down ? "descending" : "ascending"}.`;
-  }
-
-  for (const header of all("#all thead th")) header.firstElementChild.addEventListener("click", () => sortBy(header));
 
   // ---- one entry in all plots
 
@@ -60,13 +29,13 @@
 
     const PER_PAGE = 8;
     const data = JSON.parse(byId("data").textContent);
-    // One line a latent, parsed when it is shown.
+    // One line per latent, parsed when it is shown.
     const lines = byId("lines").textContent.split("\n");
     const { atoms, densities, prompts, refined, others } = data;
     const places = new Map(atoms.map((atom, place) => [atom, place]));
     const cosines = atoms.map((_, place) => others.map((other) => other.cosines[place]));
-    const nearest = cosines.map((some) => (some.length ? Math.max(...some.map(Math.abs)) : null));
-    const farthest = cosines.map((some) => (some.length ? Math.min(...some.map(Math.abs)) : null));
+    const nearest = cosines.map((row) => (row.length ? Math.max(...row.map(Math.abs)) : null));
+    const farthest = cosines.map((row) => (row.length ? Math.min(...row.map(Math.abs)) : null));
     const orders = {
       atom: (a, b) => a - b,
       used: (a, b) => densities[b] - densities[a] || a - b,
@@ -80,9 +49,9 @@
     let shown = 0;
 
     function search() {
-      const wanted = byId("find").value.trim().toLowerCase();
+      const query = byId("find").value.trim().toLowerCase();
       texts ??= prompts.map((prompt) => (prompt === null ? "" : prompt.join("").toLowerCase()));
-      found = [...atoms.keys()].filter((place) => wanted === "" || texts[place].includes(wanted));
+      found = [...atoms.keys()].filter((place) => query === "" || texts[place].includes(query));
       found.sort(orders[byId("order").value]);
       page = 0;
       list();
@@ -94,10 +63,10 @@
       byId("rows").replaceChildren(...found.slice(first, last).map(row));
       byId("found").textContent = found.length
         ? `${whole(first + 1)}–${whole(last)} of ${whole(found.length)} atoms`
-        : "No atom’s prompt holds this text";
+        : "No prompt contains this text";
       byId("previous").disabled = page === 0;
       byId("next").disabled = last === found.length;
-      // An atom chosen by number need not be among those found; then either way leads to the first of them.
+      // If the atom shown is not among those found, both buttons lead to the first of them.
       const at = found.indexOf(shown);
       byId("before").disabled = !found.length || at === 0;
       byId("after").disabled = !found.length || at === found.length - 1;
@@ -105,7 +74,7 @@
 
     function row(place) {
       const prompt = prompts[place];
-      // The end of the context is what tells atoms apart where room is short.
+      // The end of the context distinguishes atoms best if room is short.
       const short = prompt && [ending(prompt[0], 60), prompt[1], prompt[2].slice(0, 40)];
       return make("tr", place === shown ? { "aria-current": "true" } : {},
         make("td", {}, make("a", { href: `#atom-${atoms[place]}`, class: "number" }, String(atoms[place]))),
@@ -114,7 +83,7 @@
         make("td", { class: "number" }, share(densities[place])));
     }
 
-    // How true the label of a refined atom is stands beside it.
+    // The cosine beside the label of a refined atom says how far the label can be trusted.
     const nearness = (place) => (refined === null ? []
       : [" ", make("span", { class: "note", title: "cosine of the refined atom with its source’s activation" }, refined[place])]);
 
@@ -161,13 +130,10 @@
       ];
     }
 
-    const examples = (some) => make("table", {}, make("tbody", {}, ...some.map(([value, prompt]) =>
-      make("tr", {}, make("td", { class: "number" }, coefficient(value)), make("td", {}, marked(prompt))))));
-
-    const tokens = (some) => make("ul", { class: "tokens" }, ...some.map((index) =>
+    const tokens = (indices) => make("ul", { class: "tokens" }, ...indices.map((index) =>
       make("li", {}, ...quiet(visible(data.vocabulary[index])))));
 
-    // As in excerpt.py: a token of nothing but spaces shows them, an empty one shows that it is there.
+    // As in excerpt.py: a token of spaces shows them, an empty one is ∅.
     const visible = (token) => (token.trim() ? token : "␣".repeat(token.length) || "∅");
 
     // The text around a held-out token, within its row.
@@ -195,7 +161,7 @@
       const to = found[at === -1 ? 0 : at + by];
       if (to === undefined) return;
       page = Math.floor(found.indexOf(to) / PER_PAGE);
-      // The address follows without a jump to the section.
+      // Change the address without jumping to the section.
       history.replaceState(null, "", `#atom-${atoms[to]}`);
       show(to);
     }

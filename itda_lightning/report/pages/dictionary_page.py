@@ -1,4 +1,4 @@
-"""One run as one HTML file that needs no network and no server."""
+"""Render one dictionary as one HTML file that needs no network and no server."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,8 +6,10 @@ from typing import Any
 
 from itda_lightning.dictionary.sources import COLUMNS, Prompt
 from itda_lightning.machine.atomic_files import write_text
-from itda_lightning.report.figures.plots import curve, density_plot, l0_plot
-from itda_lightning.report.pages.inline import assets, environment, json_for_html, policy
+from itda_lightning.report.figures.densities import density_plot
+from itda_lightning.report.figures.plots import curve, l0_plot
+from itda_lightning.report.pages.histogram_bins import filled_bins
+from itda_lightning.report.pages.inline import json_for_html, render
 from itda_lightning.report.words.excerpt import excerpt
 from itda_lightning.results.run_results import AtomUsage, Example, RunResults, TokenDecomposition
 
@@ -20,39 +22,39 @@ SHOWN_TERMS = 12
 
 
 def write_page(results: RunResults, path: str | Path, cosines: Sequence[float] | None = None) -> None:
-    """Write ``render_page(results, cosines)`` to ``path`` in one step. Raises InputError where that is not possible."""
+    """Write ``render_page(results, cosines)`` to ``path`` in one step.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
     write_text(Path(path), render_page(results, cosines))
 
 
 def render_page(results: RunResults, cosines: Sequence[float] | None = None) -> str:
-    """The results as one self-contained HTML page.
+    """Render the results as one self-contained HTML page.
 
     Facts, metrics, plots and decompositions are in the HTML itself; the part of each atom is drawn on demand from data
     embedded in the page. Styles, script and data are inline, and a content security policy forbids everything else.
 
     Args:
         results: of one dictionary.
-        cosines: of every atom of a refined dictionary with its source's activation; shown beside every name of an atom.
+        cosines: (n_atoms,) of a refined dictionary: each atom's cosine with its source's activation, shown beside
+            every name of an atom.
     """
-    style, script = assets("page.css"), assets("drawing.js", "page.js")
     usage = results.usage
-    return (
-        environment()
-        .get_template("page.html")
-        .render(
-            results=results,
-            usage=usage,
-            policy=policy(style, script),
-            style=style,
-            script=script,
-            data=json_for_html(_atom_data(results, cosines)),
-            growth=curve(results.growth, "atoms", "Atoms:"),
-            fvu=curve(results.fvu_curve, "FVU", "FVU"),
-            l0=l0_plot(usage.l0_histogram),
-            density=density_plot(usage.densities),
-            refined=cosines is not None,
-            decompositions=[_decomposition(decomposition, cosines) for decomposition in results.decompositions],
-        )
+    return render(
+        "page.html",
+        ["page.css"],
+        ["drawing.js", "page.js"],
+        results=results,
+        usage=usage,
+        data=json_for_html(_atom_data(results, cosines)),
+        growth=curve(results.growth, "atoms", "Atoms:"),
+        fvu=curve(results.fvu_curve, "FVU", "FVU"),
+        l0=l0_plot(usage.l0_histogram),
+        density=density_plot(usage.densities),
+        refined=cosines is not None,
+        decompositions=[_decomposition(decomposition, cosines) for decomposition in results.decompositions],
     )
 
 
@@ -88,18 +90,15 @@ def _atom_data(results: RunResults, cosines: Sequence[float] | None) -> dict[str
 
 
 def _atom(usage: AtomUsage) -> dict[str, Any]:
-    """What the page's script reads of one atom; the histogram without the empty bins at its ends."""
-    filled = [index for index, count in enumerate(usage.histogram) if count]
-    first, last = (filled[0], filled[-1] + 1) if filled else (0, 0)
-    half = len(usage.histogram) // 2
-    width = usage.histogram_limit / half if half else 0.0
+    """Return what the page's script reads of one atom."""
+    low, width, counts = filled_bins(usage.histogram, usage.histogram_limit)
     return {
         "atom": usage.atom,
         "source": usage.source,
         "prompt": _cut(usage.prompt, SOURCE_WINDOW),
         "count": usage.count,
         "density": usage.density,
-        "histogram": {"low": (first - half) * width, "width": width, "counts": usage.histogram[first:last]},
+        "histogram": {"low": low, "width": width, "counts": counts},
         "top": _examples(usage.top),
         "ranges": [
             {"low": part.low, "high": part.high, "count": part.count, "examples": _examples(part.examples)}

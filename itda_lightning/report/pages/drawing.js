@@ -1,8 +1,8 @@
-// What the scripts of all pages draw with: elements, numbers, prompts and histograms.
+// Elements, numbers, prompts and histograms for the scripts of all pages.
 "use strict";
 
 const drawing = (() => {
-  // The parser knows SVG's namespace, so no address need be spelled out here.
+  // The parser knows SVG's namespace, so its address is not needed here.
   const template = document.createElement("template");
   template.innerHTML = "<svg></svg>";
   const svgNamespace = template.content.firstChild.namespaceURI;
@@ -38,7 +38,7 @@ const drawing = (() => {
     return make("span", { class: "prompt", dir: "auto" }, ...quiet(before), make("mark", {}, token), ...quiet(after));
   }
 
-  // Special tokens, as in excerpt.py, are there to be seen but not to be read.
+  // Special tokens, as in excerpt.py, are shown in small grey letters.
   const SPECIAL = /(<\|[^|<>\s]{1,40}\|>|<(?:s|\/s|bos|eos|pad|unk)>|\[(?:CLS|SEP|PAD|UNK)\])/;
   const quiet = (text) => text.split(SPECIAL).map((piece, i) => (i % 2 ? make("span", { class: "special" }, piece) : piece));
 
@@ -57,7 +57,7 @@ const drawing = (() => {
     // As many units as pixels, so that text has the same size on any screen.
     const all = Math.max(200, room);
     const [left, right, top, bottom] = [6, all - 6, 20, 114];
-    // Zero belongs on the axis, so that the sign of a coefficient is seen.
+    // Zero is on the axis, so that the sign of a coefficient shows.
     const start = Math.min(low, 0);
     const end = Math.max(low + counts.length * width, 0);
     const highest = Math.max(...counts);
@@ -79,7 +79,7 @@ const drawing = (() => {
       ...bars, draw("path", { class: "axis", d: `M${left} ${bottom}H${right}` }), ...ticks);
   }
 
-  // Multiples of 1, 2 or 5 times a power of ten inside an interval, about so many steps.
+  // Multiples of 1, 2 or 5 times a power of ten inside an interval, in about this many steps.
   function steps(start, end, about) {
     const raw = (end - start) / about;
     const power = 10 ** Math.floor(Math.log10(raw));
@@ -89,5 +89,8 @@ const drawing = (() => {
     return values;
   }
 
-  return { make, draw, whole, short, share, coefficient, marked, quiet, ending, heading, histogram };
+  const examples = (contexts) => make("table", {}, make("tbody", {}, ...contexts.map(([value, prompt]) =>
+    make("tr", {}, make("td", { class: "number" }, coefficient(value)), make("td", {}, marked(prompt))))));
+
+  return { make, whole, short, share, coefficient, marked, quiet, ending, heading, histogram, examples };
 })();

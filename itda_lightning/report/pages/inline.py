@@ -1,47 +1,56 @@
-"""What makes a page one file that needs nothing else: inline style, script and data, and a policy that allows only them."""
+"""Render pages as one file each: inline style, script and data, and a policy that allows nothing else."""
 
 import base64
 import hashlib
 import json
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from itda_lightning.report.words.columns import measure_words
 from itda_lightning.report.words.excerpt import pieces, visible
+from itda_lightning.report.words.model_words import show_overlap
 from itda_lightning.report.words.wording import describe_metric, show_coefficient, show_cosine, show_number, show_share
 
+FILTERS = {
+    "number": show_number,
+    "coefficient": show_coefficient,
+    "cosine": show_cosine,
+    "share": show_share,
+    "visible": visible,
+    "metric": describe_metric,
+    "measure": measure_words,
+    "overlap": show_overlap,
+    "pieces": pieces,
+}
 
-def environment() -> Environment:
-    """Templates of this folder, with all text escaped, an error for names that are missing, and words for numbers."""
-    made = Environment(
+
+def render(template: str, styles: Sequence[str], scripts: Sequence[str] = (), **values: Any) -> str:
+    """Render a template of this folder with all text escaped; a missing value is an error.
+
+    Args:
+        template: a file of this folder.
+        styles, scripts: files of this folder that are inlined, one after the other.
+        values: what the template names, functions included.
+    """
+    environment = Environment(
         loader=PackageLoader("itda_lightning.report.pages", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(
-        number=show_number,
-        coefficient=show_coefficient,
-        cosine=show_cosine,
-        share=show_share,
-        visible=visible,
-        metric=describe_metric,
-        pieces=pieces,
-    )
-    return made
-
-
-def assets(*names: str) -> Markup:
-    """Styles or scripts of this folder, one after the other, to stand in one element."""
-    folder = files("itda_lightning.report.pages")
-    return Markup("\n".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names))
+    environment.filters.update(FILTERS)
+    environment.globals.update(values)
+    style, script = _assets(styles), _assets(scripts)
+    return environment.get_template(template).render(style=style, script=script, policy=policy(style, script))
 
 
 def policy(style: str, script: str) -> str:
-    """The content security policy that allows this style and this script, and forbids every request."""
+    """Return the content security policy that allows this style and this script, and forbids every request."""
     return (
         f"default-src 'none'; base-uri 'none'; form-action 'none'; "
         f"style-src {_digest(style)}; script-src {_digest(script)}"
@@ -49,13 +58,18 @@ def policy(style: str, script: str) -> str:
 
 
 def json_for_html(content: Any) -> Markup:
-    """JSON that may stand in a script element: no character that could end the element or open a comment."""
+    """Return JSON for a script element: without characters that could end the element or open a comment."""
     text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)
 
 
+def _assets(names: Sequence[str]) -> Markup:
+    folder = files("itda_lightning.report.pages")
+    return Markup("\n".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names))
+
+
 def _digest(text: str) -> str:
-    """What a content security policy calls an inline style or script by."""
+    """Return the name of an inline style or script in a content security policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,12 +1,13 @@
-"""Atoms and their nearest latents as data that a page's script draws from, one at a time.
+"""Turn atoms and their nearest latents into data that a page's script draws from, one at a time.
 
-Five entries of 16,384 latents are too much to parse before a page shows. So what is told of each latent stands on a line of
-its own, which is parsed when it is shown; lists, searches and orders need only the short arrays of ``overview``.
+Five entries of 16,384 latents take too long to parse before a page shows. So each latent has a line of JSON of its own,
+parsed when the latent is shown; lists, searches and orders need only the short arrays of ``overview``.
 """
 
 from itertools import chain
 from typing import Any
 
+from itda_lightning.report.pages.histogram_bins import filled_bins
 from itda_lightning.report.words.excerpt import excerpt, visible
 from itda_lightning.report.words.wording import show_cosine
 from itda_lightning.results.comparison import LatentSummary, LatentView
@@ -16,7 +17,7 @@ SOURCE_WINDOW = (160, 60)
 
 
 def overview(view: LatentView) -> dict[str, Any]:
-    """What the script reads at once: names, prompts, held-out tokens, and which line is nearest to which."""
+    """Return what the script reads at once: names, prompts, held-out tokens, and which line is nearest to which."""
     first, others = len(view.atoms), []
     for other in view.others:
         line = {summary.latent: first + place for place, summary in enumerate(other.latents)}
@@ -41,22 +42,19 @@ def overview(view: LatentView) -> dict[str, Any]:
 
 
 def latent_lines(view: LatentView) -> list[list[Any]]:
-    """What the script reads of one latent at a time: first the atoms, then the latents of each other entry."""
+    """Return what the script reads of one latent at a time: first the atoms, then the latents of each other entry."""
     return [_line(summary) for summary in chain(view.atoms, *(other.latents for other in view.others))]
 
 
 def _line(summary: LatentSummary) -> list[Any]:
-    """Latent, density, histogram (low end, width of a bin, counts), top (token, activation, ...), promoted, suppressed."""
-    filled = [index for index, count in enumerate(summary.histogram) if count]
-    first, last = (filled[0], filled[-1] + 1) if filled else (0, 0)
-    half = len(summary.histogram) // 2
-    width = summary.limit / half if half else 0.0
+    """Return latent, density, histogram (low end, bin width, counts), top (token, activation, ...), logit effects."""
+    low, width, counts = filled_bins(summary.histogram, summary.limit)
     return [
         summary.latent,
         _short(summary.density),
-        _short((first - half) * width),
+        _short(low),
         _short(width, 6),
-        summary.histogram[first:last],
+        counts,
         [value for token, activation in summary.top for value in (token, _short(activation))],
         summary.promoted,
         summary.suppressed,
@@ -64,6 +62,6 @@ def _line(summary: LatentSummary) -> list[Any]:
 
 
 def _short(value: float, digits: int = 3) -> float | int:
-    """The number to so many significant digits, as an integer where it is one: fewer characters of JSON."""
+    """Round to this many significant digits, to an integer if it is one: fewer characters of JSON."""
     rounded = float(f"{value:.{digits}g}")
     return int(rounded) if rounded.is_integer() else rounded

@@ -1,4 +1,4 @@
-// Draws the list of atoms and the part of one atom at a time, from the data embedded in the page.
+// Draws the list of atoms and one atom at a time, from the data embedded in the page.
 "use strict";
 
 (() => {
@@ -6,7 +6,7 @@
   const byId = (id) => document.getElementById(id);
   const data = JSON.parse(byId("data").textContent);
   const atoms = data.atoms;
-  const { make, whole, short, share, coefficient, marked, ending, heading, histogram } = drawing;
+  const { make, whole, short, share, marked, ending, heading, histogram, examples } = drawing;
 
   // ---- the list
 
@@ -25,9 +25,9 @@
   let shown = null;
 
   function search() {
-    const wanted = byId("find").value.trim().toLowerCase();
-    const matches = (atom) => String(atom.atom) === wanted || texts[atom.atom].includes(wanted);
-    found = (wanted === "" ? atoms.slice() : atoms.filter(matches)).sort(orders[byId("order").value]);
+    const query = byId("find").value.trim().toLowerCase();
+    const matches = (atom) => String(atom.atom) === query || texts[atom.atom].includes(query);
+    found = (query === "" ? atoms.slice() : atoms.filter(matches)).sort(orders[byId("order").value]);
     page = 0;
     list();
   }
@@ -38,14 +38,14 @@
     byId("rows").replaceChildren(...found.slice(first, last).map(row));
     byId("found").textContent = found.length
       ? `${whole(first + 1)}–${whole(last)} of ${whole(found.length)} atoms`
-      : "No atom’s prompt holds this text";
+      : "No prompt contains this text";
     byId("previous").disabled = page === 0;
     byId("next").disabled = last === found.length;
   }
 
   function row(atom) {
     const current = atom.atom === shown ? { "aria-current": "true" } : {};
-    // The end of the context is what tells atoms apart where room is short.
+    // The end of the context distinguishes atoms best if room is short.
     const prompt = atom.prompt && [ending(atom.prompt[0], 24), atom.prompt[1], atom.prompt[2].slice(0, 24)];
     return make(
       "tr",
@@ -103,13 +103,10 @@
       parts.push(heading(`From ${short(range.low)} to ${short(range.high)}`, `${tokens}, ${share(range.count / atom.count)}`));
       parts.push(range.examples.length
         ? examples(range.examples)
-        : make("p", { class: "note" }, "All of them are among the largest above."));
+        : make("p", { class: "note" }, "All of these are among the largest above."));
     }
     return parts;
   }
-
-  const examples = (some) => make("table", {}, make("tbody", {}, ...some.map(([value, prompt]) =>
-    make("tr", {}, make("td", { class: "number" }, coefficient(value)), make("td", {}, marked(prompt))))));
 
   // ---- events
 
@@ -118,7 +115,7 @@
     if (match === null || !(Number(match[1]) in atoms)) return;
     const fromList = byId("rows").contains(document.activeElement);
     const article = show(Number(match[1]));
-    // Beside the list the reader stays where they are; from elsewhere they are taken to the atom.
+    // The page does not scroll if the atom stands beside the list that was clicked.
     const beside = matchMedia("(min-width: 56.01rem)").matches;
     if (fromList && beside && article.getBoundingClientRect().top >= 0) return;
     article.scrollIntoView();

@@ -1,4 +1,4 @@
-"""What a table of entries has in its columns, for pages, terminals and Weights & Biases alike."""
+"""Choose the columns of a table of entries, for pages, terminals and Weights & Biases."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,7 +15,6 @@ from itda_lightning.report.words.wording import (
 from itda_lightning.results.comparison import MEASURES, Estimate, Row
 
 MISSING = "\N{EN DASH}"
-# What entries measure by latents is of atoms for an ITDA, so the words of a run's page do not fit all.
 OF_THE_MODEL = {
     "ce_loss_without_sae",
     "ce_loss_with_ablation",
@@ -23,6 +22,7 @@ OF_THE_MODEL = {
     "probing/dense",
     "probing_auc/dense",
 }
+# The page of one ITDA speaks of atoms; other entries have latents.
 OWN_WORDS = {"l0": ("L0", "mean number of latents that a token uses")}
 
 
@@ -32,8 +32,8 @@ class Column:
 
     Attributes:
         key: its name among measures, or ``cost/...``.
-        heading, meaning: its name for readers, and what it is.
-        estimate: its value in an entry, nan where the entry has none.
+        heading, meaning: its name and its meaning for readers.
+        estimate: its value in an entry, nan if the entry has none.
         show: the value in words.
     """
 
@@ -44,30 +44,30 @@ class Column:
     show: Callable[[Estimate], str]
 
     def text(self, row: Row) -> str:
-        """The cell of an entry, a dash where it has no value."""
+        """Return the cell of an entry, a dash if it has no value."""
         estimate = self.estimate(row)
         return self.show(estimate) if math.isfinite(estimate.value) else MISSING
 
 
 def measure_words(key: str) -> tuple[str, str]:
-    """The name of a measure of a comparison, and what it is."""
+    """Return the name and the meaning of a measure of a comparison."""
     return OWN_WORDS.get(key) or describe_metric(key)
 
 
 def measure_columns(rows: Sequence[Row]) -> list[Column]:
-    """The measures that any entry has: those that all comparisons have first, then the others, as first met."""
-    found = dict.fromkeys(key for row in rows for key in row.measures)
-    keys = [key for key in MEASURES if key in found] + [key for key in found if key not in MEASURES]
+    """Return the measures that any entry has: the standard ones first, then others in the order of the rows."""
+    present = dict.fromkeys(key for row in rows for key in row.measures)
+    keys = [key for key in MEASURES if key in present] + [key for key in present if key not in MEASURES]
     return [_measure(key) for key in keys if any(math.isfinite(row.value(key)) for row in rows)]
 
 
 def cost_columns(rows: Sequence[Row]) -> list[Column]:
-    """The costs that are known of any entry."""
+    """Return the costs that are known of any entry."""
     return [column for column in COSTS if any(math.isfinite(column.estimate(row).value) for row in rows)]
 
 
 def shared_columns(rows: Sequence[Row], columns: Sequence[Column]) -> list[Column]:
-    """The columns about the model, not about entries, that have one value for all entries: they are told once."""
+    """Return the columns about the model, not an entry, with one value for all entries: pages show them once."""
     measured = [row for row in rows if row.failure is None]
     return [
         column
@@ -77,7 +77,7 @@ def shared_columns(rows: Sequence[Row], columns: Sequence[Column]) -> list[Colum
 
 
 def wall_seconds(row: Row) -> float:
-    """The time that an entry took with the harvest of what it was made from, nan where the former is unknown."""
+    """Return the seconds that an entry took, harvest of its activations included; nan if the former are unknown."""
     if row.cost.seconds is None:
         return math.nan
     return row.cost.seconds + (row.cost.harvest_seconds or 0.0)
@@ -99,7 +99,7 @@ def _cost(name: str, heading: str, meaning: str, show: Callable[[float], str]) -
         value = getattr(row.cost, name)
         return Estimate(math.nan if value is None else float(value))
 
-    return Column(f"cost/{name}", heading, meaning, estimate, lambda known: show(known.value))
+    return Column(f"cost/{name}", heading, meaning, estimate, lambda cost: show(cost.value))
 
 
 def _count(value: float) -> str:
@@ -107,14 +107,14 @@ def _count(value: float) -> str:
 
 
 COSTS = (
-    _cost("seconds", "Made in", "wall time of the fit or the training, without the harvest", show_seconds),
-    _cost("harvest_seconds", "Harvest", "wall time in which this machine harvested the activations read", show_seconds),
-    _cost("activations_seen", "Seen", "training activations, each as often as it was seen", _count),
+    _cost("seconds", "Made in", "wall time of the fit or the training, harvest excluded", show_seconds),
+    _cost("harvest_seconds", "Harvest", "wall time of harvesting the activations read, on this machine", show_seconds),
+    _cost("activations_seen", "Seen", "training activations, repeats counted", _count),
     _cost("activations_read", "Read", "distinct training activations", _count),
-    _cost("peak_bytes", "Memory", "largest resident memory of the process that made it", show_bytes),
-    _cost("parameters", "Parameters", "numbers that encoding and decoding need", show_magnitude),
+    _cost("peak_bytes", "Memory", "largest resident memory of the fit or the training", show_bytes),
+    _cost("parameters", "Parameters", "parameters used by encoding and decoding", show_magnitude),
     _cost("disk_bytes", "On disk", "size of its files", show_bytes),
     _cost(
-        "encoded_per_second", "Encodes", "activations in a second, on this machine", lambda v: f"{show_magnitude(v)}/s"
+        "encoded_per_second", "Encodes", "activations per second, on this machine", lambda v: f"{show_magnitude(v)}/s"
     ),
 )

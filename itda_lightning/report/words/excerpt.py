@@ -1,4 +1,4 @@
-"""The part of a prompt that fits a line, with characters that would not show, or would do harm, made visible."""
+"""Cut prompts to fit a line, and make invisible or harmful characters visible."""
 
 import re
 import unicodedata
@@ -6,17 +6,17 @@ import unicodedata
 from itda_lightning.dictionary.sources import Prompt
 
 LINE_BREAKS = {"\r\n": "⏎", "\n": "⏎", "\r": "⏎", "\u2028": "⏎", "\u2029": "⏎", "\t": "⇥"}
-# How special tokens are written by the tokenizers of common models; nothing else is known of them here.
+# Special tokens as the tokenizers of common models write them.
 SPECIAL = re.compile(r"(<\|[^|<>\s]{1,40}\|>|<(?:s|/s|bos|eos|pad|unk)>|\[(?:CLS|SEP|PAD|UNK)\])")
-# Whole words fit; rows of dashes or spaces, which some tokenizers have as one token, do not fit a line.
+# Whole words fit; rows of dashes or spaces, which are one token in some vocabularies, are cut.
 LONGEST_TOKEN = 32
 
 
 def excerpt(prompt: Prompt, before: int, after: int) -> Prompt:
-    """The last ``before`` characters ahead of the token, the token, and ``after`` behind it, made visible.
+    """Return the token with up to ``before`` characters before it and ``after`` characters after it, made visible.
 
-    An ellipsis stands where text was cut; a special token is kept whole or left out. A token of nothing but spaces shows
-    them as open boxes, an empty one as ∅.
+    An ellipsis marks cut text; special tokens are kept whole or left out. A token of spaces is shown as open boxes, an
+    empty one as ∅.
     """
     start, stop = max(0, len(prompt.before) - before), min(after, len(prompt.after))
     start = next(
@@ -33,13 +33,12 @@ def excerpt(prompt: Prompt, before: int, after: int) -> Prompt:
 
 
 def pieces(text: str) -> list[tuple[str, bool]]:
-    """The text cut at its special tokens: each piece, and whether it is one."""
-    cut = [(piece, index % 2 == 1) for index, piece in enumerate(SPECIAL.split(text))]
-    return [(piece, special) for piece, special in cut if piece]
+    """Split a text at its special tokens: (piece, True if it is a special token)."""
+    return [(piece, index % 2 == 1) for index, piece in enumerate(SPECIAL.split(text)) if piece]
 
 
 def visible(text: str) -> str:
-    """``text`` on one line, with nothing that drives a terminal or reverses the direction of what stands beside it.
+    """Return ``text`` on one line, without characters that control a terminal or reverse the direction of other text.
 
     Line breaks and tabs become symbols, other control characters their pictures, explicit direction marks and lone
     surrogates a replacement character. Characters that join others, as in emoji and many scripts, stay.

@@ -1,12 +1,14 @@
-"""Which entry does best at what, and where ITDAs stand, in words that the figures bear out."""
+"""Judge which entry of a comparison is best by each measure and where ITDAs stand, and say so in sentences."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from itda_lightning.report.words.columns import measure_words, wall_seconds
+from itda_lightning.report.words.wording import show_estimate, show_number, show_seconds
 from itda_lightning.results.comparison import Estimate, Row
 
-# Measures that a verdict is given on, and whether more of it is better.
+# Measure -> more of it is better.
 JUDGED = {
     "fvu": False,
     "ce_loss_increase": False,
@@ -15,15 +17,17 @@ JUDGED = {
     "probing/k=5": True,
     "probing/all": True,
 }
-# Entries compare at comparable sparsity: the larger L0 is at most so many times the smaller.
+# Entries are paired if the larger L0 is at most this multiple of the smaller.
 COMPARABLE_L0 = 1.25
-# Differences within so many of their standard errors are ties.
+# Differences within this multiple of their standard error are ties.
 ERRORS = 2.0
+# This many names are listed, the others counted.
+NAMED = 3
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Pairs of an ITDA and another entry of comparable L0: in how many the ITDA is better, as good, worse."""
+    """Pairs of an ITDA and another entry of similar L0: how often the ITDA is better, as good and worse."""
 
     won: int = 0
     tied: int = 0
@@ -31,14 +35,12 @@ class Tally:
 
     @property
     def pairs(self) -> int:
-        """How many pairs there are."""
+        """The number of pairs."""
         return self.won + self.tied + self.lost
 
     def words(self) -> str:
-        """The tally for readers."""
-        if not self.pairs:
-            return "no pairs"
-        return f"wins {self.won}, ties {self.tied}, loses {self.lost}"
+        """Return the tally for readers."""
+        return f"wins {self.won}, ties {self.tied}, loses {self.lost}" if self.pairs else "no pairs"
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,10 @@ class Verdict:
         measure: its key.
         best: the entry with the best value.
         ties: the others that are within two standard errors of it.
-        itda: the ITDA with the best value, None where there is none.
+        itda: the ITDA with the best value, None without an ITDA.
         rank: of that ITDA: one more than the number of entries that are better by more than two standard errors.
-        ranked: how many entries have the measure.
-        against_saes, against_controls: ITDAs against others of comparable L0.
+        ranked: the number of entries that have the measure.
+        against_saes, against_controls: ITDAs against others of similar L0.
     """
 
     measure: str
@@ -66,67 +68,126 @@ class Verdict:
 
     @property
     def outcome(self) -> str:
-        """``wins``, ``ties`` or ``loses``: the best ITDA against the best of the others; "" where one side is missing."""
+        """``wins``, ``ties`` or ``loses``: the best ITDA against the best of the others; "" if one side is missing."""
         if self.itda is None or self.ranked == 1:
             return ""
         if self.rank > 1:
             return "loses"
-        others = [row for row in (self.best, *self.ties) if row.kind != "itda"]
-        return "ties" if others else "wins"
+        return "ties" if any(row.kind != "itda" for row in (self.best, *self.ties)) else "wins"
 
 
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:
-    """A verdict on each measure that any entry has."""
-    found = []
-    for measure, more_is_better in JUDGED.items():
-        measured = [row for row in rows if row.failure is None and math.isfinite(row.value(measure))]
-        if not measured:
-            continue
-        ordered = sorted(measured, key=lambda row: row.value(measure) * (-1 if more_is_better else 1))
-        best = ordered[0]
-        itdas = [row for row in ordered if row.kind == "itda"]
-        rank = 0
-        if itdas:
-            rank = 1 + sum(_better(row, itdas[0], measure, more_is_better) > 0 for row in measured)
-        found.append(
-            Verdict(
-                measure,
-                best,
-                tuple(row for row in ordered[1:] if _better(best, row, measure, more_is_better) == 0),
-                itdas[0] if itdas else None,
-                rank,
-                len(measured),
-                _tally(itdas, [row for row in measured if row.kind == "sae"], measure, more_is_better),
-                _tally(itdas, [row for row in measured if row.kind in ("random", "pca")], measure, more_is_better),
-            )
-        )
-    return found
+    """Return a verdict on each judged measure that any entry has."""
+    return [verdict for measure in JUDGED if (verdict := _verdict(rows, measure)) is not None]
 
 
 def difference(one: Estimate, other: Estimate) -> Estimate:
-    """``one`` minus ``other``, its error that of independent estimates: an upper bound for entries measured on the same
-    tokens, whose errors go together; None where neither has one.
+    """Return ``one`` minus ``other``; its error is that of independent estimates, None if neither has one.
+
+    That is an upper bound for entries measured on the same tokens, whose errors go together.
     """
     errors = [e.error for e in (one, other) if e.error is not None and math.isfinite(e.error)]
     return Estimate(one.value - other.value, math.hypot(*errors) if errors else None)
 
 
-def _better(one: Row, other: Row, measure: str, more_is_better: bool) -> int:
-    """1 where ``one`` is better than ``other``, -1 where it is worse, 0 for a tie."""
+def headline(verdict: Verdict) -> str:
+    """Say which entry is best by a measure, and where the best ITDA stands."""
+    best, itda = verdict.best, verdict.itda
+    words = f"{measure_words(verdict.measure)[0]}: {best.name}{', an ITDA,' if best is itda else ''} is best at "
+    words += shown(best, verdict.measure)
+    ties = [row for row in verdict.ties if row is not itda]
+    if itda is not None and itda in verdict.ties:
+        words += f", within error of the best ITDA, {itda.name} at {shown(itda, verdict.measure)}"
+        words += f", and of {listed(ties)}" if ties else ""
+    else:
+        words += f", within error of {listed(ties)}" if ties else ""
+    if itda is None:
+        return f"{words}. There is no ITDA."
+    if itda is not best and itda not in verdict.ties:
+        gap = difference(itda.measures[verdict.measure], best.measures[verdict.measure])
+        words += (
+            f". The best ITDA, {itda.name} at {shown(itda, verdict.measure)}, is {ordinal(verdict.rank)} of "
+            f"{verdict.ranked}, worse by {show_estimate(abs(gap.value), gap.error)}"
+        )
+    if verdict.against_saes.pairs:
+        lost, pairs = verdict.against_saes.lost, verdict.against_saes.pairs
+        words += f". ITDAs lose {lost} of {pairs} comparisons with SAEs of similar L0"
+    return f"{words}."
+
+
+def cost_line(rows: Sequence[Row]) -> str:
+    """Say what the fastest ITDA and the fastest SAE took; "" if neither is known."""
+    parts = []
+    for kind, name in (("itda", "ITDA"), ("sae", "SAE")):
+        timed = [row for row in rows if row.kind == kind and row.failure is None and wall_seconds(row) > 0]
+        if timed:
+            fastest = min(timed, key=wall_seconds)
+            seen = fastest.cost.activations_seen
+            source = f" for {show_number(seen)} activations seen" if seen is not None else ""
+            which = f"the fastest {name}" if len(timed) > 1 else f"the only timed {name}"
+            parts.append(f"{which}, {fastest.name}, took {show_seconds(wall_seconds(fastest))}{source}")
+    words = "; ".join(parts)
+    return f"Cost, harvest included: {words}." if words else ""
+
+
+def failures_line(rows: Sequence[Row]) -> str:
+    """Say how many entries have results, and which have none."""
+    failed = [row for row in rows if row.failure is not None]
+    reused = sum(row.reused for row in rows)
+    words = f"{len(rows) - len(failed)} of {len(rows)} entries have results"
+    words += f", {reused} of them reused from an earlier run" if reused else ""
+    return f"{words}. Failed: {listed(failed)}." if failed else f"{words}."
+
+
+def shown(row: Row, measure: str) -> str:
+    """Return an entry's value of a measure that it has, with its error."""
+    return show_estimate(row.measures[measure].value, row.measures[measure].error)
+
+
+def listed(rows: Sequence[Row]) -> str:
+    """Return the names for a sentence: ``a, b, c and 2 more``."""
+    names = [row.name for row in rows[:NAMED]]
+    if len(rows) > NAMED:
+        names.append(f"{len(rows) - NAMED} more")
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def ordinal(number: int) -> str:
+    """Return 1st, 2nd, 3rd, 4th, 11th, 21st."""
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10 if number % 100 not in (11, 12, 13) else 0, "th")
+    return f"{number}{ending}"
+
+
+def _verdict(rows: Sequence[Row], measure: str) -> Verdict | None:
+    measured = [row for row in rows if row.failure is None and math.isfinite(row.value(measure))]
+    if not measured:
+        return None
+    ranked = sorted(measured, key=lambda row: row.value(measure), reverse=JUDGED[measure])
+    best, itdas = ranked[0], [row for row in ranked if row.kind == "itda"]
+    return Verdict(
+        measure,
+        best,
+        tuple(row for row in ranked[1:] if _better(best, row, measure) == 0),
+        itdas[0] if itdas else None,
+        1 + sum(_better(row, itdas[0], measure) > 0 for row in measured) if itdas else 0,
+        len(measured),
+        _tally(itdas, [row for row in measured if row.kind == "sae"], measure),
+        _tally(itdas, [row for row in measured if row.kind in ("random", "pca")], measure),
+    )
+
+
+def _better(one: Row, other: Row, measure: str) -> int:
+    """Return 1 if ``one`` is better than ``other``, -1 if it is worse, 0 for a tie."""
     gap = difference(one.measures[measure], other.measures[measure])
     if abs(gap.value) <= ERRORS * (gap.error or 0.0):
         return 0
-    return 1 if (gap.value > 0) == more_is_better else -1
+    return 1 if (gap.value > 0) == JUDGED[measure] else -1
 
 
-def _tally(itdas: Sequence[Row], others: Sequence[Row], measure: str, more_is_better: bool) -> Tally:
-    results = [
-        _better(itda, other, measure, more_is_better)
-        for itda in itdas
-        for other in others
-        if _comparable(itda.value("l0"), other.value("l0"))
-    ]
-    return Tally(results.count(1), results.count(0), results.count(-1))
+def _tally(itdas: Sequence[Row], others: Sequence[Row], measure: str) -> Tally:
+    pairs = [(itda, other) for itda in itdas for other in others]
+    outcomes = [_better(*pair, measure) for pair in pairs if _comparable(*(row.value("l0") for row in pair))]
+    return Tally(outcomes.count(1), outcomes.count(0), outcomes.count(-1))
 
 
 def _comparable(one: float, other: float) -> bool:

@@ -1,21 +1,21 @@
-"""How numbers and metrics are worded for a reader."""
+"""Put numbers and metrics into words for readers."""
 
 import math
 import re
 
 MINUS = "\N{MINUS SIGN}"
 
-# Metric -> (name, what it is). Others are shown under their own name.
+# Metric -> (name, meaning). Others are shown under their own name.
 METRICS = {
     "n_atoms": ("Atoms", "activations kept in the dictionary"),
     "activations_seen": ("Activations read", "by the fit"),
     "activations_skipped": ("Activations skipped", "by the fit, zero or not finite"),
-    "threshold": ("Threshold", "an atom is what leaves more unexplained"),
-    "validation_activations": ("Held-out activations", "that FVU, L0 and dead atoms are of"),
-    "tokens_evaluated": ("Tokens", "read for variance and sparsity"),
-    "loss_tokens_evaluated": ("Tokens, CE loss and KL", "read for the losses"),
+    "threshold": ("Threshold", "tokens with a larger error became atoms"),
+    "validation_activations": ("Held-out activations", "for FVU, L0 and dead atoms"),
+    "tokens_evaluated": ("Tokens", "for variance and sparsity"),
+    "loss_tokens_evaluated": ("Tokens, CE loss and KL", "for the losses"),
     "fvu": ("FVU", "fraction of variance unexplained"),
-    "fvu_unrefined": ("FVU, unrefined", "of the atoms as they were grown"),
+    "fvu_unrefined": ("FVU, unrefined", "of the atoms before refinement"),
     "mean_cosine": ("Cosine with sources", "mean over the refined atoms"),
     "explained_variance": ("Explained variance", f"1 {MINUS} FVU"),
     "l0": ("L0", "mean number of distinct atoms in a code"),
@@ -26,10 +26,10 @@ METRICS = {
     "l2_norm_in": ("Norm in", "mean norm of activations"),
     "l2_norm_out": ("Norm out", "mean norm of reconstructions"),
     "l2_ratio": ("Norm ratio", "mean of norm out over norm in"),
-    "relative_reconstruction_bias": ("Reconstruction bias", "1 where scale is kept (arXiv 2404.16014)"),
+    "relative_reconstruction_bias": ("Reconstruction bias", "1: scale is kept (arXiv 2404.16014)"),
     "ce_loss_without_sae": ("CE loss, model alone", "next-token cross-entropy in nats"),
     "ce_loss_with_sae": ("CE loss, reconstruction", "activations replaced by reconstructions"),
-    "ce_loss_increase": ("CE loss increase", "of the reconstruction over the model alone"),
+    "ce_loss_increase": ("CE loss increase", "reconstruction minus model alone"),
     "ce_loss_with_ablation": ("CE loss, ablation", "activations replaced by zeros"),
     "ce_loss_score": ("CE loss recovered", "share of the ablation's damage avoided"),
     "ce_loss_recovered": ("CE loss recovered", "share of the ablation's damage avoided"),
@@ -37,15 +37,15 @@ METRICS = {
     "kl_div_with_ablation": ("KL, ablation", "from the model's own predictions, in nats"),
     "kl_div_score": ("KL recovered", "share of the ablation's KL avoided"),
     "norm_ratio": ("Norm ratio", "sum of norms out over sum of norms in"),
-    "dead_share": ("Dead", "share of latents that no token used"),
-    "dense_share": ("Dense", "share that over a tenth of the tokens used"),
+    "dead_share": ("Dead", "share of latents used by no token"),
+    "dense_share": ("Dense", "share used by over 10% of the tokens"),
 }
-# Downstream scores: of probes that read the k best latents of a code, all of them, or the activation itself.
+# Scores of probes that read the k best latents of a code, all of them, or the activation itself.
 PROBE = re.compile(r"probing(?P<auc>_auc)?/(?P<read>k=\d+|all|dense)")
 
 
 def describe_metric(key: str) -> tuple[str, str]:
-    """The name of a metric and what it is, "" where that is not known; a path such as ``a/b/fvu`` counts as ``fvu``."""
+    """Return the name and the meaning ("" if unknown) of a metric; a path such as ``a/b/fvu`` counts as ``fvu``."""
     probe = PROBE.fullmatch(key)
     if probe is not None:
         return _probe_words("AUC" if probe["auc"] else "accuracy", probe["read"])
@@ -64,7 +64,7 @@ def _probe_words(score: str, read: str) -> tuple[str, str]:
 
 
 def show_number(value: float | int) -> str:
-    """A number for reading: thousands separated, four significant digits, a real minus sign."""
+    """Format a number: thousands separated, four significant digits, a real minus sign."""
     if isinstance(value, int):
         return f"{value:,}".replace("-", MINUS)
     if not math.isfinite(value):
@@ -73,10 +73,9 @@ def show_number(value: float | int) -> str:
 
 
 def show_estimate(value: float | int, error: float | None = None) -> str:
-    """A number with its standard error, both rounded to the error's first two significant digits: ``0.1723 ± 0.0021``.
+    """Format a number and its standard error, both to the error's first two significant digits: ``0.1723 ± 0.0021``.
 
-    Without an error, or with one below the resolution of float32, a count is an integer and anything else has four
-    significant digits.
+    Without an error, or with one below the resolution of float32, integers keep all digits and other numbers four.
     """
     if not math.isfinite(value) or error is None or not math.isfinite(error):
         return show_number(value)
@@ -90,7 +89,7 @@ def show_estimate(value: float | int, error: float | None = None) -> str:
 
 
 def show_seconds(seconds: float | int) -> str:
-    """A time in the unit that fits it, to three significant digits at most."""
+    """Format a time in seconds, minutes, hours or days, to at most three significant digits."""
     for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.3g} {unit}"
@@ -98,7 +97,7 @@ def show_seconds(seconds: float | int) -> str:
 
 
 def show_bytes(size: float | int) -> str:
-    """A size in binary units, to three significant digits."""
+    """Format a size in binary units, to three significant digits."""
     for unit, power in (("TiB", 4), ("GiB", 3), ("MiB", 2), ("KiB", 1)):
         if size >= 1000 * 1024 ** (power - 1):
             return f"{size / 1024**power:.3g} {unit}"
@@ -106,7 +105,7 @@ def show_bytes(size: float | int) -> str:
 
 
 def show_magnitude(value: float | int) -> str:
-    """A large number to three significant digits: 4,718,592 is 4.72M."""
+    """Format a large number to three significant digits: 4,718,592 is 4.72M."""
     for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= 0.9995 * size:
             return f"{value / size:.3g}{unit}"
@@ -114,17 +113,17 @@ def show_magnitude(value: float | int) -> str:
 
 
 def show_coefficient(value: float) -> str:
-    """Three significant digits, trailing zeros included, so that the numbers of a column look alike."""
+    """Format a number to three significant digits, trailing zeros included, so that the numbers of a column align."""
     return (f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}".rstrip(".")).replace("-", MINUS)
 
 
 def show_cosine(value: float) -> str:
-    """Three decimals, cut off and not rounded: no cosine looks larger than it is."""
+    """Format a cosine to three decimals, rounded down: none looks larger than it is."""
     return f"{math.floor(1000 * value + 1e-6) / 1000:.3f}".replace("-", MINUS)
 
 
 def show_amount(value: float | int) -> str:
-    """A short form for axes: 1,200,000 is 1.2M."""
+    """Format a number for an axis: 1,200,000 is 1.2M."""
     for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= size:
             return f"{value / size:g}{unit}"
@@ -132,7 +131,7 @@ def show_amount(value: float | int) -> str:
 
 
 def show_share(share: float) -> str:
-    """A percentage with two significant digits, trailing zeros included; 0% is nothing at all."""
+    """Format a percentage to two significant digits, trailing zeros included; only 0 is 0%."""
     if not share:
         return "0%"
     return f"{100 * share:#.2g}".rstrip(".") + "%" if 100 * share < 99.5 else f"{100 * share:.0f}%"

@@ -1,0 +1,35 @@
+"""Know if this machine can log to Weights & Biases, and if it can do so online."""
+
+import importlib.util
+import logging
+import os
+from pathlib import Path
+from typing import Literal
+
+logger = logging.getLogger(__name__)
+
+
+def wandb_mode(directory: Path, otherwise: str) -> Literal["online", "offline"] | None:
+    """Return "online" with a key and a network, else "offline"; None, with a warning, if W&B is not installed.
+
+    Args:
+        directory: of the run's files; an offline run is uploaded from there.
+        otherwise: says in the warning what happens without W&B.
+    """
+    if importlib.util.find_spec("wandb") is None:
+        logger.warning("wandb is not installed: %s (pip install 'itda-lightning[wandb]')", otherwise)
+        return None
+    if os.environ.get("WANDB_MODE", "online") == "online" and _logged_in():
+        return "online"
+    logger.info("W&B is offline; to upload the run later: wandb sync %s/wandb/offline-run-*", directory)
+    return "offline"
+
+
+def _logged_in() -> bool:
+    import wandb
+
+    try:
+        return bool(wandb.login(prompt=False))
+    except Exception as error:  # no network, an expired key, a key of the wrong length: all mean offline
+        logger.warning("W&B login failed (%s): logging offline", error)
+        return False
