@@ -34,3 +34,15 @@ def browser() -> Iterator[webdriver.Chrome]:
     opened = webdriver.Chrome(options=options, service=Service(driver))
     yield opened
     opened.quit()
+
+
+def fits(browser: webdriver.Chrome, width: int) -> bool:
+    """Return if nothing of the open page runs over the edge of a window of this width."""
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    )
+    try:
+        shown = browser.execute_script("return [innerWidth, document.documentElement.scrollWidth]")
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    return shown[0] == width and shown[1] <= width

@@ -41,7 +41,7 @@ def usage_of(atom: int) -> AtomUsage:
     return AtomUsage(atom, source, prompt, count, count / 400, 8.0, tuple(histogram), top, ranges)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def results() -> RunResults:
     terms = tuple(Term(atom, 9.5 - 2 * atom, prompt) for atom, prompt in enumerate(HOSTILE))
     return RunResults(

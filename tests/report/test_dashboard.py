@@ -30,24 +30,28 @@ def hostile() -> Comparison:
     return Comparison(BREAKING, {BREAKING: BREAKING}, (dataclasses.replace(sae, measures=measures), itda, failed), view)
 
 
+@pytest.fixture(scope="module")
+def text() -> str:
+    return render_dashboard(realistic(5))
+
+
 def sections(text: str) -> list[str]:
     return re.findall(r'<section id="(\w+)"', text)
 
 
 def test_text_from_data_never_becomes_markup():
-    page = Page(render_dashboard(hostile()))
+    text = render_dashboard(hostile())
+    page = Page(text)
     tags = [tag for tag, _ in page.tags]
     assert tags.count("script") == 3
     assert not {"img", "b", "i", "u", "iframe", "object", "link"} & set(tags)
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
-    text = render_dashboard(hostile())
     assert "\x1b" not in text
     assert "\u202e" not in text
     assert any("{{ 7 * 7 }}" in shown for shown in page.texts)
 
 
-def test_the_dashboard_refers_to_nothing_outside_itself():
-    text = render_dashboard(realistic(30))
+def test_the_dashboard_refers_to_nothing_outside_itself(text):
     page = Page(text)
     references = [v for _, attributes in page.tags for k, v in attributes.items() if k in ("src", "href", "action")]
     assert all(reference.startswith("#") for reference in references)
@@ -60,8 +64,7 @@ def test_the_dashboard_refers_to_nothing_outside_itself():
     assert policy.count("sha256-") == 2
 
 
-def test_every_part_is_there_and_named_for_readers_who_do_not_see_it():
-    text = render_dashboard(realistic(30))
+def test_every_part_is_there_and_named_for_readers_who_do_not_see_it(text):
     assert sections(text) == list(SECTIONS)
     plots = re.findall(r'<figure[^>]*data-plot="([^"]+)"', text)
     assert plots == [
@@ -77,9 +80,8 @@ def test_every_part_is_there_and_named_for_readers_who_do_not_see_it():
     assert len(identifiers) == len(set(identifiers))
 
 
-def test_the_table_has_every_figure_and_every_cost():
+def test_the_table_has_every_figure_and_every_cost(text):
     comparison = realistic(5)
-    text = render_dashboard(comparison)
     table = text[text.index('id="all"') :]
     for entry in comparison.rows[:15]:
         for key, estimate in entry.measures.items():
@@ -94,16 +96,14 @@ def test_the_table_has_every_figure_and_every_cost():
     assert len(re.findall(r'<th scope="col" data-key="[^"]+" data-type="\w+"[^>]*><button type="button"', table)) >= 24
 
 
-def test_failed_rows_say_why_and_reused_ones_that_they_are():
-    text = render_dashboard(realistic(5))
+def test_failed_rows_say_why_and_reused_ones_that_they_are(text):
     failed = re.search(r'<tr data-row="16" class="failed">.*?</tr>', text, re.DOTALL)[0]
     assert "the release &#39;gemma-scope&#39; is of another model" in failed
     assert text.count(">reused</small>") == 2
     assert "15 of 16 entries have results, 2 of them reused from an earlier run. Failed: gemma-scope." in text
 
 
-def test_marks_tell_their_entry_on_hover():
-    text = render_dashboard(realistic(5))
+def test_marks_tell_their_entry_on_hover(text):
     assert "<title>1 itda-mp-1k: FVU 0.2620 ± 0.0032, L0 30.700 ± 0.070, 1,024 latents</title>" in text
     assert "<title>7 topk-4000k: FVU 0.1480 ± 0.0018, 4M activations seen, 4,096 latents</title>" in text
     assert "<title>itda-mp-1k: Probe, 1 latent 0.670 ± 0.011</title>" in text
@@ -119,7 +119,7 @@ def test_parts_without_data_are_left_out():
     ]
     text = render_dashboard(dataclasses.replace(comparison, rows=tuple(bare), latents=None))
     assert sections(text) == ["words", "pareto", "table"]
-    assert Page(text).scripts[0].startswith("// What the scripts")
+    assert Page(text).scripts[0].startswith("// Elements, numbers")
 
 
 @pytest.mark.parametrize("measures", [{}, {"l0": Estimate(math.nan), "fvu": Estimate(math.nan, math.nan)}])
