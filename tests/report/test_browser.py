@@ -9,7 +9,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from itda_lightning.dictionary.sources import Prompt
-from itda_lightning.report import write_page
+from itda_lightning.report.pages.dictionary_page import write_page
 from tests.browser import fits
 from tests.report.conftest import HOSTILE
 

@@ -6,7 +6,7 @@ import io
 import pytest
 from rich.console import Console
 
-from itda_lightning.report import print_comparison
+from itda_lightning.report.terminal import print_comparison
 from itda_lightning.results.comparison import Comparison, Row
 from tests.report.comparisons import realistic
 from tests.report.test_dashboard import hostile

@@ -9,7 +9,7 @@ import pytest
 
 from itda_lightning.dictionary.sources import Prompt
 from itda_lightning.errors import InputError
-from itda_lightning.report import render_dashboard, write_dashboard
+from itda_lightning.report.pages.comparison_page import render_dashboard, write_dashboard
 from itda_lightning.report.pages.latent_data import latent_lines, overview
 from itda_lightning.results.comparison import Comparison, Estimate, LatentSummary, LatentView, Row
 from tests.report.comparisons import latent_view, realistic, row

@@ -7,7 +7,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
-from itda_lightning.report import write_dashboard
+from itda_lightning.report.pages.comparison_page import write_dashboard
 from itda_lightning.report.pages.latent_data import SOURCE_WINDOW
 from itda_lightning.report.words.excerpt import excerpt
 from itda_lightning.results.comparison import Comparison

@@ -10,7 +10,7 @@ import pytest
 
 from itda_lightning.dictionary.sources import Prompt
 from itda_lightning.errors import InputError
-from itda_lightning.report import render_page, write_page
+from itda_lightning.report.pages.dictionary_page import render_page, write_page
 from itda_lightning.results.run_results import RunResults, Term, TokenDecomposition, Usage
 from tests.report.conftest import HOSTILE, usage_of
 

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from itda_lightning.dictionary.sources import Prompt
-from itda_lightning.report import print_decomposition, print_metrics
+from itda_lightning.report.terminal import print_decomposition, print_metrics
 from itda_lightning.report.words.excerpt import LONGEST_TOKEN, excerpt
 from itda_lightning.report.words.wording import METRICS, show_share
 from itda_lightning.results.run_results import Term, TokenDecomposition
