@@ -1,7 +1,9 @@
-"""Comparisons as a run of ``compare`` gives them, made up, of any size."""
+"""Make up comparisons of any size, as ``compare`` returns them."""
 
 import math
 import random
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from itda_lightning.dictionary.sources import Prompt
@@ -22,6 +24,8 @@ Congress government would been upon people Mexico treaty year public may their n
 Treasury Senate constitution . , ; citizens act every President foreign trade duties law"""
 WORDS = tuple(PROSE.split())
 BINS = 32
+# Latents repeat after this many: large dictionaries are made up in seconds.
+KINDS = 1024
 
 
 def row(
@@ -150,10 +154,11 @@ def latent_view(
         rows[0][3 * place + 1 : 3 * place + 4] = prompt
     vocabulary = tuple([prompt.token for prompt in hostile] + [f" {word}" for word in WORDS])
 
-    def summary(latent: int, signed: bool) -> LatentSummary:
+    @cache
+    def like(kind: int, signed: bool) -> LatentSummary:
         density = 10 ** chance.gauss(-2.3, 0.5)
         if chance.random() < 0.02:
-            return LatentSummary(latent, 0.0, 0.0, (0,) * BINS, (), (), ())
+            return LatentSummary(kind, 0.0, 0.0, (0,) * BINS, (), (), ())
         limit = chance.uniform(3, 60)
         histogram = [0] * BINS
         for _ in range(min(40, 1 + int(density * tokens))):
@@ -163,7 +168,10 @@ def latent_view(
             ((chance.randrange(tokens), limit * chance.uniform(0.4, 0.999)) for _ in range(8)), key=lambda e: -e[1]
         )
         words = [chance.randrange(len(vocabulary)) for _ in range(16)]
-        return LatentSummary(latent, density, limit, tuple(histogram), tuple(top), tuple(words[:8]), tuple(words[8:]))
+        return LatentSummary(kind, density, limit, tuple(histogram), tuple(top), tuple(words[:8]), tuple(words[8:]))
+
+    def summary(latent: int, signed: bool) -> LatentSummary:
+        return replace(like(latent % KINDS, signed), latent=latent)
 
     sources: list[Prompt | None] = []
     for atom in range(atoms):
