@@ -1,4 +1,4 @@
-"""The dashboard in a browser, opened from a file: sorting, the choice of lines, and atoms beside their nearest latents."""
+"""The dashboard in a browser, from a file: sorting, the choice of lines, and atoms beside their nearest latents."""
 
 import dataclasses
 
@@ -258,7 +258,7 @@ def test_the_policy_forbids_requests(page):
 def test_a_large_dictionary_opens_quickly_and_is_walked_through_smoothly(
     browser, tmp_path, record_property, unchecked_types
 ):
-    """The limits are far above what was measured (0.3 s to 0.6 s to open, 15 ms an atom), for slow and busy machines."""
+    """The limits, for slow and busy machines, are far above what was measured (0.6 s to open, 15 ms per atom)."""
     names = ("topk-4000k", "batchtopk-4000k", "matching_pursuit-4000k", "random-4k")
     write_dashboard(Comparison("Large", FACTS, realistic_rows(), latent_view(16_384, names)), tmp_path / "page.html")
     browser.get((tmp_path / "page.html").as_uri())
