@@ -41,20 +41,15 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 LONG_ROOMS = ("doors", "across_models", "activations", "fitting", "comparison", "evaluation")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the longest tests, and let one worker run all tests of a file, whose fixtures are then built once."""
+    """Start with the tests that run the bundled model, then with the long rooms."""
 
     def place(item: pytest.Item) -> tuple[bool, int]:
         room = item.path.relative_to(Path(__file__).parent).parts[0]
-        return item.get_closest_marker("slow") is None, LONG_ROOMS.index(room) if room in LONG_ROOMS else len(
-            LONG_ROOMS
-        )
+        rank = LONG_ROOMS.index(room) if room in LONG_ROOMS else len(LONG_ROOMS)
+        return item.get_closest_marker("slow") is None, rank
 
     items.sort(key=place)
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from itda_lightning.across_models.similarity_study import compare_models
 from tests.across_models.retokenised import cut_merges
 from tests.across_models.study import settings_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("bundled-model"), pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 HOOKS = ["blocks.1.hook_resid_post", "blocks.6.hook_resid_post"]
 
 

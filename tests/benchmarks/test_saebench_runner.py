@@ -63,16 +63,16 @@ def absorption(monkeypatch) -> dict[str, Any]:
 
 def test_absorption_finds_the_same_words_wherever_it_asks_and_only_for_its_time(script, absorption):
     original = absorption["vocab"].get_alpha_tokens
-    with script._absorption(SimpleNamespace(run_with_cache=None), 400):
+    with script._absorption(SimpleNamespace(run_with_cache=print), 400):
         drawn = [module.get_alpha_tokens(None) for name, module in absorption.items() if name != "prompting"]
         again = absorption["common"].get_alpha_tokens(None, allow_leading_space=False)
         assert "get_alpha_tokens" not in vars(absorption["prompting"])
     assert len(set(drawn[0])) == 400
     assert drawn[0] == drawn[1] == drawn[2] == again, "whatever the vocabulary's order"
     assert all(module.get_alpha_tokens is original for name, module in absorption.items() if name != "prompting")
-    with script._absorption(SimpleNamespace(run_with_cache=None), None):
+    with script._absorption(SimpleNamespace(run_with_cache=print), None):
         assert absorption["common"].get_alpha_tokens(None) == sorted(original(None))
-    with script._absorption(SimpleNamespace(run_with_cache=None), 10**6):
+    with script._absorption(SimpleNamespace(run_with_cache=print), 10**6):
         assert set(absorption["common"].get_alpha_tokens(None)) == set(original(None))
 
 
@@ -87,7 +87,7 @@ def test_absorption_runs_the_model_as_far_as_it_reads_it(script, absorption):
 
 def test_too_few_words_for_every_letter_are_refused(script, absorption):
     with (
-        script._absorption(SimpleNamespace(run_with_cache=None), 3),
+        script._absorption(SimpleNamespace(run_with_cache=print), 3),
         pytest.raises(InputError, match=r"no word of 3 begins with .*, but .* of the vocabulary's 2600 --words"),
     ):
         absorption["common"].get_alpha_tokens(None)

@@ -22,7 +22,7 @@ from itda_lightning.export import export
 from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.page import page
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("bundled-model")]
+pytestmark = [pytest.mark.slow]
 
 LAYER = 14
 HOOK = f"blocks.{LAYER}.hook_resid_post"

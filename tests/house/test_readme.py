@@ -37,7 +37,6 @@ def test_the_demo_runs_the_commands_that_the_readme_shows() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("bundled-model")
 def test_the_python_example_runs(tmp_path: Path) -> None:
     (example,) = blocks("python")
     done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, timeout=1800)
@@ -46,7 +45,6 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("bundled-model")
 def test_the_commands_run_one_after_another(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     lines = blocks("bash")[2].strip().splitlines()
