@@ -88,7 +88,7 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
         if key.startswith("probing/") and math.isfinite(estimate.value)
     ]
     if probed:
-        columns = ["entry", "method", "probe", "accuracy", "standard error"]
+        columns: list[str | int] = ["entry", "method", "probe", "accuracy", "standard error"]
         content["comparison/probing"] = wandb.Table(columns=columns, data=probed)
     used = {row.name: row.densities for row in rows if any(row.densities)}
     if used:

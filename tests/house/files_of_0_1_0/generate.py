@@ -11,6 +11,7 @@ import runpy
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -30,7 +31,7 @@ DATA = {
     "cache_dtype": "float16",
 }
 FIT = {"max_atoms": 24, "k": 4, "threshold": 0.5}
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "trainer": {"accelerator": "cpu", "enable_progress_bar": False},
     "model": FIT | {"calibration_tokens": 256},
     "data": DATA,
