@@ -167,10 +167,10 @@ def test_a_truncated_export(tmp_path, architecture):
     save_export(made(), tmp_path / "export", architecture)
     weights = tmp_path / "export" / "sae_weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
-    with pytest.raises(InputError, match=r"does not hold a whole SAE.*export the dictionary again"):
+    with pytest.raises(InputError, match=r"does not hold a complete SAE.*export the dictionary again"):
         load_dictionary(tmp_path / "export")
     weights.unlink()
-    with pytest.raises(InputError, match=r"does not hold a whole SAE.*FileNotFoundError"):
+    with pytest.raises(InputError, match=r"does not hold a complete SAE.*FileNotFoundError"):
         load_dictionary(tmp_path / "export")
 
 
