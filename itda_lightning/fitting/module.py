@@ -25,25 +25,26 @@ from itda_lightning.pursuit import PursuitName
 class ITDA(FitState):
     """Inference-time decomposition of activations (arXiv 2505.17769): one growing dictionary per hook point.
 
-    There is no optimiser and no gradient. Without ``threshold`` and ``paper_threshold`` the threshold is calibrated on a
-    sample so that the dictionary is full about when the token budget ends. The defaults come from the study in
+    There is no optimiser and no gradient. Without ``threshold`` and ``paper_threshold`` the threshold is calibrated on
+    a sample so that the dictionary is full about when the token budget ends. The defaults come from the study in
     ``benchmarks/quality``; ``configs/paper.yaml`` has the published rule.
 
     Args:
         max_atoms: the dictionary stops growing at this many atoms.
         k: sparsity: the number of pursuit steps and so the largest L0.
-        pursuit: omp (orthogonal matching pursuit), mp (matching pursuit: faster, worse) or gomp (generalised: several atoms
-            per step, a larger error, codes that probes read better; growth is judged by omp).
+        pursuit: omp (orthogonal matching pursuit), mp (matching pursuit: faster, worse) or gomp (generalised: several
+            atoms per step, a larger error, codes that probes read better; growth is judged by omp).
         nonnegative: allow non-negative coefficients only.
         growth: sequential (each activation is judged after all before it were appended: Algorithm 1 of the paper),
             frozen_batch (a batch is judged by the dictionary before it: the paper's released code; faster, and shared
             by several processes, but the first batch is taken whole) or worst_first (the worst of a batch is appended
             first: the fewest atoms, up to 3 encodes per activation).
-        threshold: an activation becomes an atom if this share of its energy |x - bias|^2 is left unexplained; in (0, 1).
+        threshold: an activation becomes an atom if this share of its energy |x - bias|^2 is unexplained; in (0, 1).
         paper_threshold: the threshold in the form of the paper's released code (mean squared difference of unit
             vectors, e.g. 4e-4); converted to ``threshold`` and logged.
-        energy_exponent: p of ``energy^p typical_energy^(1 - p)``, of which the threshold is a share: below 1 (as published),
-            fewer activations of large norm become atoms. None for .85, or for 1 if a threshold is given.
+        energy_exponent: p of ``energy^p typical_energy^(1 - p)``, of which the threshold is a share: below 1, which is
+            the published value, activations of large norm must be explained better, so more of them become atoms.
+            None for .85, or for 1 if a threshold is given.
         center: subtract the mean activation before encoding and keep it as the decoder's bias.
         calibration_tokens: activations of the sample that gives the mean and the threshold.
         bad_activations: what to do with activations that are not finite or all zero: skip (and count) or refuse.
