@@ -103,7 +103,7 @@ def measure(
         "threads": torch.get_num_threads(),
         "budget GB": budget / 1e9,
         "Gram": prepared.gram is not None,
-        "bfloat16 screening": prepared.half,
+        "bfloat16 screening": prepared.coarse.used,
         "atoms GB": atoms_gb,
         "peak GB above the process without atoms": worked - empty,
         "peak GB beyond atoms": worked - empty - atoms_gb,

@@ -85,7 +85,7 @@ def main(
                 fast.build_gram()
                 problem = Problem(x.shape[1], n, x[-1024:], atoms, fast, fast, 0.0)
                 measured = time_all(problem, contenders(problem, k))
-                kept = fast.half_with_gram
+                kept = fast.coarse.used_with_gram
                 rows.append(
                     {"hook": hook, "n": n, "k": k, "us": measured, "kept bfloat16": kept, "check": check(problem, k)}
                 )

@@ -222,11 +222,11 @@ def where_time_goes(problem: Problem, k: int) -> dict[str, float]:
     from itda_lightning.pursuit import compiled
 
     fast = problem.fast
-    rows = compiled.rows_at_a_time(fast, k)
-    room = compiled.Room.empty(rows, problem.n)
+    rows = compiled.rows_at_a_time(fast, k, takes_gram=True)
+    room = compiled.ScoreRoom.empty(rows, problem.n)
     start = time.perf_counter()
     for part in problem.x.split(rows):
-        compiled.screen(part, fast, 0, problem.n, room, fast.half_with_gram)
+        compiled.screen(part, fast, range(problem.n), room, fast.coarse.used_with_gram)
     screened = (time.perf_counter() - start) * 1e6 / len(problem.x)
     start = time.perf_counter()
     pursue("mp", problem.x, fast, k)

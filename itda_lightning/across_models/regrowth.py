@@ -14,7 +14,8 @@ from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.text.rows import choice
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
-from itda_lightning.growth import GROWTH_POLICIES, GrowthRule, judging
+from itda_lightning.growth import GROWTH_POLICIES, GrowthRule
+from itda_lightning.pursuit import judging
 
 
 def check_regrowable(name: str, dictionary: Dictionary) -> None:

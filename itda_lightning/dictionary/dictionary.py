@@ -13,6 +13,7 @@ from itda_lightning.dictionary.sources import COLUMNS, Prompt, Sources
 from itda_lightning.errors import InputError
 from itda_lightning.machine.checks import check_choice
 from itda_lightning.pursuit import (
+    PURSUITS,
     PreparedAtoms,
     PursuitName,
     SparseCode,
@@ -240,7 +241,7 @@ class Dictionary(nn.Module):
             raise ValueError(f"x must have shape (batch, {self.d_in}), got {tuple(x.shape)}")
         check_finite(x)
         prepared = self.prepared()
-        prepared.build_gram_if_repaid(self.pursuit, len(x), self.k)
+        PURSUITS[self.pursuit].init(prepared, len(x), self.k)
         rows = max(1, min(ENCODED_ROWS, prepared.budget // 8 // (prepared.dtype.itemsize * max(1, self.d_in))))
         codes = [
             pursue(self.pursuit, self.centre(part), prepared, self.k, self.nonnegative, error_threshold)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from itda_lightning.dictionary.dictionary_files import read_dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.machine.processes import add_up, rank, shares
-from itda_lightning.pursuit import ShardedAtoms, SparseCode
+from itda_lightning.pursuit import PURSUITS, ShardedAtoms, SparseCode
 
 
 class ShardedDictionary(nn.Module):
@@ -30,7 +30,7 @@ class ShardedDictionary(nn.Module):
         sources: those of all atoms; None for a dictionary without sources.
 
     Raises:
-        InputError: files that ``Dictionary.load`` refuses, too, or a dictionary of the generalised pursuit.
+        InputError: files that ``Dictionary.load`` refuses, too, or a dictionary whose pursuit processes cannot share.
         ValueError: fewer atoms than processes, or atoms that are not unit rows.
 
     Example:
@@ -48,9 +48,9 @@ class ShardedDictionary(nn.Module):
         super().__init__()
         saved = read_dictionary(Path(path), device, atoms=lambda n: shares(n)[rank()])
         self.k, self.pursuit, self.nonnegative, self.sources = saved.k, saved.pursuit, saved.nonnegative, saved.sources
-        if self.pursuit == "gomp":
+        if not PURSUITS[self.pursuit].shared_by_processes:
             raise InputError(
-                f"the dictionary in {path} encodes by gomp, which processes do not share: use il.Dictionary"
+                f"the dictionary in {path} encodes by {self.pursuit}, which processes do not share: use il.Dictionary"
             )
         self.atoms = ShardedAtoms(saved.atoms, memory_budget)
         self.register_buffer("bias", saved.bias)

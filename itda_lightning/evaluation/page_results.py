@@ -10,14 +10,10 @@ from itda_lightning.dictionary.sources import Source
 from itda_lightning.evaluation.decomposition import decompose
 from itda_lightning.evaluation.facts_strip import data_facts, machine_facts, short
 from itda_lightning.evaluation.usage import UsageMeter
+from itda_lightning.pursuit import PURSUITS
 from itda_lightning.results.run_results import RunResults, TokenDecomposition, Usage
 
 DECOMPOSITIONS = 6
-PURSUITS = {
-    "mp": "matching pursuit",
-    "omp": "orthogonal matching pursuit",
-    "gomp": "generalised orthogonal matching pursuit",
-}
 # The figures of an evaluation that stand on the page, in this order.
 EVALUATED = (
     "ce_loss_without_sae",
@@ -93,7 +89,7 @@ def _facts(dictionary: Dictionary, data: ActivationsDataModule, hook_name: str, 
         "dataset fingerprint": short(dictionary.dataset or data.documents.fingerprint),
         "activations read": f"{metadata.get('activations_seen', 0):,} of {budget:,} tokens" if budget else "",
         "held-out activations": f"{usage.n_tokens:,} of {data.rows('heldout').tokens.numel():,} tokens",
-        "pursuit": f"{PURSUITS[dictionary.pursuit]}, k = {dictionary.k}"
+        "pursuit": f"{PURSUITS[dictionary.pursuit].title}, k = {dictionary.k}"
         + (", non-negative" if dictionary.nonnegative else ""),
         "growth": str(fit.get("growth", "")).replace("_", " "),
         "refinement": _refinement(metadata.get(REFINEMENT)),

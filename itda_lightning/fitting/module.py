@@ -17,9 +17,9 @@ from itda_lightning.fitting.fit_state import FitState
 from itda_lightning.fitting.strategy import check_strategy
 from itda_lightning.fitting.threshold import find_threshold, typical_energy
 from itda_lightning.fitting.validation import ValidationSums, named_metrics
-from itda_lightning.growth import GrowthRule, Step, grow_among_ranks, judging
+from itda_lightning.growth import GrowthRule, Step, grow_among_ranks
 from itda_lightning.machine.processes import n_ranks, rank
-from itda_lightning.pursuit import PursuitName
+from itda_lightning.pursuit import PursuitName, judging
 
 
 class ITDA(FitState):

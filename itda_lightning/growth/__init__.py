@@ -19,7 +19,6 @@ from itda_lightning.growth.rule import (
     Growth,
     GrowthRule,
     cosine_threshold,
-    judging,
     unexplained_threshold,
 )
 from itda_lightning.growth.sequential import grow_sequential
@@ -50,7 +49,6 @@ __all__ = [
     "grow_frozen_batch",
     "grow_sequential",
     "grow_worst_first",
-    "judging",
     "project_on_cones",
     "refinement_step",
     "unexplained_threshold",

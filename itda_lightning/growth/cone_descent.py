@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from itda_lightning.growth.rule import Encode
-from itda_lightning.pursuit import PreparedAtoms, PursuitName, combine, pursue
+from itda_lightning.pursuit import PURSUITS, PreparedAtoms, PursuitName, combine, pursue
 
 LEAST_ANCHOR = 0.8
 FIRST_DECAY, SECOND_DECAY = 0.9, 0.999
@@ -97,7 +97,7 @@ def descent(
     """
     prepared = PreparedAtoms(atoms, len(atoms), rule.memory_budget)
     x = normalize(x.to(prepared.dtype), dim=1)
-    prepared.build_gram_if_repaid(rule.pursuit, len(x), rule.k)
+    PURSUITS[rule.pursuit].init(prepared, len(x), rule.k)
     code = encode(rule.pursuit, x, prepared, rule.k, rule.nonnegative)
     residual = x - combine(code.support, code.coefficients, prepared.atoms)
     direction = torch.zeros(atoms.shape, dtype=torch.float32, device=x.device)

@@ -19,11 +19,6 @@ COMPARED_ENTRIES = 2**24
 Encode = Callable[..., SparseCode]
 
 
-def judging(pursuit: PursuitName) -> PursuitName:
-    """The pursuit whose residuals decide about growth: for ``gomp`` the orthogonal one, which takes one atom at a time."""
-    return "omp" if pursuit == "gomp" else pursuit
-
-
 class GrowthRule(NamedTuple):
     """An activation x, centred, whose residual r leaves ``|r|^2 > threshold * reference(x)`` becomes an atom.
 
@@ -32,7 +27,7 @@ class GrowthRule(NamedTuple):
     all of them well enough by that rule. A smaller ``energy_exponent`` asks for more where there is more energy.
 
     Attributes:
-        k, pursuit, nonnegative: the code whose residual is judged; not gomp, see ``judging``.
+        k, pursuit, nonnegative: the code whose residual is judged; one that judges itself, see ``pursuit.judging``.
         threshold: strictly between 0 and 1.
         energy_exponent: p of ``reference(x) = |x|^(2 p) typical_energy^(1 - p)``, in [0, 1]: 1 is the published rule,
             0 asks the same squared error of all activations.

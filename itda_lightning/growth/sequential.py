@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from itda_lightning.growth.rule import DUPLICATE_COSINE, Growth, GrowthRule
-from itda_lightning.pursuit import Path, PreparedAtoms, correlate, pursue
+from itda_lightning.pursuit import PURSUITS, Path, PreparedAtoms, correlate, pursue
 
 # A larger block makes larger products but assumes more, and wrongly more often. A young dictionary changes with every
 # atom, so its blocks are small.
@@ -39,7 +39,7 @@ def grow_sequential(
         # As they would be stored, and so as they are when they judge others.
         unit = torch.nn.functional.normalize(x, dim=1).to(prepared.storage_dtype).to(prepared.dtype)
         appended, energy = pursue_and_append(
-            rule.pursuit == "omp",
+            PURSUITS[rule.pursuit].orthogonal,
             x.to(prepared.dtype),
             unit,
             prepared,

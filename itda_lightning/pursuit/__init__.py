@@ -6,7 +6,6 @@ from itda_lightning.pursuit.correlation import combine, correlate
 from itda_lightning.pursuit.path import Path
 from itda_lightning.pursuit.prepared import PreparedAtoms
 from itda_lightning.pursuit.public import (
-    PursuitName,
     check_finite,
     check_sparsity,
     check_unit_rows,
@@ -17,8 +16,10 @@ from itda_lightning.pursuit.public import (
 )
 from itda_lightning.pursuit.sharded_atoms import ShardedAtoms
 from itda_lightning.pursuit.shared_batch import pursue_among_ranks
+from itda_lightning.pursuit.table import PURSUITS, PursuitName, judging
 
 __all__ = [
+    "PURSUITS",
     "SMALLEST_BUDGET",
     "Path",
     "PreparedAtoms",
@@ -31,6 +32,7 @@ __all__ = [
     "combine",
     "correlate",
     "generalised_orthogonal_matching_pursuit",
+    "judging",
     "matching_pursuit",
     "orthogonal_matching_pursuit",
     "pursue",

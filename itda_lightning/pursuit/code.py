@@ -1,5 +1,6 @@
 """The sparse code that every pursuit returns."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -15,21 +16,35 @@ class SparseCode(NamedTuple):
         coefficients: (batch, k), the dtype of the computation; 0 where ``support`` is -1. A matching pursuit
             that picks an atom again gives the second pick a column of its own.
         residual_energy: (batch,), squared norm of ``x - coefficients @ atoms[support]``.
+
+    Example:
+        >>> import torch
+        >>> from itda_lightning import SparseCode
+        >>> code = SparseCode(torch.tensor([[2, 0, 2]]), torch.tensor([[3.0, -1.0, 0.5]]), torch.zeros(1))
+        >>> code.to_dense(4)
+        tensor([[-1.0000,  0.0000,  3.5000,  0.0000]])
+        >>> code.l0()
+        tensor([2])
     """
 
     support: Int[Tensor, "batch k"]
     coefficients: Float[Tensor, "batch k"]
     residual_energy: Float[Tensor, " batch"]
 
+    @classmethod
+    def concatenate(cls, codes: Iterable["SparseCode"]) -> "SparseCode":
+        """Join the codes of consecutive parts of a batch."""
+        return cls(*(torch.cat(parts) for parts in zip(*codes, strict=True)))
+
     def to_dense(self, n: int) -> Float[Tensor, "batch {n}"]:
-        """The code as a dense matrix (batch, n); coefficients of an atom that was picked again are summed."""
+        """Return the code as a dense (batch, n) matrix; the coefficients of a re-picked atom are summed."""
         dense = self.coefficients.new_zeros(len(self.support), n)
         if n == 0:
             return dense  # no column that the unused entries of the support could be sent to
         return dense.scatter_add_(1, self.support.clamp(min=0), self.coefficients)
 
     def distinct(self) -> "SparseCode":
-        """The same code with every atom at most once: re-picks are added to the first pick's column.
+        """Return the same code with every atom at most once: re-picks are added to the first pick's column.
 
         The columns of later picks become unused (-1, 0), so ``(distinct().support >= 0).sum(-1)`` is L0.
         """
@@ -42,5 +57,5 @@ class SparseCode(NamedTuple):
         )
 
     def l0(self) -> Int[Tensor, " batch"]:
-        """(batch,) int64, the number of distinct atoms in each code; at most k."""
+        """Count the distinct atoms of each code: (batch,) int64, at most k."""
         return (self.distinct().support >= 0).sum(-1)

@@ -1,84 +1,111 @@
-"""Generalised orthogonal matching pursuit (Wang, Kwon and Shim 2012, https://arxiv.org/abs/1111.6664): several atoms a step.
+"""Generalised orthogonal matching pursuit (Wang, Kwon and Shim 2012, https://arxiv.org/abs/1111.6664): several atoms per step.
 
-An orthogonal pursuit takes the best atom, explains with it what others nearly as good would have explained, and so leaves them
-out: small changes of an activation change which one it is. Taking a third of the code at a time leaves in what is alike, so
-codes of like activations are more alike, which probes feel; the error is larger, and three products with all atoms do for a
-code.
+An orthogonal pursuit takes the best atom and explains with it what others nearly as good would have explained, so it
+leaves them out, and small changes of an activation change which one it takes. Taking a third of the code at a time
+keeps all that are alike: similar activations get more similar codes, from which probes gain. The error is larger, and a
+code takes three products with all atoms.
 
-Chosen by measurement (SmolLM2-135M, layer 14, 4,096 atoms refined at .8 for each, k 32, non-negative codes; probes of 16 latents
-on eight datasets, eight draws, their standard error .004): in 8, 4, 3, 2 steps FVU .125, .136, .144, .160 and probes .747, .755,
-.763, .770. The orthogonal pursuit had .112 and .738, a TopK SAE of ten times the tokens .157 and .763.
+Chosen by measurement (SmolLM2-135M, layer 14, 4,096 atoms refined at .8 for each, k 32, non-negative codes; probes of
+16 latents on eight datasets, eight draws, their standard error .004): in 8, 4, 3, 2 steps FVU .125, .136, .144, .160 and
+probes .747, .755, .763, .770. The orthogonal pursuit had .112 and .738, a TopK SAE of ten times the tokens .157 and .763.
 """
+
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from itda_lightning.pursuit.algorithm import BLOCK_BYTES_ELSEWHERE, Pursuit
 from itda_lightning.pursuit.code import SparseCode
-from itda_lightning.pursuit.correlation import combine, correlate
-from itda_lightning.pursuit.limits import MIN_NEW_DIRECTION, NOISE_FLOOR
+from itda_lightning.pursuit.correlation import Correlations, ResidualCorrelations
+from itda_lightning.pursuit.prepared import PreparedAtoms
+from itda_lightning.pursuit.problem import MIN_NEW_DIRECTION, Problem
 
 STEPS = 3
 
 
-def steps_of(k: int) -> list[slice]:
-    """The columns of a code that each step fills: a third of k, rounded up."""
-    taken = -(-k // STEPS)
-    return [slice(start, min(k, start + taken)) for start in range(0, k, taken)]
+class GeneralisedOrthogonalMatchingPursuit(Pursuit):
+    """Take a third of k atoms per step, and solve for all coefficients after each."""
+
+    title = "generalised orthogonal matching pursuit"
+    orthogonal = True
+    takes_gram = False
+    judged_by_itself = False
+    shared_by_processes = False
+
+    def steps(self, k: int) -> list[slice]:
+        """Return the columns of a code that each step fills: a third of k, rounded up."""
+        per_step = -(-k // STEPS)
+        return [slice(start, min(k, start + per_step)) for start in range(0, k, per_step)]
+
+    def loops(self) -> Any:
+        """Return the module of the compiled loops."""
+        from itda_lightning.pursuit.kernels import several_steps
+
+        return several_steps
+
+    def rows_in_torch(self, prepared: PreparedAtoms, k: int) -> int:
+        """Return how many activations go through plain torch at a time."""
+        # Per activation: n scores, the atoms of its code and two k x k matrices, in float64.
+        per_row = 8 * (prepared.n + k * prepared.d_in + 2 * k * k)
+        return max(1, min(BLOCK_BYTES_ELSEWHERE, prepared.budget // 8) // per_row)
+
+    def run(self, problem: Problem, correlations: Correlations) -> SparseCode:
+        """Take the steps, given the correlations of x.
+
+        Per step: the atoms with the largest |correlation| (``nonnegative``: the largest correlations) that are not in
+        the support join it, and all coefficients become the least-squares ones. An atom that is linearly dependent on
+        those before it leaves the support; so do, with ``nonnegative``, all whose coefficient is negative, until none
+        is. A sample ends early when nothing correlates above rounding noise, or when its residual energy is at most
+        ``error_threshold * |x|^2``.
+        """
+        assert isinstance(correlations, ResidualCorrelations), "each step is a product with all atoms"
+        x, k, atoms = problem.x, problem.k, correlations.atoms
+        support = torch.full((len(x), k), -1, dtype=torch.int64, device=x.device)
+        coefficients = torch.zeros(len(x), k, dtype=torch.float64, device=x.device)
+        gram = torch.zeros(len(x), k, k, dtype=torch.float64, device=x.device)
+        projections = torch.zeros(len(x), k, dtype=torch.float64, device=x.device)
+        energy, floor, target = problem.limits()
+        active = energy > torch.clamp(target, min=0.0)
+        for new in self.steps(k):
+            if not active.any():
+                break
+            count, used = new.stop - new.start, slice(0, new.stop)
+            atom, score = _best(correlations.current, support[:, : new.start], count, problem.nonnegative)
+            taken = active[:, None] & (score > floor[:, None])
+            support[:, new] = torch.where(taken, atom, -1)
+            chosen = atoms[support[:, used].clamp(min=0)].double()
+            inner = chosen[:, new] @ chosen.mT
+            gram[:, new, used], gram[:, used, new] = inner, inner.mT
+            projections[:, new] = (chosen[:, new] @ x.double()[:, :, None])[:, :, 0]
+            solved, kept = _least_squares(
+                gram[:, used, used], projections[:, used], support[:, used] >= 0, problem.nonnegative
+            )
+            coefficients[:, used] = torch.where(active[:, None], solved, coefficients[:, used])
+            support[:, used] = torch.where(active[:, None] & ~kept, -1, support[:, used])
+            if new.stop < k:
+                correlations.replace(support[:, used], coefficients[:, used].to(x.dtype))
+                energy = correlations.residual.double().square().sum(-1)
+                active = active & taken.any(-1) & (energy > target) & (energy > floor.square())
+        support, coefficients = unused_last(support, coefficients)
+        return SparseCode(support, coefficients.to(x.dtype), energy.to(x.dtype))
 
 
-def run_generalised_pursuit(
-    x: Float[Tensor, "batch d"],
-    atoms: Float[Tensor, "n d"],
-    k: int,
-    nonnegative: bool,
-    error_threshold: float | Float[Tensor, " batch"] | None,
-) -> SparseCode:
-    """Steps of generalised orthogonal matching pursuit. Inputs are valid.
-
-    Per step: the atoms with the largest |correlation| (``nonnegative``: the largest correlations) that are not in the support
-    join it, and all coefficients become the least-squares ones. An atom that is linearly dependent on those before it leaves
-    the support; so do, with ``nonnegative``, all whose coefficient is negative, until none is. A sample ends early when
-    nothing correlates above rounding noise, or when its residual energy is at most ``error_threshold * |x|^2``.
-    """
-    batch = len(x)
-    support = torch.full((batch, k), -1, dtype=torch.int64, device=x.device)
-    coefficients = torch.zeros(batch, k, dtype=torch.float64, device=x.device)
-    gram = torch.zeros(batch, k, k, dtype=torch.float64, device=x.device)
-    projections = torch.zeros(batch, k, dtype=torch.float64, device=x.device)
-    whole = x.double().square().sum(-1)
-    floor = NOISE_FLOOR * whole.sqrt()
-    target = whole * (error_threshold if error_threshold is not None else -1.0)
-    active = whole > torch.clamp(target, min=0.0)
-    residual = x
-    for new in steps_of(k):
-        if not active.any():
-            break
-        atom, score = _best(correlate(residual, atoms), support[:, : new.start], new.stop - new.start, nonnegative)
-        taken = active[:, None] & (score > floor[:, None])
-        support[:, new] = torch.where(taken, atom, -1)
-        chosen = atoms[support[:, : new.stop].clamp(min=0)].double()
-        inner = chosen[:, new] @ chosen.mT
-        gram[:, new, : new.stop], gram[:, : new.stop, new] = inner, inner.mT
-        projections[:, new] = (chosen[:, new] @ x.double()[:, :, None])[:, :, 0]
-        used = slice(0, new.stop)
-        solved, kept = _least_squares(gram[:, used, used], projections[:, used], support[:, used] >= 0, nonnegative)
-        coefficients[:, used] = torch.where(active[:, None], solved, coefficients[:, used])
-        support[:, used] = torch.where(active[:, None] & ~kept, -1, support[:, used])
-        residual = x - combine(support[:, used], coefficients[:, used].to(x.dtype), atoms)
-        energy = residual.double().square().sum(-1)
-        active = active & taken.any(-1) & (energy > target) & (energy > floor.square())
+def unused_last(
+    support: Int[Tensor, "batch k"], coefficients: Float[Tensor, "batch k"]
+) -> tuple[Int[Tensor, "batch k"], Float[Tensor, "batch k"]]:
+    """Move the columns of atoms that left the support behind the others, whose order stays."""
     order = (support < 0).to(torch.int8).argsort(dim=1, stable=True)
-    residual_energy = (x - combine(support, coefficients.to(x.dtype), atoms)).double().square().sum(-1)
-    return SparseCode(support.gather(1, order), coefficients.gather(1, order).to(x.dtype), residual_energy.to(x.dtype))
+    return support.gather(1, order), coefficients.gather(1, order)
 
 
 def _best(
     correlation: Float[Tensor, "batch n"], support: Int[Tensor, "batch used"], count: int, nonnegative: bool
 ) -> tuple[Int[Tensor, "batch count"], Float[Tensor, "batch count"]]:
-    """The best atoms outside the support, and their scores; -1 and 0 where there are fewer."""
+    """Return the best atoms outside the support, and their scores; -1 and 0 if there are fewer."""
     score = correlation if nonnegative else correlation.abs()
-    # What is unused is sent to a column behind the others.
+    # Unused entries go to a column behind the others.
     score = torch.nn.functional.pad(score, (0, count + 1)).scatter(1, support % (score.shape[1] + 1), 0.0)
     score[:, correlation.shape[1] :] = 0.0
     best, atom = score.topk(count, dim=1)
@@ -91,7 +118,7 @@ def _least_squares(
     kept: Bool[Tensor, "batch used"],
     nonnegative: bool,
 ) -> tuple[Float[Tensor, "batch used"], Bool[Tensor, "batch used"]]:
-    """Least-squares coefficients of the atoms that are kept, and which these are in the end."""
+    """Solve for the coefficients of the atoms that are kept; return them, and which atoms these are in the end."""
     kept = kept.clone()
     while True:
         factor = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device).repeat(len(gram), 1, 1)

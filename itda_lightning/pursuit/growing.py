@@ -1,19 +1,17 @@
-"""Pursuits one after another in a dictionary that grows by what they explain badly: one encode an activation."""
+"""Pursuits one after another in a dictionary that grows by what they explain badly: one encode per activation."""
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from itda_lightning.pursuit.compiled import Room, entries, rounding, rows_at_a_time, screen
+from itda_lightning.pursuit.compiled import ScoreRoom, entries, kernel_gram, kernel_problem, rows_at_a_time, screen
 from itda_lightning.pursuit.correlation import correlate
-from itda_lightning.pursuit.gram import UNIT
-from itda_lightning.pursuit.kernels import pursuits as kernels
-from itda_lightning.pursuit.limits import MIN_NEW_DIRECTION, NOISE_FLOOR
+from itda_lightning.pursuit.kernels import arguments, gram_rows
 from itda_lightning.pursuit.prepared import PreparedAtoms
 
 # New atoms are scored from the residual until the block ends and the screen has them, so a block should append few.
-LARGEST_BLOCK, SMALLEST_BLOCK, NEW_ATOMS_A_BLOCK = 512, 16, 16
+LARGEST_BLOCK, SMALLEST_BLOCK, NEW_ATOMS_PER_BLOCK = 512, 16, 16
 
 
 def pursue_and_append(
@@ -28,37 +26,45 @@ def pursue_and_append(
 ) -> tuple[Bool[Tensor, " batch"], Float[Tensor, " batch"]]:
     """Encode each activation with the atoms and those appended before it, and append what is explained too badly.
 
-    The pursuits wait for each other, so they run in one thread; the products that screen atoms are computed for a block at
-    a time. For the compiled loops with a Gram only; inputs are valid.
+    The pursuits wait for each other, so they run in one thread; the products that screen atoms are computed for a block
+    at a time. For the compiled loops with a Gram only; inputs are valid.
 
     Args:
+        orthogonal: orthogonal matching pursuit instead of matching pursuit.
         x: (batch, d) float32.
         directions: (batch, d) the unit rows to append; written behind the atoms, and counted by ``prepared.n``.
-        target: (batch,) float64 squared norms; what leaves more is appended while there is room.
-        largest_cosine: but not where an atom has at least this cosine with it.
+        target: (batch,) float64 squared norms; what leaves more is appended while there is room,
+        largest_cosine: unless an atom has at least this cosine with it.
 
     Returns:
         (batch,) which were appended, and (batch,) the squared norms of what is left.
     """
-    assert prepared.gram is not None
     appended, energies = torch.zeros(len(x), dtype=torch.bool), torch.zeros(len(x), dtype=torch.float64)
     stored = directions.to(prepared.rows.dtype).contiguous()
     start, size = 0, SMALLEST_BLOCK
     while start < len(x):
-        block = slice(start, min(len(x), start + min(size, rows_at_a_time(prepared, k))))
+        block = slice(start, min(len(x), start + min(size, rows_at_a_time(prepared, k, takes_gram=True))))
         rows, n = x[block].contiguous(), prepared.n
+        problem = kernel_problem(rows, prepared, None, target[block], orthogonal, nonnegative)
+        screened = screen(rows, prepared, range(n), ScoreRoom.empty(len(rows), n), prepared.coarse.used_with_gram)
+        code = arguments.Code(
+            np.full((len(rows), k), -1), np.empty((len(rows), k), np.float32), energies[block].numpy()
+        )
         examined = torch.zeros(len(rows), dtype=torch.int64)
-        screened = screen(rows, prepared, 0, n, Room.empty(len(rows), n), prepared.half_with_gram)
-        kernels.pursue_and_append(
-            rows.numpy(), entries(stored[block]), entries(prepared.rows), n, screened.scores.numpy(),
-            prepared.gram.numpy(), UNIT, screened.error.numpy(), screened.relative, rounding(x.shape[1]), target[block].numpy(),
-            largest_cosine, NOISE_FLOOR, orthogonal, nonnegative, MIN_NEW_DIRECTION, k, energies[block].numpy(),
-            appended[block].numpy(), examined.numpy(),
-        )  # fmt: skip
-        prepared.learn_examined(examined)
+        gram_rows.pursue_and_append(
+            problem,
+            entries(stored[block]),
+            screened,
+            kernel_gram(prepared),
+            code,
+            largest_cosine,
+            appended[block].numpy(),
+            examined.numpy(),
+        )
+        prepared.coarse.learn_examined(examined, n)
         new = directions[block][appended[block]]
         if len(new):
             prepared.place(n, new, correlate(new, prepared.rows[: n + len(new)]))
         start = block.stop
-        size = int(np.clip(len(rows) * NEW_ATOMS_A_BLOCK // max(len(new), 1), SMALLEST_BLOCK, LARGEST_BLOCK))
+        size = int(np.clip(len(rows) * NEW_ATOMS_PER_BLOCK // max(len(new), 1), SMALLEST_BLOCK, LARGEST_BLOCK))
     return appended, energies.float()

@@ -1,4 +1,4 @@
-"""The path of a pursuit: what must be remembered to tell whether one more atom would have changed it."""
+"""The path of a pursuit: what must be remembered to tell if one more atom would have changed it."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ class Path:
     """The steps of a batch of pursuits, written by them.
 
     Attributes:
-        best: (batch, k) the score that won each step; infinite for steps that a sample did not come to.
+        best: (batch, k) the score that won each step; infinite for steps that a sample did not reach.
         history: (batch, k, k) row t holds the coefficients of the first t atoms of the support before step t.
     """
 
@@ -24,11 +24,23 @@ class Path:
 
     @classmethod
     def empty(cls, x: Float[Tensor, "batch d"], k: int) -> "Path":
+        """Allocate the path of pursuits of k steps, in the dtype of x."""
         return cls(x.new_full((len(x), k), torch.inf), x.new_zeros(len(x), k, k))
 
     def rows(self, which: slice) -> "Path":
-        """The same memory for a part of the batch."""
+        """Return the same memory for a part of the batch."""
         return Path(self.best[which], self.history[which])
+
+    def record(
+        self,
+        step: int,
+        active: Bool[Tensor, " batch"],
+        score: Float[Tensor, " batch"],
+        coefficients: Float[Tensor, "batch k"],
+    ) -> None:
+        """Write down a step: the score to beat, for samples that have not ended, and the coefficients before it."""
+        self.best[:, step] = torch.where(active, score, torch.inf)
+        self.history[:, step, :step] = coefficients[:, :step]
 
     def changed_by(
         self,
@@ -37,12 +49,15 @@ class Path:
         support: Int[Tensor, "batch k"],
         nonnegative: bool,
     ) -> Bool[Tensor, "batch m"]:
-        """(batch, m) whether each further atom, at the end of the dictionary, would win a step of each sample.
+        """Tell which further atoms, at the end of the dictionary, would win a step of which samples.
 
         Args:
             correlation: (batch, m) inner products of the activations with the atoms.
             inner: (m, n) inner products of the dictionary's atoms with them.
             support: (batch, k) the supports of the pursuits.
+
+        Returns:
+            (batch, m) bool.
         """
         won = torch.zeros_like(correlation, dtype=torch.bool)
         # (rows, k, m) scores at a time: at each step the atom's part of x, less what the code explains already.

@@ -6,46 +6,39 @@ from functools import cache
 from importlib.util import find_spec
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from itda_lightning.machine.memory import memory_budget
+from itda_lightning.pursuit.coarse import CoarseAtoms
 from itda_lightning.pursuit.gram import as_entries, padded, update_gram
 
 logger = logging.getLogger(__name__)
-
-ROUNDED_ROWS = 1024
-# Without a Gram: atoms that are scored at a time.
-PART = 4096
-# With a Gram: multiply-adds of a product in float32 that take as long as looking at an atom which a coarser screen cannot
-# rule out. Activations of language models leave many such atoms, sparse mixtures few.
-EXAMINATION = 128
 
 
 class PreparedAtoms:
     """A growing dictionary's atoms as the pursuits use them.
 
-    What is kept beside the atoms depends on device, dtype and memory, never the codes: compiled loops on the CPU screen
-    with a 16-bit Gram and, where the machine is faster at it, a bfloat16 copy of the atoms; on CUDA devices (by Triton) and in
-    plain torch, which is also for double precision, a Gram has full precision.
+    What is kept beside the atoms depends on device, dtype and memory; the codes do not. Compiled loops on the CPU
+    screen with a 16-bit Gram and, if the machine is faster at it, with the atoms in bfloat16. On CUDA devices (by
+    Triton) and in plain torch, which also serves double precision, a Gram has full precision.
 
     Args:
-        atoms: (capacity, d) the buffer of unit rows; a row changes only through ``place``. In bfloat16 they are computed
-            with as they are, in sums of single precision.
+        atoms: (capacity, d) the buffer of unit rows; a row changes only through ``place``. Pursuits use bfloat16 atoms
+            as they are, in sums of single precision.
         n: how many of the rows are atoms.
         budget: bytes that may be kept and worked in, None for half of the machine's memory.
         compiled, half: whether to use the compiled loops and screen in bfloat16, instead of choosing by the machine.
 
     Attributes:
-        rows: (capacity, d) the buffer, or a copy in float32 where it is of float16.
+        rows: (capacity, d) the buffer, or a copy in float32 if it is float16.
         n: the number of atoms.
-        compiled: whether the compiled loops are used.
-        half: whether atoms are screened in bfloat16, where that is done at every step.
-        half_with_gram: whether they are where one screen serves all steps: as ``half``, until ``learn_examined`` finds that
-            it does not pay.
-        coarse: (capacity, d) the atoms in bfloat16, where such a copy is kept or they are stored so.
-        coarse_error: the largest distance between an atom and its rounding to bfloat16.
+        dtype: the precision of computation, at least float32.
+        storage_dtype: the dtype of the given buffer.
         budget: bytes.
+        compiled: whether the compiled loops are used.
+        coarse: the atoms in bfloat16, for screens.
+        gram: (capacity, padded) inner products of the atoms, if kept.
     """
 
     def __init__(
@@ -66,21 +59,9 @@ class PreparedAtoms:
         possible = atoms.device.type == "cpu" and self.dtype == torch.float32
         self.compiled = possible and compiled is not False and compiler_works(self.rows.dtype)
         self.gram: Shaped[Tensor, "capacity padded"] | None = None
-        self.half = self.compiled and (half_products_pay() if half is None else half)
-        self.half_with_gram, self._half_is_chosen = self.half, half is None
-        stored_coarse = self.half and self.rows.dtype == torch.bfloat16
-        self.coarse: Tensor | None = self.rows if stored_coarse else None
-        self.coarse_error = 0.0
-        self._without_gram = 0
-        copy, part = 2 * self.rows.numel(), 2 * min(PART, self.capacity) * self.d_in
-        if stored_coarse:
-            return
-        if self.half and (self.gram_fits or copy <= self.budget // 8):
-            self.coarse = torch.zeros_like(self.rows, dtype=torch.bfloat16)
-        elif part > self.budget // 8:
-            # Without a copy, atoms are rounded anew for every block, a part of them at a time.
-            self.half = self.half_with_gram = False
-        self._round_to_coarse(0, n)
+        self._spared_products = 0
+        self.coarse = CoarseAtoms(self.rows, half if self.compiled else False)
+        self.coarse.allocate(n, self.budget, self.gram_fits)
 
     @property
     def atoms(self) -> Float[Tensor, "n d"]:
@@ -101,11 +82,10 @@ class PreparedAtoms:
 
     @property
     def gram_fits(self) -> bool:
-        """Whether the Gram of all ``capacity`` atoms, with what is kept already, leaves a quarter of the budget to work in."""
+        """Whether the Gram of all ``capacity`` atoms leaves, beside what is kept already, a quarter of the budget."""
         gram = self.capacity * padded(self.capacity) * self.gram_dtype.itemsize
         single = self.rows.numel() * self.rows.itemsize if self.storage_dtype != self.rows.dtype else 0
-        coarse = 2 * self.rows.numel() if self.half and self.rows.dtype != torch.bfloat16 else 0
-        return gram + single + coarse <= 0.75 * self.budget
+        return gram + single + self.coarse.copy_bytes <= 0.75 * self.budget
 
     def build_gram(self) -> None:
         """Keep a Gram from now on, if it fits."""
@@ -116,26 +96,17 @@ class PreparedAtoms:
             )
             update_gram(self.gram[:, : self.capacity], self._followed_by_zeros(), 0, self.n)
 
-    def build_gram_if_repaid(self, pursuit: str, activations: int, k: int) -> None:
-        """Keep a Gram once as many activations were encoded without as its n^2 d multiply-adds would have paid for.
+    def build_gram_if_repaid(self, products: int) -> None:
+        """Keep a Gram once as many products with all atoms were spared by it as its n^2 d multiply-adds are worth.
 
-        Codes of the compiled loops do not depend on it; those of plain torch do, within rounding. The generalised pursuit
-        uses none.
-        """
-        if pursuit == "gomp":
-            return
-        self._without_gram += activations * (k - 1)
-        if k > 1 and self._without_gram >= self.n:
-            self.build_gram()
-
-    def learn_examined(self, examined: Int[Tensor, " batch"]) -> None:
-        """Screen in float32 from now on where that costs less; codes do not depend on it.
+        Codes of the compiled loops do not depend on it; those of plain torch do, within rounding.
 
         Args:
-            examined: (batch,) how many atoms each activation has looked at, over all steps, as no screen could rule them out.
+            products: how many products of one activation with all atoms the Gram will spare this time.
         """
-        if self._half_is_chosen and float(examined.double().mean()) * EXAMINATION > self.n * self.d_in:
-            self.half_with_gram = False
+        self._spared_products += products
+        if products and self._spared_products >= self.n:
+            self.build_gram()
 
     def place(self, start: int, atoms: Float[Tensor, "m d"], inner: Float[Tensor, "m stop"] | None = None) -> None:
         """Make ``atoms`` the rows from ``start`` on and the last of the dictionary.
@@ -146,7 +117,7 @@ class PreparedAtoms:
         stop = start + len(atoms)
         self.rows[start:stop] = atoms
         self.n = stop
-        self._round_to_coarse(start, stop)
+        self.coarse.update(start, stop)
         if self.gram is None:
             return
         if inner is None:
@@ -156,34 +127,16 @@ class PreparedAtoms:
             self.gram[start:stop, :stop] = entries
             self.gram[:start, start:stop] = entries[:, :start].T
 
-    def in_half(self, first: int, last: int) -> Float[Tensor, "m d"]:
-        """The atoms ``first..last`` in bfloat16."""
-        return self.rows[first:last].to(torch.bfloat16) if self.coarse is None else self.coarse[first:last]
-
     def _followed_by_zeros(self) -> Tensor:
         self.rows[self.n : padded(self.n)] = 0
         return self.rows
 
-    def _round_to_coarse(self, start: int, stop: int) -> None:
-        """Bring the bound of the error of rounding to bfloat16, and the copy, up to date; in parts, which keeps memory low."""
-        if not self.half or self.coarse is self.rows:
-            return
-        for low in range(start, stop, ROUNDED_ROWS):
-            part = slice(low, min(stop, low + ROUNDED_ROWS))
-            rounded = self.rows[part].to(torch.bfloat16)
-            if self.coarse is not None:
-                self.coarse[part] = rounded
-            error = torch.linalg.vector_norm(self.rows[part] - rounded.float(), dim=1)
-            self.coarse_error = max(self.coarse_error, float(error.max()))
-
 
 @cache
 def compiler_works(dtype: torch.dtype = torch.float32) -> bool:
-    """Whether numba is there and can compile for atoms of this dtype; else, said in the log, pursuits are plain torch."""
+    """Check that numba is there and compiles for atoms of this dtype; if not, log it: pursuits are plain torch."""
     try:
-        from itda_lightning.pursuit.kernels import (
-            pursuits as kernels,  # numba is imported where it is used: without it torch must do
-        )
+        from itda_lightning.pursuit.kernels import compile_all as kernels  # needs numba; without it torch must do
 
         start = time.perf_counter()
         kernels.compile_all(half=dtype == torch.bfloat16)
@@ -199,26 +152,9 @@ def compiler_works(dtype: torch.dtype = torch.float32) -> bool:
 
 
 def triton_works(device: torch.device) -> bool:
-    """Whether pursuits on this device can use the Triton kernel: a CUDA device on which it was seen to be right."""
+    """Check that pursuits on this device can use the Triton kernel: a CUDA device on which its codes are right."""
     if device.type != "cuda" or find_spec("triton") is None:
         return False
     from itda_lightning.pursuit import cuda  # imports triton, which comes with torch for CUDA only
 
     return cuda.works_on(device)
-
-
-@cache
-def half_products_pay() -> bool:
-    """Whether this machine multiplies bfloat16 matrices faster than float32 ones; measured, in a few milliseconds."""
-    x, atoms = torch.ones(128, 1024), torch.ones(1024, 1024)
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        left, right = x.to(dtype), atoms.to(dtype)
-        left @ right.T
-        times = []
-        for _ in range(3):
-            start = time.perf_counter()
-            left @ right.T
-            times.append(time.perf_counter() - start)
-        seconds[dtype] = min(times)
-    return seconds[torch.bfloat16] < 0.8 * seconds[torch.float32]

@@ -1,33 +1,15 @@
-"""The validated public functions: they check, choose a form, work in blocks and measure the residual."""
-
-from typing import Literal
+"""The validated public functions: they check their arguments, choose a form, and encode."""
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from itda_lightning.pursuit.code import SparseCode
-from itda_lightning.pursuit.correlation import (
-    GramCorrelations,
-    LocalCorrelations,
-    ResidualCorrelations,
-    VisibleCorrelations,
-    combine,
-)
-from itda_lightning.pursuit.generalised import run_generalised_pursuit
-from itda_lightning.pursuit.limits import threshold_of
-from itda_lightning.pursuit.matching import run_matching_pursuit
-from itda_lightning.pursuit.orthogonal import run_orthogonal_matching_pursuit
 from itda_lightning.pursuit.path import Path
-from itda_lightning.pursuit.prepared import PreparedAtoms, triton_works
+from itda_lightning.pursuit.prepared import PreparedAtoms
+from itda_lightning.pursuit.problem import Problem
+from itda_lightning.pursuit.table import PURSUITS, PursuitName
 
-PursuitName = Literal["mp", "omp", "gomp"]
-
-# Bytes of one block's correlations: on the CPU they should stay in the cache, a GPU wants thousands of activations. Without
-# a Gram every step is a product with all atoms, and products of few rows are slow.
-BLOCK_BYTES = {"cpu": 8 * 2**20}
-BLOCK_BYTES_ELSEWHERE = 512 * 2**20
-WITHOUT_GRAM = 8
 UNIT_NORM_TOLERANCE = 1e-2
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 CHECKED_ENTRIES = 2**24
@@ -43,96 +25,24 @@ def pursue(
     path: Path | None = None,
     visible: Int[Tensor, " batch"] | None = None,
 ) -> SparseCode:
-    """The pursuit named ``pursuit`` without the checks of the public functions; x is finite.
+    """Encode by the pursuit of that name without the checks of the public functions; see ``Problem``.
 
-    Codes are computed in the precision of the prepared atoms. The result's ``residual_energy`` is measured on the
-    residual. An ``error_threshold`` may be one for each sample. A ``path`` is filled in. With ``visible``, (batch,) int64,
-    each sample uses only that many of the first atoms.
+    Codes are computed in the precision of the prepared atoms, and ``residual_energy`` is measured on the residual.
     """
-    x = x.detach()
+    problem = Problem(x.detach(), k, nonnegative, error_threshold, path, visible)
     if len(x) == 0 or prepared.n == 0:
-        if path is not None:
-            path.best[:, 0] = 0.0  # any atom would win the first step
-        support = torch.full((len(x), k), -1, dtype=torch.int64, device=x.device)
-        energy = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).square()
-        zeros = torch.zeros(len(x), k, dtype=prepared.dtype, device=x.device)
-        return SparseCode(support, zeros, energy.to(prepared.dtype))
-    if pursuit == "gomp":
-        assert path is None, "growth is judged by orthogonal matching pursuit"
-        assert visible is None, "growth is judged by orthogonal matching pursuit"
-        return _pursue_generalised(x, prepared, k, nonnegative, error_threshold)
-    if prepared.compiled:
-        from itda_lightning.pursuit.compiled import pursue_compiled  # needs numba, which is there then
-
-        return pursue_compiled(pursuit == "omp", x, prepared, k, nonnegative, error_threshold, path, visible)
-    if prepared.gram is not None and prepared.gram.dtype == torch.float32 and triton_works(x.device):
-        from itda_lightning.pursuit import cuda  # needs triton, which is there then
-
-        gram, work = prepared.gram[: prepared.n, : prepared.n], min(cuda.BLOCK_BYTES, prepared.budget // 8)
-        return cuda.gram_pursuit(
-            pursuit == "omp", x, prepared.atoms, gram, k, nonnegative, error_threshold, path, visible, work
-        )
-    return _pursue_in_torch(pursuit, x, prepared, k, nonnegative, error_threshold, path, visible)
+        return _empty(problem, prepared.dtype)
+    return PURSUITS[pursuit].encode(problem, prepared)
 
 
-def _pursue_in_torch(
-    pursuit: PursuitName,
-    x: Tensor,
-    prepared: PreparedAtoms,
-    k: int,
-    nonnegative: bool,
-    error_threshold: float | Tensor | None,
-    path: Path | None,
-    visible: Tensor | None,
-) -> SparseCode:
-    run = run_matching_pursuit if pursuit == "mp" else run_orthogonal_matching_pursuit
-    n, atoms = prepared.n, prepared.atoms
-    # Per sample: n correlations, and for OMP a k x k factor in float64.
-    per_row = max(n, 2 * k * k if pursuit == "omp" else 1) * prepared.dtype.itemsize
-    block_bytes = BLOCK_BYTES.get(x.device.type, BLOCK_BYTES_ELSEWHERE) * (
-        1 if prepared.gram is not None else WITHOUT_GRAM
-    )
-    rows = max(1, min(block_bytes, prepared.budget // 8) // per_row)
-    blocks = []
-    for start, part in zip(range(0, len(x), rows), x.split(rows), strict=True):
-        block = part.to(prepared.dtype)
-        correlations: LocalCorrelations = (
-            GramCorrelations(block, atoms, prepared.gram[:n, :n])
-            if prepared.gram is not None
-            else ResidualCorrelations(block, atoms)
-        )
-        if visible is not None:
-            correlations = VisibleCorrelations(correlations, visible[start : start + rows])
-        steps = path.rows(slice(start, start + rows)) if path is not None else None
-        threshold = threshold_of(error_threshold, slice(start, start + rows))
-        code = run(block, correlations, k, nonnegative, threshold, steps)
-        residual = block - combine(code.support, code.coefficients, atoms)
-        energy = residual.double().square().sum(-1).to(prepared.dtype)
-        blocks.append(code._replace(residual_energy=energy))
-    return SparseCode(*(torch.cat(parts) for parts in zip(*blocks, strict=True)))
-
-
-def _pursue_generalised(
-    x: Tensor, prepared: PreparedAtoms, k: int, nonnegative: bool, error_threshold: float | Tensor | None
-) -> SparseCode:
-    if prepared.compiled:
-        from itda_lightning.pursuit.compiled import pursue_generalised_compiled  # needs numba, which is there then
-
-        return pursue_generalised_compiled(x, prepared, k, nonnegative, error_threshold)
-    # Per sample: n scores, the atoms of its code and two k x k matrices, in float64.
-    per_row = 8 * (prepared.n + k * prepared.d_in + 2 * k * k)
-    rows = max(1, min(BLOCK_BYTES_ELSEWHERE, prepared.budget // 8) // per_row)
-    codes = [
-        run_generalised_pursuit(
-            part.to(prepared.dtype),
-            prepared.atoms,
-            k,
-            nonnegative,
-            threshold_of(error_threshold, slice(start, start + rows)),
-        )
-        for start, part in zip(range(0, len(x), rows), x.split(rows), strict=True)
-    ]
-    return SparseCode(*(torch.cat(parts) for parts in zip(*codes, strict=True)))
+def _empty(problem: Problem, dtype: torch.dtype) -> SparseCode:
+    """Return codes without atoms."""
+    x, k, path = problem.x, problem.k, problem.path
+    if path is not None:
+        path.best[:, 0] = 0.0  # any atom would win the first step
+    support = torch.full((len(x), k), -1, dtype=torch.int64, device=x.device)
+    energy = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).square()
+    return SparseCode(support, torch.zeros(len(x), k, dtype=dtype, device=x.device), energy.to(dtype))
 
 
 def matching_pursuit(
@@ -228,7 +138,7 @@ def _checked(
     if x.dtype == torch.float64:
         atoms = atoms.to(torch.float64)
     prepared = PreparedAtoms(atoms, len(atoms), budget)
-    prepared.build_gram_if_repaid(pursuit, len(x), k)
+    PURSUITS[pursuit].init(prepared, len(x), k)
     return pursue(pursuit, x, prepared, k, nonnegative, error_threshold)
 
 

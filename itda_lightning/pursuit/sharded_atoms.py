@@ -10,12 +10,12 @@ from torch import Tensor
 
 from itda_lightning.machine.memory import memory_budget
 from itda_lightning.machine.processes import broadcast, gather_rows, n_ranks, rank
+from itda_lightning.pursuit.algorithm import Pursuit
 from itda_lightning.pursuit.code import SparseCode
 from itda_lightning.pursuit.correlation import Best, Correlations, GramCorrelations, combine, correlate, largest
-from itda_lightning.pursuit.limits import threshold_of
-from itda_lightning.pursuit.matching import run_matching_pursuit
-from itda_lightning.pursuit.orthogonal import run_orthogonal_matching_pursuit
-from itda_lightning.pursuit.public import PursuitName, check_finite, check_sparsity, check_unit_rows
+from itda_lightning.pursuit.problem import Problem
+from itda_lightning.pursuit.public import check_finite, check_sparsity, check_unit_rows
+from itda_lightning.pursuit.table import PURSUITS, PursuitName
 
 # Atoms that one process sends to the others at a time, while the Gram is built.
 SENT_ROWS = 1024
@@ -85,32 +85,33 @@ class ShardedAtoms:
         ``residual_energy`` is not measured on the residual but follows from the coefficients, in double precision.
 
         Raises:
-            ValueError: x of another width or with non-finite rows, k < 1.
+            ValueError: x of another width or with non-finite rows, k < 1, a pursuit that processes cannot share.
         """
         if x.shape[1] != self.mine.shape[1]:
             raise ValueError(f"x has {x.shape[1]} dimensions and the atoms have {self.mine.shape[1]}")
         check_sparsity(k)
         check_finite(x)
-        run = run_matching_pursuit if pursuit == "mp" else run_orthogonal_matching_pursuit
-        codes = []
-        rows = self._rows_at_a_time(pursuit, k)
-        for start in range(0, max(len(x), 1), rows):
-            block = x[start : start + rows].detach().to(self.dtype)
-            correlations: Correlations = (
-                ShardedResidual(block, self) if self.columns is None else ShardedGram(block, self, self.columns)
+        method = PURSUITS[pursuit]
+        if not method.shared_by_processes:
+            raise ValueError(
+                f"processes cannot share a {method.title} ({pursuit}): encode with all atoms in one process"
             )
-            threshold = threshold_of(error_threshold, slice(start, start + rows))
-            codes.append(run(block, correlations, k, nonnegative, threshold))
-        return SparseCode(*(torch.cat(parts) for parts in zip(*codes, strict=True)))
+        codes = []
+        for block in Problem(x.detach(), k, nonnegative, error_threshold).blocks(self._rows(method, k), self.dtype):
+            correlations: Correlations = (
+                ShardedResidual(block.x, self) if self.columns is None else ShardedGram(block.x, self, self.columns)
+            )
+            codes.append(method.run(block, correlations))
+        return SparseCode.concatenate(codes)
 
     def part_of(self, code: SparseCode) -> Float[Tensor, "batch d"]:
         """What the atoms of this process contribute to the reconstruction; the sum over all processes is the whole."""
         support = code.support - self.first
         return combine(support.masked_fill(support >= len(self.mine), -1).clamp(min=-1), code.coefficients, self.mine)
 
-    def _rows_at_a_time(self, pursuit: PursuitName, k: int) -> int:
-        """The same in all processes."""
-        vectors = 3 + (k if pursuit == "omp" and self.columns is None else 0)
+    def _rows(self, method: Pursuit, k: int) -> int:
+        """Return how many activations to encode at a time, the same number in all processes."""
+        vectors = 3 + (k if method.orthogonal and self.columns is None else 0)
         per_row = (3 * max(self.counts) + vectors * self.mine.shape[1]) * self.dtype.itemsize + 32 * k * k
         return max(1, self.budget // 8 // per_row)
 

@@ -1,13 +1,14 @@
 """Pursuit of one batch by all processes: each encodes a share of the activations, and every one gets all codes."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from itda_lightning.machine.processes import gather_rows, rank, shares
 from itda_lightning.pursuit.code import SparseCode
 from itda_lightning.pursuit.prepared import PreparedAtoms
-from itda_lightning.pursuit.public import PursuitName, pursue
+from itda_lightning.pursuit.problem import Problem
+from itda_lightning.pursuit.public import pursue
+from itda_lightning.pursuit.table import PursuitName
 
 # Products of plain torch round by their shape, so activations go through them in parts of this size on any number of
 # processes. The compiled loops give an activation the same bits whatever else is in the batch.
@@ -26,14 +27,15 @@ def pursue_among_ranks(
 
     What goes over the wire is the codes: ``12 k + 4`` bytes an activation in single precision.
     """
+    problem = Problem(x, k, nonnegative, error_threshold)
     unit = 1 if prepared.compiled else UNIT
     parts = shares(len(x), unit)
     mine = parts[rank()]
     codes = []
     for part in _cut(mine, len(x) if prepared.compiled else unit):
-        threshold = error_threshold[part] if isinstance(error_threshold, Tensor) else error_threshold
-        codes.append(pursue(pursuit, x[part], prepared, k, nonnegative, threshold))
-    code = SparseCode(*(torch.cat(values) for values in zip(*codes, strict=True)))
+        share = problem.part(part)
+        codes.append(pursue(pursuit, share.x, prepared, k, nonnegative, share.error_threshold))
+    code = SparseCode.concatenate(codes)
     counts = [part.stop - part.start for part in parts]
     return SparseCode(*(gather_rows(values, counts) for values in code))
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from itda_lightning.errors import InputError
 from itda_lightning.machine.checks import check_choice
-from itda_lightning.pursuit import PursuitName, SparseCode, check_finite, check_sparsity, pursue
+from itda_lightning.pursuit import PURSUITS, PursuitName, SparseCode, check_finite, check_sparsity, pursue
 from itda_lightning.saelens.stored_rows import StoredRows, prepare
 
 ARCHITECTURE = "itda"
@@ -100,7 +100,7 @@ class ITDASAE(SAE[ITDASAEConfig]):
         with torch.autocast(flat.device.type, enabled=False):
             stored = self._stored_rows()
             prepared = stored.prepared
-            prepared.build_gram_if_repaid(self.cfg.pursuit, len(flat), self.cfg.k)
+            PURSUITS[self.cfg.pursuit].init(prepared, len(flat), self.cfg.k)
             code = pursue(self.cfg.pursuit, flat, prepared, self.cfg.k, self.cfg.nonnegative)
             # Not if only the parameters require a gradient: that would take memory in every call outside no_grad.
             if x.requires_grad and torch.is_grad_enabled():
@@ -176,7 +176,7 @@ def _differentiable(
     chosen = atoms[code.support.clamp(min=0)].to(x.dtype) * used[:, :, None]
     correlations = torch.einsum("bd,btd->bt", x, chosen)
     inner = torch.einsum("btd,bsd->bts", chosen, chosen)
-    if pursuit == "mp":
+    if not PURSUITS[pursuit].orthogonal:
         system = inner.tril(-1) + torch.eye(inner.shape[1], dtype=inner.dtype, device=inner.device)
         linear = torch.linalg.solve_triangular(system, correlations[:, :, None], upper=False, unitriangular=True)
     else:

@@ -22,7 +22,7 @@ from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import new_directory
 from itda_lightning.machine.checks import check_choice
-from itda_lightning.pursuit import PursuitName
+from itda_lightning.pursuit import PURSUITS, PursuitName
 from itda_lightning.saelens.architecture import ITDASAE, ITDASAEConfig
 from itda_lightning.saelens.sae_metadata import KEY, Provenance, dictionary_metadata, read_provenance
 from itda_lightning.saelens.stored_rows import unit_rows
@@ -61,7 +61,7 @@ def to_sae(dictionary: Dictionary, architecture: Architecture = "itda") -> SAE[A
     check_choice(get_args(Architecture), {"architecture": architecture})
     if dictionary.n_atoms == 0:
         raise InputError("the dictionary has no atoms yet: fit it before exporting it")
-    if architecture == "matching_pursuit" and dictionary.pursuit != "mp":
+    if architecture == "matching_pursuit" and not PURSUITS[dictionary.pursuit].exports_as_matching_pursuit:
         raise InputError(
             f"a dictionary with pursuit {dictionary.pursuit!r} cannot be exported as 'matching_pursuit', "
             "which would give other coefficients: use architecture='itda'"

@@ -13,11 +13,11 @@ from itda_lightning.growth import (
     RefinementState,
     descent,
     grow_sequential,
-    judging,
     project_on_cones,
     refinement_step,
 )
 from itda_lightning.pursuit import (
+    judging,
     PreparedAtoms,
     generalised_orthogonal_matching_pursuit,
     matching_pursuit,

@@ -1,5 +1,6 @@
 """Frozen-batch growth appends every failure of a batch, but for repeats and what no longer fits."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -7,8 +8,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from itda_lightning.growth import Growth, GrowthRule, grow_frozen_batch, grow_sequential
-from tests.growth.naive import limit_of, mixtures, residual_energy
-from tests.pursuit.forms import forms, with_room
+from tests.growth.naive import ROUNDING, limit_of, mixtures, residual_energy
+from tests.pursuit.forms import DTYPES, forms, with_room
 
 PURSUITS = [("mp", False), ("mp", True), ("omp", False), ("omp", True)]
 RULE = GrowthRule(2, "mp", False, 1e-6)
@@ -26,17 +27,19 @@ def axes(*rows: list[float]) -> Tensor:
 @pytest.mark.parametrize(("pursuit", "nonnegative"), PURSUITS)
 @pytest.mark.parametrize("exponent", [1.0, 0.6])
 def test_every_failure_is_appended_in_order(pursuit, nonnegative, form, exponent):
-    x = mixtures(150, 20, seed=1)
+    x = mixtures(150, 20, seed=1, dtype=DTYPES[form])
     start = torch.nn.functional.normalize(x[:30], dim=1)
     rule = GrowthRule(3, pursuit, nonnegative, 0.2, exponent, 20.0)
     grown = grow(x[30:], start, 150, rule, form)
-    dictionary = list(start.numpy())
-    expected = [residual_energy(row, row.numpy(), dictionary, rule) for row in x[30:]]
-    failures = [i for i, row in enumerate(x[30:]) if expected[i] > limit_of(row.numpy(), rule)]
+    dictionary, rows = list(start.double().numpy()), list(x[30:].double().numpy())
+    expected = np.array([residual_energy(own, row, dictionary, rule) for own, row in zip(x[30:], rows, strict=True)])
+    limits, energy = np.array([limit_of(row, rule) for row in rows]), x[30:].double().square().sum(1).numpy()
+    assert (abs(expected - limits) > ROUNDING[x.dtype] * energy).all(), "no decision is left to rounding"
+    failures = np.flatnonzero(expected > limits).tolist()
     assert grown.accepted.tolist() == failures
     assert 10 < len(failures) < 110
     assert torch.equal(grown.atoms, torch.nn.functional.normalize(x[30:][failures], dim=1))
-    torch.testing.assert_close(grown.residual_energy, torch.tensor(expected, dtype=torch.float64))
+    assert (abs(grown.residual_energy.double().numpy() - expected) <= ROUNDING[x.dtype] * energy).all()
 
 
 def test_failures_are_cropped_at_the_capacity():

@@ -14,7 +14,7 @@ from itda_lightning.pursuit import growing as sequence
 from itda_lightning.pursuit import pursue
 from itda_lightning.pursuit.gram import UNIT
 from tests.growth.naive import ROUNDING, grow_one_by_one, mixtures
-from tests.pursuit.forms import FORMS, forms, with_room
+from tests.pursuit.forms import DTYPES, forms, with_room
 
 USUAL = "torch gram"
 PURSUITS = [("mp", False), ("mp", True), ("omp", False), ("omp", True)]
@@ -39,16 +39,15 @@ def assert_naive(x: Tensor, capacity: int, rule: GrowthRule, form: str, start: T
 
 @forms
 @pytest.mark.parametrize(("pursuit", "nonnegative"), PURSUITS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_several_blocks(pursuit, nonnegative, form, dtype):
-    x = mixtures(400, 24, seed=1, dtype=dtype)
+def test_several_blocks(pursuit, nonnegative, form):
+    x = mixtures(400, 24, seed=1, dtype=DTYPES[form])
     grown = assert_naive(x, 400, GrowthRule(4, pursuit, nonnegative, 0.15), form)
     assert 40 < len(grown.accepted) < 300
 
 
+@forms
 @given(
     pursuit=st.sampled_from(PURSUITS),
-    form=st.sampled_from(FORMS),
     batch=st.integers(1, 90),
     d=st.integers(1, 12),
     k=st.integers(1, 6),
@@ -59,8 +58,8 @@ def test_several_blocks(pursuit, nonnegative, form, dtype):
     exponent=st.sampled_from([1.0, 0.75, 0.0]),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_any_problem(pursuit, form, batch, d, k, threshold, capacity, start, common, exponent, seed):
-    x = mixtures(batch + start, d, seed, common=common)
+def test_any_problem(form, pursuit, batch, d, k, threshold, capacity, start, common, exponent, seed):
+    x = mixtures(batch + start, d, seed, DTYPES[form], common)
     atoms = torch.nn.functional.normalize(x[:start], dim=1)[:capacity]
     typical = float(x.square().sum(1).median())
     name, nonnegative = pursuit
@@ -109,7 +108,7 @@ def test_the_size_of_a_compiled_block_changes_nothing(monkeypatch, pursuit):
     for smallest, largest, new in ((1, 1, 1), (3, 7, 2), (500, 500, 500)):
         monkeypatch.setattr(sequence, "SMALLEST_BLOCK", smallest)
         monkeypatch.setattr(sequence, "LARGEST_BLOCK", largest)
-        monkeypatch.setattr(sequence, "NEW_ATOMS_A_BLOCK", new)
+        monkeypatch.setattr(sequence, "NEW_ATOMS_PER_BLOCK", new)
         other = grow(x, 500, rule, "gram, half")
         assert torch.equal(other.accepted, usual.accepted)
         torch.testing.assert_close(other.residual_energy, usual.residual_energy)

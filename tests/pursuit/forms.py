@@ -1,34 +1,39 @@
-"""The forms that a pursuit can take, by name; the same codes are asked of all of them."""
+"""The forms that a pursuit can take, by name; all must give the same codes."""
 
 import pytest
 import torch
 from torch import Tensor
 
 from itda_lightning.pursuit import PreparedAtoms
+from tests.pursuit.cases import Case
 
 # Compiled loops with and without a Gram, screening in bfloat16 or in float32; plain torch with and without a Gram.
-FORMS = ("gram, half", "gram, single", "no gram, half", "no gram, single", "torch gram", "torch residual")
+COMPILED = ("gram, half", "gram, single", "no gram, half", "no gram, single")
+FORMS = (*COMPILED, "torch gram", "torch residual")
+# Double precision is always computed in plain torch, so only single precision shows the compiled loops.
+DTYPES = {form: torch.float32 if form in COMPILED else torch.float64 for form in FORMS}
 forms = pytest.mark.parametrize("form", FORMS)
 
 
-def prepare(atoms: Tensor, form: str, spare: int = 0) -> PreparedAtoms:
-    """Prepared atoms of that form, in a buffer with ``spare`` rows of rubbish behind them, whose inner products are kept.
+def of_form(case: Case, form: str) -> Case:
+    """Return the case in the precision of the form."""
+    return Case(case.x.to(DTYPES[form]), case.atoms.to(DTYPES[form]), case.k)
 
-    Atoms in double precision are always computed in plain torch.
-    """
+
+def prepare(atoms: Tensor, form: str, spare: int = 0) -> PreparedAtoms:
+    """Prepare atoms in that form, in a buffer with ``spare`` rows of rubbish behind them, whose inner products are kept."""
     prepared = with_room(torch.cat([atoms, atoms.new_full((spare, atoms.shape[1]), 0.7)]), len(atoms) + spare, form)
     prepared.n = len(atoms)
     return prepared
 
 
 def with_room(atoms: Tensor, capacity: int, form: str) -> PreparedAtoms:
-    """Prepared atoms of that form at the start of a buffer of ``capacity`` rows."""
+    """Prepare atoms in that form at the start of a buffer of ``capacity`` rows."""
     room = torch.cat([atoms, atoms.new_zeros(capacity - len(atoms), atoms.shape[1])])
-    prepared = PreparedAtoms(room, len(atoms), compiled=not form.startswith("torch"), half=form.endswith("half"))
+    prepared = PreparedAtoms(room, len(atoms), compiled=form in COMPILED, half=form.endswith("half"))
     if form in ("gram, half", "gram, single", "torch gram"):
         prepared.build_gram()
         assert prepared.gram is not None
-    if prepared.dtype == torch.float32:
-        assert prepared.compiled == (not form.startswith("torch"))
-        assert prepared.half == form.endswith("half")
+    assert prepared.compiled == (form in COMPILED)
+    assert prepared.coarse.used == form.endswith("half")
     return prepared

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from itda_lightning.pursuit import SparseCode, matching_pursuit, orthogonal_matching_pursuit, pursue
 from tests import oracle
 from tests.pursuit.cases import KINDS, Case, cases, make_case
-from tests.pursuit.forms import forms, prepare
+from tests.pursuit.forms import DTYPES, forms, of_form, prepare
 
 ORACLES = {"mp": oracle.matching_pursuit, "omp": oracle.orthogonal_matching_pursuit}
 PUBLIC = {"mp": matching_pursuit, "omp": orthogonal_matching_pursuit}
@@ -50,11 +50,11 @@ def run(pursuit: str, case: Case, nonnegative: bool, error_threshold: float | No
 
 @pursuits
 @forms
-@given(case=cases(), nonnegative=st.booleans(), error_threshold=thresholds, dtype=st.sampled_from(list(ROUNDING)))
-def test_kernels_match_the_oracle(pursuit, form, case, nonnegative, error_threshold, dtype):
-    case = Case(case.x.to(dtype), case.atoms.to(dtype), case.k)
+@given(case=cases(), nonnegative=st.booleans(), error_threshold=thresholds)
+def test_all_forms_match_the_oracle(pursuit, form, case, nonnegative, error_threshold):
+    case = of_form(case, form)
     code = run(pursuit, case, nonnegative, error_threshold, form)
-    assert code.coefficients.dtype == dtype
+    assert code.coefficients.dtype == DTYPES[form]
     assert_matches_oracle(pursuit, code, case, nonnegative, error_threshold)
 
 
@@ -105,6 +105,7 @@ def test_mixed_precisions_are_computed_in_the_wider_one(pursuit, dtypes):
 @pytest.mark.parametrize("transform", [lambda t: t.T.contiguous().T, lambda t: t.repeat(1, 2)[:, : t.shape[1]]])
 def test_strided_inputs_give_the_codes_of_contiguous_ones(pursuit, form, transform):
     case = make_case("random", 6, 20, 8, 4, 1.0, 2)
+    case = of_form(case, form)
     strided = Case(transform(case.x), transform(case.atoms), case.k)
     assert not strided.x.is_contiguous()
     assert_matches_oracle(pursuit, run(pursuit, strided, False, None, form), case, False, None)
@@ -113,7 +114,7 @@ def test_strided_inputs_give_the_codes_of_contiguous_ones(pursuit, form, transfo
 @pursuits
 @forms
 def test_inputs_that_require_grad_give_codes_that_do_not(pursuit, form):
-    case = make_case("random", 6, 20, 8, 4, 1.0, 3)
+    case = of_form(make_case("random", 6, 20, 8, 4, 1.0, 3), form)
     tracked = Case(case.x.clone().requires_grad_(), case.atoms.clone().requires_grad_(), case.k)
     for code in (
         pursue(pursuit, tracked.x, prepare(tracked.atoms, form), case.k),

@@ -10,7 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from itda_lightning import generalised_orthogonal_matching_pursuit as gomp
-from itda_lightning.pursuit import SparseCode, orthogonal_matching_pursuit, pursue
+from itda_lightning.pursuit import PURSUITS, SparseCode, orthogonal_matching_pursuit, pursue
+from itda_lightning.pursuit.generalised import STEPS
 from tests import oracle
 from tests.pursuit.cases import Case, cases, make_case
 from tests.pursuit.forms import prepare
@@ -159,9 +160,7 @@ def test_repeated_atoms_are_used_once(form):
 
 @given(st.integers(1, 200))
 def test_steps_fill_the_code(k):
-    from itda_lightning.pursuit.generalised import STEPS, steps_of
-
-    steps = steps_of(k)
+    steps = PURSUITS["gomp"].steps(k)
     assert [column for step in steps for column in range(step.start, step.stop)] == list(range(k))
     assert len(steps) <= STEPS
     assert all(step.stop - step.start == math.ceil(k / STEPS) for step in steps[:-1])

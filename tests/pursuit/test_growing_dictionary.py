@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from itda_lightning.pursuit import Path, PreparedAtoms, combine, pursue
 from tests.pursuit.cases import unit_rows
-from tests.pursuit.forms import forms, prepare
+from tests.pursuit.forms import DTYPES, forms, prepare
 
 PURSUITS = [("mp", False), ("mp", True), ("omp", False), ("omp", True)]
 
@@ -33,10 +33,9 @@ def test_a_corner_of_a_matrix_is_combined_as_its_copy(whole, part, first):
 
 
 @forms
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("pursuit", "nonnegative"), PURSUITS)
-def test_a_sample_that_sees_some_atoms_is_coded_as_if_there_were_no_others(pursuit, nonnegative, form, dtype):
-    atoms, x = unit_rows(random(200, 12)).to(dtype), random(201, 12, seed=1).to(dtype)
+def test_a_sample_that_sees_some_atoms_is_coded_as_if_there_were_no_others(pursuit, nonnegative, form):
+    atoms, x = unit_rows(random(200, 12)).to(DTYPES[form]), random(201, 12, seed=1).to(DTYPES[form])
     visible = torch.arange(201).flip(0)
     prepared, path = prepare(atoms, form), Path.empty(x, 6)
     together = pursue(pursuit, x, prepared, 6, nonnegative, 0.05)
@@ -55,9 +54,9 @@ def test_a_sample_that_sees_some_atoms_is_coded_as_if_there_were_no_others(pursu
 
 
 @forms
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("pursuit", "nonnegative"), PURSUITS)
-def test_a_path_tells_which_further_atoms_would_have_been_chosen(pursuit, nonnegative, form, dtype):
+def test_a_path_tells_which_further_atoms_would_have_been_chosen(pursuit, nonnegative, form):
+    dtype = DTYPES[form]
     atoms, x, further = unit_rows(random(30, 10)), random(50, 10, seed=1), unit_rows(random(20, 10, seed=2))
     atoms, x, further = atoms.to(dtype), x.to(dtype), further.to(dtype)
     path = Path.empty(x, 5)

@@ -12,7 +12,7 @@ from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.growth import GROWTH_POLICIES, GrowthRule
 from itda_lightning.pursuit import PreparedAtoms, combine, correlate, matching_pursuit, pursue
 from itda_lightning.pursuit.gram import padded
-from itda_lightning.pursuit.prepared import half_products_pay
+from itda_lightning.pursuit.coarse import half_products_pay
 from tests.pursuit.cases import Case, make_case, unit_rows
 from tests.pursuit.forms import forms, prepare
 from tests.pursuit.test_against_oracle import assert_matches_oracle
@@ -84,7 +84,7 @@ def test_the_gram_is_kept_where_it_fits_beside_atoms_that_need_no_copy():
     ):
         prepared = PreparedAtoms(atoms.to(dtype), n, budget, half=True)
         prepared.build_gram()
-        assert prepared.half
+        assert prepared.coarse.used
         assert (prepared.gram is not None) == has_gram
 
 

@@ -3,16 +3,15 @@
 import logging
 import subprocess
 import sys
-from typing import Any
 
 import pytest
 import torch
 
 from itda_lightning.machine.memory import memory_budget
-from itda_lightning.pursuit import PreparedAtoms, matching_pursuit, prepared, pursue
+from itda_lightning.pursuit import PURSUITS, PreparedAtoms, matching_pursuit, prepared, pursue
 from itda_lightning.pursuit.compiled import rows_at_a_time
 from itda_lightning.pursuit.gram import UNIT
-from itda_lightning.pursuit.kernels import pursuits as kernels
+from itda_lightning.pursuit.kernels import compile_all as kernels
 from tests.pursuit.cases import make_case
 
 CASE = make_case("random", 20, 300, 32, 6, 1.0, 0)
@@ -48,15 +47,14 @@ def test_without_a_compiler_pursuits_are_plain_torch_and_the_log_says_so(monkeyp
 
 def test_a_gram_is_built_once_its_products_are_repaid():
     atoms = PreparedAtoms(ATOMS, 300)
-    atoms.build_gram_if_repaid("omp", 20, 6)  # 20 activations x 5 further steps
+    PURSUITS["omp"].init(atoms, 20, 6)  # 20 activations x 5 further steps
     assert atoms.gram is None
-    atoms.build_gram_if_repaid("mp", 20, 1)  # a single step needs no Gram
+    PURSUITS["mp"].init(atoms, 20, 1)  # a single step needs no Gram
     assert atoms.gram is None
-    atoms.build_gram_if_repaid("gomp", 4000, 6)  # whose steps are products with all atoms
+    PURSUITS["gomp"].init(atoms, 4000, 6)  # whose steps are products with all atoms
     assert atoms.gram is None
-    atoms.build_gram_if_repaid("omp", 40, 6)
-    gram: Any = atoms.gram
-    torch.testing.assert_close(gram[:300, :300] * UNIT, ATOMS @ ATOMS.T, rtol=0, atol=UNIT)
+    PURSUITS["omp"].init(atoms, 40, 6)
+    torch.testing.assert_close(atoms.gram[:300, :300] * UNIT, ATOMS @ ATOMS.T, rtol=0, atol=UNIT)
 
 
 def test_the_budget_decides_what_is_kept():
@@ -65,25 +63,25 @@ def test_the_budget_decides_what_is_kept():
     for budget, has_gram in ((int((gram + copy) / 0.75) + 1, True), (int((gram + copy) / 0.75) - 100, False)):
         kept = PreparedAtoms(atoms, 2000, budget, half=True)
         kept.build_gram()
-        assert kept.half
+        assert kept.coarse.used
         assert (kept.gram is not None) == has_gram
-        assert kept.coarse is not None
+        assert kept.coarse.copy is not None
     more = torch.cat([atoms] * 3)
     without_copy = PreparedAtoms(more, 6000, 8 * 600_000, half=True)  # less than the 768,000 bytes of a copy
-    assert without_copy.half
-    assert without_copy.coarse is None
-    assert torch.equal(without_copy.in_half(3, 9), atoms[3:9].to(torch.bfloat16))
+    assert without_copy.coarse.used
+    assert without_copy.coarse.copy is None
+    assert torch.equal(without_copy.coarse.part(3, 9), atoms[3:9].to(torch.bfloat16))
     x = torch.randn(40, 64, generator=torch.Generator().manual_seed(1))
     with_copy = PreparedAtoms(more, 6000, half=True)
-    assert with_copy.coarse is not None
+    assert with_copy.coarse.copy is not None
     for one, other in zip(pursue("omp", x, without_copy, 5), pursue("omp", x, with_copy, 5), strict=True):
         assert torch.equal(one, other)
-    assert torch.equal(kept.in_half(3, 9), atoms[3:9].to(torch.bfloat16))
-    assert not PreparedAtoms(atoms, 2000, 2**20, half=True).half  # a rounded part would be a quarter of it
+    assert torch.equal(kept.coarse.part(3, 9), atoms[3:9].to(torch.bfloat16))
+    assert not PreparedAtoms(atoms, 2000, 2**20, half=True).coarse.used  # a rounded part would be a quarter of it
 
 
 def test_a_coarse_screen_that_rules_out_little_is_given_up(monkeypatch):
-    monkeypatch.setattr("itda_lightning.pursuit.prepared.half_products_pay", lambda: True)
+    monkeypatch.setattr("itda_lightning.pursuit.coarse.half_products_pay", lambda: True)
     generator = torch.Generator().manual_seed(0)
     atoms = torch.nn.functional.normalize(torch.randn(2000, 64, generator=generator), dim=1)
     dense = torch.randn(100, 64, generator=generator)
@@ -92,11 +90,11 @@ def test_a_coarse_screen_that_rules_out_little_is_given_up(monkeypatch):
         chosen, fixed = PreparedAtoms(atoms, 2000), PreparedAtoms(atoms, 2000, half=True)
         for one in (chosen, fixed):
             one.build_gram()
-            assert one.half_with_gram
+            assert one.coarse.used_with_gram
         first, again, always = pursue("mp", x, chosen, 24), pursue("mp", x, chosen, 24), pursue("mp", x, fixed, 24)
-        assert chosen.half_with_gram == pays
-        assert chosen.half
-        assert fixed.half_with_gram
+        assert chosen.coarse.used_with_gram == pays
+        assert chosen.coarse.used
+        assert fixed.coarse.used_with_gram
         for before, after, fixedly in zip(first, again, always, strict=True):
             assert torch.equal(before, after)
             assert torch.equal(before, fixedly)
@@ -105,9 +103,9 @@ def test_a_coarse_screen_that_rules_out_little_is_given_up(monkeypatch):
 @pytest.mark.parametrize("k", [4, 64])
 def test_blocks_stay_within_a_quarter_of_the_budget(k):
     kept = PreparedAtoms(ATOMS, 300, 2**20)
-    assert rows_at_a_time(kept, k) * (6 * 300 + 6 * 32 + 8 * k * k) <= 2**18
+    assert rows_at_a_time(kept, k, takes_gram=False) * (6 * 300 + 6 * 32 + 8 * k * k) <= 2**18
     kept.build_gram()
-    assert 1 <= rows_at_a_time(kept, k) * 6 * 300 <= 2**18
+    assert 1 <= rows_at_a_time(kept, k, takes_gram=True) * 6 * 300 <= 2**18
 
 
 def test_a_budget_is_a_number_of_bytes():

@@ -1,11 +1,9 @@
 """Sums of products in one order: what the compiled loops compute has the same bits wherever it was compiled."""
 
-import ast
-import hashlib
 import os
+import shutil
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -13,29 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numba import njit
 
+from itda_lightning.pursuit.kernels import jit
 from itda_lightning.pursuit.kernels.sums import LANES, accurate_dot, dot
-
-PURSUIT = Path(__file__).parents[2] / "itda_lightning" / "pursuit" / "kernels"
-# Codes by all pursuits, with a Gram and without, of atoms in both dtypes.
-ENCODE = """
-import hashlib
-import torch
-from itda_lightning.pursuit import PreparedAtoms, pursue
-from tests.pursuit.cases import make_case
-
-torch.set_num_threads(1)
-case = make_case("correlated", 203, 300, 24, 8, 1.0, 9)
-for dtype in (torch.float32, torch.bfloat16):
-    for pursuit in ("mp", "omp", "gomp"):
-        for gram in (False, True):
-            prepared = PreparedAtoms(case.atoms.to(dtype), len(case.atoms))
-            assert prepared.compiled
-            if gram:
-                prepared.build_gram()
-            code = pursue(pursuit, case.x.float(), prepared, case.k)
-            digest = hashlib.sha256(b"".join(part.numpy().tobytes() for part in code))
-            print(dtype, pursuit, gram, digest.hexdigest())
-"""
 
 
 @njit
@@ -94,42 +71,68 @@ def test_double_sums_are_taken_in_their_order(d, seed, dtypes):
     assert inlined_accurate_dot(a, b) == in_order(a, b, np.float64)
 
 
-def imported(module):
-    """Names of the pursuit's modules that a module of it imports from."""
-    prefix = "itda_lightning.pursuit.kernels."
-    nodes = ast.walk(ast.parse((PURSUIT / f"{module}.py").read_text()))
-    return {
-        node.module.removeprefix(prefix) for node in nodes if isinstance(node, ast.ImportFrom) if prefix in node.module
-    }
+# Two small loops that inline others, and a digest of what they compute.
+LOOPS = """
+import hashlib
+import numpy as np
+from itda_lightning.pursuit.kernels.screening import GROUP, select_among
+from itda_lightning.pursuit.kernels.steps import take_orthogonal
+from itda_lightning.pursuit.kernels.arguments import Problem, Work
+
+generator = np.random.default_rng(0)
+n, d, k = 2 * GROUP, 77, 6
+atoms, x = generator.standard_normal((n, d)).astype(np.float32), generator.standard_normal((1, d)).astype(np.float32)
+atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+problem = Problem(x, atoms, np.array([n]), np.zeros(1), 0.0, 1e-6, 0.0, True, False)
+residual, support, coefficients = x[0].copy(), np.full(k, -1), np.zeros(k)
+work = Work(np.empty(k), np.empty((2, k)), np.empty(k, np.float32), np.zeros((k, k)))
+for step in range(k):
+    scores, exact = np.zeros((2, GROUP), np.float32), np.zeros(n, np.bool_)
+    error = np.float32(10)
+    atom, score, _ = select_among(scores, np.zeros(2, np.float32), residual, atoms, False, exact, error, error)
+    assert take_orthogonal(0, atom, step, problem, residual, support, coefficients, work)
+results = scores, residual, support, coefficients, work.inverse
+print(hashlib.sha256(b"".join(part.tobytes() for part in results)).hexdigest())
+"""
+# A loop that inlines another, compiled and kept as those of the package are.
+LEAF = "from {package}.jit import compiled\n\n@compiled\ndef leaf(x: int) -> int:\n    return x + {number}\n"
+CALLER = "from {package}.jit import compiled\nfrom {package}.leaf import leaf\n\n@compiled\ndef caller(x: int) -> int:\n    return leaf(x)\n"
 
 
-def test_numbas_cache_notices_changes_of_what_is_compiled_in():
-    modules = [path.stem for path in PURSUIT.glob("*.py") if "jit" in imported(path.stem) and path.stem != "compiled"]
-    assert sorted(modules) == ["generalised_rows", "pursuits", "screening", "steps"]
-    for module in modules:
-        actual = {of: hashlib.sha256((PURSUIT / f"{of}.py").read_bytes()).hexdigest()[:12] for of in imported(module)}
-        known = import_module(f"itda_lightning.pursuit.kernels.{module}").COMPILED_IN
-        assert known == actual, f"COMPILED_IN of {module}.py is of other files: numba would keep their old machine code"
+def python(code: str, cache: Path, *paths: Path) -> str:
+    """Run code in a new process with numba's cache at that place; return what it prints."""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(cache), "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join([*map(str, paths), environment.get("PYTHONPATH", "")])
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
-def test_codes_are_the_same_bits_compiled_and_from_whatever_part_of_the_cache(tmp_path):
-    def encode():
-        environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [sys.executable, "-c", ENCODE], env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.splitlines()
-
-    compiled = encode()
-    assert len(compiled) == 12
-    without_gram, with_gram = compiled[::2], compiled[1::2]
-    for one, other in zip(without_gram, with_gram, strict=True):
-        assert one.split()[-1] == other.split()[-1]
-    assert encode() == compiled
+@pytest.mark.timeout(600)
+def test_results_are_the_same_bits_compiled_and_from_whatever_part_of_the_cache(tmp_path):
+    compiled = python(LOOPS, tmp_path)
+    assert python(LOOPS, tmp_path) == compiled
     cached = sorted(tmp_path.rglob("*.nbi"))
-    assert len(cached) > 20
-    for number, index in enumerate(cached):
-        if number % 3:
-            index.unlink()
-    assert encode() == compiled
+    assert len(cached) > 4
+    for index in cached[::2]:
+        index.unlink()
+    assert python(LOOPS, tmp_path) == compiled
+
+
+@pytest.mark.timeout(300)
+def test_a_change_of_any_file_of_the_folder_leaves_nothing_in_the_cache_valid(tmp_path):
+    folder = tmp_path / "loops"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    shutil.copy(jit.__file__, folder / "jit.py")
+    (folder / "caller.py").write_text(CALLER.format(package="loops"))
+    run = "from loops.caller import caller; print(caller(1), caller.stats.cache_hits)"
+    # numba sees no change in caller.py, and in leaf.py it would see none either: same size, same time.
+    for number in (1, 2):
+        (folder / "leaf.py").write_text(LEAF.format(package="loops", number=number))
+        os.utime(folder / "leaf.py", (0, 0))
+        result = str(1 + number)
+        assert python(run, tmp_path / "cache", tmp_path).split()[0] == result  # compiled
+        second = python(run, tmp_path / "cache", tmp_path).split(" ", 1)
+        assert second[0] == result
+        assert second[1] != "Counter()", "kept on disk"

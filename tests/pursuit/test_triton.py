@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from itda_lightning.pursuit import Path, PreparedAtoms, SparseCode, pursue
+from itda_lightning.pursuit import PURSUITS, Path, PreparedAtoms, SparseCode, pursue
+from itda_lightning.pursuit.problem import Problem
 from tests.pursuit.cases import KINDS, Case, cases, make_case
 from tests.pursuit.test_against_oracle import assert_matches_oracle, thresholds
 
@@ -47,9 +48,12 @@ def gram_of(atoms: Tensor, form: str = "corner") -> Tensor:
 
 
 def run(pursuit: str, case: Case, *arguments, form: str = "corner", **options) -> SparseCode:
-    return cuda.gram_pursuit(
-        pursuit == "omp", case.x, case.atoms, gram_of(case.atoms, form), case.k, *arguments, **options
-    )
+    return on_gram(pursuit, case, gram_of(case.atoms, form), *arguments, **options)
+
+
+def on_gram(pursuit: str, case: Case, gram: Tensor, *arguments, block_bytes: int = 2**28, **options) -> SparseCode:
+    problem = Problem(case.x, case.k, *arguments, **options)
+    return cuda.gram_pursuit(PURSUITS[pursuit].orthogonal, problem, case.atoms, gram, block_bytes)
 
 
 def in_torch(pursuit: str, case: Case, nonnegative: bool, *arguments) -> SparseCode:
@@ -196,8 +200,7 @@ def test_a_matching_pursuit_may_pick_an_atom_again():
 def test_a_gram_in_half_precision_counts_as_its_rounded_entries(pursuit):
     case = small_case()
     gram = gram_of(case.atoms).half()
-    arguments = (pursuit == "omp", case.x, case.atoms)
-    half, rounded = (cuda.gram_pursuit(*arguments, entries, case.k) for entries in (gram, gram.float()))
+    half, rounded = (on_gram(pursuit, case, entries) for entries in (gram, gram.float()))
     assert torch.equal(half.support, rounded.support)
     assert torch.equal(half.coefficients, rounded.coefficients)
 
@@ -218,7 +221,7 @@ def test_scores_are_of_full_precision_whatever_other_products_are(precision):
     try:
         torch.set_float32_matmul_precision(precision)
         with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
-            code = cuda.gram_pursuit(False, case.x, case.atoms, gram, case.k)
+            code = on_gram("mp", case, gram)
             assert torch.is_autocast_enabled(DEVICE.type)
         assert torch.get_float32_matmul_precision() == precision
     finally:
@@ -235,7 +238,7 @@ def test_a_large_batch_is_coded_faster_than_by_plain_torch(pursuit, monkeypatch)
     prepared = PreparedAtoms(case.atoms, len(case.atoms))
     prepared.build_gram()
     forms = {
-        "triton": lambda: cuda.gram_pursuit(pursuit == "omp", case.x, case.atoms, prepared.gram, case.k),
+        "triton": lambda: on_gram(pursuit, case, prepared.gram),
         "torch": lambda: pursue(pursuit, case.x, prepared, case.k),
     }
     seconds = {}

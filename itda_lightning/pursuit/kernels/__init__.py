@@ -1,1 +1,1 @@
-"""Compile the loops of the pursuits: numba on CPUs, Triton on GPUs."""
+"""The compiled loops of the pursuits: numba on CPUs, Triton on GPUs."""

@@ -1,7 +1,9 @@
-"""What numba compiles: from which arrays, and how."""
+"""How numba compiles the loops, and the types of their arrays."""
 
+import hashlib
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,17 +18,28 @@ Index = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 
-def compiled(function: Callable[..., Any], **options: Any) -> Any:
-    """Compile a function when it is first called, for use without the interpreter's lock, and keep the result on disk.
+def digest_of(folder: Path) -> str:
+    """Return a digest of all modules of a folder."""
+    contents = (path.name.encode() + b"\0" + path.read_bytes() for path in sorted(folder.glob("*.py")))
+    return hashlib.sha256(b"\0".join(contents)).hexdigest()[:16]
 
-    numba's cache on disk notices changes of a function's own file only, but the functions that it calls are compiled in. So
-    each file with such functions holds the digests of those that it takes any from (``COMPILED_IN``), which a test checks:
-    none of them can change without it.
+
+FOLDER_DIGEST = digest_of(Path(__file__).parent)
+
+
+def compiled(function: Callable[..., Any], **options: Any) -> Any:
+    """Compile a function when it is first called, to run without the interpreter's lock; keep the result on disk.
+
+    Numba's cache notices changes of a function's own file only, but the functions that it calls are compiled in. Its
+    files are named after the function's qualified name, so that name holds the digest of the whole folder: whatever
+    changes here, nothing compiled before is loaded.
     """
     # Under pytest every function of the package comes wrapped in a check of its annotations, which is not for numba.
-    return njit(nogil=True, cache=True, **options)(inspect.unwrap(function))
+    function = inspect.unwrap(function)
+    function.__qualname__ = f"{function.__name__}-{FOLDER_DIGEST}"
+    return njit(nogil=True, cache=True, **options)(function)
 
 
 def vectorised(function: Callable[..., Any]) -> Any:
-    """``compiled``, and arithmetic may be reordered for speed, which is for screens only; there are no infinities or NaNs."""
+    """Compile with arithmetic that may be reordered for speed, for screens only; there are no infinities or NaNs."""
     return compiled(function, fastmath={"reassoc", "contract", "nnan", "nsz", "arcp"})

@@ -1,54 +1,54 @@
 """Screened scores: kept up to date in cheap arithmetic, and exact where they could win.
 
-A step needs the atom with the largest score ``|r . a|``, and nearly all atoms are far from it. So scores are *screened*: they
-are kept up to date in cheap arithmetic whose error has a bound, and only atoms within that bound of the best are scored
-again from the residual itself, in single precision and always in the same order of summation. The winner is therefore the
-exact one, whatever the screen was made of, and codes do not depend on batches, blocks or threads.
+A step needs the atom with the largest score ``|r . a|``, and nearly all atoms are far from it. So scores are *screened*:
+they are kept up to date in cheap arithmetic whose error has a bound, and only atoms within that bound of the best are
+scored again from the residual itself, in single precision and always in the same order of summation. The winner is
+therefore the exact one, whatever made the screen, and codes do not depend on batches, blocks or threads.
 
-Scores come in groups of ``GROUP`` atoms, the rest of the last group filled with zeros, which win no step.
+Scores come in groups of ``GROUP`` atoms; zeros, which win no step, fill the last group.
 """
 
 import numpy as np
 
+from itda_lightning.pursuit.kernels.arguments import Gram
 from itda_lightning.pursuit.kernels.jit import Atoms, Double, Entries, Flags, Index, Single, compiled, vectorised
 from itda_lightning.pursuit.kernels.sums import dot
 
-COMPILED_IN = {"jit": "e1474fd3dc17", "sums": "eec371747bc7"}
-# Atoms whose largest score is remembered together. A fixed length lets LLVM unroll the loops over a group.
+# Atoms that share one largest score. A fixed length lets LLVM unroll the loops over a group.
 GROUP = 128
-# Scores that several rows of the Gram are taken from together: 4 KB of scores and 2 KB of each of four rows.
+# Scores from which several rows of the Gram are subtracted together: 4 KB of scores and 2 KB of each of four rows.
 TILE = 1024
-# Without its sign bit a float32 orders as the integer of the same bits, and only integer maxima become vector instructions.
+# Without its sign bit a float32 orders as the integer of the same bits; only integer maxima become vector instructions.
 WITHOUT_SIGN = np.int32(0x7FFFFFFF)
 
 
 @vectorised
 def larger(a: np.int32, b: np.int32) -> np.int32:
-    """The larger one; numba's ``max`` would widen both to 64 bits."""
+    """Return the larger number; numba's ``max`` would widen both to 64 bits."""
     return a if a > b else b
 
 
 @vectorised
 def signed_bits(score: np.float32) -> np.int32:
-    """The bits of a score: a negative integer for a negative score, else in the order of scores."""
+    """Return the bits of a score: a negative integer for a negative score, else in the order of scores."""
     return np.float32(score).view(np.int32)
 
 
 @vectorised
 def magnitude_bits(score: np.float32) -> np.int32:
-    """The bits of ``|score|``."""
+    """Return the bits of ``|score|``."""
     return np.int32(np.float32(score).view(np.int32) & WITHOUT_SIGN)
 
 
 @vectorised
 def as_number(bits: np.int32) -> np.float32:
-    """The float32 of these bits."""
+    """Return the float32 of these bits."""
     return np.int32(bits).view(np.float32)
 
 
 @vectorised
 def group_maxima(scores: Single, nonnegative: bool, maxima: Single) -> np.float32:
-    """Fill in the largest score of every group, not below 0; the largest |score| of all is returned."""
+    """Fill in the largest score of every group, at least 0; return the largest |score| of all."""
     top = np.float32(0)
     for group in range(scores.shape[0]):
         bits = np.int32(0)
@@ -65,7 +65,7 @@ def group_maxima(scores: Single, nonnegative: bool, maxima: Single) -> np.float3
 
 @vectorised
 def subtract_row(scores: Single, row: Entries, weight: np.float32, maxima: Single) -> None:
-    """Take ``weight * row`` from the scores, and fill in the largest |score| of every group."""
+    """Subtract ``weight * row`` from the scores, and fill in the largest |score| of every group."""
     for group in range(scores.shape[0]):
         bits = np.int32(0)
         for q in range(GROUP):
@@ -77,7 +77,7 @@ def subtract_row(scores: Single, row: Entries, weight: np.float32, maxima: Singl
 
 @vectorised
 def subtract_rows(scores: Single, gram: Entries, rows: Index, weights: Single) -> None:
-    """Take ``sum_s weights[s] * gram[rows[s]]`` from the scores: a tile at a time, which stays in the cache, by four rows."""
+    """Subtract ``sum_s weights[s] * gram[rows[s]]`` from the scores, four rows and one cached tile at a time."""
     count = rows.shape[0]
     for low in range(0, scores.shape[0], TILE):
         high = min(scores.shape[0], low + TILE)
@@ -96,7 +96,7 @@ def subtract_rows(scores: Single, gram: Entries, rows: Index, weights: Single) -
 
 
 @compiled
-def select(
+def select_among(
     scores: Single,
     maxima: Single,
     residual: Single,
@@ -106,10 +106,10 @@ def select(
     coarse: np.float32,
     fine: np.float32,
 ) -> tuple[int, np.float32, int]:
-    """The atom with the largest exact score, the lowest index where several are equal, that score, and how many were looked at.
+    """Return the atom with the largest exact score (the lowest index of equal ones), that score, and how many were tried.
 
-    ``coarse`` bounds the error of a screened score, ``fine`` that of one which was computed exactly at an earlier step
-    and followed the updates since, as ``exact`` says. Scores that are computed again are written back.
+    ``coarse`` bounds the error of a screened score, ``fine`` that of one that was computed exactly at an earlier step
+    (``exact``) and updated since. Scores that are computed again are written back.
     """
     n = exact.shape[0]
     top = 0
@@ -123,14 +123,14 @@ def select(
             best = top * GROUP + q
             break
     first = min(best, n - 1)
-    best, score, looked_at = first, np.float32(-np.inf), 0
+    best, score, examined = first, np.float32(-np.inf), 0
     for step in range(-1, maxima.shape[0]):
         # The most promising atom first, then its group, then the others: the best score so far is a bar for the rest.
         group = top if step < 0 else (top + step) % maxima.shape[0]
         if step >= 0 and maxima[group] + coarse < score:
             continue
         low, high = (first, first + 1) if step < 0 else (group * GROUP, min(n, (group + 1) * GROUP))
-        looked_at += high - low
+        examined += high - low
         for atom in range(low, high):
             q = atom - group * GROUP
             screened = scores[group, q] if nonnegative else abs(scores[group, q])
@@ -141,31 +141,37 @@ def select(
             candidate = candidate if nonnegative else abs(candidate)
             if candidate > score or (candidate == score and atom < best):
                 score, best = candidate, atom
-    return best, score, looked_at
+    return best, score, examined
 
 
 @compiled
 def hide(scores: Single, visible: int) -> None:
-    """Zero what lies behind the first ``visible`` atoms in their last group."""
+    """Set the scores behind the first ``visible`` atoms in their last group to zero."""
     if visible % GROUP:
         scores[visible // GROUP, visible % GROUP :] = 0
 
 
 @compiled
 def update_scores(
-    scores: Single, gram: Entries, unit: float, support: Index, change: Double, weights: Single, visible: int,
-    nonnegative: bool, maxima: Single,
-) -> None:  # fmt: skip
-    """Take ``sum_s change[s] * gram[support[s]]`` from the scores and bring the maxima up to date."""
+    scores: Single,
+    maxima: Single,
+    gram: Gram,
+    support: Index,
+    change: Double,
+    weights: Single,
+    visible: int,
+    nonnegative: bool,
+) -> None:
+    """Subtract ``sum_s change[s] * gram[support[s]]`` from the scores and bring the maxima up to date."""
     for s in range(support.shape[0]):
-        weights[s] = np.float32(change[s] * unit)
+        weights[s] = np.float32(change[s] * gram.unit)
     if support.shape[0] == 1:
-        row = gram[support[0]].reshape(-1, GROUP)
+        row = gram.entries[support[0]].reshape(-1, GROUP)
         subtract_row(scores, row[: scores.shape[0]], weights[0], maxima)
-        # What was hidden counts no more, and neither do negative scores where they cannot win.
+        # Hidden scores no longer count, nor do negative ones if they cannot win.
         first = 0 if nonnegative else visible // GROUP
     else:
-        subtract_rows(scores.reshape(-1), gram, support, weights[: support.shape[0]])
+        subtract_rows(scores.reshape(-1), gram.entries, support, weights[: support.shape[0]])
         first = 0
     hide(scores, visible)
     group_maxima(scores[first:], nonnegative, maxima[first:])

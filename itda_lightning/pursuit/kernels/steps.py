@@ -1,25 +1,24 @@
-"""One step of matching and of orthogonal matching pursuit: the atom is chosen, its coefficient and the residual follow."""
+"""One step of matching and of orthogonal matching pursuit, for an atom that has been chosen."""
 
 import math
 
 import numpy as np
 
+from itda_lightning.pursuit.kernels.arguments import Problem, Work
 from itda_lightning.pursuit.kernels.jit import Atoms, Double, Index, Single, compiled
 from itda_lightning.pursuit.kernels.sums import accurate_dot, single
-
-COMPILED_IN = {"jit": "e1474fd3dc17", "sums": "eec371747bc7"}
 
 
 @compiled
 def subtract(a: Single, row: Atoms, weight: np.float32) -> None:
-    """Take ``weight * row`` from a."""
+    """Subtract ``weight * row`` from a."""
     for q in range(a.shape[0]):
         a[q] -= weight * single(row[q])
 
 
 @compiled
 def subtract_atoms(residual: Single, atoms: Atoms, support: Index, weights: Single) -> None:
-    """Take ``sum_s weights[s] * atoms[support[s]]`` from the residual, four atoms at a time."""
+    """Subtract ``sum_s weights[s] * atoms[support[s]]`` from the residual, four atoms at a time."""
     count = support.shape[0]
     for s in range(0, count - 3, 4):
         atom0, atom1 = atoms[support[s]], atoms[support[s + 1]]
@@ -34,14 +33,14 @@ def subtract_atoms(residual: Single, atoms: Atoms, support: Index, weights: Sing
 
 @compiled
 def inner_products(atom: Atoms, atoms: Atoms, support: Index, result: Double) -> None:
-    """The inner products of an atom with those of the support, in double precision."""
+    """Fill in the inner products of an atom with those of the support, in double precision."""
     for s in range(support.shape[0]):
         result[s] = accurate_dot(atom, atoms[support[s]])
 
 
 @compiled
 def combine_rows(result: Double, rows: Double, weights: Double, scale: float) -> None:
-    """``scale * sum_s weights[s] * rows[s]``, of which row s has s + 1 entries."""
+    """Fill in ``scale * sum_s weights[s] * rows[s]``; row s has s + 1 entries."""
     result[:] = 0.0
     for s in range(weights.shape[0]):
         weight = scale * weights[s]
@@ -51,7 +50,7 @@ def combine_rows(result: Double, rows: Double, weights: Double, scale: float) ->
 
 @compiled
 def products_with_rows(rows: Double, vector: Double, result: Double) -> float:
-    """The products of a lower triangular matrix's rows with a vector, and the sum of their squares."""
+    """Fill in the products of a lower triangular matrix's rows with a vector; return the sum of their squares."""
     squares = 0.0
     for s in range(vector.shape[0]):
         result[s] = accurate_dot(rows[s, : s + 1], vector[: s + 1])
@@ -63,7 +62,7 @@ def products_with_rows(rows: Double, vector: Double, result: Double) -> float:
 def take_matching(
     atom: int, step: int, atoms: Atoms, residual: Single, support: Index, coefficients: Double, change: Double
 ) -> None:
-    """One step of matching pursuit."""
+    """Take one step of matching pursuit."""
     coefficient = accurate_dot(residual, atoms[atom])
     support[step], coefficients[step], change[step] = atom, coefficient, coefficient
     subtract(residual, atoms[atom], np.float32(coefficient))
@@ -71,33 +70,17 @@ def take_matching(
 
 @compiled
 def take_orthogonal(
-    atom: int,
-    step: int,
-    x: Single,
-    atoms: Atoms,
-    residual: Single,
-    support: Index,
-    coefficients: Double,
-    change: Double,
-    inverse: Double,
-    scratch: Double,
-    weights: Single,
-    nonnegative: bool,
-    min_new_direction: float,
+    i: int, atom: int, step: int, problem: Problem, residual: Single, support: Index, coefficients: Double, work: Work
 ) -> bool:
-    """One step of orthogonal matching pursuit; false, and nothing is changed, where the new atom cannot be taken.
-
-    ``inverse`` holds the inverse of the Cholesky factor of the support's Gram matrix, whose rows turn its atoms into
-    orthonormal directions; ``change`` receives what the step adds to each coefficient; ``scratch`` has room
-    for two rows and ``weights`` for one.
-    """
+    """Take one step of orthogonal matching pursuit; return False and change nothing if the atom cannot be taken."""
+    atoms, inverse, change, weights = problem.atoms, work.inverse, work.change, work.weights
     for s in range(step):
         if support[s] == atom:
             return False
-    inner, along = scratch[0, :step], scratch[1, :step]
+    inner, along = work.scratch[0, :step], work.scratch[1, :step]
     inner_products(atoms[atom], atoms, support[:step], inner)
     new_direction = accurate_dot(atoms[atom], atoms[atom]) - products_with_rows(inverse, inner, along)
-    if new_direction <= min_new_direction:
+    if new_direction <= problem.min_new_direction:
         return False
     length = math.sqrt(new_direction)
     row = inverse[step]
@@ -108,12 +91,26 @@ def take_orthogonal(
     coefficients[step] = 0.0
     for s in range(step + 1):
         change[s] = projection * row[s]
-        if nonnegative and coefficients[s] + change[s] < 0:
+        if problem.nonnegative and coefficients[s] + change[s] < 0:
             return False
     support[step] = atom
     for s in range(step + 1):
         coefficients[s] += change[s]
         weights[s] = np.float32(coefficients[s])
-    residual[:] = x
+    residual[:] = problem.x[i]
     subtract_atoms(residual, atoms, support[: step + 1], weights[: step + 1])
+    return True
+
+
+@compiled
+def take_atom(
+    i: int, atom: int, step: int, problem: Problem, residual: Single, support: Index, coefficients: Double, work: Work
+) -> bool:
+    """Add the atom to the code of row ``i``; return False if it cannot be taken.
+
+    The coefficients, the residual and ``work.change``, the change of each coefficient, are brought up to date.
+    """
+    if problem.orthogonal:
+        return take_orthogonal(i, atom, step, problem, residual, support, coefficients, work)
+    take_matching(atom, step, problem.atoms, residual, support, coefficients, work.change)
     return True

@@ -1,9 +1,9 @@
 """Sums of products in one order, for the compiled loops: the same bits whatever the optimiser makes of their callers.
 
-LLVM turns a plain loop over products into vector instructions only where it may reorder the sum (``fastmath``), and then the
-order, and so the last bits, follow from what the loop is inlined into: another thing in the process in which numba compiles it
-than in those that find it in the cache on disk. Here the order is written out, sums side by side that are added in halves,
-which holds in callers that are compiled without ``fastmath``.
+LLVM turns a plain loop over products into vector instructions only if it may reorder the sum (``fastmath``). Then the
+order, and so the last bits, depend on the function into which the loop is inlined, which differs between the process
+that compiles it and those that load it from numba's cache. Here the order is written out: sums side by side that are
+added in halves. It holds in callers that are compiled without ``fastmath``.
 """
 
 import inspect
@@ -14,12 +14,12 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-# Sums side by side: of most of a row, of what is left of it, and of what is left of that. Each divides the one before.
+# Sums side by side: for most of a row, for its rest, and for the rest of that. Each divides the one before.
 LANES = 16, 4, 1
 
 
 def as_numbers(builder: Any, entries: Any, numbers: Any) -> Any:
-    """A vector of floats, or of the bits of bfloat16 in 16-bit integers, as a vector of this LLVM type."""
+    """Convert a vector of floats, or of the bits of bfloat16 in 16-bit integers, to a vector of this LLVM type."""
     if isinstance(entries.type.element, ir.IntType):
         lanes = entries.type.count
         bits = builder.zext(entries, ir.VectorType(ir.IntType(32), lanes))
@@ -29,7 +29,7 @@ def as_numbers(builder: Any, entries: Any, numbers: Any) -> Any:
 
 
 def as_single(_typing: Any, entry: Any) -> Any:
-    """An entry of an atom as float32: itself, or that of which it is the upper half."""
+    """Convert an entry of an atom to float32: itself, or the number whose upper half it is."""
     if entry != types.uint16:
         return entry(entry), lambda *generated: generated[3][0]
 
@@ -42,7 +42,7 @@ def as_single(_typing: Any, entry: Any) -> Any:
 
 
 def sum_of_products(result: Any) -> Any:
-    """The inner product of two contiguous rows of equal length, its products and sums in numbers of this numba type."""
+    """Build the inner product of two contiguous rows of equal length, with products and sums of this numba type."""
 
     def typed(_typing: Any, a: Any, b: Any) -> Any:
         if any(row.layout != "C" for row in (a, b)):
@@ -72,13 +72,13 @@ def sum_of_products(result: Any) -> Any:
 
 
 def load(builder: Any, data: Any, start: Any, entry: Any, lanes: int) -> Any:
-    """A vector of the entries, of this LLVM type, from ``start`` on."""
+    """Load a vector of entries of this LLVM type from ``start`` on."""
     vector = ir.VectorType(entry, lanes)
     return builder.load(builder.bitcast(builder.gep(data, [start]), vector.as_pointer()), align=1)
 
 
 def halved(builder: Any, vector: Any) -> Any:
-    """The sums of the entries of a vector's first half and those of its second."""
+    """Add the second half of a vector to its first."""
     half = vector.type.count // 2
     places = ir.VectorType(ir.IntType(32), half)
     low, high = (ir.Constant(places, list(range(first, first + half))) for first in (0, half))
@@ -86,6 +86,6 @@ def halved(builder: Any, vector: Any) -> Any:
 
 
 single: Any = intrinsic(inspect.unwrap(as_single))
-# In single and in double precision.
+# Inner products in single and in double precision.
 dot: Any = sum_of_products(types.float32)
 accurate_dot: Any = sum_of_products(types.float64)

@@ -1,14 +1,14 @@
 """Both pursuits in the Gram form as one Triton kernel; ``cuda.py`` calls it. Importing this module needs Triton.
 
-A program is one activation and goes through all steps of its pursuit, so one launch codes a batch, and a row that ends
-early costs nothing more. A step is one pass over the row's scores, in blocks that stay in registers: it takes the Gram's
-rows of the chosen atoms away and finds the next winner on the way.
+A program encodes one activation, through all steps of its pursuit, so one launch encodes a batch, and a row that ends
+early costs nothing more. A step is one pass over the row's scores, in blocks that stay in registers: it subtracts the
+Gram's rows of the chosen atoms and finds the next winner on the way.
 
 Threads of a program share through global memory what a later step needs, so every step ends in a barrier. Between two
 barriers no address is both read and written by different threads: a block has at least one score a thread, and the codes
 being changed are carried in registers.
 """
-# ruff: noqa: N803  what is known when a kernel is compiled is in capitals, as everywhere in Triton
+# ruff: noqa: N803  constants of a compilation are in capitals, as everywhere in Triton
 
 from typing import no_type_check
 
@@ -22,11 +22,11 @@ def strongest(
     alpha, gram, gram_stride, support, coefficients, first, last, seen, width,
     KEEP: tl.constexpr, NONNEGATIVE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The largest score, the correlation that it comes from, and its atom; the lowest index where several are equal.
+    """Return the largest score, its correlation, and its atom; the lowest index if several are equal.
 
     Scores are ``alpha[j] - sum_s coefficients[s] * gram[support[s], j]`` for s in ``first..last`` and the first ``seen``
     atoms j; KEEP writes them back to alpha. If none is above 0, the score is 0 and the atom meaningless. Rows are read up
-    to ``width``, of whatever they hold: a mask that ends anywhere would forbid wide loads.
+    to ``width``, whatever they hold there: a mask that could end anywhere would forbid wide loads.
     """
     lane = tl.arange(0, BLOCK)
     value = tl.zeros((BLOCK,), tl.float32)
@@ -42,7 +42,7 @@ def strongest(
         if KEEP:
             tl.store(alpha + column, score, mask=inside)
         score = tl.where(column < seen, score, 0.0)
-        # Each lane keeps its own best: one reduction a step instead of one a block, and earlier atoms stay in ties.
+        # Each lane keeps its own best: one reduction per step instead of one per block, and earlier atoms stay in ties.
         better = score > value if NONNEGATIVE else tl.abs(score) > tl.abs(value)
         value = tl.where(better, score, value)
         atom = tl.where(better, column, atom)
@@ -55,7 +55,7 @@ def strongest(
 @triton.jit
 @no_type_check
 def new_direction(gram, gram_stride, inverse, atom, picked, square_norm, step, k, K: tl.constexpr):
-    """Row ``step`` (K,) of the inverse of the Cholesky factor of the support's Gram, and the squared length before.
+    """Return row ``step`` (K,) of the inverse of the Cholesky factor of the support's Gram, and its squared length.
 
     The part of the atom outside the span of the support, in terms of the support's atoms and itself. Rows of the inverse
     turn correlations into coefficients without a triangular solve: ``inverse[s] . inner`` is the factor's own entry.
@@ -79,7 +79,7 @@ def pursue_rows(
     ORTHOGONAL: tl.constexpr, NONNEGATIVE: tl.constexpr, PATH: tl.constexpr, MIN_NEW_DIRECTION: tl.constexpr,
     BLOCK: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
-    """The pursuit of one row; ``run_matching_pursuit`` and ``run_orthogonal_matching_pursuit`` say what it does.
+    """Encode one row as ``MatchingPursuit.run`` or ``OrthogonalMatchingPursuit.run`` does.
 
     Args:
         alpha: (batch, width) float32 inner products of activations and atoms; a matching pursuit writes to it.

@@ -1,19 +1,18 @@
-"""The compiled loops of the generalised pursuit, one activation at a time; see ``screening``."""
+"""The compiled loops of pursuits that take several atoms per step; see ``screening``."""
 
 import math
 
 import numpy as np
 
-from itda_lightning.pursuit.kernels.jit import Atoms, Double, Flags, Index, Single, compiled
+from itda_lightning.pursuit.kernels.arguments import Choice, Path, Problem, Progress, Screen
+from itda_lightning.pursuit.kernels.jit import Double, Index, compiled
 from itda_lightning.pursuit.kernels.steps import subtract_atoms
 from itda_lightning.pursuit.kernels.sums import accurate_dot, dot
-
-COMPILED_IN = {"jit": "e1474fd3dc17", "steps": "6c3a865703f3", "sums": "eec371747bc7"}
 
 
 @compiled
 def insert(atom: int, score: float, atoms: Index, scores: Double) -> None:
-    """Put an atom into the list of the best, the largest score first, the lowest index where several are equal."""
+    """Put an atom into the list of the best, the largest score first, the lowest index of equal ones first."""
     place = atoms.shape[0]
     while place > 0 and (
         score > scores[place - 1] or (score == scores[place - 1] and (atoms[place - 1] < 0 or atom < atoms[place - 1]))
@@ -27,51 +26,37 @@ def insert(atom: int, score: float, atoms: Index, scores: Double) -> None:
 
 
 @compiled
-def select_several(
-    start: int,
-    stop: int,
-    rows: Index,
-    part_scores: Single,
-    first_atom: int,
-    n: int,
-    residual: Single,
-    atoms: Atoms,
-    coarse: Single,
-    coarse_relative: float,
-    rounding: float,
-    nonnegative: bool,
-    support: Index,
-    chosen: Index,
-    score: Double,
-) -> None:
-    """Bring the lists of the best atoms outside the support up to date with the ``n`` atoms from ``first_atom`` on.
+def select(start: int, stop: int, problem: Problem, screen: Screen, progress: Progress, choice: Choice) -> None:
+    """Bring the lists of the best atoms outside the support up to date with the screened part of the atoms.
 
-    Row ``p`` of ``part_scores`` and of ``coarse`` belongs to the activation ``rows[p]``, for p in ``start..stop``.
+    Row ``p`` of the screen belongs to the activation ``progress.rows[p]``, for p in ``start..stop``.
     """
-    count = chosen.shape[1]
+    count, first, n, nonnegative = choice.atoms.shape[1], screen.first, screen.count, problem.nonnegative
     screened_atoms, screened = np.empty(count, np.int64), np.empty(count)
     for p in range(start, stop):
-        i, scores = rows[p], part_scores[p].reshape(-1)[:n]
+        i = progress.rows[p]
+        scores, residual = screen.scores[p].reshape(-1)[:n], progress.residual[i]
         top = np.float32(0)
         for atom in range(n):
             top = max(top, abs(scores[atom]))
-        error = coarse[p] + coarse_relative * top + rounding * math.sqrt(accurate_dot(residual[i], residual[i]))
-        for atom in support[i]:
-            if first_atom <= atom < first_atom + n:
-                scores[atom - first_atom] = 0
+        error = screen.error[p] + screen.relative * top
+        error += problem.rounding * math.sqrt(accurate_dot(residual, residual))
+        for atom in progress.support[i]:
+            if first <= atom < first + n:
+                scores[atom - first] = 0
         screened_atoms[:], screened[:] = -1, 0.0
         for atom in range(n):
             value = scores[atom] if nonnegative else abs(scores[atom])
             if value > screened[count - 1]:
                 insert(atom, value, screened_atoms, screened)
-        # The exact scores of the best so screened are at most the error below; nothing that is below those by more can win.
-        bar = max(screened[count - 1] - 2 * error, score[i, count - 1] - error)
+        # The best exact scores are at least the best screened ones less the error, so nothing much below those can win.
+        bar = max(screened[count - 1] - 2 * error, choice.scores[i, count - 1] - error)
         for atom in range(n):
             value = scores[atom] if nonnegative else abs(scores[atom])
             if value >= bar and value != 0:
-                exact = dot(residual[i], atoms[first_atom + atom])
+                exact = dot(residual, problem.atoms[first + atom])
                 exact = exact if nonnegative else abs(exact)
-                insert(first_atom + atom, exact, chosen[i], score[i])
+                insert(first + atom, exact, choice.atoms[i], choice.scores[i])
 
 
 @compiled
@@ -84,9 +69,9 @@ def solve(
     factor: Double,
     solved: Double,
 ) -> int:
-    """Least-squares coefficients of ``columns[:count]``, in ``solved``; the number that is left of them, in place.
+    """Solve for the coefficients of ``columns[:count]``; return how many columns are left, in place.
 
-    A column that is linearly dependent on those before it is left out.
+    A column that is linearly dependent on those before it is left out. ``solved`` receives the coefficients.
     """
     left = 0
     for s in range(count):
@@ -116,52 +101,34 @@ def solve(
 
 
 @compiled
-def take_several(
-    start: int,
-    stop: int,
-    rows: Index,
-    first: int,
-    x: Single,
-    atoms: Atoms,
-    residual: Single,
-    chosen: Index,
-    score: Double,
-    target: Double,
-    floor: Double,
-    active: Flags,
-    nonnegative: bool,
-    min_new_direction: float,
-    support: Index,
-    coefficients: Double,
-    gram: Double,
-    projections: Double,
-    energy: Double,
-) -> None:
-    """One step of the rows' pursuits: the atoms chosen for them take the columns of the code from ``first`` on."""
-    k = support.shape[1]
+def take(start: int, stop: int, first: int, problem: Problem, progress: Progress, choice: Choice, _: Path) -> None:
+    """Take one step: the atoms chosen for the rows take the columns of the code from ``first`` on."""
+    x, atoms, nonnegative, k = problem.x, problem.atoms, problem.nonnegative, progress.support.shape[1]
     columns, factor, solved, weights = np.empty(k, np.int64), np.empty((k, k)), np.empty(k), np.empty(k, np.float32)
+    active, energy = progress.active, progress.energy
     for p in range(start, stop):
-        i = rows[p]
+        i = progress.rows[p]
+        support, coefficients, residual = progress.support[i], progress.coefficients[i], progress.residual[i]
+        gram, projections = progress.matrix[i], progress.vector[i]
         last = first
-        while last < first + chosen.shape[1] and score[i, last - first] > floor[i]:
-            atom = chosen[i, last - first]
-            support[i, last] = atom
-            projections[i, last] = accurate_dot(x[i], atoms[atom])
+        while last < first + choice.atoms.shape[1] and choice.scores[i, last - first] > progress.floor[i]:
+            support[last] = choice.atoms[i, last - first]
+            projections[last] = accurate_dot(x[i], atoms[support[last]])
             last += 1
         active[i] = last > first
         if not active[i]:
             continue
         count = 0
         for s in range(last):
-            if support[i, s] >= 0:
+            if support[s] >= 0:
                 columns[count] = s
                 count += 1
         for s in range(first, last):
             for t in range(s + 1):
-                if support[i, t] >= 0:
-                    gram[i, s, t] = accurate_dot(atoms[support[i, s]], atoms[support[i, t]])
+                if support[t] >= 0:
+                    gram[s, t] = accurate_dot(atoms[support[s]], atoms[support[t]])
         while True:
-            count = solve(gram[i], projections[i], columns, count, min_new_direction, factor, solved)
+            count = solve(gram, projections, columns, count, problem.min_new_direction, factor, solved)
             kept = 0
             for s in range(count):
                 if not nonnegative or solved[s] >= 0:
@@ -171,16 +138,16 @@ def take_several(
                 break
             count = kept
         position = 0
-        coefficients[i, :last] = 0.0
+        coefficients[:last] = 0.0
         for s in range(last):
             if position < count and columns[position] == s:
-                coefficients[i, s] = solved[position]
+                coefficients[s] = solved[position]
                 position += 1
             else:
-                support[i, s] = -1
-        residual[i] = x[i]
+                support[s] = -1
+        residual[:] = x[i]
         for s in range(count):
-            weights[s], columns[s] = np.float32(solved[s]), support[i, columns[s]]
-        subtract_atoms(residual[i], atoms, columns[:count], weights[:count])
-        energy[i] = accurate_dot(residual[i], residual[i])
-        active[i] = energy[i] > target[i] and energy[i] > floor[i] ** 2
+            weights[s], columns[s] = np.float32(solved[s]), support[columns[s]]
+        subtract_atoms(residual, atoms, columns[:count], weights[:count])
+        energy[i] = accurate_dot(residual, residual)
+        active[i] = energy[i] > problem.target[i] and energy[i] > progress.floor[i] ** 2

@@ -1,0 +1,109 @@
+"""The interface of all pursuits: what one states about itself, and the forms in which it can be computed.
+
+- plain torch (``run``): over any ``Correlations``: with or without a Gram, or of atoms split over processes;
+- compiled on CPUs (``loops``), with or without a Gram;
+- Triton on CUDA devices, with a Gram.
+
+Which form is used depends on the device and on what ``PreparedAtoms`` keeps, never on the pursuit alone.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+
+from itda_lightning.pursuit.code import SparseCode
+from itda_lightning.pursuit.correlation import (
+    Correlations,
+    GramCorrelations,
+    LocalCorrelations,
+    ResidualCorrelations,
+    VisibleCorrelations,
+    combine,
+)
+from itda_lightning.pursuit.prepared import PreparedAtoms, triton_works
+from itda_lightning.pursuit.problem import Problem
+
+# Bytes of one block's correlations: on the CPU they should stay in the cache, a GPU wants thousands of activations.
+# Without a Gram every step is a product with all atoms, and products of few rows are slow.
+BLOCK_BYTES = {"cpu": 8 * 2**20}
+BLOCK_BYTES_ELSEWHERE = 512 * 2**20
+WITHOUT_GRAM = 8
+
+
+class Pursuit(ABC):
+    """A pursuit: a file with a subclass, and a row of ``table.PURSUITS``.
+
+    Attributes:
+        title: its name in full.
+        orthogonal: whether coefficients are the least-squares ones on the support.
+        takes_gram: whether it moves along rows of the Gram; else each step is a product with all atoms.
+        judged_by_itself: whether its residuals decide about growth; else those of orthogonal matching pursuit do.
+        shared_by_processes: whether it runs over atoms that are split over processes.
+        exports_as_matching_pursuit: whether SAELens's ``matching_pursuit`` gives the same codes.
+    """
+
+    title: ClassVar[str]
+    orthogonal: ClassVar[bool]
+    takes_gram: ClassVar[bool] = True
+    judged_by_itself: ClassVar[bool] = True
+    shared_by_processes: ClassVar[bool] = True
+    exports_as_matching_pursuit: ClassVar[bool] = False
+
+    @abstractmethod
+    def run(self, problem: Problem, correlations: Correlations) -> SparseCode:
+        """Compute the codes in plain torch, given the correlations of the activations with the atoms."""
+
+    def steps(self, k: int) -> list[slice]:
+        """Return the columns of a code that each step fills."""
+        return [slice(step, step + 1) for step in range(k)]
+
+    def loops(self) -> Any:
+        """Return the module of the compiled loops without a Gram: ``select`` and ``take``. Needs numba."""
+        from itda_lightning.pursuit.kernels import single_steps
+
+        return single_steps
+
+    def init(self, prepared: PreparedAtoms, activations: int, k: int) -> None:
+        """Count activations that are about to be encoded: once a Gram has paid for itself, one is kept."""
+        if self.takes_gram:
+            prepared.build_gram_if_repaid(activations * (k - 1))
+
+    def encode(self, problem: Problem, prepared: PreparedAtoms) -> SparseCode:
+        """Encode in the fastest form that there is; at least one activation and one atom."""
+        if prepared.compiled:
+            from itda_lightning.pursuit import compiled  # needs numba, which is there then
+
+            return compiled.encode(self, problem, prepared)
+        single = prepared.gram is not None and prepared.gram.dtype == torch.float32
+        if self.takes_gram and single and triton_works(problem.x.device):
+            from itda_lightning.pursuit import cuda  # needs triton, which is there then
+
+            return cuda.encode(self, problem, prepared)
+        return self.encode_in_torch(problem, prepared)
+
+    def encode_in_torch(self, problem: Problem, prepared: PreparedAtoms) -> SparseCode:
+        """Encode block by block in plain torch; the residual energy is measured on the residual."""
+        codes = []
+        for block in problem.blocks(self.rows_in_torch(prepared, problem.k), prepared.dtype):
+            code = self.run(block, self._correlations(block, prepared))
+            residual = block.x - combine(code.support, code.coefficients, prepared.atoms)
+            energy = residual.double().square().sum(-1).to(prepared.dtype)
+            codes.append(code._replace(residual_energy=energy))
+        return SparseCode.concatenate(codes)
+
+    def rows_in_torch(self, prepared: PreparedAtoms, k: int) -> int:
+        """Return how many activations go through plain torch at a time."""
+        # Per activation: n correlations, and for least squares a k x k factor in float64.
+        per_row = max(prepared.n, 2 * k * k if self.orthogonal else 1) * prepared.dtype.itemsize
+        block_bytes = BLOCK_BYTES.get(prepared.rows.device.type, BLOCK_BYTES_ELSEWHERE)
+        block_bytes *= 1 if prepared.gram is not None else WITHOUT_GRAM
+        return max(1, min(block_bytes, prepared.budget // 8) // per_row)
+
+    def _correlations(self, block: Problem, prepared: PreparedAtoms) -> LocalCorrelations:
+        correlations: LocalCorrelations
+        if self.takes_gram and prepared.gram is not None:
+            correlations = GramCorrelations(block.x, prepared.atoms, prepared.gram[: prepared.n, : prepared.n])
+        else:
+            correlations = ResidualCorrelations(block.x, prepared.atoms)
+        return correlations if block.visible is None else VisibleCorrelations(correlations, block.visible)

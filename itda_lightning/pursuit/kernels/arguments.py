@@ -1,0 +1,133 @@
+"""The arguments of the compiled loops, as numba takes them: arrays that belong together, under names."""
+
+from typing import NamedTuple
+
+from itda_lightning.pursuit.kernels.jit import Atoms, Double, Entries, Flags, Index, Single
+
+
+class Problem(NamedTuple):
+    """Activations, atoms, and when a pursuit ends.
+
+    Attributes:
+        x: (batch, d).
+        atoms: (capacity, d) float32, or the bits of bfloat16 in 16-bit integers, which become float32 in each sum.
+        visible: (batch,) the number of first atoms that each activation may use.
+        target: (batch,) residual energies at which pursuits end.
+        noise_floor: scores up to this share of ``|x|`` are rounding noise.
+        min_new_direction: squared norm outside the span of the support that an atom needs.
+        rounding: bound of the error of an inner product, relative to the product of norms.
+        orthogonal: whether coefficients are the least-squares ones.
+        nonnegative: whether coefficients must not be negative.
+    """
+
+    x: Single
+    atoms: Atoms
+    visible: Index
+    target: Double
+    noise_floor: float
+    min_new_direction: float
+    rounding: float
+    orthogonal: bool
+    nonnegative: bool
+
+
+class Screen(NamedTuple):
+    """Screened scores of the ``count`` atoms from ``first`` on, and the bound of their errors.
+
+    Attributes:
+        scores: (rows, groups, GROUP); the last group ends in zeros. The loops overwrite them.
+        error: (rows,) bound of the error.
+        relative: further error, as a share of the row's largest |score|.
+    """
+
+    scores: Single
+    error: Single
+    relative: float
+    first: int
+    count: int
+
+
+class Gram(NamedTuple):
+    """Inner products of atoms: (capacity, padded) multiples of ``unit``, off by at most half of it."""
+
+    entries: Entries
+    unit: float
+
+
+class Code(NamedTuple):
+    """Codes to fill in: (batch, k), (batch, k) and (batch,), the support with -1 and the coefficients with 0 before."""
+
+    support: Index
+    coefficients: Single
+    energy: Double
+
+
+class Path(NamedTuple):
+    """The arrays of a ``Path``, with no rows if none is wanted."""
+
+    best: Single
+    history: Single
+
+
+class Work(NamedTuple):
+    """Scratch of one step: what it adds to each coefficient (k,), (2, k), (k,), and the support's factor (k, k).
+
+    ``inverse`` holds the inverse of the Cholesky factor of the support's Gram matrix, whose rows turn its atoms into
+    orthonormal directions.
+    """
+
+    change: Double
+    scratch: Double
+    weights: Single
+    inverse: Double
+
+
+class Room(NamedTuple):
+    """Memory of the pursuit of one activation in the Gram form.
+
+    Attributes:
+        residual: (d,).
+        exact: which scores were computed exactly.
+        maxima: (groups,) the largest score of each group.
+        coefficients: (k,).
+        has_gram_row: which of the atoms behind the screened ones have their row of the Gram.
+        work: scratch of a step.
+    """
+
+    residual: Single
+    exact: Flags
+    maxima: Single
+    coefficients: Double
+    has_gram_row: Flags
+    work: Work
+
+
+class Progress(NamedTuple):
+    """Pursuits between two steps, in the form without a Gram.
+
+    Attributes:
+        rows: the activations that take the next step.
+        active: (batch,) which pursuits have not ended.
+        support, coefficients, energy: the codes.
+        residual: (batch, d).
+        floor: (batch,) scores that are rounding noise.
+        matrix: (batch, k, k) factors of the pursuit's own; one for all if it needs none.
+        vector: (batch, k) likewise.
+    """
+
+    rows: Index
+    active: Flags
+    support: Index
+    coefficients: Double
+    energy: Double
+    residual: Single
+    floor: Double
+    matrix: Double
+    vector: Double
+
+
+class Choice(NamedTuple):
+    """(batch, width) the best atoms of a step so far, the best first, and their scores; -1 and 0 if there are fewer."""
+
+    atoms: Index
+    scores: Double
