@@ -16,10 +16,9 @@ from itda_lightning.growth import (
     RefinementState,
     calibrate_threshold,
     descent,
-    judging,
     refinement_step,
 )
-from itda_lightning.pursuit import PreparedAtoms, PursuitName, SparseCode, combine, pursue
+from itda_lightning.pursuit import PreparedAtoms, PursuitName, SparseCode, combine, judging, pursue
 
 SAMPLE = 8192  # activations that a threshold is calibrated on
 STEP = 1024  # activations in a step of growth

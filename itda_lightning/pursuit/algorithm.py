@@ -1,27 +1,15 @@
-"""The interface of all pursuits: what one states about itself, and the forms in which it can be computed.
+"""The interface of all pursuits: what one states about itself, and how its steps are computed.
 
-- plain torch (``run``): over any ``Correlations``: with or without a Gram, or of atoms split over processes;
-- compiled on CPUs (``loops``), with or without a Gram;
-- Triton on CUDA devices, with a Gram.
-
-Which form is used depends on the device and on what ``PreparedAtoms`` keeps, never on the pursuit alone.
+Three modules encode by any pursuit: ``plain_torch``, over all forms of ``Correlations``; ``compiled``, on CPUs; and
+``cuda``, with a Gram. The device and what ``PreparedAtoms`` keeps decide which one does.
 """
 
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
-import torch
-
 from itda_lightning.pursuit.code import SparseCode
-from itda_lightning.pursuit.correlation import (
-    Correlations,
-    GramCorrelations,
-    LocalCorrelations,
-    ResidualCorrelations,
-    VisibleCorrelations,
-    combine,
-)
-from itda_lightning.pursuit.prepared import PreparedAtoms, triton_works
+from itda_lightning.pursuit.correlation import Correlations
+from itda_lightning.pursuit.prepared import PreparedAtoms
 from itda_lightning.pursuit.problem import Problem
 
 # Bytes of one block's correlations: on the CPU they should stay in the cache, a GPU wants thousands of activations.
@@ -69,29 +57,6 @@ class Pursuit(ABC):
         if self.takes_gram:
             prepared.build_gram_if_repaid(activations * (k - 1))
 
-    def encode(self, problem: Problem, prepared: PreparedAtoms) -> SparseCode:
-        """Encode in the fastest form that there is; at least one activation and one atom."""
-        if prepared.compiled:
-            from itda_lightning.pursuit import compiled  # needs numba, which is there then
-
-            return compiled.encode(self, problem, prepared)
-        single = prepared.gram is not None and prepared.gram.dtype == torch.float32
-        if self.takes_gram and single and triton_works(problem.x.device):
-            from itda_lightning.pursuit import cuda  # needs triton, which is there then
-
-            return cuda.encode(self, problem, prepared)
-        return self.encode_in_torch(problem, prepared)
-
-    def encode_in_torch(self, problem: Problem, prepared: PreparedAtoms) -> SparseCode:
-        """Encode block by block in plain torch; the residual energy is measured on the residual."""
-        codes = []
-        for block in problem.blocks(self.rows_in_torch(prepared, problem.k), prepared.dtype):
-            code = self.run(block, self._correlations(block, prepared))
-            residual = block.x - combine(code.support, code.coefficients, prepared.atoms)
-            energy = residual.double().square().sum(-1).to(prepared.dtype)
-            codes.append(code._replace(residual_energy=energy))
-        return SparseCode.concatenate(codes)
-
     def rows_in_torch(self, prepared: PreparedAtoms, k: int) -> int:
         """Return how many activations go through plain torch at a time."""
         # Per activation: n correlations, and for least squares a k x k factor in float64.
@@ -99,11 +64,3 @@ class Pursuit(ABC):
         block_bytes = BLOCK_BYTES.get(prepared.rows.device.type, BLOCK_BYTES_ELSEWHERE)
         block_bytes *= 1 if prepared.gram is not None else WITHOUT_GRAM
         return max(1, min(block_bytes, prepared.budget // 8) // per_row)
-
-    def _correlations(self, block: Problem, prepared: PreparedAtoms) -> LocalCorrelations:
-        correlations: LocalCorrelations
-        if self.takes_gram and prepared.gram is not None:
-            correlations = GramCorrelations(block.x, prepared.atoms, prepared.gram[: prepared.n, : prepared.n])
-        else:
-            correlations = ResidualCorrelations(block.x, prepared.atoms)
-        return correlations if block.visible is None else VisibleCorrelations(correlations, block.visible)

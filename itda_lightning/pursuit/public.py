@@ -4,9 +4,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from itda_lightning.pursuit import plain_torch
 from itda_lightning.pursuit.code import SparseCode
 from itda_lightning.pursuit.path import Path
-from itda_lightning.pursuit.prepared import PreparedAtoms
+from itda_lightning.pursuit.prepared import PreparedAtoms, triton_works
 from itda_lightning.pursuit.problem import Problem
 from itda_lightning.pursuit.table import PURSUITS, PursuitName
 
@@ -32,7 +33,17 @@ def pursue(
     problem = Problem(x.detach(), k, nonnegative, error_threshold, path, visible)
     if len(x) == 0 or prepared.n == 0:
         return _empty(problem, prepared.dtype)
-    return PURSUITS[pursuit].encode(problem, prepared)
+    method = PURSUITS[pursuit]
+    if prepared.compiled:
+        from itda_lightning.pursuit import compiled  # needs numba, which is there then
+
+        return compiled.encode(method, problem, prepared)
+    single_gram = prepared.gram is not None and prepared.gram.dtype == torch.float32
+    if method.takes_gram and single_gram and triton_works(x.device):
+        from itda_lightning.pursuit import cuda  # needs triton, which is there then
+
+        return cuda.encode(method, problem, prepared)
+    return plain_torch.encode(method, problem, prepared)
 
 
 def _empty(problem: Problem, dtype: torch.dtype) -> SparseCode:

@@ -17,9 +17,9 @@ from itda_lightning.growth import (
     refinement_step,
 )
 from itda_lightning.pursuit import (
-    judging,
     PreparedAtoms,
     generalised_orthogonal_matching_pursuit,
+    judging,
     matching_pursuit,
     orthogonal_matching_pursuit,
 )

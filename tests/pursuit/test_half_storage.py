@@ -11,8 +11,8 @@ from torch.utils._pytree import tree_leaves
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.growth import GROWTH_POLICIES, GrowthRule
 from itda_lightning.pursuit import PreparedAtoms, combine, correlate, matching_pursuit, pursue
-from itda_lightning.pursuit.gram import padded
 from itda_lightning.pursuit.coarse import half_products_pay
+from itda_lightning.pursuit.gram import padded
 from tests.pursuit.cases import Case, make_case, unit_rows
 from tests.pursuit.forms import forms, prepare
 from tests.pursuit.test_against_oracle import assert_matches_oracle

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from itda_lightning.pursuit import (
     SparseCode,
-    combine,
     algorithm,
+    combine,
     compiled,
     matching_pursuit,
     orthogonal_matching_pursuit,

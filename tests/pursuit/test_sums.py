@@ -96,7 +96,14 @@ print(hashlib.sha256(b"".join(part.tobytes() for part in results)).hexdigest())
 """
 # A loop that inlines another, compiled and kept as those of the package are.
 LEAF = "from {package}.jit import compiled\n\n@compiled\ndef leaf(x: int) -> int:\n    return x + {number}\n"
-CALLER = "from {package}.jit import compiled\nfrom {package}.leaf import leaf\n\n@compiled\ndef caller(x: int) -> int:\n    return leaf(x)\n"
+CALLER = """
+from {package}.jit import compiled
+from {package}.leaf import leaf
+
+@compiled
+def caller(x: int) -> int:
+    return leaf(x)
+"""
 
 
 def python(code: str, cache: Path, *paths: Path) -> str:
