@@ -3,7 +3,6 @@
 import logging
 import time
 from functools import cache
-from importlib.util import find_spec
 
 import torch
 from jaxtyping import Float, Shaped
@@ -149,12 +148,3 @@ def compiler_works(dtype: torch.dtype = torch.float32) -> bool:
         )
         return False
     return True
-
-
-def triton_works(device: torch.device) -> bool:
-    """Check that pursuits on this device can use the Triton kernel: a CUDA device on which its codes are right."""
-    if device.type != "cuda" or find_spec("triton") is None:
-        return False
-    from itda_lightning.pursuit import cuda  # imports triton, which comes with torch for CUDA only
-
-    return cuda.works_on(device)

@@ -1,5 +1,7 @@
 """The validated public functions: they check their arguments, choose a form, and encode."""
 
+from importlib.util import find_spec
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -7,7 +9,7 @@ from torch import Tensor
 from itda_lightning.pursuit import plain_torch
 from itda_lightning.pursuit.code import SparseCode
 from itda_lightning.pursuit.path import Path
-from itda_lightning.pursuit.prepared import PreparedAtoms, triton_works
+from itda_lightning.pursuit.prepared import PreparedAtoms
 from itda_lightning.pursuit.problem import Problem
 from itda_lightning.pursuit.table import PURSUITS, PursuitName
 
@@ -44,6 +46,15 @@ def pursue(
 
         return cuda.encode(method, problem, prepared)
     return plain_torch.encode(method, problem, prepared)
+
+
+def triton_works(device: torch.device) -> bool:
+    """Check that pursuits on this device can use the Triton kernel: a CUDA device on which its codes are right."""
+    if device.type != "cuda" or find_spec("triton") is None:
+        return False
+    from itda_lightning.pursuit import cuda  # imports triton, which comes with torch for CUDA only
+
+    return cuda.works_on(device)
 
 
 def _empty(problem: Problem, dtype: torch.dtype) -> SparseCode:

@@ -32,7 +32,7 @@ class Problem(NamedTuple):
 
 
 class Screen(NamedTuple):
-    """Screened scores of the ``count`` atoms from ``first`` on, and the bound of their errors.
+    """Screened scores of the ``n_atoms`` atoms from ``first`` on, and the bound of their errors.
 
     Attributes:
         scores: (rows, groups, GROUP); the last group ends in zeros. The loops overwrite them.
@@ -44,7 +44,7 @@ class Screen(NamedTuple):
     error: Single
     relative: float
     first: int
-    count: int
+    n_atoms: int
 
 
 class Gram(NamedTuple):

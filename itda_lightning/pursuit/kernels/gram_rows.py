@@ -122,8 +122,8 @@ def pursue_and_append(
     for i in range(batch):
         norm = math.sqrt(accurate_dot(problem.x[i], problem.x[i]))
         score, examined[i] = pursue_row(i, count, problem, screen, gram, code, path, room)
-        has_room = screen.count + count < problem.atoms.shape[0]
+        has_room = screen.n_atoms + count < problem.atoms.shape[0]
         appended[i] = code.energy[i] > problem.target[i] and score < largest_cosine * norm and has_room
         if appended[i]:
-            problem.atoms[screen.count + count] = directions[i]
+            problem.atoms[screen.n_atoms + count] = directions[i]
             count += 1

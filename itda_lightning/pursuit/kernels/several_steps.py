@@ -31,7 +31,7 @@ def select(start: int, stop: int, problem: Problem, screen: Screen, progress: Pr
 
     Row ``p`` of the screen belongs to the activation ``progress.rows[p]``, for p in ``start..stop``.
     """
-    count, first, n, nonnegative = choice.atoms.shape[1], screen.first, screen.count, problem.nonnegative
+    count, first, n, nonnegative = choice.atoms.shape[1], screen.first, screen.n_atoms, problem.nonnegative
     screened_atoms, screened = np.empty(count, np.int64), np.empty(count)
     for p in range(start, stop):
         i = progress.rows[p]

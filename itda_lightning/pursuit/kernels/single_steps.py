@@ -17,13 +17,13 @@ def select(start: int, stop: int, problem: Problem, screen: Screen, progress: Pr
 
     Row ``p`` of the screen belongs to the activation ``progress.rows[p]``, for p in ``start..stop``.
     """
-    all_exact = np.empty(screen.count, np.bool_)
+    all_exact = np.empty(screen.n_atoms, np.bool_)
     all_maxima = np.empty(screen.scores.shape[1], np.float32)
     atoms, nonnegative = problem.atoms[screen.first :], problem.nonnegative
     for p in range(start, stop):
         i = progress.rows[p]
         residual, score = progress.residual[i], choice.scores[i]
-        seen = min(screen.count, problem.visible[i] - screen.first)
+        seen = min(screen.n_atoms, problem.visible[i] - screen.first)
         if seen <= 0:
             continue
         groups = (seen + GROUP - 1) // GROUP
