@@ -16,7 +16,7 @@ from itda_lightning.pursuit.code import SparseCode
 from itda_lightning.pursuit.correlation import correlate
 from itda_lightning.pursuit.generalised import unused_last
 from itda_lightning.pursuit.gram import UNIT
-from itda_lightning.pursuit.kernels import arguments, gram_rows
+from itda_lightning.pursuit.kernels import gram_rows, named_arrays
 from itda_lightning.pursuit.kernels.jit import Atoms
 from itda_lightning.pursuit.kernels.screening import GROUP
 from itda_lightning.pursuit.prepared import PreparedAtoms
@@ -68,7 +68,7 @@ def rows_at_a_time(prepared: PreparedAtoms, k: int, takes_gram: bool) -> int:
 
 def screen(
     x: Float[Tensor, "batch d"], prepared: PreparedAtoms, part: range, room: ScoreRoom, half: bool
-) -> arguments.Screen:
+) -> named_arrays.Screen:
     """Score a part of the atoms, in bfloat16 (``half``) or float32."""
     first, last, count = part.start, part.stop, len(part)
     scores = room.single[: len(x)]
@@ -86,7 +86,7 @@ def screen(
         whole = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64)
         error = (lost * (1.01 + prepared.coarse.error) + whole * prepared.coarse.error).float()
         relative = HALF_ROUNDING
-    return arguments.Screen(scores.view(len(x), -1, GROUP).numpy(), error.numpy(), relative, first, count)
+    return named_arrays.Screen(scores.view(len(x), -1, GROUP).numpy(), error.numpy(), relative, first, count)
 
 
 def kernel_problem(
@@ -96,20 +96,20 @@ def kernel_problem(
     target: Float[Tensor, " batch"],
     orthogonal: bool,
     nonnegative: bool,
-) -> arguments.Problem:
+) -> named_arrays.Problem:
     """Return a problem as the compiled loops take it."""
     seen = torch.full((len(x),), prepared.n) if visible is None else visible.contiguous()
     # Many times the error of a float32 inner product of d terms that is ever seen.
     rounding = (x.shape[1] / 16 + 32) * 2.0**-24
     limits = NOISE_FLOOR, MIN_NEW_DIRECTION, rounding
     arrays = x.numpy(), entries(prepared.rows), seen.numpy(), target.numpy()
-    return arguments.Problem(*arrays, *limits, orthogonal, nonnegative)
+    return named_arrays.Problem(*arrays, *limits, orthogonal, nonnegative)
 
 
-def kernel_gram(prepared: PreparedAtoms) -> arguments.Gram:
+def kernel_gram(prepared: PreparedAtoms) -> named_arrays.Gram:
     """Return the Gram as the compiled loops take it."""
     assert prepared.gram is not None
-    return arguments.Gram(prepared.gram.numpy(), UNIT)
+    return named_arrays.Gram(prepared.gram.numpy(), UNIT)
 
 
 def entries(rows: Float[Tensor, "n d"]) -> Atoms:
@@ -123,7 +123,7 @@ def _with_gram(pursuit: Pursuit, problem: Problem, prepared: PreparedAtoms, room
     energy = torch.zeros(len(x), dtype=torch.float64)
     support, coefficients = torch.full((len(x), k), -1), torch.zeros(len(x), k)
     examined = torch.zeros(len(x), dtype=torch.int64)
-    code = arguments.Code(support.numpy(), coefficients.numpy(), energy.numpy())
+    code = named_arrays.Code(support.numpy(), coefficients.numpy(), energy.numpy())
     loops = _kernel_problem(pursuit, problem, prepared), screened, kernel_gram(prepared), code, _path(problem)
     _in_threads(gram_rows.pursue_rows, len(x), *loops, examined.numpy())
     prepared.coarse.learn_examined(examined, prepared.n)
@@ -136,7 +136,7 @@ def _without_gram(pursuit: Pursuit, problem: Problem, prepared: PreparedAtoms, r
     energy, residual = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).square(), x.clone()
     loops, kernels, path = _kernel_problem(pursuit, problem, prepared), pursuit.loops(), _path(problem)
     factors = batch if pursuit.orthogonal else 1
-    progress = arguments.Progress(
+    progress = named_arrays.Progress(
         rows=np.arange(batch),
         active=energy.numpy() > loops.target,
         support=support.numpy(),
@@ -155,7 +155,7 @@ def _without_gram(pursuit: Pursuit, problem: Problem, prepared: PreparedAtoms, r
         progress = progress._replace(rows=rows)
         moving = residual[torch.from_numpy(rows)] if len(rows) < batch else residual
         width = columns.stop - columns.start
-        choice = arguments.Choice(np.full((batch, width), -1), np.zeros((batch, width)))
+        choice = named_arrays.Choice(np.full((batch, width), -1), np.zeros((batch, width)))
         for first in range(0, prepared.n, PART):
             part = range(first, min(prepared.n, first + PART))
             screened = screen(moving, prepared, part, room, prepared.coarse.used)
@@ -166,7 +166,7 @@ def _without_gram(pursuit: Pursuit, problem: Problem, prepared: PreparedAtoms, r
     return SparseCode(support, coefficients.float(), energy.float())
 
 
-def _kernel_problem(pursuit: Pursuit, problem: Problem, prepared: PreparedAtoms) -> arguments.Problem:
+def _kernel_problem(pursuit: Pursuit, problem: Problem, prepared: PreparedAtoms) -> named_arrays.Problem:
     """Residual energies end at targets; nothing ends at a negative one, but all-zero rows never start."""
     x, threshold = problem.x, problem.error_threshold
     target = torch.zeros(len(x), dtype=torch.float64)
@@ -175,11 +175,11 @@ def _kernel_problem(pursuit: Pursuit, problem: Problem, prepared: PreparedAtoms)
     return kernel_problem(x, prepared, problem.visible, target, pursuit.orthogonal, problem.nonnegative)
 
 
-def _path(problem: Problem) -> arguments.Path:
+def _path(problem: Problem) -> named_arrays.Path:
     if problem.path is None:
         k = problem.k
-        return arguments.Path(np.empty((0, k), np.float32), np.empty((0, k, k), np.float32))
-    return arguments.Path(problem.path.best.numpy(), problem.path.history.numpy())
+        return named_arrays.Path(np.empty((0, k), np.float32), np.empty((0, k, k), np.float32))
+    return named_arrays.Path(problem.path.best.numpy(), problem.path.history.numpy())
 
 
 def _in_threads(kernel: Callable[..., None], count: int, *arguments: Any) -> None:

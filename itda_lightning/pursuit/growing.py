@@ -7,7 +7,7 @@ from torch import Tensor
 
 from itda_lightning.pursuit.compiled import ScoreRoom, entries, kernel_gram, kernel_problem, rows_at_a_time, screen
 from itda_lightning.pursuit.correlation import correlate
-from itda_lightning.pursuit.kernels import arguments, gram_rows
+from itda_lightning.pursuit.kernels import gram_rows, named_arrays
 from itda_lightning.pursuit.prepared import PreparedAtoms
 
 # New atoms are scored from the residual until the block ends and the screen has them, so a block should append few.
@@ -47,7 +47,7 @@ def pursue_and_append(
         rows, n = x[block].contiguous(), prepared.n
         problem = kernel_problem(rows, prepared, None, target[block], orthogonal, nonnegative)
         screened = screen(rows, prepared, range(n), ScoreRoom.empty(len(rows), n), prepared.coarse.used_with_gram)
-        code = arguments.Code(
+        code = named_arrays.Code(
             np.full((len(rows), k), -1), np.empty((len(rows), k), np.float32), energies[block].numpy()
         )
         examined = torch.zeros(len(rows), dtype=torch.int64)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from itda_lightning.pursuit.kernels import gram_rows, single_steps
-from itda_lightning.pursuit.kernels.arguments import Choice, Code, Gram, Path, Problem, Progress, Screen
+from itda_lightning.pursuit.kernels.named_arrays import Choice, Code, Gram, Path, Problem, Progress, Screen
 from itda_lightning.pursuit.kernels.screening import GROUP
 
 

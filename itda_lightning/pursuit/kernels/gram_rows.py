@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from itda_lightning.pursuit.kernels.arguments import Code, Gram, Path, Problem, Room, Screen, Work
 from itda_lightning.pursuit.kernels.jit import Atoms, Entries, Flags, Index, compiled
+from itda_lightning.pursuit.kernels.named_arrays import Code, Gram, Path, Problem, Room, Screen, Work
 from itda_lightning.pursuit.kernels.screening import GROUP, group_maxima, hide, select_among, update_scores
 from itda_lightning.pursuit.kernels.steps import take_atom
 from itda_lightning.pursuit.kernels.sums import accurate_dot, dot

@@ -10,8 +10,8 @@ Scores come in groups of ``GROUP`` atoms; zeros, which win no step, fill the las
 
 import numpy as np
 
-from itda_lightning.pursuit.kernels.arguments import Gram
 from itda_lightning.pursuit.kernels.jit import Atoms, Double, Entries, Flags, Index, Single, compiled, vectorised
+from itda_lightning.pursuit.kernels.named_arrays import Gram
 from itda_lightning.pursuit.kernels.sums import dot
 
 # Atoms that share one largest score. A fixed length lets LLVM unroll the loops over a group.

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from itda_lightning.pursuit.kernels.arguments import Choice, Path, Problem, Progress, Screen
 from itda_lightning.pursuit.kernels.jit import Double, Index, compiled
+from itda_lightning.pursuit.kernels.named_arrays import Choice, Path, Problem, Progress, Screen
 from itda_lightning.pursuit.kernels.steps import subtract_atoms
 from itda_lightning.pursuit.kernels.sums import accurate_dot, dot
 

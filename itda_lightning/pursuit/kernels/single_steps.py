@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from itda_lightning.pursuit.kernels.arguments import Choice, Path, Problem, Progress, Screen, Work
 from itda_lightning.pursuit.kernels.jit import compiled
+from itda_lightning.pursuit.kernels.named_arrays import Choice, Path, Problem, Progress, Screen, Work
 from itda_lightning.pursuit.kernels.screening import GROUP, group_maxima, hide, select_among
 from itda_lightning.pursuit.kernels.steps import take_atom
 from itda_lightning.pursuit.kernels.sums import accurate_dot

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from itda_lightning.pursuit.kernels.arguments import Problem, Work
 from itda_lightning.pursuit.kernels.jit import Atoms, Double, Index, Single, compiled
+from itda_lightning.pursuit.kernels.named_arrays import Problem, Work
 from itda_lightning.pursuit.kernels.sums import accurate_dot, single
 
 
