@@ -6,9 +6,10 @@ import sys
 
 import pytest
 import torch
+from torch import Tensor
 
 from itda_lightning.machine.memory import memory_budget
-from itda_lightning.pursuit import PURSUITS, PreparedAtoms, matching_pursuit, prepared, pursue
+from itda_lightning.pursuit import PURSUITS, PreparedAtoms, PursuitName, matching_pursuit, prepared, pursue
 from itda_lightning.pursuit.compiled import rows_at_a_time
 from itda_lightning.pursuit.gram import UNIT
 from itda_lightning.pursuit.kernels import compile_all as kernels
@@ -47,14 +48,17 @@ def test_without_a_compiler_pursuits_are_plain_torch_and_the_log_says_so(monkeyp
 
 def test_a_gram_is_built_once_its_products_are_repaid():
     atoms = PreparedAtoms(ATOMS, 300)
-    PURSUITS["omp"].init(atoms, 20, 6)  # 20 activations x 5 further steps
-    assert atoms.gram is None
-    PURSUITS["mp"].init(atoms, 20, 1)  # a single step needs no Gram
-    assert atoms.gram is None
-    PURSUITS["gomp"].init(atoms, 4000, 6)  # whose steps are products with all atoms
-    assert atoms.gram is None
-    PURSUITS["omp"].init(atoms, 40, 6)
-    torch.testing.assert_close(atoms.gram[:300, :300] * UNIT, ATOMS @ ATOMS.T, rtol=0, atol=UNIT)
+
+    def gram_after(pursuit: PursuitName, activations: int, k: int) -> Tensor | None:
+        PURSUITS[pursuit].init(atoms, activations, k)
+        return atoms.gram
+
+    assert gram_after("omp", 20, 6) is None  # 20 activations x 5 further steps
+    assert gram_after("mp", 20, 1) is None  # a single step needs no Gram
+    assert gram_after("gomp", 4000, 6) is None  # whose steps are products with all atoms
+    gram = gram_after("omp", 40, 6)
+    assert gram is not None
+    torch.testing.assert_close(gram[:300, :300] * UNIT, ATOMS @ ATOMS.T, rtol=0, atol=UNIT)
 
 
 def test_the_budget_decides_what_is_kept():

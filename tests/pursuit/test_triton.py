@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from itda_lightning.pursuit import PURSUITS, Path, PreparedAtoms, SparseCode, pursue
+from itda_lightning.pursuit import PURSUITS, Path, PreparedAtoms, PursuitName, SparseCode, pursue
 from itda_lightning.pursuit.problem import Problem
 from tests.pursuit.cases import KINDS, Case, cases, make_case
 from tests.pursuit.test_against_oracle import assert_matches_oracle, thresholds
@@ -47,11 +47,13 @@ def gram_of(atoms: Tensor, form: str = "corner") -> Tensor:
     return room[:n, :n]
 
 
-def run(pursuit: str, case: Case, *arguments, form: str = "corner", **options) -> SparseCode:
+def run(pursuit: PursuitName, case: Case, *arguments, form: str = "corner", **options) -> SparseCode:
     return on_gram(pursuit, case, gram_of(case.atoms, form), *arguments, **options)
 
 
-def on_gram(pursuit: str, case: Case, gram: Tensor, *arguments, block_bytes: int = 2**28, **options) -> SparseCode:
+def on_gram(
+    pursuit: PursuitName, case: Case, gram: Tensor, *arguments, block_bytes: int = 2**28, **options
+) -> SparseCode:
     problem = Problem(case.x, case.k, *arguments, **options)
     return cuda.gram_pursuit(PURSUITS[pursuit].orthogonal, problem, case.atoms, gram, block_bytes)
 
