@@ -1,4 +1,4 @@
-"""Which activations become atoms, and how they are refined. Knows pursuit and torch, nothing of Lightning or files."""
+"""Growth: which activations become atoms, and how atoms are refined. Knows pursuit and torch, no files."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Calibration: the threshold at which a dictionary of a wanted size fills about when the token budget ends."""
+"""Calibration: the threshold at which a dictionary of a given size fills about when the token budget ends."""
 
 import bisect
 import math
@@ -15,11 +15,11 @@ from itda_lightning.pursuit import PreparedAtoms
 LOWEST, HIGHEST = 1e-3, 0.98
 BISECTIONS = 12
 MANY_DOUBLINGS = 100  # more data than there is
-FEWEST_BATCHES = 8  # of a sample: larger ones would tell nothing but that the first batch is taken whole
+FEWEST_BATCHES = 8  # of a sample: larger ones would only show that the first batch is taken whole
 
 
 class Forecast(NamedTuple):
-    """What growth on a sample says of growth on the whole budget.
+    """A forecast, from growth on a sample, of growth on the whole budget.
 
     Attributes:
         n_atoms: the number of atoms after the whole budget, had the dictionary no limit.
@@ -35,12 +35,12 @@ def forecast(
 ) -> Forecast:
     """Grow on a sample of centred activations and extrapolate the curve.
 
-    With ``batch_size``, of frozen batches; without, one activation after another.
+    With ``batch_size``, in frozen batches; without, one activation after another.
 
-    From one doubling of the data to the next the number of new atoms changes by a factor, which the last two doublings
-    of the sample tell: 1 where the dictionary grows with the logarithm of the data, as it does on language models once
-    the common activations are there, 2 where every activation becomes an atom. (A power law through the same points
-    overestimates a fit on 24 times the sample by half.)
+    From one doubling of the data to the next the number of new atoms changes by a factor, taken from the last two
+    doublings of the sample: 1 if the dictionary grows with the logarithm of the data, as it does on language models
+    once the common activations are there, 2 if every activation becomes an atom. (A power law through the same
+    points overestimates a fit on 24 times the sample by half.)
     """
     seen, grown = _grow_on(x, rule, max_atoms, batch_size)
     if grown[-1] >= max_atoms:
@@ -56,7 +56,7 @@ def forecast(
 
 
 def _at(seen: list[int], grown: list[int], position: float) -> float:
-    """The number of atoms after ``position`` activations, between the points that are known."""
+    """Interpolate the number of atoms after ``position`` activations."""
     after = bisect.bisect_left(seen, position)
     low, high = (seen[after - 1] if after else 0), seen[after]
     low_n, high_n = (grown[after - 1] if after else 0), grown[after]
@@ -64,12 +64,12 @@ def _at(seen: list[int], grown: list[int], position: float) -> float:
 
 
 def _doublings(count: float, factor: float) -> float:
-    """``factor + factor^2 + ...``, with ``count`` terms, which need not be whole."""
+    """Sum ``factor + factor^2 + ...`` over ``count`` terms, a number that need not be whole."""
     return count if factor == 1 else factor * (factor**count - 1) / (factor - 1)
 
 
 def _doublings_until(total: float, factor: float) -> float:
-    """The count at which ``_doublings`` reaches ``total``."""
+    """Return the count at which ``_doublings`` reaches ``total``."""
     return total if factor == 1 else math.log(1 + total * (factor - 1) / factor, factor)
 
 
@@ -81,7 +81,7 @@ def calibrate_threshold(
     progress: Callable[[int, int], None] | None = None,
     batch_size: int | None = None,
 ) -> tuple[float, Forecast]:
-    """The threshold whose forecast fills ``max_atoms`` at the end of ``budget`` activations, by bisection.
+    """Find the threshold whose forecast fills ``max_atoms`` at the end of ``budget`` activations, by bisection.
 
     Args:
         x: (sample, d) centred activations drawn from the whole budget.

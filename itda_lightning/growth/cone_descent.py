@@ -1,11 +1,11 @@
-"""Anchored refinement: gradient steps on the atoms for the pursuit in use, each atom kept in a cone round its source.
+"""Anchored refinement: gradient steps on the atoms for the pursuit in use, each atom kept in a cone around its source.
 
-A step encodes a batch, moves every atom against the gradient of the mean unexplained share of energy with the codes held
-fixed, and projects it on ``cos(atom, source) >= anchor``, so that its label stays true. The steps are Adam's (Kingma and Ba
-2015) with one second moment an atom instead of one a coordinate: every atom moves by about ``rate`` radians whatever
-the scale of its coefficients, nothing depends on the basis, and half the memory does.
+A step encodes a batch, moves every atom against the gradient of the mean unexplained share of energy with the codes
+held fixed, and projects it on ``cos(atom, source) >= anchor``, so that its label stays true. The steps are Adam's
+(Kingma and Ba 2015) with one second moment per atom instead of one per coordinate: every atom moves by about ``rate``
+radians whatever the scale of its coefficients, nothing depends on the basis, and it takes half the memory.
 
-Chosen by measurement (``benchmarks/quality/results``) among Adam a coordinate, MOD, approximate K-SVD, online
+Chosen by measurement (``benchmarks/quality/results``) among Adam per coordinate, MOD, approximate K-SVD, online
 dictionary learning and Jacobi steps: the lowest error for the same seconds, and no n x n statistics.
 """
 
@@ -21,20 +21,20 @@ from itda_lightning.pursuit import PURSUITS, PreparedAtoms, PursuitName, combine
 
 LEAST_ANCHOR = 0.8
 FIRST_DECAY, SECOND_DECAY = 0.9, 0.999
-# Entries of the part of the codes that is dense at a time, and rows that are projected at a time.
+# Entries of the codes that are dense at a time, and rows that are projected at a time.
 DENSE_ENTRIES = 2**24
 PROJECTED_ROWS = 4096
 
 
 class RefinementRule(NamedTuple):
-    """What is refined for, how far, and how fast.
+    """The codes to refine for, how far to move atoms, and how fast.
 
     Attributes:
-        k, pursuit, nonnegative: the codes whose error is made smaller.
+        k, pursuit, nonnegative: the codes whose error falls.
         anchor: the least cosine of an atom with its source, in [LEAST_ANCHOR, 1].
-        rate: radians that an atom moves in the first step, about; it falls to 0 linearly.
+        rate: radians, about, that an atom moves in the first step; it falls to 0 linearly.
         steps: the number of steps after which it is 0.
-        memory_budget: bytes for pursuits, as everywhere.
+        memory_budget: bytes for pursuits.
     """
 
     k: int
@@ -47,7 +47,7 @@ class RefinementRule(NamedTuple):
 
 
 class RefinementState(NamedTuple):
-    """All that the next step depends on, besides its batch.
+    """The state of a refinement: all that the next step depends on, besides its batch.
 
     Attributes:
         atoms: (n, d) unit rows in the cones.
@@ -63,7 +63,7 @@ class RefinementState(NamedTuple):
 
     @classmethod
     def start(cls, atoms: Float[Tensor, "n d"]) -> "RefinementState":
-        """The state before the first step, at the atoms as they were grown."""
+        """Return the state before the first step, at the atoms as grown."""
         zeros = torch.zeros(atoms.shape, dtype=torch.float32, device=atoms.device)
         return cls(atoms.clone(), zeros, zeros[:, 0].clone(), torch.tensor(0))
 
@@ -72,9 +72,9 @@ class Descent(NamedTuple):
     """Sums over a batch.
 
     Attributes:
-        direction: (n, d) float32, minus half the gradient of ``unexplained`` with respect to the atoms, codes held fixed.
+        direction: (n, d) float32, minus half the gradient of ``unexplained`` by the atoms, codes held fixed.
         unexplained: () float64, sum of the shares of energy that the codes leave.
-        activations: () int64, how many.
+        activations: () int64, their number.
     """
 
     direction: Float[Tensor, "n d"]
@@ -85,10 +85,10 @@ class Descent(NamedTuple):
 def descent(
     x: Float[Tensor, "batch d"], atoms: Float[Tensor, "n d"], rule: RefinementRule, encode: Encode = pursue
 ) -> Descent:
-    """Where to move the atoms for one batch.
+    """Compute the direction in which to move the atoms for one batch.
 
-    Every activation counts by the share of its energy that is unexplained, as in growth: the few whose norm is many times
-    that of the others, of which language models have some, would otherwise be all that counts.
+    Every activation counts by the share of its energy that is unexplained, as in growth. Otherwise the few whose norm
+    is many times that of the others, of which language models have some, would be all that counts.
 
     Args:
         x: (batch, d) finite centred activations.
@@ -103,7 +103,7 @@ def descent(
     direction = torch.zeros(atoms.shape, dtype=torch.float32, device=x.device)
     rows = max(1, DENSE_ENTRIES // max(1, len(atoms)))
     for start in range(0, len(x), rows):
-        # Not by adding to rows by their index, whose order, and so whose rounding, is left to chance on GPUs.
+        # Adding to rows by their index would leave the order, and so the rounding, to chance on GPUs.
         part = type(code)(*(values[start : start + rows] for values in code)).distinct()
         direction += (part.to_dense(len(atoms)).T @ residual[start : start + rows]).float()
     unexplained = residual.double().square().sum()
@@ -113,7 +113,7 @@ def descent(
 def refinement_step(
     state: RefinementState, sums: Descent, sources: Float[Tensor, "n d"], rule: RefinementRule
 ) -> RefinementState:
-    """The state after a step along ``sums``; the same on every process that has the same sums.
+    """Take a step along ``sums``; the same on every process that has the same sums.
 
     An atom that no activation used so far stays as it is, bit for bit.
     """
@@ -134,11 +134,11 @@ def refinement_step(
 def project_on_cones(
     vectors: Float[Tensor, "n d"], sources: Float[Tensor, "n d"], anchor: float
 ) -> Float[Tensor, "n d"]:
-    """The nearest unit vectors whose cosine with their sources is at least ``anchor``, in the dtype of the sources.
+    """Return the nearest unit vectors with a cosine of at least ``anchor`` with their sources, in the sources' dtype.
 
-    Inside its cone a vector is only scaled. Outside, the nearest point is ``anchor s + sqrt(1 - anchor^2) u`` with u the
-    direction of the part of the vector that is orthogonal to its source s; a vector without such a part becomes s. The cones are
-    narrower by the rounding of the dtype, so the bound holds for the rounded result as well.
+    Inside its cone a vector is only scaled. Outside, the nearest point is ``anchor s + sqrt(1 - anchor^2) u`` with u
+    the direction of the part of the vector that is orthogonal to its source s; a vector without such a part becomes s.
+    The cones are narrower by the rounding of the dtype, so the bound holds for the rounded result as well.
 
     Args:
         vectors: (n, d) anything finite.
@@ -158,5 +158,5 @@ def _project(vectors: Tensor, sources: Tensor, cosine: float) -> Tensor:
     size = torch.linalg.vector_norm(across, dim=1, keepdim=True)
     edge = cosine * source + (1 - cosine**2) ** 0.5 * across / size.clamp(min=torch.finfo(torch.float64).tiny)
     nearest = torch.where(along >= cosine, unit, edge).to(sources.dtype)
-    # Of a vector along the axis nothing but rounding is across it, and a zero vector has no direction.
+    # Across a vector along the axis there is only rounding, and a zero vector has no direction.
     return torch.where((size > 1e-12) | (along >= cosine), nearest, sources)

@@ -14,7 +14,7 @@ def grow_frozen_batch(
     rule: GrowthRule,
     encode: Encode = pursue,
 ) -> Growth:
-    """The activations that the atoms explain too badly, cropped at the capacity.
+    """Return the activations that the atoms explain too badly, cropped at the capacity.
 
     A failure that nearly repeats an atom or an earlier failure of the batch is left out.
 

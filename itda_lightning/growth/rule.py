@@ -15,19 +15,20 @@ DUPLICATE_COSINE = 0.999
 COMPARED_ENTRIES = 2**24
 
 
-# Called as `pursue`: that itself, or `pursue_among_ranks` where all processes grow the same dictionary.
+# `pursue`, or `pursue_among_ranks` if all processes grow the same dictionary.
 Encode = Callable[..., SparseCode]
 
 
 class GrowthRule(NamedTuple):
     """An activation x, centred, whose residual r leaves ``|r|^2 > threshold * reference(x)`` becomes an atom.
 
-    The published rule judges every activation by its own energy. Language models have tokens whose energy is thousands of
+    The published rule judges every activation by its own energy. Language models have tokens whose energy is thousands
+    of
     times the usual: a residual that is small beside them is still larger than everything else, and one atom serves
-    all of them well enough by that rule. A smaller ``energy_exponent`` asks for more where there is more energy.
+    all of them well enough by that rule. A smaller ``energy_exponent`` asks for more of activations with more energy.
 
     Attributes:
-        k, pursuit, nonnegative: the code whose residual is judged; one that judges itself, see ``pursuit.judging``.
+        k, pursuit, nonnegative: the code whose residual is judged; see ``pursuit.judging``.
         threshold: strictly between 0 and 1.
         energy_exponent: p of ``reference(x) = |x|^(2 p) typical_energy^(1 - p)``, in [0, 1]: 1 is the published rule,
             0 asks the same squared error of all activations.
@@ -42,7 +43,7 @@ class GrowthRule(NamedTuple):
     typical_energy: float = 1.0
 
     def reference(self, x: Float[Tensor, "batch d"]) -> Float[Tensor, " batch"]:
-        """(batch,) the energies that residual energies are measured by."""
+        """Return the (batch,) energies by which residual energies are measured."""
         energy = x.square().sum(-1)
         if self.energy_exponent == 1:
             return energy
@@ -50,7 +51,7 @@ class GrowthRule(NamedTuple):
         return self.typical_energy * (energy / self.typical_energy) ** self.energy_exponent
 
     def shares(self, x: Float[Tensor, "batch d"]) -> Float[Tensor, " batch"] | float:
-        """(batch,) the share of its own energy that each activation may leave unexplained; one for all where it is."""
+        """Return the (batch,) shares of energy that may stay unexplained, or one number if all are equal."""
         if self.energy_exponent == 1:
             return self.threshold
         energy = x.double().square().sum(-1)
@@ -58,11 +59,11 @@ class GrowthRule(NamedTuple):
         return torch.where(energy > 0, self.threshold * self.reference(x.double()) / energy, 1.0)
 
     def similarity(self, cosine: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """How alike two unit vectors are; without negative coefficients opposite ones are not."""
+        """Return the similarity of two unit vectors; without negative coefficients opposite ones are not alike."""
         return cosine if self.nonnegative else cosine.abs()
 
     def repeats(self, candidates: Float[Tensor, "m d"], atoms: Float[Tensor, "n d"]) -> Bool[Tensor, " m"]:
-        """(m,) which unit rows nearly repeat one of the atoms."""
+        """Find the unit rows that nearly repeat one of the atoms: (m,) bool."""
         if not len(atoms):
             return torch.zeros(len(candidates), dtype=torch.bool, device=candidates.device)
         parts = candidates.split(max(1, COMPARED_ENTRIES // len(atoms)))
@@ -89,7 +90,7 @@ class Growth(NamedTuple):
 
 
 def cosine_threshold(paper_threshold: float, d_in: int) -> float:
-    """The smallest cos(x, x_hat) that the released code accepts with its ``tau``: ``1 - tau d / 2``.
+    """Return the smallest cos(x, x_hat) that the released code accepts with its ``tau``: ``1 - tau d / 2``.
 
     That code compares ``tau`` with the mean over d of the squared difference of the two unit vectors, (2 - 2 cos) / d.
     """
@@ -97,9 +98,9 @@ def cosine_threshold(paper_threshold: float, d_in: int) -> float:
 
 
 def unexplained_threshold(paper_threshold: float, d_in: int) -> float:
-    """The unexplained share of energy at which ``cos(x, x_hat)`` is the released code's limit: ``1 - cos^2``.
+    """Return the unexplained share of energy at which ``cos(x, x_hat)`` is the released code's limit: ``1 - cos^2``.
 
-    Exact where the residual is orthogonal to the reconstruction, as in orthogonal matching pursuit.
+    Exact if the residual is orthogonal to the reconstruction, as in orthogonal matching pursuit.
 
     Raises:
         ValueError: a ``tau`` that accepts every reconstruction (so nothing would ever be appended) or none.

@@ -1,11 +1,11 @@
 """Sequential growth: Algorithm 1 of arXiv 2505.17769, one activation after another, at the cost of a batch.
 
-The compiled loops do just that. Elsewhere a block is grown by assuming who is accepted and putting that right. Every
-activation is encoded with the dictionary plus those assumed before it, and so gets a decision of its own. Where the decisions
-differ from the assumption, they are the next assumption, and the codes that this changes are computed anew: those that use an
-atom which is gone, and those one of whose steps a new atom would have won, which a path tells without encoding. The decisions
-up to the first wrong assumption are right, so each round settles at least one more and the last one all, exactly as if each
-had waited for those before it.
+The compiled loops do just that. Elsewhere a block is grown by assuming which rows are accepted and correcting that.
+Every activation is encoded with the dictionary plus those assumed before it, and so gets a decision of its own. If the
+decisions differ from the assumption, they become the next assumption, and the codes that this changes are computed
+anew: those that use an atom that is gone, and those in which a new atom would have won a step, which a path shows
+without encoding. The decisions up to the first wrong assumption are right, so each round settles at least one more and
+the last one all, exactly as if each had waited for those before it.
 """
 
 import torch
@@ -26,7 +26,7 @@ def grow_sequential(
     prepared: PreparedAtoms,
     rule: GrowthRule,
 ) -> Growth:
-    """The activations that the dictionary explains too badly when each is judged after all before it were appended.
+    """Return the activations that the dictionary explains too badly, each judged after those before it were appended.
 
     Args:
         x: (batch, d) finite centred activations.
@@ -66,10 +66,10 @@ def grow_sequential(
 
 
 class _Block:
-    """Codes of a block of activations under an assumption of who becomes an atom.
+    """Codes of a block of activations under an assumption of which become atoms.
 
-    Supports name the dictionary's ``n`` atoms by their index and the atom of the block's row ``i`` by ``n + i``, which
-    stays its name whatever else is assumed.
+    Supports index the dictionary's ``n`` atoms as they are, and the atom of the block's row ``i`` as ``n + i``,
+    whatever else is assumed.
     """
 
     def __init__(self, x: Tensor, prepared: PreparedAtoms, rule: GrowthRule) -> None:
@@ -86,7 +86,7 @@ class _Block:
         self.residual_energy = self.x.new_zeros(len(x))
 
     def grow(self) -> list[int]:
-        """The accepted rows, in order; their atoms are in the buffers then."""
+        """Return the accepted rows, in order; their atoms are in the buffers then."""
         self._encode(torch.arange(len(self.x), device=self.x.device))
         while True:
             decided = self._decide()
@@ -99,7 +99,7 @@ class _Block:
             self._encode(outdated.nonzero()[:, 0])
 
     def _decide(self) -> Bool[Tensor, " batch"]:
-        """Which rows their codes reject, but for repeats of an atom and those that no longer fit."""
+        """Find the rows that their codes reject, but for repeats of an atom and those that no longer fit."""
         rejected = (self.residual_energy > self.limit).nonzero()[:, 0]
         fresh = rejected[~self.has_inner[rejected]]
         self.inner[fresh, : self.n] = correlate(self.unit[fresh], self.prepared.rows[: self.n])
@@ -115,12 +115,12 @@ class _Block:
         return decided
 
     def _uses(self, gone: Bool[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
-        """Which rows have one of the atoms in their code."""
+        """Find the rows that have one of the atoms in their code."""
         named = torch.cat([gone.new_zeros(self.n), gone])
         return (named[self.support.clamp(min=0)] & (self.support >= 0)).any(1)
 
     def _would_use(self, new: Bool[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
-        """Which rows after one of the atoms would have taken it at some step."""
+        """Find the rows after one of the atoms that would have taken it at some step."""
         candidates = new.nonzero()[:, 0]
         won = self.path.changed_by(
             self.x @ self.unit[candidates].T, self.inner[candidates], self.support, self.rule.nonnegative

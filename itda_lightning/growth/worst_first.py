@@ -11,7 +11,7 @@ many of the activations that were taken for explained failed again. What passed 
 .5% of the activations fail under atoms that came later.
 
 Measured (SmolLM2-135M, d 576, 8,000 activations, k 32, threshold .25, one core): in batches of 1,024 / 4,096
-2,047 / 1,901 atoms (exact: 2,041 / 1,911) at 1.4 / 2.0 encodes an activation (exact: one an atom) and
+2,047 / 1,901 atoms (exact: 2,041 / 1,911) at 1.4 / 2.0 encodes per activation (exact: one per atom) and
 0.9 / 1.5 s (exact: 65 / 250 s); sequential growth 2,210 atoms at 2.1 encodes and 1.1 s.
 """
 
@@ -27,7 +27,7 @@ from itda_lightning.pursuit import PreparedAtoms, combine, pursue
 # A component is large when its share of a residual's energy is this many times that of a random direction, or half.
 STANDS_OUT, LARGEST_BOUND = 3.0, 0.5
 # Of the rows that a round encodes, the part that should fail again: with more, rounds cost too much; with fewer, too
-# many atoms are appended in one. The least part that is reckoned with keeps the bound from collapsing.
+# many atoms are appended in one. A lower limit of that part keeps the bound from collapsing.
 FAILING_AGAIN, LEAST_FAILING = 0.65, 0.1
 # Encodes of a batch, per activation. A batch that would need more gets atoms for all that still fail.
 MOST_ENCODES = 3
@@ -39,7 +39,7 @@ def grow_worst_first(
     rule: GrowthRule,
     encode: Encode = pursue,
 ) -> Growth:
-    """The activations that become atoms when the worst explained of the batch is appended first, about as one by one.
+    """Return the activations that become atoms if the worst explained of the batch is appended first, as if one by one.
 
     At the end each activation either became an atom, or passed when it was last encoded, or nearly repeats an atom, or
     found the dictionary full. ``residual_energy`` is that of the last encode, for an atom the one that it failed.
@@ -87,7 +87,7 @@ def grow_worst_first(
 def _encode(
     x: Float[Tensor, "m d"], prepared: PreparedAtoms, rule: GrowthRule, encode: Encode
 ) -> tuple[Float[Tensor, "m d"], Float[Tensor, " m"]]:
-    """Residuals and their energies."""
+    """Return residuals and their energies."""
     if prepared.n == 0:
         return x, x.square().sum(-1)
     code = encode(rule.pursuit, x, prepared, rule.k, rule.nonnegative, rule.shares(x))
@@ -102,7 +102,7 @@ def _pivots(
     bound: float,
     room: int,
 ) -> Int[Tensor, " p"]:
-    """The failures to append in one round, the worst first; ``residual`` and ``share`` are overwritten.
+    """Choose the failures to append in one round, the worst first; ``residual`` and ``share`` are overwritten.
 
     Args:
         residual: (m, d) residuals of activations that were scaled to a reference energy of 1.

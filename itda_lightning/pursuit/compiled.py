@@ -33,7 +33,7 @@ PIECES = 4
 
 
 class ScoreRoom(NamedTuple):
-    """Memory for the scores of a block, in two precisions; fresh memory for each block would cost more than the sums."""
+    """Memory for the scores of a block, in two precisions; fresh memory per block would cost more than the sums."""
 
     single: Float[Tensor, "rows width"]
     half: Float[Tensor, "rows m"]

@@ -1,12 +1,12 @@
 """Correlations of the residual with every atom, in the two forms that a pursuit can use.
 
-All forms answer the same questions, so each pursuit is written once:
+All forms have the same methods, so each pursuit is written once:
 
 - ``GramCorrelations`` (Rubinstein, Zibulevsky, Elad 2008, "Batch-OMP") multiplies by the atoms once and then moves
   along rows of the Gram matrix: the work of a step does not depend on d.
 - ``ResidualCorrelations`` keeps the residual itself and multiplies by the atoms at each step: no n x n matrix.
 
-Atoms in half precision are widened where they enter a sum, a part of them at a time, so that no copy of all is made.
+Atoms in half precision are widened when they enter a sum, a part at a time, so that no copy of all is made.
 """
 
 import math
@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-# Lengths of the pieces that the rows of a part of a matrix are cut into; shorter ones cost more than a copy.
+# Lengths of the pieces into which rows of a part of a matrix are cut; shorter ones cost more than a copy.
 SHORTEST_PIECE, LONGEST_PIECE = 128, 1024
 # Bytes of half-precision rows that are widened at a time.
 WIDENED_BYTES = 32 * 2**20
@@ -26,7 +26,7 @@ WIDENED_BYTES = 32 * 2**20
 def correlate(
     x: Float[Tensor, "batch d"], atoms: Float[Tensor, "n d"], out: Float[Tensor, "batch n"] | None = None
 ) -> Float[Tensor, "batch n"]:
-    """``x @ atoms.T`` in the precision of x, which is at least that of the atoms."""
+    """Return ``x @ atoms.T`` in the precision of x, which is at least that of the atoms."""
     out = x.new_empty(len(x), len(atoms)) if out is None else out
     if atoms.dtype == x.dtype:
         return torch.mm(x, atoms.T, out=out)
@@ -39,9 +39,9 @@ def correlate(
 def combine(
     support: Int[Tensor, "batch t"], coefficients: Float[Tensor, "batch t"], rows: Float[Tensor, "n m"]
 ) -> Float[Tensor, "batch m"]:
-    """``sum_t coefficients[:, t] * rows[support[:, t]]`` without a (batch, t, m) intermediate; -1 counts as nothing.
+    """Return ``sum_t coefficients[:, t] * rows[support[:, t]]`` without a (batch, t, m) intermediate; -1 adds nothing.
 
-    In the precision of the rows, in single precision for those of half.
+    In the precision of the rows, but at least in single precision.
     """
     dtype = torch.promote_types(rows.dtype, torch.float32)
     weights = coefficients.to(dtype).masked_fill(support < 0, 0.0)
@@ -57,8 +57,8 @@ def combine(
     piece = math.gcd(stride, LONGEST_PIECE)
     if rows.is_contiguous() or piece < SHORTEST_PIECE or rows.stride(1) != 1 or rows.storage_offset() != 0:
         return functional.embedding_bag(support, rows, mode="sum", per_sample_weights=weights)
-    # A corner of a larger matrix, as is the Gram of a growing dictionary, would be copied by `embedding_bag` at every
-    # call. Cut into pieces of equal length, its rows are adjacent in memory and nothing is copied.
+    # `embedding_bag` would copy a corner of a larger matrix, as the Gram of a growing dictionary is, at every call. Cut
+    # into pieces of equal length, its rows are adjacent in memory and nothing is copied.
     pieces = -(-width // piece)
     table = rows.as_strided((((len(rows) - 1) * stride + pieces * piece) // piece, piece), (piece, 1))
     index = support[:, None] * (stride // piece) + torch.arange(pieces, device=rows.device)[:, None]
@@ -71,9 +71,9 @@ class Best(NamedTuple):
     """The atoms that explain the residuals best.
 
     Attributes:
-        atom: (batch,) int64, the lowest index where several are equal.
+        atom: (batch,) int64, the lowest index of equal ones.
         correlation: (batch,) with the residual.
-        score: (batch,) its absolute value; itself where coefficients are non-negative.
+        score: (batch,) its absolute value; the correlation itself if coefficients are non-negative.
         square_norm: (batch,) of the atom: those stored in half precision are not quite of unit norm.
     """
 
@@ -88,21 +88,21 @@ class Correlations(Protocol):
     """Correlations of the current residual with the atoms."""
 
     def best(self, nonnegative: bool) -> Best:
-        """The atoms with the largest |correlation|, or with the largest correlation."""
+        """Find the atoms with the largest |correlation|, or with the largest correlation."""
 
     def subtract(self, atom: Int[Tensor, " batch"], coefficient: Float[Tensor, " batch"]) -> None:
-        """Take ``coefficient * atom`` away from the residual, in place."""
+        """Subtract ``coefficient * atom`` from the residual, in place."""
 
     def replace(self, support: Int[Tensor, "batch t"], coefficients: Float[Tensor, "batch t"]) -> None:
         """Make the residual ``x - coefficients @ atoms[support]``."""
 
     def inner(self, support: Int[Tensor, "batch t"], atom: Int[Tensor, " batch"]) -> Float[Tensor, "batch t"]:
-        """Inner products of the chosen atoms with the last best atom."""
+        """Return inner products of the chosen atoms with the last best atom."""
 
 
 @runtime_checkable
 class LocalCorrelations(Correlations, Protocol):
-    """Those of which this process has all."""
+    """Correlations with all atoms, in this process."""
 
     @property
     def current(self) -> Float[Tensor, "batch n"]:
@@ -112,15 +112,13 @@ class LocalCorrelations(Correlations, Protocol):
 def largest(
     current: Float[Tensor, "batch n"], nonnegative: bool, scratch: Float[Tensor, "batch n"]
 ) -> tuple[Float[Tensor, " batch"], Int[Tensor, " batch"], Float[Tensor, " batch"]]:
-    """Score, index and value of the largest entry of each row, in |value| unless ``nonnegative``; overwrites
-    ``scratch``.
-    """
+    """Return score, index and value of each row's largest |entry| (``nonnegative``: entry); overwrites ``scratch``."""
     score, index = (current if nonnegative else torch.abs(current, out=scratch)).max(dim=1)
     return score, index, current.gather(1, index[:, None])[:, 0]
 
 
 class GramCorrelations:
-    """The Gram form: one row of the Gram an activation and step."""
+    """The Gram form: one row of the Gram per activation and step."""
 
     def __init__(self, x: Float[Tensor, "batch d"], atoms: Float[Tensor, "n d"], gram: Float[Tensor, "n n"]) -> None:
         self.gram = gram
@@ -144,7 +142,7 @@ class GramCorrelations:
 
 
 class ResidualCorrelations:
-    """The residual form: one product with all atoms a step."""
+    """The residual form: one product with all atoms per step."""
 
     def __init__(self, x: Float[Tensor, "batch d"], atoms: Float[Tensor, "n d"]) -> None:
         self.x, self.atoms = x, atoms
@@ -166,15 +164,14 @@ class ResidualCorrelations:
 
     def inner(self, support: Int[Tensor, "batch t"], atom: Int[Tensor, " batch"]) -> Float[Tensor, "batch t"]:
         products, best = self.x.new_empty(support.shape), self.atoms[atom].to(self.x.dtype)
-        for step in range(
-            support.shape[1]
-        ):  # one after another: vectors of a whole support would take k times the memory of x
+        # One after another: the atoms of a whole support would take k times the memory of x.
+        for step in range(support.shape[1]):
             products[:, step] = (self.atoms[support[:, step].clamp(min=0)] * best).sum(1)
         return products
 
 
 class VisibleCorrelations:
-    """Correlations of which each sample sees those with its first atoms only: the others are 0, which wins no step."""
+    """Correlations of each sample with its first atoms only; the others are 0, which wins no step."""
 
     def __init__(self, correlations: LocalCorrelations, visible: Int[Tensor, " batch"]) -> None:
         self.correlations = correlations

@@ -1,4 +1,4 @@
-"""Generalised orthogonal matching pursuit (Wang, Kwon and Shim 2012, https://arxiv.org/abs/1111.6664): several atoms per step.
+"""Generalised orthogonal matching pursuit (Wang, Kwon and Shim 2012, arXiv 1111.6664): several atoms per step.
 
 An orthogonal pursuit takes the best atom and explains with it what others nearly as good would have explained, so it
 leaves them out, and small changes of an activation change which one it takes. Taking a third of the code at a time
@@ -6,8 +6,9 @@ keeps all that are alike: similar activations get more similar codes, from which
 code takes three products with all atoms.
 
 Chosen by measurement (SmolLM2-135M, layer 14, 4,096 atoms refined at .8 for each, k 32, non-negative codes; probes of
-16 latents on eight datasets, eight draws, their standard error .004): in 8, 4, 3, 2 steps FVU .125, .136, .144, .160 and
-probes .747, .755, .763, .770. The orthogonal pursuit had .112 and .738, a TopK SAE of ten times the tokens .157 and .763.
+16 latents on eight datasets, eight draws, their standard error .004): in 8, 4, 3, 2 steps FVU .125, .136, .144, .160
+and probes .747, .755, .763, .770. The orthogonal pursuit had .112 and .738, a TopK SAE of ten times the tokens .157 and
+.763.
 """
 
 from typing import Any

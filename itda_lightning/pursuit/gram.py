@@ -13,12 +13,12 @@ UNIT = 1.03 / 32767
 
 
 def padded(n: int) -> int:
-    """The smallest multiple of the tile edge that is at least n."""
+    """Return the smallest multiple of the tile edge that is at least n."""
     return -(-n // TILE) * TILE
 
 
 def as_entries(products: Float[Tensor, "a b"], dtype: torch.dtype) -> Shaped[Tensor, "a b"]:
-    """Inner products of atoms as a Gram of that dtype stores them; ``torch.int16`` counts in steps of ``UNIT``."""
+    """Convert inner products to a Gram of that dtype; ``torch.int16`` counts in steps of ``UNIT``."""
     return products.div(UNIT).round_().to(dtype) if dtype == torch.int16 else products.to(dtype)
 
 
@@ -26,7 +26,7 @@ def update_gram(gram: Shaped[Tensor, "m m"], atoms: Float[Tensor, "m d"], start:
     """Bring the rows and columns ``start..stop`` of the Gram up to date, in place.
 
     ``atoms`` holds ``stop`` atoms followed by zeros, and the part of the Gram that belongs to the first ``start`` atoms
-    is right already. Products are computed in the atoms' dtype, but in at least single precision. Where ``m`` is no
+    is right already. Products are computed in the atoms' dtype, but in at least single precision. If ``m`` is no
     multiple of ``TILE``, the bits of the last, narrower tile depend on ``m`` too.
     """
     dtype = torch.promote_types(atoms.dtype, gram.dtype if gram.is_floating_point() else torch.float32)

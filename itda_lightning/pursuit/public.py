@@ -75,7 +75,7 @@ def matching_pursuit(
     error_threshold: float | None = None,
     memory_budget: int | None = None,
 ) -> SparseCode:
-    """Sparse codes by matching pursuit: Algorithm 2 of arXiv 2505.17769 (Mallat and Zhang 1993).
+    """Encode by matching pursuit: Algorithm 2 of arXiv 2505.17769 (Mallat and Zhang 1993).
 
     Args:
         x: (batch, d) activations, any floating dtype.
@@ -85,7 +85,7 @@ def matching_pursuit(
             |correlation| is taken and coefficients are signed, as published.
         error_threshold: a sample ends once its residual energy is at most this fraction of ``|x|^2``; None for never.
         memory_budget: bytes to work in, beyond the arguments and the result; None for half of the machine's
-            memory. It decides whether the n x n Gram of the atoms is used, not what the codes are.
+            memory. It decides if the n x n Gram of the atoms is used, not what the codes are.
 
     Returns:
         A ``SparseCode``: support (batch, k), coefficients (batch, k), residual_energy (batch,).
@@ -94,6 +94,15 @@ def matching_pursuit(
         ValueError: shapes that do not match, k < 1, a threshold outside [0, 1], non-finite x, atoms that are not unit
             rows, a budget under 1 MiB.
         TypeError: inputs that are not of float16, bfloat16, float32 or float64.
+
+    Example:
+        >>> import torch
+        >>> from itda_lightning import matching_pursuit
+        >>> code = matching_pursuit(torch.tensor([[3.0, -4.0, 0.0]]), torch.eye(3), k=2)
+        >>> code.support
+        tensor([[1, 0]])
+        >>> code.coefficients
+        tensor([[-4.,  3.]])
     """
     return _checked("mp", x, atoms, k, nonnegative, error_threshold, memory_budget)
 
@@ -106,11 +115,21 @@ def orthogonal_matching_pursuit(
     error_threshold: float | None = None,
     memory_budget: int | None = None,
 ) -> SparseCode:
-    """Sparse codes by orthogonal matching pursuit: Algorithm 1 of arXiv 2505.17769 (Pati et al. 1993).
+    """Encode by orthogonal matching pursuit: Algorithm 1 of arXiv 2505.17769 (Pati et al. 1993).
 
     Arguments, results and errors are those of ``matching_pursuit``, except that coefficients are the least-squares
     ones on the support and no atom is picked twice. With ``nonnegative`` a sample ends as soon as its least-squares
     coefficients would not all be non-negative.
+
+    Example:
+        >>> import torch
+        >>> from itda_lightning import orthogonal_matching_pursuit
+        >>> atoms = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+        >>> code = orthogonal_matching_pursuit(torch.tensor([[2.0, 0.8]]), atoms, k=2)
+        >>> code.support
+        tensor([[0, 1]])
+        >>> (code.coefficients @ atoms - torch.tensor([[2.0, 0.8]])).abs().max() < 1e-6
+        tensor(True)
     """
     return _checked("omp", x, atoms, k, nonnegative, error_threshold, memory_budget)
 
@@ -123,11 +142,18 @@ def generalised_orthogonal_matching_pursuit(
     error_threshold: float | None = None,
     memory_budget: int | None = None,
 ) -> SparseCode:
-    """Sparse codes by generalised orthogonal matching pursuit (Wang, Kwon and Shim 2012, arXiv 1111.6664).
+    """Encode by generalised orthogonal matching pursuit (Wang, Kwon and Shim 2012, arXiv 1111.6664).
 
     Arguments, results and errors are those of ``orthogonal_matching_pursuit``, except that a step takes a third of k
     atoms, rounded up. An atom that is linearly dependent on those before it leaves the support; so do, with
     ``nonnegative``, atoms whose least-squares coefficient is negative, until none is. So L0 may be less than k.
+
+    Example:
+        >>> import torch
+        >>> from itda_lightning import generalised_orthogonal_matching_pursuit
+        >>> x = torch.tensor([[1.0, 5.0, 3.0, 4.0, 2.0, 6.0]])
+        >>> generalised_orthogonal_matching_pursuit(x, torch.eye(6), k=4).support  # two atoms per step
+        tensor([[5, 1, 3, 2]])
     """
     return _checked("gomp", x, atoms, k, nonnegative, error_threshold, memory_budget)
 
@@ -165,20 +191,20 @@ def _checked(
 
 
 def check_finite(x: Float[Tensor, "batch d"]) -> None:
-    """Raises ValueError, naming the first, unless every row is finite. Works in parts: x may fill half the memory."""
+    """Raise ValueError, naming the first bad row, unless every row is finite. Works in parts: x may be huge."""
     bad = torch.cat([~torch.isfinite(part).all(-1) for part in _in_parts(x)])
     if bad.any():
         raise ValueError(f"x has {int(bad.sum())} non-finite rows, the first is row {int(bad.nonzero()[0])}: drop them")
 
 
 def check_sparsity(k: int) -> None:
-    """Raises ValueError unless k is at least 1."""
+    """Raise ValueError unless k is at least 1."""
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}: it is the number of atoms that a code may use")
 
 
 def check_unit_rows(atoms: Float[Tensor, "n d"]) -> None:
-    """Raises ValueError unless every row is finite and of unit norm (within 1%, which half-precision storage needs)."""
+    """Raise ValueError unless every row has unit norm (within 1%, which half-precision storage needs)."""
     norms = torch.cat([torch.linalg.vector_norm(part.float(), dim=1) for part in _in_parts(atoms)])
     wrong = ~((norms - 1).abs() <= UNIT_NORM_TOLERANCE)
     if wrong.any():
@@ -190,5 +216,5 @@ def check_unit_rows(atoms: Float[Tensor, "n d"]) -> None:
 
 
 def _in_parts(rows: Float[Tensor, "n d"]) -> tuple[Tensor, ...]:
-    """Parts that may be copied in another precision: the whole may fill half the memory."""
+    """Cut into parts that may be copied in another precision: the whole may fill half the memory."""
     return rows.detach().split(max(1, CHECKED_ENTRIES // max(1, rows.shape[1])))

@@ -1,7 +1,8 @@
 """Pursuits over atoms that are split over processes: for dictionaries that one device cannot hold.
 
-Every process has all activations and a range of the atoms. At each step it finds the best of its own atoms, the processes
-tell one another, and all take the best of all, the lowest index where several are equal: the result is that of one process.
+Every process has all activations and a range of the atoms. At each step it finds the best of its own atoms, the
+processes exchange these, and all take the best of all (the lowest index of equal ones): the result is that of one
+process.
 """
 
 import torch
@@ -24,20 +25,20 @@ AS_BITS = {4: torch.int32, 8: torch.int64}
 
 
 class ShardedAtoms:
-    """Atoms of which each process has a range. Every method is called by all processes, with the same activations.
+    """Atoms split over processes, a range each. All processes call every method, with the same activations.
 
-    A process keeps its columns of the Gram, (n, m), where that fits the budget of every one; then a step of a pursuit sends
-    ``12 batch`` bytes a process, and that of an orthogonal one ``4 t batch`` more in all, for the inner products
-    with the t atoms before. Else a step also sends the chosen atoms themselves, d numbers an activation. (In single
-    precision.) The processes should be of one kind: they must come to the same decisions from the same numbers.
+    A process keeps its columns of the Gram, (n, m), if that fits the budget of every process. Then a step of a pursuit
+    sends ``12 batch`` bytes per process, and a step of an orthogonal one ``4 t batch`` more in all, for the inner
+    products with the t atoms before. Else a step also sends the chosen atoms, d numbers per activation. (In single
+    precision.) The processes should be of one kind: they must decide alike from the same numbers.
 
     Args:
-        mine: (m, d) unit rows, at least one; those of rank 0 are the first atoms, those of rank 1 the next, and so on. In
-            half precision they are computed with in sums of single precision.
+        mine: (m, d) unit rows, at least one; those of rank 0 are the first atoms, those of rank 1 the next, and so on.
+            Half-precision atoms enter sums of single precision.
         budget: bytes that this process may keep and work in beyond them, None for half of the machine's memory.
 
     Attributes:
-        first: the index of the first of these atoms among all.
+        first: the index of the first of these atoms.
         n: the number of all atoms.
         columns: (n, m) inner products of all atoms with these, or None.
 
@@ -53,8 +54,8 @@ class ShardedAtoms:
         counts, widths, sizes, budgets = _every(facts).T.tolist()
         if min(counts) == 0 or len(set(widths)) > 1 or len(set(sizes)) > 1:
             raise ValueError(
-                f"the processes have {counts} atoms of {widths} dimensions and {sizes} bytes a number: give each at least one, "
-                "and all the same width and dtype"
+                f"the processes have {counts} atoms of {widths} dimensions and {sizes} bytes per number: give each at "
+                "least one, and all the same width and dtype"
             )
         self.counts: list[int] = counts
         self.first, self.n, self.budget = sum(counts[: rank()]), sum(counts), min(budgets)
@@ -80,7 +81,7 @@ class ShardedAtoms:
         nonnegative: bool = False,
         error_threshold: float | None = None,
     ) -> SparseCode:
-        """Codes as ``matching_pursuit`` and ``orthogonal_matching_pursuit`` give them, in every process.
+        """Encode as ``matching_pursuit`` and ``orthogonal_matching_pursuit`` do, in every process.
 
         ``residual_energy`` is not measured on the residual but follows from the coefficients, in double precision.
 
@@ -105,7 +106,7 @@ class ShardedAtoms:
         return SparseCode.concatenate(codes)
 
     def part_of(self, code: SparseCode) -> Float[Tensor, "batch d"]:
-        """What the atoms of this process contribute to the reconstruction; the sum over all processes is the whole."""
+        """Reconstruct from the atoms of this process alone; the sum over all processes is the reconstruction."""
         support = code.support - self.first
         return combine(support.masked_fill(support >= len(self.mine), -1).clamp(min=-1), code.coefficients, self.mine)
 
@@ -117,7 +118,7 @@ class ShardedAtoms:
 
 
 class Owners:
-    """Whose atom is the best for each activation of a batch, and how its owner tells the others about it."""
+    """The processes that own the best atom of each activation, and how they send it to the others."""
 
     def __init__(self, atoms: ShardedAtoms) -> None:
         self.atoms = atoms
@@ -125,25 +126,25 @@ class Owners:
         self.local = torch.empty(0, dtype=torch.int64)
 
     def best(self, current: Float[Tensor, "batch m"], nonnegative: bool, scratch: Float[Tensor, "batch m"]) -> Best:
-        """The best of all processes from the correlations with the atoms of this one."""
+        """Find the best atoms of all processes from the correlations with the atoms of this one."""
         _, index, correlation = largest(current, nonnegative, scratch)
         bits = AS_BITS[current.itemsize]
         square_norm = self.atoms.square_norms[index]
         mine = torch.stack([correlation.view(bits), square_norm.view(bits), (index + self.atoms.first).to(bits)], 1)
-        told = _every(mine)
-        correlations = told[:, :, 0].contiguous().view(current.dtype)
-        # Where several are equal the first rank's is taken, whose atoms come first.
+        gathered = _every(mine)
+        correlations = gathered[:, :, 0].contiguous().view(current.dtype)
+        # Of equal ones the first rank's is taken, whose atoms come first.
         score, owner = (correlations if nonnegative else correlations.abs()).max(0)
-        told = told[owner, torch.arange(len(owner), device=owner.device)]
+        best = gathered[owner, torch.arange(len(owner), device=owner.device)]
         self.counts = torch.bincount(owner, minlength=n_ranks()).tolist()
         self.place = owner.argsort(stable=True).argsort()
         self.owned = (owner == rank()).nonzero()[:, 0]
         self.local = index[self.owned]
-        correlation, square_norm = (told[:, column].contiguous().view(current.dtype) for column in (0, 1))
-        return Best(told[:, 2].long(), correlation, score, square_norm)
+        correlation, square_norm = (best[:, column].contiguous().view(current.dtype) for column in (0, 1))
+        return Best(best[:, 2].long(), correlation, score, square_norm)
 
-    def tell(self, mine: Shaped[Tensor, "owned ..."]) -> Shaped[Tensor, "batch ..."]:
-        """Rows for all activations from those for the activations whose best atom this process owns."""
+    def send(self, mine: Shaped[Tensor, "owned ..."]) -> Shaped[Tensor, "batch ..."]:
+        """Return rows for all activations, given the rows for those whose best atom this process owns."""
         return gather_rows(mine, self.counts)[self.place]
 
 
@@ -164,11 +165,11 @@ class ShardedGram:
 
     def inner(self, support: Int[Tensor, "batch t"], atom: Int[Tensor, " batch"]) -> Float[Tensor, "batch t"]:  # noqa: ARG002
         chosen = support[self.owners.owned].clamp(min=0)
-        return self.owners.tell(self.columns[chosen, self.owners.local[:, None]])
+        return self.owners.send(self.columns[chosen, self.owners.local[:, None]])
 
 
 class ShardedResidual:
-    """The residual form: every process is told the chosen atoms and keeps the residuals itself."""
+    """The residual form: every process receives the chosen atoms and keeps the residuals itself."""
 
     def __init__(self, x: Float[Tensor, "batch d"], atoms: ShardedAtoms) -> None:
         self.x, self.mine, self.owners = x, atoms.mine, Owners(atoms)
@@ -179,7 +180,7 @@ class ShardedResidual:
 
     def best(self, nonnegative: bool) -> Best:
         best = self.owners.best(self.current, nonnegative, self.scratch)
-        self.chosen = self.owners.tell(self.mine[self.owners.local])
+        self.chosen = self.owners.send(self.mine[self.owners.local])
         return best
 
     def subtract(self, atom: Int[Tensor, " batch"], coefficient: Float[Tensor, " batch"]) -> None:  # noqa: ARG002
@@ -202,5 +203,5 @@ class ShardedResidual:
 
 
 def _every(mine: Shaped[Tensor, "..."]) -> Shaped[Tensor, "ranks ..."]:
-    """The tensors of all processes, which have one shape."""
+    """Gather the tensors of all processes, which have one shape."""
     return gather_rows(mine[None], [1] * n_ranks())

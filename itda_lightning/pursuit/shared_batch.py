@@ -1,4 +1,4 @@
-"""Pursuit of one batch by all processes: each encodes a share of the activations, and every one gets all codes."""
+"""Encode one batch by all processes: each encodes a share of the activations, and every one gets all codes."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -23,9 +23,9 @@ def pursue_among_ranks(
     nonnegative: bool = False,
     error_threshold: float | Float[Tensor, " batch"] | None = None,
 ) -> SparseCode:
-    """As ``pursue``, called by all processes with the same arguments; the same bits on any number of them.
+    """Encode as ``pursue`` does, called by all processes with the same arguments; the same bits on any number of them.
 
-    What goes over the wire is the codes: ``12 k + 4`` bytes an activation in single precision.
+    Processes send their codes only: ``12 k + 4`` bytes per activation in single precision.
     """
     problem = Problem(x, k, nonnegative, error_threshold)
     unit = 1 if prepared.compiled else UNIT

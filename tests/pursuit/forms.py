@@ -21,7 +21,7 @@ def of_form(case: Case, form: str) -> Case:
 
 
 def prepare(atoms: Tensor, form: str, spare: int = 0) -> PreparedAtoms:
-    """Prepare atoms in that form, in a buffer with ``spare`` rows of rubbish behind them, whose inner products are kept."""
+    """Prepare atoms in that form, before ``spare`` rows of rubbish, whose inner products are kept as well."""
     prepared = with_room(torch.cat([atoms, atoms.new_full((spare, atoms.shape[1]), 0.7)]), len(atoms) + spare, form)
     prepared.n = len(atoms)
     return prepared

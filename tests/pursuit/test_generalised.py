@@ -1,4 +1,4 @@
-"""Generalised orthogonal matching pursuit: the compiled loops and plain torch against a float64 oracle, and its laws."""
+"""Generalised orthogonal matching pursuit: compiled loops and plain torch against a float64 oracle, and its laws."""
 
 import itertools
 import math

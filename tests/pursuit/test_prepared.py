@@ -1,4 +1,4 @@
-"""What is kept beside the atoms: by budget, by use and by what the machine can do, never at the price of other codes."""
+"""Prepared atoms keep what budget, use and machine allow, and never change the codes."""
 
 import logging
 import subprocess

@@ -1,9 +1,9 @@
 """Screened scores: kept up to date in cheap arithmetic, and exact where they could win.
 
-A step needs the atom with the largest score ``|r . a|``, and nearly all atoms are far from it. So scores are *screened*:
-they are kept up to date in cheap arithmetic whose error has a bound, and only atoms within that bound of the best are
-scored again from the residual itself, in single precision and always in the same order of summation. The winner is
-therefore the exact one, whatever made the screen, and codes do not depend on batches, blocks or threads.
+A step needs the atom with the largest score ``|r . a|``, and nearly all atoms are far from it. So scores are
+*screened*: they are kept up to date in cheap arithmetic whose error has a bound, and only atoms within that bound of
+the best are scored again from the residual itself, in single precision and always in the same order of summation. The
+winner is therefore the exact one, whatever made the screen, and codes do not depend on batches, blocks or threads.
 
 Scores come in groups of ``GROUP`` atoms; zeros, which win no step, fill the last group.
 """
@@ -106,7 +106,7 @@ def select_among(
     coarse: np.float32,
     fine: np.float32,
 ) -> tuple[int, np.float32, int]:
-    """Return the atom with the largest exact score (the lowest index of equal ones), that score, and how many were tried.
+    """Return the atom with the largest exact score (the lowest index of equal ones), the score, and the number tried.
 
     ``coarse`` bounds the error of a screened score, ``fine`` that of one that was computed exactly at an earlier step
     (``exact``) and updated since. Scores that are computed again are written back.

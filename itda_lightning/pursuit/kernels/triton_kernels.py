@@ -5,8 +5,8 @@ early costs nothing more. A step is one pass over the row's scores, in blocks th
 Gram's rows of the chosen atoms and finds the next winner on the way.
 
 Threads of a program share through global memory what a later step needs, so every step ends in a barrier. Between two
-barriers no address is both read and written by different threads: a block has at least one score a thread, and the codes
-being changed are carried in registers.
+barriers no address is both read and written by different threads: a block has at least one score per thread, and the
+codes being changed are carried in registers.
 """
 # ruff: noqa: N803  constants of a compilation are in capitals, as everywhere in Triton
 
@@ -24,9 +24,9 @@ def strongest(
 ):  # fmt: skip
     """Return the largest score, its correlation, and its atom; the lowest index if several are equal.
 
-    Scores are ``alpha[j] - sum_s coefficients[s] * gram[support[s], j]`` for s in ``first..last`` and the first ``seen``
-    atoms j; KEEP writes them back to alpha. If none is above 0, the score is 0 and the atom meaningless. Rows are read up
-    to ``width``, whatever they hold there: a mask that could end anywhere would forbid wide loads.
+    Scores are ``alpha[j] - sum_s coefficients[s] * gram[support[s], j]`` for s in ``first..last`` and the first
+    ``seen`` atoms j; KEEP writes them back to alpha. If none is above 0, the score is 0 and the atom meaningless. Rows
+    are read up to ``width``, whatever they hold there: a mask that could end anywhere would forbid wide loads.
     """
     lane = tl.arange(0, BLOCK)
     value = tl.zeros((BLOCK,), tl.float32)
@@ -57,8 +57,9 @@ def strongest(
 def new_direction(gram, gram_stride, inverse, atom, picked, square_norm, step, k, K: tl.constexpr):
     """Return row ``step`` (K,) of the inverse of the Cholesky factor of the support's Gram, and its squared length.
 
-    The part of the atom outside the span of the support, in terms of the support's atoms and itself. Rows of the inverse
-    turn correlations into coefficients without a triangular solve: ``inverse[s] . inner`` is the factor's own entry.
+    The part of the atom outside the span of the support, in terms of the support's atoms and itself. Rows of the
+    inverse turn correlations into coefficients without a triangular solve: ``inverse[s] . inner`` is the factor's own
+    entry.
     """
     lane = tl.arange(0, K)
     inner = tl.load(gram + picked * gram_stride + atom, mask=lane < step, other=0.0).to(tl.float64)
@@ -108,7 +109,8 @@ def pursue_rows(
         # Scores of a matching pursuit go on from the last step's; others begin anew, since all coefficients changed.
         first = 0 if ORTHOGONAL else tl.maximum(step - 1, 0)
         top, score, atom = strongest(
-            alpha, gram, gram_stride, support, coefficients, first, step, seen, width, not ORTHOGONAL, NONNEGATIVE, BLOCK
+            alpha, gram, gram_stride, support, coefficients, first, step, seen, width,
+            not ORTHOGONAL, NONNEGATIVE, BLOCK,
         )  # fmt: skip
         if PATH:
             tl.store(best + step, tl.maximum(top, noise.to(tl.float32)))
