@@ -31,15 +31,16 @@ def grow(
     x: Tensor,
     capacity: int,
     rule: GrowthRule,
-    form: str = USUAL,
+    form: str | None = None,
     start: Tensor | None = None,
     encode: Callable[..., SparseCode] = pursue,
 ) -> Growth:
+    form = form or (USUAL if x.dtype == torch.float32 else "torch gram")
     return grow_worst_first(x, with_room(x[:0] if start is None else start, capacity, form), rule, encode)
 
 
 def encode(x: Tensor, atoms: Tensor, rule: GrowthRule) -> Tensor:
-    """The share of its energy that each activation leaves unexplained, in double precision and plain torch."""
+    """Return the share of energy that each activation leaves unexplained, in double precision and plain torch."""
     x, atoms = x.double(), atoms.double()
     code = pursue(rule.pursuit, x, PreparedAtoms(atoms, len(atoms)), rule.k, rule.nonnegative, rule.threshold)
     return code.residual_energy / x.square().sum(1)
@@ -178,7 +179,8 @@ def test_residual_energies_are_those_of_encodes_on_the_way(form):
     x, rule = features(80, 12, seed=3).to(DTYPES[form]), GrowthRule(3, "omp", False, 0.2)
     grown = grow(x, 80, rule, form)
     prefixes = [encode(x, grown.atoms[:n], rule) for n in range(len(grown.atoms) + 1)]
-    share, rounding = grown.residual_energy / x.square().sum(1), 1e-9 if x.dtype == torch.float64 else 1e-6
+    share = grown.residual_energy.double() / x.double().square().sum(1)
+    rounding = 1e-9 if x.dtype == torch.float64 else 1e-6
     assert bool(torch.isclose(torch.stack(prefixes), share, atol=rounding).any(0).all())
     row = int(grown.accepted[0])
     assert float(share[row]) == pytest.approx(1)  # what it left unexplained when it became an atom
