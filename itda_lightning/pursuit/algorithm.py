@@ -1,4 +1,4 @@
-"""The interface of all pursuits: what one states about itself, and how its steps are computed.
+"""The interface of all pursuits: their properties, and how their steps are computed.
 
 Three modules encode by any pursuit: ``plain_torch``, over all forms of ``Correlations``; ``compiled``, on CPUs; and
 ``cuda``, with a Gram. The device and what ``PreparedAtoms`` keeps decide which one does.

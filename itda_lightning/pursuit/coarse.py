@@ -1,4 +1,4 @@
-"""The atoms in bfloat16, whose products screen the atoms where a machine computes them faster."""
+"""The atoms in bfloat16, whose products screen the atoms on machines that compute them faster."""
 
 import time
 from functools import cache
@@ -75,9 +75,9 @@ class CoarseAtoms:
             examined: (batch,) how many atoms no screen could rule out, per activation, over all steps.
             n: the number of atoms.
         """
-        cost = float(examined.double().mean()) * EXAMINATION
-        if self._chosen_by_machine and cost > n * self._atoms.shape[1]:
-            self.used_with_gram = False
+        if self._chosen_by_machine and self.used_with_gram:
+            cost = float(examined.double().mean()) * EXAMINATION
+            self.used_with_gram = cost <= n * self._atoms.shape[1]
 
 
 @cache

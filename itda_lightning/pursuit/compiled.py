@@ -167,7 +167,7 @@ def _without_gram(pursuit: Pursuit, problem: Problem, prepared: PreparedAtoms, r
 
 
 def _kernel_problem(pursuit: Pursuit, problem: Problem, prepared: PreparedAtoms) -> named_arrays.Problem:
-    """Residual energies end at targets; nothing ends at a negative one, but all-zero rows never start."""
+    """Set the targets: 0 without a threshold, so that all-zero rows never start."""
     x, threshold = problem.x, problem.error_threshold
     target = torch.zeros(len(x), dtype=torch.float64)
     if threshold is not None:

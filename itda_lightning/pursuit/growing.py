@@ -1,4 +1,4 @@
-"""Pursuits one after another in a dictionary that grows by what they explain badly: one encode per activation."""
+"""Pursuits one after another in a dictionary that grows by the badly explained: one encode per activation."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""Atoms made ready for pursuits: the precision to compute in, and what is worth keeping between calls."""
+"""Atoms made ready for pursuits: the precision of computation, and what to keep between calls."""
 
 import logging
 import time
@@ -81,7 +81,7 @@ class PreparedAtoms:
 
     @property
     def gram_fits(self) -> bool:
-        """Whether the Gram of all ``capacity`` atoms leaves, beside what is kept already, a quarter of the budget."""
+        """True if the Gram of all ``capacity`` atoms, with all else that is kept, leaves a quarter of the budget."""
         gram = self.capacity * padded(self.capacity) * self.gram_dtype.itemsize
         single = self.rows.numel() * self.rows.itemsize if self.storage_dtype != self.rows.dtype else 0
         return gram + single + self.coarse.copy_bytes <= 0.75 * self.budget

@@ -17,7 +17,7 @@ MIN_NEW_DIRECTION = 1e-6
 
 
 class Limits(NamedTuple):
-    """Where the pursuit of each activation ends, in double precision.
+    """The numbers at which the pursuit of each activation ends, in double precision.
 
     Attributes:
         energy: (batch,) squared norms of the activations.

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from itda_lightning.pursuit.kernels.jit import Atoms, Entries, Flags, Index, compiled
+from itda_lightning.pursuit.kernels.jit import Atoms, Entries, Flags, Index, Single, compiled
 from itda_lightning.pursuit.kernels.named_arrays import Code, Gram, Path, Problem, Room, Screen, Work
 from itda_lightning.pursuit.kernels.screening import GROUP, group_maxima, hide, select_among, update_scores
 from itda_lightning.pursuit.kernels.steps import take_atom
@@ -17,6 +17,19 @@ def fill_gram_row(atoms: Atoms, atom: int, visible: int, row: Entries, unit: flo
     """Fill in the inner products of one atom with the first ``visible`` ones."""
     for other in range(visible):
         row[other] = np.int16(np.rint(dot(atoms[atom], atoms[other]) / np.float32(unit)))
+
+
+@compiled
+def select_appended(
+    residual: Single, atoms: Atoms, start: int, stop: int, nonnegative: bool, best: int, score: np.float32
+) -> tuple[int, np.float32]:
+    """Return the best of the atoms ``start..stop`` and its score, unless the score so far is as good."""
+    for atom in range(start, stop):
+        own = dot(residual, atoms[atom])
+        own = own if nonnegative else abs(own)
+        if own > score:
+            best, score = atom, own
+    return best, score
 
 
 @compiled
@@ -60,11 +73,8 @@ def pursue_row(
                     scores, maxima, residual, atoms, nonnegative, exact, coarse, np.float32(fine)
                 )
                 examined += tried
-            for candidate in range(visible, visible + appended):
-                own = dot(residual, atoms[candidate])
-                own = own if nonnegative else abs(own)
-                if own > score:
-                    atom, score = candidate, own
+            if appended > 0:
+                atom, score = select_appended(residual, atoms, visible, visible + appended, nonnegative, atom, score)
         if step == 0:
             first_score = float(score)
         if path.best.shape[0] > 0:
