@@ -199,7 +199,7 @@ def test_fewer_tokens_than_a_row(tiny_run, tmp_path):
         (["--dictionary", "RUN", "--data_config", "nowhere.yaml"], "cannot read the config nowhere.yaml"),
         (["--dictionary", "RUN", "--device", "cuda:9"], "CUDA devices are available"),
         (["--dictionary", "RUN", "--device", "tpu9"], "is not a device"),
-        (["--dictionary", "RUN", "--model_batch_size", "0"], "model_batch_size 0"),
+        (["--dictionary", "RUN", "--model_batch_size", "0"], "model_batch_size must be at least 1, got 0"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(tiny_run, capsys, arguments, message):

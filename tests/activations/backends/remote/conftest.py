@@ -18,7 +18,7 @@ REPO, COMMIT = "tiny/llama", "1" * 40
 ROWS = {"training_tokens": 70 * 16, "validation_tokens": 8 * 16, "model_batch_size": 24}
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def nnsight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """nnsight without the user's configuration; afterwards the method that it adds to all objects is removed."""
     missing = tmp_path_factory.mktemp("nnsight") / "config.yaml"
