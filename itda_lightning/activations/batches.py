@@ -1,6 +1,6 @@
 """Cut kept activations with their sources into batches, in the order of rows; reading can resume at any batch."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -164,9 +164,11 @@ class RowReader:
             yield from (part for part in self._memory if part.first_row >= start)
 
 
-def usable_batches(loader: ActivationLoader, hook_name: str, description: str | None) -> Iterator[UsableActivations]:
+def usable_batches(
+    batches: Iterable[ActivationBatch], hook_name: str, description: str | None
+) -> Iterator[UsableActivations]:
     """Yield the usable activations at a hook point of every batch that has any, with a progress bar if described."""
-    for batch in tqdm(loader, desc=description, unit=" batches", leave=False, disable=description is None):
+    for batch in tqdm(batches, desc=description, unit=" batches", leave=False, disable=description is None):
         usable_part = batch.usable(hook_name)
         if len(usable_part.x):
             yield usable_part
