@@ -8,7 +8,7 @@ import numpy as np
 from itda_lightning.pursuit.kernels.jit import Atoms, Entries, Flags, Index, Single, compiled
 from itda_lightning.pursuit.kernels.named_arrays import Code, Gram, Path, Problem, Room, Screen, Work
 from itda_lightning.pursuit.kernels.screening import GROUP, group_maxima, hide, select_among, update_scores
-from itda_lightning.pursuit.kernels.steps import take_atom
+from itda_lightning.pursuit.kernels.steps import take_matching, take_orthogonal
 from itda_lightning.pursuit.kernels.sums import accurate_dot, dot
 
 
@@ -51,8 +51,9 @@ def pursue_row(
     """
     x, atoms, nonnegative, noise_floor = problem.x[i], problem.atoms, problem.nonnegative, problem.noise_floor
     visible, target, rounding = problem.visible[i], problem.target[i], problem.rounding
-    residual, work, unit = room.residual, room.work, gram.unit
-    support, steps = code.support[i], code.support.shape[1]
+    residual, found, work, unit = room.residual, room.coefficients, room.work, gram.unit
+    change, weights = work.change, work.weights
+    support, coefficients, steps = code.support[i], code.coefficients[i], code.support.shape[1]
     energy = accurate_dot(x, x)
     norm, moved, first_score, examined = math.sqrt(energy), 0.0, 0.0, 0
     groups = (visible + GROUP - 1) // GROUP
@@ -79,22 +80,26 @@ def pursue_row(
             first_score = float(score)
         if path.best.shape[0] > 0:
             path.best[i, step] = np.float32(max(float(score), noise_floor * norm))
-            path.history[i, step, :step] = room.coefficients[:step]
+            path.history[i, step, :step] = found[:step]
         if score <= noise_floor * norm:
             break
-        if not take_atom(i, atom, step, problem, residual, support, room.coefficients, work):
-            break
-        first = 0 if problem.orthogonal else step
+        first = 0
+        if problem.orthogonal:
+            if not take_orthogonal(i, atom, step, problem, residual, support, found, work):
+                break
+        else:
+            first = step
+            take_matching(atom, step, atoms, residual, support, found, change)
         for s in range(first, step + 1):
-            code.coefficients[i, s] = np.float32(room.coefficients[s])
-            moved += abs(work.change[s])
+            coefficients[s] = np.float32(found[s])
+            moved += abs(change[s])
         energy = accurate_dot(residual, residual)
         if step + 1 < steps and energy > target and visible > 0:
             if atom >= visible and not room.has_gram_row[atom - visible]:
                 fill_gram_row(atoms, atom, visible, gram.entries[atom], unit)
                 room.has_gram_row[atom - visible] = True
-            changed, change = support[first : step + 1], work.change[first : step + 1]
-            update_scores(scores, maxima, gram, changed, change, work.weights, visible, nonnegative)
+            used = slice(first, step + 1)
+            update_scores(scores, maxima, gram, support[used], change[used], weights, visible, nonnegative)
     code.energy[i] = energy
     return first_score, examined
 

@@ -7,7 +7,7 @@ import numpy as np
 from itda_lightning.pursuit.kernels.jit import compiled
 from itda_lightning.pursuit.kernels.named_arrays import Choice, Path, Problem, Progress, Screen, Work
 from itda_lightning.pursuit.kernels.screening import GROUP, group_maxima, hide, select_among
-from itda_lightning.pursuit.kernels.steps import take_atom
+from itda_lightning.pursuit.kernels.steps import take_matching, take_orthogonal
 from itda_lightning.pursuit.kernels.sums import accurate_dot
 
 
@@ -57,9 +57,11 @@ def take(start: int, stop: int, step: int, problem: Problem, progress: Progress,
         active[i] = score > floor
         if not active[i]:
             continue
-        work = Work(change, scratch, weights, progress.matrix[i if problem.orthogonal else 0])
-        active[i] = take_atom(
-            i, choice.atoms[i, 0], step, problem, residual, progress.support[i], progress.coefficients[i], work
-        )
+        atom, support, coefficients = choice.atoms[i, 0], progress.support[i], progress.coefficients[i]
+        if problem.orthogonal:
+            work = Work(change, scratch, weights, progress.matrix[i])
+            active[i] = take_orthogonal(i, atom, step, problem, residual, support, coefficients, work)
+        else:
+            take_matching(atom, step, problem.atoms, residual, support, coefficients, change)
         energy[i] = accurate_dot(residual, residual)
         active[i] = active[i] and energy[i] > problem.target[i] and energy[i] > floor**2

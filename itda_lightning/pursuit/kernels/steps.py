@@ -100,17 +100,3 @@ def take_orthogonal(
     residual[:] = problem.x[i]
     subtract_atoms(residual, atoms, support[: step + 1], weights[: step + 1])
     return True
-
-
-@compiled
-def take_atom(
-    i: int, atom: int, step: int, problem: Problem, residual: Single, support: Index, coefficients: Double, work: Work
-) -> bool:
-    """Add the atom to the code of row ``i``; return False if it cannot be taken.
-
-    The coefficients, the residual and ``work.change``, the change of each coefficient, are brought up to date.
-    """
-    if problem.orthogonal:
-        return take_orthogonal(i, atom, step, problem, residual, support, coefficients, work)
-    take_matching(atom, step, problem.atoms, residual, support, coefficients, work.change)
-    return True
