@@ -62,7 +62,7 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class SimilaritySettings:
-    """What to compare and how to measure it.
+    """The models to compare and the measures to compare them by.
 
     Args:
         models: models in the order shown; every hook point is compared with every other.

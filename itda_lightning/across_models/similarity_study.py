@@ -33,7 +33,7 @@ FEW_IN_COMMON = 0.5
 
 
 class Study(NamedTuple):
-    """What is compared.
+    """The subject of one study.
 
     Attributes:
         settings: models and measures.

@@ -25,6 +25,14 @@ from itda_lightning.pursuit import (
 )
 
 ENCODED_ROWS = 8192
+INDEX = (
+    "k",
+    "pursuit",
+    "nonnegative",
+    "dataset",
+    "prompts",
+    "metadata",
+)  # what a saved dictionary holds beside tensors
 REFINEMENT: Final = "refinement"  # the metadata's entry about a refinement
 
 
@@ -271,14 +279,7 @@ class Dictionary(nn.Module):
         tensors = {"atoms": self.atoms, "bias": self.bias, "sources": self.source_table}
         if (cosines := self.cosines) is not None:
             tensors |= {"grown": self.grown_atoms, "cosines": cosines}
-        index = {
-            "k": self.k,
-            "pursuit": self.pursuit,
-            "nonnegative": self.nonnegative,
-            "dataset": self.dataset,
-            "prompts": self.prompts,
-            "metadata": self.metadata,
-        }
+        index = {name: getattr(self, name) for name in INDEX}
         write_dictionary(Path(path), index, tensors)
 
     @classmethod
@@ -291,16 +292,7 @@ class Dictionary(nn.Module):
         path = Path(path)
         saved = read_dictionary(path, device)
         try:
-            return cls(
-                saved.atoms,
-                saved.bias,
-                saved.sources,
-                k=saved.k,
-                pursuit=saved.pursuit,
-                nonnegative=saved.nonnegative,
-                metadata=saved.metadata,
-                grown=saved.grown,
-            )
+            return cls(**saved._asdict())
         except (TypeError, ValueError) as error:
             raise InputError(f"{path} does not hold a valid dictionary: {error}; save it again") from error
 

@@ -14,7 +14,7 @@ SCALAR_SUMS = 4
 
 
 class Reconstruction(NamedTuple):
-    """How well activations are reconstructed.
+    """The quality of reconstructed activations.
 
     Attributes:
         tokens: number of activations.

@@ -1,1 +1,1 @@
-"""What a dictionary does on held-out activations: measurements, decompositions and the results that pages show."""
+"""Judge one dictionary on held-out activations: measurements, decompositions and the results that pages show."""

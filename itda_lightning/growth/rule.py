@@ -71,7 +71,7 @@ class GrowthRule(NamedTuple):
 
     @property
     def admits_repeats(self) -> bool:
-        """Whether an activation that nearly repeats an atom may still be over the threshold."""
+        """Tell if an activation that nearly repeats an atom may still be over the threshold."""
         return self.energy_exponent < 1 or self.threshold < 1 - DUPLICATE_COSINE**2
 
 

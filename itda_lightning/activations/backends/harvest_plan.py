@@ -42,7 +42,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class HarvestPlan:
-    """What a harvest needs, in bytes.
+    """The needs of a harvest, in bytes.
 
     Attributes:
         tokens: number of tokens that the language model reads.

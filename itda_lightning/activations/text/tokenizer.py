@@ -1,4 +1,4 @@
-"""What is needed of a tokenizer: character offsets, and a token that begins and one that separates texts."""
+"""Ask of a tokenizer: character offsets, and a token that begins and one that separates texts."""
 
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol, runtime_checkable

@@ -1,4 +1,4 @@
-"""How numba compiles the loops, and the types of their arrays."""
+"""Compile the loops with numba; name the types of their arrays."""
 
 import hashlib
 import inspect

@@ -20,7 +20,7 @@ PARETO = "The dashed staircase is the Pareto front: no entry has less of both."
 
 
 class Quantity(NamedTuple):
-    """What the horizontal axis shows: its label, an entry's value (nan if unknown), and that value in words."""
+    """The quantity of the horizontal axis: its label, an entry's value (nan if unknown), and that value in words."""
 
     label: str
     of: Callable[[Row], Estimate]

@@ -45,7 +45,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How entries do by one measure.
+    """The ranking of the entries by one measure.
 
     Attributes:
         measure: its key.
