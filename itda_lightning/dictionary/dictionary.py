@@ -25,14 +25,7 @@ from itda_lightning.pursuit import (
 )
 
 ENCODED_ROWS = 8192
-INDEX = (
-    "k",
-    "pursuit",
-    "nonnegative",
-    "dataset",
-    "prompts",
-    "metadata",
-)  # what a saved dictionary holds beside tensors
+INDEX = ("k", "pursuit", "nonnegative", "dataset", "prompts", "metadata")  # saved beside the tensors
 REFINEMENT: Final = "refinement"  # the metadata's entry about a refinement
 
 
