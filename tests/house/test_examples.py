@@ -18,7 +18,9 @@ def examples(name: str) -> list[doctest.DocTest]:
 def test_the_examples_of_public_names_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    for test in examples(name):
+    tests = examples(name)
+    assert tests, f"{name} has no example"
+    for test in tests:
         runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
         said: list[str] = []
         runner.run(test, out=said.append)

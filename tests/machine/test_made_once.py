@@ -1,4 +1,4 @@
-"""What is computed once and kept under its hash."""
+"""Compute once and keep under a hash."""
 
 import os
 from pathlib import Path
