@@ -20,7 +20,7 @@ from itda_lightning.fitting.run_directory import DICTIONARIES, is_run
 from itda_lightning.fitting.trainer import fit_in_memory
 from itda_lightning.machine.atomic_files import write_json
 from itda_lightning.machine.made_once import hash_of, made_once
-from itda_lightning.machine.peak_memory import PeakMemory
+from itda_lightning.machine.memory import PeakMemory
 from itda_lightning.results.comparison import Cost, Encoding, Kind
 from itda_lightning.saelens.anatomy import is_of_dictionary, n_parameters
 from itda_lightning.saelens.controls import pca_sae, random_dictionary

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from itda_lightning.dictionary.dictionary_files import read_dictionary, write_dictionary
+from itda_lightning.dictionary.dictionary_files import IN_INDEX, read_dictionary, write_dictionary
 from itda_lightning.dictionary.sources import COLUMNS, Prompt, Sources
 from itda_lightning.errors import InputError
 from itda_lightning.machine.checks import check_choice
@@ -25,7 +25,6 @@ from itda_lightning.pursuit import (
 )
 
 ENCODED_ROWS = 8192
-INDEX = ("k", "pursuit", "nonnegative", "dataset", "prompts", "metadata")  # saved beside the tensors
 REFINEMENT: Final = "refinement"  # the metadata's entry about a refinement
 
 
@@ -128,34 +127,32 @@ class Dictionary(nn.Module):
 
     @property
     def capacity(self) -> int:
-        """The number of atoms that memory is allocated for."""
         return len(self._atoms)
 
     @property
     def d_in(self) -> int:
-        """The dimension of activations and atoms."""
         return self._atoms.shape[1]
 
     @property
     def atoms(self) -> Float[Tensor, "n d"]:
-        """The (n, d) unit-norm atoms, in the order in which they were appended."""
+        """The unit-norm atoms, in the order in which they were appended."""
         return self._atoms[: self.n_atoms]
 
     @property
     def grown_atoms(self) -> Float[Tensor, "n d"]:
-        """The (n, d) atoms before refinement: the directions of their sources' activations."""
+        """The atoms before refinement: the directions of their sources' activations."""
         return self.atoms if self._grown is None else self._grown[: self.n_atoms]
 
     @property
     def cosines(self) -> Float[Tensor, " n"] | None:
-        """The (n,) float64 cosines of atoms with their sources' activations; None if the atoms were not refined."""
+        """The float64 cosines of atoms with their sources' activations; None if the atoms were not refined."""
         if self._grown is None:
             return None
         return torch.nn.functional.cosine_similarity(self.atoms.double(), self.grown_atoms.double())
 
     @property
     def source_table(self) -> Int[Tensor, "n 6"]:
-        """The (n, 6) int64 sources of the atoms; rows of -1 if unknown."""
+        """The int64 sources of the atoms; rows of -1 if unknown."""
         return self._table[: self.n_atoms]
 
     @property
@@ -176,11 +173,7 @@ class Dictionary(nn.Module):
         return self._prepared
 
     def append(self, atoms: Float[Tensor, "m d"], table: Int[Tensor, "m 6"]) -> None:
-        """Append m unit-norm atoms with their sources, in place.
-
-        Raises:
-            InputError: more atoms than the capacity holds, or a refined dictionary.
-        """
+        """Append m unit-norm atoms with their sources, in place. Raises InputError if full or refined."""
         if self._grown is not None:
             raise InputError("a refined dictionary does not grow: append to dictionary.unrefined() and refine that")
         start, stop = self.n_atoms, self.n_atoms + len(atoms)
@@ -203,12 +196,7 @@ class Dictionary(nn.Module):
         return self._grown
 
     def refine(self, atoms: Float[Tensor, "n d"]) -> None:
-        """Replace the atoms by refined ones in place; the grown atoms are kept.
-
-        Raises:
-            ValueError: atoms that are not unit rows.
-            InputError: another number or width of atoms.
-        """
+        """Replace the atoms by as many refined ones in place; the grown atoms are kept. Raises as the constructor."""
         check_unit_rows(atoms)
         if atoms.shape != self.atoms.shape:
             raise InputError(f"refined atoms must have the shape {tuple(self.atoms.shape)}, got {tuple(atoms.shape)}")
@@ -232,7 +220,7 @@ class Dictionary(nn.Module):
         """Compute sparse codes of activations by this dictionary's pursuit, in at least single precision.
 
         Args:
-            x: (batch, d) activations, any floating dtype; encoded in parts, so the batch may be long.
+            x: activations of any floating dtype; encoded in parts, so the batch may be long.
             error_threshold: stop once the unexplained share of an activation's ``|x - bias|^2`` is at most this.
 
         Raises:
@@ -255,37 +243,27 @@ class Dictionary(nn.Module):
         return x.to(torch.promote_types(x.dtype, torch.float32)) - self.bias
 
     def decode(self, code: SparseCode) -> Float[Tensor, "batch d"]:
-        """Return the reconstruction ``coefficients @ atoms[support] + bias``, (batch, d)."""
+        """Return the reconstruction ``coefficients @ atoms[support] + bias``."""
         rows = self.atoms if self.atoms.dtype == torch.bfloat16 else self.atoms.to(code.coefficients.dtype)
         return combine(code.support, code.coefficients, rows) + self.bias
 
     def forward(self, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch d"]:
-        """Return the reconstruction of x, (batch, d)."""
+        """Return the reconstruction of x."""
         return self.decode(self.encode(x))
 
     def save(self, path: str | Path) -> None:
-        """Write the dictionary to a new directory ``path``, in one step.
-
-        Raises:
-            InputError: ``path`` exists, is not writable, or the disk is full.
-        """
+        """Write a new directory in one step. Raises InputError if it exists, is not writable or the disk is full."""
         tensors = {"atoms": self.atoms, "bias": self.bias, "sources": self.source_table}
         if (cosines := self.cosines) is not None:
             tensors |= {"grown": self.grown_atoms, "cosines": cosines}
-        index = {name: getattr(self, name) for name in INDEX}
-        write_dictionary(Path(path), index, tensors)
+        write_dictionary(Path(path), {name: getattr(self, name) for name in IN_INDEX}, tensors)
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> "Dictionary":
-        """Read what ``save`` wrote.
-
-        Raises:
-            InputError: files that are missing, truncated, of another format or of a newer version.
-        """
-        path = Path(path)
-        saved = read_dictionary(path, device)
+        """Read what ``save`` wrote. Raises InputError for missing, damaged, foreign or newer files."""
+        saved = read_dictionary(Path(path), device)
         try:
-            return cls(**saved._asdict())
+            return cls(**saved)
         except (TypeError, ValueError) as error:
             raise InputError(f"{path} does not hold a valid dictionary: {error}; save it again") from error
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,49 +13,22 @@ from torch import Tensor
 from itda_lightning.dictionary.sources import Prompt, Sources
 from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import new_directory, write_json
-from itda_lightning.pursuit import PursuitName
 
 FORMAT = "itda_lightning.dictionary"
 FORMAT_VERSION = 2
-# Dictionaries that were not refined are still written as version 1. Refined ones are not: a package that reads version
-# 1 only would take their atoms for the activations of their sources.
-UNREFINED_VERSION = 1
+UNREFINED_VERSION = 1  # a package that reads only this would take refined atoms for the activations of their sources
 TENSORS_FILE = "dictionary.safetensors"
 INDEX_FILE = "dictionary.json"
-IN_INDEX = {"k", "pursuit", "nonnegative", "dataset", "prompts", "metadata"}
+IN_INDEX = ("k", "pursuit", "nonnegative", "dataset", "prompts", "metadata")
 IN_TENSORS = {"atoms", "bias", "sources"}
 
 
-class SavedDictionary(NamedTuple):
-    """The content of a saved dictionary.
-
-    Attributes:
-        k, pursuit, nonnegative, metadata: as in ``Dictionary``.
-        sources: of all atoms, or None.
-        atoms: (n, d) the requested atoms.
-        bias: (d,) subtracted before encoding.
-        grown: (n, d) atoms before refinement; None if they were not refined or only some atoms were requested.
-    """
-
-    k: int
-    pursuit: PursuitName
-    nonnegative: bool
-    metadata: dict[str, Any]
-    sources: Sources | None
-    atoms: Tensor
-    bias: Tensor
-    grown: Tensor | None
-
-
 def write_dictionary(path: Path, index: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write a new directory ``path``, in one step.
+    """Write a new directory, in one step; raises like ``new_directory``.
 
     Args:
         index: JSON values under the names in ``IN_INDEX``.
         tensors: those named in ``IN_TENSORS``, and ``grown`` and ``cosines`` of refined atoms.
-
-    Raises:
-        InputError: ``path`` exists, is not writable, or the disk is full.
     """
     version = FORMAT_VERSION if "grown" in tensors else UNREFINED_VERSION
     with new_directory(path) as directory:
@@ -65,12 +38,12 @@ def write_dictionary(path: Path, index: Mapping[str, Any], tensors: Mapping[str,
 
 def read_dictionary(
     path: Path, device: str | torch.device = "cpu", atoms: Callable[[int], slice] | None = None
-) -> SavedDictionary:
-    """Read what ``write_dictionary`` wrote.
+) -> dict[str, Any]:
+    """Read what ``write_dictionary`` wrote, as arguments of ``Dictionary``.
 
     Args:
         device: where the tensors go; sources stay on the CPU.
-        atoms: called with the number of atoms, returns which of them to read; None for all.
+        atoms: called with the number of atoms, returns which of them to read, without the grown ones; None for all.
 
     Raises:
         InputError: files that are missing, truncated, of another format or of a newer version.
@@ -78,10 +51,10 @@ def read_dictionary(
     try:
         index = json.loads((path / INDEX_FILE).read_text(encoding="utf-8"))
         with safe_open(path / TENSORS_FILE, framework="pt", device=str(device)) as file:
-            names = set(file.keys()) & (IN_TENSORS | {"grown"} if atoms is None else IN_TENSORS)
-            whole = names if atoms is None else names - {"atoms"}
-            tensors = {name: file.get_tensor(name) for name in whole}
-            if names > whole and atoms is not None:
+            names = set(file.keys())
+            whole = IN_TENSORS | {"grown"} if atoms is None else IN_TENSORS - {"atoms"}
+            tensors = {name: file.get_tensor(name) for name in names & whole}
+            if atoms is not None and "atoms" in names:
                 rows = file.get_slice("atoms")
                 tensors["atoms"] = rows[atoms(rows.get_shape()[0])]
     except (OSError, ValueError, SafetensorError) as error:
@@ -93,22 +66,13 @@ def read_dictionary(
     version = index.get("version")
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise InputError(f"{path} has format version {version}, this package reads up to {FORMAT_VERSION}: upgrade it")
-    missing = sorted((IN_INDEX - set(index)) | ({"version"} - set(index)) | (IN_TENSORS - set(tensors)))
+    missing = sorted(({"version", *IN_INDEX} - set(index)) | (IN_TENSORS - set(tensors)))
     if missing:
         raise InputError(f"{path} does not hold a whole dictionary: {missing} are missing; save it again")
     try:
         prompts = None if index["prompts"] is None else tuple(Prompt(*prompt) for prompt in index["prompts"])
-        dataset = index["dataset"]
-        sources = None if dataset is None else Sources(tensors["sources"].cpu(), dataset, prompts)
+        sources = None if index["dataset"] is None else Sources(tensors["sources"].cpu(), index["dataset"], prompts)
     except (TypeError, ValueError) as error:
         raise InputError(f"{path} does not hold a valid dictionary: {error}; save it again") from error
-    return SavedDictionary(
-        index["k"],
-        index["pursuit"],
-        index["nonnegative"],
-        index["metadata"],
-        sources,
-        tensors["atoms"],
-        tensors["bias"],
-        tensors.get("grown"),
-    )
+    settings = {name: index[name] for name in ("k", "pursuit", "nonnegative", "metadata")}
+    return {**settings, "sources": sources, **{name: tensors.get(name) for name in ("atoms", "bias", "grown")}}

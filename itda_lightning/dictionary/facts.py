@@ -56,18 +56,6 @@ def settings(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def growth_curve(appended_at: Int[Tensor, " n"]) -> list[list[int]]:
-    """Return [activations seen, atoms] after every step that appended atoms.
-
-    Args:
-        appended_at: (n,) activations seen when each atom was appended.
-    """
-    curve: list[list[int]] = []
-    for seen, count in zip(*(part.tolist() for part in appended_at.unique(return_counts=True)), strict=True):
-        curve.append([seen, count + (curve[-1][1] if curve else 0)])
-    return curve
-
-
 def fit_metadata(
     hook_name: str,
     *,
@@ -85,13 +73,13 @@ def fit_metadata(
 
     Args:
         data, fit: settings of the data and of the fit.
-        threshold: the threshold used, None or nan before it is known.
+        threshold, typical_energy: of the growth rule; None, or a threshold of nan, if nothing grew yet.
         seen, skipped: training activations, and those of them that could not be used.
-        appended_at: (n,) activations seen when each atom was appended.
+        appended_at: activations seen when each atom was appended.
         history: validations of all hook points before any refinement.
-        refinement: the facts of a refinement, its validation among them; None for none.
-        typical_energy: that of the growth rule; None if nothing grew.
+        refinement: the facts of a refinement, its validation among them.
     """
+    grown_at, counts = appended_at.unique(return_counts=True)
     metadata = FitMetadata(
         hook_name=hook_name,
         model_name=data.get("model"),
@@ -106,7 +94,7 @@ def fit_metadata(
         typical_energy=typical_energy,
         activations_seen=seen,
         activations_skipped=skipped,
-        growth=growth_curve(appended_at),
+        growth=torch.stack([grown_at, counts.cumsum(0)], dim=1).tolist(),  # [activations seen, atoms]
         validation=[entry for entry in history if entry["hook_name"] == hook_name],
     )
     if refinement is not None:

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from itda_lightning.machine.processes import gather_rows, n_ranks
 
-# Sums that stand before the sum of activations in a batch's vector.
-SCALAR_SUMS = 4
+SCALAR_SUMS = 4  # stand before the sum of activations in a batch's vector
 
 
 class Reconstruction(NamedTuple):
@@ -35,13 +34,10 @@ class Reconstruction(NamedTuple):
 
 
 class ReconstructionSums:
-    """Accumulate what FVU and L0 need, in float64.
+    """Accumulate what FVU and L0 of activations of ``width`` dimensions need, in float64.
 
     Sums of batches are added in the order of the batches, so that several processes that take the batches in turn give
     the same bits as one.
-
-    Args:
-        width: dimensions of the activations.
     """
 
     def __init__(self, width: int) -> None:
@@ -57,9 +53,9 @@ class ReconstructionSums:
         """Add a batch.
 
         Args:
-            x: (batch, d) activations less any fixed vector near their mean: a large mean costs FVU digits.
-            squared_errors: (batch,) |x - x_hat|^2.
-            l0: (batch,) number of distinct atoms in each code; None if L0 is not needed.
+            x: activations less any fixed vector near their mean: a large mean costs FVU digits.
+            squared_errors: |x - x_hat|^2.
+            l0: number of distinct atoms in each code; None if L0 is not needed.
         """
         x = x.double()
         sums = (len(x), x.square().sum(), squared_errors.double().sum(), 0 if l0 is None else l0.sum())

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from itda_lightning.dictionary.dictionary_files import read_dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.machine.processes import add_up, rank, shares
-from itda_lightning.pursuit import PURSUITS, ShardedAtoms, SparseCode
+from itda_lightning.pursuit import PURSUITS, PursuitName, ShardedAtoms, SparseCode
 
 
 class ShardedDictionary(nn.Module):
@@ -47,13 +47,14 @@ class ShardedDictionary(nn.Module):
     def __init__(self, path: str | Path, device: str | torch.device = "cpu", memory_budget: int | None = None) -> None:
         super().__init__()
         saved = read_dictionary(Path(path), device, atoms=lambda n: shares(n)[rank()])
-        self.k, self.pursuit, self.nonnegative, self.sources = saved.k, saved.pursuit, saved.nonnegative, saved.sources
+        self.k, self.nonnegative, self.sources = saved["k"], saved["nonnegative"], saved["sources"]
+        self.pursuit: PursuitName = saved["pursuit"]
         if not PURSUITS[self.pursuit].shared_by_processes:
             raise InputError(
                 f"the dictionary in {path} encodes by {self.pursuit}, which processes do not share: use il.Dictionary"
             )
-        self.atoms = ShardedAtoms(saved.atoms, memory_budget)
-        self.register_buffer("bias", saved.bias)
+        self.atoms = ShardedAtoms(saved["atoms"], memory_budget)
+        self.register_buffer("bias", saved["bias"])
 
     def encode(self, x: Float[Tensor, "batch d"], error_threshold: float | None = None) -> SparseCode:
         """Compute sparse codes as ``Dictionary.encode`` does; raises like it."""
@@ -61,9 +62,9 @@ class ShardedDictionary(nn.Module):
         return self.atoms.pursue(self.pursuit, centred, self.k, self.nonnegative, error_threshold)
 
     def decode(self, code: SparseCode) -> Float[Tensor, "batch d"]:
-        """Return the reconstruction, (batch, d): the sum of what the atoms of all processes contribute."""
+        """Return the reconstruction: the sum of what the atoms of all processes contribute."""
         return add_up(self.atoms.part_of(code)) + self.bias
 
     def forward(self, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch d"]:
-        """Return the reconstruction of x, (batch, d)."""
+        """Return the reconstruction of x."""
         return self.decode(self.encode(x))

@@ -1,6 +1,6 @@
 """Sources name atoms: the dataset, document and position of the token whose activation an atom is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -89,16 +89,13 @@ class Sources:
         return len(self.table)
 
     def __getitem__(self, index: int) -> Source:
-        return Source(*(int(value) for value in self.table[index]))
+        return Source(*self.table[index].tolist())
 
     def keys(self) -> set[tuple[int, int, int]]:
-        """Return the set of (document, start, end), by which sources of the same dataset are compared.
-
-        Sources of an unknown document (-1) have no key.
-        """
+        """Return (document, start, end) of the sources, by which they are compared, without unknown documents (-1)."""
         return {(source.document, source.start, source.end) for source in self if source.document >= 0}
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[Source]:
         return (Source(*row) for row in self.table.tolist())
 
     def intersection(self, other: "Sources") -> set[tuple[int, int, int]]:
@@ -115,8 +112,7 @@ class Sources:
         """Return the whole document of one source, split at its token.
 
         Raises:
-            InputError: the source's document is unknown (-1), ``documents`` lacks it, or its text is shorter than the
-                span: another dataset.
+            InputError: the source's document is unknown (-1), not among ``documents``, or shorter than the span.
         """
         source = self[index]
         if source.document < 0:

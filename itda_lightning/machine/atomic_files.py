@@ -22,8 +22,11 @@ def explained(path: Path, action: str) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        number = _os_error(error)
-        if number is None:
+        if isinstance(error, OSError):
+            number = error.errno or 0
+        elif mentioned := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors has it in its text only
+            number = int(mentioned[1])
+        else:
             raise
         if number in (errno.ENOSPC, errno.EDQUOT):
             raise InputError(
@@ -35,14 +38,6 @@ def explained(path: Path, action: str) -> Iterator[None]:
                 f"not permitted while {action} {path} ({os.strerror(number)}): choose another place"
             ) from error
         raise InputError(f"failed while {action} {path}: {error}") from error
-
-
-def _os_error(error: OSError | SafetensorError) -> int | None:
-    """Return the number of the operating system's error, which safetensors only has in its text."""
-    if isinstance(error, OSError):
-        return error.errno or 0
-    mentioned = re.search(r"\(os error (\d+)\)", str(error))
-    return int(mentioned[1]) if mentioned else None
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -73,8 +68,7 @@ def remove_parts(directory: Path) -> None:
 
 def write_json(path: Path, content: Mapping[str, Any] | list[Any]) -> None:
     """Write JSON in one step. NaN and infinities are refused: they are not JSON. Raises like ``write_file``."""
-    text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
-    write_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False))
 
 
 def write_text(path: Path, text: str) -> None:

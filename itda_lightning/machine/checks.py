@@ -12,14 +12,14 @@ def check_at_least(least: Number, values: Mapping[str, Number | None], remedy: s
     """Raise InputError for the first value (name -> value) below ``least``; None passes; ``remedy`` is added."""
     for name, value in values.items():
         if value is not None and not value >= least:
-            raise InputError(f"{name} must be at least {least:,}, got {value:,}{_ending(remedy)}")
+            raise InputError(f"{name} must be at least {least:,}, got {value:,}{remedy and f': {remedy}'}")
 
 
 def check_between(low: Number, high: Number, values: Mapping[str, Number | None], remedy: str = "") -> None:
     """Raise InputError for the first value (name -> value) outside ``low`` to ``high`` inclusive; None passes."""
     for name, value in values.items():
         if value is not None and not low <= value <= high:
-            raise InputError(f"{name} must lie between {low:,} and {high:,}, got {value:,}{_ending(remedy)}")
+            raise InputError(f"{name} must lie between {low:,} and {high:,}, got {value:,}{remedy and f': {remedy}'}")
 
 
 def check_choice(choices: Collection[str], values: Mapping[str, Any]) -> None:
@@ -27,7 +27,3 @@ def check_choice(choices: Collection[str], values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         if value not in choices:
             raise InputError(f"{name} must be one of {tuple(choices)}, got {value!r}")
-
-
-def _ending(remedy: str) -> str:
-    return f": {remedy}" if remedy else ""

@@ -8,9 +8,6 @@ from jsonargparse import auto_cli
 
 from itda_lightning.errors import InputError
 
-BAD_INPUT = 2
-INTERRUPTED = 130
-
 
 def start_logging(level: int = logging.INFO) -> None:
     """Log this package's messages from ``level`` on to stderr, and those of others from warnings on."""
@@ -19,13 +16,7 @@ def start_logging(level: int = logging.INFO) -> None:
 
 
 def run_function(function: Callable[..., object], name: str, args: list[str] | None = None) -> None:
-    """Call ``function`` with what the command line gives for its parameters.
-
-    Args:
-        function: its docstring is the help of the command and of its options.
-        name: of the command, as in ``python -m itda_lightning.NAME``.
-        args: the command line; None for this process's.
-    """
+    """Call ``function`` with the options of the command line, which its docstring explains; None for this process's."""
     start_logging()
     auto_cli(function, args, as_positional=False, prog=f"python -m itda_lightning.{name}")
 
@@ -40,9 +31,9 @@ def run_command(command: Callable[[], object]) -> None:
         result = command()
     except InputError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        sys.exit(BAD_INPUT)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
-        sys.exit(INTERRUPTED)
+        sys.exit(130)
     if isinstance(result, int):
         sys.exit(result)

@@ -16,16 +16,10 @@ def hash_of(identity: Any) -> str:
 
 
 def made_once(place: Path, make: Callable[[Path], object]) -> Path:
-    """Return ``place``, a directory that ``make`` fills unless it exists already.
+    """Return ``place``, named by ``hash_of`` all that decides its content, which ``make`` fills unless it exists.
 
     It appears whole or not at all. If another process makes it at the same time, the first to finish wins.
-
-    Args:
-        place: named by ``hash_of`` all that decides what is in it.
-        make: fills the empty directory it is given.
-
-    Raises:
-        InputError: the directory cannot be written or the disk is full; whatever ``make`` raises.
+    Raises like ``new_directory`` and ``make``.
     """
     if not place.exists():
         try:

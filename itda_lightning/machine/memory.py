@@ -1,13 +1,13 @@
-"""Decide how much memory pursuits may take beyond activations, atoms and codes."""
+"""Decide how much memory pursuits may take beyond activations, atoms and codes, and measure a process's peak."""
 
 import contextlib
+import threading
 from pathlib import Path
 
 import psutil
 import torch
 
-# Share of the machine's memory that may be used unless the user gives a budget; only large dictionaries use most of it.
-DEFAULT_SHARE = 0.5
+DEFAULT_SHARE = 0.5  # of the machine's memory; only large dictionaries use most of it
 SMALLEST_BUDGET = 2**20
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
@@ -28,3 +28,35 @@ def memory_budget(device: torch.device, given: int | None = None) -> int:
     with contextlib.suppress(OSError, ValueError):  # no control groups, or no limit ("max")
         total = min(total, int(CGROUP_LIMIT.read_text()))
     return int(total * DEFAULT_SHARE)
+
+
+class PeakMemory:
+    """``with PeakMemory() as peak: ...``, then ``peak.bytes``: the largest resident memory, sampled every 50 ms.
+
+    Pages of mapped files (shared libraries, the cache of activations) are not counted if the system reports them
+    separately, since they are freed when other processes need memory.
+    """
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._process = psutil.Process()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "PeakMemory":
+        self._look()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._look()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.05):
+            self._look()
+
+    def _look(self) -> None:
+        memory = self._process.memory_info()
+        self.bytes = max(self.bytes, memory.rss - getattr(memory, "shared", 0))

@@ -50,15 +50,7 @@ def shares(n: int, unit: int = 1) -> list[slice]:
 
 
 def gather_rows(own: Shaped[Tensor, "own ..."], counts: list[int]) -> Shaped[Tensor, "all ..."]:
-    """Return the rows of all processes, in the order of the processes.
-
-    Args:
-        own: this process's rows.
-        counts: the number of rows of every process.
-
-    Raises:
-        InputError: another process ended.
-    """
+    """Return the rows of all processes, which have ``counts`` of them. Raises InputError if another process ended."""
     if n_ranks() == 1:
         return own
     sent = _on_wire(own.new_zeros(max(counts), *own.shape[1:]))
@@ -95,8 +87,7 @@ def gather_json(value: Any) -> list[Any]:
         return [value]
     encoded = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8)
     counts = gather_rows(torch.tensor([len(encoded)]), [1] * n_ranks()).tolist()
-    everything = gather_rows(encoded, counts)
-    return [json.loads(bytes(part.tolist())) for part in everything.split(counts)]
+    return [json.loads(bytes(part.tolist())) for part in gather_rows(encoded, counts).split(counts)]
 
 
 def wait_for_all() -> None:

@@ -12,9 +12,7 @@ logger = logging.getLogger(__name__)
 def wandb_mode(directory: Path, otherwise: str) -> Literal["online", "offline"] | None:
     """Return "online" with a key and a network, else "offline"; None, with a warning, if W&B is not installed.
 
-    Args:
-        directory: of the run's files; an offline run is uploaded from there.
-        otherwise: says in the warning what happens without W&B.
+    An offline run is uploaded from ``directory``; ``otherwise`` says in the warning what happens without W&B.
     """
     if importlib.util.find_spec("wandb") is None:
         logger.warning("wandb is not installed: %s (pip install 'itda-lightning[wandb]')", otherwise)

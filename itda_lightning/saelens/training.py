@@ -19,7 +19,7 @@ from itda_lightning.activations.shuffled import TrainingRows, shuffled_batches
 from itda_lightning.dictionary.reconstruction_error import ReconstructionSums
 from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import new_directory
-from itda_lightning.machine.peak_memory import PeakMemory
+from itda_lightning.machine.memory import PeakMemory
 from itda_lightning.saelens.sae_metadata import site_metadata
 from itda_lightning.saelens.training_settings import TrainingSettings
 

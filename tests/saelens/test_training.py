@@ -15,7 +15,7 @@ from itda_lightning import ActivationsDataModule
 from itda_lightning.activations.shuffled import TrainingRows, shuffled_batches
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.saelens_evals import evaluate_sae
-from itda_lightning.machine.peak_memory import PeakMemory
+from itda_lightning.machine.memory import PeakMemory
 from itda_lightning.saelens import training
 from itda_lightning.saelens.sae_metadata import EXPECTED_METADATA
 from itda_lightning.saelens.training_settings import TrainingSettings
