@@ -16,7 +16,7 @@ from itda_lightning.errors import InputError
 from itda_lightning.fitting.fit_run import fit_run
 from itda_lightning.fitting.module import ITDA
 from itda_lightning.fitting.refinement import RefinementSettings
-from itda_lightning.fitting.run_settings import RunSettings
+from itda_lightning.fitting.run_directory import RunSettings
 from itda_lightning.fitting.strategy import Replicated
 from itda_lightning.machine.command_line import run_command, start_logging
 from itda_lightning.report.terminal import print_metrics
@@ -80,7 +80,7 @@ def main(args: list[str] | None = None) -> Path:
     if cli.trainer.is_global_zero:
         start_logging()
     options, config = cli.config_init, cli.parser.dump(cli.config, skip_none=False)
-    result = fit_run(
+    directory, figures = fit_run(
         cli.trainer,
         cli.model,
         cli.datamodule,
@@ -89,10 +89,10 @@ def main(args: list[str] | None = None) -> Path:
         ckpt_path=options["ckpt_path"],
         config=config if isinstance(config, str) else json.dumps(config),
     )
-    for hook, metrics in result.metrics.items():
+    for hook, metrics in figures.items():
         sys.stdout.write(f"\n{hook}\n")
         print_metrics(metrics)
-    return result.directory
+    return directory
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from itda_lightning.activations.text.split import Split
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.facts import settings
 from itda_lightning.errors import InputError
-from itda_lightning.fitting.identity import fit_identity
+from itda_lightning.fitting.fit_state import fit_identity
 from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.fitting.module import ITDA
 from itda_lightning.fitting.run_directory import DICTIONARIES

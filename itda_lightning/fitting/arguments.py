@@ -5,7 +5,6 @@ from typing import Any, Literal, get_args
 
 from itda_lightning.activations.usable import BadActivations
 from itda_lightning.errors import InputError
-from itda_lightning.fitting.threshold import check_threshold
 from itda_lightning.machine.checks import check_at_least, check_between, check_choice
 from itda_lightning.pursuit import SMALLEST_BUDGET, PursuitName
 
@@ -32,8 +31,16 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     for name, choices in CHOICES.items():
         check_choice(get_args(choices), {f"model.{name}": arguments[name]})
     check_between(0, 1, {"model.energy_exponent": arguments["energy_exponent"]})
-    check_threshold(arguments["threshold"], arguments["paper_threshold"])
-    if arguments["paper_threshold"] is not None and arguments["energy_exponent"] != 1:
+    threshold, paper_threshold = arguments["threshold"], arguments["paper_threshold"]
+    if threshold is not None and paper_threshold is not None:
+        raise InputError("give model.threshold or model.paper_threshold, not both")
+    if threshold is not None and not 0 < threshold < 1:
+        effect = "can never append an atom" if threshold >= 1 else "appends every activation"
+        raise InputError(
+            f"model.threshold {threshold:g} {effect}: it is the share of energy left unexplained, give a value "
+            "between 0 and 1, or none to have it calibrated"
+        )
+    if paper_threshold is not None and arguments["energy_exponent"] != 1:
         raise InputError(
             "model.paper_threshold belongs to the published rule, which judges every activation by its own energy: set "
             f"model.energy_exponent to 1, got {arguments['energy_exponent']}"

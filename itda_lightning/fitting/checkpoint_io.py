@@ -32,12 +32,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
                 raise InputError(
                     f"{path} is not a checkpoint of this package: give one of a run's checkpoints/ directory"
                 )
-            return _restore(json.loads(header), lambda name: file.get_tensor(name))
+            return json.loads(
+                header, object_hook=lambda item: file.get_tensor(item[TENSOR]) if set(item) == {TENSOR} else item
+            )
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(f"there is no checkpoint {path}: give the path of a file in a run's checkpoints/") from error
     except (OSError, SafetensorError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(
             f"the checkpoint {path} is truncated or foreign ({error}): take an earlier one of the same run"
         ) from error
@@ -47,12 +49,7 @@ class SafetensorsCheckpointIO(CheckpointIO):
     """Write and read Lightning's checkpoints as safetensors files."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Write a checkpoint in one step.
-
-        Raises:
-            InputError: the disk is full.
-            TypeError: an entry that is neither JSON nor a tensor.
-        """
+        """Write a checkpoint in one step. Raises TypeError for what is neither JSON nor a tensor."""
         tensors: dict[str, torch.Tensor] = {}
         header = json.dumps(_extract(checkpoint, tensors, ""))
         write_file(Path(path), lambda temporary: save_file(tensors, temporary, {HEADER: header}))
@@ -89,13 +86,3 @@ def _extract(value: Any, tensors: dict[str, torch.Tensor], name: str) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(f"checkpoint entry {name!r} is a {type(value).__name__}, which is neither JSON nor a tensor")
-
-
-def _restore(value: Any, tensor: Any) -> Any:
-    if isinstance(value, dict):
-        if set(value) == {TENSOR}:
-            return tensor(value[TENSOR])
-        return {key: _restore(item, tensor) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_restore(item, tensor) for item in value]
-    return value

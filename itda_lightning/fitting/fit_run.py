@@ -4,7 +4,7 @@ import logging
 import time
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -37,18 +37,6 @@ EXPECTED_WARNINGS = (
 )
 
 
-class FitResult(NamedTuple):
-    """A finished run.
-
-    Attributes:
-        directory: the run directory.
-        metrics: hook point -> figures of its dictionary; empty in all processes but the first.
-    """
-
-    directory: Path
-    metrics: dict[str, dict[str, float | int]]
-
-
 def fit_run(
     trainer: L.Trainer,
     module: ITDA,
@@ -58,7 +46,7 @@ def fit_run(
     *,
     ckpt_path: str | None = None,
     config: str = "",
-) -> FitResult:
+) -> tuple[Path, dict[str, dict[str, float | int]]]:
     """Check everything, then fit and write the run directory, which the first of several processes does.
 
     Args:
@@ -66,6 +54,9 @@ def fit_run(
         refinement: how the atoms are refined after growth; None for not at all.
         ckpt_path: checkpoint to resume from, "last" for the newest of this run.
         config: text of config.yaml.
+
+    Returns:
+        The run directory, and hook point -> figures of its dictionary, empty in all processes but the first.
 
     Raises:
         InputError: settings, data, model or checkpoint that do not fit; nothing has been written then. Later: a full
@@ -84,7 +75,7 @@ def fit_run(
     if not trainer.is_global_zero:
         _equip(trainer, run, None)
         _fit(trainer, module, data, checkpoint, refinement, run.checkpoint_every)
-        return FitResult(trainer.strategy.broadcast(Path()), {})
+        return trainer.strategy.broadcast(Path()), {}
     directory = run.make_directory(resumed=checkpoint is not None)
     try:
         with logged(directory):
@@ -105,7 +96,7 @@ def fit_run(
     finally:
         for wandb_logger in _wandb_loggers(trainer):
             wandb_logger.experiment.finish()
-    return FitResult(trainer.strategy.broadcast(directory), metrics)
+    return trainer.strategy.broadcast(directory), metrics
 
 
 def _fit(

@@ -1,5 +1,6 @@
 """The state of a fit: one dictionary per hook point and its facts, saved in checkpoints and restored from them."""
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +12,27 @@ from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.facts import FitMetadata, empty, finished, fit_metadata, fit_results, settings
 from itda_lightning.errors import InputError
-from itda_lightning.fitting.identity import fit_identity, refuse_another_fit
+
+
+def fit_identity(fit: Mapping[str, Any], data: ActivationsDataModule) -> dict[str, Any]:
+    """Return everything that decides the activations, their order, and how atoms are chosen from them.
+
+    Paths and the language model's batch size are left out: a model or a cache may have been moved.
+    """
+    return {
+        **{f"model.{key}": value for key, value in fit.items() if key != "memory_budget"},  # changes the speed only
+        **{f"data.{key}": value for key, value in data.identity._asdict().items()},
+        "data.batch_size": data.hparams["batch_size"],
+    }
+
+
+def differences(saved: Mapping[str, Any], current: Mapping[str, Any], prefix: str = "") -> str:
+    """Name every value of a fit that is not as saved in its checkpoint; "" if it resumes as if it had never stopped."""
+    return "; ".join(
+        f"{prefix}{key}: {saved.get(key)!r} there, {value!r} here"
+        for key, value in current.items()
+        if value != saved.get(key)
+    )
 
 
 class FitState(L.LightningModule):
@@ -49,11 +70,7 @@ class FitState(L.LightningModule):
         return all(dictionary.n_atoms >= self.hparams["max_atoms"] for dictionary in self.dictionaries)
 
     def dictionary(self, hook_name: str | None = None) -> Dictionary:
-        """Return the dictionary of a hook point; without a name that of the only one.
-
-        Raises:
-            InputError: no such hook point, or several and no name.
-        """
+        """Return the dictionary of a hook point, or the only one. Raises InputError for no such one, or several."""
         if hook_name is None and len(self.hook_names) == 1:
             hook_name = self.hook_names[0]
         if hook_name not in self.hook_names:
@@ -78,17 +95,13 @@ class FitState(L.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore what ``on_save_checkpoint`` saved.
-
-        Raises:
-            InputError: a checkpoint of something else, or of a fit with other settings, hook points, model or data;
-                every difference is named.
-        """
+        """Restore what ``on_save_checkpoint`` saved. Raises InputError for a checkpoint of another fit."""
         saved = checkpoint.get("itda")
         if saved is None:
             raise InputError("the checkpoint is not one of an ITDA fit: give one of a run's checkpoints/ directory")
         if self._trainer is not None:
-            refuse_another_fit(saved["identity"], self._identity)
+            if different := differences(saved["identity"], self._identity):
+                raise InputError(f"the checkpoint is of another fit ({different}): resume with its own config.yaml")
         else:
             self.dataset, self._data_settings = saved["dataset"], saved["data"]
             self._make_dictionaries(dict(zip(saved["hook_names"], saved["d_in"], strict=True)))
@@ -128,15 +141,13 @@ class FitState(L.LightningModule):
         )
 
     def _make_dictionaries(self, widths: dict[str, int]) -> None:
-        hp = self.hparams
-        self.hook_names = list(widths)
-        self.dictionaries.extend(empty(width, self.dataset, hp) for width in widths.values())
-        hooks = len(widths)
+        self.hook_names, hooks = list(widths), len(widths)
+        self.dictionaries.extend(empty(width, self.dataset, self.hparams) for width in widths.values())
         self.register_buffer("thresholds", torch.full((hooks,), torch.nan, dtype=torch.float64))
         self.register_buffer("typical_energies", torch.ones(hooks, dtype=torch.float64))
         self.register_buffer("seen", torch.tensor(0))
         self.register_buffer("skipped", torch.zeros(hooks, dtype=torch.int64))
-        self.register_buffer("appended_at", torch.zeros(hooks, hp["max_atoms"], dtype=torch.int64))
+        self.register_buffer("appended_at", torch.zeros(hooks, self.hparams["max_atoms"], dtype=torch.int64))
 
     def _data(self) -> ActivationsDataModule:
         data = getattr(self._trainer, "datamodule", None)

@@ -8,7 +8,9 @@ from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.dictionary_files import INDEX_FILE, TENSORS_FILE
 from itda_lightning.dictionary.sources import Sources
 from itda_lightning.errors import InputError
+from itda_lightning.fitting.checkpoint_io import read_checkpoint
 from itda_lightning.fitting.run_directory import DICTIONARIES, is_run
+from itda_lightning.saelens import load_export
 
 EXPORT_FILES = ("cfg.json", "sae_weights.safetensors")
 
@@ -35,19 +37,17 @@ def load_dictionary(path: str | Path, hook_name: str | None = None, device: str 
     """
     path = Path(path).expanduser()
     if path.is_file():
-        return from_checkpoint(path, hook_name, device)
+        return _from_checkpoint(path, hook_name, device)
     if not path.exists():
         raise InputError(
             f"{path} does not exist: give a run directory, a checkpoint, or a saved or exported dictionary"
         )
-    if _has_any(path, (INDEX_FILE, TENSORS_FILE)):
+    if any((path / name).is_file() for name in (INDEX_FILE, TENSORS_FILE)):
         dictionary = Dictionary.load(path, device)
     elif is_run(path):
-        return from_run(path, hook_name, device)
-    elif _has_any(path, EXPORT_FILES):
-        # Imported here because SAELens takes seconds, which the other kinds do not need.
-        from itda_lightning.saelens import load_export
-
+        names = sorted(entry.name for entry in (path / DICTIONARIES).iterdir() if (entry / INDEX_FILE).is_file())
+        return Dictionary.load(path / DICTIONARIES / _choose(names, hook_name, path), device)
+    elif any((path / name).is_file() for name in EXPORT_FILES):
         dictionary = load_export(path, device)
     else:
         raise InputError(
@@ -62,20 +62,8 @@ def load_dictionary(path: str | Path, hook_name: str | None = None, device: str 
     return dictionary
 
 
-def from_run(path: Path, hook_name: str | None = None, device: str | torch.device = "cpu") -> Dictionary:
-    """Load one dictionary of a run directory. Raises InputError as ``load_dictionary``."""
-    names = sorted(entry.name for entry in (path / DICTIONARIES).iterdir() if (entry / INDEX_FILE).is_file())
-    return Dictionary.load(path / DICTIONARIES / _choose(names, hook_name, path), device)
-
-
-def from_checkpoint(path: Path, hook_name: str | None = None, device: str | torch.device = "cpu") -> Dictionary:
-    """Load one dictionary of a Lightning checkpoint, without prompts.
-
-    Raises:
-        InputError: a file that is not a checkpoint of this package, or as ``load_dictionary``.
-    """
-    from itda_lightning.fitting.checkpoint_io import read_checkpoint
-
+def _from_checkpoint(path: Path, hook_name: str | None, device: str | torch.device) -> Dictionary:
+    """Load one dictionary of a Lightning checkpoint, without prompts."""
     checkpoint = read_checkpoint(path)
     if "itda" not in checkpoint:
         raise InputError(f"{path} is not a checkpoint of a dictionary: its keys are {sorted(map(str, checkpoint))}")
@@ -94,10 +82,6 @@ def from_checkpoint(path: Path, hook_name: str | None = None, device: str | torc
         metadata=settings["metadata"][index],
         grown=state[grown][:count].to(device) if (grown := prefix + "_grown") in state else None,
     )
-
-
-def _has_any(path: Path, names: tuple[str, ...]) -> bool:
-    return any((path / name).is_file() for name in names)
 
 
 def _choose(names: list[str], hook_name: str | None, path: Path) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from itda_lightning.activations.batches import ActivationBatch
-from itda_lightning.activations.usable import BadActivations, usable
+from itda_lightning.activations.usable import BadActivations
 from itda_lightning.dictionary.facts import settings
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.arguments import AtomsDtype, GrowthPolicy, check_arguments, exponent_of
@@ -87,12 +87,7 @@ class ITDA(FitState):
         self._sums: list[ValidationSums] = []
 
     def setup(self, stage: str) -> None:
-        """Make the empty dictionaries, now that the widths of the hook points are known.
-
-        Raises:
-            InputError: several processes without ``Replicated``, or hook points or documents other than
-                the dictionaries'.
-        """
+        """Make the empty dictionaries, now that the widths are known, or check that the data are those of before."""
         check_strategy(self.trainer)
         data = self._data()
         self.__dict__.pop("_identity", None)
@@ -116,18 +111,17 @@ class ITDA(FitState):
         hp, data = self.hparams, self._data()
         batch = data.calibration_batch(hp["calibration_tokens"])
         options = {name: hp[name] for name in ("max_atoms", "threshold", "paper_threshold")}
+        options["budget"] = data.rows("train").n_kept
         options["batch_size"] = data.hparams["batch_size"] if hp["growth"] == "frozen_batch" else None
         for index, hook in enumerate(self.hook_names):
-            x = batch.activations[hook].to(self.device)
-            x = x[usable(x, batch.table, hook, self.hparams["bad_activations"])]
+            dictionary, x = self.dictionary(hook), batch.usable(hook, hp["bad_activations"]).x.to(self.device)
             if not len(x):
                 raise InputError(f"all {len(batch)} calibration activations at {hook} are zero or not finite")
-            if self.hparams["center"]:
-                self.dictionary(hook).bias.copy_(x.double().mean(0))
-            x = self.dictionary(hook).centre(x)
+            if hp["center"]:
+                dictionary.bias.copy_(x.double().mean(0))
+            x = dictionary.centre(x)
             self.typical_energies[index] = typical_energy(x)
-            budget = data.rows("train").n_kept
-            self.thresholds[index] = find_threshold(x, self._rule(index), hook, budget=budget, **options)
+            self.thresholds[index] = find_threshold(x, self._rule(index), hook, **options)
 
     def training_step(self, batch: ActivationBatch, batch_idx: int) -> None:
         """Encode the batch with the current dictionaries and append those explained worse than the threshold."""
@@ -136,11 +130,11 @@ class ITDA(FitState):
         steps, tables = {}, {}
         for index, hook in enumerate(self.hook_names):
             dictionary = self.dictionary(hook)
-            good = usable(batch.activations[hook], batch.table, hook, self.hparams["bad_activations"])
-            self.skipped[index] += (~good).sum()
-            if dictionary.n_atoms < dictionary.capacity and bool(good.any()):
-                x, tables[hook] = dictionary.centre(batch.activations[hook][good]), batch.table[good]
-                steps[hook] = Step(x, dictionary.prepared(), self._rule(index))
+            x, table = batch.usable(hook, self.hparams["bad_activations"])
+            self.skipped[index] += len(batch) - len(x)
+            if len(x) and dictionary.n_atoms < dictionary.capacity:
+                steps[hook] = Step(dictionary.centre(x), dictionary.prepared(), self._rule(index))
+                tables[hook] = table
         for hook, grown in zip(steps, grow_among_ranks(self.hparams["growth"], list(steps.values())), strict=True):
             dictionary, x, n = self.dictionary(hook), steps[hook].x, self.dictionary(hook).n_atoms
             dictionary.append(grown.atoms, tables[hook][grown.accepted])
@@ -162,16 +156,14 @@ class ITDA(FitState):
 
     def validation_step(self, batch: ActivationBatch, batch_idx: int) -> None:
         """Add a batch of held-out activations to the sums; the processes take turns."""
-        if batch_idx % n_ranks() != rank():
-            return
-        for hook, sums in zip(self.hook_names, self._sums, strict=True):
-            x = batch.activations[hook]
-            sums.update(x[usable(x, batch.table, hook, self.hparams["bad_activations"])])
+        if batch_idx % n_ranks() == rank():
+            for hook, sums in zip(self.hook_names, self._sums, strict=True):
+                sums.update(batch.usable(hook, self.hparams["bad_activations"]).x)
 
     def on_validation_epoch_end(self) -> None:
         """Log FVU, L0, dead atoms and the rate of growth."""
-        for index, hook in enumerate(self.hook_names):
-            metrics = self._sums[index].compute()
+        for hook, sums in zip(self.hook_names, self._sums, strict=True):
+            metrics = sums.compute()
             n_atoms, seen = self.dictionary(hook).n_atoms, int(self.seen)
             earlier = [entry for entry in self.history if entry["hook_name"] == hook]
             for name, value in named_metrics(metrics, seen, n_atoms, earlier[-1] if earlier else None).items():

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -15,6 +14,7 @@ from tqdm.auto import tqdm
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.shuffled import TrainingRows, shuffled_batches
 from itda_lightning.errors import InputError
+from itda_lightning.fitting.fit_state import differences
 from itda_lightning.fitting.module import ITDA
 from itda_lightning.growth import LEAST_ANCHOR, RefinementRule, RefinementState, descent, refinement_step
 from itda_lightning.machine.checks import check_at_least, check_between
@@ -88,7 +88,8 @@ def refine(
         if module.dictionary(hook).n_atoms == 0:
             continue  # nothing grew: there is no mean cosine
         facts = module.refinements.setdefault(hook, asdict(settings) | {"unexplained": []})
-        _check_same_settings(facts, settings)
+        if different := differences(facts, asdict(settings), "refine."):
+            raise InputError(f"the refinement began with other settings ({different}): resume with its own config.yaml")
         if "mean_cosine" not in facts:
             _Run(module, data, settings, hook).go(save, save_every)
     return time.perf_counter() - start
@@ -99,24 +100,16 @@ class _Run:
 
     def __init__(self, module: ITDA, data: ActivationsDataModule, settings: RefinementSettings, hook: str) -> None:
         self.module, self.settings, self.hook = module, settings, hook
-        self.facts = module.refinements[hook]
-        self.dictionary = module.dictionary(hook)
+        self.facts, self.dictionary = module.refinements[hook], module.dictionary(hook)
         self.rows = TrainingRows(data, hook)
         self.per_pass = max(1, self.rows.n_kept // settings.batch_size)
-        dictionary = self.dictionary
-        device = data.model_name.torch_device()
+        grown, device, steps = self.dictionary, data.model_name.torch_device(), settings.passes * self.per_pass
         self.rule = RefinementRule(
-            dictionary.k,
-            dictionary.pursuit,
-            dictionary.nonnegative,
-            settings.anchor,
-            settings.rate,
-            settings.passes * self.per_pass,
-            dictionary.memory_budget,
+            grown.k, grown.pursuit, grown.nonnegative, settings.anchor, settings.rate, steps, grown.memory_budget
         )
-        dictionary.keep_grown()
-        self.sources, self.bias = dictionary.grown_atoms.to(device), dictionary.bias.to(device)
-        self.state = RefinementState.start(dictionary.atoms.to(device))
+        grown.keep_grown()
+        self.sources, self.bias = grown.grown_atoms.to(device), grown.bias.to(device)
+        self.state = RefinementState.start(grown.atoms.to(device))
         self.pass_sums = torch.zeros(2, dtype=torch.float64)  # in this pass: sum of unexplained shares, activations
         self.shares: list[float] = list(self.facts["unexplained"])  # mean unexplained share of each earlier pass
         if (saved := module.refinement_states.get(hook)) is not None:
@@ -126,26 +119,30 @@ class _Run:
 
     def go(self, save: Callable[[], None] | None, save_every: int) -> None:
         start, begun = time.perf_counter(), int(self.state.step)
-        done = begun
         name = f"Refine {self.hook}"
         with tqdm(total=self.rule.steps, initial=begun, unit=" steps", desc=name, disable=rank() > 0) as bar:
-            for x in self._batches(begun):
+            for done, x in enumerate(self._batches(begun), begun + 1):
                 self._step(x)
                 bar.update()
-                done += 1
                 if save is not None and done % save_every == 0 and done < self.rule.steps:
-                    self._keep()
+                    self._publish()
+                    moments = {"first": self.state.first, "second": self.state.second, "step": self.state.step}
+                    self.module.refinement_states[self.hook] = moments | {"pass_sums": self.pass_sums.clone()}
                     save()
                 if self.shares:
                     bar.set_postfix(unexplained=f"{self.shares[-1]:.4f}")
-        self._finish()
+        self._publish()
+        self.module.refinement_states.pop(self.hook, None)
+        cosines = self.dictionary.cosines
+        assert cosines is not None
+        self.facts |= {"mean_cosine": float(cosines.mean()), "least_cosine": float(cosines.min())}
         logger.info(
             "refined %d atoms at %s in %.1f s (%d steps of %d activations): mean cosine with the sources %.4f, "
             "mean unexplained share in each pass %s",
             self.dictionary.n_atoms,
             self.hook,
             time.perf_counter() - start,
-            done - begun,
+            int(self.state.step) - begun,
             self.settings.batch_size,
             self.facts["mean_cosine"],
             ", ".join(f"{share:.4f}" for share in self.facts["unexplained"]),
@@ -168,36 +165,7 @@ class _Run:
             self.shares.append(float(self.pass_sums[0] / self.pass_sums[1]))
             self.pass_sums.zero_()
 
-    def _keep(self) -> None:
-        """Store the state in the module, whose checkpoints contain it."""
-        self._publish()
-        self.module.refinement_states[self.hook] = {
-            "first": self.state.first,
-            "second": self.state.second,
-            "step": self.state.step,
-            "pass_sums": self.pass_sums.clone(),
-        }
-
     def _publish(self) -> None:
+        """Put the atoms so far and the shares into the module, whose checkpoints contain them."""
         self.dictionary.refine(self.state.atoms)
         self.facts["unexplained"] = list(self.shares)
-
-    def _finish(self) -> None:
-        self._publish()
-        self.module.refinement_states.pop(self.hook, None)
-        cosines = self.dictionary.cosines
-        assert cosines is not None
-        self.facts["mean_cosine"] = float(cosines.mean())
-        self.facts["least_cosine"] = float(cosines.min())
-
-
-def _check_same_settings(begun: dict[str, Any], settings: RefinementSettings) -> None:
-    different = [
-        f"refine.{name}: {begun[name]!r} there, {value!r} here"
-        for name, value in asdict(settings).items()
-        if begun[name] != value
-    ]
-    if different:
-        raise InputError(
-            f"the refinement began with other settings ({'; '.join(different)}): resume with its own config.yaml"
-        )

@@ -1,12 +1,15 @@
-"""Run directories: one per run, never reused."""
+"""Run directories, one per run and never reused, and the settings of a run: its directory, how often it is saved."""
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import explained
+from itda_lightning.machine.checks import check_at_least
 
 DICTIONARIES = "dictionaries"
 CONFIG = "config.yaml"
@@ -21,28 +24,19 @@ def is_run(path: str | Path) -> bool:
 def output_path(dictionary: str, hook_name: str, name: str, output: str | None = None) -> Path:
     """Choose the file that a command writes about a dictionary.
 
-    Args:
-        dictionary: path or release of the dictionary.
-        hook_name: its hook point.
-        name: the default name of the file.
-        output: the requested path.
-
-    Returns:
-        ``output`` if given, STEM-<hook name>.SUFFIX in the dictionary's run directory, or ``name`` outside a run.
+    It is ``output`` if given, else ``name``: in the dictionary's run directory, if it has one, with the hook point.
     """
     if output is not None:
         return Path(output).expanduser()
     if not is_run(dictionary):
         return Path(name)
-    stem, suffix = Path(name).stem, Path(name).suffix
-    return Path(dictionary).expanduser() / f"{stem}-{hook_name}{suffix}"
+    return Path(dictionary).expanduser() / f"{Path(name).stem}-{hook_name}{Path(name).suffix}"
 
 
 def make_run_directory(given: str | None, runs_directory: str, name: str) -> Path:
     """Make a new directory and return it: ``given``, or the first free ``runs_directory/name-NNN``.
 
-    Raises:
-        InputError: ``given`` exists already, or the place is not writable.
+    Raises InputError if ``given`` exists already or the place is not writable.
     """
     if given is not None:
         path = Path(given).expanduser()
@@ -64,6 +58,66 @@ def make_run_directory(given: str | None, runs_directory: str, name: str) -> Pat
                 continue
             return path
     raise InputError(f"{root} is full of runs named {name}: choose another run.name")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The directory of a run, and how often it is saved and validated.
+
+    Args:
+        directory: the run directory, which must not exist unless its fit is resumed: then the run continues in the
+            first free DIRECTORY-resumed-NNN. Null for the first free runs_directory/name-NNN.
+        runs_directory: parent of the run directories.
+        name: name of the run.
+        checkpoint_every: steps between checkpoints.
+        validate_every: steps between validations on held-out documents.
+        patience: steps without a new atom after which the fit ends.
+        wandb_project: log to this Weights & Biases project; null for CSV only.
+    """
+
+    directory: str | None = None
+    runs_directory: str = "runs"
+    name: str = "itda"
+    checkpoint_every: int = 50
+    validate_every: int = 50
+    patience: int = 100
+    wandb_project: str | None = None
+
+    def __post_init__(self) -> None:
+        fields = ("checkpoint_every", "validate_every", "patience")
+        check_at_least(1, {f"run.{name}": getattr(self, name) for name in fields})
+
+    def checkpoint(self, ckpt_path: str | None) -> str | None:
+        """Return the checkpoint to resume from: a path, or the newest one of this run for "last".
+
+        Raises InputError if there is none.
+        """
+        if ckpt_path != "last":
+            if ckpt_path is not None and not Path(ckpt_path).is_file():
+                raise InputError(f"ckpt_path: there is no checkpoint {ckpt_path}; they are in a run's checkpoints/")
+            return ckpt_path
+        directory = self._given_directory()
+        if directory is None:
+            root, run = Path(self.runs_directory).expanduser(), f"no run named {self.name}"
+            pattern = re.compile(re.escape(self.name) + r"-\d{3,}")
+        else:
+            root, run = directory.parent, f"neither {directory.name} nor a run that resumed it"
+            pattern = re.compile(re.escape(directory.name) + r"(-resumed-\d{3,})?")
+        runs = [path for path in root.glob("*") if pattern.fullmatch(path.name)]
+        checkpoints = [path for run_directory in runs for path in run_directory.glob("checkpoints/*.ckpt")]
+        if not checkpoints:
+            raise InputError(f"ckpt_path=last: {run} in {root} has a checkpoint; give the path of one instead")
+        return str(max(checkpoints, key=lambda path: path.stat().st_mtime_ns))
+
+    def make_directory(self, resumed: bool) -> Path:
+        """Make and return the directory of this run. Raises InputError like ``make_run_directory``."""
+        directory = self._given_directory()
+        if directory is not None and directory.exists() and resumed:
+            return make_run_directory(None, str(directory.parent), f"{directory.name}-resumed")
+        return make_run_directory(self.directory, self.runs_directory, self.name)
+
+    def _given_directory(self) -> Path | None:
+        return Path(self.directory).expanduser().absolute() if self.directory is not None else None
 
 
 @contextmanager

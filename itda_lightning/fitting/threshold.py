@@ -1,7 +1,6 @@
 """The threshold of a fit: given, converted from the paper's form, or calibrated; logged with its forecast."""
 
 import logging
-import math
 
 from jaxtyping import Float
 from torch import Tensor
@@ -15,18 +14,6 @@ logger = logging.getLogger(__name__)
 # Below this share a warning is logged: of the token budget after which the dictionary is full (most data is not seen),
 # or of the atoms it ends with.
 TOO_LITTLE = 0.1
-
-
-def check_threshold(threshold: float | None, paper_threshold: float | None) -> None:
-    """Raise InputError if both are given, or for a threshold that appends every activation or none."""
-    if threshold is not None and paper_threshold is not None:
-        raise InputError("give model.threshold or model.paper_threshold, not both")
-    if threshold is not None and not 0 < threshold < 1:
-        effect = "can never append an atom" if threshold >= 1 else "appends every activation"
-        raise InputError(
-            f"model.threshold {threshold:g} {effect}: it is the share of energy left unexplained, give a value "
-            "between 0 and 1, or none to have it calibrated"
-        )
 
 
 def typical_energy(x: Float[Tensor, "sample d"]) -> float:
@@ -49,7 +36,7 @@ def find_threshold(
     """Return the share of unexplained energy above which an activation becomes an atom.
 
     Args:
-        x: (sample, d) centred activations drawn from the whole budget.
+        x: centred activations drawn from the whole budget.
         rule: the growth rule; its threshold is not used.
         budget: activations of the whole fit.
         batch_size: of frozen batches; None for growth that judges one activation after another.
@@ -58,26 +45,29 @@ def find_threshold(
     Raises:
         InputError: a paper threshold out of range for this d, or a budget too small for ``max_atoms``.
     """
-    if threshold is None and paper_threshold is None:
+    how = "given"
+    if paper_threshold is not None:
+        try:
+            threshold = unexplained_threshold(paper_threshold, x.shape[1])
+        except ValueError as error:
+            raise InputError(f"model.paper_threshold: {error}") from error
+        how = f"the paper's {paper_threshold:g} at d_in {x.shape[1]}"
+    if threshold is None:
         threshold, expected = _calibrate(x, rule, hook_name, max_atoms, budget, batch_size)
         how = "calibrated"
     else:
-        how = "given"
-        if paper_threshold is not None:
-            try:
-                threshold = unexplained_threshold(paper_threshold, x.shape[1])
-            except ValueError as error:
-                raise InputError(f"model.paper_threshold: {error}") from error
-            how = f"the paper's {paper_threshold:g} at d_in {x.shape[1]}"
-        assert threshold is not None
         expected = forecast(x, rule._replace(threshold=threshold), max_atoms, budget, batch_size)
+    if expected.fills_after > budget:
+        size = f"{min(expected.n_atoms, max_atoms):,.0f} of {max_atoms:,} atoms after all {budget:,}"
+    else:
+        size = f"{max_atoms:,} atoms after {expected.fills_after:,.0f} of {budget:,}"
     logger.info(
         "threshold at %s: %.4f of the energy left unexplained (%s); a sample of %d activations forecasts %s",
         hook_name,
         threshold,
         how,
         len(x),
-        _describe(expected, max_atoms, budget),
+        size,
     )
     if expected.fills_after < TOO_LITTLE * budget:
         logger.warning(
@@ -115,9 +105,3 @@ def _calibrate(
             return calibrate_threshold(x, rule, max_atoms, budget, progress, batch_size)
         except ValueError as error:
             raise InputError(f"cannot calibrate a threshold at {hook_name}: {error}") from error
-
-
-def _describe(expected: Forecast, max_atoms: int, budget: int) -> str:
-    if math.isinf(expected.fills_after) or expected.fills_after > budget:
-        return f"{min(expected.n_atoms, max_atoms):,.0f} of {max_atoms:,} atoms after all {budget:,}"
-    return f"{max_atoms:,} atoms after {expected.fills_after:,.0f} of {budget:,}"

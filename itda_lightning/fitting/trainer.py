@@ -11,27 +11,19 @@ from itda_lightning.fitting.module import ITDA
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = 100
-
 
 class StopWhenDone(L.Callback):
-    """End the fit when every dictionary is full, or when none has grown for some steps.
+    """End the fit when every dictionary is full, or when none has grown for ``patience`` steps."""
 
-    Args:
-        patience: steps without a new atom after which the fit ends.
-    """
-
-    def __init__(self, patience: int = PATIENCE) -> None:
+    def __init__(self, patience: int = 100) -> None:
         self.patience = patience
         self._sizes: list[int] = []
         self._unchanged = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed fit needs."""
         return {"sizes": self._sizes, "unchanged": self._unchanged}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` returned."""
         self._sizes, self._unchanged = state_dict["sizes"], state_dict["unchanged"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -54,11 +46,7 @@ class StopWhenDone(L.Callback):
 
 
 def fit_in_memory(module: ITDA, data: ActivationsDataModule) -> None:
-    """Grow the module's dictionaries on the training activations, without checkpoints, logs or validation.
-
-    Raises:
-        InputError: as ``ITDA`` and ``ActivationsDataModule``.
-    """
+    """Grow the module's dictionaries on the training activations, without checkpoints, logs or validation."""
     trainer = L.Trainer(
         max_epochs=1,
         accelerator="cuda" if torch.cuda.is_available() else "cpu",  # Apple's GPUs have no float64

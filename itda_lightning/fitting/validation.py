@@ -13,11 +13,7 @@ from itda_lightning.machine.processes import gather_rows, n_ranks
 
 
 class ValidationSums:
-    """Accumulate the figures of a validation.
-
-    Args:
-        dictionary: encodes the activations.
-    """
+    """Accumulate the figures of a validation, whose activations the dictionary encodes."""
 
     def __init__(self, dictionary: Dictionary) -> None:
         self._dictionary = dictionary
@@ -46,13 +42,7 @@ class ValidationSums:
 
 
 def named_metrics(metrics: Mapping[str, float], seen: int, n_atoms: int, earlier: Mapping | None) -> dict[str, float]:
-    """Name the figures of a validation for the log; names are SAELens's if the quantity is the same.
-
-    Args:
-        metrics: from ``ValidationSums.compute``.
-        seen, n_atoms: training activations and atoms so far.
-        earlier: the entry of the validation before, with its ``seen`` and ``n_atoms``.
-    """
+    """Return what is logged of a validation and of growth since the earlier one; names are SAELens's if it has them."""
     last_seen, last_n = (earlier["seen"], earlier["n_atoms"]) if earlier is not None else (0, 0)
     rate = {"growth/validation_atoms_per_1k_activations": 1000 * (n_atoms - last_n) / max(seen - last_seen, 1)}
     return (rate if seen > last_seen else {}) | {

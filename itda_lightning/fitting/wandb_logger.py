@@ -15,12 +15,7 @@ BEFORE, AFTER = 200, 60
 
 
 def make_wandb_logger(project: str, run_directory: Path) -> WandbLogger | None:
-    """Return a logger, online with a key and a network, else offline; None, with a warning, if W&B cannot be used.
-
-    Args:
-        project: name of the W&B project.
-        run_directory: where the run's files go; names the run.
-    """
+    """Return a logger of the run, whose directory names it; None, with a warning, if W&B cannot be used."""
     mode = wandb_mode(run_directory, otherwise="metrics go to CSV only")
     if mode is None:
         return None

@@ -22,7 +22,7 @@ from itda_lightning.fit import main
 from itda_lightning.fitting import checkpoint_io as checkpoints
 from itda_lightning.fitting.checkpoint_io import read_checkpoint
 from itda_lightning.fitting.module import ITDA
-from itda_lightning.fitting.run_settings import RunSettings
+from itda_lightning.fitting.run_directory import RunSettings
 from tests.fits import HOOK, fit_arguments, fit_in_child
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")

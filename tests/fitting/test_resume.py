@@ -12,7 +12,7 @@ from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.fit import main
 from itda_lightning.fitting.checkpoint_io import SafetensorsCheckpointIO, read_checkpoint
-from itda_lightning.fitting.run_settings import RunSettings
+from itda_lightning.fitting.run_directory import RunSettings
 from tests.fits import HOOK, fit_arguments, fit_in_child
 from tests.tiny_model import save_weights
 
