@@ -43,7 +43,6 @@ class ITDASAEConfig(SAEConfig):
 
     @classmethod
     def architecture(cls) -> str:
-        """Return the name in ``cfg.json``."""
         return ARCHITECTURE
 
     def __post_init__(self) -> None:
@@ -73,7 +72,7 @@ class ITDASAE(SAE[ITDASAEConfig]):
 
     @property
     def W_enc(self) -> Float[Tensor, "d_in d_sae"]:  # noqa: N802  SAELens's name
-        """(d_in, d_sae) the atoms as columns. A view: there are no encoder weights."""
+        """The atoms as columns. A view: there are no encoder weights."""
         return self.W_dec.T
 
     def initialize_weights(self) -> None:
@@ -84,36 +83,34 @@ class ITDASAE(SAE[ITDASAEConfig]):
         self.b_dec = nn.Parameter(torch.zeros(self.cfg.d_in, dtype=self.dtype, device=self.device))
 
     def encode(self, x: Float[Tensor, "..."]) -> Float[Tensor, "... d_sae"]:
-        """Encode activations into dense signed codes.
+        """Encode activations (..., d_in) into dense signed codes (..., d_sae) in the dtype of the SAE.
 
-        Args:
-            x: (..., d_in), or (..., n_heads, d_head) while hook_z reshaping is on; any floating dtype.
-
-        Returns:
-            (..., d_sae) in the dtype of the SAE; the coefficients of an atom that is picked repeatedly are summed. A
-            pursuit has no pre-activations, so ``hook_sae_acts_pre`` and ``hook_sae_acts_post`` both see the code.
+        While hook_z reshaping is on, activations are (..., n_heads, d_head). The coefficients of an atom that is picked
+        repeatedly are summed. A pursuit has no pre-activations, so ``hook_sae_acts_pre`` and ``hook_sae_acts_post``
+        both see the code. Raises ValueError for activations that are not finite.
         """
         sae_in = self.process_sae_in(x)
         flat = sae_in.reshape(-1, self.cfg.d_in)
         check_finite(flat)
         # Autocast would round the correlations that decide the picks.
         with torch.autocast(flat.device.type, enabled=False):
-            stored = self._stored_rows()
-            prepared = stored.prepared
+            if self._stored is None or not self._stored.still_hold(self.W_dec):
+                self._stored = None  # frees the old Gram before the new one is built
+                self._stored = prepare(self.W_dec)
+            prepared, norms = self._stored.prepared, self._stored.norms
             PURSUITS[self.cfg.pursuit].init(prepared, len(flat), self.cfg.k)
             code = pursue(self.cfg.pursuit, flat, prepared, self.cfg.k, self.cfg.nonnegative)
             # Not if only the parameters require a gradient: that would take memory in every call outside no_grad.
             if x.requires_grad and torch.is_grad_enabled():
                 code = _differentiable(code, flat.to(prepared.dtype), prepared.atoms, self.cfg.pursuit)
-            if stored.norms is not None:
-                norms = stored.norms[code.support.clamp(min=0)]
-                code = code._replace(coefficients=code.coefficients / norms)
+            if norms is not None:
+                code = code._replace(coefficients=code.coefficients / norms[code.support.clamp(min=0)])
             feature_acts = code.to_dense(self.cfg.d_sae).to(sae_in.dtype)
         feature_acts = feature_acts.reshape(*sae_in.shape[:-1], self.cfg.d_sae)
         return self.hook_sae_acts_post(self.hook_sae_acts_pre(feature_acts))
 
     def decode(self, feature_acts: Float[Tensor, "... d_sae"]) -> Float[Tensor, "..."]:
-        """Decode dense codes (..., d_sae) into reconstructions (..., d_in), in the shape that ``encode`` was given."""
+        """Decode dense codes (..., d_sae) into reconstructions, in the shape that ``encode`` was given."""
         reconstruction = feature_acts @ self.W_dec
         # encode subtracts the bias under the same condition.
         if self.cfg.apply_b_dec_to_input:
@@ -122,18 +119,15 @@ class ITDASAE(SAE[ITDASAEConfig]):
         return self.reshape_fn_out(reconstruction, self.d_head)
 
     def fold_and_get_W_dec_norm(self) -> Float[Tensor, " d_sae"]:  # noqa: N802  SAELens's name
-        """Return (d_sae,) ones: atoms are unit rows already, so nothing is folded and the codes do not change."""
+        """Return ones: atoms are unit rows already, so nothing is folded and the codes do not change."""
         return torch.ones(self.cfg.d_sae, dtype=self.W_dec.dtype, device=self.W_dec.device)
 
     @torch.no_grad()
     def fold_activation_norm_scaling_factor(self, scaling_factor: float) -> None:
-        """Turn an SAE of scaled activations into one of unscaled activations, in place.
+        """Turn an SAE of scaled activations into one of unscaled activations, in place; the factor must be positive.
 
         Pursuits commute with a positive scale, so dividing the bias is exact and the atoms stay unit rows. Codes are
         then in the units of the activations: the former ones divided by ``scaling_factor``.
-
-        Raises:
-            InputError: a factor that is not positive.
         """
         if not scaling_factor > 0:
             raise InputError(f"the scaling factor must be positive, got {scaling_factor}: it is sqrt(d_in) / mean norm")
@@ -146,21 +140,11 @@ class ITDASAE(SAE[ITDASAEConfig]):
         whitening_matrix: Tensor,  # noqa: ARG002
         unwhitening_matrix: Tensor,  # noqa: ARG002
     ) -> None:
-        """Refuse: unwhitened rows are no longer unit, and a pursuit over them picks other atoms.
-
-        Raises:
-            InputError: always.
-        """
+        """Refuse: unwhitened rows are no longer unit, and a pursuit over them picks other atoms."""
         raise InputError(
             "whitening cannot be folded into an itda SAE: a pursuit over unwhitened atoms picks other atoms; "
             "fit the dictionary on activations that are not whitened"
         )
-
-    def _stored_rows(self) -> StoredRows:
-        if self._stored is None or not self._stored.still_hold(self.W_dec):
-            self._stored = None  # frees the old Gram before the new one is built
-            self._stored = prepare(self.W_dec)
-        return self._stored
 
 
 def _differentiable(

@@ -1,6 +1,6 @@
 """Controls of a comparison, from the activations that a fit reads: random atoms and principal components."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import xxhash
@@ -37,14 +37,12 @@ def random_dictionary(
     """Draw training activations at random, without replacement, as the atoms of a dictionary with sources.
 
     Args:
-        data: needs a ``cache_dir``; activations that are not cached yet are harvested first.
-        hook_name: one of the hook points of ``data``.
+        data, hook_name, tokens: as in ``TrainingRows``.
         n_atoms: number of atoms; activations of the same direction, bit for bit, are drawn once.
         k, pursuit, nonnegative: as in ``Dictionary``.
-        bias: (d,) vector subtracted before atoms are normalised and activations encoded: that of the ITDA to compare
-            with, or zeros; None for the mean that an ITDA takes by default.
+        bias: subtracted before atoms are normalised and activations encoded: that of the ITDA to compare with, or
+            zeros; None for the mean that an ITDA takes by default.
         seed: seed of the draw.
-        tokens: draw from this many training tokens, from the first on; None for all.
 
     Raises:
         InputError: more atoms than different activations, a bias of another width, or as ``TrainingRows``.
@@ -96,34 +94,13 @@ def _is_new(row: Float[Tensor, " d"], seen: set[bytes]) -> bool:
     return True
 
 
-class PrincipalComponents(NamedTuple):
-    """The principal components of training activations.
+def principal_components(
+    rows: TrainingRows,
+) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"], Float[Tensor, " d"], int]:
+    """Compute mean, principal components (as rows, largest variance first) and variances in float64, block by block.
 
-    Attributes:
-        mean: (d,) float64.
-        components: (d, d) float64, orthonormal rows, the one of the largest variance first.
-        variances: (d,) float64, the variance along each.
-        n_activations: number of activations.
+    The number of activations comes last.
     """
-
-    mean: Float[Tensor, " d"]
-    components: Float[Tensor, "d d"]
-    variances: Float[Tensor, " d"]
-    n_activations: int
-
-
-def principal_components(data: ActivationsDataModule, hook_name: str, tokens: int | None = None) -> PrincipalComponents:
-    """Compute the principal components of all training activations, from their covariance in float64, block by block.
-
-    Args:
-        data: needs a ``cache_dir``; activations that are not cached yet are harvested first.
-        hook_name: one of the hook points of ``data``.
-        tokens: use this many training tokens, from the first on; None for all.
-
-    Raises:
-        InputError: as ``TrainingRows``.
-    """
-    rows = TrainingRows(data, hook_name, tokens)
     # Sums of activations less a vector near their mean lose no digits to a large mean.
     origin = rows.sample().double().mean(0)
     total, products, count = torch.zeros_like(origin), torch.zeros(rows.d_in, rows.d_in, dtype=torch.float64), 0
@@ -134,7 +111,7 @@ def principal_components(data: ActivationsDataModule, hook_name: str, tokens: in
         count += len(x)
     mean = total / count
     variances, vectors = torch.linalg.eigh(products / count - torch.outer(mean, mean))
-    return PrincipalComponents(origin + mean, vectors.T.flip(0), variances.flip(0).clamp(min=0), count)
+    return origin + mean, vectors.T.flip(0), variances.flip(0).clamp(min=0), count
 
 
 def pca_sae(data: ActivationsDataModule, hook_name: str, k: int, tokens: int | None = None) -> SAE[Any]:
@@ -143,19 +120,14 @@ def pca_sae(data: ActivationsDataModule, hook_name: str, k: int, tokens: int | N
     It is a standard SAE with the rows [P; -P]: its 2 k latents are the positive and the negative parts of the k
     projections, and its L0 is k.
 
-    Args:
-        data, hook_name, tokens: as in ``principal_components``.
-        k: the number of components.
-
-    Raises:
-        InputError: k out of range, or as ``principal_components``.
+    Raises InputError for k out of range, or as ``TrainingRows``, which explains the other arguments.
     """
-    check_between(1, TrainingRows(data, hook_name, tokens).d_in, {"k": k}, "an activation has no more dimensions")
-    components = principal_components(data, hook_name, tokens)
-    rows = torch.cat([components.components[:k], -components.components[:k]]).float()
-    explained = float(components.variances[:k].sum() / components.variances.sum())
-    training = {"control": "pca", "k": k, "tokens": tokens, "activations_seen": components.n_activations}
-    training["explained_variance"] = explained
+    training_rows = TrainingRows(data, hook_name, tokens)
+    check_between(1, training_rows.d_in, {"k": k}, "an activation has no more dimensions")
+    mean, components, variances, seen = principal_components(training_rows)
+    rows = torch.cat([components[:k], -components[:k]]).float()
+    training = {"control": "pca", "k": k, "tokens": tokens, "activations_seen": seen}
+    training["explained_variance"] = float(variances[:k].sum() / variances.sum())
     sae = StandardSAE(
         StandardSAEConfig(
             d_in=rows.shape[1],
@@ -164,11 +136,6 @@ def pca_sae(data: ActivationsDataModule, hook_name: str, k: int, tokens: int | N
             metadata=SAEMetadata(**site_metadata(data, hook_name), training=training),
         )
     )
-    weights = {
-        "W_enc": rows.T.contiguous(),
-        "W_dec": rows,
-        "b_enc": torch.zeros(len(rows)),
-        "b_dec": components.mean.float(),
-    }
+    weights = {"W_enc": rows.T.contiguous(), "W_dec": rows, "b_enc": torch.zeros(len(rows)), "b_dec": mean.float()}
     sae.load_state_dict(weights)
     return sae

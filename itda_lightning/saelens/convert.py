@@ -68,7 +68,7 @@ def to_sae(dictionary: Dictionary, architecture: Architecture = "itda") -> SAE[A
         )
     metadata = dictionary_metadata(dictionary)
     atoms = dictionary.atoms.detach()
-    common: dict[str, Any] = {
+    options: dict[str, Any] = {
         "d_in": dictionary.d_in,
         "dtype": dtype_to_str(atoms.dtype),
         "device": "meta",
@@ -77,26 +77,12 @@ def to_sae(dictionary: Dictionary, architecture: Architecture = "itda") -> SAE[A
     }
     sae: SAE[Any]
     if architecture == "itda":
-        sae = ITDASAE(
-            ITDASAEConfig(
-                **common,
-                d_sae=len(atoms),
-                k=dictionary.k,
-                pursuit=dictionary.pursuit,
-                nonnegative=dictionary.nonnegative,
-            )
-        )
+        options |= {"k": dictionary.k, "pursuit": dictionary.pursuit, "nonnegative": dictionary.nonnegative}
+        sae = ITDASAE(ITDASAEConfig(**options, d_sae=len(atoms)))
     else:
         atoms = atoms if dictionary.nonnegative else torch.cat([atoms, -atoms])
-        sae = MatchingPursuitSAE(
-            MatchingPursuitSAEConfig(
-                **common,
-                d_sae=len(atoms),
-                max_iterations=dictionary.k,
-                residual_threshold=0.0,
-                stop_on_duplicate_support=False,
-            )
-        )
+        options |= {"max_iterations": dictionary.k, "residual_threshold": 0.0, "stop_on_duplicate_support": False}
+        sae = MatchingPursuitSAE(MatchingPursuitSAEConfig(**options, d_sae=len(atoms)))
     weights = {"W_dec": atoms.clone(), "b_dec": dictionary.bias.detach().clone()}
     sae.load_state_dict(weights, assign=True)
     return sae.to(device=atoms.device)
@@ -135,7 +121,8 @@ def from_sae(sae: SAE[Any]) -> Dictionary:
             f"the SAE has normalize_activations={sae.cfg.normalize_activations!r}, which a dictionary does not do: "
             "fold it first (fold_activation_norm_scaling_factor) or take an SAE of activations as they are"
         )
-    provenance = _provenance(sae)
+    known = sae.cfg.metadata
+    provenance = read_provenance(known[KEY]) if KEY in known else Provenance(None, True, known.to_dict())
     rows = sae.W_dec.detach()
     pursuit: PursuitName = "mp"
     if architecture == "itda":
@@ -168,8 +155,7 @@ def save_export(
 ) -> SAE[Any]:
     """Write a dictionary to a new directory that ``SAE.load_from_disk`` reads, in one step, and return the SAE.
 
-    Raises:
-        InputError: ``path`` exists or cannot be written, a bias that overflows ``dtype``, or as ``to_sae``.
+    Raises InputError for a path that exists or cannot be written, a bias that overflows ``dtype``, or as ``to_sae``.
     """
     sae = to_sae(dictionary, architecture).to(dtype=getattr(torch, dtype))
     if not torch.isfinite(sae.b_dec).all():
@@ -180,11 +166,7 @@ def save_export(
 
 
 def load_export(path: str | Path, device: str | torch.device = "cpu") -> Dictionary:
-    """Load a dictionary from the directory of an SAE of either architecture.
-
-    Raises:
-        InputError: files that are missing, truncated or of another architecture, or as ``from_sae``.
-    """
+    """Load a dictionary from the directory of an SAE of either architecture. Raises InputError for any other files."""
     path = Path(path)
     try:
         architecture = json.loads((path / SAE_CFG_FILENAME).read_text(encoding="utf-8"))["architecture"]
@@ -208,12 +190,6 @@ def load_export(path: str | Path, device: str | torch.device = "cpu") -> Diction
             f"{type(error).__name__}: {error}; export the dictionary again"
         ) from error
     return from_sae(sae)
-
-
-def _provenance(sae: SAE[Any]) -> Provenance:
-    if KEY in sae.cfg.metadata:
-        return read_provenance(sae.cfg.metadata[KEY])
-    return Provenance(None, True, sae.cfg.metadata.to_dict())
 
 
 def _matching_pursuit_sparsity(sae: MatchingPursuitSAE) -> int:

@@ -55,21 +55,36 @@ def site_metadata(data: ActivationsDataModule, hook_name: str) -> dict[str, Any]
 
 
 def dictionary_metadata(dictionary: Dictionary) -> dict[str, Any]:
-    """Return the metadata of a dictionary's export. Raises InputError for metadata that JSON cannot hold."""
-    content = _as_json(dictionary)
-    known = {key: value for key, value in content["metadata"].items() if key in EXPECTED_METADATA and value is not None}
+    """Return the metadata of a dictionary's export: under ``KEY``, exact, what ``read_provenance`` reads.
+
+    Raises InputError for metadata that JSON cannot hold.
+    """
+    try:
+        metadata = json.loads(json.dumps(dictionary.metadata, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"the dictionary's metadata is not JSON ({error}): keep to strings, finite numbers, lists and dicts"
+        ) from error
+    sources, cosines = dictionary.sources, dictionary.cosines
+    refinement = {} if cosines is None else {"cosines": cosines.tolist(), "grown": _encoded(dictionary.grown_atoms)}
+    content = {
+        "version": VERSION if refinement else UNREFINED_VERSION,
+        "n_atoms": dictionary.n_atoms,
+        "k": dictionary.k,
+        "pursuit": dictionary.pursuit,
+        "nonnegative": dictionary.nonnegative,
+        "dataset": dictionary.dataset,
+        "sources": None if sources is None else dict(zip(COLUMNS, sources.table.T.tolist(), strict=True)),
+        "prompts": None if dictionary.prompts is None else [list(prompt) for prompt in dictionary.prompts],
+        "metadata": metadata,
+        **refinement,
+    }
+    known = {key: value for key, value in metadata.items() if key in EXPECTED_METADATA and value is not None}
     return deepcopy(EXPECTED_METADATA) | known | {KEY: content}
 
 
 class Provenance(NamedTuple):
-    """The parts of a dictionary that its export keeps in the metadata.
-
-    Attributes:
-        sources: one source per atom, or None.
-        nonnegative: True if the dictionary's coefficients are non-negative.
-        metadata: the dictionary's own.
-        grown: the atoms as grown if the exported ones are refined, or None.
-    """
+    """The parts of a dictionary that its export keeps in the metadata, as in ``Dictionary``."""
 
     sources: Sources | None
     nonnegative: bool
@@ -77,38 +92,8 @@ class Provenance(NamedTuple):
     grown: Float[Tensor, "n d"] | None = None
 
 
-def _as_json(dictionary: Dictionary) -> dict[str, Any]:
-    """Return sources, settings and metadata of a dictionary as JSON values; integers and grown atoms are exact."""
-    try:
-        metadata = json.loads(json.dumps(dictionary.metadata, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"the dictionary's metadata is not JSON ({error}): keep to strings, finite numbers, lists and dicts"
-        ) from error
-    sources = dictionary.sources
-    columns = None if sources is None else dict(zip(COLUMNS, sources.table.T.tolist(), strict=True))
-    cosines = dictionary.cosines
-    refinement = {} if cosines is None else {"cosines": cosines.tolist(), "grown": _encoded(dictionary.grown_atoms)}
-    return {
-        "version": VERSION if refinement else UNREFINED_VERSION,
-        "n_atoms": dictionary.n_atoms,
-        "k": dictionary.k,
-        "pursuit": dictionary.pursuit,
-        "nonnegative": dictionary.nonnegative,
-        "dataset": dictionary.dataset,
-        "sources": columns,
-        "prompts": None if dictionary.prompts is None else [list(prompt) for prompt in dictionary.prompts],
-        "metadata": metadata,
-        **refinement,
-    }
-
-
 def read_provenance(content: Any) -> Provenance:
-    """Read the metadata that ``dictionary_metadata`` keeps under ``KEY``.
-
-    Raises:
-        InputError: content that is incomplete or of a newer version.
-    """
+    """Read what ``dictionary_metadata`` keeps under ``KEY``. Raises InputError if incomplete or of a newer version."""
     try:
         if content["version"] > VERSION:
             raise InputError(
@@ -117,9 +102,8 @@ def read_provenance(content: Any) -> Provenance:
         sources, prompts = None, content["prompts"]
         if content["dataset"] is not None:
             table = torch.tensor([content["sources"][column] for column in COLUMNS], dtype=torch.int64).T.contiguous()
-            sources = Sources(
-                table, content["dataset"], None if prompts is None else tuple(Prompt(*prompt) for prompt in prompts)
-            )
+            prompts = None if prompts is None else tuple(Prompt(*prompt) for prompt in prompts)
+            sources = Sources(table, content["dataset"], prompts)
         grown = _decoded(content["grown"]) if "grown" in content else None
         return Provenance(sources, bool(content["nonnegative"]), dict(content["metadata"]), grown)
     except InputError:

@@ -25,22 +25,7 @@ from itda_lightning.saelens.architecture import ITDASAE
 
 @dataclass
 class SAEBenchConfig:
-    """The fields of ``sae_bench.custom_saes.CustomSAEConfig``; SAEBench adds more when it reads them.
-
-    Attributes:
-        model_name: the name under which SAEBench files the results.
-        d_in: width of the activations.
-        d_sae: number of latents, twice the number of atoms of a signed dictionary.
-        hook_layer: index of the layer.
-        hook_name: hook point in that layer.
-        architecture: SAELens's name of the architecture.
-        dtype: the dtype of weights and codes, as text.
-        context_size: tokens per row, or None if unknown.
-        prepend_bos: True if rows begin with BOS.
-        apply_b_dec_to_input: True if the bias is subtracted before encoding.
-        normalize_activations: always "none".
-        model_from_pretrained_kwargs: always empty.
-    """
+    """The fields of ``sae_bench.custom_saes.CustomSAEConfig``; SAEBench adds more when it reads them."""
 
     model_name: str
     d_in: int
@@ -80,32 +65,31 @@ class SAEBenchView(nn.Module):
 
     @property
     def W_dec(self) -> Float[Tensor, "d_sae d_in"]:  # noqa: N802  SAELens's name
-        """The unit rows (d_sae, d_in): the atoms, for a signed dictionary followed by their negatives."""
+        """The unit rows: the atoms, for a signed dictionary followed by their negatives."""
         atoms = self.sae.W_dec.detach()
         return torch.cat([atoms, -atoms]) if self.signed else atoms
 
     @property
     def W_enc(self) -> Float[Tensor, "d_in d_sae"]:  # noqa: N802  SAELens's name
-        """The same rows as columns (d_in, d_sae): an ITDA has no encoder weights."""
+        """The same rows as columns: an ITDA has no encoder weights."""
         return self.W_dec.T
 
     @property
     def b_enc(self) -> Float[Tensor, " d_sae"]:
-        """Zeros (d_sae,): an ITDA has no encoder bias."""
+        """Zeros: an ITDA has no encoder bias."""
         return torch.zeros(self.cfg.d_sae, dtype=self.dtype, device=self.device)
 
     @property
     def b_dec(self) -> Float[Tensor, " d_in"]:
-        """The dictionary's bias (d_in,)."""
         return self.sae.b_dec.detach()
 
     def encode(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_sae"]:
-        """Encode activations (..., d_in) into non-negative codes (..., d_sae)."""
+        """Encode activations into non-negative codes."""
         code = self.sae.encode(x)
         return torch.cat([code.clamp(min=0), (-code).clamp(min=0)], dim=-1) if self.signed else code
 
     def decode(self, feature_acts: Float[Tensor, "... d_sae"]) -> Float[Tensor, "... d_in"]:
-        """Decode non-negative codes (..., d_sae) into reconstructions (..., d_in)."""
+        """Decode non-negative codes into reconstructions."""
         if self.signed:
             positive, negative = feature_acts.chunk(2, dim=-1)
             feature_acts = positive - negative
@@ -123,25 +107,18 @@ class SAEBenchView(nn.Module):
 
 
 def for_saebench(sae: SAE[Any], model_name: str) -> nn.Module:
-    """Prepare a copy of an SAE for SAEBench's evals.
+    """Prepare a copy of an SAE for SAEBench's evals, which file its results under ``model_name``.
 
-    Args:
-        sae: any SAELens SAE at a hook point of one numbered layer, with no head dimension.
-        model_name: the name that SAEBench files its results under.
-
-    Returns:
-        For an ITDA a ``SAEBenchView``; for another SAE a copy whose decoder rows have unit norm, if they can be folded.
-        SAEBench does the same to SAEs that it loads, and warns of others.
-
-    Raises:
-        InputError: a hook point without layer or with heads.
+    For an ITDA it is a ``SAEBenchView``; for another SAE a copy whose decoder rows have unit norm, if they can be
+    folded. SAEBench does the same to SAEs that it loads, and warns of others. Raises InputError for a hook point
+    without a numbered layer or with heads.
     """
-    hook_name = sae.cfg.metadata.hook_name
-    layer = re.search(r"\d+", str(hook_name))
-    if layer is None or str(hook_name).endswith("hook_z"):
+    hook_name = str(sae.cfg.metadata.hook_name)
+    layer = re.search(r"\d+", hook_name)
+    if layer is None or hook_name.endswith("hook_z"):
         raise InputError(
             "SAEBench needs a hook point of one layer without heads, such as blocks.14.hook_resid_post, "
-            f"got {hook_name!r}"
+            f"got {sae.cfg.metadata.hook_name!r}"
         )
     copied = deepcopy(sae)
     if not isinstance(copied, ITDASAE):
@@ -156,7 +133,7 @@ def for_saebench(sae: SAE[Any], model_name: str) -> nn.Module:
         d_in=d_in,
         d_sae=n_atoms if copied.cfg.nonnegative else 2 * n_atoms,
         hook_layer=int(layer[0]),
-        hook_name=str(hook_name),
+        hook_name=hook_name,
         architecture=copied.cfg.architecture(),
         dtype=dtype_to_str(copied.dtype),
         context_size=metadata.context_size,

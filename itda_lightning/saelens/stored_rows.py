@@ -14,9 +14,9 @@ class StoredRows(NamedTuple):
     """The rows as an SAE stores them, and the unit rows that a pursuit uses.
 
     Attributes:
-        stored: (n, d) the rows as stored. Keeping them keeps their memory, so that no later rows can have its address.
+        stored: the rows as stored. Keeping them keeps their memory, so that no later rows can have its address.
         version: how often the stored rows had been changed in place.
-        norms: (n,) norms of the stored rows if those were normalised again, else None.
+        norms: norms of the stored rows if those were normalised again, else None.
         prepared: the unit rows; ``stored`` itself unless that is of half precision.
     """
 
@@ -27,11 +27,8 @@ class StoredRows(NamedTuple):
 
     def still_hold(self, stored: Float[Tensor, "n d"]) -> bool:
         """Check that these were made from ``stored`` as it is now (changes through ``.data[...]`` go unnoticed)."""
-        return (
-            self.stored.data_ptr() == stored.data_ptr()
-            and (self.stored.dtype, self.stored.device) == (stored.dtype, stored.device)
-            and self.version == _version_of(stored)
-        )
+        now = (stored.data_ptr(), stored.dtype, stored.device, _version_of(stored))
+        return now == (self.stored.data_ptr(), self.stored.dtype, self.stored.device, self.version)
 
 
 def _version_of(tensor: Tensor) -> int:
@@ -41,7 +38,7 @@ def _version_of(tensor: Tensor) -> int:
 
 @torch.no_grad()
 def unit_rows(stored: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-    """Return stored rows (n, d) as unit rows: those of half precision are normalised again in float32.
+    """Return stored rows as unit rows: those of half precision are normalised again in float32.
 
     Rounding to half precision takes the norm of a row off 1 (by up to 0.4% in bfloat16), which least squares on the
     support would turn into wrong coefficients.
@@ -52,7 +49,7 @@ def unit_rows(stored: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
 
 @torch.no_grad()
 def prepare(stored: Float[Tensor, "n d"]) -> StoredRows:
-    """Prepare stored unit rows (n, d) of any floating dtype for a pursuit."""
+    """Prepare stored unit rows of any floating dtype for a pursuit."""
     rows = unit_rows(stored)
     norms = torch.linalg.vector_norm(stored.float(), dim=1) if rows.dtype != stored.dtype else None
     prepared = PreparedAtoms(rows, len(rows))

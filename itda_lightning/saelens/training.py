@@ -23,9 +23,7 @@ from itda_lightning.machine.memory import PeakMemory
 from itda_lightning.saelens.sae_metadata import site_metadata
 from itda_lightning.saelens.training_settings import TrainingSettings
 
-CURVE_POINTS = 15
-CURVE_ACTIVATIONS = 4096
-CURVE_CHUNK = 512
+CURVE_POINTS, CURVE_ACTIVATIONS, CURVE_CHUNK = 15, 4096, 512
 
 
 @dataclass(frozen=True)
@@ -58,13 +56,6 @@ def train_sae(
     rest, starts at the mean that the ITDA subtracts. Activations are scaled to a mean norm of sqrt(d) in training; the
     scale is folded into the weights, so the saved SAE takes unscaled activations. A batchtopk SAE is saved as SAELens
     does, as a jumprelu SAE with the threshold that gives k latents on average.
-
-    Args:
-        settings: the settings of the training.
-        data: needs a ``cache_dir``; activations that are not cached yet are harvested first, and only then a language
-            model is loaded.
-        hook_name: one of the hook points of ``data``.
-        output: a new directory.
 
     Raises:
         InputError: ``output`` exists or cannot be written, as ``TrainingRows`` and ``shuffled_batches``, or a training

@@ -12,9 +12,9 @@ from itda_lightning.errors import InputError
 from itda_lightning.machine.checks import check_at_least, check_between, check_choice
 
 TrainedArchitecture = Literal["standard", "topk", "batchtopk", "jumprelu", "matching_pursuit"]
-COEFFICIENT_NAMES = {"standard": "l1", "jumprelu": "l0"}
-# SAELens's documentation: 5% of a standard SAE's training; for the tanh loss of JumpReLU all of it, as Anthropic does.
-SPARSITY_WARM_UP = {"standard": 0.05, "jumprelu": 1.0}
+# The norm, and the share of the training in which its coefficient rises, by SAELens's documentation: 5% of a standard
+# SAE's training; for the tanh loss of JumpReLU all of it, as Anthropic does.
+PENALTIES = {"standard": ("l1", 0.05), "jumprelu": ("l0", 1.0)}
 # SAELens's settings for JumpReLU with the tanh loss, "a bit easier to train" than others and good in short trainings.
 JUMPRELU = {
     "jumprelu_sparsity_loss_mode": "tanh",
@@ -81,7 +81,18 @@ class TrainingSettings:
                 f"training.warm_up {self.warm_up} and training.decay {self.decay} are more than the whole training: "
                 "lower one of them"
             )
-        self._check_sparsity()
+        penalised = self.architecture in PENALTIES
+        names = ("sparsity_coefficient", "k") if penalised else ("k", "sparsity_coefficient")
+        wanted, other = (getattr(self, name) for name in names)
+        if wanted is None or other is not None:
+            remedy = "SAELens's examples take 5" if penalised else "give k, the L0"
+            raise InputError(
+                f"the sparsity of a {self.architecture} SAE is set by training.{names[0]}, not {names[1]} (got "
+                f"{names[0]}={wanted}, {names[1]}={other}): {remedy}"
+            )
+        check_between(1, self.n_latents, {"training.k": self.k}, "a code uses at most n_latents")
+        if self.sparsity_coefficient is not None and not 0 <= self.sparsity_coefficient < float("inf"):
+            raise InputError(f"training.sparsity_coefficient must not be negative, got {self.sparsity_coefficient}")
 
     @property
     def steps(self) -> int:
@@ -93,13 +104,10 @@ class TrainingSettings:
     ) -> TrainingSAEConfig:
         """Return SAELens's configuration of the SAE."""
         options: dict[str, Any] = {}
-        if self.architecture in COEFFICIENT_NAMES:
-            share = SPARSITY_WARM_UP[self.architecture] if self.sparsity_warm_up is None else self.sparsity_warm_up
-            name = COEFFICIENT_NAMES[self.architecture]
-            options = {
-                f"{name}_coefficient": self.sparsity_coefficient,
-                f"{name}_warm_up_steps": round(share * self.steps),
-            }
+        if self.architecture in PENALTIES:
+            norm, share = PENALTIES[self.architecture]
+            warm_up = round((share if self.sparsity_warm_up is None else self.sparsity_warm_up) * self.steps)
+            options = {f"{norm}_coefficient": self.sparsity_coefficient, f"{norm}_warm_up_steps": warm_up}
         if self.architecture == "jumprelu":
             options |= JUMPRELU
         elif self.architecture == "topk":
@@ -109,12 +117,8 @@ class TrainingSettings:
             # 0.01 would leave it too low, and far more than k latents active.
             options = {"k": float(self.k or 0), "topk_threshold_lr": max(0.01, min(1.0, 10 / self.steps))}
         elif self.architecture == "matching_pursuit":
-            options = {
-                "max_iterations": self.k,
-                "residual_threshold": 0.0,
-                "stop_on_duplicate_support": False,
-                "decoder_init_norm": 1.0,
-            }
+            options = {"max_iterations": self.k, "residual_threshold": 0.0, "stop_on_duplicate_support": False}
+            options["decoder_init_norm"] = 1.0
         config: TrainingSAEConfig = get_sae_training_class(self.architecture)[1](
             d_in=d_in,
             d_sae=self.n_latents,
@@ -139,19 +143,3 @@ class TrainingSettings:
             # SAELens's window of 1,000 steps would never revive dead latents in a training that is shorter.
             dead_feature_window=max(1, min(1000, self.steps // 10)),
         )
-
-    def _check_sparsity(self) -> None:
-        penalised = self.architecture in COEFFICIENT_NAMES
-        if penalised and (self.k is not None or self.sparsity_coefficient is None):
-            raise InputError(
-                f"the sparsity of a {self.architecture} SAE is set by training.sparsity_coefficient, not k (got "
-                f"sparsity_coefficient={self.sparsity_coefficient}, k={self.k}): SAELens's examples take 5"
-            )
-        if not penalised and (self.k is None or self.sparsity_coefficient is not None):
-            raise InputError(
-                f"the sparsity of a {self.architecture} SAE is set by training.k, not sparsity_coefficient (got "
-                f"k={self.k}, sparsity_coefficient={self.sparsity_coefficient}): give k, the L0"
-            )
-        check_between(1, self.n_latents, {"training.k": self.k}, "a code uses at most n_latents")
-        if self.sparsity_coefficient is not None and not 0 <= self.sparsity_coefficient < float("inf"):
-            raise InputError(f"training.sparsity_coefficient must not be negative, got {self.sparsity_coefficient}")

@@ -6,6 +6,7 @@ from sae_lens import SAE
 from torch.nn import functional
 
 import itda_lightning as il
+from itda_lightning.activations.shuffled import TrainingRows
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.saelens_evals import evaluate_sae
 from itda_lightning.saelens.controls import pca_sae, principal_components, random_dictionary
@@ -126,19 +127,19 @@ def test_pca_is_the_best_reconstruction_by_k_directions(cached, of_fit, k):
 
 def test_components_agree_with_those_of_torch(cached, of_fit):
     x = of_fit[0].double()
-    found = principal_components(cached, HOOK)
-    assert found.n_activations == len(x)
+    _, components, variances, n = principal_components(TrainingRows(cached, HOOK))
+    assert n == len(x)
     _, s, v = torch.pca_lowrank(x, q=32, niter=8)
-    assert torch.allclose(found.variances, s.square() / len(x), rtol=1e-6)
-    cosines = (found.components[:5] * v.T[:5]).sum(1).abs()
+    assert torch.allclose(variances, s.square() / len(x), rtol=1e-6)
+    cosines = (components[:5] * v.T[:5]).sum(1).abs()
     assert torch.allclose(cosines, torch.ones(5, dtype=torch.float64), atol=1e-6)
 
 
 def test_pca_of_the_first_tokens_is_that_of_their_activations(cached, of_fit):
     kept = int(cached.rows("train").kept[:20].sum())
-    found = principal_components(cached, HOOK, tokens=640)
-    assert found.n_activations == kept
-    assert torch.allclose(found.mean, of_fit[0][:kept].double().mean(0), atol=1e-9)
+    mean, *_, n = principal_components(TrainingRows(cached, HOOK, 640))
+    assert n == kept
+    assert torch.allclose(mean, of_fit[0][:kept].double().mean(0), atol=1e-9)
 
 
 def test_pca_is_an_sae_that_the_evals_take(cached, tmp_path):
