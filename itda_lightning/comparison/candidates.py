@@ -22,7 +22,7 @@ from itda_lightning.machine.atomic_files import write_json
 from itda_lightning.machine.made_once import hash_of, made_once
 from itda_lightning.machine.memory import PeakMemory
 from itda_lightning.results.comparison import Cost, Encoding, Kind
-from itda_lightning.saelens.anatomy import is_of_dictionary, n_parameters
+from itda_lightning.saelens.anatomy import is_of_dictionary
 from itda_lightning.saelens.controls import pca_sae, random_dictionary
 from itda_lightning.saelens.training import train_sae
 
@@ -158,7 +158,8 @@ def _random(random: RandomSettings, data: ActivationsDataModule, hook_name: str)
 def _parameters(entry: Entry) -> int:
     """Count the numbers of an entry; atoms count once even if an export as [D; -D] stores them twice."""
     dictionary = entry.dictionary
-    return n_parameters(entry.sae) if dictionary is None else dictionary.atoms.numel() + dictionary.bias.numel()
+    parameters = entry.sae.parameters() if dictionary is None else (dictionary.atoms, dictionary.bias)
+    return sum(parameter.numel() for parameter in parameters)
 
 
 def _known_of(entry: Entry, path: Path) -> tuple[Cost, tuple[tuple[int, float], ...]]:

@@ -32,7 +32,7 @@ from itda_lightning.comparison.probing_data import (
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.saelens_evals import check_site
 from itda_lightning.results.comparison import Estimate
-from itda_lightning.saelens.anatomy import n_latents
+from itda_lightning.saelens.anatomy import decoder_rows
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +64,9 @@ def measure_probing(
             than the SAE has; an SAE of another width or hook point than the language model was loaded for.
     """
     check_site(sae, language_model, hook_name)
-    if max(settings.ks) > n_latents(sae):
+    if max(settings.ks) > (n_latents := len(decoder_rows(sae))):
         raise InputError(
-            f"the SAE has {n_latents(sae)} latents, too few for a probe of {max(settings.ks)}: lower the largest of ks"
+            f"the SAE has {n_latents} latents, too few for a probe of {max(settings.ks)}: lower the largest of ks"
         )
     datasets = load_datasets(settings)
     examples = sum(len(dataset.texts) for dataset in datasets)

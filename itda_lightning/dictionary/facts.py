@@ -1,7 +1,7 @@
-"""The facts of a fit (data, settings, course), and its dictionary, empty and finished."""
+"""The facts of a fit: data, settings and course."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from itda_lightning.dictionary.dictionary import REFINEMENT, Dictionary
-from itda_lightning.dictionary.sources import COLUMNS, Prompt, Source, Sources
+from itda_lightning.dictionary.dictionary import REFINEMENT
 
 # SAELens's names of the loaders; the bridge has the hook names of a HookedTransformer.
 MODEL_CLASSES = {
@@ -100,53 +99,3 @@ def fit_metadata(
     if refinement is not None:
         metadata[REFINEMENT] = dict(refinement)
     return metadata
-
-
-def fit_results(metadata: FitMetadata) -> dict[str, Any]:
-    """Return the figures of a fit: size, data seen, threshold, and the last validation.
-
-    For refined atoms, that is the validation after refinement, with the FVU before it as ``fvu_unrefined``.
-    """
-    last: dict[str, Any] = dict(metadata["validation"][-1]) if metadata["validation"] else {}
-    refinement = metadata.get(REFINEMENT, {})
-    if "validation" in refinement:
-        grown = {"fvu_unrefined": last["fvu"]} if last else {}
-        last = refinement["validation"] | grown | {"mean_cosine": refinement["mean_cosine"]}
-    return {
-        "n_atoms": metadata["growth"][-1][1] if metadata["growth"] else 0,
-        "activations_seen": metadata["activations_seen"],
-        "activations_skipped": metadata["activations_skipped"],
-        "threshold": metadata["threshold"],
-        **{key: value for key, value in last.items() if key not in ("hook_name", "seen", "n_atoms")},
-    }
-
-
-def empty(width: int, dataset: str, fit: Mapping[str, Any]) -> Dictionary:
-    """Return a dictionary without atoms, with room for all atoms of a fit."""
-    return Dictionary(
-        torch.zeros(0, width, dtype=getattr(torch, fit["atoms_dtype"])),
-        sources=Sources(torch.zeros(0, len(COLUMNS), dtype=torch.int64), dataset),
-        k=fit["k"],
-        pursuit=fit["pursuit"],
-        nonnegative=fit["nonnegative"],
-        capacity=fit["max_atoms"],
-        memory_budget=fit["memory_budget"],
-    )
-
-
-def finished(
-    grown: Dictionary, dataset: str, prompt: Callable[[Source], Prompt] | None, metadata: Mapping[str, Any]
-) -> Dictionary:
-    """Return a copy on the CPU with exactly its atoms, the facts of the fit and, given ``prompt``, the prompts."""
-    table = grown.source_table.cpu()
-    prompts = None if prompt is None else tuple(prompt(Source(*row)) for row in table.tolist())
-    return Dictionary(
-        grown.atoms.cpu(),
-        grown.bias.cpu(),
-        Sources(table.clone(), dataset, prompts),
-        k=grown.k,
-        pursuit=grown.pursuit,
-        nonnegative=grown.nonnegative,
-        metadata=metadata,
-        grown=None if grown.cosines is None else grown.grown_atoms.cpu(),
-    )

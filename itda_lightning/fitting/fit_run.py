@@ -15,8 +15,7 @@ from itda_lightning.errors import InputError
 from itda_lightning.fitting.checkpoint_io import SafetensorsCheckpointIO
 from itda_lightning.fitting.module import ITDA
 from itda_lightning.fitting.refinement import RefinementSettings, refine
-from itda_lightning.fitting.run_directory import CONFIG, DICTIONARIES, METRICS, logged
-from itda_lightning.fitting.run_settings import RunSettings
+from itda_lightning.fitting.run_directory import CONFIG, DICTIONARIES, METRICS, RunSettings, logged
 from itda_lightning.fitting.strategy import check_strategy
 from itda_lightning.fitting.trainer import StopWhenDone
 from itda_lightning.fitting.wandb_logger import log_dictionary, make_wandb_logger

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.dictionary.dictionary import Dictionary
-from itda_lightning.dictionary.facts import FitMetadata, empty, finished, fit_metadata, fit_results, settings
+from itda_lightning.dictionary.dictionary import REFINEMENT, Dictionary
+from itda_lightning.dictionary.facts import FitMetadata, fit_metadata, settings
+from itda_lightning.dictionary.sources import COLUMNS, Prompt, Source, Sources
 from itda_lightning.errors import InputError
 
 
@@ -111,9 +112,24 @@ class FitState(L.LightningModule):
         for hook in self.refinements:
             self.dictionary(hook).keep_grown()  # the checkpoint's state has a tensor for them
 
-    def results(self, hook_name: str) -> dict[str, float | int]:
-        """Return the figures of the fit of one hook point: size, data seen, and the last validation."""
-        return fit_results(self.metadata(hook_name))
+    def results(self, hook_name: str) -> dict[str, Any]:
+        """Return the figures of the fit of one hook point: size, data seen, threshold, and the last validation.
+
+        For refined atoms, that is the validation after refinement, with the FVU before it as ``fvu_unrefined``.
+        """
+        metadata = self.metadata(hook_name)
+        last: dict[str, Any] = dict(metadata["validation"][-1]) if metadata["validation"] else {}
+        refinement = metadata.get(REFINEMENT, {})
+        if "validation" in refinement:
+            grown = {"fvu_unrefined": last["fvu"]} if last else {}
+            last = refinement["validation"] | grown | {"mean_cosine": refinement["mean_cosine"]}
+        return {
+            "n_atoms": self.dictionary(hook_name).n_atoms,
+            "activations_seen": metadata["activations_seen"],
+            "activations_skipped": metadata["activations_skipped"],
+            "threshold": metadata["threshold"],
+            **{name: value for name, value in last.items() if name not in ("hook_name", "seen", "n_atoms")},
+        }
 
     def finished_dictionary(self, hook_name: str | None = None) -> Dictionary:
         """Return the dictionary of a hook point on the CPU, with the facts of the fit and the prompts of its atoms.
@@ -121,8 +137,21 @@ class FitState(L.LightningModule):
         There are no prompts if the module was loaded from a checkpoint. Raises like ``dictionary``.
         """
         grown = self.dictionary(hook_name)
-        prompt = self._data().rows("train").prompt if self._trainer is not None else None
-        return finished(grown, self.dataset, prompt, self.metadata(hook_name or self.hook_names[0]))
+        table = grown.source_table.cpu()
+        prompts: tuple[Prompt, ...] | None = None
+        if self._trainer is not None:
+            rows = self._data().rows("train")
+            prompts = tuple(rows.prompt(Source(*row)) for row in table.tolist())
+        return Dictionary(
+            grown.atoms.cpu(),
+            grown.bias.cpu(),
+            Sources(table, self.dataset, prompts),
+            k=grown.k,
+            pursuit=grown.pursuit,
+            nonnegative=grown.nonnegative,
+            metadata=self.metadata(hook_name or self.hook_names[0]),
+            grown=None if grown.cosines is None else grown.grown_atoms.cpu(),
+        )
 
     def metadata(self, hook_name: str) -> FitMetadata:
         """Return the facts of the fit of one hook point: model, data, settings, and the curves of growth and FVU."""
@@ -142,7 +171,12 @@ class FitState(L.LightningModule):
 
     def _make_dictionaries(self, widths: dict[str, int]) -> None:
         self.hook_names, hooks = list(widths), len(widths)
-        self.dictionaries.extend(empty(width, self.dataset, self.hparams) for width in widths.values())
+        no_sources = Sources(torch.zeros(0, len(COLUMNS), dtype=torch.int64), self.dataset)
+        options = {name: self.hparams[name] for name in ("k", "pursuit", "nonnegative", "memory_budget")}
+        options["capacity"] = self.hparams["max_atoms"]
+        for width in widths.values():
+            no_atoms = torch.zeros(0, width, dtype=getattr(torch, self.hparams["atoms_dtype"]))
+            self.dictionaries.append(Dictionary(no_atoms, sources=no_sources, **options))
         self.register_buffer("thresholds", torch.full((hooks,), torch.nan, dtype=torch.float64))
         self.register_buffer("typical_energies", torch.ones(hooks, dtype=torch.float64))
         self.register_buffer("seen", torch.tensor(0))

@@ -14,8 +14,8 @@ from torch.nn import functional
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.shuffled import TrainingRows
 from itda_lightning.dictionary.dictionary import Dictionary
-from itda_lightning.dictionary.facts import finished, fit_metadata, settings
-from itda_lightning.dictionary.sources import Sources
+from itda_lightning.dictionary.facts import fit_metadata, settings
+from itda_lightning.dictionary.sources import Source, Sources
 from itda_lightning.errors import InputError
 from itda_lightning.machine.checks import check_between
 from itda_lightning.pursuit import PursuitName
@@ -68,9 +68,7 @@ def random_dictionary(
             f"the training rows hold only {len(atoms):,} different usable activations, n_atoms is {n_atoms:,}"
         )
     table = rows.rows.source_table(*places.T)
-    dictionary = Dictionary(
-        atoms, bias.cpu(), Sources(table, rows.rows.dataset), k=k, pursuit=pursuit, nonnegative=nonnegative
-    )
+    sources = Sources(table, rows.rows.dataset, tuple(rows.rows.prompt(Source(*row)) for row in table.tolist()))
     own = {"control": "random", "n_atoms": n_atoms, "k": k, "pursuit": pursuit, "nonnegative": nonnegative}
     metadata = fit_metadata(
         hook_name,
@@ -82,7 +80,7 @@ def random_dictionary(
         appended_at=torch.full((n_atoms,), n_atoms),
         history=[],
     )
-    return finished(dictionary, rows.rows.dataset, rows.rows.prompt, metadata)
+    return Dictionary(atoms, bias.cpu(), sources, k=k, pursuit=pursuit, nonnegative=nonnegative, metadata=metadata)
 
 
 def _is_new(row: Float[Tensor, " d"], seen: set[bytes]) -> bool:
