@@ -23,7 +23,9 @@ from itda_lightning.machine.memory import PeakMemory
 from itda_lightning.saelens.sae_metadata import site_metadata
 from itda_lightning.saelens.training_settings import TrainingSettings
 
-CURVE_POINTS, CURVE_ACTIVATIONS, CURVE_CHUNK = 15, 4096, 512
+CURVE_POINTS = 15
+CURVE_ACTIVATIONS = 4096
+CURVE_CHUNK = 512
 
 
 @dataclass(frozen=True)
