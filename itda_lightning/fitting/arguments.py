@@ -13,15 +13,6 @@ AtomsDtype = Literal["float32", "bfloat16"]
 
 LEAST = {"max_atoms": 1, "k": 1, "calibration_tokens": 1, "memory_budget": SMALLEST_BUDGET}
 CHOICES = {"pursuit": PursuitName, "growth": GrowthPolicy, "bad_activations": BadActivations, "atoms_dtype": AtomsDtype}
-# For calibrated fits (``benchmarks/quality``: with 1 it is left to chance whether enormous activations become atoms).
-DEFAULT_EXPONENT = 0.85
-
-
-def exponent_of(given: float | None, threshold: float | None, paper_threshold: float | None) -> float:
-    """Return the ``energy_exponent`` of a fit; a given threshold is a share of each activation's own energy."""
-    if given is not None:
-        return given
-    return DEFAULT_EXPONENT if threshold is None and paper_threshold is None else 1.0
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from itda_lightning.activations.batches import ActivationBatch
 from itda_lightning.activations.usable import BadActivations
 from itda_lightning.dictionary.facts import settings
 from itda_lightning.errors import InputError
-from itda_lightning.fitting.arguments import AtomsDtype, GrowthPolicy, check_arguments, exponent_of
+from itda_lightning.fitting.arguments import AtomsDtype, GrowthPolicy, check_arguments
 from itda_lightning.fitting.checkpoint_io import read_checkpoint
 from itda_lightning.fitting.fit_state import FitState
 from itda_lightning.fitting.strategy import check_strategy
@@ -80,7 +80,9 @@ class ITDA(FitState):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.hparams.update(energy_exponent=exponent_of(energy_exponent, threshold, paper_threshold))
+        if energy_exponent is None:
+            # With 1 calibration leaves it to chance if enormous activations become atoms (``benchmarks/quality``).
+            self.hparams["energy_exponent"] = 0.85 if threshold is None and paper_threshold is None else 1.0
         check_arguments(self.hparams)
         self.automatic_optimization = False
         self.growth_seconds = 0.0
