@@ -30,12 +30,8 @@ FORMAT_VERSION = 2
 
 def to_json(results: RunResults | Row | Comparison | Difference | ModelSimilarity) -> str:
     """Write results as JSON. Numbers that are not finite, which JSON lacks, become null."""
-    content = {
-        "format": FORMATS[type(results)],
-        "version": FORMAT_VERSION,
-        "results": CONVERTER.unstructure(results),
-    }
-    return json.dumps(content, ensure_ascii=False, allow_nan=False)
+    facts = {"format": FORMATS[type(results)], "version": FORMAT_VERSION}
+    return json.dumps(facts | {"results": CONVERTER.unstructure(results)}, ensure_ascii=False, allow_nan=False)
 
 
 def from_json(text: str, kind: type[Results]) -> Results:

@@ -7,26 +7,16 @@ from itda_lightning.dictionary.sources import Prompt, Source
 
 @dataclass(frozen=True)
 class AtomDifference:
-    """One atom of one model's dictionary, and how well the other model's dictionary explains its source.
+    """One atom of one model's dictionary, and how well the other model's dictionary explains its source."""
 
-    Attributes:
-        atom: its index in its dictionary.
-        source: its source.
-        prompt: the text of its row, cut at its token.
-        common: True if the other dictionary has an atom of the same source.
-        unexplained: share of the other model's activation at the source that the other's dictionary does not explain.
-        unexplained_own: share of this model's activation at the source that the other's dictionary does not explain;
-            None if the two models have different widths.
-        distance: 1 - cosine of the two models' activations at the source, each about its mean over all sources read;
-            needs no dictionary. None if the two models have different widths.
-    """
-
-    atom: int
+    atom: int  # its index in its dictionary
     source: Source
-    prompt: Prompt
-    common: bool
-    unexplained: float
-    unexplained_own: float | None
+    prompt: Prompt  # the text of its row, cut at its token
+    common: bool  # the other dictionary has an atom of the same source
+    unexplained: float  # share of the other model's activation there that the other's dictionary does not explain
+    unexplained_own: float | None  # as much of this model's activation; None if the two models have different widths
+    # 1 - cosine of the two models' activations at the source, each about its mean over all sources read; needs no
+    # dictionary. None if the two models have different widths.
     distance: float | None
 
     @property
@@ -43,36 +33,21 @@ class AtomDifference:
 
 @dataclass(frozen=True)
 class Direction:
-    """The atoms of one model's dictionary, read by the other model and its dictionary.
-
-    Attributes:
-        owner, reader: names of the two models.
-        n_atoms: number of atoms of the owner's dictionary.
-        n_reader_atoms: number of atoms of the reader's.
-        unaligned: number of sources without a token of their own in the reader's tokenizer.
-        unusable: number of sources whose activation is zero or not finite in one of the models.
-        atoms: all others, by falling ``excess``.
-    """
+    """The atoms of one model's dictionary (the owner's), read by the other model (the reader) and its dictionary."""
 
     owner: str
     reader: str
-    n_atoms: int
+    n_atoms: int  # of the owner's dictionary
     n_reader_atoms: int
-    unaligned: int
-    unusable: int
-    atoms: tuple[AtomDifference, ...]
+    unaligned: int  # number of sources without a token of their own in the reader's tokenizer
+    unusable: int  # number of sources whose activation is zero or not finite in one of the models
+    atoms: tuple[AtomDifference, ...]  # all others, by falling ``excess``
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Two models compared by their dictionaries.
-
-    Attributes:
-        title: heading.
-        facts: name -> value, in the order shown.
-        directions: the base's atoms read by the other model, and the reverse.
-    """
+    """Two models compared by their dictionaries."""
 
     title: str
-    facts: dict[str, str]
-    directions: tuple[Direction, Direction]
+    facts: dict[str, str]  # in the order shown
+    directions: tuple[Direction, Direction]  # the base's atoms read by the other model, and the reverse

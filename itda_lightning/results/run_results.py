@@ -8,34 +8,21 @@ from itda_lightning.dictionary.sources import Prompt, Source
 
 @dataclass(frozen=True)
 class Term:
-    """One atom in a decomposition.
-
-    Attributes:
-        atom: index of the atom.
-        coefficient: signed weight of the atom; re-picks are summed.
-        prompt: the atom's prompt, or None if unknown.
-    """
+    """One atom in a decomposition."""
 
     atom: int
-    coefficient: float
-    prompt: Prompt | None
+    coefficient: float  # signed; re-picks are summed
+    prompt: Prompt | None  # None if unknown
 
 
 @dataclass(frozen=True)
 class TokenDecomposition:
-    """One activation as a weighted sum of atoms (Tables 6-8 of arXiv 2505.17769).
+    """One activation as a weighted sum of atoms (Tables 6-8 of arXiv 2505.17769)."""
 
-    Attributes:
-        prompt: the prompt, cut at the token whose activation this is.
-        unexplained: share of ``|x - bias|^2`` that the terms do not explain, 0 for an activation equal to the bias.
-        norm: ``|x - bias|``, the scale of the coefficients.
-        terms: by falling ``|coefficient|``.
-    """
-
-    prompt: Prompt
-    unexplained: float
-    norm: float
-    terms: tuple[Term, ...]
+    prompt: Prompt  # cut at the token whose activation this is
+    unexplained: float  # share of ``|x - bias|^2`` that the terms do not explain, 0 for an activation equal to the bias
+    norm: float  # ``|x - bias|``, the scale of the coefficients
+    terms: tuple[Term, ...]  # by falling ``|coefficient|``
 
 
 @dataclass(frozen=True)
@@ -48,64 +35,38 @@ class Example:
 
 @dataclass(frozen=True)
 class CoefficientRange:
-    """The held-out tokens that use an atom with a coefficient in ``[low, high)``.
-
-    Attributes:
-        low, high: signed bounds; no range contains coefficients of both signs.
-        count: number of tokens.
-        examples: a few of them, drawn at random with a fixed seed, by falling ``|coefficient|``.
-    """
+    """The held-out tokens that use an atom with a coefficient in ``[low, high)``, never of both signs."""
 
     low: float
     high: float
-    count: int
-    examples: tuple[Example, ...]
+    count: int  # number of tokens
+    examples: tuple[Example, ...]  # a few of them, drawn at random with a fixed seed, by falling ``|coefficient|``
 
 
 @dataclass(frozen=True)
 class AtomUsage:
-    """The use that held-out tokens make of one atom.
-
-    Attributes:
-        atom: index of the atom.
-        source: the source of the atom, or None if unknown.
-        prompt: the text at the source, or None if unknown.
-        count: number of tokens that use the atom.
-        density: the share of tokens that use it.
-        histogram_limit: coefficients lie in ``(-histogram_limit, histogram_limit)``; a power of two, 0 if never used.
-        histogram: counts of coefficients in equal bins over that interval, an even number of bins.
-        top: the tokens with the largest ``|coefficient|``, largest first.
-        ranges: the non-empty ranges of coefficient, highest first; their examples leave out those in ``top``.
-    """
+    """The use that held-out tokens make of one atom."""
 
     atom: int
-    source: Source | None
-    prompt: Prompt | None
-    count: int
-    density: float
-    histogram_limit: float
-    histogram: tuple[int, ...]
-    top: tuple[Example, ...]
-    ranges: tuple[CoefficientRange, ...]
+    source: Source | None  # None if unknown
+    prompt: Prompt | None  # the text at the source, or None if unknown
+    count: int  # number of tokens that use the atom
+    density: float  # the share of tokens that use it
+    histogram_limit: float  # coefficients lie in ``(-limit, limit)``; a power of two, 0 if never used
+    histogram: tuple[int, ...]  # counts of coefficients in equal bins over that interval, an even number of bins
+    top: tuple[Example, ...]  # the tokens with the largest ``|coefficient|``, largest first
+    ranges: tuple[CoefficientRange, ...]  # the non-empty ones, highest first; their examples leave out those in ``top``
 
 
 @dataclass(frozen=True)
 class Usage:
-    """A dictionary on held-out activations.
+    """A dictionary on held-out activations."""
 
-    Attributes:
-        n_tokens: number of activations encoded.
-        residual_energy: sum of ``|x - x_hat|^2``.
-        variance: sum of ``|x - mean|^2``, with the mean over these activations.
-        l0_histogram: numbers of activations whose code has 0, 1, ..., k distinct atoms.
-        atoms: one ``AtomUsage`` per atom, in the order of the atoms.
-    """
-
-    n_tokens: int
-    residual_energy: float
-    variance: float
-    l0_histogram: tuple[int, ...]
-    atoms: tuple[AtomUsage, ...]
+    n_tokens: int  # number of activations encoded
+    residual_energy: float  # sum of ``|x - x_hat|^2``
+    variance: float  # sum of ``|x - mean|^2``, with the mean over these activations
+    l0_histogram: tuple[int, ...]  # numbers of activations whose code has 0, 1, ..., k distinct atoms
+    atoms: tuple[AtomUsage, ...]  # in the order of the dictionary
 
     @property
     def fvu(self) -> float:
@@ -130,22 +91,12 @@ class Usage:
 
 @dataclass(frozen=True)
 class RunResults:
-    """The contents of a page about one dictionary.
-
-    Attributes:
-        title: heading of the page.
-        facts: name -> value, in the order shown: model, hook point, dataset, tokens, seed, versions, hardware.
-        metrics: name -> value, in the order shown; nan if it could not be measured.
-        usage: the dictionary on held-out activations.
-        decompositions: decompositions of a few held-out tokens.
-        growth: (activations read, atoms) over the fit; empty if unknown.
-        fvu_curve: (activations read, FVU) over the fit; empty if unknown.
-    """
+    """The contents of a page about one dictionary."""
 
     title: str
-    facts: dict[str, str]
-    metrics: dict[str, float | int]
-    usage: Usage
-    decompositions: tuple[TokenDecomposition, ...] = ()
-    growth: tuple[tuple[int, int], ...] = ()
-    fvu_curve: tuple[tuple[int, float], ...] = ()
+    facts: dict[str, str]  # in the order shown: model, hook point, dataset, tokens, seed, versions, hardware
+    metrics: dict[str, float | int]  # in the order shown; nan if it could not be measured
+    usage: Usage  # the dictionary on held-out activations
+    decompositions: tuple[TokenDecomposition, ...] = ()  # of a few held-out tokens
+    growth: tuple[tuple[int, int], ...] = ()  # (activations read, atoms) over the fit; empty if unknown
+    fvu_curve: tuple[tuple[int, float], ...] = ()  # (activations read, FVU) over the fit; empty if unknown
