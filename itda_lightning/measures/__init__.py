@@ -2,8 +2,7 @@
 
 A measure of representations is a function of two tensors (``cka(x, y)``) with a streamed twin that gives the same
 result from batches: a function of the sums of a ``Moments`` (``cka_of(moments)``), or an accumulator with ``update``
-    and
-``compute`` (``RelativeSimilarity``, ``MutualNeighbours``).
+and ``compute`` (``RelativeSimilarity``, ``MutualNeighbours``).
 """
 
 from itda_lightning.measures.cca import pwcca, pwcca_of, svcca, svcca_of

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from itda_lightning.errors import InputError
@@ -17,29 +17,20 @@ LARGEST = 1e70
 def check_aligned(
     representations: Sequence[Float[Tensor, "..."]], widths: Sequence[int] | None = None, min_rows: int = 0
 ) -> None:
-    """Check that row i of every representation can be the same token. Messages call two of them x and y.
+    """Check that row i of every (n, d) representation can be the same token, with d as in earlier batches (``widths``).
 
-    Args:
-        representations: (n, d) each, with its own d.
-        widths: the required d of each, known from earlier batches.
-        min_rows: fewest rows from which anything can be estimated.
-
-    Raises:
-        InputError: a representation without two dimensions, of another width than before or with other rows; too few
-            rows; values that are not finite or too large.
+    Raises InputError for other shapes, fewer than ``min_rows`` rows, and values that are not finite or too large.
+    Messages call two representations x and y.
     """
-    rows = len(representations[0])
-    for index, x in enumerate(representations):
-        name = name_of(index, len(representations))
+    rows, count = len(representations[0]), len(representations)
+    names = "xy" if count == 2 else [f"representation {index}" for index in range(count)]
+    for index, (name, x) in enumerate(zip(names, representations, strict=True)):
         if x.ndim != 2 or not x.shape[1]:
             raise InputError(f"{name} must have shape (tokens, dimensions), got {tuple(x.shape)}")
         if widths is not None and x.shape[1] != widths[index]:
             raise InputError(f"{name} has {x.shape[1]} dimensions, earlier batches had {widths[index]}")
         if len(x) != rows:
-            raise InputError(
-                f"{name_of(0, len(representations))} has {rows} rows and {name} has {len(x)}: "
-                "row i of all must be the same token"
-            )
+            raise InputError(f"{names[0]} has {rows} rows and {name} has {len(x)}: row i of all must be the same token")
         if not rows:
             continue
         smallest, largest = (float(end) for end in torch.aminmax(x))
@@ -54,24 +45,24 @@ def check_aligned(
         raise InputError(f"{rows} tokens are too few: give at least {min_rows}")
 
 
-def name_of(index: int, count: int) -> str:
-    """Return the name of a representation in messages."""
-    return "xy"[index] if count == 2 else f"representation {index}"
-
-
-def blocks(
-    *representations: Float[Tensor, "n _"], rows: int = BLOCK_ROWS
-) -> Iterator[tuple[Float[Tensor, "block _"], ...]]:
-    """Yield blocks of the same rows of each representation, in order, float64."""
-    for start in range(0, len(representations[0]), rows):
-        yield tuple(x[start : start + rows].double() for x in representations)
-
-
-def check_directions(x: Float[Tensor, "n d"], name: str) -> None:
+def check_directions(x: Float[Tensor, "n d1"], y: Float[Tensor, "n d2"], where: str = "") -> None:
     """Raise InputError if a row is all zero."""
-    # The largest absolute value per row: a comparison of all values with 0 would make a mask as large as x.
-    if not bool((torch.linalg.vector_norm(x, float("inf"), dim=1) > 0).all()):
-        raise InputError(f"{name} has an all-zero row, which has no direction: leave that token out")
+    for name, rows in (("x", x), ("y", y)):
+        # The largest absolute value per row: a comparison of all values with 0 would make a mask as large as x.
+        if not bool((torch.linalg.vector_norm(rows, float("inf"), dim=1) > 0).all()):
+            raise InputError(f"{name}{where} has an all-zero row, which has no direction: leave that token out")
+
+
+def check_indices(name: str, index: Int[Tensor, " m"], n: int) -> None:
+    """Raise InputError unless these are indices of some of n tokens."""
+    if not len(index) or int(index.min()) < 0 or int(index.max()) >= n:
+        raise InputError(f"{name} must be indices of the {n} tokens, got {index.tolist()[:5]}...")
+
+
+def blocks(*representations: Float[Tensor, "n _"]) -> Iterator[tuple[Float[Tensor, "block _"], ...]]:
+    """Yield blocks of the same rows of each representation, in order, float64."""
+    for start in range(0, len(representations[0]), BLOCK_ROWS):
+        yield tuple(x[start : start + BLOCK_ROWS].double() for x in representations)
 
 
 def directions(x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:

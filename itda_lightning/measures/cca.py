@@ -44,8 +44,7 @@ def svcca(x: Float[Tensor, "n d1"], y: Float[Tensor, "m d2"], variance: float = 
 def svcca_of(moments: CrossMoments, variance: float = 0.99) -> float:
     """Compute ``svcca`` from sums over batches.
 
-    Raises:
-        InputError: a share outside (0, 1]; no more tokens than directions, which would make correlations 1.
+    Raises InputError for a share outside (0, 1], and if there are no more tokens than directions.
     """
     if not 0 < variance <= 1:
         raise InputError(f"variance must be a share in (0, 1], got {variance}")
@@ -81,25 +80,19 @@ def pwcca(x: Float[Tensor, "n d1"], y: Float[Tensor, "m d2"]) -> float:
 def pwcca_of(moments: CrossMoments) -> float:
     """Compute ``pwcca`` from sums over batches.
 
-    Raises:
-        InputError: no more tokens than the ranks of x and y together, which would make correlations 1.
+    Raises InputError if there are no more tokens than the ranks of x and y together.
     """
-    x, y = all_directions(moments.xx), all_directions(moments.yy)
-    directions, correlations = canonical_correlations(moments, x, y)
+    x = all_directions(moments.xx)
+    directions, correlations = canonical_correlations(moments, x, all_directions(moments.yy))
     weights = (x.spread @ directions).abs().sum(0)
     return float((weights * correlations).sum() / weights.sum())
 
 
 class Directions(NamedTuple):
-    """Directions of a centred representation x (n, d) whose projections are orthonormal over the tokens.
+    """Directions of a centred representation x (n, d) whose projections are orthonormal over the tokens."""
 
-    Attributes:
-        whiten: (d, r) with ``(x whiten)' (x whiten) = 1``.
-        spread: (d, r), ``x'x whiten``: covariance of each dimension of x with each direction.
-    """
-
-    whiten: Float[Tensor, "d r"]
-    spread: Float[Tensor, "d r"]
+    whiten: Float[Tensor, "d r"]  # with ``(x whiten)' (x whiten) = 1``
+    spread: Float[Tensor, "d r"]  # ``x'x whiten``: covariance of each dimension of x with each direction
 
 
 def leading_directions(gram: Float[Tensor, "d d"], variance: float) -> Directions:
@@ -114,27 +107,18 @@ def leading_directions(gram: Float[Tensor, "d d"], variance: float) -> Direction
 
 
 def all_directions(gram: Float[Tensor, "d d"]) -> Directions:
-    """Return one direction per linearly independent dimension of x.
-
-    Dimensions are scaled to variance one first, so that different scales cost no digits.
-    """
-    scale = gram.diagonal().sqrt()
-    scale = torch.where(scale > 0, scale, torch.inf)
-    directions = leading_directions(gram / scale / scale[:, None], 1.0)
-    return Directions(
-        directions.whiten / scale[:, None],
-        torch.where(scale.isinf(), 0.0, scale)[:, None] * directions.spread,
-    )
+    """Return one direction per linearly independent dimension of x."""
+    # Dimensions are scaled to variance one first, so that different scales cost no digits.
+    scale = gram.diagonal().sqrt()[:, None]
+    divisor = torch.where(scale > 0, scale, torch.inf)
+    directions = leading_directions(gram / divisor.T / divisor, 1.0)
+    return Directions(directions.whiten / divisor, scale * directions.spread)
 
 
 def canonical_correlations(
     moments: CrossMoments, x: Directions, y: Directions
 ) -> tuple[Float[Tensor, "r1 r"], Float[Tensor, " r"]]:
-    """Return the canonical directions of x, columns in terms of its whitened ones, and descending correlations.
-
-    Raises:
-        InputError: no more tokens than directions of both, which would make some correlations 1 for any data.
-    """
+    """Return the canonical directions of x, columns in terms of its whitened ones, and descending correlations."""
     count = x.whiten.shape[1] + y.whiten.shape[1]
     if moments.n <= count:
         raise InputError(

@@ -37,8 +37,7 @@ def cka(x: Float[Tensor, "n d1"], y: Float[Tensor, "m d2"], debiased: bool = Fal
 def cka_of(moments: CrossMoments, debiased: bool = False) -> float:
     """Compute ``cka`` from sums over batches.
 
-    Raises:
-        InputError: debiased with fewer than four tokens, or with a kernel that is zero off its diagonal.
+    Raises InputError if it is debiased and there are fewer than four tokens, or a kernel is zero off its diagonal.
     """
     products = (moments.xy, moments.xx, moments.yy)
     # Scaled to trace one: products of fourth powers overflow early.
@@ -56,9 +55,8 @@ def cka_of(moments: CrossMoments, debiased: bool = False) -> float:
             for full, diagonal in zip((xy, xx, yy), norms, strict=True)
         )
         if min(xx, yy) <= 1e-12:
-            name = "x" if xx <= yy else "y"
             raise InputError(
-                f"the debiased HSIC of {name} with itself is 0 to rounding: all pairs of tokens are equally alike or "
-                "one token dwarfs all others; give more tokens or leave that one out"
+                f"the debiased HSIC of {'x' if xx <= yy else 'y'} with itself is 0 to rounding: all pairs of tokens "
+                "are equally alike or one token dwarfs all others; give more tokens or leave that one out"
             )
     return xy / (xx**0.5 * yy**0.5)

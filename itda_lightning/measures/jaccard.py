@@ -31,8 +31,7 @@ def jaccard(a: Sources, b: Sources) -> float:
         >>> il.jaccard(a, b)
         0.5
     """
-    common, either = _common_and_either(a, b)
-    return len(common) / len(either)
+    return len(a.intersection(b)) / len(_either(a, b))
 
 
 def weighted_jaccard(a: Sources, b: Sources, use_a: Float[Tensor, " n"], use_b: Float[Tensor, " m"]) -> float:
@@ -61,8 +60,8 @@ def weighted_jaccard(a: Sources, b: Sources, use_a: Float[Tensor, " n"], use_b: 
         0.4
     """
     # Sorted, so that the sums have the same bits whichever side comes first.
-    keys = sorted(_common_and_either(a, b)[1])
-    weights = [_weights(name, sources, use) for name, sources, use in (("a", a, use_a), ("b", b, use_b))]
+    keys = sorted(_either(a, b))
+    weights = _weights("a", a, use_a), _weights("b", b, use_b)
     u, v = (torch.tensor([side.get(key, 0.0) for key in keys], dtype=torch.float64) for side in weights)
     return float(torch.minimum(u, v).sum() / torch.maximum(u, v).sum())
 
@@ -101,12 +100,11 @@ def jaccard_over_chance(a: Sources, b: Sources, universe: int) -> JaccardOverCha
         >>> round(jaccard_over_chance(a, b, universe=100).excess, 3)
         0.32
     """
-    common, either = _common_and_either(a, b)
-    if universe < len(either):
+    value, either = jaccard(a, b), len(a.union(b))
+    if universe < either:
         raise InputError(
-            f"a universe of {universe} cannot hold the {len(either)} sources of both: count all tokens of the fits"
+            f"a universe of {universe} cannot hold the {either} sources of both: count all tokens of the fits"
         )
-    value = len(common) / len(either)
     expected = expected_jaccard(len(a.keys()), len(b.keys()), universe)
     return JaccardOverChance(value, expected, value - expected)
 
@@ -131,21 +129,20 @@ def expected_jaccard(n1: int, n2: int, universe: int) -> float:
     # Products of ratios of successive probabilities: factorials of millions would leave few digits.
     before = k[:-1]
     ratios = (n1 - before) * (n2 - before) / ((before + 1) * (universe - n1 - n2 + before + 1))
-    logarithms = torch.cat([torch.zeros(1, dtype=torch.float64), ratios.log().cumsum(0)])
-    probabilities = logarithms.softmax(0)
+    probabilities = torch.cat([torch.zeros(1, dtype=torch.float64), ratios.log().cumsum(0)]).softmax(0)
     return float((probabilities * k / (n1 + n2 - k)).sum())
 
 
-def _common_and_either(a: Sources, b: Sources) -> tuple[set[Key], set[Key]]:
-    """Return the intersection and the union of the keys. Raises InputError as ``jaccard``."""
-    common = a.intersection(b)
+def _either(a: Sources, b: Sources) -> set[Key]:
+    """Return the keys that either has. Raises InputError as ``jaccard``."""
+    either = a.union(b)
     for name, sources in (("a", a), ("b", b)):
         if not sources.keys():
             raise InputError(
                 f"{name} has no source with a known document among {len(sources)}: the Jaccard index of an empty set "
                 "of sources is not defined; give fitted dictionaries"
             )
-    return common, a.union(b)
+    return either
 
 
 def _weights(name: str, sources: Sources, use: Tensor) -> dict[Key, float]:

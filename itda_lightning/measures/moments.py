@@ -6,6 +6,7 @@ digits, as it would if the product of the means were subtracted at the end.
 """
 
 import copy
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -20,6 +21,9 @@ from itda_lightning.measures.aligned import blocks, check_aligned
 CONSTANT = 1e-12
 # Squares of smaller variances underflow.
 SMALLEST_VARIANCE = 1e-140
+
+
+Pair = tuple[int, int]
 
 
 class CrossMoments(NamedTuple):
@@ -42,11 +46,7 @@ class CrossMoments(NamedTuple):
 
     @classmethod
     def of(cls, x: Float[Tensor, "n d1"], y: Float[Tensor, "m d2"]) -> "CrossMoments":
-        """Return the moments of two tensors.
-
-        Raises:
-            InputError: as ``Moments.update`` and ``Moments.compute``.
-        """
+        """Return the moments of two tensors. Raises InputError as ``Moments.update`` and ``Moments.compute``."""
         moments = Moments()
         moments.update(x, y)
         return moments.compute()
@@ -76,15 +76,15 @@ class Moments:
         0.0
     """
 
-    def __init__(self, pairs: Iterable[tuple[int, int]] | None = None) -> None:
+    def __init__(self, pairs: Iterable[Pair] | None = None) -> None:
         """``pairs``: pairs of representations to be compared, by their order in ``update``; all by default."""
         self.n = 0
         self._pairs = None if pairs is None else {(min(pair), max(pair)) for pair in pairs}
         self._means: list[Tensor] = []
-        self._products: dict[tuple[int, int], Tensor] = {}
+        self._products: dict[Pair, Tensor] = {}
         # Sums of |x_i|^2 x_j: needed only to move the sums of |x_i|^2 |x_j|^2 to another mean.
-        self._thirds: dict[tuple[int, int], Tensor] = {}
-        self._norms: dict[tuple[int, int], Tensor] = {}
+        self._thirds: dict[Pair, Tensor] = {}
+        self._norms: dict[Pair, Tensor] = {}
 
     def update(self, *representations: Float[Tensor, "..."]) -> None:
         """Add a batch: (batch, d_i) of each representation, in the same order every time; any float dtype.
@@ -117,8 +117,7 @@ class Moments:
     def combined(cls, parts: Sequence["Moments"], times: Sequence[int]) -> "Moments":
         """Return the moments of the tokens of all parts, each part counted ``times`` times; parts stay as they are.
 
-        Raises:
-            InputError: parts of different representations or pairs.
+        Raises InputError for parts of different representations or pairs.
         """
         result = cls()
         result._pairs = parts[0]._pairs
@@ -133,10 +132,9 @@ class Moments:
         if not used:
             return result
         result.n = sum(count * part.n for part, count in used)
+        shares = [count * part.n / result.n for part, count in used]
         result._means = [
-            torch.stack(
-                [mean * (count * part.n / result.n) for mean, (part, count) in zip(means, used, strict=True)]
-            ).sum(0)
+            torch.stack([mean * share for mean, share in zip(means, shares, strict=True)]).sum(0)
             for means in zip(*(part._means for part, _ in used), strict=True)
         ]
         for part, count in used:
@@ -151,45 +149,42 @@ class Moments:
     def compute(self, first: int = 0, second: int = 1) -> CrossMoments:
         """Return the moments of two of the representations, as x and y.
 
-        Dimensions with the same value for every token are exactly 0. The result may share memory with the sums.
-
-        Raises:
-            InputError: fewer than two tokens, a pair that was not summed, or a representation that is the same for
-                every token.
+        Dimensions with the same value for every token are exactly 0. The result may share memory with the sums. Raises
+        InputError for fewer than two tokens, a pair that was not summed, or a representation without variance.
         """
         if self.n < 2:
             raise InputError(f"{self.n} tokens are too few: give at least 2")
-        key = (min(first, second), max(first, second))
+        key = min(first, second), max(first, second)
         if key not in self._products:
             raise InputError(f"representations {first} and {second} are not among the pairs that were summed")
-        varying = []
-        for name, index in (("x", first), ("y", second)):
-            variance = self._products[index, index].diagonal() / self.n
-            varying.append(variance > (CONSTANT * self._means[index]).square().clamp(min=SMALLEST_VARIANCE))
-            if not bool(varying[-1].any()):
-                raise InputError(f"{name} is the same for every token: it has no variance to compare")
-        left, right = varying
+        left, right = self._varying(first, "x"), self._varying(second, "y")
         return CrossMoments(
             self.n,
             _only(self._products[first, first], left, left),
             _only(self._products[second, second], right, right),
-            _only(self._products[key] if first <= second else self._products[key].T, left, right),
-            float(self._norms[first, first]),
-            float(self._norms[second, second]),
-            float(self._norms[key]),
+            _only(self._product(first, second), left, right),
+            *(float(self._norms[pair]) for pair in ((first, first), (second, second), key)),
         )
+
+    def _varying(self, index: int, name: str) -> Bool[Tensor, " d"]:
+        """Return which dimensions of a representation vary. Raises InputError if none does."""
+        variance = self._products[index, index].diagonal() / self.n
+        varying = variance > (CONSTANT * self._means[index]).square().clamp(min=SMALLEST_VARIANCE)
+        if not bool(varying.any()):
+            raise InputError(f"{name} is the same for every token: it has no variance to compare")
+        return varying
+
+    def _product(self, i: int, j: int) -> Float[Tensor, "d1 d2"]:
+        return self._products[i, j] if i <= j else self._products[j, i].T
 
     def _start(self, representations: tuple[Tensor, ...]) -> None:
         """Set all sums to zero."""
-        count = len(representations)
         self._means = [x.new_zeros(x.shape[1], dtype=torch.float64) for x in representations]
-        for i in range(count):
-            for j in range(i, count):
-                if i == j or self._pairs is None or (i, j) in self._pairs:
-                    self._products[i, j] = torch.outer(self._means[i], self._means[j])
-                    self._norms[i, j] = self._means[i].new_zeros(())
-                    for a, b in {(i, j), (j, i)}:
-                        self._thirds[a, b] = torch.zeros_like(self._means[b])
+        for i, j in itertools.combinations_with_replacement(range(len(representations)), 2):
+            if i == j or self._pairs is None or (i, j) in self._pairs:
+                self._products[i, j] = torch.outer(self._means[i], self._means[j])
+                self._norms[i, j] = self._means[i].new_zeros(())
+                self._thirds |= {(a, b): torch.zeros_like(self._means[b]) for a, b in ((i, j), (j, i))}
 
     def _shift(self, by: list[Tensor]) -> None:
         """Turn sums of powers of x into those of x + by; higher powers first, as they need the lower ones."""
@@ -200,8 +195,7 @@ class Moments:
             norms += 4 * (by[i] @ self._products[i, j] @ by[j])
             norms += lengths[j] * traces[i] + lengths[i] * traces[j] + self.n * lengths[i] * lengths[j]
         for (i, j), third in self._thirds.items():
-            product = self._products[i, j] if i <= j else self._products[j, i].T
-            third += by[j] * traces[i] + 2 * (by[i] @ product) + self.n * lengths[i] * by[j]
+            third += by[j] * traces[i] + 2 * (by[i] @ self._product(i, j)) + self.n * lengths[i] * by[j]
         for (i, j), product in self._products.items():
             product.addr_(by[i], by[j], alpha=self.n)
 

@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from itda_lightning.errors import InputError
-from itda_lightning.measures.aligned import blocks, check_aligned, check_directions, directions
+from itda_lightning.measures.aligned import blocks, check_aligned, check_directions, check_indices, directions
 
 # Cosines are compared in steps of 2^-40 (9e-13), above the rounding of a product and below any meaningful difference;
 # of equal ones the earlier token is nearer. So neighbours depend neither on blocks nor on which duplicate rounds up.
@@ -43,8 +43,7 @@ def mutual_neighbours(
     """
     check_aligned((x, y), min_rows=3)
     places = torch.arange(len(x)) if queries is None else queries.cpu()
-    if not len(places) or int(places.min()) < 0 or int(places.max()) >= len(x):
-        raise InputError(f"queries must be indices of the {len(x)} tokens, got {places.tolist()[:5]}...")
+    check_indices("queries", places, len(x))
     sides = (x, y) if queries is None else (x[queries], y[queries])
     neighbours = MutualNeighbours(*sides, k=k, places=places)
     neighbours.check_candidates(len(x))
@@ -71,12 +70,10 @@ class MutualNeighbours:
     ) -> None:
         """``places``: position of each query itself in the stream of reference tokens; -1 for absent (the default).
 
-        Raises:
-            InputError: as ``check_aligned``, an all-zero row, k below 1, or not one place per query.
+        Raises InputError as ``check_aligned``, and for an all-zero row, k below 1, or not one place per query.
         """
         check_aligned((queries_x, queries_y), min_rows=1)
-        for name, value in (("x", queries_x), ("y", queries_y)):
-            check_directions(value, name)
+        check_directions(queries_x, queries_y)
         if not 1 <= k < PLACES // 2:
             raise InputError(f"k must be at least 1 neighbour, got {k}")
         if places is not None and len(places) != len(queries_x):
@@ -87,14 +84,9 @@ class MutualNeighbours:
         self._sides = [Neighbours(queries, k, self._places) for queries in (queries_x, queries_y)]
 
     def update(self, x: Float[Tensor, "batch d1"], y: Float[Tensor, "m d2"]) -> None:
-        """Add a batch of reference tokens.
-
-        Raises:
-            InputError: as ``check_aligned``; an all-zero row, which has no direction.
-        """
+        """Add a batch of reference tokens. Raises InputError as ``check_aligned``, and for an all-zero row."""
         check_aligned((x, y), [side.queries.shape[1] for side in self._sides])
-        for name, value in (("x", x), ("y", y)):
-            check_directions(value, name)
+        check_directions(x, y)
         for side, reference in zip(self._sides, (x, y), strict=True):
             side.update(reference)
         self.n += len(x)
@@ -109,11 +101,7 @@ class MutualNeighbours:
             )
 
     def compute(self) -> float:
-        """Return the mean share of common neighbours among the reference tokens so far.
-
-        Raises:
-            InputError: k reference tokens or fewer to choose from.
-        """
+        """Return the mean share of common neighbours so far. Raises InputError as ``check_candidates``."""
         self.check_candidates(self.n)
         return float(shared_neighbours(*self._sides).mean())
 
@@ -122,20 +110,14 @@ class Neighbours:
     """The k nearest reference tokens of each query so far, nearest first; of equally near ones the earlier first.
 
     Searches in one representation; ``shared_neighbours`` compares any two. Reference tokens arrive in batches and must
-    have directions, as ``MutualNeighbours`` checks.
-
-    Attributes:
-        n: reference tokens so far.
-        tokens: (q, k) int64 indices of the neighbours in the stream; -1 if there were fewer.
+    have directions, as ``MutualNeighbours`` checks; ``tokens`` (q, k) are their indices in the stream, -1 if absent.
     """
 
     def __init__(self, queries: Float[Tensor, "q d"], k: int, places: Int[Tensor, " q"]) -> None:
         """``places``: position of each query itself in the stream of reference tokens; -1 for absent."""
-        self.queries, self.n = queries, 0
-        self._places = places
-        # Below any cosine.
-        self._steps = torch.full((len(queries), k), -STEPS - 1, dtype=torch.int64, device=queries.device)
+        self.queries, self.n, self._places = queries, 0, places
         self.tokens = torch.full((len(queries), k), -1, dtype=torch.int64, device=queries.device)
+        self._steps = torch.full_like(self.tokens, -STEPS - 1)  # below any cosine
 
     def update(self, reference: Float[Tensor, "batch d"]) -> None:
         """Add a batch of reference tokens."""

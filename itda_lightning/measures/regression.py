@@ -35,8 +35,7 @@ def regression_r2(x: Float[Tensor, "n d1"], y: Float[Tensor, "m d2"]) -> float:
 def regression_r2_of(moments: CrossMoments) -> float:
     """Compute ``regression_r2`` from sums over batches.
 
-    Raises:
-        InputError: no more tokens than the rank of x and the intercept, with which any y would be fitted.
+    Raises InputError if there are no more tokens than the rank of x and the intercept.
     """
     x = all_directions(moments.xx).whiten
     rank = x.shape[1]

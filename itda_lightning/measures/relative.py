@@ -5,7 +5,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from itda_lightning.errors import InputError
-from itda_lightning.measures.aligned import blocks, check_aligned, check_directions, directions
+from itda_lightning.machine.checks import check_at_least
+from itda_lightning.measures.aligned import blocks, check_aligned, check_directions, check_indices, directions
 
 
 def relative_similarity(x: Float[Tensor, "n d1"], y: Float[Tensor, "m d2"], anchors: Int[Tensor, " anchors"]) -> float:
@@ -30,8 +31,8 @@ def relative_similarity(x: Float[Tensor, "n d1"], y: Float[Tensor, "m d2"], anch
         1.0
     """
     check_aligned((x, y), min_rows=1)
-    if len(anchors) and (int(anchors.min()) < 0 or int(anchors.max()) >= len(x)):
-        raise InputError(f"anchors must be indices of the {len(x)} tokens, got {anchors.tolist()[:5]}...")
+    if len(anchors):
+        check_indices("anchors", anchors, len(x))
     similarity = RelativeSimilarity(x[anchors], y[anchors])
     similarity.update(x, y)
     return similarity.compute()
@@ -47,29 +48,18 @@ class RelativeSimilarity:
     def __init__(self, anchors_x: Float[Tensor, "anchors d1"], anchors_y: Float[Tensor, "m d2"]) -> None:
         """Take the activations of the anchors, the same tokens in both spaces.
 
-        Raises:
-            InputError: fewer than two, different numbers of them, values that are not finite, or an all-zero row.
+        Raises InputError as ``check_aligned``, and for fewer than two anchors or an all-zero row.
         """
         check_aligned((anchors_x, anchors_y))
-        if len(anchors_x) < 2:
-            raise InputError(
-                f"anchors must be at least 2, got {len(anchors_x)}: with one anchor the cosine of two tokens is 1 or -1"
-            )
-        check_directions(anchors_x, "x, among its anchors,")
-        check_directions(anchors_y, "y, among its anchors,")
-        self._anchors = (directions(anchors_x), directions(anchors_y))
-        self.n = 0
-        self._total = 0.0
+        check_at_least(2, {"anchors": len(anchors_x)}, "with one anchor the cosine of two tokens is 1 or -1")
+        check_directions(anchors_x, anchors_y, ", among its anchors,")
+        self._anchors = directions(anchors_x), directions(anchors_y)
+        self.n, self._total = 0, 0.0
 
     def update(self, x: Float[Tensor, "batch d1"], y: Float[Tensor, "m d2"]) -> None:
-        """Add a batch of tokens.
-
-        Raises:
-            InputError: as ``check_aligned``; an all-zero row.
-        """
+        """Add a batch of tokens. Raises InputError as ``check_aligned``, and for an all-zero row."""
         check_aligned((x, y), [anchors.shape[1] for anchors in self._anchors])
-        check_directions(x, "x")
-        check_directions(y, "y")
+        check_directions(x, y)
         if len(x):
             self._total += float(torch.cat([self._cosines(*block) for block in blocks(x, y)]).sum())
             self.n += len(x)
@@ -82,5 +72,5 @@ class RelativeSimilarity:
 
     def _cosines(self, x: Float[Tensor, "block d1"], y: Float[Tensor, "block d2"]) -> Float[Tensor, " block"]:
         """Return the cosine per token; 0 for a token that is orthogonal to all anchors of one side."""
-        relative = [directions(z) @ anchors.T for z, anchors in zip((x, y), self._anchors, strict=True)]
-        return torch.nn.functional.cosine_similarity(relative[0], relative[1], dim=1, eps=1e-30)
+        relative = (directions(z) @ anchors.T for z, anchors in zip((x, y), self._anchors, strict=True))
+        return torch.nn.functional.cosine_similarity(*relative, dim=1, eps=1e-30)

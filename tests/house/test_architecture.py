@@ -55,7 +55,7 @@ OF_THIS_PACKAGE = {
     "growth": {"machine", "pursuit"},
     "dictionary": {"machine", "pursuit"},
     "results": {"machine", "dictionary.sources"},
-    "measures": {"dictionary.sources"},
+    "measures": {"machine", "dictionary.sources"},
     "report": {"machine", "dictionary.sources", "results"},
 }
 OF_OTHERS = {
