@@ -1,34 +1,34 @@
-"""Find the tokens of several models that are the same position of the same text.
+"""The tokens of several models that are the same position of the same text, and all models' activations there.
 
 Models that read the same tokens are aligned token by token. Others are aligned by characters: tokens of two tokenizers
 that end at the same character of the same document are the same position, as both models have then read the same text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
+from tqdm.auto import tqdm
 
+from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.text.rows import Rows
 from itda_lightning.errors import InputError
 
 Alignment = Literal["auto", "tokens", "characters"]
 Unit = Literal["tokens", "characters"]
+BATCH = 4096
 
 
 class AlignedTokens(NamedTuple):
-    """The n tokens that all models have.
+    """The n tokens that all models have: spans of document, start and end character, and places in each model's rows.
 
-    Attributes:
-        spans: (n, 3) int64 document, start and end character, in the order of the first model's rows; if aligned by
-            characters, start is end.
-        places: for each model (n, 2) int64 row and position of each token.
+    They are in the order of the first model's rows. If they are aligned by characters, start is end.
     """
 
     spans: Int[Tensor, "n 3"]
-    places: tuple[Int[Tensor, "n 2"], ...]
+    places: tuple[Int[Tensor, "n 2"], ...]  # row and position of each token, for each model
 
     def select(self, index: Tensor) -> "AlignedTokens":
         """Return the tokens at indices, or at the true entries of a mask."""
@@ -36,14 +36,9 @@ class AlignedTokens(NamedTuple):
 
 
 def unit_of_alignment(alignment: Alignment, rows: Sequence[Rows]) -> Unit:
-    """Return the unit of alignment: tokens if all models read the same ones, else characters.
+    """Return the unit of alignment: the required one; for "auto" tokens if all models read the same, else characters.
 
-    Args:
-        alignment: the required unit, or "auto".
-        rows: rows of each model that are compared.
-
-    Raises:
-        InputError: tokens are required, but the models read different ones.
+    Raises InputError if tokens are required, but the models read different ones.
     """
     same = len({one.fingerprint() for one in rows}) == 1
     if alignment == "tokens" and not same:
@@ -57,48 +52,33 @@ def unit_of_alignment(alignment: Alignment, rows: Sequence[Rows]) -> Unit:
 
 
 def align(rows: Sequence[Rows], unit: Unit) -> AlignedTokens:
-    """Return the kept tokens that all models have, in the order of the first model's rows.
-
-    Args:
-        rows: rows of each model, of the same dataset.
-        unit: their ``unit_of_alignment``.
-
-    Raises:
-        InputError: no token in common.
-    """
+    """Return the kept tokens that all models have; InputError if there are none. Rows are of the same dataset."""
     if unit == "tokens":
         places = rows[0].kept.nonzero()
         return AlignedTokens(_spans(rows[0], places, unit), (places,) * len(rows))
     ends = [_last_of_each_end(one) for one in rows]
-    common = common_spans([spans for spans, _ in ends])
-    if not len(common):
+    first = ends[0][0]
+    # For each model, the place of each token of the first among its own.
+    own = torch.stack([index_among(spans, first) for spans, _ in ends])
+    common = (own >= 0).all(0)
+    if not bool(common.any()):
         raise InputError(
             f"no token of the {len(rows)} models ends at the same character of the same document: they read different "
             "text; raise the numbers of tokens, or give the models the same data settings"
         )
-    # For each model, the place of each common token among its own tokens.
-    own = [torch.empty(len(common), dtype=torch.int64) for _ in rows]
-    for place, (spans, _) in zip(own, ends, strict=True):
-        index = index_among(common, spans)
-        place[index[index >= 0]] = (index >= 0).nonzero()[:, 0]
-    order = own[0].argsort()
     return AlignedTokens(
-        common[order],
-        tuple(places[place[order]] for (_, places), place in zip(ends, own, strict=True)),
+        first[common], tuple(places[index[common]] for (_, places), index in zip(ends, own, strict=True))
     )
 
 
 def common_sources(rows: Sequence[Rows], unit: Unit) -> Int[Tensor, "m 3"]:
-    """Return the (m, 3) sources that could have become atoms of any of the fits: the distinct tokens that all read.
+    """Return the sources that could have become atoms of any of the fits: the distinct tokens that all read, sorted.
 
-    Args:
-        rows: rows that each fit read, of the same dataset.
-        unit: the unit of alignment of the models.
-
-    Raises:
-        InputError: no token in common.
+    Raises InputError if there are none.
     """
-    common = common_spans([_spans(one, one.kept.nonzero(), unit) for one in rows])
+    each = torch.cat([_spans(one, one.kept.nonzero(), unit).unique(dim=0) for one in rows])
+    distinct, counts = each.unique(dim=0, return_counts=True)
+    common = distinct[counts == len(rows)]
     if not len(common):
         raise InputError(
             "the fits have no token in common, so no source can be an atom of more than one: fit them on the same "
@@ -108,24 +88,17 @@ def common_sources(rows: Sequence[Rows], unit: Unit) -> Int[Tensor, "m 3"]:
 
 
 def source_spans(table: Int[Tensor, "n 6"], unit: Unit) -> Int[Tensor, "n 3"]:
-    """Return (n, 3) document, start and end of sources, as in ``AlignedTokens``."""
+    """Return document, start and end of sources, as in ``AlignedTokens``."""
     document, start, end = table[:, 0], table[:, 4], table[:, 5]
     return torch.stack([document, end if unit == "characters" else start, end], dim=1)
 
 
 def index_among(spans: Int[Tensor, "m 3"], others: Int[Tensor, "n 3"]) -> Int[Tensor, " n"]:
-    """Return the (n,) index of each of the others among m distinct spans, -1 if it is none of them."""
+    """Return the index of each of the others among the distinct spans, -1 if it is none of them."""
     distinct, inverse = torch.cat([spans, others]).unique(dim=0, return_inverse=True)
     place = torch.full((len(distinct),), -1)
     place[inverse[: len(spans)]] = torch.arange(len(spans))
     return place[inverse[len(spans) :]]
-
-
-def common_spans(spans: Sequence[Int[Tensor, "_ 3"]]) -> Int[Tensor, "m 3"]:
-    """Return the (m, 3) spans that are in all, distinct and sorted."""
-    distinct = torch.cat([part.unique(dim=0) for part in spans])
-    both, counts = distinct.unique(dim=0, return_counts=True)
-    return both[counts == len(spans)]
 
 
 def _spans(rows: Rows, places: Int[Tensor, "n 2"], unit: Unit) -> Int[Tensor, "n 3"]:
@@ -141,3 +114,61 @@ def _last_of_each_end(rows: Rows) -> tuple[Int[Tensor, "n 3"], Int[Tensor, "n 2"
     last.scatter_reduce_(0, inverse, torch.arange(len(spans)), "amax", include_self=False)
     last = last.sort().values
     return spans[last], places[last]
+
+
+class AlignedActivations:
+    """Held-out activations of several models, read from their caches; row i of each is the same position of one text.
+
+    Tokens at which an activation is zero or not finite in some model are left out (``left_out`` of them); ``documents``
+    are those of the others. Raises InputError if there are none.
+    """
+
+    def __init__(self, models: Sequence[tuple[ActivationsDataModule, list[str]]], tokens: AlignedTokens) -> None:
+        """``models``: data and hook points of each."""
+        self._models, self._tokens = models, tokens
+        usable = torch.ones(len(tokens.spans), dtype=torch.bool)
+        for rows, parts in self.batches("Check activations"):
+            for x in parts:
+                usable[rows] &= torch.isfinite(x).all(1) & (x != 0).any(1)
+        self.left_out = int((~usable).sum())
+        if not bool(usable.any()):
+            raise InputError(
+                f"at none of {len(usable):,} tokens in common are the activations of all models finite and not all "
+                "zero: look at model_dtype, or compare other hook points"
+            )
+        self._tokens = tokens.select(usable)
+        self.documents = self._tokens.spans[:, 0]
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    def batches(self, description: str) -> Iterator[tuple[Int[Tensor, " batch"], list[Float[Tensor, "batch _"]]]]:
+        """Yield indices of tokens with their activations; ``description`` labels the progress bar."""
+        n = len(self._tokens.spans)
+        with tqdm(total=n, desc=description, unit=" tokens", unit_scale=True) as bar:
+            for index in torch.arange(n).split(BATCH):
+                yield index, self.at(index)
+                bar.update(len(index))
+
+    def at(self, index: Int[Tensor, " m"]) -> list[Float[Tensor, "m _"]]:
+        """Return the activations of every hook point of every model at some of the tokens, float32."""
+        parts = []
+        for (data, hook_names), places in zip(self._models, self._tokens.places, strict=True):
+            parts += _read(data, hook_names, places[index])
+        return parts
+
+
+def _read(data: ActivationsDataModule, hook_names: Sequence[str], places: Int[Tensor, "m 2"]) -> list[Tensor]:
+    """Return the cached activations at (row, position) of each hook point, reading runs of consecutive rows."""
+    cache = data.cache("heldout")
+    assert cache is not None
+    x = {hook: torch.empty(len(places), cache.widths[hook]) for hook in hook_names}
+    rows = places[:, 0].unique()
+    for run in rows.tensor_split((rows.diff() > 1).nonzero()[:, 0] + 1):
+        first, last = int(run[0]), int(run[-1])
+        inside = (places[:, 0] >= first) & (places[:, 0] <= last)
+        row, position = (places[inside] - torch.tensor([first, data.rows("heldout").first_position])).T
+        read = cache.read(first, last + 1).activations
+        for hook, values in x.items():
+            values[inside] = read[hook][row, position].float()
+    return list(x.values())

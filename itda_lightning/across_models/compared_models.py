@@ -23,12 +23,6 @@ from itda_lightning.machine.made_once import hash_of, made_once
 
 logger = logging.getLogger(__name__)
 
-# Settings of the study's data that replace those of a run's fit.
-REPLACED = ("device", "model_batch_size", "validation_tokens")
-# Settings that must be equal, or one model's training tokens would be held out for another.
-SHARED = ("holdout_fraction", "prepend_bos")
-LONGEST = 2**31
-
 
 class SameText(ActivationsDataModule):
     """An ``ActivationsDataModule`` that can read the text of another one's rows; same arguments."""
@@ -37,10 +31,7 @@ class SameText(ActivationsDataModule):
         """Read in this split the text of the other's rows, row by row, in tokens of this model's own tokenizer.
 
         With the same tokenizer these are the same rows. Rows longer than this model reads are cut off. Call it before
-        the split is read.
-
-        Raises:
-            InputError: as ``retokenise``; a model without a configuration.
+        the split is read. Raises InputError as ``retokenise``, and for a model without a configuration.
         """
         config = config_of(self.model_name.path_or_hub_name(), self.model_name.revision).get_text_config()
         # `transformers` gives 10^30 for a tokenizer that does not know its limit.
@@ -50,42 +41,34 @@ class SameText(ActivationsDataModule):
             other.tokenizer,
             self.tokenizer,
             prepend_bos=other.hparams["prepend_bos"],
-            longest=min(LONGEST, *(limit for limit in limits if limit is not None)),
+            longest=min(2**31, *(limit for limit in limits if limit is not None)),
         )
 
 
 @dataclass
 class ComparedModel:
-    """One model of a study.
-
-    Attributes:
-        name: its name in the results.
-        hook_names: the compared hook points.
-        data: its documents, rows and activations.
-        dictionaries: hook point -> dictionary, of its run or from ``add_dictionaries``.
-        is_run: True if it was given as a fitted run.
-    """
+    """One model of a study."""
 
     name: str
     hook_names: list[str]
     data: SameText
-    dictionaries: dict[str, Dictionary] = field(default_factory=dict)
-    is_run: bool = False
+    dictionaries: dict[str, Dictionary] = field(default_factory=dict)  # of its run or from ``add_dictionaries``
+    is_run: bool = False  # given as a fitted run
 
 
 def open_models(models: Sequence[ModelSettings], data: Mapping[str, Any], of_sources: bool) -> list[ComparedModel]:
-    """Open the models with their data, all reading the same held-out text.
+    """Open the models with their data (``data`` are the shared arguments), all reading the same held-out text.
 
-    Args:
-        models: settings of each model.
-        data: arguments of ``ActivationsDataModule`` that all models share.
-        of_sources: True if dictionaries are compared; else no training text is read.
-
-    Raises:
-        InputError: a run without a dictionary of a hook point or without the settings of its fit, models of different
-            documents or kinds of hook points, or a single hook point in all.
+    Unless dictionaries are compared (``of_sources``), no training text is read. Raises InputError for a run without a
+    dictionary of a hook point or without the settings of its fit, models of different documents or kinds of hook
+    points, or a single hook point in all.
     """
-    opened = [_from_run(one, data) if one.run is not None else _from_model(one, data) for one in models]
+    opened = [
+        ComparedModel(one.name, one.hook_names, SameText(**{**data, **one.of_the_model}))
+        if one.run is None
+        else _from_run(one, Path(one.run).expanduser(), data)
+        for one in models
+    ]
     if not of_sources:
         for model in opened:
             # A split has at least one row.
@@ -102,11 +85,7 @@ def open_models(models: Sequence[ModelSettings], data: Mapping[str, Any], of_sou
 
 
 def check_widths(models: Sequence[ComparedModel]) -> None:
-    """Check every hook point, loading a language model if its widths are not cached.
-
-    Raises:
-        InputError: a hook point that a model does not have, or a dictionary of another width than its activations.
-    """
+    """Check every hook point and the widths of dictionaries, loading a language model if its widths are not cached."""
     for model in models:
         _ = model.data.widths  # fails for a hook point that the model does not have
         for hook, dictionary in model.dictionaries.items():
@@ -115,15 +94,9 @@ def check_widths(models: Sequence[ComparedModel]) -> None:
 
 
 def add_dictionaries(model: ComparedModel, fit: Mapping[str, Any], made: Path) -> None:
-    """Fit dictionaries of all hook points in one pass, unless ``made`` holds those of the same fit.
+    """Fit dictionaries of all hook points in one pass over the cache, unless ``made`` has those of the same fit.
 
-    Args:
-        model: a model whose activations are in its cache.
-        fit: arguments of ``ITDA``.
-        made: directory of fits, each in a folder named by its hash.
-
-    Raises:
-        InputError: as ``ITDA``.
+    ``fit`` are arguments of ``ITDA``; each fit is in a folder of ``made`` named by its hash.
     """
     module = ITDA(**fit)
     identity = fit_identity(settings(module.hparams), model.data) | {"data.seed": model.data.hparams["seed"]}
@@ -142,13 +115,10 @@ def add_dictionaries(model: ComparedModel, fit: Mapping[str, Any], made: Path) -
     model.dictionaries = {hook: Dictionary.load(place / DICTIONARIES / hook) for hook in model.hook_names}
 
 
-def _from_model(model: ModelSettings, data: Mapping[str, Any]) -> ComparedModel:
-    return ComparedModel(model.name, model.hook_names, SameText(**{**data, **model.of_the_model}))
-
-
-def _from_run(model: ModelSettings, data: Mapping[str, Any]) -> ComparedModel:
-    path = Path(str(model.run)).expanduser()
-    loaded = [load_dictionary(path, hook) for hook in model.hook_names or _hook_names_in(path)]
+def _from_run(model: ModelSettings, path: Path, data: Mapping[str, Any]) -> ComparedModel:
+    # Anything that is not a run directory holds one dictionary.
+    saved: Sequence[str | None] = [entry.name for entry in (path / DICTIONARIES).glob("*")] or [None]
+    loaded = [load_dictionary(path, hook) for hook in model.hook_names or saved]
     dictionaries = {str(dictionary.metadata.get("hook_name")): dictionary for dictionary in loaded}
     of_fit = loaded[0].metadata.get("data")
     if not of_fit:
@@ -156,17 +126,12 @@ def _from_run(model: ModelSettings, data: Mapping[str, Any]) -> ComparedModel:
             f"{model.name}: {path} does not say which model and documents it was fitted on: give a run of "
             "itda_lightning.fit"
         )
-    changes = {name: data[name] for name in REPLACED if name in data}
+    changes = {name: data[name] for name in ("device", "model_batch_size", "validation_tokens") if name in data}
     if of_fit.get("cache_dir") is None:
         changes["cache_dir"] = data.get("cache_dir")
     names = model.hook_names or sorted(dictionaries, key=_layers_first)
     own = {name: dictionaries[name] for name in names}
     return ComparedModel(model.name, names, SameText(**{**of_fit, **changes}), own, is_run=True)
-
-
-def _hook_names_in(path: Path) -> Sequence[str | None]:
-    """Return the hook points of a run directory; [None] for anything else, which holds one dictionary."""
-    return [entry.name for entry in (path / DICTIONARIES).glob("*")] or [None]
 
 
 def _layers_first(hook_name: str) -> list[tuple[int, str]]:
@@ -179,15 +144,14 @@ def _check_sites(models: Sequence[ComparedModel]) -> None:
         raise InputError(
             f"{models[0].name} at {models[0].hook_names[0]} alone cannot be compared: give another model or hook point"
         )
-    kinds = {model.name: sorted({kind_of(hook) for hook in model.hook_names}) for model in models}
+    kinds = [sorted({kind_of(hook) for hook in model.hook_names}) for model in models]
     # Loaders call the same hook point by different names.
-    huggingface = {model.name: model.data.model_name.loader == "huggingface" for model in models}
-    for model in models[1:]:
-        same_names = huggingface[model.name] == huggingface[models[0].name]
-        if same_names and kinds[model.name] != kinds[models[0].name]:
+    huggingface = [model.data.model_name.loader == "huggingface" for model in models]
+    for model, kind, named_so in zip(models, kinds, huggingface, strict=True):
+        if named_so == huggingface[0] and kind != kinds[0]:
             raise InputError(
-                f"the hook points of {models[0].name} are {kinds[models[0].name]}, those of {model.name} "
-                f"{kinds[model.name]}: layers are matched at hook points of one kind; give the same kinds for both"
+                f"the hook points of {models[0].name} are {kinds[0]}, those of {model.name} {kind}: layers are matched "
+                "at hook points of one kind; give the same kinds for both"
             )
 
 
@@ -196,14 +160,16 @@ def _check_data(models: Sequence[ComparedModel], of_sources: bool) -> None:
     if first["cache_dir"] is None:
         raise InputError("activations are read more than once: set data.cache_dir")
     for model in models[1:]:
-        for name in SHARED:
+        # Or one model's training tokens would be held out for another.
+        for name in ("holdout_fraction", "prepend_bos"):
             if (value := model.data.hparams[name]) != first[name]:
                 raise InputError(
                     f"{models[0].name} has data.{name} {first[name]}, {model.name} {value}: they would be compared on "
                     "other text than they were fitted for; fit them with the same"
                 )
+    datasets = {model.name: model.data.documents.fingerprint for model in models}
     for model in models:
-        dataset = model.data.documents.fingerprint
+        dataset = datasets[model.name]
         for hook, dictionary in model.dictionaries.items():
             if of_sources and dictionary.sources is None:
                 raise InputError(f"the dictionary of {model.name} at {hook} has no sources: give one that was fitted")
@@ -212,7 +178,6 @@ def _check_data(models: Sequence[ComparedModel], of_sources: bool) -> None:
                     f"{model.name} was fitted on documents {dictionary.dataset}, {model.data.documents.name} holds "
                     f"{dataset}: give the documents of its fit"
                 )
-    datasets = {model.name: model.data.documents.fingerprint for model in models}
     if len(set(datasets.values())) > 1:
         each = ", ".join(f"{name}: {dataset}" for name, dataset in datasets.items())
         raise InputError(

@@ -24,18 +24,11 @@ ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two models.
-
-    Attributes:
-        name: its name in the results.
-        dictionary: its dictionary, with sources.
-        data: data of the dictionary's fit, which name the model.
-        hook_name: the hook point of the dictionary.
-    """
+    """One of the two models."""
 
     name: str
-    dictionary: Dictionary
-    data: ActivationsDataModule
+    dictionary: Dictionary  # with sources
+    data: ActivationsDataModule  # of the dictionary's fit, which name the model
     hook_name: str
 
     @classmethod
@@ -58,11 +51,7 @@ class Side:
 
 
 def check_sides(base: Side, other: Side) -> None:
-    """Check that two sides can be compared; loads no model.
-
-    Raises:
-        InputError: as ``check_sources`` of either; dictionaries of different datasets, which have no sources in common.
-    """
+    """Raise InputError unless both pass ``check_sources`` and are of the same dataset; loads no model."""
     base.sources.intersection(other.sources)
 
 
@@ -73,14 +62,12 @@ def diff(base: Side, other: Side) -> Difference:
     of B's own activation there that B's dictionary leaves unexplained).
 
     Each model reads the prompts of all sources; the two are loaded one after the other. They may differ in tokenizer,
-    hook point and width. If widths differ, the score is the second share alone.
-
-    Raises:
-        InputError: as ``check_sides`` and ``at_sources``; a dictionary of another width than its model.
+    hook point and width. If widths differ, the score is the second share alone. Raises InputError as ``check_sides``
+    and ``at_sources``, and for a dictionary of another width than its model.
     """
     check_sides(base, other)
     sides = (base, other)
-    read = [read_sources(reader, sides) for reader in sides]
+    read = [_read_sources(reader, sides) for reader in sides]
     return Difference(
         title=f"{base.heading} and {other.heading}",
         facts=_facts(sides),
@@ -92,7 +79,7 @@ def diff(base: Side, other: Side) -> Difference:
 
 
 def unexplained_shares(dictionary: Dictionary, x: Float[Tensor, "m d"]) -> Float[Tensor, " m"]:
-    """Return the share of ``|x - bias|^2`` that the dictionary's codes leave, (m,) float64; 0 if x is the bias."""
+    """Return the share of ``|x - bias|^2`` that the dictionary's codes leave, float64; 0 if x is the bias."""
     x = x.to(dictionary.bias.device)
     energy = dictionary.centre(x).double().square().sum(1)
     shares = torch.where(energy > 0, dictionary.encode(x).residual_energy.double() / energy, 0.0)
@@ -100,13 +87,13 @@ def unexplained_shares(dictionary: Dictionary, x: Float[Tensor, "m d"]) -> Float
 
 
 def cosine_distances(x: Float[Tensor, "m d"], y: Float[Tensor, "m d"]) -> Float[Tensor, " m"]:
-    """Return 1 - cosine of the rows of x and y, each about the mean of its rows; (m,) float64."""
+    """Return 1 - cosine of the rows of x and y, each about the mean of its rows; float64."""
     x, y = x.double(), y.double()
     return 1 - torch.nn.functional.cosine_similarity(x - x.mean(0), y - y.mean(0))
 
 
-def read_sources(reader: Side, owners: Sequence[Side]) -> list[SourceActivations]:
-    """Return the activations of one side's model at the sources of each owner's dictionary. Raises as ``diff``."""
+def _read_sources(reader: Side, owners: Sequence[Side]) -> list[SourceActivations]:
+    """Return the activations of one side's model at the sources of each owner's dictionary."""
     language_model = LanguageModel(reader.data.model_name, [reader.hook_name])
     check_width(reader.dictionary, language_model.widths[reader.hook_name], reader.data, reader.hook_name)
     batch_size = reader.data.hparams["model_batch_size"]
@@ -120,11 +107,10 @@ def direction(owner: Side, reader: Side, own: SourceActivations, theirs: SourceA
     x = theirs.x[reader.hook_name][both]
     own_x = own.x[owner.hook_name][torch.searchsorted(own.index, index)]
     unexplained = unexplained_shares(reader.dictionary, x).tolist()
-    unexplained_own: list[float | None] = [None] * len(index)
-    distances: list[float | None] = [None] * len(index)
+    unexplained_own = distances = [None] * len(index)
     if own_x.shape[1] == reader.dictionary.d_in:
-        unexplained_own = [*unexplained_shares(reader.dictionary, own_x).tolist()]
-        distances = [*cosine_distances(own_x, x).tolist()]
+        unexplained_own = unexplained_shares(reader.dictionary, own_x).tolist()
+        distances = cosine_distances(own_x, x).tolist()
     sources, prompts = owner.sources, dict(zip(own.index.tolist(), own.prompts, strict=True))
     common = sources.intersection(reader.sources)
     atoms = []

@@ -4,6 +4,7 @@ This is the noise floor of a comparison: two fits of the same model differ only 
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -41,16 +42,16 @@ def reordered_batches(data: ActivationsDataModule, seed: int) -> ActivationLoade
 def regrown(
     dictionaries: Mapping[str, Dictionary], batches: Iterable[ActivationBatch]
 ) -> dict[str, Int[Tensor, "_ 6"]]:
-    """Grow dictionaries again on other batches, with the settings, bias and threshold of the given ones.
+    """Grow the dictionaries of hook points again on other batches, with their settings, bias and threshold.
 
-    Args:
-        dictionaries: hook point -> dictionary accepted by ``check_regrowable``.
-        batches: the tokens of their fits.
-
-    Returns:
-        Hook point -> (atoms, 6) sources, columns as in ``sources.COLUMNS``.
+    They must pass ``check_regrowable``. Returns hook point -> sources, columns as in ``sources.COLUMNS``.
     """
-    grown = {hook: _empty(dictionary) for hook, dictionary in dictionaries.items()}
+    grown = {}
+    for hook, dictionary in dictionaries.items():
+        fit = dictionary.metadata["fit"]
+        settings = {name: fit[name] for name in ("k", "pursuit", "nonnegative")}
+        nothing = torch.zeros(0, dictionary.d_in)
+        grown[hook] = Dictionary(nothing, dictionary.bias, **settings, capacity=fit["max_atoms"])
     for batch in batches:
         for hook, dictionary in grown.items():
             if dictionary.n_atoms < dictionary.capacity:
@@ -58,30 +59,19 @@ def regrown(
     return {hook: dictionary.source_table for hook, dictionary in grown.items()}
 
 
-def _empty(dictionary: Dictionary) -> Dictionary:
-    fit = dictionary.metadata["fit"]
-    return Dictionary(
-        torch.zeros(0, dictionary.d_in),
-        dictionary.bias,
-        k=fit["k"],
-        pursuit=fit["pursuit"],
-        nonnegative=fit["nonnegative"],
-        capacity=fit["max_atoms"],
-    )
-
-
-def _grow(dictionary: Dictionary, batch: ActivationBatch, hook_name: str, metadata: Mapping[str, object]) -> None:
-    fit, threshold = metadata["fit"], metadata["threshold"]
-    assert isinstance(fit, Mapping)
-    assert isinstance(threshold, float)
+def _grow(dictionary: Dictionary, batch: ActivationBatch, hook_name: str, metadata: Mapping[str, Any]) -> None:
+    fit = metadata["fit"]
     x, table = batch.usable(hook_name, fit["bad_activations"])
     if not len(x):
         return
     dictionary.prepared().build_gram()
-    typical = metadata.get("typical_energy") or 1.0
-    assert isinstance(typical, float)
     rule = GrowthRule(
-        dictionary.k, judging(dictionary.pursuit), dictionary.nonnegative, threshold, fit["energy_exponent"], typical
+        dictionary.k,
+        judging(dictionary.pursuit),
+        dictionary.nonnegative,
+        metadata["threshold"],
+        fit["energy_exponent"],
+        metadata.get("typical_energy") or 1.0,
     )
     step = GROWTH_POLICIES[fit["growth"]](dictionary.centre(x), dictionary.prepared(), rule)
     dictionary.append(step.atoms, table[step.accepted])

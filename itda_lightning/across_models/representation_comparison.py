@@ -5,11 +5,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from itda_lightning.across_models.aligned_activations import AlignedActivations
+from itda_lightning.across_models.alignment import AlignedActivations
 from itda_lightning.across_models.similarity_settings import SimilaritySettings
 from itda_lightning.across_models.site_matrix import SiteMatrix
 from itda_lightning.comparison.bootstrap import DocumentGroups
@@ -42,13 +42,8 @@ Pair = tuple[int, int]
 class RepresentationComparison:
     """Measures of the activations of all pairs of sites at the same tokens.
 
-    Args:
-        activations: the stream; read once for anchors and neighbours, and once per set of pairs whose sums fit in
-            memory.
-        settings: measures, and numbers of resamples, anchors, queries and neighbours.
-
-    Raises:
-        InputError: resamples of tokens of a single document.
+    The tokens are read once for anchors and neighbours, and once per set of pairs whose sums fit in memory. Raises
+    InputError for resamples of tokens of a single document.
     """
 
     def __init__(self, activations: AlignedActivations, settings: SimilaritySettings) -> None:
@@ -57,16 +52,14 @@ class RepresentationComparison:
 
     def measure(self, sites: int) -> tuple[dict[str, SiteMatrix], float]:
         """Return every requested measure, and the seconds of the sums that several of them share."""
-        names = self.settings.of_activations
-        matrices = {name: SiteMatrix.ones(sites, self.settings.resamples) for name in names}
-        pairs = list(itertools.combinations(range(sites), 2))
-        shared = 0.0
-        if set(names) & set(OF_MOMENTS):
-            shared = self._of_moments(pairs, matrices)
+        names, shared = self.settings.of_activations, 0.0
+        matrices = {name: SiteMatrix.ones(sites, self.settings.resamples) for name in names if name in OF_MOMENTS}
+        if matrices:
+            shared = self._of_moments(list(itertools.combinations(range(sites), 2)), matrices)
         if "relative" in names:
-            matrices["relative"] = self._relative(pairs, matrices["relative"])
+            matrices["relative"] = self._relative()
         if "neighbours" in names:
-            matrices["neighbours"] = self._neighbours(pairs, matrices["neighbours"])
+            matrices["neighbours"] = self._neighbours()
         return matrices, shared
 
     def _of_moments(self, pairs: Sequence[Pair], matrices: dict[str, SiteMatrix]) -> float:
@@ -84,15 +77,15 @@ class RepresentationComparison:
                     parts[one].update(*(x[site][group == one] for site in used))
             seconds += time.perf_counter() - start
             draws = [torch.ones(self.groups.n_groups, dtype=torch.int64), *self.groups.times]
-            for draw, times in enumerate(tqdm(draws, desc="Measures of the sums, and resamples")):
+            for draw, times in enumerate(tqdm(draws, desc="Measures of the sums, and resamples"), start=-1):
                 start = time.perf_counter()
                 moments = Moments.combined(parts, times.tolist())
                 seconds += time.perf_counter() - start
                 for (i, j), (a, b) in zip(chunk, own, strict=True):
-                    _fill(matrices, draw - 1, i, j, moments.compute(a, b))
+                    _fill(matrices, draw, i, j, moments.compute(a, b))
         return seconds
 
-    def _relative(self, pairs: Sequence[Pair], empty: SiteMatrix) -> SiteMatrix:
+    def _relative(self) -> SiteMatrix:
         """Sum the cosines of relative representations by group; see ``relative_similarity``."""
         start = time.perf_counter()
         anchors = [directions(x) for x in self.activations.at(self._draw(0, self.settings.anchors))]
@@ -107,12 +100,10 @@ class RepresentationComparison:
                     # Inner products of all entries of two representations, for all pairs at once.
                     entries = relative[:, groups == one].flatten(1)
                     sums[one] += entries @ entries.T
-        first, second = torch.tensor(pairs).T
-        documents = self.activations.documents
-        counts = self.groups.sums(documents, torch.ones(len(documents))).expand(len(pairs), -1)
-        return self._of_ratios(pairs, sums[:, first, second].T, counts, empty, start)
+        first, second = torch.triu_indices(len(anchors), len(anchors), offset=1)
+        return self._shares(sums[:, first, second].T, self.activations.documents, len(anchors), start)
 
-    def _neighbours(self, pairs: Sequence[Pair], empty: SiteMatrix) -> SiteMatrix:
+    def _neighbours(self) -> SiteMatrix:
         """Sum the shares of common neighbours of queries by group; see ``mutual_neighbours``."""
         start = time.perf_counter()
         queries = self._draw(1, self.settings.queries)
@@ -121,51 +112,46 @@ class RepresentationComparison:
             for side, part in zip(sides, x, strict=True):
                 side.update(part)
         documents = self.activations.documents[queries]
-        sums = [self.groups.sums(documents, shared_neighbours(sides[i], sides[j])) for i, j in pairs]
-        counts = self.groups.sums(documents, torch.ones(len(queries)))
-        return self._of_ratios(pairs, torch.stack(sums), counts.expand(len(pairs), -1), empty, start)
+        shared = [shared_neighbours(one, other) for one, other in itertools.combinations(sides, 2)]
+        sums = torch.stack([self.groups.sums(documents, share) for share in shared])
+        return self._shares(sums, documents, len(sides), start)
 
     def _draw(self, seed: int, count: int) -> Int[Tensor, " m"]:
         """Return rising indices of tokens drawn at random; the same for the same number of tokens."""
         generator = torch.Generator().manual_seed(seed)
         return torch.randperm(len(self.activations), generator=generator)[:count].sort().values
 
-    def _of_ratios(
-        self, pairs: Sequence[Pair], above: Tensor, below: Tensor, empty: SiteMatrix, start: float
+    def _shares(
+        self, sums: Float[Tensor, "pairs groups"], documents: Int[Tensor, " n"], sites: int, start: float
     ) -> SiteMatrix:
-        values, resampled = self.groups.ratios(above, below)
-        for (i, j), value, values_of_resamples in zip(pairs, values, resampled.T, strict=True):
-            empty.put(i, j, value, values_of_resamples)
-        return empty._replace(seconds=time.perf_counter() - start)
+        """Divide the sums of each pair by the numbers of tokens of each group."""
+        counts = self.groups.sums(documents, torch.ones(len(documents))).expand(len(sums), -1)
+        values, resampled = self.groups.ratios(sums, counts)
+        return SiteMatrix.symmetric(sites, list(zip(values, resampled.T, strict=True)), start)
 
 
 def check_tokens(n: int, widths: Sequence[int], settings: SimilaritySettings) -> None:
     """Raise InputError if n tokens are too few for a requested measure."""
     largest = sorted(widths)[-2:]
     needed = {"pwcca": sum(largest) + 1, "regression": largest[-1] + 2, "debiased_cka": 4}
-    if "relative" in settings.measures:
-        needed["relative"] = settings.anchors
-    if "neighbours" in settings.measures:
-        needed["neighbours"] = max(settings.queries, settings.k + 2)
+    needed |= {"relative": settings.anchors, "neighbours": max(settings.queries, settings.k + 2)}
     for measure in settings.of_activations:
-        if n < needed.get(measure, 2):
+        if n < (fewest := needed.get(measure, 2)):
             raise InputError(
-                f"{n:,} held-out tokens in common are too few for {measure}, which needs {needed.get(measure, 2):,} "
+                f"{n:,} held-out tokens in common are too few for {measure}, which needs {fewest:,} "
                 "with these settings: raise data.validation_tokens, lower queries, anchors or k, or leave it out"
             )
 
 
 def _fill(matrices: dict[str, SiteMatrix], draw: int, i: int, j: int, moments: CrossMoments) -> None:
     """Fill in the measures of one pair: among the values (draw -1) or those of a resample."""
-    for name, measure in OF_MOMENTS.items():
-        if name not in matrices:
-            continue
-        start = time.perf_counter()
-        forth = measure(moments)
-        back = measure(moments.swapped) if name in NOT_SYMMETRIC else forth
-        target = matrices[name].values if draw < 0 else matrices[name].resampled[draw]
-        target[i, j], target[j, i] = forth, back
-        matrices[name] = matrices[name]._replace(seconds=matrices[name].seconds + time.perf_counter() - start)
+    for name, matrix in matrices.items():
+        start, measure = time.perf_counter(), OF_MOMENTS[name]
+        target = matrix.values if draw < 0 else matrix.resampled[draw]
+        target[i, j] = target[j, i] = measure(moments)
+        if name in NOT_SYMMETRIC:
+            target[j, i] = measure(moments.swapped)
+        matrices[name] = matrix._replace(seconds=matrix.seconds + time.perf_counter() - start)
 
 
 def _chunks(pairs: Sequence[Pair], widths: Sequence[int], groups: int) -> Iterator[list[Pair]]:

@@ -101,11 +101,9 @@ class SimilaritySettings:
         names = [model.name for model in self.models]
         if not names:
             raise InputError("there is nothing to compare: give at least one of models")
-        duplicates = sorted({name for name in names if names.count(name) > 1})
-        if duplicates:
+        if duplicates := sorted({name for name in names if names.count(name) > 1}):
             raise InputError(f"models must have different names, but several are called {duplicates}: rename them")
-        unknown = [measure for measure in self.measures if measure not in MEASURES]
-        if unknown or not self.measures or len(set(self.measures)) != len(self.measures):
+        if not self.measures or len(set(self.measures) & set(MEASURES)) != len(self.measures):
             raise InputError(f"measures must be some of {list(MEASURES)}, each once, got {self.measures}")
         check_at_least(0, {"orders": self.orders, "resamples": self.resamples})
         check_at_least(1, {"queries": self.queries, "k": self.k})

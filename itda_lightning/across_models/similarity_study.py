@@ -10,8 +10,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from itda_lightning.across_models.aligned_activations import AlignedActivations
-from itda_lightning.across_models.alignment import AlignedTokens, Unit, align, common_sources, unit_of_alignment
+from itda_lightning.across_models.alignment import (
+    AlignedActivations,
+    AlignedTokens,
+    Unit,
+    align,
+    common_sources,
+    unit_of_alignment,
+)
 from itda_lightning.across_models.compared_models import ComparedModel, add_dictionaries, check_widths, open_models
 from itda_lightning.across_models.dictionary_comparison import NO_DICTIONARIES, compare_dictionaries
 from itda_lightning.across_models.regrowth import check_regrowable
@@ -23,43 +29,29 @@ from itda_lightning.errors import InputError
 from itda_lightning.evaluation.facts_strip import machine_facts, short
 from itda_lightning.fitting.module import ITDA
 from itda_lightning.machine.atomic_files import explained
-from itda_lightning.results.model_similarity import Matrix, MeasuredSites, ModelSimilarity, Site
+from itda_lightning.results.model_similarity import MeasuredSites, ModelSimilarity, Site
 
 logger = logging.getLogger(__name__)
 
-MADE = "made"
 # Warn if the tokens in common are a smaller share of a model's held-out tokens.
 FEW_IN_COMMON = 0.5
 
 
 class Study(NamedTuple):
-    """The subject of one study.
-
-    Attributes:
-        settings: models and measures.
-        models: the models, opened.
-        unit: the unit their tokens are aligned by.
-        tokens: held-out tokens that all models have.
-        shares: model -> share of its held-out tokens that all models have.
-    """
+    """The subject of one study."""
 
     settings: SimilaritySettings
     models: list[ComparedModel]
-    unit: Unit
-    tokens: AlignedTokens
-    shares: dict[str, float]
+    unit: Unit  # that their tokens are aligned by
+    tokens: AlignedTokens  # held-out ones that all models have
+    shares: dict[str, float]  # model -> share of its held-out tokens that all models have
 
 
 def compare_models(settings: SimilaritySettings, data: Mapping[str, Any], fit: Mapping[str, Any]) -> ModelSimilarity:
     """Open and check the models, harvest and fit what is missing, one model after another, and measure.
 
-    Args:
-        settings: models and measures.
-        data: arguments of ``ActivationsDataModule`` that all models share.
-        fit: arguments of ``ITDA``, for models that are not given as a run.
-
-    Raises:
-        InputError: models that cannot be compared, before any of them runs.
+    ``data`` are arguments of ``ActivationsDataModule`` that all models share, ``fit`` those of ``ITDA`` for models that
+    are not given as a run. Raises InputError for models that cannot be compared, before any of them runs.
     """
     ITDA(**fit)
     models = open_models(settings.models, data, bool(settings.of_sources))
@@ -76,7 +68,7 @@ def compare_models(settings: SimilaritySettings, data: Mapping[str, Any], fit: M
         logger.info("%s: %s", model.name, model.data.model_name.name)
         model.data.prepare_data()
         if settings.of_sources and not model.is_run:
-            add_dictionaries(model, fit, directory / MADE)
+            add_dictionaries(model, fit, directory / "made")
         model.data.release_model()
     return _measure(study)
 
@@ -107,9 +99,7 @@ def _check(study: Study) -> None:
 def _measure(study: Study) -> ModelSimilarity:
     settings, models = study.settings, study.models
     start = time.perf_counter()
-    activations = AlignedActivations(
-        [model.data for model in models], [model.hook_names for model in models], study.tokens
-    )
+    activations = AlignedActivations([(model.data, model.hook_names) for model in models], study.tokens)
     dictionaries = NO_DICTIONARIES
     if settings.of_sources:
         dictionaries = compare_dictionaries(models, study.unit, activations, settings)
@@ -141,19 +131,16 @@ def _measure(study: Study) -> ModelSimilarity:
 
 def _plain(name: str, matrix: SiteMatrix, of_models: Sequence[range]) -> MeasuredSites:
     accuracies = [matching_accuracy(values, of_models) for values in matrix.resampled]
+    values, errors = (tuple(map(tuple, x.tolist())) for x in (matrix.values, standard_error(matrix.resampled)))
     return MeasuredSites(
         name,
-        _rows(matrix.values),
-        _rows(standard_error(matrix.resampled)),
+        values,
+        errors,
         matrix.seconds,
         matching_accuracy(matrix.values, of_models),
         float(standard_error(torch.tensor(accuracies, dtype=torch.float64))),
         matching_accuracy(matrix.values, of_models, self_pairs=True),
     )
-
-
-def _rows(values: torch.Tensor) -> Matrix:
-    return tuple(map(tuple, values.tolist()))
 
 
 def _facts(study: Study, activations: AlignedActivations) -> dict[str, str]:

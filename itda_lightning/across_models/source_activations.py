@@ -22,32 +22,19 @@ from itda_lightning.errors import InputError
 
 @dataclass(frozen=True)
 class SourceActivations:
-    """Activations of a model at m of n sources, those that it reads.
+    """Activations of a model at m of n sources, those that it reads."""
 
-    Attributes:
-        x: hook point -> (m, d_in) float32.
-        index: (m,) int64 rising indices of the sources.
-        table: (m, 6) int64 sources as this model reads them, columns as in ``sources.COLUMNS``: of the same rows, but
-            with positions, tokens and spans of its own tokenizer.
-        prompts: text of each row, cut at the token.
-        unaligned: number of sources at whose last character no token of this model's tokenizer ends.
-        unusable: number of sources whose activation is zero or not finite at a hook point.
-    """
-
-    x: Mapping[str, Float[Tensor, "m d"]]
-    index: Int[Tensor, " m"]
+    x: Mapping[str, Float[Tensor, "m d"]]  # by hook point, float32
+    index: Int[Tensor, " m"]  # rising indices of the sources
+    # The sources as this model reads them: of the same rows, but with positions, tokens and spans of its own tokenizer.
     table: Int[Tensor, "m 6"]
-    prompts: tuple[Prompt, ...]
-    unaligned: int
-    unusable: int
+    prompts: tuple[Prompt, ...]  # text of each row, cut at the token
+    unaligned: int  # number of sources at whose last character no token of this model's tokenizer ends
+    unusable: int  # number of sources whose activation is zero or not finite at a hook point
 
 
 def check_sources(sources: Sources | None, data: ActivationsDataModule) -> Sources:
-    """Return the sources after checking that they lie in the training rows of ``data``.
-
-    Raises:
-        InputError: no sources, sources of other documents, or of other rows of them.
-    """
+    """Return the sources after checking that they lie in the training rows of ``data``."""
     if sources is None or not len(sources):
         raise InputError(
             "the dictionary has no sources, so there are no prompts to run: give one that was fitted by this package"
@@ -72,17 +59,11 @@ def check_sources(sources: Sources | None, data: ActivationsDataModule) -> Sourc
 def at_sources(
     sources: Sources, data: ActivationsDataModule, language_model: LanguageModel, batch_size: int = 16
 ) -> SourceActivations:
-    """Run the prompts of sources through a language model, reading only the rows that hold sources.
+    """Run the prompts of checked sources of a fit on ``data`` through any language model, reading only their rows.
 
-    Args:
-        sources: sources accepted by ``check_sources``.
-        data: data of the fit; its own model is not needed.
-        language_model: any language model. If its tokenizer splits the text otherwise, a source is the token that ends
-            at the same character, and of several sources of one such token only the first is read.
-        batch_size: rows per forward pass.
-
-    Raises:
-        InputError: as ``retokenise``; none of the sources has a token or a usable activation in this model.
+    If its tokenizer splits the text otherwise, a source is the token that ends at the same character, and of several
+    sources of one such token only the first is read. Raises InputError as ``retokenise``, and if none of the sources
+    has a token or a usable activation in this model.
     """
     used, row = sources.table[:, ROW].unique(return_inverse=True)
     own = data.rows("train").select(used)
@@ -110,12 +91,12 @@ def at_sources(
             f"none of the {len(sources)} sources has a usable activation in {language_model.name.name}: "
             f"{len(sources) - len(index)} have no token of its tokenizer, {len(index)} are zero or not finite"
         )
-    prompts = [rows.prompt(Source(*place)) for place in rows.source_table(row[good], position[good]).tolist()]
+    places = rows.source_table(row[good], position[good]).tolist()
     return SourceActivations(
         {hook: x[good] for hook, x in read.items()},
         index[good],
         table[good],
-        tuple(prompts),
+        tuple(rows.prompt(Source(*place)) for place in places),
         unaligned=len(sources) - len(index),
         unusable=int((~good).sum()),
     )

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from itda_lightning.across_models.alignment import Unit, index_among, source_spans
 from itda_lightning.comparison.bootstrap import DocumentGroups, standard_error
+from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.dictionary.sources import Sources
 from itda_lightning.errors import InputError
 from itda_lightning.measures.jaccard import expected_jaccard
 from itda_lightning.results.model_similarity import Overlap
@@ -19,52 +21,8 @@ FEWEST_ATOMS = 10
 Name = TypeVar("Name", bound=Hashable)
 
 
-class Universe:
-    """The sources that could have become atoms of any of the compared dictionaries.
-
-    Args:
-        spans: (m, 3) document, start and end of each, distinct, from ``common_sources``.
-        unit: the unit they are aligned by.
-        resamples: number of resamples of the documents, for standard errors.
-
-    Raises:
-        InputError: resamples of sources of a single document.
-    """
-
-    def __init__(self, spans: Int[Tensor, "m 3"], unit: Unit, resamples: int) -> None:
-        self.spans, self.unit = spans, unit
-        self.groups = DocumentGroups(spans[:, 0], resamples)
-
-    def __len__(self) -> int:
-        return len(self.spans)
-
-    def members(self, tables: Sequence[Int[Tensor, "_ 6"]]) -> list[Int[Tensor, " n"]]:
-        """Return for the sources of each dictionary their indices; -1 for a source that not all fits read."""
-        spans = torch.cat([source_spans(table, self.unit) for table in tables])
-        return list(index_among(self.spans, spans).split([len(table) for table in tables]))
-
-    def overlap(self, first: "SourceSet", second: "SourceSet") -> tuple[Tensor, Tensor]:
-        """Return the weights of the intersection and the union of two sets by document group, (groups,) float64."""
-        common, in_first, in_second = _common(first.members, second.members)
-        documents = self.spans[:, 0]
-        shared = self.groups.sums(documents[common], torch.minimum(first.use[in_first], second.use[in_second]))
-        totals = [self.groups.sums(documents[one.members], one.use) for one in (first, second)]
-        return shared, totals[0] + totals[1] - shared
-
-    def compared(self, first: "SourceSet", second: "SourceSet") -> Overlap:
-        """Return the Jaccard index of two sets with its chance level and standard error."""
-        value, resampled = self.groups.ratios(*self.overlap(first, second))
-        expected = expected_jaccard(len(first.members), len(second.members), len(self))
-        return Overlap(float(value), expected, float(standard_error(resampled)))
-
-
 class SourceSet(NamedTuple):
-    """Distinct sources, each with a weight.
-
-    Attributes:
-        members: (n,) int64 indices into the universe, sorted.
-        use: (n,) float64 weights; all 1 in a plain set.
-    """
+    """Distinct sources, as sorted indices into a universe, each with a float64 weight (1 in a plain set)."""
 
     members: Int[Tensor, " n"]
     use: Float[Tensor, " n"]
@@ -83,20 +41,45 @@ class SourceSet(NamedTuple):
         return cls(distinct, total / total.sum().clamp(min=1e-300))
 
 
+class Universe:
+    """The sources that could have become atoms of any of the compared dictionaries: ``common_sources``.
+
+    Raises InputError for resamples (of documents, for standard errors) of sources of a single document.
+    """
+
+    def __init__(self, spans: Int[Tensor, "m 3"], unit: Unit, resamples: int) -> None:
+        self.spans, self.unit = spans, unit
+        self.groups = DocumentGroups(spans[:, 0], resamples)
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    def members(self, tables: Sequence[Int[Tensor, "_ 6"]]) -> list[Int[Tensor, " n"]]:
+        """Return for the sources of each dictionary their indices; -1 for a source that not all fits read."""
+        spans = torch.cat([source_spans(table, self.unit) for table in tables])
+        return list(index_among(self.spans, spans).split([len(table) for table in tables]))
+
+    def overlap(self, first: SourceSet, second: SourceSet) -> tuple[Tensor, Tensor]:
+        """Return the weights of the intersection and the union of two sets by document group, (groups,) float64."""
+        common, in_first, in_second = _common(first.members, second.members)
+        documents = self.spans[:, 0]
+        shared = self.groups.sums(documents[common], torch.minimum(first.use[in_first], second.use[in_second]))
+        totals = [self.groups.sums(documents[one.members], one.use) for one in (first, second)]
+        return shared, totals[0] + totals[1] - shared
+
+    def compared(self, first: SourceSet, second: SourceSet) -> Overlap:
+        """Return the Jaccard index of two sets with its chance level and standard error."""
+        value, resampled = self.groups.ratios(*self.overlap(first, second))
+        expected = expected_jaccard(len(first.members), len(second.members), len(self))
+        return Overlap(float(value), expected, float(standard_error(resampled)))
+
+
 def equal_atoms(members: Mapping[Name, Int[Tensor, "..."]]) -> dict[Name, Int[Tensor, " n"]]:
     """Return the atoms of each dictionary that count, equally many of each: its first ones with distinct sources.
 
-    Atoms with a source that another fit did not read, or that an earlier atom has, do not count. Dictionaries grow from
-    their first atom on, so the first n are what the fit had when it had n.
-
-    Args:
-        members: dictionary -> ``Universe.members``; the key names it in messages.
-
-    Returns:
-        For each dictionary (n,) rising positions of atoms; the same n for all.
-
-    Raises:
-        InputError: a dictionary with fewer than ``FEWEST_ATOMS`` atoms that count.
+    Atoms with a source that another fit did not read (see ``Universe.members``), or that an earlier atom has, do not
+    count. Dictionaries grow from their first atom on, so the first n are what the fit had when it had n. Raises
+    InputError for a dictionary, named by its key, with fewer than ``FEWEST_ATOMS`` atoms that count.
     """
     usable = {name: first_of_each(index) for name, index in members.items()}
     smallest = min(usable, key=lambda name: len(usable[name]))
@@ -107,6 +90,20 @@ def equal_atoms(members: Mapping[Name, Int[Tensor, "..."]]) -> dict[Name, Int[Te
             f"estimate a similarity from; give dictionaries of at least {FEWEST_ATOMS}, fitted on more tokens in common"
         )
     return {name: kept[:n] for name, kept in usable.items()}
+
+
+def cropped(dictionary: Dictionary, atoms: Int[Tensor, " n"] | slice) -> Dictionary:
+    """Return a dictionary of some of the atoms, with their sources but without prompts."""
+    sources = dictionary.sources
+    return Dictionary(
+        dictionary.atoms[atoms],
+        dictionary.bias,
+        None if sources is None else Sources(sources.table[atoms], sources.dataset),
+        k=dictionary.k,
+        pursuit=dictionary.pursuit,
+        nonnegative=dictionary.nonnegative,
+        metadata=dictionary.metadata,
+    )
 
 
 def first_of_each(index: Int[Tensor, " n"]) -> Int[Tensor, " kept"]:

@@ -52,7 +52,7 @@ def compare(
     data.prepare_data()
     rows = _rows(settings, bench, directory)
     comparison = Comparison(
-        title=settings.title or f"{data.model_name.name} at {bench.hook_name}", facts=_facts(data, bench), rows=rows
+        title=settings.title or f"{data.model_name.name} at {bench.hook_name}", facts=facts_of(bench), rows=rows
     )
     # The figures are written before the latents, which may fail.
     _write(comparison, directory, publish)
@@ -143,9 +143,10 @@ def _latents(settings: ComparisonSettings, rows: tuple[Row, ...], bench: Bench, 
     )
 
 
-def _facts(data: ActivationsDataModule, bench: Bench) -> dict[str, str]:
+def facts_of(bench: Bench) -> dict[str, str]:
+    """Describe what entries are measured on, and by what: name -> text."""
     return {
-        **data_facts(data, bench.hook_name),
+        **data_facts(bench.data, bench.hook_name),
         "held-out tokens' hash": bench.tokens_hash,
         "loss tokens": f"{bench.loss_rows.tokens.numel():,}",
         "errors": f"standard errors, documents resampled {RESAMPLES:,} times",

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from itda_lightning import Dictionary, InputError
-from itda_lightning.across_models import aligned_activations, representation_comparison
-from itda_lightning.across_models.aligned_activations import AlignedActivations
-from itda_lightning.across_models.alignment import AlignedTokens
+from itda_lightning.across_models import alignment, representation_comparison
+from itda_lightning.across_models.alignment import AlignedActivations, AlignedTokens
 from itda_lightning.across_models.compared_models import SameText
 from itda_lightning.across_models.similarity_settings import MEASURES, SimilaritySettings
 from itda_lightning.across_models.similarity_study import compare_models
@@ -236,12 +235,12 @@ def test_activations_that_are_nowhere_finite_are_refused(setting, monkeypatch) -
     def not_finite(data, hook_names, places):
         return [torch.full((len(places), 2), torch.inf)]
 
-    monkeypatch.setattr(aligned_activations, "_read", not_finite)
+    monkeypatch.setattr(alignment, "_read", not_finite)
     tokens = AlignedTokens(torch.zeros(3, 3, dtype=torch.int64), (torch.zeros(3, 2, dtype=torch.int64),))
     with pytest.raises(
         InputError, match="at none of 3 tokens in common are the activations of all models finite and not"
     ):
-        AlignedActivations([SameText(**setting[1], **setting[0].models[0].of_the_model)], [HOOKS[:1]], tokens)
+        AlignedActivations([(SameText(**setting[1], **setting[0].models[0].of_the_model), HOOKS[:1])], tokens)
 
 
 def test_dictionaries_of_too_few_atoms_are_refused(setting, tmp_path) -> None:

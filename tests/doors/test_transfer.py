@@ -50,6 +50,8 @@ def test_it_measures_three_dictionaries_of_one_size(transferred, tiny_run) -> No
     original = load_dictionary(tiny_run).n_atoms
     assert comparison.facts["atoms rebuilt"] == f"{n} of {original}"
     assert int(comparison.facts["sources without a token of their own"]) == original - n > 0
+    assert comparison.facts["hook point"] == OTHER_HOOK
+    assert {"dataset", "held-out tokens' hash", "errors", "versions"} <= comparison.facts.keys()
 
 
 def test_its_output_is_a_run_with_the_same_sources(transferred, tiny_run, other_tokens_dir) -> None:  # noqa: F811

@@ -7,16 +7,12 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from itda_lightning.across_models.transfer_study import cropped, rivals
-from itda_lightning.across_models.transferred import transfer
+from itda_lightning.across_models.source_sets import cropped
+from itda_lightning.across_models.transfer_study import rivals, transfer
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.comparison.candidates import Candidate
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.facts import settings
-from itda_lightning.evaluation.entries import Entry
 from itda_lightning.fitting.loading import load_dictionary
-from itda_lightning.results.comparison import Cost
-from itda_lightning.saelens import to_sae
 from tests.other_model import other_model_dir  # noqa: F401  a fixture
 from tests.runs import HOOK, OTHER_HOOK
 
@@ -92,9 +88,14 @@ def test_rivals_encode_as_the_dictionary_does(dictionary) -> None:
 
 @pytest.mark.parametrize(("size", "left"), [(5, 5), (10_000, None)])
 def test_a_dictionary_is_cropped_to_its_first_atoms(dictionary, size, left) -> None:
-    whole = Candidate(Entry("native", to_sae(dictionary), dictionary), "itda", Cost(), (), {})
-    entry = cropped(whole, size).entry
+    first = cropped(dictionary, slice(size))
     n = left or dictionary.n_atoms
-    assert torch.equal(entry.dictionary.atoms, dictionary.atoms[:n])
-    assert torch.equal(entry.dictionary.sources.table, dictionary.sources.table[:n])
-    assert entry.sae.cfg.d_sae == n
+    assert torch.equal(first.atoms, dictionary.atoms[:n])
+    assert torch.equal(first.sources.table, dictionary.sources.table[:n])
+    assert (first.k, first.metadata) == (dictionary.k, dictionary.metadata)
+
+
+def test_a_dictionary_is_cropped_to_some_of_its_atoms(dictionary) -> None:
+    atoms = torch.tensor([0, 3, 4])
+    assert torch.equal(cropped(dictionary, atoms).atoms, dictionary.atoms[atoms])
+    assert cropped(Dictionary(torch.eye(5), k=2), atoms).sources is None
