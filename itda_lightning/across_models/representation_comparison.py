@@ -17,7 +17,7 @@ from itda_lightning.errors import InputError
 from itda_lightning.measures.aligned import directions
 from itda_lightning.measures.cca import pwcca_of, svcca_of
 from itda_lightning.measures.cka import cka_of
-from itda_lightning.measures.moments import CrossMoments, Moments
+from itda_lightning.measures.moments import CrossMoments, Moments, Pair
 from itda_lightning.measures.neighbours import Neighbours, shared_neighbours
 from itda_lightning.measures.procrustes import procrustes_of
 from itda_lightning.measures.regression import regression_r2_of
@@ -35,8 +35,6 @@ NOT_SYMMETRIC = ("pwcca", "regression")
 MOMENTS_BYTES = 2**31
 # Tokens whose relative representations of all sites are held at a time.
 RELATIVE_ROWS = 256
-
-Pair = tuple[int, int]
 
 
 class RepresentationComparison:

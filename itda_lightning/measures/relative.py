@@ -72,5 +72,5 @@ class RelativeSimilarity:
 
     def _cosines(self, x: Float[Tensor, "block d1"], y: Float[Tensor, "block d2"]) -> Float[Tensor, " block"]:
         """Return the cosine per token; 0 for a token that is orthogonal to all anchors of one side."""
-        relative = (directions(z) @ anchors.T for z, anchors in zip((x, y), self._anchors, strict=True))
-        return torch.nn.functional.cosine_similarity(*relative, dim=1, eps=1e-30)
+        first, second = (directions(z) @ anchors.T for z, anchors in zip((x, y), self._anchors, strict=True))
+        return torch.nn.functional.cosine_similarity(first, second, dim=1, eps=1e-30)
