@@ -7,7 +7,7 @@ from itda_lightning.fitting.run_directory import make_run_directory
 from itda_lightning.machine.atomic_files import write_text
 from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.command_line import run_command, run_function
-from itda_lightning.report.pages.difference_page import write_difference_page
+from itda_lightning.report.pages.model_pages import write_difference_page
 from itda_lightning.report.terminal import print_difference
 from itda_lightning.results.as_json import to_json
 

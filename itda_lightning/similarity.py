@@ -13,7 +13,7 @@ from itda_lightning.errors import InputError
 from itda_lightning.fitting.module import ITDA
 from itda_lightning.machine.atomic_files import write_text
 from itda_lightning.machine.command_line import run_command, start_logging
-from itda_lightning.report.pages.similarity_page import write_similarity
+from itda_lightning.report.pages.model_pages import write_similarity
 from itda_lightning.report.terminal import print_similarity
 from itda_lightning.report.wandb_log import log_similarity
 from itda_lightning.results.as_json import to_json

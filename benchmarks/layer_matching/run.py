@@ -30,7 +30,7 @@ from benchmarks.results import Study, describe, write_results
 from itda_lightning.across_models.similarity_settings import MEASURES, ModelSettings, SimilaritySettings
 from itda_lightning.across_models.similarity_study import compare_models
 from itda_lightning.machine.atomic_files import write_text
-from itda_lightning.report.pages.similarity_page import write_similarity
+from itda_lightning.report.pages.model_pages import write_similarity
 from itda_lightning.results.as_json import from_json, to_json
 from itda_lightning.results.model_similarity import ModelSimilarity
 

@@ -1,6 +1,6 @@
 """Print results as tables on the terminal. Text from data is never read as markup."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.cells import cell_len
@@ -9,22 +9,15 @@ from rich.table import Table
 from rich.text import Text
 
 from itda_lightning.dictionary.sources import Prompt
-from itda_lightning.report.words.columns import Column, cost_columns, measure_columns
+from itda_lightning.report.words.columns import Column, columns_of
 from itda_lightning.report.words.excerpt import excerpt, visible
-from itda_lightning.report.words.model_words import (
-    SIMILARITIES,
-    noise_floor,
-    ranking_summary,
-    show_accuracy,
-    show_known,
-    show_overlap,
-    size_line,
-)
+from itda_lightning.report.words.model_words import SIMILARITIES, noise_floor, ranking_summary, show_overlap, size_line
 from itda_lightning.report.words.verdict import failures_line, headline, verdicts
 from itda_lightning.report.words.wording import (
     describe_metric,
     show_coefficient,
     show_cosine,
+    show_known,
     show_number,
     show_seconds,
     show_share,
@@ -36,22 +29,16 @@ from itda_lightning.results.run_results import TokenDecomposition
 
 # Room on a line for what follows a token, and for the columns and gaps beside a prompt in each table.
 AFTER, BESIDE_A_TERM, COSINE_COLUMN, BESIDE_A_DIFFERENCE = 16, 24, 8, 40
-# Columns of a comparison that a terminal may have room for, the most important first; the page shows all.
-COLUMNS = (
-    "l0",
-    "fvu",
-    "ce_loss_increase",
-    "kl_div_with_sae",
-    "cost/seconds",
-    "probing/k=1",
-    "probing/all",
-    "dead_share",
-)
-SHORT = {
+# Columns of a comparison that a terminal may have room for, the most important first, with short headings.
+COLUMNS = {
+    "l0": "L0",
+    "fvu": "FVU",
     "ce_loss_increase": "CE increase",
     "kl_div_with_sae": "KL",
+    "cost/seconds": "Made in",
     "probing/k=1": "Probe 1",
     "probing/all": "Probe all",
+    "dead_share": "Dead",
 }
 # Widths of the column of names, which are folded, and of the gap between two columns.
 NAMES, GAP = 24, 3
@@ -77,33 +64,26 @@ def print_decomposition(
     max_terms: int | None = None,
     cosines: Sequence[float] | None = None,
 ) -> None:
-    """Print one activation as a table of atoms: index, coefficient and the atom's prompt with its token marked.
+    """Print one activation as a table of at most ``max_terms`` atoms: index, coefficient and prompt.
 
-    Args:
-        decomposition: as ``decompose`` returns it.
-        console: where to print; standard output by default.
-        max_terms: print at most this many terms, and say how many are left out.
-        cosines: (n_atoms,) of a refined dictionary: each atom's cosine with its source's activation, also printed.
+    Each cosine, of a refined atom with its source's activation, is also printed.
     """
     console = console or Console()
-    bracket = not console.is_terminal
-    console.print(_marked(decomposition.prompt, console.width, bracket))
+    console.print(_marked(decomposition.prompt, console.width, console))
     unexplained = show_share(decomposition.unexplained)
-    console.print(
-        Text(f"norm {show_number(decomposition.norm)} with the bias subtracted, {unexplained} unexplained", "dim")
-    )
+    _print_dim(console, f"norm {show_number(decomposition.norm)} with the bias subtracted, {unexplained} unexplained")
     table = _table("atom", "coefficient", *([] if cosines is None else ["cosine"]), PROMPT, text=(PROMPT,))
     room = console.width - BESIDE_A_TERM - (COSINE_COLUMN if cosines is not None else 0)
     for term in decomposition.terms[:max_terms]:
-        prompt = _marked(term.prompt, room, bracket) if term.prompt is not None else Text("unknown", "dim")
+        prompt = _marked(term.prompt, room, console) if term.prompt is not None else Text("unknown", "dim")
         cosine = [] if cosines is None else [show_cosine(cosines[term.atom])]
         table.add_row(str(term.atom), show_coefficient(term.coefficient), *cosine, prompt)
     console.print(table)
     if cosines is not None:
-        console.print(Text("cosine: of the refined atom with the activation of the marked token", "dim"))
-    left_out = len(decomposition.terms) - len(decomposition.terms[:max_terms])
+        _print_dim(console, "cosine: of the refined atom with the activation of the marked token")
+    left_out = len(decomposition.terms[max_terms:]) if max_terms is not None else 0
     if left_out:
-        console.print(Text(f"and {left_out} more", "dim"))
+        _print_dim(console, f"and {left_out} more")
 
 
 def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
@@ -112,7 +92,8 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
     rows = comparison.rows
     measured = [row for row in rows if row.failure is None]
     columns = _columns(measured, console.width - NAMES - len("latents") - 2 * GAP)
-    table = _table("entry", "latents", *map(_heading, columns), text=("entry",), title=comparison.title)
+    headings = [COLUMNS[column.key] for column in columns]
+    table = _table("entry", "latents", *headings, text=("entry",), title=comparison.title)
     table.columns[0].overflow, table.columns[0].max_width = "fold", NAMES
     for row in measured:
         name = visible(row.name) + (" (reused)" if row.reused else "")
@@ -124,7 +105,7 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
             console.print(Text.assemble((visible(row.name), "bold"), (" failed: ", "bold red"), visible(row.failure)))
     for verdict in verdicts(rows):
         console.print(Text(visible(headline(verdict))))
-    _print_dim(console, [failures_line(rows)])
+    _print_dim(console, failures_line(rows))
 
 
 def print_difference(difference: Difference, console: Console | None = None) -> None:
@@ -136,12 +117,10 @@ def print_difference(difference: Difference, console: Console | None = None) -> 
         table = _table("atom", "excess", "own", "other's", PROMPT, text=(PROMPT,), title=title)
         for atom in direction.atoms[:RANKED]:
             own = "" if atom.unexplained_own is None else show_share(atom.unexplained_own)
-            prompt = _marked(atom.prompt, console.width - BESIDE_A_DIFFERENCE, bracket=not console.is_terminal)
-            table.add_row(
-                str(atom.atom), show_coefficient(100 * atom.excess), own, show_share(atom.unexplained), prompt
-            )
+            numbers = [str(atom.atom), show_coefficient(100 * atom.excess), own, show_share(atom.unexplained)]
+            table.add_row(*numbers, _marked(atom.prompt, console.width - BESIDE_A_DIFFERENCE, console))
         console.print(table)
-        _print_dim(console, [ranking_summary(direction)])
+        _print_dim(console, ranking_summary(direction))
 
 
 def print_similarity(results: ModelSimilarity, console: Console | None = None) -> None:
@@ -149,8 +128,9 @@ def print_similarity(results: ModelSimilarity, console: Console | None = None) -
     console = console or Console()
     table = _table("measure", "layers matched", "with self-pairs", "seconds", text=("measure",), title=results.title)
     for measured in results.measured:
-        cells = [show_accuracy(measured), show_known(measured.paper_accuracy), show_seconds(measured.seconds)]
-        table.add_row(Text(SIMILARITIES[measured.measure][0]), *map(Text, cells))
+        accuracy = show_known(measured.accuracy, measured.accuracy_error)
+        cells = [SIMILARITIES[measured.measure][0], accuracy, show_known(measured.paper_accuracy)]
+        table.add_row(*map(Text, [*cells, show_seconds(measured.seconds)]))
     console.print(table)
     for pair in results.whole_models:
         console.print(
@@ -160,7 +140,7 @@ def print_similarity(results: ModelSimilarity, console: Console | None = None) -
                 f"by chance {show_number(pair.overlap.expected)}, over chance {show_overlap(pair.overlap)}",
             )
         )
-    _print_dim(console, [size_line(results), noise_floor(results)])
+    _print_dim(console, size_line(results), noise_floor(results))
 
 
 def _table(*headings: str, text: Sequence[str], title: str | None = None) -> Table:
@@ -172,28 +152,24 @@ def _table(*headings: str, text: Sequence[str], title: str | None = None) -> Tab
     return table
 
 
-def _print_dim(console: Console, lines: Iterable[str]) -> None:
+def _print_dim(console: Console, *lines: str) -> None:
     for line in filter(None, lines):
         console.print(Text(visible(line), "dim"))
 
 
 def _columns(rows: Sequence[Row], room: int) -> list[Column]:
     """Return the most important columns that fit beside each other."""
-    known = {column.key: column for column in (*measure_columns(rows), *cost_columns(rows))}
+    known = {column.key: column for column in columns_of(rows)}
     columns = []
     for column in (known[key] for key in COLUMNS if key in known):
-        room -= GAP + max(len(_heading(column)), *(len(column.text(row)) for row in rows))
+        room -= GAP + max(len(COLUMNS[column.key]), *(len(column.text(row)) for row in rows))
         if room < 0:
             break
         columns.append(column)
     return columns
 
 
-def _heading(column: Column) -> str:
-    return SHORT.get(column.key, column.heading)
-
-
-def _marked(prompt: Prompt, width: int, bracket: bool) -> Text:
+def _marked(prompt: Prompt, width: int, console: Console) -> Text:
     """Return the end of a prompt that fits ``width``, its token marked.
 
     Bold and underlined, so that it shows without colour too, or in brackets, which a file keeps.
@@ -201,4 +177,5 @@ def _marked(prompt: Prompt, width: int, bracket: bool) -> Text:
     token = excerpt(prompt, 0, 0).token
     room = max(0, width - cell_len(token) - AFTER - len("[……]"))
     before, token, after = excerpt(prompt, room, AFTER)
-    return Text.assemble((before, "dim"), (f"[{token}]" if bracket else token, "bold underline yellow"), (after, "dim"))
+    token = token if console.is_terminal else f"[{token}]"
+    return Text.assemble((before, "dim"), (token, "bold underline yellow"), (after, "dim"))

@@ -3,21 +3,21 @@
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from itda_lightning.machine.wandb_mode import wandb_mode
+from itda_lightning.report.figures.comparison_figures import L0, SECONDS, SEEN
 from itda_lightning.report.figures.densities import BINS_PER_DECADE, density_shares
 from itda_lightning.report.figures.methods import method_label
 from itda_lightning.report.pages.comparison_page import render_dashboard
-from itda_lightning.report.pages.similarity_page import render_similarity
-from itda_lightning.report.words.columns import Column, cost_columns, measure_columns, wall_seconds
+from itda_lightning.report.pages.model_pages import render_similarity
+from itda_lightning.report.words.columns import columns_of
 from itda_lightning.results.comparison import Comparison, Row
 from itda_lightning.results.model_similarity import ModelSimilarity
 
 logger = logging.getLogger(__name__)
-
-QUALITY = {"fvu": "FVU", "ce_loss_increase": "CE loss increase", "kl_div_with_sae": "KL"}
 
 
 def log_comparison(comparison: Comparison, project: str, directory: Path) -> None:
@@ -54,23 +54,19 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
     import wandb
 
     rows = comparison.rows
-    content: dict[str, Any] = {"comparison/entries": _entries(rows, [*measure_columns(rows), *cost_columns(rows)])}
-    axes: dict[str, Callable[[Row], float]] = {
-        "l0": lambda row: row.value("l0"),
-        "activations_seen": lambda row: math.nan if (seen := row.cost.activations_seen) is None else float(seen),
-        "seconds": wall_seconds,
-    }
-    for measure, name in QUALITY.items():
-        for key, value in axes.items():
-            points = [
-                [row.name, method_label(row), row.width, value(row), row.value(measure)]
-                for row in rows
-                if math.isfinite(value(row)) and math.isfinite(row.value(measure))
-            ]
-            if points:
-                table = wandb.Table(columns=["entry", "method", "latents", key, measure], data=points)
-                title = f"{name} against {key.replace('_', ' ')}"
-                content[f"comparison/{measure}_against_{key}"] = wandb.plot.scatter(table, key, measure, title=title)
+    content: dict[str, Any] = {"comparison/entries": _entries(rows)}
+    quality = {"fvu": "FVU", "ce_loss_increase": "CE loss increase", "kl_div_with_sae": "KL"}
+    axes = {"l0": L0, "activations_seen": SEEN, "seconds": SECONDS}
+    for (measure, name), (key, axis) in product(quality.items(), axes.items()):
+        points = [
+            [row.name, method_label(row), row.width, x, row.value(measure)]
+            for row in rows
+            if math.isfinite(x := axis.estimate(row).value) and math.isfinite(row.value(measure))
+        ]
+        if points:
+            table = wandb.Table(columns=["entry", "method", "latents", key, measure], data=points)
+            title = f"{name} against {key.replace('_', ' ')}"
+            content[f"comparison/{measure}_against_{key}"] = wandb.plot.scatter(table, key, measure, title=title)
     curves = {row.name: [point for point in row.curve if math.isfinite(point[1])] for row in rows}
     curves = {name: points for name, points in curves.items() if len(points) > 1}
     if curves:
@@ -104,23 +100,21 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
     return content
 
 
-def _entries(rows: Sequence[Row], columns: Sequence[Column]) -> Any:
+def _entries(rows: Sequence[Row]) -> Any:
     """Return a table of all rows with all measures, their errors and costs; unknown values are empty."""
     import wandb
 
-    names: list[str | int] = ["entry", "kind", "method", "latents", "failure", "reused"]
-    for column in columns:
-        names += [column.key] if column.key.startswith("cost/") else [column.key, f"{column.key} error"]
-    table = wandb.Table(columns=names)
-    for row in rows:
-        cells: list[Any] = [row.name, row.kind, method_label(row), row.width, row.failure, row.reused]
-        for column in columns:
-            estimate = column.estimate(row)
-            cells.append(_finite(estimate.value))
-            if not column.key.startswith("cost/"):
-                cells.append(_finite(estimate.error))
-        table.add_data(*cells)
-    return table
+    figures = [(column, part) for column in columns_of(rows) for part in ("value", "error")]
+    figures = [(column, part) for column, part in figures if part == "value" or not column.key.startswith("cost/")]
+    names = [column.key if part == "value" else f"{column.key} error" for column, part in figures]
+    return wandb.Table(
+        columns=["entry", "kind", "method", "latents", "failure", "reused", *names],
+        data=[
+            [row.name, row.kind, method_label(row), row.width, row.failure, row.reused]
+            + [_finite(getattr(column.estimate(row), part)) for column, part in figures]
+            for row in rows
+        ],
+    )
 
 
 def _similarity(results: ModelSimilarity) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from rich.console import Console
 from selenium.webdriver.common.by import By
 
 from itda_lightning.dictionary.sources import Source
-from itda_lightning.report.pages.difference_page import render_difference, write_difference_page
+from itda_lightning.report.pages.model_pages import render_difference, write_difference_page
 from itda_lightning.report.terminal import RANKED, print_difference
 from itda_lightning.results.as_json import from_json, to_json
 from itda_lightning.results.difference import AtomDifference, Difference, Direction

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from itda_lightning.across_models.similarity_settings import MEASURES as ALL_MEASURES
 from itda_lightning.report.figures.heat_map import SHADES, Shades, heat_map, sites_of_models
-from itda_lightning.report.pages.similarity_page import render_similarity, write_similarity
+from itda_lightning.report.pages.model_pages import render_similarity, write_similarity
 from itda_lightning.report.terminal import print_similarity
 from itda_lightning.report.wandb_log import log_similarity
 from itda_lightning.report.words.model_words import SIMILARITIES, noise_floor

@@ -4,7 +4,7 @@ import pytest
 from selenium.webdriver.common.by import By
 
 from itda_lightning.report.figures.heat_map import SHADES
-from itda_lightning.report.pages.similarity_page import write_similarity
+from itda_lightning.report.pages.model_pages import write_similarity
 from tests.browser import fits
 from tests.report.similarities import similarity_of
 

@@ -3,8 +3,6 @@
 import dataclasses
 import math
 
-import pytest
-
 from itda_lightning.report.words.verdict import (
     Tally,
     cost_line,
@@ -12,7 +10,6 @@ from itda_lightning.report.words.verdict import (
     failures_line,
     headline,
     listed,
-    ordinal,
     verdicts,
 )
 from itda_lightning.results.comparison import Estimate, Kind, Row
@@ -104,13 +101,6 @@ def test_costs_and_failures_are_said():
         failures_line(rows)
         == "15 of 16 entries have results, 2 of them reused from an earlier run. Failed: gemma-scope."
     )
-
-
-@pytest.mark.parametrize(
-    ("number", "shown"), [(1, "1st"), (2, "2nd"), (3, "3rd"), (4, "4th"), (11, "11th"), (22, "22nd")]
-)
-def test_ordinals(number, shown):
-    assert ordinal(number) == shown
 
 
 def test_long_lists_are_counted():

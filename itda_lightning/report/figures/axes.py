@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from itda_lightning.report.words.wording import show_amount
 from itda_lightning.results.comparison import Estimate
@@ -12,8 +13,7 @@ Number = float | int
 MOST_TICKS = 7
 
 
-@dataclass(frozen=True)
-class Tick:
+class Tick(NamedTuple):
     """A labelled place on an axis."""
 
     at: Number
@@ -22,14 +22,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Axis:
-    """A map from values to view-box units.
-
-    Attributes:
-        low, high: the values at both ends; their logarithms to base 10 on a logarithmic axis.
-        start, end: the places of both ends.
-        log: the axis is logarithmic.
-        ticks: along the axis.
-    """
+    """A map from ``low..high`` (logarithms to base 10 on a logarithmic axis) to ``start..end`` in view-box units."""
 
     low: Number
     high: Number
@@ -51,18 +44,20 @@ class Axis:
 
 def fitted_axis(values: Sequence[Number], start: Number, end: Number, *, log: bool) -> Axis:
     """Return an axis with some room around finite values, which are positive if the axis is logarithmic."""
-    if log:
-        low, high = _padded([math.log10(value) for value in values], least=0.02)
-        return Axis(low, high, start, end, log=True).with_ticks(log_values(10**low, 10**high))
-    low, high = _padded(values, least=1e-6 * max(map(abs, values)) or 0.5)
-    return Axis(low, high, start, end).with_ticks(round_values_within(low, high))
+    least = 0.02 if log else 1e-6 * max(map(abs, values)) or 0.5
+    values = [math.log10(value) for value in values] if log else values
+    room = max(0.06 * (max(values) - min(values)), least)
+    low, high = min(values) - room, max(values) + room
+    ticks = log_values(10**low, 10**high) if log else round_values_within(low, high)
+    return Axis(low, high, start, end, log).with_ticks(ticks)
 
 
 def error_ends(estimate: Estimate, *, log: bool = False) -> tuple[Number, Number]:
     """Return the ends of an error bar; one that would reach zero on a logarithmic axis ends at a tenth of the value."""
-    error = estimate.error if estimate.error is not None and math.isfinite(estimate.error) else 0.0
-    low = estimate.value - error
-    return (max(low, estimate.value / 10) if log else low), estimate.value + error
+    value, error = estimate.value, estimate.error
+    if error is None or not math.isfinite(error):
+        return value, value
+    return max(value - error, value / 10) if log else value - error, value + error
 
 
 def round_values(low: Number, high: Number, about: int = 5) -> list[Number]:
@@ -93,9 +88,3 @@ def log_values(low: Number, high: Number) -> list[Number]:
             # Less than a decade: steps as on a linear axis.
             return round_values_within(low, high)
     return inside[:: math.ceil(len(inside) / MOST_TICKS)]
-
-
-def _padded(values: Sequence[Number], least: Number) -> tuple[Number, Number]:
-    low, high = min(values), max(values)
-    room = max(0.06 * (high - low), least)
-    return low - room, high + room

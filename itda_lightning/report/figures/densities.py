@@ -1,6 +1,7 @@
 """Lay out how often latents are used: the bars of one dictionary, or one line per entry of a comparison."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 from itda_lightning.report.figures.axes import Axis, Number, round_values
@@ -39,8 +40,7 @@ def density_plot(densities: Sequence[float]) -> Plot | None:
 def density_overlay(entries: Sequence[tuple[int, Method, Sequence[float]]]) -> Plot | None:
     """Lay out the share of each entry's latents by how often they are used; return None if no latent is used.
 
-    Args:
-        entries: (number, method, densities); dead latents have a share but no place, so a line covers less than 1.
+    Dead latents have a share but no place, so a line covers less than 1.
     """
     low, shares = density_shares([densities for _, _, densities in entries])
     used = [density for _, _, densities in entries for density in densities if density > 0]
@@ -79,11 +79,8 @@ def _density_counts(entries: Sequence[Sequence[float]]) -> tuple[int, list[list[
         return 0, [[] for _ in entries]
     low = math.floor(min(every))
     bins = BINS_PER_DECADE * max(1, math.ceil(max(every)) - low)
-    counts = [[0] * bins for _ in entries]
-    for row, values in zip(counts, logs, strict=True):
-        for value in values:
-            row[min(int((value - low) * BINS_PER_DECADE), bins - 1)] += 1
-    return low, counts
+    counts = [Counter(min(int((value - low) * BINS_PER_DECADE), bins - 1) for value in values) for values in logs]
+    return low, [[row[index] for index in range(bins)] for row in counts]
 
 
 def _decades(low: int, bins: int, width: Number) -> Axis:
@@ -95,7 +92,5 @@ def _steps(shares: Sequence[float], x: Axis, y: Axis) -> str:
     """Return the outline of a histogram, from the axis and back to it, without the empty bins at its ends."""
     filled = [index for index, value in enumerate(shares) if value]
     edges = [x.place(x.low + index / BINS_PER_DECADE) for index in range(len(shares) + 1)]
-    path = f"M{edges[filled[0]]} {y.start}"
-    for index in range(filled[0], filled[-1] + 1):
-        path += f"V{y.place(shares[index])}H{edges[index + 1]}"
-    return path + f"V{y.start}"
+    steps = [f"V{y.place(shares[index])}H{edges[index + 1]}" for index in range(filled[0], filled[-1] + 1)]
+    return f"M{edges[filled[0]]} {y.start}{''.join(steps)}V{y.start}"

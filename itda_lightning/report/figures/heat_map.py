@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from itda_lightning.report.words.wording import MINUS, show_estimate, show_number
 from itda_lightning.results.model_similarity import MeasuredSites, Site
@@ -11,16 +11,8 @@ from itda_lightning.results.model_similarity import MeasuredSites, Site
 SHADES = 10
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One pair of layers.
-
-    Attributes:
-        shade: of its colour, 0 to 9.
-        text: the value, short.
-        title: the pair, and the value with its error.
-        best: the value is the largest of its row, whose layer is matched with the column's.
-    """
+class Cell(NamedTuple):
+    """One pair of layers; the value of the best pair of a row is the largest, so its layers are matched."""
 
     shade: int
     text: str
@@ -28,17 +20,15 @@ class Cell:
     best: bool
 
 
-@dataclass(frozen=True)
-class HeatMap:
+class HeatMap(NamedTuple):
     """Layers of one model (rows) by layers of another, or of the same one (columns): ``cells[row][column]``."""
 
-    rows: tuple[Site, ...]
-    columns: tuple[Site, ...]
-    cells: tuple[tuple[Cell, ...], ...]
+    rows: Sequence[Site]
+    columns: Sequence[Site]
+    cells: Sequence[Sequence[Cell]]
 
 
-@dataclass(frozen=True)
-class Shades:
+class Shades(NamedTuple):
     """The colours of one measure: from its smallest to its largest value between different sites.
 
     Sites with themselves, which are 1 by any measure, would take the contrast from all others.
@@ -69,29 +59,24 @@ class Shades:
 
 def heat_map(measured: MeasuredSites, sites: Sequence[Site], rows: range, columns: range, shades: Shades) -> HeatMap:
     """Lay out the part of a measure's matrix that compares the sites of one model with those of another."""
-    return HeatMap(
-        tuple(sites[row] for row in rows),
-        tuple(sites[column] for column in columns),
-        tuple(tuple(_cell(measured, sites, row, column, columns, shades) for column in columns) for row in rows),
-    )
+
+    def cell(row: int, column: int) -> Cell:
+        value, error = measured.values[row][column], None if row == column else measured.errors[row][column]
+        # A site is not matched with itself.
+        others = [measured.values[row][other] for other in columns if other != row]
+        first, second = (f"{sites[site].model} {sites[site].hook_name}" for site in (row, column))
+        return Cell(
+            shade=shades.shade(value),
+            text=f"{value:.2f}".replace("0.", ".", 1).replace("-", MINUS) if value < 0.995 else f"{value:.1f}",
+            title=f"{first} and {second}: {show_estimate(value, error)}",
+            best=row != column and value == max(others),
+        )
+
+    cells = [[cell(row, column) for column in columns] for row in rows]
+    return HeatMap([sites[row] for row in rows], [sites[column] for column in columns], cells)
 
 
 def sites_of_models(sites: Sequence[Site]) -> list[range]:
     """Return the range of sites of each model, in the order of the models."""
     names = [site.model for site in sites]
     return [range(names.index(name), names.index(name) + names.count(name)) for name in dict.fromkeys(names)]
-
-
-def _cell(
-    measured: MeasuredSites, sites: Sequence[Site], row: int, column: int, columns: range, shades: Shades
-) -> Cell:
-    value = measured.values[row][column]
-    # A site is not matched with itself.
-    others = [measured.values[row][other] for other in columns if other != row]
-    first, second = (f"{sites[site].model} {sites[site].hook_name}" for site in (row, column))
-    return Cell(
-        shade=shades.shade(value),
-        text=f"{value:.2f}".replace("0.", ".", 1).replace("-", MINUS) if value < 0.995 else f"{value:.1f}",
-        title=f"{first} and {second}: {show_estimate(value, None if row == column else measured.errors[row][column])}",
-        best=row != column and value == max(others),
-    )

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import count
+from typing import NamedTuple
 
 from itda_lightning.results.comparison import Row
 
@@ -38,16 +38,8 @@ CORNERS = {
 }
 
 
-@dataclass(frozen=True)
-class Method:
-    """A way to make entries, and the look of their marks.
-
-    Attributes:
-        label: its name for readers.
-        colour: the class of ``dashboard.css`` that gives its colour.
-        shape: what ``marker`` draws.
-        dash: the dashes of its lines.
-    """
+class Method(NamedTuple):
+    """A way to make entries, and the look of their marks: colour (a class of ``dashboard.css``), shape and dashes."""
 
     label: str
     colour: str

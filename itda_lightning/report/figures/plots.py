@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from itda_lightning.report.figures.axes import Axis, Number, round_values, round_values_within
 from itda_lightning.report.words.wording import show_number, show_share
@@ -15,8 +16,7 @@ MAX_POINTS = 500
 MAX_MARKERS = 60
 
 
-@dataclass(frozen=True)
-class Bar:
+class Bar(NamedTuple):
     """A bar of a histogram, with what it counts."""
 
     x: Number
@@ -26,8 +26,7 @@ class Bar:
     title: str
 
 
-@dataclass(frozen=True)
-class Marker:
+class Marker(NamedTuple):
     """A marked point of a curve, with its value."""
 
     x: Number
@@ -37,14 +36,7 @@ class Marker:
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """A plot with a curve or bars.
-
-    Attributes:
-        x, y: the axes.
-        x_label, y_label: their names.
-        summary: one sentence that says what the plot shows, for readers who do not see it.
-        path: the curve as SVG path data, "" for none.
-    """
+    """A plot with a curve (``path``) or bars; the summary is a sentence for readers who do not see it."""
 
     x: Axis
     y: Axis
@@ -57,12 +49,10 @@ class Plot:
 
     @property
     def width(self) -> Number:
-        """The width of the plot with its margins."""
         return self.x.end + RIGHT
 
     @property
     def height(self) -> Number:
-        """The height of the plot with its margins."""
         return self.y.start + BOTTOM
 
 
@@ -77,10 +67,9 @@ def curve(points: Sequence[tuple[int, Number]], y_label: str, name: str) -> Plot
     # The x axis ends with the data, the y axis with a round value.
     x = Axis(0, last_tokens, LEFT, WIDTH - RIGHT).with_ticks(round_values_within(0, last_tokens))
     y = upright_axis(round_values(0, max(value for _, value in points)))
-    places = [(x.place(read), y.place(value)) for read, value in points]
     markers = tuple(
-        Marker(*place, f"{name} {show_number(value)} after {read:,} activations")
-        for place, (read, value) in zip(places, points, strict=True)
+        Marker(x.place(read), y.place(value), f"{name} {show_number(value)} after {read:,} activations")
+        for read, value in points
     )
     return Plot(
         x=x,
@@ -88,7 +77,7 @@ def curve(points: Sequence[tuple[int, Number]], y_label: str, name: str) -> Plot
         x_label="activations read",
         y_label=y_label,
         summary=f"{name} {show_number(first)} after {tokens:,} activations, {show_number(last)} after {last_tokens:,}.",
-        path=path_through(places),
+        path=path_through(x, y, points),
         markers=markers if len(markers) <= MAX_MARKERS else (),
     )
 
@@ -130,11 +119,11 @@ def histogram(
     return Plot(x=x, y=y, x_label=x_label, y_label=y_label, summary=summary, bars=tuple(bars))
 
 
-def upright_axis(values: Sequence[Number], height: Number = HEIGHT) -> Axis:
+def upright_axis(values: Sequence[Number]) -> Axis:
     """Return a vertical axis from zero to the last of the round values, with a tick at each."""
-    return Axis(0, values[-1], height - BOTTOM, TOP).with_ticks(values)
+    return Axis(0, values[-1], HEIGHT - BOTTOM, TOP).with_ticks(values)
 
 
-def path_through(places: Sequence[tuple[Number, Number]]) -> str:
-    """Return SVG path data of a line through places (across, down)."""
-    return "M" + "L".join(f"{across} {down}" for across, down in places)
+def path_through(x: Axis, y: Axis, points: Sequence[tuple[Number, Number]]) -> str:
+    """Return SVG path data of a line through points."""
+    return "M" + "L".join(f"{x.place(across)} {y.place(up)}" for across, up in points)

@@ -11,15 +11,15 @@ from itda_lightning.report.words.columns import measure_words
 from itda_lightning.report.words.wording import show_estimate
 from itda_lightning.results.comparison import Row
 
-COUNTED, ALL, BASELINE = "probing/k=", "probing/all", "probing/dense"
+BASELINE = "probing/dense"
 SLOT, NARROWEST_GROUP, GAP, TALL, RADIUS = 12.0, 100.0, 26.0, 300, 4.2
 
 
 def probes_of(rows: Sequence[Row]) -> list[str]:
     """Return the measures of probes on latents that any entry has, by the number of latents, all latents last."""
     keys = {key for row in rows for key in row.measures if math.isfinite(row.value(key))}
-    counted = sorted((key for key in keys if key.startswith(COUNTED)), key=lambda key: int(key.removeprefix(COUNTED)))
-    return [*counted, *({ALL} & keys)]
+    counted = (key for key in keys if key.startswith("probing/k="))
+    return [*sorted(counted, key=lambda key: int(key.partition("=")[2])), *({"probing/all"} & keys)]
 
 
 def probing_plot(rows: Sequence[Row], methods: Mapping[str, Method]) -> Scatter | None:
@@ -30,10 +30,10 @@ def probing_plot(rows: Sequence[Row], methods: Mapping[str, Method]) -> Scatter 
     ]
     if not probed:
         return None
-    baseline = next((row.value(BASELINE) for row in rows if math.isfinite(row.value(BASELINE))), None)
+    baseline = [row.value(BASELINE) for row in rows if math.isfinite(row.value(BASELINE))][:1]
     estimates = [row.measures[probe] for _, row in probed for probe in probes if math.isfinite(row.value(probe))]
     ends = [end for estimate in estimates for end in error_ends(estimate)]
-    y = fitted_axis([*ends, *([] if baseline is None else [baseline])], TALL - BOTTOM, TOP, log=False)
+    y = fitted_axis([*ends, *baseline], TALL - BOTTOM, TOP, log=False)
     group = max(SLOT * len(probed), NARROWEST_GROUP)
     marks, ticks = [], []
     for place, probe in enumerate(probes):
@@ -46,16 +46,9 @@ def probing_plot(rows: Sequence[Row], methods: Mapping[str, Method]) -> Scatter 
             estimate, method = row.measures[probe], methods[row.name]
             x, middle = start + (index + 0.5) * group / len(probed), y.place(estimate.value)
             low, high = map(y.place, error_ends(estimate))
-            marks.append(
-                Mark(
-                    number,
-                    method,
-                    shape=marker(method.shape, x, middle, RADIUS),
-                    bars=f"M{x:.2f} {low}V{high}" if low > high else "",
-                    title=f"{row.name}: {words} {show_estimate(estimate.value, estimate.error)}",
-                    label=(round(x, 1), min(high, middle - RADIUS) - 6),
-                )
-            )
+            shape, bars = marker(method.shape, x, middle, RADIUS), f"M{x:.2f} {low}V{high}" if low > high else ""
+            title = f"{row.name}: {words} {show_estimate(estimate.value, estimate.error)}"
+            marks.append(Mark(number, method, shape, bars, title, (round(x, 1), min(high, middle - RADIUS) - 6)))
     values = [estimate.value for estimate in estimates]
     return Scatter(
         x=Axis(0, 1, LEFT, round(LEFT + len(probes) * (group + GAP)), ticks=tuple(ticks)),
@@ -65,6 +58,6 @@ def probing_plot(rows: Sequence[Row], methods: Mapping[str, Method]) -> Scatter 
         summary=f"Accuracy of probes on the latents of {len(probed)} entries, from {min(values):.2f} to "
         f"{max(values):.2f}; all numbers are in the table.",
         marks=tuple(marks),
-        rule=None if baseline is None else Tick(y.place(baseline), "the activation itself"),
+        rule=Tick(y.place(baseline[0]), "the activation itself") if baseline else None,
         rule_end=False,
     )

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from humanize import ordinal
 from markupsafe import Markup
 
 from itda_lightning.machine.atomic_files import write_text
@@ -13,31 +14,23 @@ from itda_lightning.report.figures.probing_plot import BASELINE, probes_of, prob
 from itda_lightning.report.figures.scatter import radius
 from itda_lightning.report.pages.inline import json_for_html, render
 from itda_lightning.report.pages.latent_data import latent_lines, overview
-from itda_lightning.report.words.columns import cost_columns, measure_columns, shared_columns
-from itda_lightning.report.words.verdict import cost_line, failures_line, headline, ordinal, shown, verdicts
+from itda_lightning.report.words.columns import columns_of, shared_columns
+from itda_lightning.report.words.verdict import cost_line, failures_line, headline, shown, verdicts
 from itda_lightning.report.words.wording import show_number
 from itda_lightning.results.comparison import Comparison, Row
 
 
 def write_dashboard(comparison: Comparison, path: str | Path) -> None:
-    """Write ``render_dashboard(comparison)`` to ``path`` in one step.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
+    """Write ``render_dashboard(comparison)`` to ``path`` in one step."""
     write_text(Path(path), render_dashboard(comparison))
 
 
 def render_dashboard(comparison: Comparison) -> str:
-    """Render the comparison as one self-contained HTML page.
-
-    Sentences, plots and the table are in the HTML itself; latents are drawn on demand from data embedded in the page.
-    Styles, script and data are inline, and a content security policy forbids everything else.
-    """
+    """Render the comparison as one self-contained HTML page; latents are drawn on demand by its script."""
     rows, latents = comparison.rows, comparison.latents
     measured = [row for row in rows if row.failure is None]
     methods = methods_of(measured)
-    columns = [*measure_columns(rows), *cost_columns(rows)]
+    columns = columns_of(rows)
     shared = shared_columns(rows, columns)
     used = [(number, row) for number, row in enumerate(rows, 1) if row.failure is None and row.densities]
     return render(

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from itda_lightning.dictionary.sources import COLUMNS, Prompt
+from itda_lightning.dictionary.sources import COLUMNS
 from itda_lightning.machine.atomic_files import write_text
 from itda_lightning.report.figures.densities import density_plot
 from itda_lightning.report.figures.plots import curve, l0_plot
-from itda_lightning.report.pages.histogram_bins import filled_bins
 from itda_lightning.report.pages.inline import json_for_html, render
+from itda_lightning.report.pages.latent_data import cut, filled_bins
 from itda_lightning.report.words.excerpt import excerpt
 from itda_lightning.results.run_results import AtomUsage, Example, RunResults, TokenDecomposition
 
@@ -22,24 +22,14 @@ SHOWN_TERMS = 12
 
 
 def write_page(results: RunResults, path: str | Path, cosines: Sequence[float] | None = None) -> None:
-    """Write ``render_page(results, cosines)`` to ``path`` in one step.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
+    """Write ``render_page(results, cosines)`` to ``path`` in one step."""
     write_text(Path(path), render_page(results, cosines))
 
 
 def render_page(results: RunResults, cosines: Sequence[float] | None = None) -> str:
-    """Render the results as one self-contained HTML page.
+    """Render the results as one self-contained HTML page; the part of each atom is drawn on demand by its script.
 
-    Facts, metrics, plots and decompositions are in the HTML itself; the part of each atom is drawn on demand from data
-    embedded in the page. Styles, script and data are inline, and a content security policy forbids everything else.
-
-    Args:
-        results: of one dictionary.
-        cosines: (n_atoms,) of a refined dictionary: each atom's cosine with its source's activation, shown beside
-            every name of an atom.
+    Each cosine, of a refined atom with its source's activation, is shown beside every name of the atom.
     """
     usage = results.usage
     return render(
@@ -48,7 +38,13 @@ def render_page(results: RunResults, cosines: Sequence[float] | None = None) -> 
         ["drawing.js", "page.js"],
         results=results,
         usage=usage,
-        data=json_for_html(_atom_data(results, cosines)),
+        data=json_for_html(
+            {
+                "tokens": usage.n_tokens,
+                "columns": COLUMNS,
+                "atoms": [_atom(atom, None if cosines is None else cosines[atom.atom]) for atom in usage.atoms],
+            }
+        ),
         growth=curve(results.growth, "atoms", "Atoms:"),
         fvu=curve(results.fvu_curve, "FVU", "FVU"),
         l0=l0_plot(usage.l0_histogram),
@@ -66,7 +62,7 @@ def _decomposition(decomposition: TokenDecomposition, cosines: Sequence[float] |
             "coefficient": term.coefficient,
             "cosine": None if cosines is None else cosines[term.atom],
             "share": round(100 * abs(term.coefficient) / largest, 2),
-            "prompt": None if term.prompt is None else excerpt(term.prompt, *TERM_WINDOW),
+            "prompt": cut(term.prompt, TERM_WINDOW),
         }
         for term in decomposition.terms
     ]
@@ -79,23 +75,13 @@ def _decomposition(decomposition: TokenDecomposition, cosines: Sequence[float] |
     }
 
 
-def _atom_data(results: RunResults, cosines: Sequence[float] | None) -> dict[str, Any]:
-    return {
-        "tokens": results.usage.n_tokens,
-        "columns": COLUMNS,
-        "atoms": [
-            _atom(atom) | {"cosine": None if cosines is None else cosines[atom.atom]} for atom in results.usage.atoms
-        ],
-    }
-
-
-def _atom(usage: AtomUsage) -> dict[str, Any]:
+def _atom(usage: AtomUsage, cosine: float | None) -> dict[str, Any]:
     """Return what the page's script reads of one atom."""
     low, width, counts = filled_bins(usage.histogram, usage.histogram_limit)
     return {
         "atom": usage.atom,
         "source": usage.source,
-        "prompt": _cut(usage.prompt, SOURCE_WINDOW),
+        "prompt": cut(usage.prompt, SOURCE_WINDOW),
         "count": usage.count,
         "density": usage.density,
         "histogram": {"low": low, "width": width, "counts": counts},
@@ -104,12 +90,9 @@ def _atom(usage: AtomUsage) -> dict[str, Any]:
             {"low": part.low, "high": part.high, "count": part.count, "examples": _examples(part.examples)}
             for part in usage.ranges
         ],
+        "cosine": cosine,
     }
 
 
-def _examples(examples: tuple[Example, ...]) -> list[list[Any]]:
-    return [[example.coefficient, _cut(example.prompt, EXAMPLE_WINDOW)] for example in examples]
-
-
-def _cut(prompt: Prompt | None, window: tuple[int, int]) -> Prompt | None:
-    return None if prompt is None else excerpt(prompt, *window)
+def _examples(examples: Sequence[Example]) -> list[list[Any]]:
+    return [[example.coefficient, excerpt(example.prompt, *EXAMPLE_WINDOW)] for example in examples]

@@ -13,8 +13,16 @@ from markupsafe import Markup
 from itda_lightning.report.words.columns import measure_words
 from itda_lightning.report.words.excerpt import pieces, visible
 from itda_lightning.report.words.model_words import show_overlap
-from itda_lightning.report.words.wording import describe_metric, show_coefficient, show_cosine, show_number, show_share
+from itda_lightning.report.words.wording import (
+    describe_metric,
+    show_coefficient,
+    show_cosine,
+    show_known,
+    show_number,
+    show_share,
+)
 
+FOLDER = "itda_lightning.report.pages"
 FILTERS = {
     "number": show_number,
     "coefficient": show_coefficient,
@@ -24,37 +32,31 @@ FILTERS = {
     "metric": describe_metric,
     "measure": measure_words,
     "overlap": show_overlap,
+    "known": show_known,
     "pieces": pieces,
 }
+ENVIRONMENT = Environment(
+    loader=PackageLoader(FOLDER, ""),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+ENVIRONMENT.filters.update(FILTERS)
 
 
 def render(template: str, styles: Sequence[str], scripts: Sequence[str] = (), **values: Any) -> str:
     """Render a template of this folder with all text escaped; a missing value is an error.
 
-    Args:
-        template: a file of this folder.
-        styles, scripts: files of this folder that are inlined, one after the other.
-        values: what the template names, functions included.
+    Styles and scripts are files of this folder, inlined one after the other. The content security policy allows them
+    and forbids every request.
     """
-    environment = Environment(
-        loader=PackageLoader("itda_lightning.report.pages", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(FILTERS)
-    environment.globals.update(values)
-    style, script = _assets(styles), _assets(scripts)
-    return environment.get_template(template).render(style=style, script=script, policy=policy(style, script))
-
-
-def policy(style: str, script: str) -> str:
-    """Return the content security policy that allows this style and this script, and forbids every request."""
-    return (
+    style, script = _joined(styles), _joined(scripts)
+    policy = (
         f"default-src 'none'; base-uri 'none'; form-action 'none'; "
         f"style-src {_digest(style)}; script-src {_digest(script)}"
     )
+    return ENVIRONMENT.get_template(template).render(style=style, script=script, policy=policy, **values)
 
 
 def json_for_html(content: Any) -> Markup:
@@ -65,9 +67,8 @@ def json_for_html(content: Any) -> Markup:
     return Markup(text)
 
 
-def _assets(names: Sequence[str]) -> Markup:
-    folder = files("itda_lightning.report.pages")
-    return Markup("\n".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names))
+def _joined(names: Sequence[str]) -> Markup:
+    return Markup("\n".join(files(FOLDER).joinpath(name).read_text(encoding="utf-8") for name in names))
 
 
 def _digest(text: str) -> str:

@@ -4,13 +4,14 @@ Five entries of 16,384 latents take too long to parse before a page shows. So ea
 parsed when the latent is shown; lists, searches and orders need only the short arrays of ``overview``.
 """
 
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
-from itda_lightning.report.pages.histogram_bins import filled_bins
+from itda_lightning.dictionary.sources import Prompt
 from itda_lightning.report.words.excerpt import excerpt, visible
 from itda_lightning.report.words.wording import show_cosine
-from itda_lightning.results.comparison import LatentSummary, LatentView
+from itda_lightning.results.comparison import LatentView
 
 # Characters of an atom's prompt before and after its token.
 SOURCE_WINDOW = (160, 60)
@@ -21,13 +22,9 @@ def overview(view: LatentView) -> dict[str, Any]:
     first, others = len(view.atoms), []
     for other in view.others:
         line = {summary.latent: first + place for place, summary in enumerate(other.latents)}
-        others.append(
-            {
-                "name": visible(other.name),
-                "nearest": [line[latent] for latent, _ in other.nearest],
-                "cosines": [round(cosine, 3) for _, cosine in other.nearest],
-            }
-        )
+        nearest = [line[latent] for latent, _ in other.nearest]
+        cosines = [round(cosine, 3) for _, cosine in other.nearest]
+        others.append({"name": visible(other.name), "nearest": nearest, "cosines": cosines})
         first += len(other.latents)
     return {
         "reference": visible(view.reference),
@@ -35,30 +32,41 @@ def overview(view: LatentView) -> dict[str, Any]:
         "vocabulary": [visible(token) for token in view.vocabulary],
         "atoms": [summary.latent for summary in view.atoms],
         "densities": [_short(summary.density) for summary in view.atoms],
-        "prompts": [None if source is None else excerpt(source, *SOURCE_WINDOW) for source in view.sources],
+        "prompts": [cut(source, SOURCE_WINDOW) for source in view.sources],
         "refined": None if view.source_cosines is None else [show_cosine(cosine) for cosine in view.source_cosines],
         "others": others,
     }
 
 
 def latent_lines(view: LatentView) -> list[list[Any]]:
-    """Return what the script reads of one latent at a time: first the atoms, then the latents of each other entry."""
-    return [_line(summary) for summary in chain(view.atoms, *(other.latents for other in view.others))]
+    """Return what the script reads of one latent at a time: first the atoms, then the latents of each other entry.
+
+    A line is latent, density, histogram (low end, bin width, counts), top (token, activation, ...), logit effects.
+    """
+    lines = []
+    for latent in chain(view.atoms, *(other.latents for other in view.others)):
+        low, width, counts = filled_bins(latent.histogram, latent.limit)
+        top = [value for token, activation in latent.top for value in (token, _short(activation))]
+        numbers = [latent.latent, _short(latent.density), _short(low), _short(width, 6)]
+        lines.append([*numbers, counts, top, latent.promoted, latent.suppressed])
+    return lines
 
 
-def _line(summary: LatentSummary) -> list[Any]:
-    """Return latent, density, histogram (low end, bin width, counts), top (token, activation, ...), logit effects."""
-    low, width, counts = filled_bins(summary.histogram, summary.limit)
-    return [
-        summary.latent,
-        _short(summary.density),
-        _short(low),
-        _short(width, 6),
-        counts,
-        [value for token, activation in summary.top for value in (token, _short(activation))],
-        summary.promoted,
-        summary.suppressed,
-    ]
+def filled_bins(counts: Sequence[int], limit: float) -> tuple[float, float, Sequence[int]]:
+    """Return the low end, width and counts of the bins from the first to the last that is not empty.
+
+    They are among an even number of bins over (-limit, limit).
+    """
+    filled = [index for index, count in enumerate(counts) if count]
+    first, last = (filled[0], filled[-1] + 1) if filled else (0, 0)
+    half = len(counts) // 2
+    width = limit / half if half else 0.0
+    return (first - half) * width, width, counts[first:last]
+
+
+def cut(prompt: Prompt | None, window: tuple[int, int]) -> Prompt | None:
+    """Return the prompt with so many characters before and after its token; None stays None."""
+    return None if prompt is None else excerpt(prompt, *window)
 
 
 def _short(value: float, digits: int = 3) -> float | int:

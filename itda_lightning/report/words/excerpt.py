@@ -8,6 +8,8 @@ from itda_lightning.dictionary.sources import Prompt
 LINE_BREAKS = {"\r\n": "⏎", "\n": "⏎", "\r": "⏎", "\u2028": "⏎", "\u2029": "⏎", "\t": "⇥"}
 # Special tokens as the tokenizers of common models write them.
 SPECIAL = re.compile(r"(<\|[^|<>\s]{1,40}\|>|<(?:s|/s|bos|eos|pad|unk)>|\[(?:CLS|SEP|PAD|UNK)\])")
+# Explicit marks of the direction of text.
+DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 # Whole words fit; rows of dashes or spaces, which are one token in some vocabularies, are cut.
 LONGEST_TOKEN = 32
 
@@ -19,10 +21,10 @@ def excerpt(prompt: Prompt, before: int, after: int) -> Prompt:
     empty one as ∅.
     """
     start, stop = max(0, len(prompt.before) - before), min(after, len(prompt.after))
-    start = next(
-        (match.end() for match in SPECIAL.finditer(prompt.before) if match.start() < start < match.end()), start
-    )
-    stop = next((match.start() for match in SPECIAL.finditer(prompt.after) if match.start() < stop < match.end()), stop)
+    for special in SPECIAL.finditer(prompt.before):
+        start = special.end() if special.start() < start < special.end() else start
+    for special in SPECIAL.finditer(prompt.after):
+        stop = special.start() if special.start() < stop < special.end() else stop
     token = visible(prompt.token)
     token = token if token.strip() else "␣" * len(token) or "∅"
     return Prompt(
@@ -40,8 +42,7 @@ def pieces(text: str) -> list[tuple[str, bool]]:
 def visible(text: str) -> str:
     """Return ``text`` on one line, without characters that control a terminal or reverse the direction of other text.
 
-    Line breaks and tabs become symbols, other control characters their pictures, explicit direction marks and lone
-    surrogates a replacement character. Characters that join others, as in emoji and many scripts, stay.
+    Characters that join others, as in emoji and many scripts, stay.
     """
     for character, symbol in LINE_BREAKS.items():
         text = text.replace(character, symbol)
@@ -53,9 +54,6 @@ def _visible(character: str) -> str:
         return chr(0x2400 + ord(character))
     if character == "\x7f":
         return "␡"
-    if unicodedata.category(character) in ("Cc", "Cs") or unicodedata.bidirectional(character) in _DIRECTIONS:
+    if unicodedata.category(character) in ("Cc", "Cs") or unicodedata.bidirectional(character) in DIRECTIONS:
         return "\ufffd"
     return character
-
-
-_DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}

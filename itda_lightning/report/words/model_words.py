@@ -1,11 +1,8 @@
 """Say what a comparison of several models shows: the measures of similarity, layer matching, order and chance."""
 
-import math
-from collections.abc import Sequence
-
 from itda_lightning.report.words.wording import show_estimate, show_number
 from itda_lightning.results.difference import Direction
-from itda_lightning.results.model_similarity import MeasuredSites, ModelSimilarity, Overlap, Reordered
+from itda_lightning.results.model_similarity import ModelSimilarity, Overlap
 
 # Key -> (name, meaning).
 SIMILARITIES = {
@@ -39,7 +36,6 @@ SIMILARITIES = {
         "Share of a token's nearest tokens in one layer that are also its nearest in the other.",
     ),
 }
-DASH = "\N{EN DASH}"
 
 
 def show_overlap(overlap: Overlap, part: str = "excess") -> str:
@@ -47,21 +43,9 @@ def show_overlap(overlap: Overlap, part: str = "excess") -> str:
     return show_estimate(getattr(overlap, part), overlap.error)
 
 
-def show_accuracy(measured: MeasuredSites) -> str:
-    """Return the accuracy of layer matching without self-pairs, with its error; a dash if no models can be matched."""
-    return show_estimate(measured.accuracy, measured.accuracy_error) if math.isfinite(measured.accuracy) else DASH
-
-
-def show_known(value: float) -> str:
-    """Return the number, or a dash if there is none."""
-    return show_number(value) if math.isfinite(value) else DASH
-
-
 def noise_floor(results: ModelSimilarity) -> str:
     """Say how similar two fits of one layer are if only the order of tokens differs; "" if that was not measured."""
-    values = [
-        overlap.excess for entry in results.reordered if entry.hook_name is not None for overlap in entry.overlaps
-    ]
+    values = [overlap.excess for entry in results.reordered if entry.hook_name for overlap in entry.overlaps]
     if not values:
         return ""
     low, high, mean = (show_number(value) for value in (min(values), max(values), sum(values) / len(values)))
@@ -83,20 +67,12 @@ def size_line(results: ModelSimilarity) -> str:
     )
 
 
-def reordered_of(results: ModelSimilarity, model: str) -> Sequence[Reordered]:
-    """Return the entry of the union of a model's layers; none if no other orders were fitted."""
-    return [entry for entry in results.reordered if entry.model == model and entry.hook_name is None]
-
-
 def ranking_summary(direction: Direction) -> str:
     """Say which atoms a ranking of differences is of."""
-    common = sum(atom.common for atom in direction.atoms)
-    words = (
-        f"{show_number(len(direction.atoms))} of {show_number(direction.n_atoms)} atoms of {direction.owner} were read "
-        f"by {direction.reader}, {show_number(common)} of them with a source that is an atom of both"
-    )
-    if direction.unaligned:
-        words += f"; {show_number(direction.unaligned)} have no token of their own there"
-    if direction.unusable:
-        words += f"; {show_number(direction.unusable)} have no usable activation"
+    read, n_atoms = show_number(len(direction.atoms)), show_number(direction.n_atoms)
+    common = show_number(sum(atom.common for atom in direction.atoms))
+    words = f"{read} of {n_atoms} atoms of {direction.owner} were read by {direction.reader}, "
+    words += f"{common} of them with a source that is an atom of both"
+    for count, what in ((direction.unaligned, "token of their own there"), (direction.unusable, "usable activation")):
+        words += f"; {show_number(count)} have no {what}" if count else ""
     return f"{words}."

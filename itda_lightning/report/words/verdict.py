@@ -3,6 +3,9 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
+
+from humanize import ordinal
 
 from itda_lightning.report.words.columns import measure_words, wall_seconds
 from itda_lightning.report.words.wording import show_estimate, show_number, show_seconds
@@ -19,8 +22,6 @@ JUDGED = {
 }
 # Entries are paired if the larger L0 is at most this multiple of the smaller.
 COMPARABLE_L0 = 1.25
-# Differences within this multiple of their standard error are ties.
-ERRORS = 2.0
 # This many names are listed, the others counted.
 NAMED = 3
 
@@ -35,7 +36,6 @@ class Tally:
 
     @property
     def pairs(self) -> int:
-        """The number of pairs."""
         return self.won + self.tied + self.lost
 
     def words(self) -> str:
@@ -47,14 +47,8 @@ class Tally:
 class Verdict:
     """The ranking of the entries by one measure.
 
-    Attributes:
-        measure: its key.
-        best: the entry with the best value.
-        ties: the others that are within two standard errors of it.
-        itda: the ITDA with the best value, None without an ITDA.
-        rank: of that ITDA: one more than the number of entries that are better by more than two standard errors.
-        ranked: the number of entries that have the measure.
-        against_saes, against_controls: ITDAs against others of similar L0.
+    ``ties`` are those within two standard errors of the best; ``rank`` of the best ITDA is one more than the number of
+    the ``ranked`` entries that are better by more than two standard errors.
     """
 
     measure: str
@@ -78,7 +72,8 @@ class Verdict:
 
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:
     """Return a verdict on each judged measure that any entry has."""
-    return [verdict for measure in JUDGED if (verdict := _verdict(rows, measure)) is not None]
+    measured = {m: [row for row in rows if row.failure is None and math.isfinite(row.value(m))] for m in JUDGED}
+    return [_verdict(entries, measure) for measure, entries in measured.items() if entries]
 
 
 def difference(one: Estimate, other: Estimate) -> Estimate:
@@ -95,12 +90,10 @@ def headline(verdict: Verdict) -> str:
     best, itda = verdict.best, verdict.itda
     words = f"{measure_words(verdict.measure)[0]}: {best.name}{', an ITDA,' if best is itda else ''} is best at "
     words += shown(best, verdict.measure)
-    ties = [row for row in verdict.ties if row is not itda]
-    if itda is not None and itda in verdict.ties:
-        words += f", within error of the best ITDA, {itda.name} at {shown(itda, verdict.measure)}"
-        words += f", and of {listed(ties)}" if ties else ""
-    else:
-        words += f", within error of {listed(ties)}" if ties else ""
+    within = [f"the best ITDA, {row.name} at {shown(row, verdict.measure)}" for row in verdict.ties if row is itda]
+    others = [row for row in verdict.ties if row is not itda]
+    within += [listed(others)] if others else []
+    words += f", within error of {', and of '.join(within)}" if within else ""
     if itda is None:
         return f"{words}. There is no ITDA."
     if itda is not best and itda not in verdict.ties:
@@ -152,44 +145,34 @@ def listed(rows: Sequence[Row]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def ordinal(number: int) -> str:
-    """Return 1st, 2nd, 3rd, 4th, 11th, 21st."""
-    ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10 if number % 100 not in (11, 12, 13) else 0, "th")
-    return f"{number}{ending}"
-
-
-def _verdict(rows: Sequence[Row], measure: str) -> Verdict | None:
-    measured = [row for row in rows if row.failure is None and math.isfinite(row.value(measure))]
-    if not measured:
-        return None
-    ranked = sorted(measured, key=lambda row: row.value(measure), reverse=JUDGED[measure])
+def _verdict(rows: Sequence[Row], measure: str) -> Verdict:
+    ranked = sorted(rows, key=lambda row: row.value(measure), reverse=JUDGED[measure])
     best, itdas = ranked[0], [row for row in ranked if row.kind == "itda"]
     return Verdict(
         measure,
         best,
         tuple(row for row in ranked[1:] if _better(best, row, measure) == 0),
         itdas[0] if itdas else None,
-        1 + sum(_better(row, itdas[0], measure) > 0 for row in measured) if itdas else 0,
-        len(measured),
-        _tally(itdas, [row for row in measured if row.kind == "sae"], measure),
-        _tally(itdas, [row for row in measured if row.kind in ("random", "pca")], measure),
+        1 + sum(_better(row, itdas[0], measure) > 0 for row in rows) if itdas else 0,
+        len(rows),
+        _tally(itdas, [row for row in rows if row.kind == "sae"], measure),
+        _tally(itdas, [row for row in rows if row.kind not in ("itda", "sae")], measure),
     )
 
 
 def _better(one: Row, other: Row, measure: str) -> int:
-    """Return 1 if ``one`` is better than ``other``, -1 if it is worse, 0 for a tie."""
+    """Return 1 if ``one`` is better than ``other``, -1 if it is worse, 0 for a tie: within two standard errors."""
     gap = difference(one.measures[measure], other.measures[measure])
-    if abs(gap.value) <= ERRORS * (gap.error or 0.0):
+    if abs(gap.value) <= 2 * (gap.error or 0.0):
         return 0
     return 1 if (gap.value > 0) == JUDGED[measure] else -1
 
 
 def _tally(itdas: Sequence[Row], others: Sequence[Row], measure: str) -> Tally:
-    pairs = [(itda, other) for itda in itdas for other in others]
-    outcomes = [_better(*pair, measure) for pair in pairs if _comparable(*(row.value("l0") for row in pair))]
+    """Compare every pair of similar L0."""
+    outcomes = []
+    for itda, other in product(itdas, others):
+        low, high = sorted((itda.value("l0"), other.value("l0")))
+        if low > 0 and high <= COMPARABLE_L0 * low:
+            outcomes.append(_better(itda, other, measure))
     return Tally(outcomes.count(1), outcomes.count(0), outcomes.count(-1))
-
-
-def _comparable(one: float, other: float) -> bool:
-    low, high = sorted((one, other))
-    return low > 0 and high <= COMPARABLE_L0 * low

@@ -4,6 +4,7 @@ import math
 import re
 
 MINUS = "\N{MINUS SIGN}"
+DASH = "\N{EN DASH}"
 
 # Metric -> (name, meaning). Others are shown under their own name.
 METRICS = {
@@ -47,18 +48,14 @@ PROBE = re.compile(r"probing(?P<auc>_auc)?/(?P<read>k=\d+|all|dense)")
 def describe_metric(key: str) -> tuple[str, str]:
     """Return the name and the meaning ("" if unknown) of a metric; a path such as ``a/b/fvu`` counts as ``fvu``."""
     probe = PROBE.fullmatch(key)
-    if probe is not None:
-        return _probe_words("AUC" if probe["auc"] else "accuracy", probe["read"])
-    return METRICS.get(key.rsplit("/", 1)[-1], (key.replace("_", " "), ""))
-
-
-def _probe_words(score: str, read: str) -> tuple[str, str]:
-    name = "Probe" if score == "accuracy" else "Probe AUC"
-    if read == "all":
+    if probe is None:
+        return METRICS.get(key.rsplit("/", 1)[-1], (key.replace("_", " "), ""))
+    name, score = ("Probe AUC", "AUC") if probe["auc"] else ("Probe", "accuracy")
+    if probe["read"] == "all":
         return f"{name}, all latents", f"{score} of a probe on the whole code"
-    if read == "dense":
+    if probe["read"] == "dense":
         return f"{name}, activation", f"{score} of a probe without any dictionary"
-    k = int(read.removeprefix("k="))
+    k = int(probe["read"].removeprefix("k="))
     latents = "latent" if k == 1 else "latents"
     return f"{name}, {k} {latents}", f"{score} of a probe on the {f'{k} ' if k > 1 else ''}best {latents}"
 
@@ -86,6 +83,11 @@ def show_estimate(value: float | int, error: float | None = None) -> str:
     value, error = round(value, decimals) + 0.0, round(error, decimals)
     places = max(0, decimals)
     return f"{value:,.{places}f} ± {error:,.{places}f}".replace("-", MINUS)
+
+
+def show_known(value: float | int, error: float | None = None) -> str:
+    """Format like ``show_estimate``; a dash if there is no finite number."""
+    return show_estimate(value, error) if math.isfinite(value) else DASH
 
 
 def show_seconds(seconds: float | int) -> str:
