@@ -36,7 +36,7 @@ def render_dashboard(comparison: Comparison) -> str:
     return render(
         "dashboard.html",
         ["page.css", "dashboard.css"],
-        ["drawing.js", "sorting.js", "dashboard.js"],
+        ["drawing.js", "sorting.js", "atom_list.js", "dashboard.js"],
         comparison=comparison,
         method_label=method_label,
         marker=marker,

@@ -2,8 +2,7 @@
 "use strict";
 
 (() => {
-  const { make, whole, share, marked, quiet, ending, heading, histogram, examples } = drawing;
-  const byId = (id) => document.getElementById(id);
+  const { make, byId, whole, share, marked, quiet, heading, histogram, examples } = drawing;
   const all = (selector) => [...document.querySelectorAll(selector)];
 
   // ---- one entry in all plots
@@ -27,61 +26,37 @@
   if (byId("data")) {
     // ---- atoms, found and listed
 
-    const PER_PAGE = 8;
     const data = JSON.parse(byId("data").textContent);
     // One line per latent, parsed when it is shown.
     const lines = byId("lines").textContent.split("\n");
     const { atoms, densities, prompts, refined, others } = data;
-    const places = new Map(atoms.map((atom, place) => [atom, place]));
     const cosines = atoms.map((_, place) => others.map((other) => other.cosines[place]));
     const nearest = cosines.map((row) => (row.length ? Math.max(...row.map(Math.abs)) : null));
     const farthest = cosines.map((row) => (row.length ? Math.min(...row.map(Math.abs)) : null));
-    const orders = {
-      atom: (a, b) => a - b,
-      used: (a, b) => densities[b] - densities[a] || a - b,
-      rare: (a, b) => densities[a] - densities[b] || a - b,
-      unlike: (a, b) => nearest[a] - nearest[b] || a - b,
-      alike: (a, b) => farthest[b] - farthest[a] || a - b,
-    };
-    let texts = null;
-    let found = [];
-    let page = 0;
-    let shown = 0;
-
-    function search() {
-      const query = byId("find").value.trim().toLowerCase();
-      texts ??= prompts.map((prompt) => (prompt === null ? "" : prompt.join("").toLowerCase()));
-      found = [...atoms.keys()].filter((place) => query === "" || texts[place].includes(query));
-      found.sort(orders[byId("order").value]);
-      page = 0;
-      list();
-    }
-
-    function list() {
-      const first = page * PER_PAGE;
-      const last = Math.min(first + PER_PAGE, found.length);
-      byId("rows").replaceChildren(...found.slice(first, last).map(row));
-      byId("found").textContent = found.length
-        ? `${whole(first + 1)}–${whole(last)} of ${whole(found.length)} atoms`
-        : "No prompt contains this text";
-      byId("previous").disabled = page === 0;
-      byId("next").disabled = last === found.length;
-      // If the atom shown is not among those found, both buttons lead to the first of them.
-      const at = found.indexOf(shown);
-      byId("before").disabled = !found.length || at === 0;
-      byId("after").disabled = !found.length || at === found.length - 1;
-    }
-
-    function row(place) {
-      const prompt = prompts[place];
-      // The end of the context distinguishes atoms best if room is short.
-      const short = prompt && [ending(prompt[0], 60), prompt[1], prompt[2].slice(0, 40)];
-      return make("tr", place === shown ? { "aria-current": "true" } : {},
-        make("td", {}, make("a", { href: `#atom-${atoms[place]}`, class: "number" }, String(atoms[place]))),
-        make("td", {}, marked(short), ...nearness(place)),
+    const list = atomList({
+      numbers: atoms,
+      prompts,
+      orders: {
+        atom: (a, b) => a - b,
+        used: (a, b) => densities[b] - densities[a] || a - b,
+        rare: (a, b) => densities[a] - densities[b] || a - b,
+        unlike: (a, b) => nearest[a] - nearest[b] || a - b,
+        alike: (a, b) => farthest[b] - farthest[a] || a - b,
+      },
+      perPage: 8,
+      ends: [60, 40],
+      cells: (place, prompt) => [
+        make("td", {}, prompt, ...nearness(place)),
         make("td", { class: "number" }, nearest[place] === null ? "" : cosine(nearest[place])),
-        make("td", { class: "number" }, share(densities[place])));
-    }
+        make("td", { class: "number" }, share(densities[place])),
+      ],
+      changed() {
+        // If the atom shown is not among those found, both buttons lead to the first of them.
+        const [at, { length }] = [list.at(), list.found()];
+        byId("before").disabled = !length || at === 0;
+        byId("after").disabled = !length || at === length - 1;
+      },
+    });
 
     // The cosine beside the label of a refined atom says how far the label can be trusted.
     const nearness = (place) => (refined === null ? []
@@ -101,8 +76,7 @@
     }
 
     function show(place) {
-      shown = place;
-      list();
+      list.mark(place);
       byId("atom").value = String(atoms[place]);
       byId("atom").setCustomValidity("");
       byId("shown-title").replaceChildren(
@@ -157,40 +131,30 @@
     // ---- events
 
     function step(by) {
-      const at = found.indexOf(shown);
-      const to = found[at === -1 ? 0 : at + by];
+      const at = list.at();
+      const to = list.found()[at === -1 ? 0 : at + by];
       if (to === undefined) return;
-      page = Math.floor(found.indexOf(to) / PER_PAGE);
+      list.turnTo(to);
       // Change the address without jumping to the section.
       history.replaceState(null, "", `#atom-${atoms[to]}`);
       show(to);
     }
 
-    function follow() {
-      const match = /^#atom-(\d+)$/.exec(location.hash);
-      if (match === null || !places.has(Number(match[1]))) return;
+    function follow(place) {
       const inside = byId("browser").contains(document.activeElement);
-      show(places.get(Number(match[1])));
+      show(place);
       if (!inside) byId("latents").scrollIntoView();
     }
 
-    byId("find").addEventListener("input", () => { search(); if (found.length) show(found[0]); });
-    byId("order").addEventListener("change", () => { search(); if (found.length) show(found[0]); });
-    byId("previous").addEventListener("click", () => { page -= 1; list(); });
-    byId("next").addEventListener("click", () => { page += 1; list(); });
     byId("before").addEventListener("click", () => step(-1));
     byId("after").addEventListener("click", () => step(1));
     byId("atom").addEventListener("change", (event) => {
-      const place = places.get(Number(event.target.value));
+      const place = list.place(Number(event.target.value));
       event.target.setCustomValidity(place === undefined ? `No such atom: ${whole(atoms.length)} are shown` : "");
       if (place === undefined) event.target.reportValidity();
       else show(place);
     });
-    addEventListener("hashchange", follow);
 
-    byId("browser").hidden = false;
-    search();
-    if (atoms.length) show(0);
-    follow();
+    list.start(show, follow, show);
   }
 })();

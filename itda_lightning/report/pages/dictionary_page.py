@@ -35,7 +35,7 @@ def render_page(results: RunResults, cosines: Sequence[float] | None = None) -> 
     return render(
         "page.html",
         ["page.css"],
-        ["drawing.js", "page.js"],
+        ["drawing.js", "atom_list.js", "page.js"],
         results=results,
         usage=usage,
         data=json_for_html(

@@ -15,6 +15,8 @@ const drawing = (() => {
     return element;
   }
 
+  const byId = (id) => document.getElementById(id);
+
   function draw(tag, attributes, ...children) {
     const element = document.createElementNS(svgNamespace, tag);
     for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
@@ -92,5 +94,5 @@ const drawing = (() => {
   const examples = (contexts) => make("table", {}, make("tbody", {}, ...contexts.map(([value, prompt]) =>
     make("tr", {}, make("td", { class: "number" }, coefficient(value)), make("td", {}, marked(prompt))))));
 
-  return { make, whole, short, share, coefficient, marked, quiet, ending, heading, histogram, examples };
+  return { make, byId, whole, short, share, coefficient, marked, quiet, ending, heading, histogram, examples };
 })();

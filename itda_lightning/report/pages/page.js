@@ -2,73 +2,39 @@
 "use strict";
 
 (() => {
-  const PER_PAGE = 40;
-  const byId = (id) => document.getElementById(id);
+  const { make, byId, whole, short, share, marked, heading, histogram, examples } = drawing;
   const data = JSON.parse(byId("data").textContent);
   const atoms = data.atoms;
-  const { make, whole, short, share, marked, ending, heading, histogram, examples } = drawing;
 
   // ---- the list
 
-  const texts = atoms.map((atom) => (atom.prompt === null ? "" : atom.prompt.join("").toLowerCase()));
-  const largest = (atom) => (atom.top.length ? Math.abs(atom.top[0][0]) : 0);
-  const token = (atom) => (atom.prompt === null ? "" : atom.prompt[1].trim());
-  const orders = {
-    atom: (a, b) => a.atom - b.atom,
-    density: (a, b) => b.count - a.count || a.atom - b.atom,
-    rare: (a, b) => a.count - b.count || a.atom - b.atom,
-    coefficient: (a, b) => largest(b) - largest(a) || a.atom - b.atom,
-    token: (a, b) => token(a).localeCompare(token(b)) || a.atom - b.atom,
-  };
-  let found = atoms;
-  let page = 0;
-  let shown = null;
-
-  function search() {
-    const query = byId("find").value.trim().toLowerCase();
-    const matches = (atom) => String(atom.atom) === query || texts[atom.atom].includes(query);
-    found = (query === "" ? atoms.slice() : atoms.filter(matches)).sort(orders[byId("order").value]);
-    page = 0;
-    list();
-  }
-
-  function list() {
-    const first = page * PER_PAGE;
-    const last = Math.min(first + PER_PAGE, found.length);
-    byId("rows").replaceChildren(...found.slice(first, last).map(row));
-    byId("found").textContent = found.length
-      ? `${whole(first + 1)}–${whole(last)} of ${whole(found.length)} atoms`
-      : "No prompt contains this text";
-    byId("previous").disabled = page === 0;
-    byId("next").disabled = last === found.length;
-  }
-
-  function row(atom) {
-    const current = atom.atom === shown ? { "aria-current": "true" } : {};
-    // The end of the context distinguishes atoms best if room is short.
-    const prompt = atom.prompt && [ending(atom.prompt[0], 24), atom.prompt[1], atom.prompt[2].slice(0, 24)];
-    return make(
-      "tr",
-      { "data-atom": atom.atom, ...current },
-      make("td", {}, make("a", { href: `#atom-${atom.atom}`, class: "number" }, String(atom.atom))),
-      make("td", {}, marked(prompt)),
-      make("td", { class: "number" }, share(atom.density)),
-    );
-  }
+  const largest = atoms.map((atom) => (atom.top.length ? Math.abs(atom.top[0][0]) : 0));
+  const tokens = atoms.map((atom) => (atom.prompt === null ? "" : atom.prompt[1].trim()));
+  const list = atomList({
+    numbers: atoms.map((atom) => atom.atom),
+    prompts: atoms.map((atom) => atom.prompt),
+    orders: {
+      atom: (a, b) => a - b,
+      density: (a, b) => atoms[b].count - atoms[a].count || a - b,
+      rare: (a, b) => atoms[a].count - atoms[b].count || a - b,
+      coefficient: (a, b) => largest[b] - largest[a] || a - b,
+      token: (a, b) => tokens[a].localeCompare(tokens[b]) || a - b,
+    },
+    perPage: 40,
+    ends: [24, 24],
+    cells: (place, prompt) => [make("td", {}, prompt), make("td", { class: "number" }, share(atoms[place].density))],
+    byNumber: true,
+  });
 
   // ---- one atom
 
-  function show(index) {
-    const atom = atoms[index];
-    shown = index;
-    for (const line of byId("rows").children) {
-      if (Number(line.dataset.atom) === index) line.setAttribute("aria-current", "true");
-      else line.removeAttribute("aria-current");
-    }
+  function show(place) {
+    const atom = atoms[place];
+    list.mark(place);
     const article = document.querySelector("article.atom");
-    article.id = `atom-${index}`;
+    article.id = `atom-${atom.atom}`;
     article.replaceChildren(
-      make("h3", { id: "shown-title", tabindex: "-1" }, `Atom ${whole(index)}`),
+      make("h3", { id: "shown-title", tabindex: "-1" }, `Atom ${whole(atom.atom)}`),
       marked(atom.prompt),
       make("dl", { class: "strip" }, ...facts(atom).map(([name, value]) =>
         make("div", {}, make("dt", {}, name), make("dd", {}, value)))),
@@ -108,13 +74,11 @@
     return parts;
   }
 
-  // ---- events
+  // ---- the atom that the address names
 
-  function follow() {
-    const match = /^#atom-(\d+)$/.exec(location.hash);
-    if (match === null || !(Number(match[1]) in atoms)) return;
+  function follow(place) {
     const fromList = byId("rows").contains(document.activeElement);
-    const article = show(Number(match[1]));
+    const article = show(place);
     // The page does not scroll if the atom stands beside the list that was clicked.
     const beside = matchMedia("(min-width: 56.01rem)").matches;
     if (fromList && beside && article.getBoundingClientRect().top >= 0) return;
@@ -122,14 +86,5 @@
     byId("shown-title").focus({ preventScroll: true });
   }
 
-  byId("find").addEventListener("input", search);
-  byId("order").addEventListener("change", search);
-  byId("previous").addEventListener("click", () => { page -= 1; list(); });
-  byId("next").addEventListener("click", () => { page += 1; list(); });
-  addEventListener("hashchange", follow);
-
-  byId("browser").hidden = false;
-  search();
-  if (atoms.length) show(0);
-  follow();
+  list.start(show, follow);
 })();
