@@ -6,7 +6,8 @@ from typing import Any
 
 from jsonargparse import SUPPRESS, ArgumentParser
 
-from itda_lightning.activations.backends.harvest_run import HarvestSettings, harvest
+from itda_lightning.activations.backends.harvest_plan import HarvestSettings
+from itda_lightning.activations.backends.harvest_run import harvest
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.machine.command_line import run_command, start_logging
 from itda_lightning.machine.processes import group_of_torchrun, rank

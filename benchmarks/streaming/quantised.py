@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from benchmarks.results import Study, describe, environment, table, write_results
-from itda_lightning.activations.backends.harvest_plan import Limits
+from itda_lightning.activations.backends.harvest_plan import HarvestSettings
 from itda_lightning.activations.backends.streamed.streamed_backend import StreamedBackend
 from itda_lightning.activations.bundled import resolve
 from itda_lightning.activations.datamodule import ActivationsDataModule
@@ -69,7 +69,7 @@ def main(
                 validation_tokens=tokens,
                 cache_dir=str(Path(work) / "cache"),
             )
-            backend = StreamedBackend(data, Limits(), None)
+            backend = StreamedBackend(data, HarvestSettings())
             read, of_layers = backend.plan().weights, backend.decoder.files.size_bytes(backend.decoder.layer_weights[0])
             backend.fill()
             x = held_out(data)

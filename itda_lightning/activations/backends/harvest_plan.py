@@ -4,13 +4,16 @@ import shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from humanize import naturalsize
 
+from itda_lightning.activations.cache import cache_bytes
+from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.activations.text.split import SPLITS
 from itda_lightning.errors import InputError
-from itda_lightning.machine.checks import check_at_least
-from itda_lightning.machine.memory import SMALLEST_BUDGET, memory_budget
+from itda_lightning.machine.memory import memory_budget
 
 CPU = torch.device("cpu")
 # Memory of the process without weights and activations: Python and its libraries.
@@ -21,23 +24,32 @@ in_units = partial(naturalsize, format="%.4g")
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Bytes of memory that a harvest may take; None for half of what the machine or the container has.
+class HarvestSettings:
+    """Settings of a harvest.
 
-    Attributes:
-        memory: CPU memory of the whole process.
-        gpu_memory: GPU memory, if the language model runs on a GPU.
+    Args:
+        backend: in_memory (the whole model is loaded, as by a fit), streamed (the model stays on disk and is read layer
+            by layer, once, whatever the number of tokens) or remote (NDIF runs the model; needs the extra ``remote``
+            and nnsight's key, e.g. in NDIF_API_KEY). Weights quantised with bitsandbytes stay packed (extra
+            ``quantised``); others are not quantised.
+        memory: bytes of CPU memory that the process may use; null for half of the machine's or container's.
+        gpu_memory: bytes of GPU memory that may be used if data.device is a GPU; null for half of the GPU's.
+        spill_dir: directory for the hidden states of the streamed backend; null for data.cache_dir.
     """
 
+    backend: Literal["in_memory", "streamed", "remote"] = "in_memory"
     memory: int | None = None
     gpu_memory: int | None = None
+    spill_dir: str | None = None
 
-    def __post_init__(self) -> None:
-        check_at_least(SMALLEST_BUDGET, {"memory": self.memory, "gpu_memory": self.gpu_memory}, "give bytes")
-
-    def of(self, device: torch.device) -> int:
+    def allowed(self, device: torch.device) -> int:
         """Return the bytes that may be taken: on the CPU by the whole process, on a GPU beside what is in use."""
         return memory_budget(device, self.memory if device.type == "cpu" else self.gpu_memory)
+
+    def directories(self, data: ActivationsDataModule) -> tuple[Path, Path]:
+        """Return the directory of the caches, and that of hidden states until the caches are written."""
+        cache = Path(data.hparams["cache_dir"]).expanduser()
+        return cache, cache if self.spill_dir is None else Path(self.spill_dir).expanduser()
 
 
 @dataclass(frozen=True)
@@ -46,25 +58,32 @@ class HarvestPlan:
 
     Attributes:
         tokens: number of tokens that the language model reads.
-        weights: read from the model's files.
-        received: activations from the network, if another machine runs the model.
         cache, spill: disk for the cache, and for hidden states until it is written.
         cpu, gpu: peak memory; ``gpu`` is 0 without a GPU.
+        weights: read from the model's files.
+        received: activations from the network, if another machine runs the model.
     """
 
     tokens: int
-    weights: int
-    received: int
     cache: int
-    spill: int
     cpu: int
-    gpu: int
+    gpu: int = 0
+    spill: int = 0
+    weights: int = 0
+    received: int = 0
 
-    def check_memory(self, limits: Limits, device: torch.device) -> None:
+    @classmethod
+    def of(cls, data: ActivationsDataModule, width: int, **needs: int) -> "HarvestPlan":
+        """Plan the harvest of all rows, at hook points of one width."""
+        rows = [data.cached_rows(split) for split in SPLITS]
+        stored = [cache_bytes(part, len(data.hook_names) * width, data.hparams["cache_dtype"]) for part in rows]
+        return cls(tokens=data.hparams["context_size"] * sum(map(len, rows)), cache=sum(stored), **needs)
+
+    def check_memory(self, settings: HarvestSettings, device: torch.device) -> None:
         """Raise InputError if the memory does not suffice."""
-        parts = [("memory", self.cpu, limits.of(CPU))]
+        parts = [("memory", self.cpu, settings.allowed(CPU))]
         if device.type == "cuda":
-            parts.append(("gpu_memory", self.gpu, limits.of(device)))
+            parts.append(("gpu_memory", self.gpu, settings.allowed(device)))
         for name, needed, allowed in parts:
             if needed > allowed:
                 raise InputError(
@@ -72,11 +91,10 @@ class HarvestPlan:
                     f"{name}, lower data.model_batch_size, or set backend=streamed if the model is loaded whole"
                 )
 
-    def check_disk(self, cache: Path, spill: Path, reusable: int = 0) -> None:
+    def check_disk(self, cache: Path, spill: Path, reusable: int) -> None:
         """Raise InputError if the disk does not suffice, counting ``reusable`` bytes on it as free."""
-        places = {"the cache": (cache, self.cache), "hidden states": (spill, self.spill)}
-        together = _device(cache) == _device(spill)
-        for what, (path, size) in places.items():
+        together = _existing(cache).stat().st_dev == _existing(spill).stat().st_dev
+        for what, path, size in (("the cache", cache, self.cache), ("hidden states", spill, self.spill)):
             needed = self.cache + self.spill if together else size
             free = shutil.disk_usage(_existing(path)).free + reusable
             if needed > free:
@@ -86,19 +104,14 @@ class HarvestPlan:
                     "data.cache_dtype=bfloat16, or give another data.cache_dir or spill_dir"
                 )
 
-    def lines(self, limits: Limits, device: torch.device) -> list[str]:
-        """Describe the plan, one line per resource.
-
-        Args:
-            limits: memory that may be taken.
-            device: where the language model computes.
-        """
-        gpu = f"; GPU: {in_units(self.gpu)} of {in_units(limits.of(device))}" if self.gpu else ""
+    def lines(self, settings: HarvestSettings, device: torch.device) -> list[str]:
+        """Describe the plan of a language model that computes on this device, one line per resource."""
+        gpu = f"; GPU: {in_units(self.gpu)} of {in_units(settings.allowed(device))}" if self.gpu else ""
         received = f"{in_units(self.received)} of activations from the network, no weights"
         return [
             f"tokens: {self.tokens:,}",
             f"disk: {in_units(self.cache)} for the cache, {in_units(self.spill)} for hidden states meanwhile",
-            f"peak memory: {in_units(self.cpu)} of {in_units(limits.of(CPU))}{gpu}",
+            f"peak memory: {in_units(self.cpu)} of {in_units(settings.allowed(CPU))}{gpu}",
             f"to read: {received if self.received else f'{in_units(self.weights)} of weights'}",
         ]
 
@@ -123,11 +136,5 @@ def batch_bytes(config: object, rows: int, context: int, itemsize: int) -> int:
 
 def _existing(path: Path) -> Path:
     """Return the nearest directory, from the path upwards, that exists."""
-    path = path.expanduser().absolute()
-    while not path.is_dir():
-        path = path.parent
-    return path
-
-
-def _device(path: Path) -> int:
-    return _existing(path).stat().st_dev
+    path = path.absolute()
+    return next(place for place in (path, *path.parents) if place.is_dir())

@@ -2,24 +2,28 @@
 
 import contextlib
 import difflib
+import hashlib
 import io
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import xxhash
 from huggingface_hub import hf_hub_download
+from humanize import naturalsize
 from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
 from sae_lens.load_model import HookedProxyLM, load_model
 from sae_lens.util import extract_stop_at_layer_from_tlens_hook_name
 from transformer_lens.loading_from_pretrained import get_official_model_name
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from itda_lightning.activations.bundled import resolve
-from itda_lightning.activations.models.fingerprint import directory_fingerprint
-from itda_lightning.activations.models.quantised import check_bitsandbytes
+from itda_lightning.activations.bundled import cache_directory, resolve
+from itda_lightning.activations.models.quantised import quantizer_of
 from itda_lightning.errors import InputError
+from itda_lightning.machine.atomic_files import write_json
 from itda_lightning.machine.checks import check_choice
 
 logger = logging.getLogger(__name__)
@@ -30,6 +34,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 BALANCED = "balanced"
 # Tokens in the trial run of a hook point: no model has this number of heads, whose axis could be taken for positions.
 PROBE_TOKENS = 7
+FINGERPRINTED = {".safetensors", ".bin", ".json"}
+# Fingerprints of smaller models are not stored: they are read within seconds.
+REMEMBERED_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -55,11 +62,7 @@ class LanguageModelName:
     device: str = "auto"
 
     def torch_device(self) -> torch.device:
-        """Return the requested device; for a model spread over several, the first.
-
-        Raises:
-            InputError: the device is not available.
-        """
+        """Return the device; for a model spread over several, the first. Raises InputError if it is not available."""
         if self.device == BALANCED and self.loader != "huggingface":
             raise InputError(
                 f"device={BALANCED} is for models of `transformers`: set loader=huggingface, got {self.loader}"
@@ -107,15 +110,10 @@ class LanguageModelName:
             ) from error
 
     def fingerprint(self) -> str:
-        """Return the commit of a hub model, or a hash of the files of a local one.
-
-        Raises:
-            InputError: no such directory; a hub name that is neither reachable nor in the local hub cache.
-        """
-        path = Path(resolve(self.name)).expanduser()
-        if path.is_dir():
-            return directory_fingerprint(path)
+        """Return the commit of a hub model, or a hash of the files of a local one. Raises InputError without them."""
         hub_name = self.path_or_hub_name()
+        if Path(hub_name).is_dir():
+            return directory_fingerprint(Path(hub_name))
         try:
             config = hf_hub_download(hub_name, "config.json", revision=self.revision)
         except Exception as error:  # the hub client raises a dozen types if a model is not available
@@ -142,14 +140,12 @@ class LanguageModel:
         tokenizer: its fast tokenizer.
         widths: hook point -> d_in.
         longest_context: maximal number of tokens that the model reads; None if unknown.
+
+    Raises:
+        InputError: a model that cannot be loaded, an unavailable device, an unknown hook point.
     """
 
     def __init__(self, name: LanguageModelName, hook_names: list[str]) -> None:
-        """Load the model and check its hook points.
-
-        Raises:
-            InputError: a model that cannot be loaded, an unavailable device, an unknown hook point.
-        """
         self.name = name
         device, dtype = name.torch_device(), name.torch_dtype()
         logger.info("loading the language model %s (%s, %s, %s)", name.name, name.loader, name.dtype, device)
@@ -195,29 +191,48 @@ class LanguageModel:
 
 
 def _load(name: LanguageModelName, device: torch.device, dtype: torch.dtype, hook_names: list[str]) -> Any:
-    path = name.path_or_hub_name()
+    path, options = name.path_or_hub_name(), dict[str, Any](dtype=dtype)
     if name.loader == "hooked_transformer":
-        options = {"dtype": dtype} | ({"revision": name.revision} if name.revision else {})
-        return load_model("HookedTransformer", path, device, options)
-    check_bitsandbytes(AutoConfig.from_pretrained(path, revision=name.revision), path, dtype)
+        revision = {"revision": name.revision} if name.revision else {}
+        return load_model("HookedTransformer", path, device, options | revision)
+    quantizer_of(AutoConfig.from_pretrained(path, revision=name.revision), path, dtype)
+    spread = BALANCED if name.device == BALANCED else None
+    if name.loader == "huggingface" or name.revision is not None:  # which the bridge ignores
+        hf_model: Any = AutoModelForCausalLM.from_pretrained(path, revision=name.revision, device_map=spread, **options)
+        options = {"hf_model": hf_model, "tokenizer": AutoTokenizer.from_pretrained(path, revision=name.revision)}
     if name.loader == "huggingface":
-        spread = BALANCED if name.device == BALANCED else None
-        hf_model: Any = AutoModelForCausalLM.from_pretrained(
-            path, revision=name.revision, dtype=dtype, device_map=spread
-        )
         modules = [module for module, _ in hf_model.named_modules() if module]
         for hook_name in hook_names:
             if hook_name not in modules:
                 raise name.no_such_hook_point(hook_name, modules)
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=name.revision)
-        return HookedProxyLM(hf_model if spread else hf_model.to(device), tokenizer, hook_names=hook_names)
-    # The bridge ignores a revision, so `transformers` loads it.
-    if name.revision is not None:
-        hf_model = AutoModelForCausalLM.from_pretrained(path, revision=name.revision, dtype=dtype)
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=name.revision)
-        bridge = SAETransformerBridge.boot_transformers(path, device=device, hf_model=hf_model, tokenizer=tokenizer)
-    else:
-        bridge = SAETransformerBridge.boot_transformers(path, device=device, dtype=dtype)
+        return HookedProxyLM(hf_model if spread else hf_model.to(device), options["tokenizer"], hook_names=hook_names)
+    bridge = SAETransformerBridge.boot_transformers(path, device=device, **options)
     # Without this, the usual hook names (aliases) silently cache nothing.
     bridge.enable_compatibility_mode(disable_warnings=True, no_processing=True)
     return bridge
+
+
+def directory_fingerprint(directory: Path) -> str:
+    """Return a hash of the names and contents of a model directory's files.
+
+    For a large model it is stored in the cache directory, and valid until a file changes its size, time or inode.
+    """
+    files = [file for file in sorted(directory.glob("*")) if file.suffix in FINGERPRINTED]
+    states = {file.name: [(state := file.stat()).st_size, state.st_mtime_ns, state.st_ino] for file in files}
+    size = sum(state[0] for state in states.values())
+    name = xxhash.xxh3_64_hexdigest(str(directory.absolute()).encode())
+    stored = cache_directory() / "fingerprints" / f"{name}.json"
+    if size >= REMEMBERED_BYTES:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            known = json.loads(stored.read_text(encoding="utf-8"))
+            if known["files"] == states:
+                return str(known["fingerprint"])
+        logger.info("reading the %s of %s once to fingerprint the model", naturalsize(size), directory)
+    digest = xxhash.xxh3_128()
+    for file in files:
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            hashlib.file_digest(stream, lambda: digest)
+    if size >= REMEMBERED_BYTES:
+        write_json(stored, {"files": states, "fingerprint": digest.hexdigest()})
+    return digest.hexdigest()

@@ -23,33 +23,28 @@ WORKING_8_BITS, WORKING_4_BITS_ON_CPU = 10, 7
 KERNEL_ROWS, KERNEL_COLUMNS = 32, 64
 
 
-def quantizer_of(config: Any, directory: Path | str, dtype: torch.dtype) -> HfQuantizer | None:
-    """Return what reads a checkpoint's packed weights; None for a checkpoint that is not quantised.
-
-    Raises:
-        InputError: a method other than bitsandbytes; as ``check_bitsandbytes``.
-    """
-    settings = _settings(config)
-    if settings is None:
-        return None
-    if not _is_by_bitsandbytes(settings):
-        raise InputError(
-            f"the model in {directory} is quantised with {settings['quant_method']}, which is not supported: give one "
-            f"quantised with {METHOD}, or dequantise it to bfloat16 first"
-        )
-    return check_bitsandbytes(config, directory, dtype)
-
-
-def check_bitsandbytes(config: Any, directory: Path | str, dtype: torch.dtype) -> HfQuantizer | None:
-    """Return what reads a checkpoint's packed weights; None for other methods, which are left to `transformers`.
+def quantizer_of(
+    config: Any, directory: Path | str, dtype: torch.dtype, refuse_others: bool = False
+) -> HfQuantizer | None:
+    """Return what reads the packed weights of a checkpoint quantised with bitsandbytes; None for any other.
 
     Raises:
         InputError: bitsandbytes is missing or does not support the device; ``dtype`` is not that of the weights that
-            are not packed.
+            are not packed; another method, if ``refuse_others`` does not leave it to `transformers`.
     """
-    settings = _settings(config)
-    if settings is None or not _is_by_bitsandbytes(settings):
+    settings = getattr(config, "quantization_config", None)
+    if settings is None:
+        settings = getattr(config.get_text_config(), "quantization_config", None)
+    if settings is None:
         return None
+    method = settings.get("quant_method", METHOD)  # which older files do not name
+    if method != METHOD:
+        if not refuse_others:
+            return None
+        raise InputError(
+            f"the model in {directory} is quantised with {method}, which is not supported: give one quantised with "
+            f"{METHOD}, or dequantise it to bfloat16 first"
+        )
     try:
         quantizer = AutoHfQuantizer.from_config(settings, pre_quantized=True)
         quantizer.validate_environment()
@@ -72,8 +67,7 @@ def check_bitsandbytes(config: Any, directory: Path | str, dtype: torch.dtype) -
 def replace_modules(model: Any, quantizer: HfQuantizer, device: torch.device) -> None:
     """Replace modules of a model without weights by those that hold packed weights.
 
-    Raises:
-        InputError: a matrix whose shape bitsandbytes does not support on this device.
+    Raises InputError for a matrix whose shape bitsandbytes does not support on this device.
     """
     quantizer.preprocess_model(model=model, dtype=model.dtype, device_map={"": device})
     model.hf_quantizer = quantizer
@@ -124,13 +118,3 @@ def statistics(quantizer: HfQuantizer | None) -> tuple[str, ...]:
     """Return the endings of the names of tensors that belong to packed weights (scales, code books)."""
     names = quantizer.serialized_names if quantizer is not None else {}
     return tuple(f".{name}" for weight, stored in names.items() for name in stored if name != weight)
-
-
-def _settings(config: Any) -> dict[str, Any] | None:
-    settings = getattr(config, "quantization_config", None)
-    return settings if settings is not None else getattr(config.get_text_config(), "quantization_config", None)
-
-
-def _is_by_bitsandbytes(settings: dict[str, Any]) -> bool:
-    # Older files do not name the method.
-    return settings.get("quant_method", METHOD) == METHOD

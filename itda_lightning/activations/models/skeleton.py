@@ -1,10 +1,15 @@
-"""Make the skeleton of a causal decoder of `transformers`: its modules as its loader makes them, without weights."""
+"""The skeleton of a causal decoder of `transformers`, its modules without weights, and its residual stream.
 
+A *level* is a place in the residual stream: 0 is the input of layer 0, l the output of layer l - 1.
+"""
+
+import re
 from pathlib import Path
 from typing import Any
 
 from accelerate import init_empty_weights
 from huggingface_hub import snapshot_download
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from itda_lightning.activations.models.language_model import LanguageModelName
@@ -45,11 +50,7 @@ def config_of(path: Path | str, revision: str | None = None) -> Any:
 
 
 def decoder_config(path: Path | str, name: LanguageModelName) -> Any:
-    """Load the configuration of a causal decoder whose loader runs the model's own modules.
-
-    Raises:
-        InputError: an unknown architecture, no causal decoder, or a loader that runs other modules.
-    """
+    """Load the configuration of a model. Raises InputError unless its loader runs a causal decoder's own modules."""
     config = config_of(path, name.revision)
     if type(config) not in AutoModelForCausalLM._model_mapping:
         raise InputError(f"the model in {path} is no causal decoder: its config is a {type(config).__name__}")
@@ -75,13 +76,11 @@ def attention_of(name: LanguageModelName) -> dict[str, str]:
 def make_skeleton(directory: Path, name: LanguageModelName) -> Any:
     """Make a model without weights, in evaluation mode; its buffers (rotary frequencies, scales) are real.
 
-    For a quantised checkpoint it has the modules that hold packed weights, and ``hf_quantizer``.
-
-    Raises:
-        InputError: as ``quantised.quantizer_of`` and ``decoder_config``.
+    For a quantised checkpoint it has the modules that hold packed weights, and ``hf_quantizer``. Raises as
+    ``quantizer_of`` and ``decoder_config``.
     """
     config, device = decoder_config(directory, name), name.torch_device()
-    quantizer = quantizer_of(config, directory, name.torch_dtype())
+    quantizer = quantizer_of(config, directory, name.torch_dtype(), refuse_others=True)
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=name.torch_dtype(), **attention_of(name))
     if quantizer is not None:
@@ -90,3 +89,54 @@ def make_skeleton(directory: Path, name: LanguageModelName) -> Any:
         for buffer_name, buffer in module.named_buffers(recurse=False):
             module._buffers[buffer_name] = buffer.to(device)
     return model.eval().requires_grad_(False)
+
+
+class ResidualStream:
+    """The layers of a causal decoder, between which its residual stream is read.
+
+    Attributes:
+        config: configuration of the text decoder.
+        n_layers, width: number of layers, and d_in of the residual stream.
+        longest_context: maximal number of tokens that the model reads; None if unknown.
+        layers_path: path of the list of layers in the model, such as ``model.layers``.
+
+    Raises:
+        InputError: the decoder has no list of layers, or several.
+    """
+
+    def __init__(self, model: Any, name: LanguageModelName) -> None:
+        self.name, self.config = name, model.config.get_text_config()
+        self.width: int = self.config.hidden_size
+        self.longest_context: int | None = getattr(self.config, "max_position_embeddings", None)
+        self.n_layers: int = self.config.num_hidden_layers
+        inner = set(model.get_decoder().modules())
+        paths = [
+            path
+            for path, module in model.named_modules()
+            if isinstance(module, nn.ModuleList) and len(module) == self.n_layers and module in inner
+        ]
+        # Lists within layers (experts) may have the same length: the decoder's own is the outermost.
+        if not paths or any(not other.startswith(f"{paths[0]}.") for other in paths[1:]):
+            raise InputError(
+                f"the architecture {type(model).__name__} of {name.name!r} cannot be read layer by layer: it has "
+                f"{len(paths)} lists of {self.n_layers} layers; set backend=in_memory"
+            )
+        self.layers_path = paths[0]
+
+    def levels(self, hook_names: list[str]) -> dict[str, int]:
+        """Return the levels of hook points. Raises InputError for one that is not in the residual stream."""
+        if self.name.loader == "huggingface":
+            pattern, known = rf"{re.escape(self.layers_path)}\.(\d+)()", f"{self.layers_path}.N"
+        else:
+            pattern = r"blocks\.(\d+)\.hook_resid_(pre|post)"
+            known = "blocks.N.hook_resid_pre and blocks.N.hook_resid_post"
+        levels = {}
+        for hook_name in hook_names:
+            match = re.fullmatch(pattern, hook_name)
+            if match is None or int(match[1]) >= self.n_layers:
+                raise InputError(
+                    f"the backends streamed and remote cannot give the hook point {hook_name!r} of {self.name.name!r}: "
+                    f"they give {known} with N from 0 to {self.n_layers - 1}; for others set backend=in_memory"
+                )
+            levels[hook_name] = int(match[1]) + (match[2] != "pre")
+        return levels

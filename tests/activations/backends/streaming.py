@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import transformers
 
-from itda_lightning.activations.backends.harvest_plan import Limits
+from itda_lightning.activations.backends.harvest_plan import HarvestSettings
 from itda_lightning.activations.backends.streamed.streamed_backend import StreamedBackend
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from tests.tiny_model import BOS, EOS, LONGEST_CONTEXT, VOCABULARY
@@ -99,8 +99,8 @@ def files(path: Path) -> dict[str, bytes]:
 
 def backend(data: ActivationsDataModule, slab_rows: int | None = None) -> StreamedBackend:
     """A streamed backend whose memory suffices for slabs of so many rows."""
-    limits = Limits() if slab_rows is None else Limits(StreamedBackend(data, Limits(), None).memory_for(slab_rows))
-    return StreamedBackend(data, limits, None)
+    memory = None if slab_rows is None else StreamedBackend(data, HarvestSettings()).memory_for(slab_rows)
+    return StreamedBackend(data, HarvestSettings(memory=memory))
 
 
 _processes = multiprocessing.get_context("forkserver")

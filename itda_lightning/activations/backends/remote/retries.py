@@ -6,6 +6,7 @@ nnsight is an extra, so what it brings along is imported where it is used.
 import json
 import logging
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
@@ -17,7 +18,6 @@ logger = logging.getLogger(__name__)
 # Tries, with 2, 4, 8, ... seconds between them unless the server asks for more: 8.5 minutes in all.
 TRIES = 9
 MINUTES = sum(2**n for n in range(1, TRIES)) / 60
-TOO_MANY_REQUESTS, SERVER_FAILS = 429, 500
 
 Answer = TypeVar("Answer")
 
@@ -25,12 +25,7 @@ Answer = TypeVar("Answer")
 def with_retries(request: Callable[[], Answer], what: str) -> Answer:
     """Return the answer to a request through nnsight, retrying up to ``TRIES`` times if the failure may pass.
 
-    Args:
-        request: makes the request.
-        what: names the request in messages.
-
-    Raises:
-        InputError: the server refused, or the last try failed.
+    Raises InputError, which begins with ``what``, if the server refused or the last try failed.
     """
 
     def warn(state: RetryCallState) -> None:
@@ -58,15 +53,14 @@ def with_retries(request: Callable[[], Answer], what: str) -> Answer:
 
 
 def _last_failure(state: RetryCallState) -> BaseException | None:
-    error = state.outcome.exception() if state.outcome is not None else None
-    return None if error is None else _failure(error)
+    return _failure(state.outcome.exception()) if state.outcome is not None else None
 
 
 def _reason(failure: BaseException | None) -> str:
     return f"{type(failure).__name__}: {str(failure).partition(chr(10))[0]}"
 
 
-def _failure(error: BaseException) -> BaseException | None:
+def _failure(error: BaseException | None) -> BaseException | None:
     """Return what went wrong at the server or on the way to it; None for any other error."""
     import httpx
     import pydantic
@@ -87,15 +81,11 @@ def _may_pass(error: BaseException) -> bool:
     failure = _failure(error)
     if failure is None:
         return False
-    status = _status(failure)
+    # Of an answer of httpx, or of a web socket's handshake.
+    status = getattr(getattr(failure, "response", failure), "status_code", None)
     if status is None:
         return not isinstance(failure, RemoteError)  # a job that failed there fails again
-    return status == TOO_MANY_REQUESTS or status >= SERVER_FAILS
-
-
-def _status(failure: Any) -> int | None:
-    """Return the HTTP status of an answer, of httpx or of a web socket's handshake."""
-    return getattr(getattr(failure, "response", failure), "status_code", None)
+    return status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 def _retry_after(failure: Any) -> float:

@@ -1,7 +1,7 @@
 """Pass slabs through a layer: while one is computed, its finished rows are written and the next slab is read."""
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 
 from jaxtyping import Float
@@ -16,13 +16,9 @@ IN_MEMORY = 2
 class SlabPipeline:
     """Reads slabs ahead and writes them part by part as they are computed; a context manager.
 
-    A slab is on disk before the next one is computed, so that a killed run computes at most one again.
-
-    Args:
-        files: files of the slabs.
-        rows: number of rows of the largest slab.
-        keep: keep all slabs in memory and read them from there; they are still written, for a run that is killed. Else
-            two slabs are in memory, in buffers that are reused.
+    A slab is on disk before the next one is computed, so that a killed run computes at most one again. Two slabs are in
+    memory, in buffers of ``rows`` rows that are reused, or with ``keep`` all, which are read from there and still
+    written, for a run that is killed.
     """
 
     def __init__(self, files: SlabFiles, rows: int, keep: bool) -> None:
@@ -46,11 +42,7 @@ class SlabPipeline:
         return self._in_memory[slab][:n_rows]
 
     def write(self, slab: Slab, level: int, parts: Iterator[Float[Tensor, "rows context d"]]) -> None:
-        """Write a slab at a level: the parts of its memory, in order, each while the next one is computed.
-
-        Raises:
-            InputError: as ``SlabFiles.write``.
-        """
+        """Write a slab at a level: the parts of its memory, in order, each while the next one is computed."""
         computed: SimpleQueue[Tensor | BaseException | None] = SimpleQueue()
         writing = self._threads.submit(self._files.write, slab, level, _parts_of(computed))
         try:
@@ -69,23 +61,14 @@ class SlabPipeline:
     def advance(self, slabs: list[Slab], level: int, forward: Callable[[Slab, Tensor], Iterator[Tensor]]) -> None:
         """Bring slabs from a level to the next.
 
-        Args:
-            slabs: the slabs at ``level``.
-            level: their level.
-            forward: changes a slab's hidden states in place and yields, in order, the finished rows.
-
-        Raises:
-            InputError: a slab that cannot be written or is damaged.
+        ``forward`` changes a slab's hidden states in place and yields, in order, the finished rows. Raises InputError
+        for a slab that cannot be written or is damaged.
         """
-        next_slab = self._begin_reading(slabs[0], level) if slabs else None
-        for slab, following in zip(slabs, [*slabs[1:], None], strict=True):
-            assert next_slab is not None
-            hidden = next_slab.result()
-            next_slab = self._begin_reading(following, level) if following is not None else None
+        reading = [self._threads.submit(self._read, slab, level) for slab in slabs[:1]]
+        for index, slab in enumerate(slabs):
+            hidden = reading.pop().result()
+            reading += [self._threads.submit(self._read, after, level) for after in slabs[index + 1 : index + 2]]
             self.write(slab, level + 1, forward(slab, hidden))
-
-    def _begin_reading(self, slab: Slab, level: int) -> Future[Tensor]:
-        return self._threads.submit(self._read, slab, level)
 
     def _read(self, slab: Slab, level: int) -> Tensor:
         in_memory, hidden = slab in self._in_memory, self.memory(slab)

@@ -18,11 +18,11 @@ from filelock import FileLock, Timeout
 from jaxtyping import Float
 from torch import Tensor
 
+from itda_lightning.activations.backends.streamed.weight_files import fill
 from itda_lightning.activations.text.split import Split
 from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import explained, remove_parts, write_file, write_json
 
-SLAB_ROWS, LOCK = "slabs.json", "lock"
 CHECKSUM_BYTES = xxhash.xxh3_128().digest_size
 PIECE = 2**24
 # Written bytes are forced to disk in these portions, so that little is left to wait for at the end.
@@ -54,18 +54,13 @@ def cut(of: Split, batches: list[tuple[int, int]], rows: int) -> list[Slab]:
 
 
 class SlabFiles:
-    """The files of all slabs in one directory.
+    """The files of all slabs, alone in a directory.
 
-    Args:
-        directory: a directory for them alone.
-        needed: the levels of the hook points, ascending.
-        shape: (positions, d_in) of one row.
-        dtype: dtype of the computation.
+    ``needed`` are the levels of the hook points, ascending; ``shape`` is (positions, d_in) of one row.
     """
 
     def __init__(self, directory: Path, needed: list[int], shape: tuple[int, int], dtype: torch.dtype) -> None:
         self.directory, self.needed, self.shape, self.dtype = directory, needed, shape, dtype
-        self.row_bytes = shape[0] * shape[1] * dtype.itemsize
         self._checked: set[Path] = set()
 
     def level(self, slab: Slab) -> int | None:
@@ -74,9 +69,8 @@ class SlabFiles:
         It is the highest level on disk, provided that all needed levels below are on disk, too.
         """
         on_disk = [level for level in range(self.needed[-1] + 1) if self._path(slab, level).exists()]
-        missing = [level for level in self.needed if level not in on_disk]
-        reached = [level for level in on_disk if not missing or level < missing[0]]
-        return reached[-1] if reached else None
+        missing = next((level for level in self.needed if level not in on_disk), self.needed[-1] + 1)
+        return max((level for level in on_disk if level < missing), default=None)
 
     def empty(self, rows: int) -> Float[Tensor, "rows context d"]:
         """Return uninitialised memory for the hidden states of a number of rows."""
@@ -86,8 +80,8 @@ class SlabFiles:
         """Fill ``hidden`` with the slab's hidden states at a level. Raises InputError for a damaged file."""
         path = self._path(slab, level)
         with path.open("rb", buffering=0) as stream:
-            checksum = _fill(stream.fileno(), _bytes_of(hidden), path)
-            if os.read(stream.fileno(), CHECKSUM_BYTES + 1) != checksum:
+            checksum = fill(stream, _bytes_of(hidden))
+            if stream.read(CHECKSUM_BYTES + 1) != checksum:
                 raise _damaged(path)
 
     def read_rows(self, slab: Slab, level: int, start: int, stop: int) -> Float[Tensor, "rows context d"]:
@@ -96,29 +90,24 @@ class SlabFiles:
         if path not in self._checked:
             self._check(path)
             self._checked.add(path)
-        hidden = torch.empty((stop - start, *self.shape), dtype=self.dtype)
+        hidden = self.empty(stop - start)
         with path.open("rb", buffering=0) as stream:
-            os.lseek(stream.fileno(), (start - slab.start) * self.row_bytes, os.SEEK_SET)
-            _fill(stream.fileno(), _bytes_of(hidden), path)
+            stream.seek((start - slab.start) * hidden[0].nbytes)
+            if fill(stream, _bytes_of(hidden)) is None:
+                raise _damaged(path)
         return hidden
 
     def write(self, slab: Slab, level: int, parts: Iterable[Float[Tensor, "rows context d"]]) -> None:
         """Write the slab at a level, and remove the level before unless a hook point needs it.
 
-        Args:
-            slab: its rows.
-            level: the level of their hidden states.
-            parts: hidden states of all rows in order; each part is written before the next is taken.
-
-        Raises:
-            InputError: the disk is full; earlier files stay.
+        Each part is written before the next is taken. Raises InputError if the disk is full; earlier files stay.
         """
 
         def write(path: Path) -> None:
             digest, cached = xxhash.xxh3_128(), 0
             with path.open("wb", buffering=0) as stream:
                 for part in parts:
-                    view = _bytes_of(part)
+                    view = _bytes_of(part).numpy().data
                     for first in range(0, len(view), PIECE):
                         piece = view[first : first + PIECE]
                         digest.update(piece)
@@ -146,9 +135,8 @@ class SlabFiles:
         return self.directory / f"{slab.of}-rows-{slab.start:08d}-{slab.stop:08d}.level-{level:04d}"
 
     def _check(self, path: Path) -> None:
-        digest = xxhash.xxh3_128()
+        digest, left = xxhash.xxh3_128(), path.stat().st_size - CHECKSUM_BYTES
         with path.open("rb", buffering=0) as stream:
-            left = path.stat().st_size - CHECKSUM_BYTES
             while left > 0 and (piece := stream.read(min(PIECE, left))):
                 digest.update(piece)
                 left -= len(piece)
@@ -156,21 +144,8 @@ class SlabFiles:
                 raise _damaged(path)
 
 
-def _bytes_of(hidden: Tensor) -> memoryview:
-    return hidden.reshape(-1).view(torch.uint8).numpy().data
-
-
-def _fill(file: int, view: memoryview, path: Path) -> bytes:
-    """Fill memory from a file and return the checksum of the bytes read."""
-    digest, done = xxhash.xxh3_128(), 0
-    while done < len(view):
-        piece = view[done : done + PIECE]
-        count = os.readv(file, [piece])
-        if not count:
-            raise _damaged(path)
-        digest.update(piece[:count])
-        done += count
-    return digest.digest()
+def _bytes_of(hidden: Tensor) -> Tensor:
+    return hidden.reshape(-1).view(torch.uint8)
 
 
 def _damaged(path: Path) -> InputError:
@@ -185,7 +160,7 @@ def locked(directory: Path) -> Iterator[None]:
     """Keep other harvests out of the directory within this block; a killed process leaves no lock."""
     with explained(directory, "writing into"):
         directory.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(directory / LOCK, timeout=0)
+        lock = FileLock(directory / "lock", timeout=0)
     try:
         with lock:
             yield
@@ -196,12 +171,8 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def slab_rows(directory: Path, rows: int) -> int:
-    """Return the rows per slab with which a killed run began, else ``rows``.
-
-    Raises:
-        InputError: it began with larger slabs than the memory holds now.
-    """
-    path = directory / SLAB_ROWS
+    """Return the rows per slab with which a killed run began, else ``rows``. Raises InputError if those are too few."""
+    path = directory / "slabs.json"
     if not path.exists():
         write_json(path, {"rows": rows})
         return rows

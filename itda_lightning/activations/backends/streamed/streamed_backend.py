@@ -22,7 +22,7 @@ from itda_lightning.activations.backends.harvest_plan import (
     CPU,
     PROCESS_BYTES,
     HarvestPlan,
-    Limits,
+    HarvestSettings,
     batch_bytes,
     directory_bytes,
     in_units,
@@ -30,10 +30,9 @@ from itda_lightning.activations.backends.harvest_plan import (
 from itda_lightning.activations.backends.streamed.slab_pipeline import IN_MEMORY, SlabPipeline
 from itda_lightning.activations.backends.streamed.slabs import Slab, SlabFiles, cut, locked, slab_rows
 from itda_lightning.activations.backends.streamed.streamed_decoder import StreamedDecoder
-from itda_lightning.activations.cache import SHARD_ROWS, ActivationCache, cache_bytes
+from itda_lightning.activations.cache import SHARD_ROWS, ActivationCache
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.harvesting import RowActivations
-from itda_lightning.activations.text.rows import Rows
 from itda_lightning.activations.text.split import SPLITS, Split
 from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import remove_parts
@@ -45,46 +44,51 @@ LARGEST_SLAB = 2**29
 
 
 class StreamedBackend:
-    """Harvests the activations of a DataModule from weights that stay on disk.
-
-    Args:
-        data: rows and hook points; its language model is not loaded.
-        limits: memory that may be taken.
-        spill: directory of hidden states until the caches are written; None for the directory of the caches.
+    """Harvests the activations of a DataModule, whose language model is not loaded, from weights that stay on disk.
 
     Raises:
         InputError: weights that are missing, incomplete or of an unknown architecture, or a hook point outside of the
             residual stream between layers; raised after only headers were read.
     """
 
-    def __init__(self, data: ActivationsDataModule, limits: Limits, spill: Path | None) -> None:
-        self.data, self.limits = data, limits
-        self.root = Path(data.hparams["cache_dir"]).expanduser()
-        self.spill = spill.expanduser() if spill is not None else self.root
-        self.decoder = StreamedDecoder(data.model_name)
-        self.levels = {hook: self.decoder.level(hook) for hook in data.hook_names}
+    def __init__(self, data: ActivationsDataModule, settings: HarvestSettings) -> None:
+        self.data, self.settings = data, settings
+        self.root, self.spill = settings.directories(data)
+        self.decoder = decoder = StreamedDecoder(data.model_name)
+        self.levels = decoder.levels(data.hook_names)
         self.needed_levels = sorted(set(self.levels.values()))
         self.batch_rows: int = data.hparams["model_batch_size"]
-        data.check_context(self.decoder.longest_context)
+        data.check_context(decoder.longest_context)
+
+        context, itemsize = data.hparams["context_size"], data.model_name.torch_dtype().itemsize
+        self._n_rows = sum(len(data.cached_rows(split)) for split in SPLITS)
+        self._row_bytes = context * decoder.width * itemsize
+        # The current and the next layer, or the embeddings, as stored and as computed with.
+        layer = max(map(decoder.files.size_bytes, decoder.layer_weights))
+        outer = decoder.files.size_bytes(decoder.outer_weights)
+        batch = batch_bytes(decoder.config, self.batch_rows, context, itemsize) + decoder.working_bytes
+        if decoder.device.type == "cpu":
+            self._weights_on_cpu = max(2 * max(decoder.layer_bytes, layer), outer + decoder.outer_bytes)
+            self._memory_without_slabs, self._gpu = PROCESS_BYTES + self._weights_on_cpu + batch, 0
+        else:
+            self._weights_on_cpu = max(2 * layer, outer)
+            self._memory_without_slabs = PROCESS_BYTES + self._weights_on_cpu
+            self._gpu = max(2 * decoder.layer_bytes, decoder.outer_bytes) + batch
 
     def plan(self) -> HarvestPlan:
         """Plan the whole harvest. Raises InputError if a single batch does not fit into the memory."""
         decoder, n_layers = self.decoder, self.needed_levels[-1]
-        n_rows, row_bytes = self._n_rows, self._row_bytes
         names = decoder.outer_weights + [name for layer in decoder.layer_weights[:n_layers] for name in layer]
-        slab = self.slab_rows * row_bytes
-        memory = self.memory_for(n_rows if self.all_in_memory else self.slab_rows)
-        shard = SHARD_ROWS * row_bytes * len(self.levels)  # of a cache that is being written
-        width, stored = len(self.levels) * decoder.width, self.data.hparams["cache_dtype"]
-        return HarvestPlan(
-            tokens=n_rows * self.data.hparams["context_size"],
+        memory = self.memory_for(self._n_rows if self.all_in_memory else self.slab_rows)
+        shard = SHARD_ROWS * self._row_bytes * len(self.levels)  # of a cache that is being written
+        return HarvestPlan.of(
+            self.data,
+            decoder.width,
             weights=decoder.files.size_bytes(names),
-            received=0,
-            cache=sum(cache_bytes(part, width, stored) for part in map(self.data.cached_rows, SPLITS)),
             # While a slab is written, its last level is still on disk.
-            spill=n_rows * row_bytes * len(self.needed_levels) + slab,
+            spill=(self._n_rows * len(self.needed_levels) + self.slab_rows) * self._row_bytes,
             cpu=max(memory, PROCESS_BYTES + 2 * shard),
-            gpu=0 if self._on_cpu else max(2 * decoder.layer_bytes, decoder.outer_bytes) + self._batch,
+            gpu=self._gpu,
         )
 
     def memory_for(self, slab_rows: int) -> int:
@@ -94,7 +98,7 @@ class StreamedBackend:
     @cached_property
     def slab_rows(self) -> int:
         """Rows per slab: whole batches in half of the remaining memory. Raises InputError if it holds no batch."""
-        allowed, least = self.limits.of(CPU), self.memory_for(self.batch_rows)
+        allowed, least = self.settings.allowed(CPU), self.memory_for(self.batch_rows)
         if allowed < least:
             raise InputError(
                 f"the harvest needs {in_units(least)} of memory (this process {in_units(PROCESS_BYTES)}, two layers of "
@@ -107,16 +111,15 @@ class StreamedBackend:
     @property
     def all_in_memory(self) -> bool:
         """True if the memory holds the hidden states of all rows."""
-        return self.limits.of(CPU) >= self._memory_without_slabs + self._n_rows * self._row_bytes
+        return self.settings.allowed(CPU) >= self._memory_without_slabs + self._n_rows * self._row_bytes
 
     def fill(self) -> int:
         """Harvest what is missing in the caches and return its number of tokens.
 
-        Raises:
-            InputError: another process fills the same caches, a full disk, a damaged file; what was written stays, and
-                the same call resumes.
+        Raises InputError if another process fills the same caches, the disk is full or a file is damaged; what was
+        written stays, and the same call resumes.
         """
-        caches = {split: self._cache(split) for split in SPLITS}
+        caches = {split: cache for split in SPLITS if (cache := self.data.cache(split)) is not None}
         key = xxhash.xxh3_64_hexdigest("".join(cache.path.name for cache in caches.values()).encode())
         directory = self.spill / f"streamed-{key}-{self.batch_rows}"
         reusable = sum(map(directory_bytes, [directory, *(cache.path for cache in caches.values())]))
@@ -127,42 +130,6 @@ class StreamedBackend:
             shutil.rmtree(directory, ignore_errors=True)
         return written
 
-    def _cache(self, split: Split) -> ActivationCache:
-        cache = self.data.cache(split)
-        assert cache is not None
-        return cache
-
-    @property
-    def _memory_without_slabs(self) -> int:
-        return PROCESS_BYTES + self._weights_on_cpu + (self._batch if self._on_cpu else 0)
-
-    @property
-    def _on_cpu(self) -> bool:
-        return self.decoder.device.type == "cpu"
-
-    @property
-    def _weights_on_cpu(self) -> int:
-        """Bytes of the current and the next layer, or of the embeddings, as stored and as computed with."""
-        decoder = self.decoder
-        stored = max(map(decoder.files.size_bytes, decoder.layer_weights))
-        outer = decoder.files.size_bytes(decoder.outer_weights)
-        if not self._on_cpu:
-            return max(2 * stored, outer)
-        return max(2 * max(decoder.layer_bytes, stored), outer + decoder.outer_bytes)
-
-    @property
-    def _batch(self) -> int:
-        dtype, context = self.data.model_name.torch_dtype(), self.data.hparams["context_size"]
-        return batch_bytes(self.decoder.config, self.batch_rows, context, dtype.itemsize) + self.decoder.working_bytes
-
-    @property
-    def _n_rows(self) -> int:
-        return sum(len(self.data.cached_rows(split)) for split in SPLITS)
-
-    @property
-    def _row_bytes(self) -> int:
-        return self.data.hparams["context_size"] * self.decoder.width * self.data.model_name.torch_dtype().itemsize
-
 
 class _Run:
     """One run of a streamed harvest into the missing caches."""
@@ -171,15 +138,15 @@ class _Run:
         self.decoder, self.levels, self.needed_levels = backend.decoder, backend.levels, backend.needed_levels
         self.caches = caches
         self.batches = {split: cache.batches(backend.batch_rows) for split, cache in caches.items()}
-        rows = next(iter(caches.values())).rows
-        shape, dtype = (rows.context_size, self.decoder.width), backend.data.model_name.torch_dtype()
+        first = next(iter(caches.values()))
+        shape, dtype = (first.rows.context_size, self.decoder.width), backend.data.model_name.torch_dtype()
         self.files = SlabFiles(directory, self.needed_levels, shape, dtype)
         rows_per_slab = slab_rows(directory, backend.slab_rows)
         self.slabs = [slab for split, batches in self.batches.items() for slab in cut(split, batches, rows_per_slab)]
         self.files.remove_stale(self.slabs)
         self.reached = {slab: self.files.level(slab) for slab in self.slabs}
         self.pipeline = partial(SlabPipeline, self.files, rows_per_slab, backend.all_in_memory)
-        model = xxhash.xxh3_64_hexdigest(next(iter(caches.values())).settings["model"]["fingerprint"].encode())
+        model = xxhash.xxh3_64_hexdigest(first.settings["model"]["fingerprint"].encode())
         remove_parts(backend.root)
         self.decoder.files.check_by(backend.root / f"weights-{model}.json")
 
@@ -193,20 +160,14 @@ class _Run:
         return sum(cache.fill(widths, partial(self._read, split)) for split, cache in self.caches.items())
 
     def _embed(self, pipeline: SlabPipeline) -> None:
-        with self.decoder.outer():
-            for slab in tqdm(self.slabs, desc="Embeddings", unit=" slabs"):
-                rows = self._rows(slab)
+        with self.decoder.outer(), tqdm(total=len(self.slabs), desc="Embeddings", unit=" slabs") as bar:
+            for slab in self.slabs:
                 for start, stop in slab.batches(self.batches[slab.of]):
-                    self.decoder.prepare(rows.tokens[start:stop])
+                    self.decoder.prepare(self.caches[slab.of].rows.tokens[start:stop])
                 if self.reached[slab] is None:
-                    pipeline.write(slab, 0, self._embedded(slab, pipeline.memory(slab)))
-                    self.reached[slab] = 0
-
-    def _embedded(self, slab: Slab, hidden: Tensor) -> Iterator[Tensor]:
-        tokens = self._rows(slab).tokens
-        for start, stop in slab.batches(self.batches[slab.of]):
-            part = hidden[start - slab.start : stop - slab.start]
-            yield part.copy_(self.decoder.embed(tokens[start:stop]))
+                    pipeline.write(slab, 0, self._computed(0, bar, slab, pipeline.memory(slab)))
+                else:
+                    bar.update()
 
     def _stream(self, pipeline: SlabPipeline) -> None:
         decoder, last = self.decoder, self.needed_levels[-1]
@@ -235,7 +196,7 @@ class _Run:
                         next_weights = reader.submit(decoder.files.read, decoder.layer_weights[index + 1], memory[0])
                     slabs = [slab for slab in self.slabs if self.reached[slab] == index]
                     bar.update(len(self.slabs) - len(slabs))
-                    pipeline.advance(slabs, index, partial(self._forward, index, bar))
+                    pipeline.advance(slabs, index, partial(self._computed, index + 1, bar))
         seconds = time.perf_counter() - begin
         read = decoder.files.size_bytes([name for names in decoder.layer_weights[first:last] for name in names])
         logger.info(
@@ -247,15 +208,16 @@ class _Run:
             waiting,
         )
 
-    def _forward(self, index: int, bar: tqdm, slab: Slab, hidden: Tensor) -> Iterator[Tensor]:
+    def _computed(self, level: int, bar: tqdm, slab: Slab, hidden: Tensor) -> Iterator[Tensor]:
+        """Bring a slab's hidden states to a level in place, yielding each batch."""
+        tokens = self.caches[slab.of].rows.tokens
         for start, stop in slab.batches(self.batches[slab.of]):
             part = hidden[start - slab.start : stop - slab.start]
-            yield part.copy_(self.decoder.forward_layer(index, part))
-        self.reached[slab] = index + 1
+            yield part.copy_(
+                self.decoder.forward_layer(level - 1, part) if level else self.decoder.embed(tokens[start:stop])
+            )
+        self.reached[slab] = level
         bar.update()
-
-    def _rows(self, slab: Slab) -> Rows:
-        return self.caches[slab.of].rows
 
     def _read(self, split: Split, start: int, stop: int) -> Iterator[RowActivations]:
         """Yield the activations of some rows, in the batches of the language model."""

@@ -28,8 +28,7 @@ from transformers.utils import logging as transformers_logging
 from itda_lightning.activations.backends.streamed.weight_files import WeightFiles
 from itda_lightning.activations.models.language_model import LanguageModelName
 from itda_lightning.activations.models.quantised import statistics, working_bytes, wrongly_packed
-from itda_lightning.activations.models.residual_stream import find_layers, level_of
-from itda_lightning.activations.models.skeleton import directory_of, make_skeleton
+from itda_lightning.activations.models.skeleton import ResidualStream, directory_of, make_skeleton
 from itda_lightning.errors import InputError
 
 # Arguments of a layer besides the hidden states: positional and keyword ones.
@@ -44,51 +43,38 @@ class _InMemory:
     """Stands for a slice of a file in `transformers`: gives its tensor once and drops it."""
 
     def __init__(self, tensor: Tensor) -> None:
-        self._tensor: Tensor | None = tensor
+        self._tensors = [tensor]
         self._floating = tensor.is_floating_point()
 
     def is_floating_point(self) -> bool:
         return self._floating
 
     def __getitem__(self, index: Any) -> Tensor:
-        tensor, self._tensor = self._tensor, None
-        assert tensor is not None
-        return tensor[index]
+        return self._tensors.pop()[index]
 
 
-class StreamedDecoder:
-    """The skeleton of a causal decoder, its layers and the weights of each.
+class StreamedDecoder(ResidualStream):
+    """The skeleton of a causal decoder that is a directory or was downloaded, its layers and the weights of each.
 
     Attributes:
-        config: configuration of the text decoder.
-        n_layers, width: number of layers, and d_in of the residual stream.
-        longest_context: maximal number of tokens that the model reads; None if unknown.
         layer_weights: for every layer, the names of its weights in the files.
         outer_weights: the names of weights that run before the layers (embeddings).
         layer_bytes, outer_bytes: size of the largest layer and of ``outer_weights``, as computed with or packed.
         working_bytes: memory that a layer of packed weights needs besides them; 0 for other weights.
         parameters: number of parameters of every layer, packed or not.
 
-    Args:
-        name: a model in a directory, or a hub model that was downloaded.
-
     Raises:
         InputError: weights that are missing or do not fit, an unknown architecture, an unsupported quantisation.
     """
 
     def __init__(self, name: LanguageModelName) -> None:
-        self.name, self.device = name, name.torch_device()
-        self.directory = directory_of(name)
+        self.device, self.directory = name.torch_device(), directory_of(name)
         self.model = make_skeleton(self.directory, name)
         self.files = WeightFiles(self.directory)
+        super().__init__(self.model, name)
         self._quantizer: HfQuantizer | None = getattr(self.model, "hf_quantizer", None)
         self._decoder: nn.Module = self.model.get_decoder()
-        self.config: Any = self.model.config.get_text_config()
-        self.width: int = self.config.hidden_size
-        self.longest_context: int | None = getattr(self.config, "max_position_embeddings", None)
-        self.layers_path = find_layers(self.model, name)
         self.layers: nn.ModuleList = self.model.get_submodule(self.layers_path)
-        self.n_layers = len(self.layers)
         self._loading = LoadStateDictConfig(
             dtype=name.torch_dtype(),
             dtype_plan=self.model._get_dtype_plan(name.torch_dtype()),
@@ -96,11 +82,18 @@ class StreamedDecoder:
             hf_quantizer=self._quantizer,
             weight_mapping=cast(Any, get_model_conversion_mapping(self.model, hf_quantizer=self._quantizer)),
         )
-        self.layer_weights, self.outer_weights = self._assign()
-        self._check_weights()
+        path = next(path for path, module in self.model.named_modules() if module is self._decoder)
+        inside, in_layers = f"{path}." if path else "", f"{self.layers_path}."
+        outer = {
+            key: value.nbytes
+            for key, value in self.model.state_dict().items()
+            if key.startswith(inside) and not key.startswith(in_layers)
+        }
+        self.layer_weights, self.outer_weights = self._assign(set(outer))
+        self._check_weights(set(outer))
         self.parameters = [sum(p.numel() for p in layer.parameters()) for layer in self.layers]
         self.layer_bytes = max(sum(p.nbytes for p in layer.parameters()) for layer in self.layers)
-        self.outer_bytes = sum(parameter.nbytes for _, parameter in self._outer())
+        self.outer_bytes = sum(outer.values())
         self.working_bytes = 0
         if self._quantizer is not None:  # weights are not converted
             self.layer_bytes = max(map(self.files.size_bytes, self.layer_weights))
@@ -109,10 +102,6 @@ class StreamedDecoder:
             if self.device.type == "cpu":  # weights may be reordered there
                 self.working_bytes += self.layer_bytes
         self._calls: dict[tuple[int, ...], list[Call]] = {}
-
-    def level(self, hook_name: str) -> int:
-        """Return the level of a hook point. Raises InputError for one outside of the residual stream between layers."""
-        return level_of(hook_name, self.name, self.layers_path, self.n_layers)
 
     @contextmanager
     def outer(self) -> Iterator[None]:
@@ -145,8 +134,7 @@ class StreamedDecoder:
     def lies_in(self, index: int, memory: Tensor) -> bool:
         """Return True if the weights of layer ``index``, within ``layer``, lie in the memory that they were read into.
 
-        If only some do, because others were converted, they are copied to free it, unless they are packed: their
-        statistics lie there, too.
+        If only some do, as others were converted, copy them to free it, unless they are packed beside statistics.
         """
         parameters = list(self.layers[index].parameters())
         start, stop = memory.data_ptr(), memory.data_ptr() + memory.numel()
@@ -161,8 +149,7 @@ class StreamedDecoder:
     def prepare(self, tokens: Int[Tensor, "rows context"]) -> None:
         """Record, within ``outer``, the arguments of layers on batches of this shape.
 
-        Raises:
-            InputError: layers that do not follow one another, or whose arguments depend on the tokens.
+        Raises InputError for layers that do not follow one another, or whose arguments depend on the tokens.
         """
         if tuple(tokens.shape) in self._calls:
             return
@@ -220,20 +207,12 @@ class StreamedDecoder:
             "backend=in_memory"
         )
 
-    def _outer(self) -> Iterator[tuple[str, Tensor]]:
-        prefix = f"{self.layers_path}."
-        path = next(name for name, module in self.model.named_modules() if module is self._decoder)
-        inside = f"{path}." if path else ""
-        for name, value in self.model.state_dict().items():
-            if name.startswith(inside) and not name.startswith(prefix):
-                yield name, value
-
-    def _assign(self) -> tuple[list[list[str]], list[str]]:
+    def _assign(self, outside: set[str]) -> tuple[list[list[str]], list[str]]:
         """Return the names in the files of every layer's weights, and of those that run before the layers."""
         mapping = self._loading.weight_mapping or []
         renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
         converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
-        state, outside = self.model.state_dict(), {name for name, _ in self._outer()}
+        state = self.model.state_dict()
         by_layer: dict[int, list[str]] = defaultdict(list)
         outer = []
         pattern = re.compile(rf"{re.escape(self.layers_path)}\.(\d+)\.")
@@ -245,7 +224,7 @@ class StreamedDecoder:
                 outer.append(key)
         return [by_layer[layer] for layer in range(self.n_layers)], outer
 
-    def _check_weights(self) -> None:
+    def _check_weights(self, outside: set[str]) -> None:
         """Load every tensor as a shape without content, to find those that do not fit."""
         shapes = {
             name: torch.empty(stored.shape, dtype=stored.dtype, device="meta")
@@ -255,8 +234,7 @@ class StreamedDecoder:
         on_disk = LoadStateDictConfig(**{**vars(self._loading), "device_map": {"": torch.device("meta")}})
         loaded = deepcopy(self.model)
         report = _convert(loaded, shapes, on_disk)
-        in_layers = {f"{self.layers_path}.{name}" for name in self.layers.state_dict()}
-        needed = in_layers | {name for name, _ in self._outer()}
+        needed = outside | {f"{self.layers_path}.{name}" for name in self.layers.state_dict()}
         wrong = [f"{name} is missing" for name in sorted(needed & report.missing_keys)]
         wrong += [f"{name} has the shape {tuple(a)}, not {tuple(b)}" for name, a, b in report.mismatched_keys]
         wrong += list(report.conversion_errors)

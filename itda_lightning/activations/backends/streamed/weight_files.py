@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
 import torch
@@ -48,13 +49,7 @@ class WeightFiles:
     """The tensors of a model directory by their names in its files.
 
     The constructor reads only headers; ``read`` reads tensors into memory of their own, so that the process holds those
-    in use and no others.
-
-    Args:
-        directory: holds ``model.safetensors.index.json`` and the shards that it names, or ``model.safetensors``.
-
-    Raises:
-        InputError: no safetensors weights; a shard that is missing, truncated or damaged.
+    in use and no others. Raises InputError for shards that are missing, truncated, damaged or not safetensors.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -81,13 +76,8 @@ class WeightFiles:
     def read(self, names: list[str], memory: UInt8[Tensor, " bytes"] | None = None) -> dict[str, Tensor]:
         """Read tensors by name, onto the CPU, in their stored dtype.
 
-        Args:
-            names: names in the files.
-            memory: a buffer of at least ``memory_bytes``; None to allocate one, which may take several times as long as
-                reading, since the operating system provides new memory page by page.
-
-        Raises:
-            InputError: a shard that ends early; a tensor that has changed since it was first read.
+        ``memory`` is a buffer of at least ``memory_bytes``; None allocates one, which may take several times as long as
+        reading. Raises InputError for a shard that ends early, or a tensor that has changed since it was first read.
         """
         left = torch.empty(self.memory_bytes(names), dtype=torch.uint8) if memory is None else memory
         read = {}
@@ -102,18 +92,27 @@ class WeightFiles:
         return -(-self.tensors[name].size // ALIGNMENT) * ALIGNMENT
 
     def _read(self, name: str, content: UInt8[Tensor, " bytes"]) -> Tensor:
-        stored, view, digest, done = self.tensors[name], content.numpy().data, xxhash.xxh3_128(), 0
+        stored = self.tensors[name]
         with stored.file.open("rb", buffering=0) as stream:
             stream.seek(stored.start)
-            while done < stored.size:
-                count = stream.readinto(view[done : done + PIECE])
-                if not count:
-                    raise _damaged(stored.file, f"it ends within {name}")
-                digest.update(view[done : done + count])
-                done += count
-        if self._digests_file is not None and self._digests.setdefault(name, digest.hexdigest()) != digest.hexdigest():
+            digest = fill(stream, content)
+        if digest is None:
+            raise _damaged(stored.file, f"it ends within {name}")
+        if self._digests_file is not None and self._digests.setdefault(name, digest.hex()) != digest.hex():
             raise _damaged(stored.file, f"{name} has changed since it was first read")
         return content.view(stored.dtype).reshape(stored.shape)
+
+
+def fill(stream: FileIO, content: UInt8[Tensor, " bytes"]) -> bytes | None:
+    """Fill memory from a file and return the checksum of what was read; None if the file ends early."""
+    view, digest, done = content.numpy().data, xxhash.xxh3_128(), 0
+    while done < len(view):
+        count = stream.readinto(view[done : done + PIECE])
+        if not count:
+            return None
+        digest.update(view[done : done + count])
+        done += count
+    return digest.digest()
 
 
 def _shards(directory: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from itda_lightning.activations.backends.remote import served_model
+from itda_lightning.activations.backends.remote import remote_backend
 from itda_lightning.activations.backends.remote.remote_backend import RemoteBackend
 from itda_lightning.errors import InputError
 from tests.activations.backends.remote.conftest import ROWS
@@ -106,7 +106,7 @@ def test_an_unknown_architecture(
 
 
 def test_layers_that_give_something_else(make_data: MakeData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(served_model, "_trace", lambda *arguments: [torch.zeros(4, 8, 15, 32)])
+    monkeypatch.setattr(remote_backend, "_trace", lambda *arguments: [torch.zeros(4, 8, 15, 32)])
     with pytest.raises(
         InputError, match=r"LlamaForCausalLM .* not one that backend=remote knows: .*\(4, 8, 15, 32\), not"
     ):
