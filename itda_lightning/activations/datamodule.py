@@ -9,15 +9,10 @@ from typing import Any, TypeVar, get_args
 
 from jaxtyping import Int
 from torch import Tensor
+from tqdm.auto import tqdm
 
-from itda_lightning.activations.batches import (
-    ActivationBatch,
-    ActivationLoader,
-    RowReader,
-    UsableActivations,
-    usable_batches,
-)
-from itda_lightning.activations.cache import BITS, ActivationCache
+from itda_lightning.activations.batches import ActivationBatch, ActivationLoader, UsableActivations
+from itda_lightning.activations.cache import BITS, SHARD_ROWS, ActivationCache
 from itda_lightning.activations.harvesting import RowActivations, harvest, harvest_among_ranks
 from itda_lightning.activations.model_and_rows import ModelAndRows
 from itda_lightning.activations.models.language_model import LanguageModelName, Loader
@@ -127,8 +122,7 @@ class ActivationsDataModule(ModelAndRows):
     @property
     def widths(self) -> dict[str, int]:
         """The width d_in of every hook point, from the cache if it is complete, else from the language model."""
-        cache = self.cache("train")
-        return cache.widths if cache is not None and cache.complete else self.language_model.widths
+        return (self._complete_cache("train") or self.language_model).widths
 
     def with_settings(self: Data, **changes: Any) -> Data:
         """Return a new DataModule with the same arguments except for ``changes``; nothing is loaded or read yet."""
@@ -179,19 +173,16 @@ class ActivationsDataModule(ModelAndRows):
 
     def train_dataloader(self) -> ActivationLoader:
         """Return batches of ``batch_size`` training activations with their sources, in a fixed order."""
-        return self._reader("train").loader(self.hparams["batch_size"])
+        return self._loader("train")
 
     def val_dataloader(self) -> ActivationLoader:
         """Return batches of held-out activations; without a cache they stay in memory after the first pass."""
-        return self._reader("heldout").loader(self.hparams["batch_size"])
+        return self._loader("heldout")
 
     def calibration_batch(self, tokens: int) -> ActivationBatch:
         """Return about ``tokens`` training activations from rows drawn at random; the same for the same seed.
 
-        Its sources number rows by the order of the draw.
-
-        Raises:
-            InputError: ``tokens`` below one.
+        Its sources number rows by the order of the draw. Raises InputError for less than one token.
         """
         if tokens < 1:
             raise InputError(f"a calibration batch has at least one token, got {tokens}")
@@ -201,39 +192,63 @@ class ActivationsDataModule(ModelAndRows):
 
     def reordered(self, order: Int[Tensor, " m"], batch_size: int) -> ActivationLoader:
         """Return batches of training activations of the rows ``order``, in that order, by which sources number rows."""
-        return self._reader("train").reordered(order, batch_size)
+        rows, cache = self.rows("train").select(order), self._complete_cache("train")
+
+        def read(start: int) -> Iterator[RowActivations]:
+            if cache is None:
+                yield from self._harvest(rows, start)
+                return
+            for index, row in enumerate(order[start:].tolist(), start):
+                yield RowActivations(index, cache.read(row, row + 1).activations)
+
+        return ActivationLoader(rows, read, batch_size, block_rows=1)
 
     def heldout_batches(
         self, hook_name: str, *, d_in: int | None = None, description: str | None = None
     ) -> Iterator[UsableActivations]:
         """Iterate over the held-out activations at a hook point, in batches with their sources.
 
-        Activations that are zero or not finite are skipped with a warning; a batch of nothing else is left out.
-
-        Args:
-            hook_name: one of ``hook_names``.
-            d_in: width that the activations must have, checked by ``check_width``; None for any.
-            description: label of the progress bar; None for no bar.
-
-        Raises:
-            InputError: activations of another width; raised before any is read.
+        Activations that are zero or not finite are skipped with a warning; a batch of nothing else is left out. If
+        ``d_in`` is given, ``check_width`` comes first. A progress bar is shown if it has a description.
         """
         if d_in is not None:
             self.check_width(hook_name, d_in)
-        yield from usable_batches(self.val_dataloader(), hook_name, description)
+        bar = tqdm(self.val_dataloader(), desc=description, unit=" batches", leave=False, disable=description is None)
+        for batch in bar:
+            usable = batch.usable(hook_name)
+            if len(usable.x):
+                yield usable
 
-    def check_width(self, hook_name: str, d_in: int) -> None:
-        """Raise InputError unless the activations at a hook point have the width of a dictionary."""
-        if (width := self.widths[hook_name]) != d_in:
+    def check_width(self, hook_name: str, d_in: int, width: int | None = None) -> None:
+        """Raise InputError unless activations at a hook point (of a known width) are as wide as a dictionary."""
+        width = self.widths[hook_name] if width is None else width
+        if width != d_in:
             raise InputError(
                 f"the dictionary has d_in {d_in} but {hook_name} of {self.model_name.name} has {width} dimensions: "
                 "it was fitted on another model"
             )
 
-    def _reader(self, split: Split) -> RowReader:
-        cache, rows, size = self.cache(split), self.rows(split), self.hparams["model_batch_size"]
-        memory = self._heldout_in_memory if split == "heldout" and cache is None else None
-        return RowReader(rows, cache if cache is not None and cache.complete else None, self._harvest, size, memory)
+    def _complete_cache(self, split: Split) -> ActivationCache | None:
+        cache = self.cache(split)
+        return cache if cache is not None and cache.complete else None
+
+    def _loader(self, split: Split) -> ActivationLoader:
+        rows, cache = self.rows(split), self._complete_cache(split)
+        in_memory = split == "heldout" and self.cache(split) is None
+
+        def read(start: int) -> Iterator[RowActivations]:
+            if cache is not None:
+                for row in range(start, len(rows), SHARD_ROWS):
+                    yield cache.read(row, min(row + SHARD_ROWS, len(rows)))
+            elif not in_memory:
+                yield from self._harvest(rows, start)
+            else:
+                if not self._heldout_in_memory:
+                    self._heldout_in_memory += self._harvest(rows, 0)
+                yield from (part for part in self._heldout_in_memory if part.first_row >= start)
+
+        block = self.hparams["model_batch_size"] if cache is None else SHARD_ROWS
+        return ActivationLoader(rows, read, self.hparams["batch_size"], block)
 
     def _harvest(self, rows: Rows, start_row: int) -> Iterator[RowActivations]:
         parts = harvest_among_ranks(self.language_model, rows, self.hparams["model_batch_size"], start_row)

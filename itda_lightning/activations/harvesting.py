@@ -16,12 +16,7 @@ from itda_lightning.machine.processes import gather_rows, n_ranks, rank
 
 
 class RowActivations(NamedTuple):
-    """Activations of consecutive rows.
-
-    Attributes:
-        first_row: index of the first row.
-        activations: hook point -> (rows, positions, d_in); positions begin at ``Rows.first_position``.
-    """
+    """Activations of consecutive rows by hook point; positions begin at ``Rows.first_position``."""
 
     first_row: int
     activations: dict[str, Float[Tensor, "rows positions d"]]
@@ -35,7 +30,6 @@ def make_store(
     stop_row: int | None = None,
 ) -> ActivationsStore:
     """Return a new SAELens store that reads the rows ``start_row..stop_row`` in order."""
-    hook_names = list(language_model.widths)
     dataset = Dataset.from_dict({"input_ids": rows.tokens[start_row:stop_row].tolist()})
     with warnings.catch_warnings():
         # The store compares the number of rows with a number of tokens.
@@ -43,7 +37,7 @@ def make_store(
         return ActivationsStore.from_config_multi_hook(
             language_model.model,
             dataset=dataset,
-            hook_names=hook_names,
+            hook_names=list(language_model.widths),
             hook_d_ins=language_model.widths,
             streaming=False,
             context_size=rows.context_size,

@@ -1,11 +1,11 @@
-"""A language model and the rows that it reads, each opened on first use."""
+"""A language model and the rows that it reads, each opened on first use, and the identity of their activations."""
 
 from functools import cached_property
+from typing import NamedTuple
 
 import lightning as L
 import torch
 
-from itda_lightning.activations.activation_identity import ActivationIdentity
 from itda_lightning.activations.models.language_model import LanguageModel, LanguageModelName
 from itda_lightning.activations.text.documents import Documents, load_documents
 from itda_lightning.activations.text.rows import Rows
@@ -14,13 +14,29 @@ from itda_lightning.activations.text.tokenizer import Tokenizer
 from itda_lightning.errors import InputError
 
 
-class ModelAndRows(L.LightningDataModule):
-    """The part of ``ActivationsDataModule`` that opens what activations are computed from.
+class ActivationIdentity(NamedTuple):
+    """All that decides what activations are; paths, devices and the language model's batches do not.
 
-    Attributes:
-        model_name: the language model.
-        hook_names: the hook points that are read.
+    Caches, checkpoints of fits and rows of comparisons are found again by it: it is equal exactly if the activations
+    are. ``model``, ``dataset`` (the documents) and ``rows`` are fingerprints; ``model_dtype`` is that of weights and
+    computation, ``cache_dtype`` that in which activations are stored, float32 without a cache.
     """
+
+    model: str
+    loader: str
+    model_dtype: str
+    cache_dtype: str
+    hook_names: list[str]
+    dataset: str
+    rows: str
+
+    def without_text(self) -> dict[str, str]:
+        """Return what decides the activations of any rows at any hook point, by name."""
+        return {name: getattr(self, name) for name in ("model", "loader", "model_dtype", "cache_dtype")}
+
+
+class ModelAndRows(L.LightningDataModule):
+    """The part of ``ActivationsDataModule`` that opens what activations are computed from."""
 
     model_name: LanguageModelName
     hook_names: list[str]
@@ -66,8 +82,7 @@ class ModelAndRows(L.LightningDataModule):
     def rows(self, split: Split) -> Rows:
         """Return the rows of a split that a fit or a metric reads; no document has rows in both splits.
 
-        Raises:
-            InputError: the documents hold fewer tokens than the split needs.
+        Raises InputError if the documents hold fewer tokens than the split needs.
         """
         return self.cached_rows(split) if split == "heldout" else self._training_rows
 
@@ -77,10 +92,9 @@ class ModelAndRows(L.LightningDataModule):
         return rows if tokens is None else rows.select(torch.arange(tokens // self.hparams["context_size"]))
 
     def cached_rows(self, split: Split) -> Rows:
-        """Return the rows that the cache of a split holds.
+        """Return the rows that the cache of a split holds. Raises as ``rows``.
 
-        For training they hold all ``training_tokens``, whatever ``first_tokens`` is, so that fits on several budgets
-        share one cache; ``rows`` returns those that a fit reads. Raises as ``rows``.
+        Those for training hold all ``training_tokens``, so that fits on several budgets (``first_tokens``) share them.
         """
         if split not in self._rows:
             self._rows[split] = split_rows(split, self.documents, self.tokenizer, self.hparams)

@@ -10,10 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from itda_lightning.activations.batches import kept_activations
-from itda_lightning.activations.cache import SHARD_ROWS, ActivationCache
+from itda_lightning.activations.cache import SHARD_ROWS
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.harvesting import RowActivations
-from itda_lightning.activations.text.rows import Rows, draw_rows
+from itda_lightning.activations.text.rows import draw_rows
 from itda_lightning.errors import InputError
 from itda_lightning.machine.checks import check_between
 
@@ -25,12 +25,7 @@ class TrainingRows:
     """The activations of the first training rows at one hook point, on disk; harvested if they are not cached yet.
 
     They are those of a fit: without position 0 and special tokens, if the data excludes them, and without activations
-    that are zero or not finite.
-
-    Args:
-        data: a DataModule with a ``cache_dir``.
-        hook_name: one of its hook points.
-        tokens: number of training tokens from the first on, in whole rows; None for all.
+    that are zero or not finite. ``tokens`` counts training tokens from the first on, in whole rows; None is all.
 
     Raises:
         InputError: no cache directory, a hook point that is not read, or more tokens than the data has.
@@ -41,7 +36,7 @@ class TrainingRows:
             raise InputError(f"the data hold no activations of {hook_name!r}: give one of {data.hook_names}")
         if data.hparams["cache_dir"] is None:
             raise InputError("activations are read more than once, so they must be on disk: set data.cache_dir")
-        self.rows: Rows = data.rows("train")
+        self.rows = data.rows("train")
         context, available = self.rows.context_size, self.rows.tokens.numel()
         check_between(context, available, {"tokens": tokens}, "from one row to all training tokens")
         self.n_rows = (available if tokens is None else tokens) // context
@@ -52,8 +47,7 @@ class TrainingRows:
         cache = data.cache("train")
         assert cache is not None
         # It may hold more rows after those that a fit reads.
-        self.cache: ActivationCache = cache
-        self.hook_name = hook_name
+        self.cache, self.hook_name = cache, hook_name
         self.seed: int = data.hparams["seed"]
         self.d_in = cache.widths[hook_name]
         self.blocks = [(row, min(row + SHARD_ROWS, self.n_rows)) for row in range(0, self.n_rows, SHARD_ROWS)]
@@ -64,12 +58,12 @@ class TrainingRows:
         return int(self.kept.sum())
 
     def read(self, start: int, stop: int) -> Float[Tensor, "m d"]:
-        """Return (m, d) the usable activations of the rows ``start..stop``, in order."""
+        """Return the usable activations of the rows ``start..stop``, in order."""
         x = self.cache.read(start, stop).activations[self.hook_name]
         return kept_activations(self.rows, RowActivations(start, {self.hook_name: x})).usable(self.hook_name).x
 
     def at(self, places: Int[Tensor, "m 2"]) -> Float[Tensor, "m d"]:
-        """Return (m, d) the activations at (row, position), usable or not, in the order of ``places``."""
+        """Return the activations at (row, position), usable or not, in the order of ``places``."""
         x = torch.empty(len(places), self.d_in)
         for start, stop in self.blocks:
             inside = ((places[:, 0] >= start) & (places[:, 0] < stop)).nonzero()[:, 0]
@@ -79,13 +73,10 @@ class TrainingRows:
         return x
 
     def sample(self, n: int = CALIBRATION) -> Float[Tensor, "m d"]:
-        """Return (m, d) the usable activations of rows drawn at random, as few as hold n activations.
+        """Return the usable activations of rows drawn at random, as few as hold n activations.
 
-        If it draws from all training rows, they are those of ``ActivationsDataModule.calibration_batch``, so that their
-        mean is the bias of an ITDA.
-
-        Raises:
-            InputError: none of them is usable.
+        Of all training rows they are those of ``ActivationsDataModule.calibration_batch``, so that their mean is the
+        bias of an ITDA. Raises InputError if none of them is usable.
         """
         drawn = draw_rows(self.kept, n, self.seed + 1)
         x = torch.cat([self.read(row, row + 1) for row in drawn.tolist()])
@@ -100,16 +91,8 @@ def shuffled_batches(
     """Yield full batches without end, every activation once per epoch; the same for the same arguments.
 
     Activations that fit into the buffer are read once and shuffled as a whole. Others are read again in every epoch,
-    blocks of rows in random order, and shuffled within the blocks that the buffer holds.
-
-    Args:
-        rows: the activations.
-        batch_size: activations per batch.
-        seed: of the order.
-        buffer_bytes: size of the buffer.
-
-    Raises:
-        InputError: a buffer that holds less than one block of rows.
+    blocks of rows in random order, and shuffled within the blocks that the buffer holds. Raises InputError for a buffer
+    that holds less than one block.
     """
     positions = rows.kept.shape[1] - rows.rows.first_position
     block_bytes = SHARD_ROWS * positions * rows.d_in * BYTES

@@ -4,7 +4,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
@@ -66,27 +65,12 @@ def hook_point(dictionary: Dictionary, hook_name: str | None, name: str) -> str:
     return hook
 
 
-def check_width(dictionary: Dictionary, width: int, data: ActivationsDataModule, hook_name: str) -> None:
-    """Raise InputError for a dictionary of another width than the activations of ``data`` that it is to encode."""
-    if width != dictionary.d_in:
-        raise InputError(
-            f"the dictionary has d_in {dictionary.d_in} but {hook_name} of {data.model_name.name} has {width} "
-            "dimensions: it was fitted on another model"
-        )
-
-
 def add_prompts(dictionary: Dictionary, data: ActivationsDataModule) -> None:
     """Give a dictionary of a checkpoint, whose sources have no text, its prompts if ``data`` are those of its fit."""
     if dictionary.prompts is not None or dictionary.sources is None:
         return
     rows, table = data.rows("train"), dictionary.source_table.cpu()
-    row, position = table[:, 1], table[:, 2]
-    within = (row >= 0) & (row < len(rows)) & (position >= 0) & (position < rows.context_size)
-    if (
-        rows.dataset == dictionary.dataset
-        and bool(within.all())
-        and torch.equal(rows.source_table(row, position), table)
-    ):
+    if rows.dataset == dictionary.dataset and rows.hold(table):
         dictionary.prompts = tuple(rows.prompt(Source(*source)) for source in table.tolist())
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from itda_lightning.activations.usable import BadActivations
+from itda_lightning.activations.batches import BadActivations
 from itda_lightning.errors import InputError
 from itda_lightning.machine.checks import check_at_least, check_between, check_choice
 from itda_lightning.pursuit import SMALLEST_BUDGET, PursuitName

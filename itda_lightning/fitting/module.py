@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from itda_lightning.activations.batches import ActivationBatch
-from itda_lightning.activations.usable import BadActivations
+from itda_lightning.activations.batches import ActivationBatch, BadActivations
 from itda_lightning.dictionary.facts import settings
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.arguments import AtomsDtype, GrowthPolicy, check_arguments

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from itda_lightning.activations.usable import usable
+from itda_lightning.activations.batches import usable
 from itda_lightning.errors import InputError
 
 TABLE = torch.arange(8 * 6).reshape(8, 6)

@@ -32,8 +32,7 @@ class Documents:
             raise InputError(f"the dataset {name} has no column {text_column!r}: its columns are {sorted(columns)}")
         # Other columns are not decoded: they may be long, or images.
         self.dataset = dataset.select_columns([text_column]) if columns else dataset
-        self.text_column = text_column
-        self.name = name
+        self.text_column, self.name = text_column, name
         digest = xxhash.xxh3_128()
         for _, text in itertools.islice(self.in_order(), FINGERPRINT_DOCUMENTS):
             digest.update(len(text.encode()).to_bytes(8, "little") + text.encode())
@@ -74,20 +73,14 @@ def load_documents(
 ) -> Documents:
     """Open the documents of a hub dataset, a saved ``Dataset``, or local jsonl/json/parquet/csv/txt files.
 
-    A txt file is cut at blank lines; in a directory of txt files each file is a document.
-
-    Args:
-        dataset: name or path.
-        config, split, revision: configuration, split and version of the dataset.
-        text_column: column that holds the text.
-        streaming: read it as a stream.
+    A txt file is cut at blank lines; in a directory of txt files each file is a document. ``config`` and ``revision``
+    are those of a hub dataset.
 
     Raises:
         InputError: nothing at that path or name, no such split or column, an unreadable file, an empty dataset.
     """
-    name = dataset
     path = Path(resolve(dataset)).expanduser()
-    empty = f"the dataset {name!r} (split {split!r}) is empty: give one with documents"
+    empty = f"the dataset {dataset!r} (split {split!r}) is empty: give one with documents"
     try:
         loaded = (
             _load_local(path, streaming, split)
@@ -100,10 +93,10 @@ def load_documents(
         if "corresponds to no data" in str(error):
             raise InputError(empty) from error
         raise InputError(
-            f"cannot load the dataset {name!r} (split {split!r}): {type(error).__name__}: {error}; give a hub name "
+            f"cannot load the dataset {dataset!r} (split {split!r}): {type(error).__name__}: {error}; give a hub name "
             "that is reachable, a jsonl/json/parquet/csv/txt file, a directory of them or a saved Dataset"
         ) from error
-    documents = Documents(loaded, text_column, name)
+    documents = Documents(loaded, text_column, dataset)
     if next(documents.in_order(), None) is None:
         raise InputError(empty)
     return documents

@@ -24,7 +24,7 @@ def retokenise(rows: Rows, own: Tokenizer, other: Tokenizer, *, prepend_bos: boo
 
     Args:
         rows: packed by ``own``.
-        own, other: fast tokenizers.
+        own, other: tokenizers.
         prepend_bos: True if the rows begin with BOS.
         longest: maximal number of tokens per row, cut off beyond it; None for no limit.
 
@@ -60,9 +60,9 @@ def retokenise(rows: Rows, own: Tokenizer, other: Tokenizer, *, prepend_bos: boo
 
 
 def places_of(table: Int[Tensor, "m 6"], rows: Rows) -> Int[Tensor, " m"]:
-    """Return (m,) the position of each source in retokenised rows: the kept token that ends at the same character.
+    """Return the position of each source in retokenised rows: the kept token that ends at the same character, or -1.
 
-    -1 if no token ends there. If several tokens share the last character, it is the last one, which has read all of it.
+    If several tokens share the last character, it is the last one, which has read all of it.
     """
     row, document, end = table[:, ROW], table[:, DOCUMENT], table[:, END]
     same = (rows.document[row] == document[:, None]) & (rows.end[row] == end[:, None]) & rows.kept[row]

@@ -15,6 +15,8 @@ from itda_lightning.dictionary.sources import Prompt, Source
 from itda_lightning.errors import InputError
 
 Packing = Literal["concatenate", "one_per_document"]
+# The attributes of ``Rows`` with one entry per token.
+PARTS = ("tokens", "document", "start", "end", "kept")
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,10 @@ class Rows:
     """A tokenised dataset: what the model reads, in order.
 
     Attributes:
-        tokens: (rows, context_size) int64 token ids.
-        document: (rows, context_size) int64 index of each token's document; -1 for padding.
-        start, end: (rows, context_size) int64 span of each token's characters in its document; empty for BOS and
-            separators.
-        kept: (rows, context_size) bool, the tokens whose activations a fit and a metric use.
+        tokens: int64 token ids.
+        document: int64 index of each token's document; -1 for padding.
+        start, end: int64 span of each token's characters in its document; empty for BOS and separators.
+        kept: bool, the tokens whose activations a fit and a metric use.
         first_position: the first position whose activations are read: 1 if no row can keep its position 0.
         dataset: fingerprint of the documents.
         texts: document index -> text, for every document that occurs.
@@ -57,15 +58,13 @@ class Rows:
 
     def select(self, index: Int[Tensor, " m"]) -> "Rows":
         """Return the rows at the given indices, in that order and numbered from 0."""
-        parts = (self.tokens, self.document, self.start, self.end, self.kept)
-        tokens, document, start, end, kept = (part[index] for part in parts)
-        return replace(self, tokens=tokens, document=document, start=start, end=end, kept=kept)
+        return replace(self, **{name: getattr(self, name)[index] for name in PARTS})
 
     def fingerprint(self) -> str:
         """Hash the dataset, all tokens, their documents and spans, and the mask."""
         digest = xxhash.xxh3_128(self.dataset.encode())
-        for part in (self.tokens, self.document, self.start, self.end, self.kept):
-            digest.update(part.numpy().tobytes())
+        for name in PARTS:
+            digest.update(getattr(self, name).numpy().tobytes())
         return digest.hexdigest()
 
     def source_table(self, row: Int[Tensor, " m"], position: Int[Tensor, " m"]) -> Int[Tensor, "m 6"]:
@@ -73,6 +72,12 @@ class Rows:
         parts = (self.document, self.tokens, self.start, self.end)
         document, token, start, end = (part[row, position] for part in parts)
         return torch.stack([document, row, position, token, start, end], dim=1)
+
+    def hold(self, table: Int[Tensor, "m 6"]) -> bool:
+        """Return True if every source of a table is a token of these rows."""
+        row, position = table[:, 1], table[:, 2]
+        within = (row >= 0) & (row < len(self)) & (position >= 0) & (position < self.context_size)
+        return bool(within.all()) and torch.equal(self.source_table(row, position), table)
 
     def prompt(self, source: Source) -> Prompt:
         """Return the text of a source's row, cut at its token: ``before + token`` is exactly what the model read."""
@@ -122,19 +127,11 @@ def pack(
     exclude_special_tokens: bool = True,
     exclude_first_position: bool = True,
 ) -> Rows:
-    """Pack documents into at most ``n_rows`` rows, reading no more documents than that takes.
+    """Pack documents (index, text) in order into at most ``n_rows`` rows, reading no more of them than that takes.
 
-    Args:
-        documents: (index, text), in the order in which they are packed.
-        tokenizer: a fast tokenizer.
-        dataset: fingerprint of the documents.
-        n_rows: number of rows at most.
-        context_size: tokens per row.
-        packing: ``concatenate`` puts documents one after another with the EOS token between them and cuts them into
-            rows; ``one_per_document`` takes the first ``context_size`` tokens of every document, padded with masked EOS
-            tokens (the paper's rows).
-        prepend_bos: begin every row with BOS, or with EOS if the tokenizer has no BOS.
-        exclude_special_tokens, exclude_first_position: leave these out of ``Rows.kept``.
+    ``concatenate`` puts documents one after another with the EOS token between them and cuts them into rows;
+    ``one_per_document`` takes the first ``context_size`` tokens of every document, padded with masked EOS tokens (the
+    paper's rows). What is excluded is left out of ``Rows.kept``.
 
     Raises:
         InputError: a tokenizer without character offsets or special tokens, or a context without room for text.
@@ -191,11 +188,7 @@ def choice(n: int, size: int, seed: int | None) -> Int[Tensor, " size"]:
 
 
 def draw_rows(kept: Bool[Tensor, "rows context"], n_tokens: int, seed: int) -> Int[Tensor, " m"]:
-    """Draw rows at random, as few as hold ``n_tokens`` kept tokens (all of them if there are fewer).
-
-    Returns:
-        (m,) indices of rows in the order in which they were drawn; the same ones for the same seed.
-    """
+    """Draw rows at random, in the order drawn, as few as hold ``n_tokens`` kept tokens (all if there are fewer)."""
     order = choice(len(kept), len(kept), seed)
     tokens_so_far = kept[order].sum(1).cumsum(0)
     return order[: int((tokens_so_far < min(n_tokens, int(kept.sum()))).sum()) + 1]

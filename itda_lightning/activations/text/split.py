@@ -14,6 +14,8 @@ Split = Literal["train", "heldout"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 # Rows are drawn from this many times as many, so that they come from many documents and not the first few.
 ROW_POOL = 8
+# Settings that ``pack`` takes as they are.
+OF_ROWS = ("context_size", "packing", "prepend_bos", "exclude_special_tokens", "exclude_first_position")
 
 
 def is_held_out(text: str, fraction: float) -> bool:
@@ -24,14 +26,8 @@ def is_held_out(text: str, fraction: float) -> bool:
 def split_rows(split: Split, documents: Documents, tokenizer: Tokenizer, settings: Mapping[str, Any]) -> Rows:
     """Return the rows of a split, as many as ``training_tokens`` or ``validation_tokens`` hold.
 
-    Args:
-        split: training or held-out.
-        documents: all documents.
-        tokenizer: a fast tokenizer.
-        settings: arguments of ``ActivationsDataModule``.
-
-    Raises:
-        InputError: the documents hold fewer tokens, or none that is kept.
+    ``settings`` are arguments of ``ActivationsDataModule``. Raises InputError if the documents hold fewer tokens, or
+    none that is kept.
     """
     name = "training_tokens" if split == "train" else "validation_tokens"
     n_rows = settings[name] // settings["context_size"]
@@ -42,11 +38,7 @@ def split_rows(split: Split, documents: Documents, tokenizer: Tokenizer, setting
         tokenizer,
         dataset=documents.fingerprint,
         n_rows=n_rows * (ROW_POOL if shuffle else 1),
-        context_size=settings["context_size"],
-        packing=settings["packing"],
-        prepend_bos=settings["prepend_bos"],
-        exclude_special_tokens=settings["exclude_special_tokens"],
-        exclude_first_position=settings["exclude_first_position"],
+        **{name: settings[name] for name in OF_ROWS},
     )
     if len(pool) < n_rows:
         raise InputError(

@@ -30,11 +30,7 @@ class SpecialTokens(NamedTuple):
 
 
 def special_tokens(tokenizer: Tokenizer) -> SpecialTokens:
-    """Return BOS and EOS; if the tokenizer lacks one of them, the other stands for both.
-
-    Raises:
-        InputError: the tokenizer has neither.
-    """
+    """Return BOS and EOS; one stands for both if the other is missing. Raises InputError if there is neither."""
     bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     eos = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else bos
     if bos is None or eos is None:
@@ -55,10 +51,7 @@ def check_fast(tokenizer: Tokenizer) -> None:
 
 
 def encode(tokenizer: Tokenizer, text: str, document: int) -> np.ndarray:
-    """Return (4, length) int64: the tokens of a document, its index, and the first and last character of each token.
-
-    No special token is added.
-    """
+    """Return (4, length) int64: a document's own tokens, its index, and the first and last character of each token."""
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids = np.asarray(encoded["input_ids"], dtype=np.int64)
     spans = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
