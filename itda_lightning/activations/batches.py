@@ -46,11 +46,7 @@ class ActivationBatch:
 def usable(
     x: Float[Tensor, "batch d"], table: Int[Tensor, "batch 6"], hook_name: str, policy: BadActivations
 ) -> Bool[Tensor, " batch"]:
-    """Return True for activations that are finite and not all zero; warn of the others, naming a few sources.
-
-    Raises:
-        InputError: some are not usable and the policy is "refuse".
-    """
+    """Return True for activations that are finite and not all zero; warn of the others or refuse, naming a few."""
     good = torch.isfinite(x).all(-1) & (x != 0).any(-1)
     if bool(good.all()):
         return good

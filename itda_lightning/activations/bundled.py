@@ -31,8 +31,7 @@ def cache_directory() -> Path:
 def resolve(name: str) -> str:
     """Return the local path of a bundled model or text, made on first use; return any other name unchanged.
 
-    Raises:
-        InputError: an unknown bundled name, or the package that ships it is not installed.
+    Raises InputError for an unknown bundled name, or without the package that ships it.
     """
     if not name.startswith(PREFIX):
         return name

@@ -95,11 +95,8 @@ class ActivationCache:
     def fill(self, widths: dict[str, int], read: ReadRows) -> int:
         """Write what is missing, with a progress bar, and return its number of tokens.
 
-        Several processes write files in turn, each reading its own, and the first process adds their checksums.
-
-        Raises:
-            InputError: too little space, found before anything is read; no permission; activations that the stored
-                dtype cannot hold.
+        Several processes write files in turn, each reading its own, and the first process adds their checksums. Too
+        little space raises InputError before anything is read.
         """
         features, checksums, paths = self._features(widths), self._checksums(), self._paths
         finished = {path for path in paths if path.name in checksums and path.exists()}

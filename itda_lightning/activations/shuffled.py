@@ -26,9 +26,6 @@ class TrainingRows:
 
     They are those of a fit: without position 0 and special tokens, if the data excludes them, and without activations
     that are zero or not finite. ``tokens`` counts training tokens from the first on, in whole rows; None is all.
-
-    Raises:
-        InputError: no cache directory, a hook point that is not read, or more tokens than the data has.
     """
 
     def __init__(self, data: ActivationsDataModule, hook_name: str, tokens: int | None = None) -> None:
@@ -91,8 +88,7 @@ def shuffled_batches(
     """Yield full batches without end, every activation once per epoch; the same for the same arguments.
 
     Activations that fit into the buffer are read once and shuffled as a whole. Others are read again in every epoch,
-    blocks of rows in random order, and shuffled within the blocks that the buffer holds. Raises InputError for a buffer
-    that holds less than one block.
+    blocks of rows in random order, and shuffled within the blocks that the buffer holds, at least one.
     """
     positions = rows.kept.shape[1] - rows.rows.first_position
     block_bytes = SHARD_ROWS * positions * rows.d_in * BYTES

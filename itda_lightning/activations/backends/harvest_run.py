@@ -16,11 +16,7 @@ from itda_lightning.machine.processes import n_ranks, rank
 def harvest(settings: HarvestSettings, data: ActivationsDataModule) -> int:
     """Harvest what is not cached yet and return the number of tokens; several processes divide the rows.
 
-    The plan is printed before anything large is read.
-
-    Raises:
-        InputError: no cache directory; a model, hook point or architecture that the backend cannot give; too little
-            memory or disk; a server that cannot be reached or refuses.
+    The plan is printed, and what cannot be is refused by an InputError, before anything large is read.
     """
     if data.hparams["cache_dir"] is None:
         raise InputError("a harvest is written to disk: set data.cache_dir")

@@ -19,9 +19,7 @@ SUFFIXES = (".safetensors", ".bin")
 class InMemoryBackend:
     """Harvests the activations of a DataModule with its language model loaded whole.
 
-    Raises:
-        InputError: a model that was not downloaded, has an unknown architecture, or is quantised in an unsupported way;
-            raised before weights are read.
+    Before weights are read, it raises InputError for a model that it cannot load.
     """
 
     def __init__(self, data: ActivationsDataModule) -> None:

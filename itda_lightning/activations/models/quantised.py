@@ -28,9 +28,8 @@ def quantizer_of(
 ) -> HfQuantizer | None:
     """Return what reads the packed weights of a checkpoint quantised with bitsandbytes; None for any other.
 
-    Raises:
-        InputError: bitsandbytes is missing or does not support the device; ``dtype`` is not that of the weights that
-            are not packed; another method, if ``refuse_others`` does not leave it to `transformers`.
+    Raises InputError if bitsandbytes cannot be used here, for another ``dtype`` than that of the weights that are not
+    packed, and with ``refuse_others`` for other methods, which are else left to `transformers`.
     """
     settings = getattr(config, "quantization_config", None)
     if settings is None:
@@ -65,10 +64,7 @@ def quantizer_of(
 
 
 def replace_modules(model: Any, quantizer: HfQuantizer, device: torch.device) -> None:
-    """Replace modules of a model without weights by those that hold packed weights.
-
-    Raises InputError for a matrix whose shape bitsandbytes does not support on this device.
-    """
+    """Replace modules of a model without weights by those that hold packed weights, if bitsandbytes supports these."""
     quantizer.preprocess_model(model=model, dtype=model.dtype, device_map={"": device})
     model.hf_quantizer = quantizer
     for name, weight in packed(model, quantizer):

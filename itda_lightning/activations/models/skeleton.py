@@ -76,8 +76,7 @@ def attention_of(name: LanguageModelName) -> dict[str, str]:
 def make_skeleton(directory: Path, name: LanguageModelName) -> Any:
     """Make a model without weights, in evaluation mode; its buffers (rotary frequencies, scales) are real.
 
-    For a quantised checkpoint it has the modules that hold packed weights, and ``hf_quantizer``. Raises as
-    ``quantizer_of`` and ``decoder_config``.
+    For a quantised checkpoint it has the modules that hold packed weights, and ``hf_quantizer``.
     """
     config, device = decoder_config(directory, name), name.torch_device()
     quantizer = quantizer_of(config, directory, name.torch_dtype(), refuse_others=True)
@@ -92,16 +91,9 @@ def make_skeleton(directory: Path, name: LanguageModelName) -> Any:
 
 
 class ResidualStream:
-    """The layers of a causal decoder, between which its residual stream is read.
+    """The layers of a causal decoder, between which its residual stream, d_in ``width``, is read.
 
-    Attributes:
-        config: configuration of the text decoder.
-        n_layers, width: number of layers, and d_in of the residual stream.
-        longest_context: maximal number of tokens that the model reads; None if unknown.
-        layers_path: path of the list of layers in the model, such as ``model.layers``.
-
-    Raises:
-        InputError: the decoder has no list of layers, or several.
+    ``layers_path`` is the path of the one list of layers in the model, such as ``model.layers``.
     """
 
     def __init__(self, model: Any, name: LanguageModelName) -> None:

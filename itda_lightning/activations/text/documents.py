@@ -20,9 +20,8 @@ FINGERPRINT_DOCUMENTS = 256
 class Documents:
     """The texts of one split of a dataset, by their index.
 
-    Attributes:
-        fingerprint: hash of the first 256 texts; the same texts have the same fingerprint in any form and place, so
-            that dictionaries of different runs, machines and models can be compared.
+    ``fingerprint`` hashes the first 256 texts: it is the same in any form and place, so that dictionaries of different
+    runs, machines and models can be compared.
     """
 
     def __init__(self, dataset: Dataset | IterableDataset, text_column: str, name: str) -> None:
@@ -74,10 +73,7 @@ def load_documents(
     """Open the documents of a hub dataset, a saved ``Dataset``, or local jsonl/json/parquet/csv/txt files.
 
     A txt file is cut at blank lines; in a directory of txt files each file is a document. ``config`` and ``revision``
-    are those of a hub dataset.
-
-    Raises:
-        InputError: nothing at that path or name, no such split or column, an unreadable file, an empty dataset.
+    are those of a hub dataset. Raises InputError for what cannot be read, has no such split or column, or is empty.
     """
     path = Path(resolve(dataset)).expanduser()
     empty = f"the dataset {dataset!r} (split {split!r}) is empty: give one with documents"

@@ -20,16 +20,8 @@ def retokenise(rows: Rows, own: Tokenizer, other: Tokenizer, *, prepend_bos: boo
 
     Documents are tokenised whole, as ``pack`` does, and a row gets the tokens that lie within its characters; BOS and
     the EOS between documents become those of the other tokenizer. Rows are padded to one length with tokens that are
-    not kept. If both tokenizers cut the texts of these rows into the same tokens, the rows are returned unchanged.
-
-    Args:
-        rows: packed by ``own``.
-        own, other: tokenizers.
-        prepend_bos: True if the rows begin with BOS.
-        longest: maximal number of tokens per row, cut off beyond it; None for no limit.
-
-    Raises:
-        InputError: a tokenizer without character offsets, or with neither BOS nor EOS.
+    not kept, and cut off at ``longest`` tokens. They are returned unchanged if both tokenizers cut their texts into the
+    same tokens. ``own`` has packed them; they begin with BOS if ``prepend_bos`` is True.
     """
     check_fast(other)
     bos, eos = special_tokens(other)

@@ -92,8 +92,7 @@ class Rows:
     def pieces(self, row: int) -> list[str]:
         """Return the text of each token of a row; joined they are the text of the row. Padding is empty.
 
-        Characters between two tokens of a document, which some tokenizers drop, go with the earlier token; a
-        character that several tokens share goes with the first.
+        Characters that a tokenizer drops between tokens go with the earlier, those that tokens share with the first.
         """
         pieces: list[str] = []
         previous_document, previous_end = -1, 0
@@ -132,9 +131,6 @@ def pack(
     ``concatenate`` puts documents one after another with the EOS token between them and cuts them into rows;
     ``one_per_document`` takes the first ``context_size`` tokens of every document, padded with masked EOS tokens (the
     paper's rows). What is excluded is left out of ``Rows.kept``.
-
-    Raises:
-        InputError: a tokenizer without character offsets or special tokens, or a context without room for text.
     """
     check_fast(tokenizer)
     bos, eos = special_tokens(tokenizer)

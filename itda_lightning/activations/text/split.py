@@ -24,11 +24,7 @@ def is_held_out(text: str, fraction: float) -> bool:
 
 
 def split_rows(split: Split, documents: Documents, tokenizer: Tokenizer, settings: Mapping[str, Any]) -> Rows:
-    """Return the rows of a split, as many as ``training_tokens`` or ``validation_tokens`` hold.
-
-    ``settings`` are arguments of ``ActivationsDataModule``. Raises InputError if the documents hold fewer tokens, or
-    none that is kept.
-    """
+    """Return the rows of a split, as many as hold the tokens of the ``settings`` of an ``ActivationsDataModule``."""
     name = "training_tokens" if split == "train" else "validation_tokens"
     n_rows = settings[name] // settings["context_size"]
     shuffle, seed, fraction = (settings[key] for key in ("shuffle", "seed", "holdout_fraction"))

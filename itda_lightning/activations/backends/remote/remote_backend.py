@@ -27,11 +27,7 @@ from itda_lightning.errors import InputError
 
 
 class ServedModel(ResidualStream):
-    """A causal decoder on the server that nnsight is configured for; ``remote`` as in ``RemoteBackend``.
-
-    Raises:
-        InputError: nnsight or the key is missing, the server does not serve the model, an unknown architecture.
-    """
+    """A causal decoder on the server that nnsight is configured for; ``remote`` as in ``RemoteBackend``."""
 
     def __init__(self, name: LanguageModelName, remote: bool | str) -> None:
         try:
@@ -57,10 +53,7 @@ class ServedModel(ResidualStream):
     def read(
         self, tokens: Int[Tensor, "rows context"], levels: list[int], first_position: int
     ) -> dict[int, Float[Tensor, "rows positions d"]]:
-        """Read the residual stream at ascending levels, from ``first_position`` on, in ``model_dtype`` on the CPU.
-
-        Raises InputError if the server cannot be reached or refuses, or its model has another architecture or dtype.
-        """
+        """Read the residual stream at ascending levels, from ``first_position`` on, in ``model_dtype`` on the CPU."""
         options = (self.layers_path, levels, tokens, first_position, self.remote, self._nnsight.save)
         request = partial(_trace, self._model, *options)
         read = with_retries(request, f"{tokens.numel():,} tokens") if self.remote is True else request()
@@ -122,13 +115,8 @@ class ServedModel(ResidualStream):
 class RemoteBackend:
     """Harvests the activations of a DataModule, whose language model is not loaded, through nnsight.
 
-    Args:
-        data: rows and hook points.
-        remote: nnsight's option: True for the NDIF server that nnsight is configured for, "local" for this machine
-            through a serialised request, False for this machine.
-
-    Raises:
-        InputError: as ``ServedModel``; a hook point outside of the residual stream between layers.
+    ``remote`` is nnsight's option: True for the NDIF server that nnsight is configured for, "local" for this machine
+    through a serialised request, False for this machine.
     """
 
     def __init__(self, data: ActivationsDataModule, remote: bool | str = True) -> None:
@@ -150,11 +138,7 @@ class RemoteBackend:
         return HarvestPlan.of(data, width, received=sum(map(len, rows)) * received, cpu=PROCESS_BYTES + 2 * in_memory)
 
     def fill(self) -> int:
-        """Harvest what is missing in the caches and return its number of tokens.
-
-        Raises InputError if the server cannot be reached or refuses, or the disk is full; what was written stays, and
-        the same call resumes.
-        """
+        """Harvest what is missing in the caches and return its number of tokens; after an InputError a call resumes."""
         widths = dict.fromkeys(self.levels, self.model.width)
         caches = [cache for cache in map(self.data.cache, SPLITS) if cache is not None and not cache.complete]
         return sum(cache.fill(widths, partial(self._read, cache.rows)) for cache in caches)

@@ -59,11 +59,7 @@ class SlabPipeline:
             self._spare.append(self._in_memory.pop(slab))
 
     def advance(self, slabs: list[Slab], level: int, forward: Callable[[Slab, Tensor], Iterator[Tensor]]) -> None:
-        """Bring slabs from a level to the next.
-
-        ``forward`` changes a slab's hidden states in place and yields, in order, the finished rows. Raises InputError
-        for a slab that cannot be written or is damaged.
-        """
+        """Bring slabs from a level to the next; ``forward`` works in place and yields the finished rows in order."""
         reading = [self._threads.submit(self._read, slab, level) for slab in slabs[:1]]
         for index, slab in enumerate(slabs):
             hidden = reading.pop().result()

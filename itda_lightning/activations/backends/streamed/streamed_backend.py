@@ -46,9 +46,7 @@ LARGEST_SLAB = 2**29
 class StreamedBackend:
     """Harvests the activations of a DataModule, whose language model is not loaded, from weights that stay on disk.
 
-    Raises:
-        InputError: weights that are missing, incomplete or of an unknown architecture, or a hook point outside of the
-            residual stream between layers; raised after only headers were read.
+    For weights or hook points that it cannot stream it raises InputError, having read only the headers of files.
     """
 
     def __init__(self, data: ActivationsDataModule, settings: HarvestSettings) -> None:
@@ -114,11 +112,7 @@ class StreamedBackend:
         return self.settings.allowed(CPU) >= self._memory_without_slabs + self._n_rows * self._row_bytes
 
     def fill(self) -> int:
-        """Harvest what is missing in the caches and return its number of tokens.
-
-        Raises InputError if another process fills the same caches, the disk is full or a file is damaged; what was
-        written stays, and the same call resumes.
-        """
+        """Harvest what is missing in the caches and return its number of tokens; after an InputError a call resumes."""
         caches = {split: cache for split in SPLITS if (cache := self.data.cache(split)) is not None}
         key = xxhash.xxh3_64_hexdigest("".join(cache.path.name for cache in caches.values()).encode())
         directory = self.spill / f"streamed-{key}-{self.batch_rows}"

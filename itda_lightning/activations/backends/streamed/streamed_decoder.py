@@ -54,7 +54,7 @@ class _InMemory:
 
 
 class StreamedDecoder(ResidualStream):
-    """The skeleton of a causal decoder that is a directory or was downloaded, its layers and the weights of each.
+    """The skeleton of a causal decoder, its layers and the names of their weights, which must fit.
 
     Attributes:
         layer_weights: for every layer, the names of its weights in the files.
@@ -62,9 +62,6 @@ class StreamedDecoder(ResidualStream):
         layer_bytes, outer_bytes: size of the largest layer and of ``outer_weights``, as computed with or packed.
         working_bytes: memory that a layer of packed weights needs besides them; 0 for other weights.
         parameters: number of parameters of every layer, packed or not.
-
-    Raises:
-        InputError: weights that are missing or do not fit, an unknown architecture, an unsupported quantisation.
     """
 
     def __init__(self, name: LanguageModelName) -> None:
