@@ -4,9 +4,8 @@ import sys
 
 from rich.console import Console
 
-from itda_lightning.evaluation.data_of import data_for, hook_point
+from itda_lightning.evaluation.data_of import load_with_data
 from itda_lightning.evaluation.decomposition import decompose_tokens
-from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.command_line import run_command, run_function
 from itda_lightning.report.terminal import print_decomposition
@@ -34,9 +33,7 @@ def decompose_text(
         data_config: the fit config whose data section names the model; by default that of the dictionary's own fit.
     """
     check_at_least(1, {"--max_terms": max_terms})
-    loaded = load_dictionary(dictionary, hook_name)
-    hook = hook_point(loaded, hook_name, dictionary)
-    data = data_for(loaded, data_config, hook, device)
+    loaded, hook, data = load_with_data(dictionary, hook_name, data_config, device)
     decompositions = decompose_tokens(loaded, data, hook, text, positions or [-1])
     console = Console(file=sys.stdout)
     cosines = loaded.cosines.tolist() if loaded.cosines is not None else None

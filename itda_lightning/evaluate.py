@@ -5,8 +5,7 @@ import time
 
 from itda_lightning.evaluation.data_of import data_for
 from itda_lightning.evaluation.entries import load_entry
-from itda_lightning.evaluation.evaluation_file import EVALUATION, evaluation_content
-from itda_lightning.evaluation.saelens_evals import evaluate_sae, rows_for_evals
+from itda_lightning.evaluation.saelens_evals import EVALUATION, evaluate_sae, evaluation_content, rows_for_evals
 from itda_lightning.fitting.run_directory import output_path
 from itda_lightning.machine.atomic_files import write_json
 from itda_lightning.machine.checks import check_at_least

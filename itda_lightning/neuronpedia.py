@@ -3,9 +3,8 @@
 import sys
 from pathlib import Path
 
-from itda_lightning.evaluation.data_of import add_prompts, data_for, hook_point
-from itda_lightning.evaluation.neuronpedia_files import place_of, write_features
-from itda_lightning.fitting.loading import load_dictionary
+from itda_lightning.evaluation.data_of import add_prompts, load_with_data
+from itda_lightning.evaluation.neuronpedia_batches import place_of, write_features
 from itda_lightning.machine.atomic_files import new_directory
 from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.command_line import run_command, run_function
@@ -46,9 +45,7 @@ def neuronpedia(
     """
     check_at_least(1, {"--atoms_per_batch": atoms_per_batch})
     check_at_least(0, {"--top": top, "--per_interval": per_interval})
-    loaded = load_dictionary(dictionary, hook_name)
-    hook = hook_point(loaded, hook_name, dictionary)
-    data = data_for(loaded, data_config, hook, device)
+    loaded, hook, data = load_with_data(dictionary, hook_name, data_config, device)
     place = place_of(data, hook, model_id, layer, sae_set)
     with new_directory(Path(output).expanduser()) as directory:
         add_prompts(loaded, data)

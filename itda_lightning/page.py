@@ -2,10 +2,9 @@
 
 import sys
 
-from itda_lightning.evaluation.data_of import add_prompts, data_for, hook_point
-from itda_lightning.evaluation.evaluation_file import EVALUATION, read_metrics
+from itda_lightning.evaluation.data_of import add_prompts, load_with_data
 from itda_lightning.evaluation.page_results import measure_for_page
-from itda_lightning.fitting.loading import load_dictionary
+from itda_lightning.evaluation.saelens_evals import EVALUATION, read_metrics
 from itda_lightning.fitting.run_directory import is_run, output_path
 from itda_lightning.machine.command_line import run_command, run_function
 from itda_lightning.report.pages.dictionary_page import write_page
@@ -31,9 +30,7 @@ def page(
         data_config: the fit config whose data section names the model and the documents; by default those of the
             dictionary's own fit.
     """
-    loaded = load_dictionary(dictionary, hook_name)
-    hook = hook_point(loaded, hook_name, dictionary)
-    data = data_for(loaded, data_config, hook, device)
+    loaded, hook, data = load_with_data(dictionary, hook_name, data_config, device)
     evaluation = read_metrics(output_path(dictionary, hook, EVALUATION)) if is_run(dictionary) else {}
     add_prompts(loaded, data)
     results = measure_for_page(loaded, data, hook, evaluation)

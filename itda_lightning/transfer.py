@@ -8,8 +8,7 @@ from rich.console import Console
 from itda_lightning.across_models.source_activations import check_sources
 from itda_lightning.across_models.transfer_study import transfer_and_measure
 from itda_lightning.activations.models.language_model import Loader
-from itda_lightning.evaluation.data_of import data_for, hook_point
-from itda_lightning.fitting.loading import load_dictionary
+from itda_lightning.evaluation.data_of import load_with_data
 from itda_lightning.machine.atomic_files import write_text
 from itda_lightning.machine.command_line import run_command, run_function
 from itda_lightning.report.pages.comparison_page import write_dashboard
@@ -55,9 +54,7 @@ def transfer_command(
         cache_dir: directory for the other model's activations; by default that of the fit, else a folder of OUTPUT.
         loss_tokens: held-out tokens for CE loss and KL divergence.
     """
-    original = load_dictionary(dictionary, hook_name)
-    hook = hook_point(original, hook_name, dictionary)
-    data = data_for(original, data_config, hook, device)
+    original, hook, data = load_with_data(dictionary, hook_name, data_config, device)
     check_sources(original.sources, data)
     directory = Path(output).expanduser()
     target = data.with_settings(

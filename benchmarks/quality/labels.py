@@ -31,7 +31,7 @@ import itda_lightning as il
 from benchmarks.results import Study, describe, environment, table, write_results
 from itda_lightning.activations.batches import usable
 from itda_lightning.activations.text.rows import Rows
-from itda_lightning.comparison.latent_usage import LatentUsageMeter
+from itda_lightning.comparison.latents import LatentUsageMeter
 from itda_lightning.dictionary.sources import COLUMNS
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.entries import Entry, load_entry

@@ -13,9 +13,8 @@ from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.models.language_model import LanguageModel
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.sources import Source, Sources
-from itda_lightning.evaluation.data_of import data_for, hook_point
+from itda_lightning.evaluation.data_of import load_with_data
 from itda_lightning.evaluation.facts_strip import machine_facts
-from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.results.difference import AtomDifference, Difference, Direction
 
 # Share that codes in single precision leave unexplained of an activation that is an atom.
@@ -33,10 +32,9 @@ class Side:
 
     @classmethod
     def load(cls, name: str, path: str, hook_name: str | None, device: str) -> "Side":
-        """Load a dictionary with the data of its fit. Raises InputError as ``load_dictionary`` and ``data_for``."""
-        dictionary = load_dictionary(path, hook_name)
-        hook = hook_point(dictionary, hook_name, path)
-        return cls(name, dictionary, data_for(dictionary, None, hook, device), hook)
+        """Load a dictionary with the data of its fit. Raises InputError as ``load_with_data``."""
+        dictionary, hook, data = load_with_data(path, hook_name, None, device)
+        return cls(name, dictionary, data, hook)
 
     @property
     def sources(self) -> Sources:

@@ -11,6 +11,7 @@ from itda_lightning.activations.models.language_model import LanguageModelName
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.sources import Source
 from itda_lightning.errors import InputError
+from itda_lightning.fitting.loading import load_dictionary
 
 logger = logging.getLogger(__name__)
 
@@ -22,14 +23,9 @@ def data_for(
     device: str = "auto",
     validation_tokens: int = 0,
 ) -> ActivationsDataModule:
-    """Make the DataModule for one hook point.
+    """Make the DataModule for one hook point from the settings of the dictionary's fit, or from those of a fit config.
 
-    Args:
-        dictionary: the dictionary, whose metadata hold the settings of its fit; None for an SAE of another kind.
-        config: path of a fit config whose ``data`` section is used instead.
-        hook_name: the hook point to read.
-        device: device of the language model.
-        validation_tokens: least number of held-out tokens.
+    ``validation_tokens`` is the least number of held-out tokens.
 
     Raises:
         InputError: neither settings nor config; a config without a data section or of another model.
@@ -57,12 +53,19 @@ def data_for(
     return data
 
 
-def hook_point(dictionary: Dictionary, hook_name: str | None, name: str) -> str:
-    """Return the hook point of a dictionary: its own, or the one given. Raises InputError if there is neither."""
+def load_with_data(
+    path: str, hook_name: str | None, config: str | None, device: str
+) -> tuple[Dictionary, str, ActivationsDataModule]:
+    """Load a dictionary, its hook point, which is its own or the one given, and its data as ``data_for`` makes them.
+
+    Raises:
+        InputError: no hook point, or as ``load_dictionary`` and ``data_for``.
+    """
+    dictionary = load_dictionary(path, hook_name)
     hook: str | None = dictionary.metadata.get("hook_name") or hook_name
     if hook is None:
-        raise InputError(f"{name} does not name its hook point: give --hook_name")
-    return hook
+        raise InputError(f"{path} does not name its hook point: give --hook_name")
+    return dictionary, hook, data_for(dictionary, config, hook, device)
 
 
 def add_prompts(dictionary: Dictionary, data: ActivationsDataModule) -> None:
@@ -87,30 +90,34 @@ def _read(path: Path) -> dict[str, Any]:
     return data
 
 
-def _check_same_model(fit: dict[str, Any], replacement: dict[str, Any], config: str) -> None:
-    """Raise InputError for another model; files count, since a model that was moved or copied has another name."""
-    names = fit.get("model"), replacement["model"]
-    revisions = fit.get("model_revision"), replacement.get("model_revision")
-    if names[0] == names[1] and revisions[0] == revisions[1]:
-        return
-    here, there = (_fingerprint(name, revision) for name, revision in zip(names, revisions, strict=True))
-    if here is None or there is None or ("@" in here) != ("@" in there):
-        logger.warning(
-            "the dictionary was fitted on the model %r, %s names %r: whether they are the same is unknown",
-            names[0],
-            config,
-            names[1],
-        )
-    elif here != there:
-        raise InputError(
-            f"the dictionary was fitted on the model {names[0]!r} but {config} names another, {names[1]!r}: "
-            "name the model of the fit"
-        )
-
-
-def _fingerprint(name: str | None, revision: str | None) -> str | None:
-    """Return the fingerprint of a model, None if it is no longer available."""
+def models_agree(one: LanguageModelName, other: LanguageModelName) -> bool | None:
+    """Compare models by name, or by their files if one may have been moved or copied; None if that cannot be told."""
+    if (one.name, one.revision) == (other.name, other.revision):
+        return True
     try:
-        return None if name is None else LanguageModelName(name, revision=revision).fingerprint()
+        prints = one.fingerprint(), other.fingerprint()
     except InputError:
         return None
+    # The commit of one and the files of the other say nothing.
+    return prints[0] == prints[1] if ("@" in prints[0]) == ("@" in prints[1]) else None
+
+
+def _check_same_model(fit: dict[str, Any], replacement: dict[str, Any], config: str) -> None:
+    """Raise InputError for another model, and warn if that is unknown."""
+    here, there = fit.get("model"), replacement["model"]
+    agree = None
+    if here is not None:
+        one = LanguageModelName(here, revision=fit.get("model_revision"))
+        agree = models_agree(one, LanguageModelName(there, revision=replacement.get("model_revision")))
+    if agree is None:
+        logger.warning(
+            "the dictionary was fitted on the model %r, %s names %r: whether they are the same is unknown",
+            here,
+            config,
+            there,
+        )
+    elif not agree:
+        raise InputError(
+            f"the dictionary was fitted on the model {here!r} but {config} names another, {there!r}: "
+            "name the model of the fit"
+        )

@@ -19,12 +19,7 @@ from itda_lightning.results.run_results import Term, TokenDecomposition
 def decompose(
     dictionary: Dictionary, x: Float[Tensor, "batch d"], prompts: Sequence[Prompt]
 ) -> list[TokenDecomposition]:
-    """Decompose each activation into its atoms by falling ``|coefficient|``, re-picks summed.
-
-    Args:
-        dictionary: encodes the activations; its prompts name the terms.
-        x: (batch, d) activations, any floating dtype.
-        prompts: one ``Prompt`` per activation, cut at its token.
+    """Decompose each activation, of any floating dtype, into its atoms by falling ``|coefficient|``, re-picks summed.
 
     Raises:
         InputError: another number of prompts than of activations.
@@ -62,12 +57,8 @@ def decompose_tokens(
 ) -> list[TokenDecomposition]:
     """Run a text through the language model and decompose the activations of some of its tokens.
 
-    Args:
-        dictionary: the dictionary; it is given its prompts if ``data`` are those of its fit.
-        data: has the language model and its tokenizer.
-        hook_name: the hook point.
-        text: any text.
-        positions: tokens of the text, counted from 0 or, if negative, from the end.
+    ``positions`` count the text's tokens from 0 or, if negative, from the end. The dictionary is given its prompts if
+    ``data`` are those of its fit.
 
     Raises:
         InputError: a text that is not Unicode, has no tokens or more than the model can read; a position outside the

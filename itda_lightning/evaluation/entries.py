@@ -14,13 +14,7 @@ EXPORT_CONFIG = "cfg.json"
 
 
 class Entry(NamedTuple):
-    """A dictionary or SAE to evaluate.
-
-    Attributes:
-        name: its path or release.
-        sae: the SAELens SAE.
-        dictionary: the ITDA behind it, or None for an SAE of another kind.
-    """
+    """What is evaluated: an SAE and the ITDA behind it, if there is one; its name is its path or release."""
 
     name: str
     sae: SAE[Any]
@@ -41,17 +35,15 @@ def load_entry(reference: str, hook_name: str | None = None, device: str = "cpu"
             is neither reachable nor in the hub cache, another hook point than ``hook_name``, or none.
     """
     path = Path(reference).expanduser()
-    if not path.exists():
-        if ":" not in reference:
-            raise InputError(f"{reference} does not exist: give a path, or release:sae_id of a pretrained SAE")
-        sae = _from_release(reference, device)
-        dictionary = _dictionary_behind(sae)
-    elif path.is_dir() and (path / EXPORT_CONFIG).is_file():
-        sae = _from_disk(path, device)
-        dictionary = _dictionary_behind(sae)
-    else:
-        dictionary = load_dictionary(path, hook_name, device)
+    if path.exists() and not (path / EXPORT_CONFIG).is_file():
+        dictionary: Dictionary | None = load_dictionary(path, hook_name, device)
         sae = to_sae(dictionary)
+    else:
+        sae = _load_sae(reference, path, device)
+        try:
+            dictionary = from_sae(sae)
+        except InputError:
+            dictionary = None
     held = sae.cfg.metadata.hook_name
     if held is None and hook_name is None:
         raise InputError(f"{reference} does not name its hook point: give --hook_name")
@@ -63,17 +55,17 @@ def load_entry(reference: str, hook_name: str | None = None, device: str = "cpu"
     return Entry(reference, sae, dictionary)
 
 
-def _from_disk(path: Path, device: str) -> SAE[Any]:
-    try:
-        return SAE.load_from_disk(path, device=device)
-    except Exception as error:  # a damaged or unknown export raises anything from KeyError to SafetensorError
-        raise InputError(
-            f"{path} cannot be loaded as a SAELens SAE ({type(error).__name__}: {error}): check that its files are "
-            "complete and that the package of its architecture is installed"
-        ) from error
-
-
-def _from_release(reference: str, device: str) -> SAE[Any]:
+def _load_sae(reference: str, path: Path, device: str) -> SAE[Any]:
+    if path.exists():
+        try:
+            return SAE.load_from_disk(path, device=device)
+        except Exception as error:  # a damaged or unknown export raises anything from KeyError to SafetensorError
+            raise InputError(
+                f"{path} cannot be loaded as a SAELens SAE ({type(error).__name__}: {error}): check that its files are "
+                "complete and that the package of its architecture is installed"
+            ) from error
+    if ":" not in reference:
+        raise InputError(f"{reference} does not exist: give a path, or release:sae_id of a pretrained SAE")
     release, sae_id = reference.split(":", 1)
     try:
         return SAE.from_pretrained(release, sae_id, device=device)
@@ -83,10 +75,3 @@ def _from_release(reference: str, device: str) -> SAE[Any]:
             f"the release {release!r} with sae_id {sae_id!r} cannot be loaded ({type(error).__name__}: {first_line}): "
             "check both names, and that the hub is reachable or its cache holds them"
         ) from error
-
-
-def _dictionary_behind(sae: SAE[Any]) -> Dictionary | None:
-    try:
-        return from_sae(sae)
-    except InputError:
-        return None

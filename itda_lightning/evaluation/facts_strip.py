@@ -3,10 +3,6 @@
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.machine.versions import versions_and_hardware
 
-# Hexadecimal digits that tell fingerprints apart.
-DIGITS = 12
-PACKAGES = ("itda-lightning", "torch", "sae-lens", "transformers", "python")
-
 
 def data_facts(data: ActivationsDataModule, hook_name: str) -> dict[str, str]:
     """Describe the activations at a hook point: name -> text, in the order shown."""
@@ -26,13 +22,13 @@ def data_facts(data: ActivationsDataModule, hook_name: str) -> dict[str, str]:
 
 def machine_facts() -> dict[str, str]:
     """Describe the packages and the machine that measure: name -> text."""
-    facts = versions_and_hardware()
+    facts, packages = versions_and_hardware(), ("itda-lightning", "torch", "sae-lens", "transformers", "python")
     return {
-        "versions": ", ".join(f"{package} {facts[package]}" for package in PACKAGES),
+        "versions": ", ".join(f"{package} {facts[package]}" for package in packages),
         "hardware": ", ".join([f"{facts['cpus']} CPU cores", f"{facts['memory_gb']:.0f} GB", *facts["gpus"]]),
     }
 
 
 def short(fingerprint: str) -> str:
     """Shorten a fingerprint to the first digits of its hash, without the hub name that stands before a commit."""
-    return fingerprint.rpartition("@")[2][:DIGITS]
+    return fingerprint.rpartition("@")[2][:12]

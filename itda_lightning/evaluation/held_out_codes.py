@@ -20,11 +20,8 @@ ROW, POSITION = COLUMNS.index("row"), COLUMNS.index("position")
 class HeldOutCodes:
     """Every use of every latent; all tensors on the CPU.
 
-    Attributes:
-        sources: (tokens, 6) int64 source of every token encoded.
-        token: (uses,) int32 index of the token, by latent and within a latent in the order in which tokens were read.
-        activation: (uses,) float64, for an ITDA the coefficient with its sign.
-        counts: (latents,) int64 number of tokens that use each latent.
+    Uses are sorted by latent, and those of a latent stand in the order in which tokens were read. ``counts`` are the
+    tokens that use each latent. Activations of an ITDA keep their sign.
     """
 
     sources: Int[Tensor, "tokens 6"]
@@ -34,12 +31,10 @@ class HeldOutCodes:
 
     @property
     def n_tokens(self) -> int:
-        """The number of tokens encoded."""
         return len(self.sources)
 
     @cached_property
     def latent(self) -> Int[Tensor, " uses"]:
-        """(uses,) int64 latent of every use, never falling."""
         return torch.arange(len(self.counts)).repeat_interleave(self.counts)
 
     @cached_property
@@ -47,12 +42,12 @@ class HeldOutCodes:
         return [0, *self.counts.cumsum(0).tolist()]
 
     def of(self, latent: int) -> tuple[Int[Tensor, " uses"], Float[Tensor, " uses"]]:
-        """Return (token, activation) of every use of a latent, in the order of the tokens."""
+        """Return (token, activation) of every use of a latent."""
         part = slice(self._bounds[latent], self._bounds[latent + 1])
         return self.token[part], self.activation[part]
 
     def in_row(self, latent: int, row: int, context_size: int) -> Float[Tensor, " context"]:
-        """Return the (context_size,) float64 activations of a latent in one row, 0 where it is not used."""
+        """Return the activations of a latent in one row, 0 where it is not used."""
         token, activation = self.of(latent)
         inside = self.sources[token, ROW] == row
         values = torch.zeros(context_size, dtype=torch.float64)
@@ -61,7 +56,7 @@ class HeldOutCodes:
 
     @cached_property
     def limits(self) -> Float[Tensor, " latents"]:
-        """(latents,) float64 smallest power of two above the magnitudes of each latent, 0 for a latent never used."""
+        """The smallest power of two above the magnitudes of each latent, 0 for a latent never used."""
         # |a| = mantissa * 2^e with a mantissa in [0.5, 1), so the quotient is 2^e.
         powers = torch.where(self.activation == 0, 0.0, self.activation / torch.frexp(self.activation).mantissa)
         return torch.zeros(len(self.counts), dtype=torch.float64).scatter_reduce(0, self.latent, powers, "amax")
@@ -83,14 +78,18 @@ class HeldOutCodes:
         return best_of_groups(self.latent, self.activation.abs(), len(self.counts), count)
 
 
+def evenly(n: int, most: int) -> Int[Tensor, " m"]:
+    """Return at most ``most`` of n indices, evenly spread from the first on."""
+    m = min(n, most)
+    return torch.arange(m) * n // max(m, 1)
+
+
 def best_of_groups(
     group: Int[Tensor, " entries"], priority: Float[Tensor, " entries"], n_groups: int, count: int
 ) -> Int[Tensor, "groups count"]:
-    """Find the ``count`` entries of each group with the highest priority.
+    """Find the ``count`` entries of each group with the highest priority, of equal ones the earliest first.
 
-    Returns:
-        (n_groups, count) int64 indices of entries, by falling priority and of equal ones the earliest first; -1 once a
-        group has no more.
+    Indices of entries are followed by -1 once a group has no more.
     """
     order = priority.argsort(descending=True, stable=True)
     order = order[group[order].argsort(stable=True)]
@@ -103,11 +102,7 @@ def best_of_groups(
 
 
 class CodesMeter:
-    """Collect codes of held-out tokens: 16 bytes per use of a latent and 48 bytes per token.
-
-    Args:
-        n_latents: the number of latents.
-    """
+    """Collect codes of held-out tokens: 16 bytes per use of a latent and 48 bytes per token."""
 
     def __init__(self, n_latents: int) -> None:
         self.n_latents = n_latents
@@ -117,12 +112,7 @@ class CodesMeter:
         self._used: list[tuple[Tensor, Tensor, Tensor]] = [(none, none, none.double())]
 
     def update(self, used: Iterable[Used], table: Int[Tensor, "batch 6"]) -> None:
-        """Add the codes of a batch.
-
-        Args:
-            used: the uses of latents; ``token`` counts within the batch.
-            table: (batch, 6) int64 sources of the tokens.
-        """
+        """Add the codes of a batch, whose tokens are counted from 0, with the sources of its tokens."""
         for part in used:
             self._used.append(((part.token + self.n_tokens).int(), part.latent.int(), part.activation))
         self._tables.append(table.cpu())
@@ -141,12 +131,7 @@ class CodesMeter:
 def codes_of(
     dictionary: Dictionary, batches: Iterable[tuple[Float[Tensor, "batch d"], Int[Tensor, "batch 6"]]]
 ) -> HeldOutCodes:
-    """Encode (activations, sources) with a dictionary and keep the codes.
-
-    Raises:
-        InputError: no activations.
-        ValueError: activations of another width than the atoms, or non-finite ones.
-    """
+    """Encode activations with their sources and keep the codes. Raises InputError without any activations."""
     meter = CodesMeter(dictionary.n_atoms)
     for x, table in batches:
         meter.update([used_of(dictionary.encode(x.to(dictionary.bias.device)))], table)

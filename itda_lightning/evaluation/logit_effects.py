@@ -1,8 +1,8 @@
-"""Find the tokens that directions of the residual stream promote and suppress, by the model's norm and unembedding."""
+"""Find the tokens that directions of the residual stream promote and suppress, and write tokens as text."""
 
 import re
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -16,20 +16,10 @@ BLOCK = 4096
 IN_THE_STREAM = re.compile(
     r"(^|\.)(hook_resid_(pre|mid|post)|hook_(mlp|attn)_out|(mlp|attn)\.hook_out|blocks\.\d+\.hook_(in|out))$"
 )
-
-
-class LogitEffects(NamedTuple):
-    """The tokens whose logits each of m directions changes most, strongest first; all on the CPU.
-
-    Attributes:
-        promoted, suppressed: (m, count) int64 token ids.
-        promoted_by, suppressed_by: (m, count) float32 changes of the logits.
-    """
-
-    promoted: Int[Tensor, "m count"]
-    promoted_by: Float[Tensor, "m count"]
-    suppressed: Int[Tensor, "m count"]
-    suppressed_by: Float[Tensor, "m count"]
+# Byte-level tokenizers write each byte as a printable character: itself if it is one, or the next one from 256 on.
+_PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+_OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
+_BYTES = {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + index): byte for index, byte in enumerate(_OTHERS)}
 
 
 class Unembedding:
@@ -64,13 +54,22 @@ class Unembedding:
         return cls(language_model) if getattr(model, "ln_final", None) is not None else None
 
     def logits(self, directions: Float[Tensor, "m d"]) -> Float[Tensor, "m tokens"]:
-        """Compute what each direction adds to every logit: (m, n_tokens) float32 on the CPU."""
+        """Compute what each direction adds to every logit, on the CPU."""
         return torch.cat([part.cpu() for _, part in self._parts(self._folded(directions))], dim=1)
 
-    def effects(self, directions: Float[Tensor, "m d"], count: int) -> LogitEffects:
-        """Find the ``count`` tokens that each direction promotes and suppresses most, in blocks of bounded memory."""
-        parts = [self._effects(self._folded(part), count) for part in directions.split(BLOCK)]
-        return LogitEffects(*(torch.cat(columns).cpu() for columns in zip(*parts, strict=True)))
+    def effects(self, directions: Float[Tensor, "m d"], count: int) -> Int[Tensor, "2 m count"]:
+        """Find the ids of the tokens that each direction promotes and suppresses most, strongest first, on the CPU."""
+        found = []
+        for block in directions.split(BLOCK):
+            value = torch.zeros(2, len(block), 0, device=self._weight.device)
+            token = value.long()
+            for start, logits in self._parts(self._folded(block)):
+                largest, at = torch.stack([logits, -logits]).topk(min(count, logits.shape[1]))
+                value, token = torch.cat([value, largest], dim=2), torch.cat([token, at + start], dim=2)
+                value, order = value.topk(min(count, value.shape[2]))
+                token = token.gather(2, order)
+            found.append(token.cpu())
+        return torch.cat(found, dim=1)
 
     @torch.no_grad()
     def _folded(self, directions: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
@@ -84,24 +83,17 @@ class Unembedding:
         for start in range(0, self.n_tokens, BLOCK):
             yield start, folded @ self._weight[:, start : min(start + BLOCK, self.n_tokens)].float()
 
-    def _effects(self, folded: Float[Tensor, "m d"], count: int) -> LogitEffects:
-        up, down = _Largest(folded, count), _Largest(folded, count)
-        for start, logits in self._parts(folded):
-            up.update(start, logits)
-            down.update(start, -logits)
-        return LogitEffects(up.token, up.value, down.token, -down.value)
+
+def token_texts(tokenizer: Any, tokens: Iterable[int]) -> list[str]:
+    r"""Return the text of each token id; bytes that are no whole character are written as ``\xe2``."""
+    return [_text(tokenizer, token) for token in tokens]
 
 
-class _Largest:
-    """Keep the largest values of each row."""
-
-    def __init__(self, rows: Tensor, count: int) -> None:
-        self.count = count
-        self.value = rows.new_zeros(len(rows), 0)
-        self.token = torch.zeros(len(rows), 0, dtype=torch.int64, device=rows.device)
-
-    def update(self, start: int, values: Float[Tensor, "m part"]) -> None:
-        value, token = values.topk(min(self.count, values.shape[1]))
-        value, token = torch.cat([self.value, value], dim=1), torch.cat([self.token, token + start], dim=1)
-        self.value, order = value.topk(min(self.count, value.shape[1]))
-        self.token = token.gather(1, order)
+def _text(tokenizer: Any, token: int) -> str:
+    text: str = tokenizer.decode([token])
+    if "\ufffd" not in text:
+        return text
+    name: str = tokenizer.convert_ids_to_tokens(token)
+    if all(character in _BYTES for character in name):
+        return bytes(_BYTES[character] for character in name).decode("utf-8", errors="backslashreplace")
+    return name

@@ -1,4 +1,4 @@
-"""Atoms in the format in which SAEDashboard hands features to Neuronpedia.
+"""Write atoms in the format in which SAEDashboard hands features to Neuronpedia.
 
 The format is that of the public source of SAEDashboard (github.com/jbloomAus/SAEDashboard): the classes
 `NeuronpediaDashboardBatch`, `...Feature` and `...Activation` of `sae_dashboard/neuronpedia/neuronpedia_dashboard.py`,
@@ -18,16 +18,24 @@ explanations have the columns that Neuronpedia exports and imports (github.com/h
 - Position 0 and special tokens are not encoded; their value is 0.
 """
 
+import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from tqdm.auto import tqdm
 
+from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.sources import Prompt
-from itda_lightning.evaluation.held_out_codes import POSITION, ROW, HeldOutCodes
+from itda_lightning.errors import InputError
+from itda_lightning.evaluation.held_out_codes import POSITION, ROW, HeldOutCodes, codes_of, evenly
+from itda_lightning.evaluation.logit_effects import Unembedding, token_texts
 
 DECIMALS = 3  # SAEDashboard's
 VECTOR_DECIMALS = 6
@@ -48,13 +56,7 @@ NO_LOGITS: dict[str, list[Any]] = {
 
 
 class Place(NamedTuple):
-    """The place of features on Neuronpedia.
-
-    Attributes:
-        model_id: Neuronpedia's name of the model, such as gpt2-small.
-        layer: the layer of the hook point.
-        sae_set: the name of the set of sources, without the layer.
-    """
+    """The place of features on Neuronpedia: its name of the model, the layer, and the set of sources without it."""
 
     model_id: str
     layer: int
@@ -84,15 +86,8 @@ def feature(
 ) -> dict[str, Any]:
     """Describe one atom as a feature.
 
-    Args:
-        atom: its index.
-        direction: (d,) the atom.
-        codes: codes of the held-out tokens.
-        rows: the text of every token of the held-out rows.
-        logits: its table from ``logit_tables``, or ``NO_LOGITS``.
-        dataset: the name of the documents.
-        top: number of top activations to show.
-        per_interval: number of examples to show per interval of coefficients, evenly spread over the tokens.
+    ``rows`` are the texts of the tokens of the held-out rows, ``logits`` come from ``logit_tables`` or are
+    ``NO_LOGITS``. Examples of an interval of coefficients are evenly spread over its tokens.
     """
     _, coefficients = codes.of(atom)
     ((heights, middles),) = _histograms(coefficients[None]) if len(coefficients) else [([], [])]
@@ -137,12 +132,7 @@ def explanation(place: Place, atom: int, prompt: Prompt, cosine: float | None = 
 
 
 def logit_tables(logits: Float[Tensor, "m tokens"], texts: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
-    """Make the fields of logits of every atom; all atoms at once, since vocabularies are large.
-
-    Args:
-        logits: (m, tokens) addition of each atom to the logit of every token.
-        texts: the text of every token.
-    """
+    """Make the fields of logits of every atom, from what it adds to the logit of every token and the tokens' texts."""
     count = min(TOKENS, len(texts))
     negative, positive = logits.topk(count, largest=False), logits.topk(count)
     columns = (negative.indices, negative.values, positive.indices, positive.values)
@@ -158,7 +148,7 @@ def logit_tables(logits: Float[Tensor, "m tokens"], texts: Sequence[str]) -> Ite
 
 
 def _histograms(values: Float[Tensor, "m n"]) -> Iterator[tuple[list[float], list[float]]]:
-    """Count each row's values in equal bins from its smallest to its largest; return counts and middles of the bins."""
+    """Count each row's values in equal bins from its smallest to its largest; yield counts and middles of the bins."""
     low, high = values.aminmax(dim=1, keepdim=True)
     width = ((high - low) / HISTOGRAM_BINS).clamp(min=torch.finfo(values.dtype).tiny)
     bins = ((values - low) / width).long().clamp(0, HISTOGRAM_BINS - 1)
@@ -173,46 +163,95 @@ def _activations(
     tokens, coefficients = codes.of(atom)
     if not len(tokens):
         return []
+
+    def example(token: Int[Tensor, ""], bin_min: float, bin_max: float, bin_contains: float) -> dict[str, Any]:
+        row, position = codes.sources[token, [ROW, POSITION]].tolist()
+        return {
+            "bin_min": round(bin_min, DECIMALS),
+            "bin_max": round(bin_max, DECIMALS),
+            "bin_contains": bin_contains,
+            "tokens": list(rows[row]),
+            "values": _rounded(codes.in_row(atom, row, len(rows[row]))),
+            "qualifying_token_index": position,
+        }
+
     largest = coefficients.abs().argsort(descending=True, stable=True)[:top]
-    shown = [
-        _example(atom, codes, rows, token, TOP_BIN, float(coefficients.abs().max()), TOP_BIN)
-        for token in tokens[largest]
-    ]
+    shown = [example(token, TOP_BIN, float(coefficients.abs().max()), TOP_BIN) for token in tokens[largest]]
     low, high = min(0.0, float(coefficients.min())), max(0.0, float(coefficients.max()))
     edges = torch.linspace(low, high, INTERVALS + 1, dtype=torch.float64)
     interval = (torch.searchsorted(edges, coefficients) - 1).clamp(0, INTERVALS - 1)
     for part in reversed(range(INTERVALS)):
         inside = tokens[interval == part]
         share = len(inside) / codes.n_tokens
-        for token in inside[_evenly(len(inside), per_interval)]:
-            shown.append(_example(atom, codes, rows, token, float(edges[part]), float(edges[part + 1]), share))
+        for token in inside[evenly(len(inside), per_interval)]:
+            shown.append(example(token, float(edges[part]), float(edges[part + 1]), share))
     return shown
-
-
-def _example(
-    atom: int,
-    codes: HeldOutCodes,
-    rows: Sequence[Sequence[str]],
-    token: Int[Tensor, ""],
-    bin_min: float,
-    bin_max: float,
-    bin_contains: float,
-) -> dict[str, Any]:
-    row, position = codes.sources[token, [ROW, POSITION]].tolist()
-    return {
-        "bin_min": round(bin_min, DECIMALS),
-        "bin_max": round(bin_max, DECIMALS),
-        "bin_contains": bin_contains,
-        "tokens": list(rows[row]),
-        "values": _rounded(codes.in_row(atom, row, len(rows[row]))),
-        "qualifying_token_index": position,
-    }
-
-
-def _evenly(n: int, most: int) -> Int[Tensor, " m"]:
-    m = min(n, most)
-    return torch.arange(m) * n // max(m, 1)
 
 
 def _rounded(values: Float[Tensor, " n"], decimals: int = DECIMALS) -> list[float]:
     return [round(value, decimals) for value in values.tolist()]
+
+
+def place_of(
+    data: ActivationsDataModule, hook_name: str, model_id: str | None, layer: int | None, sae_set: str
+) -> Place:
+    """Complete a place from the names of the model and the hook point, or raise InputError if that names no layer."""
+    if layer is None:
+        match = re.search(r"\.(\d+)(?:\.|$)", hook_name)
+        if match is None:
+            raise InputError(f"the hook point {hook_name!r} does not say its layer: give --layer")
+        layer = int(match[1])
+    return Place(model_id or Path(data.model_name.name.rpartition(":")[2]).name, layer, sae_set)
+
+
+def write_features(
+    directory: Path,
+    place: Place,
+    dictionary: Dictionary,
+    data: ActivationsDataModule,
+    hook_name: str,
+    atoms_per_batch: int,
+    *,
+    top: int,
+    per_interval: int,
+) -> None:
+    """Measure all atoms on the held-out activations and write their features, and explanations if prompts are known.
+
+    Raises:
+        InputError: activations of another width than the atoms, or none that can be used.
+    """
+    batches = data.heldout_batches(hook_name, d_in=dictionary.d_in, description="Held-out activations")
+    codes = codes_of(dictionary, batches)
+    rows, dataset = data.rows("heldout"), data.hparams["dataset"]
+    texts = [rows.pieces(row) for row in range(len(rows))]
+    unembedding = Unembedding.of(data.language_model, hook_name)
+    vocabulary = token_texts(data.tokenizer, range(unembedding.n_tokens)) if unembedding is not None else []
+    with tqdm(total=dictionary.n_atoms, desc="Atoms", unit=" atoms") as bar:
+        for number, atoms in enumerate(torch.arange(dictionary.n_atoms).split(atoms_per_batch)):
+            directions = dictionary.atoms[atoms.to(dictionary.atoms.device)]
+            tables = [NO_LOGITS] * len(atoms)
+            if unembedding is not None:
+                tables = list(logit_tables(unembedding.logits(directions), vocabulary))
+            features = []
+            for atom, direction, table in zip(atoms.tolist(), directions.cpu(), tables, strict=True):
+                features.append(
+                    feature(atom, direction, codes, texts, table, dataset, top=top, per_interval=per_interval)
+                )
+                bar.update()
+            (directory / f"batch-{number}.json").write_text(_json(batch(place, features)), encoding="utf-8")
+            _write_explanations(directory / "explanations" / f"batch-{number}.jsonl", place, dictionary, atoms.tolist())
+
+
+def _write_explanations(path: Path, place: Place, dictionary: Dictionary, atoms: list[int]) -> None:
+    prompts, cosines = dictionary.prompts, dictionary.cosines
+    if prompts is None:
+        return
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        for atom in atoms:
+            cosine = None if cosines is None else float(cosines[atom])
+            file.write(f"{_json(explanation(place, atom, prompts[atom], cosine))}\n")
+
+
+def _json(content: dict[str, Any]) -> str:
+    return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))

@@ -30,13 +30,7 @@ EVALUATED = (
 def measure_for_page(
     dictionary: Dictionary, data: ActivationsDataModule, hook_name: str, evaluation: dict[str, float]
 ) -> RunResults:
-    """Measure a dictionary on held-out activations, in one pass.
-
-    Args:
-        dictionary: the dictionary.
-        data: reads the held-out activations.
-        hook_name: the hook point.
-        evaluation: metrics of an evaluation of the dictionary; empty without one.
+    """Measure a dictionary on held-out activations, in one pass; metrics of an ``evaluation`` are shown beside.
 
     Raises:
         InputError: activations of another width than the atoms, or none that can be used.

@@ -1,8 +1,10 @@
-"""SAELens's evals on held-out documents, with position 0 masked and a fresh store each time."""
+"""SAELens's evals on held-out documents, with position 0 masked and a fresh store each time, and their JSON file."""
 
+import json
 import logging
 import math
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,15 +12,19 @@ from sae_lens import SAE
 from sae_lens.evals import EvalConfig, run_evals
 from sae_lens.training.activation_scaler import ActivationScaler
 
+from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.harvesting import make_store
 from itda_lightning.activations.models.language_model import LanguageModel
 from itda_lightning.activations.text.rows import Rows
 from itda_lightning.activations.text.tokenizer import Tokenizer, special_ids, special_tokens
 from itda_lightning.errors import InputError
+from itda_lightning.evaluation.entries import Entry
 from itda_lightning.machine.checks import check_at_least
+from itda_lightning.machine.versions import versions_and_hardware
 
 logger = logging.getLogger(__name__)
 
+EVALUATION = "evaluation.json"
 # The metrics in the order shown; others of SAELens follow. Its `explained_variance_legacy` is left out: it is a mean of
 # ratios with the variance of one batch, so it depends on the batch size.
 ORDER = (
@@ -35,7 +41,6 @@ ORDER = (
     "cossim",
     "l0",
 )
-LEFT_OUT = ("explained_variance_legacy",)
 
 
 def rows_for_evals(rows: Rows, tokenizer: Tokenizer) -> Rows:
@@ -91,10 +96,8 @@ def evaluate_sae(
             whole model; None for all.
 
     Returns:
-        Metrics under SAELens's names (``ce_loss_score``, ``ce_loss_with_sae``, ``ce_loss_without_sae``,
-        ``ce_loss_with_ablation``, ``kl_div_score``, ..., ``l0``, ``explained_variance``, ``cossim``, ``l2_ratio``),
-        with ``fvu = 1 - explained_variance``, ``tokens_evaluated`` and ``loss_tokens_evaluated``; those that are not
-        finite are left out. And lists with one number per atom (``feature_density``, ...).
+        Finite metrics under SAELens's names, with ``fvu = 1 - explained_variance``, ``tokens_evaluated`` and
+        ``loss_tokens_evaluated``; and lists with one number per atom (``feature_density``, ...).
 
     Raises:
         InputError: an SAE of another width or hook point, or with an activation normalisation that must be folded; no
@@ -109,24 +112,19 @@ def evaluate_sae(
     check_at_least(1, {"model_batch_size": model_batch_size, "rows": n_loss_rows})
     metrics: dict[str, float] = {}
     per_atom: dict[str, list[float]] = {}
-    for n_rows, settings in (
-        (n_loss_rows, {"compute_kl": True, "compute_ce_loss": True}),
-        (
-            len(rows),
-            {
-                "compute_l2_norms": True,
-                "compute_sparsity_metrics": True,
-                "compute_variance_metrics": True,
-                "compute_featurewise_density_statistics": True,
-            },
-        ),
-    ):
+    of_all = (
+        "compute_l2_norms",
+        "compute_sparsity_metrics",
+        "compute_variance_metrics",
+        "compute_featurewise_density_statistics",
+    )
+    for n_rows, computed in ((n_loss_rows, ("compute_kl", "compute_ce_loss")), (len(rows), of_all)):
         batch = max(size for size in range(1, min(model_batch_size, n_rows) + 1) if n_rows % size == 0)
         config = EvalConfig(
             batch_size_prompts=batch,
             n_eval_reconstruction_batches=n_rows // batch,
             n_eval_sparsity_variance_batches=n_rows // batch,
-            **settings,
+            **dict.fromkeys(computed, True),
         )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="To copy construct from a tensor")
@@ -143,10 +141,41 @@ def evaluate_sae(
             metrics |= {} if group == "token_stats" else values
         per_atom |= lists
     metrics["fvu"] = 1.0 - metrics["explained_variance"]
-    ordered = {key: metrics[key] for key in (*ORDER, *metrics) if key in metrics and key not in LEFT_OUT}
+    ordered = {key: metrics[key] for key in (*ORDER, *metrics) if key in metrics and key != "explained_variance_legacy"}
     tokens = {
         "tokens_evaluated": len(rows) * rows.context_size,
         "loss_tokens_evaluated": n_loss_rows * rows.context_size,
     }
     finite = {key: float(value) for key, value in ordered.items() if math.isfinite(float(value))}
     return {**finite, **tokens}, per_atom
+
+
+def evaluation_content(
+    entry: Entry, data: ActivationsDataModule, metrics: dict[str, float | int], seconds: float
+) -> dict[str, Any]:
+    """Return the content of the file of an evaluation, which took so many seconds."""
+    rows = data.rows("heldout")
+    return {
+        "dictionary": entry.name,
+        "architecture": entry.sae.cfg.architecture(),
+        "hook_name": entry.sae.cfg.metadata.hook_name,
+        "model": data.model_name.name,
+        "model_fingerprint": data.model_name.fingerprint(),
+        "dataset": {"name": data.hparams["dataset"], "fingerprint": rows.dataset, "rows": rows.fingerprint()},
+        "metrics": metrics,
+        "seconds": seconds,
+        "versions": versions_and_hardware(),
+    }
+
+
+def read_metrics(path: Path) -> dict[str, float]:
+    """Return the metrics of an evaluation, none if the file does not exist. Raises InputError for a damaged file."""
+    if not path.exists():
+        return {}
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))["metrics"]
+        return {str(name): value for name, value in metrics.items() if isinstance(value, (int, float))}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} is not what evaluate writes ({type(error).__name__}: {error}): evaluate the run again or remove it"
+        ) from error

@@ -21,16 +21,10 @@ SEED = 0
 
 
 class UsageMeter:
-    """Count what held-out activations use each atom for.
+    """Count what held-out activations use each atom of a dictionary, which may be on any device, for.
 
-    Args:
-        dictionary: encodes the activations; on any device.
-        ranges: number of equal ranges of coefficients of one sign, from 0 to the atom's limit.
-        examples_per_range: number of tokens to show per range, drawn at random.
-        top: number of tokens with the largest ``|coefficient|`` to show.
-
-    Raises:
-        InputError: fewer than one range.
+    Coefficients of either sign have ``ranges`` equal ranges from 0 to the atom's limit, each with examples drawn at
+    random; ``top`` are the examples with the largest ``|coefficient|``. Raises InputError for fewer than one range.
     """
 
     def __init__(self, dictionary: Dictionary, *, ranges: int = 4, examples_per_range: int = 3, top: int = 5) -> None:
@@ -42,11 +36,7 @@ class UsageMeter:
         self._codes = CodesMeter(dictionary.n_atoms)
 
     def update(self, x: Float[Tensor, "batch d"], table: Int[Tensor, "batch 6"]) -> None:
-        """Encode a batch (batch, d) with its sources (batch, 6).
-
-        Raises:
-            ValueError: activations of another width than the atoms, or non-finite ones.
-        """
+        """Encode a batch with its sources. Raises ValueError for another width than the atoms', or non-finite rows."""
         x = x.to(self.dictionary.bias.device)
         code = self.dictionary.encode(x).distinct()
         l0 = (code.support >= 0).sum(-1)
@@ -55,10 +45,7 @@ class UsageMeter:
         self._codes.update([used_of(code)], table)
 
     def compute(self, prompt_of: Callable[[Source], Prompt]) -> Usage:
-        """Return the usage so far.
-
-        Args:
-            prompt_of: the text to show for a source; called once per source among the examples.
+        """Return the usage so far; ``prompt_of`` is called once per source among the examples.
 
         Raises:
             InputError: no activations.
@@ -73,7 +60,12 @@ class UsageMeter:
         )
 
     def _atoms(self, codes: HeldOutCodes, prompt_of: Callable[[Source], Prompt]) -> Iterator[AtomUsage]:
-        example = _examples_of(codes, prompt_of)
+        table, token, activation = codes.sources.numpy(), codes.token.numpy(), codes.activation.numpy()
+        prompt_once = functools.cache(prompt_of)
+
+        def example(use: int) -> Example:
+            return Example(float(activation[use]), prompt_once(Source(*table[token[use]].tolist())))
+
         sources, prompts = self.dictionary.sources, self.dictionary.prompts
         half = self.ranges * BINS_PER_RANGE
         # The highest of a random number per token: a uniform sample of each range.
@@ -117,10 +109,3 @@ class UsageMeter:
                 examples = [example(use) for use in drawn[part] if use >= 0 and use not in largest]
                 examples.sort(key=lambda shown: -abs(shown.coefficient))
                 yield CoefficientRange(low, high, count, tuple(examples))
-
-
-def _examples_of(codes: HeldOutCodes, prompt_of: Callable[[Source], Prompt]) -> Callable[[int], Example]:
-    """Make the function that turns a use into an example; the prompt of a source is looked up once."""
-    sources, token, activation = codes.sources.numpy(), codes.token.numpy(), codes.activation.numpy()
-    prompt_once = functools.cache(prompt_of)
-    return lambda use: Example(float(activation[use]), prompt_once(Source(*sources[token[use]].tolist())))

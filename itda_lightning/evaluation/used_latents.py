@@ -18,13 +18,7 @@ BLOCK_NUMBERS = 2**24
 
 
 class Used(NamedTuple):
-    """Entries of codes that are not zero, by token and all on the CPU.
-
-    Attributes:
-        token: (uses,) int64 index of the activation, never falling.
-        latent: (uses,) int64.
-        activation: (uses,) float64, for an ITDA the coefficient with its sign.
-    """
+    """Entries of codes that are not zero, by token and all on the CPU; those of an ITDA keep their sign."""
 
     token: Int[Tensor, " uses"]
     latent: Int[Tensor, " uses"]
@@ -32,7 +26,7 @@ class Used(NamedTuple):
 
 
 def directions_of(entry: Entry) -> Float[Tensor, "n d"]:
-    """Return the (n, d) directions that the latents write: the atoms of an ITDA, or an SAE's decoder rows."""
+    """Return the directions that the latents write: the atoms of an ITDA, or an SAE's decoder rows."""
     return entry.dictionary.atoms.detach() if entry.dictionary is not None else decoder_rows(entry.sae)
 
 
@@ -45,45 +39,32 @@ def used_of(code: SparseCode, start: int = 0) -> Used:
 
 
 def used_latents(entry: Entry, x: Float[Tensor, "batch d"], block_numbers: int = BLOCK_NUMBERS) -> Iterator[Used]:
-    """Encode activations in blocks, so that the dense codes of an SAE never take more than ``block_numbers`` numbers.
+    """Encode in blocks, so that dense codes never take more than ``block_numbers`` numbers; yield the uses of each.
 
-    Args:
-        entry: encodes the activations; latents are the rows of ``directions_of``, and re-picks of an atom are summed.
-        x: (batch, d) activations.
-        block_numbers: the size of a block.
-
-    Yields:
-        The uses of each block; ``token`` counts within the whole of x.
+    Latents are the rows of ``directions_of``, re-picks of an atom are summed, tokens count within the whole of x.
     """
-    yield from (used for used, _ in _encoded(entry, x, block_numbers, decode=False))
+    yield from (used for used, _ in used_with_reconstructions(entry, x, block_numbers, decode=False))
 
 
 def used_with_reconstructions(
-    entry: Entry, x: Float[Tensor, "batch d"], block_numbers: int = BLOCK_NUMBERS
+    entry: Entry, x: Float[Tensor, "batch d"], block_numbers: int = BLOCK_NUMBERS, *, decode: bool = True
 ) -> Iterator[tuple[Used, Float[Tensor, "block d"]]]:
-    """Encode as ``used_latents`` and decode each block; reconstructions are float64 on the CPU."""
-    yield from ((used, x_hat.double().cpu()) for used, x_hat in _encoded(entry, x, block_numbers, decode=True))
-
-
-def _encoded(
-    entry: Entry, x: Float[Tensor, "batch d"], block_numbers: int, decode: bool
-) -> Iterator[tuple[Used, Float[Tensor, "block d"]]]:
-    """Encode in blocks; without ``decode`` the activations stand in place of their reconstructions."""
+    """Encode as ``used_latents`` and decode each block in float64 on the CPU; without ``decode`` yield it unchanged."""
     dictionary, sae = entry.dictionary, entry.sae
-    width = dictionary.k**2 if dictionary is not None else len(decoder_rows(sae))
-    device = dictionary.bias.device if dictionary is not None else decoder_rows(sae).device
-    block = max(1, block_numbers // width)
+    directions = directions_of(entry)
+    block = max(1, block_numbers // (dictionary.k**2 if dictionary is not None else len(directions)))
     for start in range(0, len(x), block):
-        part = x[start : start + block].to(device)
+        part = x[start : start + block].to(directions.device)
         if dictionary is not None:
             code = dictionary.encode(part)
-            yield used_of(code, start), dictionary.decode(code) if decode else part
+            used, x_hat = used_of(code, start), dictionary.decode(code) if decode else part
         else:
             with torch.no_grad(), _flat_inputs(sae):
                 dense = sae.encode(part)
                 x_hat = sae.decode(dense) if decode else part
             token, latent = dense.nonzero(as_tuple=True)
-            yield Used(token.cpu() + start, latent.cpu(), dense[token, latent].double().cpu()), x_hat
+            used = Used(token.cpu() + start, latent.cpu(), dense[token, latent].double().cpu())
+        yield used, x_hat.double().cpu() if decode else part
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from torch.nn.functional import cosine_similarity
 
 from benchmarks.quality import labels as script
 from benchmarks.results import Study, describe
-from itda_lightning.comparison.latent_usage import LatentUsageMeter
+from itda_lightning.comparison.latents import LatentUsageMeter
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.data_of import data_for
 from itda_lightning.evaluation.entries import Entry, load_entry

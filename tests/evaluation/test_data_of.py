@@ -9,7 +9,7 @@ import yaml
 
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
-from itda_lightning.evaluation.data_of import add_prompts, data_for, hook_point
+from itda_lightning.evaluation.data_of import add_prompts, data_for, load_with_data
 from itda_lightning.fitting.loading import load_dictionary
 from tests.runs import CONTEXT, HOOK, OTHER_HOOK, VALIDATION_ROWS
 from tests.tiny_model import save_weights
@@ -113,12 +113,16 @@ def test_a_model_that_was_moved_is_taken_with_a_warning(dictionary, config, tiny
     assert "is unknown" in caplog.text
 
 
-def test_the_hook_point_of_a_dictionary(dictionary):
-    assert hook_point(dictionary, None, "it") == HOOK
-    bare = Dictionary(dictionary.atoms, k=2)
-    assert hook_point(bare, OTHER_HOOK, "it") == OTHER_HOOK
-    with pytest.raises(InputError, match="it does not name its hook point: give --hook_name"):
-        hook_point(bare, None, "it")
+def test_the_hook_point_of_a_dictionary(dictionary, config, tiny_run, tmp_path):
+    loaded, hook, data = load_with_data(str(tiny_run), None, None, "cpu")
+    assert torch.equal(loaded.atoms, dictionary.atoms)
+    assert (hook, data.hook_names) == (HOOK, [HOOK])
+    bare = tmp_path / "bare"
+    Dictionary(dictionary.atoms, k=2).save(bare)
+    _, hook, data = load_with_data(str(bare), OTHER_HOOK, config(), "cpu")
+    assert (hook, data.hook_names) == (OTHER_HOOK, [OTHER_HOOK])
+    with pytest.raises(InputError, match="bare does not name its hook point: give --hook_name"):
+        load_with_data(str(bare), None, config(), "cpu")
 
 
 def test_the_atoms_of_a_checkpoint_get_their_prompts_back(dictionary, tiny_run):
