@@ -2,13 +2,13 @@
 
 import dataclasses
 import time
+from collections import deque
 from functools import cached_property
 
 import torch
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.harvesting import harvest
-from itda_lightning.activations.text.rows import Rows
 from itda_lightning.comparison.candidates import Candidate, encoding_of
 from itda_lightning.comparison.comparison_settings import ComparisonSettings
 from itda_lightning.comparison.losses import LossMeter
@@ -31,10 +31,6 @@ class Bench:
     """The held-out tokens of a comparison, the model and the measures.
 
     The model is loaded for the first entry that needs it, so never if all rows are taken over.
-
-    Args:
-        data: the activations, at a single hook point.
-        settings: the losses and probes to measure.
 
     Raises:
         InputError: several hook points, or too few held-out tokens for the losses or for an error.
@@ -87,9 +83,9 @@ class Bench:
             entry.dictionary.to(device)
         measures, densities = measure_reconstruction(entry, self.data, self.hook_name)
         measures |= self._losses.measure(entry.sae)
-        ordered = {key: measures[key] for key in MEASURES}
+        measures = {key: measures[key] for key in MEASURES}
         if self.settings.probes is not None:
-            ordered |= measure_probing(entry.sae, self.data.language_model, self.hook_name, self.settings.probes)
+            measures |= measure_probing(entry.sae, self.data.language_model, self.hook_name, self.settings.probes)
         read = candidate.cost.activations_read
         cost = dataclasses.replace(
             candidate.cost,
@@ -105,7 +101,7 @@ class Bench:
             settings=candidate.settings,
             tokens_hash=self.tokens_hash,
             identity=identity,
-            measures=ordered,
+            measures=measures,
             cost=cost,
             densities=tuple(densities.tolist()),
             curve=candidate.curve,
@@ -120,12 +116,10 @@ class Bench:
     @cached_property
     def _harvest_seconds_each(self) -> float:
         """The seconds per activation of a harvest, measured now: a cache does not record them."""
-        rows: Rows = self.data.rows("heldout")
+        rows, batch = self.data.rows("heldout"), self.data.hparams["model_batch_size"]
         stop = min(TIMED_ROWS, len(rows))
-        batch = self.data.hparams["model_batch_size"]
-        for part in harvest(self.data.language_model, rows, batch, 0, min(batch, stop)):
-            del part  # the first pass of a model is slower than later ones
+        # The first pass of a model is slower than later ones. No part is kept.
+        deque(harvest(self.data.language_model, rows, batch, 0, min(batch, stop)), maxlen=0)
         start = time.perf_counter()
-        for part in harvest(self.data.language_model, rows, batch, 0, stop):
-            del part
+        deque(harvest(self.data.language_model, rows, batch, 0, stop), maxlen=0)
         return (time.perf_counter() - start) / int(rows.kept[:stop].sum())

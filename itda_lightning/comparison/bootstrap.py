@@ -1,5 +1,6 @@
-"""Standard errors by resampling documents (the bootstrap of Efron 1979, by clusters)."""
+"""Sums over documents and their standard errors by resampling documents (the bootstrap of Efron 1979, by clusters)."""
 
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
@@ -7,40 +8,25 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from itda_lightning.errors import InputError
+from itda_lightning.results.comparison import Estimate
 
-GROUPS = 16
+# Resamples in a comparison, and resampled sums that are formed at a time: (resamples, width) numbers.
+RESAMPLES, BLOCK_NUMBERS = 1000, 2**22
 
 
 class DocumentGroups:
-    """Documents dealt into groups at random, as evenly as possible, which are drawn with replacement.
+    """The documents of tokens dealt into groups at random, as evenly as possible, which are drawn with replacement.
 
     Tokens of one document resemble each other, so documents are resampled, not tokens. Statistics of megabytes cannot
     be kept for every document, so whole groups are drawn: with G groups a standard error is itself off by about a share
-    1 / sqrt(2 G), and too small by about 1 / (2 G).
+    1 / sqrt(2 G), and too small by about 1 / (2 G). ``groups=None`` makes one group per document; without resamples
+    there is one group.
 
-    Attributes:
-        documents: (documents,) int64, sorted.
-        n_groups: number of groups; 1 without resamples.
+    Raises:
+        InputError: resamples of fewer than two documents, which have no standard error.
     """
 
-    def __init__(
-        self,
-        documents: Int[Tensor, " tokens"],
-        resamples: int,
-        groups: int | None = GROUPS,
-        seed: int = 0,
-    ) -> None:
-        """Deal the documents of tokens into groups.
-
-        Args:
-            documents: (tokens,) the document of each token.
-            resamples: number of resamples.
-            groups: number of groups; None for one group per document.
-            seed: seed of the groups and of the resampling.
-
-        Raises:
-            InputError: resamples of fewer than two documents, which have no standard error.
-        """
+    def __init__(self, documents: Int[Tensor, " tokens"], resamples: int, groups: int | None = 16) -> None:
         self.documents = documents.unique()
         self.resamples = resamples
         count = len(self.documents)
@@ -49,23 +35,22 @@ class DocumentGroups:
                 f"the tokens are of {count} document, so no standard error can be computed: "
                 "raise data.validation_tokens, and data.training_tokens if sources are compared"
             )
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(0)
         if groups is None:
             self.n_groups, self._group = count, torch.arange(count)
         else:
             self.n_groups = min(groups, count) if resamples else 1
-            order = torch.randperm(count, generator=self._generator)
-            self._group = torch.arange(count)[order] % self.n_groups
+            self._group = torch.randperm(count, generator=self._generator) % self.n_groups
 
     @cached_property
     def times(self) -> Int[Tensor, "resamples groups"]:
-        """(resamples, groups) int64, how often each resample draws each group."""
+        """How often each resample draws each group."""
         shape = (self.resamples, self.n_groups)
         drawn = torch.randint(self.n_groups, shape, generator=self._generator)
         return torch.zeros(shape, dtype=torch.int64).scatter_add_(1, drawn, torch.ones_like(drawn))
 
     def of(self, documents: Int[Tensor, " tokens"]) -> Int[Tensor, " tokens"]:
-        """Return the group (tokens,) of each token, by its document, which must be known."""
+        """Return the group of each token by its document, which must be known."""
         return self._group[torch.searchsorted(self.documents, documents.contiguous())]
 
     def sums(self, documents: Int[Tensor, " tokens"], values: Float[Tensor, " tokens"]) -> Float[Tensor, " groups"]:
@@ -86,3 +71,37 @@ def standard_error(resampled: Float[Tensor, "resamples ..."]) -> Float[Tensor, "
     if len(resampled) < 2:
         return torch.full(resampled.shape[1:], torch.nan, dtype=torch.float64)
     return resampled.std(0)
+
+
+class DocumentSums:
+    """Running sums by name over the tokens of each document, numbers or vectors in float64.
+
+    All sums of the same documents share their resamples, so the standard errors of several entries compare.
+    Raises InputError for tokens of a single document.
+    """
+
+    def __init__(self, documents: Int[Tensor, " tokens"]) -> None:
+        self.documents = DocumentGroups(documents, RESAMPLES, groups=None)
+        self.sums: dict[str, Tensor] = {}
+
+    def update(self, document: Int[Tensor, " tokens"], **values: Float[Tensor, "tokens ..."]) -> None:
+        """Add the values of tokens of known documents."""
+        index = self.documents.of(document)
+        for name, value in values.items():
+            if name not in self.sums:
+                self.sums[name] = torch.zeros(self.documents.n_groups, *value.shape[1:], dtype=torch.float64)
+            self.sums[name].index_add_(0, index, value.double().cpu())
+
+    def estimate(self, statistic: Callable[..., Tensor], *names: str) -> Estimate:
+        """Compute a statistic of the sums over all documents, with its standard error.
+
+        ``statistic`` takes the named sums with a leading axis of resamples and returns one number per resample.
+        """
+        parts = [self.sums[name] for name in names]
+        value = float(statistic(*(part.sum(0, keepdim=True) for part in parts)))
+        width = sum(part[0].numel() for part in parts)
+        resampled = [
+            statistic(*(torch.tensordot(times.double(), part, dims=1) for part in parts))
+            for times in self.documents.times.split(max(1, BLOCK_NUMBERS // width))
+        ]
+        return Estimate(value, float(standard_error(torch.cat(resampled))))

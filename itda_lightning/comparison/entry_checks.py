@@ -7,6 +7,7 @@ from itda_lightning.activations.models.language_model import LanguageModelName
 from itda_lightning.comparison.comparison_settings import ComparisonSettings, EntrySettings
 from itda_lightning.comparison.probing_data import load_datasets
 from itda_lightning.errors import InputError
+from itda_lightning.evaluation.data_of import models_agree
 from itda_lightning.evaluation.entries import Entry, load_entry
 from itda_lightning.saelens.anatomy import is_of_dictionary
 
@@ -28,7 +29,10 @@ def check_entries(settings: ComparisonSettings, data: ActivationsDataModule, hoo
         reasons = _problems_of_settings(entry, data)
         if entry.way == "load":
             try:
-                loaded = _load(str(entry.load), hook_name)
+                try:  # any hook point, so that another than the comparison's is named as such
+                    loaded = load_entry(str(entry.load))
+                except InputError:  # it has several hook points, or names none; whatever else is wrong fails again
+                    loaded = load_entry(str(entry.load), hook_name)
             except InputError as error:
                 reasons.append(str(error))
             else:
@@ -58,27 +62,12 @@ def _problems_of_settings(entry: EntrySettings, data: ActivationsDataModule) -> 
     return problems
 
 
-def _load(reference: str, hook_name: str) -> Entry:
-    """Load an entry of any hook point, so that another than the comparison's is named as such."""
-    try:
-        return load_entry(reference)
-    except InputError:  # it has several hook points, or names none; whatever else is wrong fails again
-        return load_entry(reference, hook_name)
-
-
 def differences(
     entry: Entry, data: ActivationsDataModule, hook_name: str, width: int, same_model: bool = False
 ) -> list[str]:
-    """List what differs between an entry's activations and those compared: hook point, model and preprocessing.
+    """List what differs between an entry's activations and those compared, one sentence per difference.
 
-    Args:
-        entry: what is loaded.
-        data: the comparison's data.
-        hook_name, width: the hook point that is compared, and its d_in.
-        same_model: do not compare the names of the models.
-
-    Returns:
-        One sentence per difference; none if the entry can be measured on these activations.
+    With ``same_model`` the names of the models are not compared.
     """
     metadata, problems = entry.sae.cfg.metadata, []
     if metadata.hook_name != hook_name:
@@ -86,7 +75,7 @@ def differences(
     if entry.sae.cfg.d_in != width:
         problems.append(f"it has d_in {entry.sae.cfg.d_in}, the activations at {hook_name} have {width} dimensions")
     model = _model_of(entry)
-    if model is not None and not same_model and not _same_model(model, data.model_name):
+    if model is not None and not same_model and not models_agree(model, data.model_name):
         problems.append(
             f"it is of the model {_named(model)}, not {_named(data.model_name)} "
             "(if they are the same, set same_model: true)"
@@ -111,16 +100,6 @@ def _model_of(entry: Entry) -> LanguageModelName | None:
     settings: dict[str, Any] = metadata.get("data") or {}
     name = settings.get("model") or entry.sae.cfg.metadata.model_name
     return None if name is None else LanguageModelName(name, revision=settings.get("model_revision"))
-
-
-def _same_model(one: LanguageModelName, other: LanguageModelName) -> bool:
-    """Compare two models by name, then by their files: a model that was moved or has an alias is the same."""
-    if (one.name, one.revision) == (other.name, other.revision):
-        return True
-    try:
-        return one.fingerprint() == other.fingerprint()
-    except InputError:
-        return False
 
 
 def _named(model: LanguageModelName) -> str:

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from itda_lightning.activations.models.language_model import LanguageModel
 from itda_lightning.activations.text.rows import Rows
-from itda_lightning.comparison.document_sums import DocumentSums
+from itda_lightning.comparison.bootstrap import DocumentSums
 from itda_lightning.errors import InputError
 from itda_lightning.results.comparison import Estimate
 
@@ -23,19 +23,13 @@ KEPT_SHARE = 1 / 8
 class LossMeter:
     """Losses of a model on the same rows, with its activations at a hook point unchanged, replaced, or ablated.
 
-    Args:
-        language_model: the model.
-        rows: the rows it reads. Activations that are not kept (position 0, special tokens) are not replaced, and their
-            predictions do not count.
-        hook_name: where activations are replaced.
-        batch_size: rows in one forward pass.
-
-    Raises:
-        InputError: rows of a single document.
+    Activations that are not kept (position 0, special tokens) are not replaced, and their predictions do not count.
+    Raises InputError for rows of a single document.
     """
 
     def __init__(self, language_model: LanguageModel, rows: Rows, hook_name: str, batch_size: int = 4) -> None:
         self.language_model, self.rows, self.hook_name, self.batch_size = language_model, rows, hook_name, batch_size
+        self._parts = [slice(start, start + batch_size) for start in range(0, len(rows), batch_size)]
         self._device = next(language_model.model.parameters()).device
         self._own: list[Float[Tensor, "batch context vocabulary"]] = []
         self._baseline = self._measure_baseline()
@@ -50,8 +44,7 @@ class LossMeter:
             InputError: reconstructions that are not finite.
         """
         sums = self._new_sums()
-        for start in tqdm(range(0, len(self.rows), self.batch_size), desc="Losses", unit=" batches", leave=False):
-            part = slice(start, start + self.batch_size)
+        for part in tqdm(self._parts, desc="Losses", unit=" batches", leave=False):
             mask = self.rows.kept[part].to(self._device)
 
             def replaced(activations: Tensor, hook: Any, mask: Tensor = mask) -> Tensor:  # noqa: ARG001
@@ -77,8 +70,7 @@ class LossMeter:
 
     def _measure_baseline(self) -> DocumentSums:
         sums = self._new_sums()
-        for start in tqdm(range(0, len(self.rows), self.batch_size), desc="Losses of the model", unit=" batches"):
-            part = slice(start, start + self.batch_size)
+        for part in tqdm(self._parts, desc="Losses of the model", unit=" batches"):
             own = self._logits(part, None)
             # By rows: the last batch may be short, and all batches are kept or none.
             memory = own[0].numel() * own.itemsize * len(self.rows)
@@ -87,10 +79,10 @@ class LossMeter:
             ablated = self._logits(part, lambda activations, hook: torch.zeros_like(activations))  # noqa: ARG005
             self._add(sums, part, "with_ablation", ablated, own)
             self._add(sums, part, "without_sae", own, own)
-            mask = self.rows.kept[part]
-            sums.update(self.rows.document[part][mask], tokens=torch.ones(int(mask.sum())))
-            predicting = mask[:, :-1]
-            sums.update(self.rows.document[part][:, :-1][predicting], predictions=torch.ones(int(predicting.sum())))
+        kept, document = self.rows.kept, self.rows.document
+        sums.update(document[kept], tokens=torch.ones(int(kept.sum())))
+        predicting = kept[:, :-1]
+        sums.update(document[:, :-1][predicting], predictions=torch.ones(int(predicting.sum())))
         return sums
 
     def _new_sums(self) -> DocumentSums:

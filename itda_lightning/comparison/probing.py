@@ -37,8 +37,6 @@ from itda_lightning.saelens.anatomy import decoder_rows
 logger = logging.getLogger(__name__)
 
 ENCODED_AT_A_TIME = 1024
-ALL, DENSE = "all", "dense"
-Scores = dict[str, list[list[tuple[float, float]]]]
 
 
 def measure_probing(
@@ -46,18 +44,11 @@ def measure_probing(
 ) -> dict[str, Estimate]:
     """Measure accuracy and AUC of sparse probes, of a probe on all latents and of a dense one on the activations.
 
-    Args:
-        sae: any SAELens SAE of that hook point.
-        language_model: a model loaded for the hook point.
-        hook_name: the hook point that the SAE reads.
-        settings: the probes and their datasets; its docstring says what they cost.
-
-    Returns:
-        ``probing/k=K`` for every K of ``settings.ks``, ``probing/all`` and ``probing/dense``: shares of test examples
-        classified correctly, with chance at 0.5 (the last two with ``settings.references``); AUCs are under
-        ``probing_auc/``. Values are means over draws and datasets. Errors are standard errors of these means over the
-        draws, with the datasets held fixed: they apply to these datasets, not to others. None with a single seed. All
-        entries share draws and examples.
+    ``probing/k=K`` for every K of ``settings.ks`` and, with ``settings.references``, ``probing/all`` and
+    ``probing/dense`` are shares of test examples classified correctly, with chance at 0.5; AUCs are under
+    ``probing_auc/``. Values are means over draws and datasets. Errors are standard errors of these means over the
+    draws, with the datasets held fixed: they apply to these datasets, not to others. All entries share draws and
+    examples.
 
     Raises:
         InputError: sae-probes is not installed; an unknown dataset or one with too few examples; probes of more latents
@@ -72,9 +63,11 @@ def measure_probing(
     examples = sum(len(dataset.texts) for dataset in datasets)
     logger.info("probing on %d datasets, %d examples, %d draws each", len(datasets), examples, settings.seeds)
     activations = cached_activations(language_model, hook_name, datasets, settings)
-    scores: Scores = {}
+    scores: dict[str, list[list[tuple[float, float]]]] = {}
     for dataset, dense in zip(tqdm(datasets, desc="Probes", unit=" datasets"), activations, strict=True):
-        codes = _encode(sae, dense)
+        with torch.inference_mode():
+            parts = dense.split(ENCODED_AT_A_TIME)
+            codes = torch.cat([sae.encode(part.to(sae.device)).float().cpu() for part in parts])
         reference = dense.flatten(1) if settings.references else None
         for name, pairs in probe_scores(codes, reference, dataset, settings.ks).items():
             scores.setdefault(name, []).append(pairs)
@@ -91,16 +84,9 @@ def probe_scores(
     dataset: ProbeDataset,
     ks: tuple[int, ...],
 ) -> dict[str, list[tuple[float, float]]]:
-    """Train and test every probe on every draw of one dataset.
+    """Train and test every probe on every draw of one dataset; without ``dense`` activations sparse probes only.
 
-    Args:
-        codes: (examples, n) codes of the dataset's examples.
-        dense: (examples, d) their activations; None for sparse probes only.
-        dataset: the examples.
-        ks: sizes of sparse probes.
-
-    Returns:
-        ``k=K`` for every K and, with ``dense``, ``all`` and ``dense`` -> one (accuracy, AUC) per draw.
+    Each name (``k=K``, ``all``, ``dense``) has one (accuracy, AUC) per draw.
     """
     scores: dict[str, list[tuple[float, float]]] = {}
     for seed, (train, test) in enumerate(dataset.draws):
@@ -112,7 +98,7 @@ def probe_scores(
 def estimate(scores: list[list[float]]) -> Estimate:
     """Compute the mean of scores (datasets, draws), all datasets weighted equally, and its standard error over draws.
 
-    The variance is that within the datasets, so differences between easy and hard datasets do not add to it.
+    Differences between easy and hard datasets do not add to the error, which is None for a single draw.
     """
     table = np.asarray(scores)
     n_datasets, n_draws = table.shape
@@ -134,8 +120,8 @@ def _features(
     if dense is None:
         return
     # A latent that is zero in all training examples gets no weight from a probe with a penalty, and would take time.
-    yield ALL, codes[:, (fitted != 0).any(dim=0)].numpy()
-    yield DENSE, dense.numpy()
+    yield "all", codes[:, (fitted != 0).any(dim=0)].numpy()
+    yield "dense", dense.numpy()
 
 
 def _probe(
@@ -144,15 +130,7 @@ def _probe(
     with warnings.catch_warnings():
         # The solver chooses from ten penalties, so one with which it does not converge does no harm.
         warnings.filterwarnings("ignore", message=".*failed to converge")
-        metrics = (
-            sae_probes("utils_training")
-            .find_best_reg(features[train], labels[train], features[test], labels[test], penalty="l2", seed=seed)
-            .metrics
+        probe = sae_probes("utils_training").find_best_reg(
+            features[train], labels[train], features[test], labels[test], penalty="l2", seed=seed
         )
-    return metrics.test_acc, metrics.test_auc
-
-
-@torch.inference_mode()
-def _encode(sae: SAE[Any], activations: Float[Tensor, "examples ..."]) -> Float[Tensor, "examples n"]:
-    parts = [sae.encode(part.to(sae.device)).float().cpu() for part in activations.split(ENCODED_AT_A_TIME)]
-    return torch.cat(parts)
+    return probe.metrics.test_acc, probe.metrics.test_auc

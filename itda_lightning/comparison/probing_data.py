@@ -25,7 +25,7 @@ from itda_lightning.activations.bundled import cache_directory
 from itda_lightning.activations.models.language_model import LanguageModel
 from itda_lightning.activations.text.tokenizer import special_tokens
 from itda_lightning.errors import InputError
-from itda_lightning.machine.atomic_files import explained, write_file
+from itda_lightning.machine.atomic_files import write_file
 from itda_lightning.machine.checks import check_at_least
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,6 @@ DATASETS = (
     "5_hist_fig_ismale",
     "155_athlete_sport_basketball",
 )
-FEWEST_TRAIN, FEWEST_TEST = 4, 2
 TEXTS_AT_A_TIME = 32
 
 
@@ -87,20 +86,12 @@ class ProbeSettings:
         if not self.ks or min(self.ks) < 1:
             raise InputError(f"probes have at least one latent each, got ks={self.ks}")
         check_at_least(1, {"probes.seeds": self.seeds})
-        check_at_least(FEWEST_TRAIN, {"probes.train_examples": self.train_examples})
-        check_at_least(FEWEST_TEST, {"probes.test_examples": self.test_examples})
-        check_at_least(2, {"probes.max_tokens": self.max_tokens})
+        check_at_least(4, {"probes.train_examples": self.train_examples})
+        check_at_least(2, {"probes.test_examples": self.test_examples, "probes.max_tokens": self.max_tokens})
 
 
 class ProbeDataset(NamedTuple):
-    """The examples of one dataset that the draws use.
-
-    Attributes:
-        name: its name in sae-probes.
-        texts: the texts.
-        labels: (texts,) 0 or 1.
-        draws: for each seed the indices of the training and of the test examples.
-    """
+    """The examples of one dataset that the draws use, each draw as indices of its training and of its test examples."""
 
     name: str
     texts: list[str]
@@ -109,11 +100,7 @@ class ProbeDataset(NamedTuple):
 
 
 def sae_probes(module: str = "utils_data") -> Any:
-    """Import a module of sae-probes, by default that of its datasets, which takes seconds to read them all.
-
-    Raises:
-        InputError: sae-probes is not installed.
-    """
+    """Import a module of sae-probes, or raise InputError if it is not installed; reading its datasets takes seconds."""
     try:
         with warnings.catch_warnings():  # it silences warnings of the whole process
             return importlib.import_module(f"sae_probes.{module}")
@@ -165,14 +152,7 @@ def cached_activations(
 ) -> list[Float[Tensor, "examples ..."]]:
     """Load the activations of the last token of every text from the cache, or compute and cache them.
 
-    Args:
-        language_model: a model loaded for ``hook_name``.
-        hook_name: the hook point.
-        datasets: the examples.
-        settings: gives ``max_tokens`` and ``cache_dir``.
-
-    Returns:
-        For each dataset (examples, d) in float32, or (examples, heads, d_head) at a hook point with heads.
+    Those of a hook point with heads are (examples, heads, d_head).
 
     Raises:
         InputError: a cache file that is damaged or cannot be written; a tokenizer without BOS and EOS.
@@ -186,8 +166,6 @@ def cached_activations(
         path = root / f"{dataset.name.replace(' ', '_')}-{key}.safetensors"
         if not path.exists():
             computed = last_token_activations(language_model, hook_name, dataset.texts, settings.max_tokens)
-            with explained(path, "writing"):
-                root.mkdir(parents=True, exist_ok=True)
             write_file(path, partial(save_file, {"activations": computed}))
         try:
             activations.append(load_file(path)["activations"])

@@ -7,14 +7,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.comparison.document_sums import DocumentSums
+from itda_lightning.comparison.bootstrap import DocumentSums
 from itda_lightning.dictionary.reconstruction_error import variance
 from itda_lightning.dictionary.sources import COLUMNS
 from itda_lightning.evaluation.entries import Entry
 from itda_lightning.evaluation.used_latents import directions_of, used_latents, used_with_reconstructions
 from itda_lightning.results.comparison import Estimate
 
-DOCUMENT = COLUMNS.index("document")
 # A latent used by more than this share of the tokens is dense.
 DENSE = 0.1
 TIMED_ACTIVATIONS, TIMED_REPEATS = 4096, 3
@@ -23,20 +22,14 @@ TIMED_ACTIVATIONS, TIMED_REPEATS = 4096, 3
 def measure_reconstruction(
     entry: Entry, data: ActivationsDataModule, hook_name: str
 ) -> tuple[dict[str, Estimate], Float[Tensor, " n"]]:
-    """Measure reconstruction and sparsity over all held-out activations.
+    """Measure reconstruction and sparsity over all held-out activations, and the share of these that use each latent.
 
-    Returns:
-        ``l0``, ``fvu`` (sum of squared errors over sum of squared distances to the mean), ``cossim`` (mean cosine of
-        activation and reconstruction), ``norm_ratio`` (sum of norms out over sum of norms in), ``dead_share`` and
-        ``dense_share`` of latents; and (n,) the share of activations that use each latent.
-
-    Raises:
-        InputError: held-out tokens of a single document.
+    ``fvu`` is a ratio of sums over all activations, ``cossim`` a mean of cosines of activation and reconstruction,
+    ``norm_ratio`` the sum of norms out over that of norms in. Raises InputError for tokens of a single document.
     """
     rows = data.rows("heldout")
     sums = DocumentSums(rows.document[rows.kept])
     counts = torch.zeros(len(directions_of(entry)), dtype=torch.int64)
-    n_tokens = 0
     for x, table in data.heldout_batches(hook_name, description=f"Reconstruct with {entry.name}"):
         l0, parts = torch.zeros(len(x), dtype=torch.float64), []
         for used, part in used_with_reconstructions(entry, x):
@@ -46,7 +39,7 @@ def measure_reconstruction(
         x, x_hat = x.double(), torch.cat(parts)
         norm_in, norm_out = x.norm(dim=1), x_hat.norm(dim=1)
         sums.update(
-            table[:, DOCUMENT],
+            table[:, COLUMNS.index("document")],
             tokens=torch.ones(len(x)),
             x=x,
             squares=x.square().sum(1),
@@ -56,11 +49,10 @@ def measure_reconstruction(
             norm_out=norm_out,
             l0=l0,
         )
-        n_tokens += len(x)
-    densities = counts.double() / n_tokens
+    densities = counts.double() / sums.sums["tokens"].sum()
     measures = {
         "l0": sums.estimate(torch.div, "l0", "tokens"),
-        "fvu": sums.estimate(_fvu, "errors", "squares", "x", "tokens"),
+        "fvu": sums.estimate(lambda errors, *moments: errors / variance(*moments), "errors", "squares", "x", "tokens"),
         "cossim": sums.estimate(torch.div, "cosine", "tokens"),
         "norm_ratio": sums.estimate(torch.div, "norm_out", "norm_in"),
         "dead_share": Estimate(float((counts == 0).double().mean())),
@@ -79,7 +71,3 @@ def encoding_rate(entry: Entry, data: ActivationsDataModule, hook_name: str) -> 
             pass
         seconds.append(time.perf_counter() - start)
     return len(x) / min(seconds)
-
-
-def _fvu(errors: Tensor, squares: Tensor, x: Tensor, tokens: Tensor) -> Tensor:
-    return errors / variance(squares, x, tokens)

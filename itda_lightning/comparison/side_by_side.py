@@ -1,6 +1,7 @@
 """A whole comparison: every entry and its controls made and measured in turn, each row kept as soon as it is there."""
 
 import logging
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, replace
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.comparison.bench import Bench
+from itda_lightning.comparison.bootstrap import RESAMPLES
 from itda_lightning.comparison.candidates import KINDS, identity_of, make_candidate
 from itda_lightning.comparison.comparison_settings import (
     ComparisonSettings,
@@ -15,19 +17,17 @@ from itda_lightning.comparison.comparison_settings import (
     PCASettings,
     RandomSettings,
 )
-from itda_lightning.comparison.document_sums import RESAMPLES
 from itda_lightning.comparison.entry_checks import check_entries
 from itda_lightning.comparison.latents import latent_view
-from itda_lightning.comparison.row_files import read_row, write_row
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.facts_strip import data_facts, machine_facts
 from itda_lightning.machine.atomic_files import explained, write_text
-from itda_lightning.results.as_json import to_json
+from itda_lightning.results.as_json import from_json, to_json
 from itda_lightning.results.comparison import Comparison, LatentView, Row
 
 logger = logging.getLogger(__name__)
 
-MADE, COMPARISON = "made", "comparison.json"
+MADE, ROWS = "made", "rows"
 
 
 def compare(
@@ -35,10 +35,7 @@ def compare(
 ) -> Comparison:
     """Check all entries, then make and measure one after another and write the results.
 
-    Args:
-        settings: what to compare and how.
-        data: the activations, at a single hook point.
-        publish: called with the results when all rows are measured, and again when the latents are there, too.
+    ``publish`` is called with the results when all rows are measured, and again when the latents are there, too.
 
     Raises:
         InputError: entries that cannot be compared, each with what differs; nothing is made or measured then.
@@ -63,7 +60,7 @@ def compare(
 
 
 def _write(comparison: Comparison, directory: Path, publish: Callable[[Comparison], object]) -> None:
-    write_text(directory / COMPARISON, to_json(comparison))
+    write_text(directory / "comparison.json", to_json(comparison))
     publish(comparison)
 
 
@@ -93,19 +90,33 @@ def _row(entry: EntrySettings, bench: Bench, directory: Path) -> Row:
     try:
         candidate_identity = identity_of(entry, bench.data)
         identity = bench.identity(candidate_identity)
-        previous = read_row(directory, identity)
+        previous = _read_row(directory, identity)
         if previous is not None:
             return replace(previous, name=entry.name, reused=True)
         logger.info("%s: %s", entry.name, "loading" if entry.way == "load" else "making, unless it was made before")
         candidate = make_candidate(entry, bench.data, bench.hook_name, directory / MADE, candidate_identity)
         row = bench.measure(entry.name, candidate, identity)
-        write_row(row, directory)
+        slug = re.sub(r"[^a-z0-9]+", "-", row.name.lower()).strip("-")[:60] or "entry"
+        write_text(directory / ROWS / f"{slug}-{row.identity}.json", to_json(row))
         return row
     except Exception as error:  # one entry must not cost the results of the others
         known = isinstance(error, InputError)
         logger.error("%s failed: %s", entry.name, error, exc_info=not known)
         reason = str(error) if known else f"{type(error).__name__}: {error}"
         return Row(entry.name, KINDS.get(entry.way, "sae"), failure=reason)
+
+
+def _read_row(directory: Path, identity: str) -> Row | None:
+    """Return the row of that identity, under whatever name its entry had, or None."""
+    for path in (directory / ROWS).glob(f"*-{identity}.json"):
+        try:
+            row = from_json(path.read_text(encoding="utf-8"), Row)
+        except (InputError, UnicodeDecodeError) as error:
+            logger.warning("%s cannot be taken over (%s): its entry is measured again", path, error)
+            continue
+        logger.info("%s: taken over from %s", row.name, path)
+        return row
+    return None
 
 
 def _controls_of(entry: EntrySettings, row: Row) -> Iterator[EntrySettings]:
@@ -127,20 +138,12 @@ def _latents(settings: ComparisonSettings, rows: tuple[Row, ...], bench: Bench, 
         return None
     # SAEs first: they are what an ITDA is compared with.
     others = sorted((entry for entry in shown if entry != first), key=lambda entry: measured[entry.name].kind == "itda")
-    entries = [
-        make_candidate(
-            entry, bench.data, bench.hook_name, directory / MADE, identity_of(entry, bench.data)
-        ).entry._replace(name=entry.name)
+    data, hook_name, made = bench.data, bench.hook_name, directory / MADE
+    itda, *beside = (
+        make_candidate(entry, data, hook_name, made, identity_of(entry, data)).entry._replace(name=entry.name)
         for entry in [first, *others[: settings.latents_of]]
-    ]
-    return latent_view(
-        entries[0],
-        entries[1:],
-        bench.data,
-        bench.hook_name,
-        bench.data.language_model,
-        max_atoms=settings.atoms_shown,
     )
+    return latent_view(itda, beside, data, hook_name, data.language_model, max_atoms=settings.atoms_shown)
 
 
 def facts_of(bench: Bench) -> dict[str, str]:

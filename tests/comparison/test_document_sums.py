@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from itda_lightning.comparison import document_sums
-from itda_lightning.comparison.document_sums import DocumentSums
+from itda_lightning.comparison import bootstrap
+from itda_lightning.comparison.bootstrap import DocumentSums
 from itda_lightning.errors import InputError
 
 
@@ -92,7 +92,7 @@ def test_vectors_are_resampled_in_blocks_that_do_not_matter(monkeypatch):
     whole = sums.estimate(variance, "squares", "x", "tokens")
     assert whole.value == pytest.approx(float((x.double() - x.double().mean(0)).square().sum() / 300), rel=1e-6)
     for numbers in (1, 50, 7 * 70):
-        monkeypatch.setattr(document_sums, "BLOCK_NUMBERS", numbers)
+        monkeypatch.setattr(bootstrap, "BLOCK_NUMBERS", numbers)
         cut = sums.estimate(variance, "squares", "x", "tokens")
         assert cut.value == whole.value
         assert cut.error == pytest.approx(whole.error, rel=1e-9)
