@@ -29,10 +29,7 @@ def check_entries(settings: ComparisonSettings, data: ActivationsDataModule, hoo
         reasons = _problems_of_settings(entry, data)
         if entry.way == "load":
             try:
-                try:  # any hook point, so that another than the comparison's is named as such
-                    loaded = load_entry(str(entry.load))
-                except InputError:  # it has several hook points, or names none; whatever else is wrong fails again
-                    loaded = load_entry(str(entry.load), hook_name)
+                loaded = _load(str(entry.load), hook_name)
             except InputError as error:
                 reasons.append(str(error))
             else:
@@ -60,6 +57,14 @@ def _problems_of_settings(entry: EntrySettings, data: ActivationsDataModule) -> 
         except InputError as error:
             problems.append(str(error))
     return problems
+
+
+def _load(reference: str, hook_name: str) -> Entry:
+    """Load an entry of any hook point, so that another than the comparison's is named as such."""
+    try:
+        return load_entry(reference)
+    except InputError:  # it has several hook points, or names none; whatever else is wrong fails again
+        return load_entry(reference, hook_name)
 
 
 def differences(
