@@ -13,10 +13,8 @@ def compile_all(half: bool = False) -> None:
     atoms = np.ones((1, 1), np.uint16) if half else one
     problem = Problem(one, atoms, index + 1, double, 0.0, 0.0, 0.0, True, False)
     screen = Screen(np.ones((1, 1, GROUP), np.float32), one[0].copy(), 0.0, 0, 1)
-    gram, path = (
-        Gram(np.ones((1, GROUP), np.int16), 1.0),
-        Path(np.empty((0, 1), np.float32), np.empty((0, 1, 1), np.float32)),
-    )
+    gram = Gram(np.ones((1, GROUP), np.int16), 1.0)
+    path = Path(np.empty((0, 1), np.float32), np.empty((0, 1, 1), np.float32))
     code = Code(index[None] - 1, one.copy(), double.copy())
     gram_rows.pursue_rows(0, 1, problem, screen, gram, code, path, index.copy())
     gram_rows.pursue_and_append(problem, atoms.copy(), screen, gram, code, 1.0, flags.copy(), index.copy())

@@ -17,14 +17,8 @@ Atoms = NDArray[np.float32] | NDArray[np.uint16]
 Index = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
-
-def digest_of(folder: Path) -> str:
-    """Return a digest of all modules of a folder."""
-    contents = (path.name.encode() + b"\0" + path.read_bytes() for path in sorted(folder.glob("*.py")))
-    return hashlib.sha256(b"\0".join(contents)).hexdigest()[:16]
-
-
-FOLDER_DIGEST = digest_of(Path(__file__).parent)
+MODULES = sorted(Path(__file__).parent.glob("*.py"))
+FOLDER_DIGEST = hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in MODULES)).hexdigest()[:16]
 
 
 def compiled(function: Callable[..., Any], **options: Any) -> Any:

@@ -6,43 +6,25 @@ from itda_lightning.pursuit.kernels.jit import Atoms, Double, Entries, Flags, In
 
 
 class Problem(NamedTuple):
-    """Activations, atoms, and when a pursuit ends.
+    """Activations, atoms, and when a pursuit ends."""
 
-    Attributes:
-        x: (batch, d).
-        atoms: (capacity, d) float32, or the bits of bfloat16 in 16-bit integers, which become float32 in each sum.
-        visible: (batch,) the number of first atoms that each activation may use.
-        target: (batch,) residual energies at which pursuits end.
-        noise_floor: scores up to this share of ``|x|`` are rounding noise.
-        min_new_direction: squared norm outside the span of the support that an atom needs.
-        rounding: bound of the error of an inner product, relative to the product of norms.
-        orthogonal: whether coefficients are the least-squares ones.
-        nonnegative: whether coefficients must not be negative.
-    """
-
-    x: Single
-    atoms: Atoms
-    visible: Index
-    target: Double
-    noise_floor: float
-    min_new_direction: float
-    rounding: float
+    x: Single  # (batch, d)
+    atoms: Atoms  # (capacity, d) float32, or the bits of bfloat16 in 16-bit integers, which become float32 in each sum
+    visible: Index  # (batch,) the number of first atoms that each activation may use
+    target: Double  # (batch,) residual energies at which pursuits end
+    noise_floor: float  # scores up to this share of |x| are rounding noise
+    min_new_direction: float  # squared norm outside the span of the support that an atom needs
+    rounding: float  # bound of the error of an inner product, relative to the product of norms
     orthogonal: bool
     nonnegative: bool
 
 
 class Screen(NamedTuple):
-    """Screened scores of the ``n_atoms`` atoms from ``first`` on, and the bound of their errors.
+    """Screened scores of the ``n_atoms`` atoms from ``first`` on, and the bound of their errors."""
 
-    Attributes:
-        scores: (rows, groups, GROUP); the last group ends in zeros. The loops overwrite them.
-        error: (rows,) bound of the error.
-        relative: further error, as a share of the row's largest |score|.
-    """
-
-    scores: Single
-    error: Single
-    relative: float
+    scores: Single  # (rows, groups, GROUP); the last group ends in zeros. The loops overwrite them.
+    error: Single  # (rows,) bound of the error
+    relative: float  # further error, as a share of the row's largest |score|
     first: int
     n_atoms: int
 
@@ -83,47 +65,28 @@ class Work(NamedTuple):
 
 
 class Room(NamedTuple):
-    """Memory of the pursuit of one activation in the Gram form.
+    """Memory of the pursuit of one activation in the Gram form."""
 
-    Attributes:
-        residual: (d,).
-        exact: which scores were computed exactly.
-        maxima: (groups,) the largest score of each group.
-        coefficients: (k,).
-        has_gram_row: which of the atoms behind the screened ones have their row of the Gram.
-        work: scratch of a step.
-    """
-
-    residual: Single
-    exact: Flags
-    maxima: Single
-    coefficients: Double
-    has_gram_row: Flags
+    residual: Single  # (d,)
+    exact: Flags  # which scores were computed exactly
+    maxima: Single  # (groups,) the largest score of each group
+    coefficients: Double  # (k,)
+    has_gram_row: Flags  # which of the atoms behind the screened ones have their row of the Gram
     work: Work
 
 
 class Progress(NamedTuple):
-    """Pursuits between two steps, in the form without a Gram.
+    """Pursuits between two steps, in the form without a Gram."""
 
-    Attributes:
-        rows: the activations that take the next step.
-        active: (batch,) which pursuits have not ended.
-        support, coefficients, energy: the codes.
-        residual: (batch, d).
-        floor: (batch,) scores that are rounding noise.
-        matrix: (batch, k, k) factors of the pursuit's own; one for all if it needs none.
-        vector: (batch, k) likewise.
-    """
-
-    rows: Index
-    active: Flags
+    rows: Index  # the activations that take the next step
+    active: Flags  # (batch,) which pursuits have not ended
     support: Index
     coefficients: Double
     energy: Double
-    residual: Single
-    floor: Double
-    matrix: Double
-    vector: Double
+    residual: Single  # (batch, d)
+    floor: Double  # (batch,) scores that are rounding noise
+    matrix: Double  # (batch, k, k) factors of the pursuit's own; one for all if it needs none
+    vector: Double  # (batch, k) likewise
 
 
 class Choice(NamedTuple):

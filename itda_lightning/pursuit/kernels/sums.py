@@ -73,8 +73,8 @@ def sum_of_products(result: Any) -> Any:
 
 def load(builder: Any, data: Any, start: Any, entry: Any, lanes: int) -> Any:
     """Load a vector of entries of this LLVM type from ``start`` on."""
-    vector = ir.VectorType(entry, lanes)
-    return builder.load(builder.bitcast(builder.gep(data, [start]), vector.as_pointer()), align=1)
+    place = builder.bitcast(builder.gep(data, [start]), ir.VectorType(entry, lanes).as_pointer())
+    return builder.load(place, align=1)
 
 
 def halved(builder: Any, vector: Any) -> Any:

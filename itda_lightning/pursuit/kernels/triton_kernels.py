@@ -57,9 +57,8 @@ def strongest(
 def new_direction(gram, gram_stride, inverse, atom, picked, square_norm, step, k, K: tl.constexpr):
     """Return row ``step`` (K,) of the inverse of the Cholesky factor of the support's Gram, and its squared length.
 
-    The part of the atom outside the span of the support, in terms of the support's atoms and itself. Rows of the
-    inverse turn correlations into coefficients without a triangular solve: ``inverse[s] . inner`` is the factor's own
-    entry.
+    Rows of the inverse turn correlations into coefficients without a triangular solve: ``inverse[s] . inner`` is the
+    factor's own entry.
     """
     lane = tl.arange(0, K)
     inner = tl.load(gram + picked * gram_stride + atom, mask=lane < step, other=0.0).to(tl.float64)
@@ -82,14 +81,9 @@ def pursue_rows(
 ):  # fmt: skip
     """Encode one row as ``MatchingPursuit.run`` or ``OrthogonalMatchingPursuit.run`` does.
 
-    Args:
-        alpha: (batch, width) float32 inner products of activations and atoms; a matching pursuit writes to it.
-        gram: (n, n) float32 or float16, rows ``gram_stride`` apart, of which ``width`` entries can be read.
-        inverse: (batch, k, k) float64 scratch of orthogonal pursuits.
-        visible: (batch,) int64, the atoms that each row may use.
-        energy, target, floor: (batch,) float64: ``|x|^2``, where it may end, and the score that is noise.
-        support, coefficients: (batch, k) int64 and float64, filled with -1 and 0.
-        best, history: the ``Path``, float32 and contiguous; with PATH only.
+    ``alpha`` (batch, width) holds the inner products of activations and atoms, and a matching pursuit writes to it;
+    ``inverse`` (batch, k, k) is scratch. Of each row of the Gram, in float32 or float16, ``width`` entries can be read.
+    Support and coefficients (float64) come filled with -1 and 0; ``best`` and ``history`` count with PATH only.
     """
     index = tl.program_id(0).to(tl.int64)
     alpha += index * width
