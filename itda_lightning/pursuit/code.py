@@ -39,9 +39,8 @@ class SparseCode(NamedTuple):
     def to_dense(self, n: int) -> Float[Tensor, "batch {n}"]:
         """Return the code as a dense (batch, n) matrix; the coefficients of a re-picked atom are summed."""
         dense = self.coefficients.new_zeros(len(self.support), n)
-        if n == 0:
-            return dense  # no column that the unused entries of the support could be sent to
-        return dense.scatter_add_(1, self.support.clamp(min=0), self.coefficients)
+        # Unused entries are sent to the first column, if there is one.
+        return dense.scatter_add_(1, self.support.clamp(min=0), self.coefficients) if n else dense
 
     def distinct(self) -> "SparseCode":
         """Return the same code with every atom at most once: re-picks are added to the first pick's column.
@@ -52,9 +51,8 @@ class SparseCode(NamedTuple):
         summed = (same * self.coefficients[:, None, :]).sum(-1)
         earlier = torch.ones(same.shape[1:], dtype=torch.bool, device=same.device).tril(-1)
         repeated = (same & earlier).any(-1) | (self.support < 0)
-        return SparseCode(
-            self.support.masked_fill(repeated, -1), summed.masked_fill(repeated, 0.0), self.residual_energy
-        )
+        support, coefficients = self.support.masked_fill(repeated, -1), summed.masked_fill(repeated, 0.0)
+        return SparseCode(support, coefficients, self.residual_energy)
 
     def l0(self) -> Int[Tensor, " batch"]:
         """Count the distinct atoms of each code: (batch,) int64, at most k."""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from itda_lightning.pursuit.algorithm import Pursuit
@@ -20,7 +20,7 @@ from itda_lightning.pursuit.kernels import gram_rows, named_arrays
 from itda_lightning.pursuit.kernels.jit import Atoms
 from itda_lightning.pursuit.kernels.screening import GROUP
 from itda_lightning.pursuit.prepared import PreparedAtoms
-from itda_lightning.pursuit.problem import MIN_NEW_DIRECTION, NOISE_FLOOR, Problem
+from itda_lightning.pursuit.problem import MIN_NEW_DIRECTION, NOISE_FLOOR, Path, Problem
 
 # Scores of one block: large enough for efficient products, small enough to stay in the cache.
 BLOCK_BYTES = 16 * 2**20
@@ -30,6 +30,9 @@ BLOCK_ROWS = 1024
 HALF_ROUNDING = 1.01 * 2.0**-8
 # Pieces of work per thread: some rows end early.
 PIECES = 4
+# In a dictionary that grows, new atoms are scored from the residual until the block ends and the screen has them, so a
+# block should append few.
+LARGEST_BLOCK, SMALLEST_BLOCK, NEW_ATOMS_PER_BLOCK = 512, 16, 16
 
 
 class ScoreRoom(NamedTuple):
@@ -62,7 +65,7 @@ def rows_at_a_time(prepared: PreparedAtoms, k: int, takes_gram: bool) -> int:
     if takes_gram:
         return max(1, min(BLOCK_BYTES, prepared.budget // 4) // (6 * max(1, prepared.n)))
     # Residuals in two precisions, the factors of an orthogonal pursuit, scores in two precisions.
-    per_row = 6 * prepared.d_in + 8 * k * k + 6 * min(PART, prepared.n)
+    per_row = 6 * prepared.rows.shape[1] + 8 * k * k + 6 * min(PART, prepared.n)
     return max(1, min(BLOCK_ROWS, prepared.budget // 4 // per_row))
 
 
@@ -90,26 +93,20 @@ def screen(
 
 
 def kernel_problem(
-    x: Float[Tensor, "batch d"],
-    prepared: PreparedAtoms,
-    visible: Tensor | None,
-    target: Float[Tensor, " batch"],
-    orthogonal: bool,
-    nonnegative: bool,
+    pursuit: Pursuit, problem: Problem, prepared: PreparedAtoms, target: Float[Tensor, " batch"] | None = None
 ) -> named_arrays.Problem:
-    """Return a problem as the compiled loops take it."""
+    """Return a problem as the compiled loops take it; ``target`` replaces the one by its threshold."""
+    x, visible = problem.x, problem.visible
+    if target is None:
+        target = torch.zeros(len(x), dtype=torch.float64)  # so that all-zero rows never start
+        if problem.error_threshold is not None:
+            target = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).square() * problem.error_threshold
     seen = torch.full((len(x),), prepared.n) if visible is None else visible.contiguous()
     # Many times the error of a float32 inner product of d terms that is ever seen.
     rounding = (x.shape[1] / 16 + 32) * 2.0**-24
-    limits = NOISE_FLOOR, MIN_NEW_DIRECTION, rounding
     arrays = x.numpy(), entries(prepared.rows), seen.numpy(), target.numpy()
-    return named_arrays.Problem(*arrays, *limits, orthogonal, nonnegative)
-
-
-def kernel_gram(prepared: PreparedAtoms) -> named_arrays.Gram:
-    """Return the Gram as the compiled loops take it."""
-    assert prepared.gram is not None
-    return named_arrays.Gram(prepared.gram.numpy(), UNIT)
+    limits = NOISE_FLOOR, MIN_NEW_DIRECTION, rounding
+    return named_arrays.Problem(*arrays, *limits, pursuit.orthogonal, problem.nonnegative)
 
 
 def entries(rows: Float[Tensor, "n d"]) -> Atoms:
@@ -117,14 +114,54 @@ def entries(rows: Float[Tensor, "n d"]) -> Atoms:
     return rows.view(torch.uint16).numpy() if rows.dtype == torch.bfloat16 else rows.numpy()
 
 
+def pursue_and_append(
+    pursuit: Pursuit,
+    problem: Problem,
+    prepared: PreparedAtoms,
+    directions: Float[Tensor, "batch d"],
+    target: Float[Tensor, " batch"],
+    largest_cosine: float,
+) -> tuple[Bool[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """Encode each activation with the atoms and those appended before it, and append what is explained too badly.
+
+    What leaves more than its ``target`` (float64) becomes an atom, its row of ``directions``, while there is room and
+    unless an atom has a cosine of ``largest_cosine`` with it; ``prepared.n`` counts it. Returned are which were
+    appended, and the squared norms of what is left. The pursuits wait for each other, so they run in one thread; the
+    products that screen atoms are computed for a block at a time. For the compiled loops with a Gram only.
+    """
+    assert prepared.gram is not None
+    batch, k, gram = len(problem.x), problem.k, named_arrays.Gram(prepared.gram.numpy(), UNIT)
+    appended, energies = torch.zeros(batch, dtype=torch.bool), torch.zeros(batch, dtype=torch.float64)
+    stored = directions.to(prepared.rows.dtype).contiguous()
+    start, size = 0, SMALLEST_BLOCK
+    while start < batch:
+        block = slice(start, min(batch, start + min(size, rows_at_a_time(prepared, k, takes_gram=True))))
+        rows, n = problem.x[block].contiguous(), prepared.n
+        screened = screen(rows, prepared, range(n), ScoreRoom.empty(len(rows), n), prepared.coarse.used_with_gram)
+        support, coefficients = np.full((len(rows), k), -1), np.empty((len(rows), k), np.float32)
+        code = named_arrays.Code(support, coefficients, energies[block].numpy())
+        examined = torch.zeros(len(rows), dtype=torch.int64)
+        part = kernel_problem(pursuit, problem._replace(x=rows), prepared, target[block])
+        loops = part, entries(stored[block]), screened, gram, code
+        gram_rows.pursue_and_append(*loops, largest_cosine, appended[block].numpy(), examined.numpy())
+        prepared.coarse.learn_examined(examined, n)
+        new = directions[block][appended[block]]
+        if len(new):
+            prepared.place(n, new, correlate(new, prepared.rows[: n + len(new)]))
+        start = block.stop
+        size = int(np.clip(len(rows) * NEW_ATOMS_PER_BLOCK // max(len(new), 1), SMALLEST_BLOCK, LARGEST_BLOCK))
+    return appended, energies.float()
+
+
 def _with_gram(pursuit: Pursuit, problem: Problem, prepared: PreparedAtoms, room: ScoreRoom) -> SparseCode:
-    x, k = problem.x, problem.k
+    assert prepared.gram is not None
+    x, k, gram = problem.x, problem.k, named_arrays.Gram(prepared.gram.numpy(), UNIT)
     screened = screen(x, prepared, range(prepared.n), room, prepared.coarse.used_with_gram)
     energy = torch.zeros(len(x), dtype=torch.float64)
     support, coefficients = torch.full((len(x), k), -1), torch.zeros(len(x), k)
     examined = torch.zeros(len(x), dtype=torch.int64)
     code = named_arrays.Code(support.numpy(), coefficients.numpy(), energy.numpy())
-    loops = _kernel_problem(pursuit, problem, prepared), screened, kernel_gram(prepared), code, _path(problem)
+    loops = kernel_problem(pursuit, problem, prepared), screened, gram, code, _path(problem)
     _in_threads(gram_rows.pursue_rows, len(x), *loops, examined.numpy())
     prepared.coarse.learn_examined(examined, prepared.n)
     return SparseCode(support, coefficients, energy.float())
@@ -134,7 +171,7 @@ def _without_gram(pursuit: Pursuit, problem: Problem, prepared: PreparedAtoms, r
     x, k, batch = problem.x, problem.k, len(problem.x)
     support, coefficients = torch.full((batch, k), -1), torch.zeros(batch, k, dtype=torch.float64)
     energy, residual = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).square(), x.clone()
-    loops, kernels, path = _kernel_problem(pursuit, problem, prepared), pursuit.loops(), _path(problem)
+    loops, kernels, path = kernel_problem(pursuit, problem, prepared), pursuit.loops(), _path(problem)
     factors = batch if pursuit.orthogonal else 1
     progress = named_arrays.Progress(
         rows=np.arange(batch),
@@ -166,20 +203,9 @@ def _without_gram(pursuit: Pursuit, problem: Problem, prepared: PreparedAtoms, r
     return SparseCode(support, coefficients.float(), energy.float())
 
 
-def _kernel_problem(pursuit: Pursuit, problem: Problem, prepared: PreparedAtoms) -> named_arrays.Problem:
-    """Set the targets: 0 without a threshold, so that all-zero rows never start."""
-    x, threshold = problem.x, problem.error_threshold
-    target = torch.zeros(len(x), dtype=torch.float64)
-    if threshold is not None:
-        target = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).square() * threshold
-    return kernel_problem(x, prepared, problem.visible, target, pursuit.orthogonal, problem.nonnegative)
-
-
 def _path(problem: Problem) -> named_arrays.Path:
-    if problem.path is None:
-        k = problem.k
-        return named_arrays.Path(np.empty((0, k), np.float32), np.empty((0, k, k), np.float32))
-    return named_arrays.Path(problem.path.best.numpy(), problem.path.history.numpy())
+    path = problem.path or Path.empty(problem.x[:0], problem.k)
+    return named_arrays.Path(path.best.numpy(), path.history.numpy())
 
 
 def _in_threads(kernel: Callable[..., None], count: int, *arguments: Any) -> None:

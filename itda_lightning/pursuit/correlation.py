@@ -1,6 +1,4 @@
-"""Correlations of the residual with every atom, in the two forms that a pursuit can use.
-
-All forms have the same methods, so each pursuit is written once:
+"""Correlations of the residual with every atom, in the two forms that a pursuit, written once, can use.
 
 - ``GramCorrelations`` (Rubinstein, Zibulevsky, Elad 2008, "Batch-OMP") multiplies by the atoms once and then moves
   along rows of the Gram matrix: the work of a step does not depend on d.
@@ -10,7 +8,8 @@ Atoms in half precision are widened when they enter a sum, a part at a time, so 
 """
 
 import math
-from typing import NamedTuple, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -68,45 +67,12 @@ def combine(
 
 
 class Best(NamedTuple):
-    """The atoms that explain the residuals best.
+    """The atoms that explain the residuals best."""
 
-    Attributes:
-        atom: (batch,) int64, the lowest index of equal ones.
-        correlation: (batch,) with the residual.
-        score: (batch,) its absolute value; the correlation itself if coefficients are non-negative.
-        square_norm: (batch,) of the atom: those stored in half precision are not quite of unit norm.
-    """
-
-    atom: Int[Tensor, " batch"]
+    atom: Int[Tensor, " batch"]  # the lowest index of equal ones
     correlation: Float[Tensor, " batch"]
-    score: Float[Tensor, " batch"]
-    square_norm: Float[Tensor, " batch"]
-
-
-@runtime_checkable
-class Correlations(Protocol):
-    """Correlations of the current residual with the atoms."""
-
-    def best(self, nonnegative: bool) -> Best:
-        """Find the atoms with the largest |correlation|, or with the largest correlation."""
-
-    def subtract(self, atom: Int[Tensor, " batch"], coefficient: Float[Tensor, " batch"]) -> None:
-        """Subtract ``coefficient * atom`` from the residual, in place."""
-
-    def replace(self, support: Int[Tensor, "batch t"], coefficients: Float[Tensor, "batch t"]) -> None:
-        """Make the residual ``x - coefficients @ atoms[support]``."""
-
-    def inner(self, support: Int[Tensor, "batch t"], atom: Int[Tensor, " batch"]) -> Float[Tensor, "batch t"]:
-        """Return inner products of the chosen atoms with the last best atom."""
-
-
-@runtime_checkable
-class LocalCorrelations(Correlations, Protocol):
-    """Correlations with all atoms, in this process."""
-
-    @property
-    def current(self) -> Float[Tensor, "batch n"]:
-        """(batch, n) the correlations."""
+    score: Float[Tensor, " batch"]  # |correlation|; the correlation itself if coefficients are non-negative
+    square_norm: Float[Tensor, " batch"]  # of the atom: those stored in half precision are not quite of unit norm
 
 
 def largest(
@@ -117,86 +83,91 @@ def largest(
     return score, index, current.gather(1, index[:, None])[:, 0]
 
 
-class GramCorrelations:
-    """The Gram form: one row of the Gram per activation and step."""
+class Correlations(ABC):
+    """Correlations ``current`` of the residuals with the atoms of this process."""
 
-    def __init__(self, x: Float[Tensor, "batch d"], atoms: Float[Tensor, "n d"], gram: Float[Tensor, "n n"]) -> None:
-        self.gram = gram
-        self.initial = correlate(x, atoms)
-        self.current = self.initial.clone()
-        self.rows = torch.empty_like(self.initial)  # fresh memory at each step would cost more than the sums
+    def __init__(self, x: Float[Tensor, "batch d"], atoms: Float[Tensor, "n d"]) -> None:
+        self.x, self.atoms = x, atoms
+        self.current = correlate(x, atoms)
+        self.scratch = torch.empty_like(self.current)  # fresh memory at each step would cost more than the sums
+        self.hidden: Tensor | None = None
+
+    def show_first(self, visible: Int[Tensor, " batch"]) -> None:
+        """Let each sample see that many first atoms only."""
+        self.first_hidden = int(visible.min())
+        self.hidden = torch.arange(self.first_hidden, len(self.atoms), device=visible.device) >= visible[:, None]
+        self.hide()
+
+    def hide(self) -> None:
+        """Set the correlations with atoms that a sample does not see to 0, which wins no step."""
+        if self.hidden is not None:
+            self.current[:, self.first_hidden :].masked_fill_(self.hidden, 0.0)
 
     def best(self, nonnegative: bool) -> Best:
-        score, atom, correlation = largest(self.current, nonnegative, self.rows)
-        return Best(atom, correlation, score, self.gram[atom, atom])
+        """Find the atoms with the largest |correlation|, or with the largest correlation."""
+        score, atom, correlation = largest(self.current, nonnegative, self.scratch)
+        return Best(atom, correlation, score, self.inner(atom[:, None], atom)[:, 0])
+
+    @abstractmethod
+    def subtract(self, atom: Int[Tensor, " batch"], coefficient: Float[Tensor, " batch"]) -> None:
+        """Subtract ``coefficient * atom``, the last best atom, from the residual, in place."""
+
+    @abstractmethod
+    def replace(self, support: Int[Tensor, "batch t"], coefficients: Float[Tensor, "batch t"]) -> None:
+        """Make the residual ``x - coefficients @ atoms[support]``."""
+
+    @abstractmethod
+    def inner(self, support: Int[Tensor, "batch t"], atom: Int[Tensor, " batch"]) -> Float[Tensor, "batch t"]:
+        """Return inner products of the chosen atoms with the last best atom."""
+
+
+class GramCorrelations(Correlations):
+    """The Gram form: one row of the Gram, of which there may be more than atoms here, per activation and step."""
+
+    def __init__(self, x: Float[Tensor, "batch d"], atoms: Float[Tensor, "n d"], gram: Float[Tensor, "all n"]) -> None:
+        super().__init__(x, atoms)
+        self.gram, self.initial = gram, self.current.clone()
 
     def subtract(self, atom: Int[Tensor, " batch"], coefficient: Float[Tensor, " batch"]) -> None:
-        torch.index_select(self.gram, 0, atom, out=self.rows)
-        self.current.addcmul_(self.rows, coefficient[:, None], value=-1)
+        torch.index_select(self.gram, 0, atom, out=self.scratch)
+        self.current.addcmul_(self.scratch, coefficient[:, None], value=-1)
+        self.hide()
 
     def replace(self, support: Int[Tensor, "batch t"], coefficients: Float[Tensor, "batch t"]) -> None:
         torch.sub(self.initial, combine(support, coefficients, self.gram), out=self.current)
+        self.hide()
 
     def inner(self, support: Int[Tensor, "batch t"], atom: Int[Tensor, " batch"]) -> Float[Tensor, "batch t"]:
         return self.gram[support.clamp(min=0), atom[:, None]]
 
 
-class ResidualCorrelations:
+class ResidualCorrelations(Correlations):
     """The residual form: one product with all atoms per step."""
 
     def __init__(self, x: Float[Tensor, "batch d"], atoms: Float[Tensor, "n d"]) -> None:
-        self.x, self.atoms = x, atoms
+        super().__init__(x, atoms)
         self.residual = x.clone()
-        self.current = correlate(self.residual, atoms)
-        self.scratch = torch.empty_like(self.current)
 
-    def best(self, nonnegative: bool) -> Best:
-        score, atom, correlation = largest(self.current, nonnegative, self.scratch)
-        return Best(atom, correlation, score, self.inner(atom[:, None], atom)[:, 0])
+    def rows_of(self, atom: Int[Tensor, " batch"]) -> Float[Tensor, "batch d"]:
+        """Return the last best atoms in the precision of x."""
+        return self.atoms[atom].to(self.x.dtype)
+
+    def update(self) -> None:
+        """Compute the correlations with the residual anew."""
+        correlate(self.residual, self.atoms, out=self.current)
+        self.hide()
 
     def subtract(self, atom: Int[Tensor, " batch"], coefficient: Float[Tensor, " batch"]) -> None:
-        self.residual.addcmul_(self.atoms[atom].to(self.x.dtype), coefficient[:, None], value=-1)
-        correlate(self.residual, self.atoms, out=self.current)
+        self.residual.addcmul_(self.rows_of(atom), coefficient[:, None], value=-1)
+        self.update()
 
     def replace(self, support: Int[Tensor, "batch t"], coefficients: Float[Tensor, "batch t"]) -> None:
         self.residual = self.x - combine(support, coefficients, self.atoms)
-        correlate(self.residual, self.atoms, out=self.current)
+        self.update()
 
     def inner(self, support: Int[Tensor, "batch t"], atom: Int[Tensor, " batch"]) -> Float[Tensor, "batch t"]:
-        products, best = self.x.new_empty(support.shape), self.atoms[atom].to(self.x.dtype)
+        products, best = self.x.new_empty(support.shape), self.rows_of(atom)
         # One after another: the atoms of a whole support would take k times the memory of x.
         for step in range(support.shape[1]):
             products[:, step] = (self.atoms[support[:, step].clamp(min=0)] * best).sum(1)
         return products
-
-
-class VisibleCorrelations:
-    """Correlations of each sample with its first atoms only; the others are 0, which wins no step."""
-
-    def __init__(self, correlations: LocalCorrelations, visible: Int[Tensor, " batch"]) -> None:
-        self.correlations = correlations
-        n = correlations.current.shape[1]
-        self.first = int(visible.min()) if len(visible) else n
-        self.hidden = torch.arange(self.first, n, device=visible.device) >= visible[:, None]
-        self._hide()
-
-    @property
-    def current(self) -> Float[Tensor, "batch n"]:
-        return self.correlations.current
-
-    def best(self, nonnegative: bool) -> Best:
-        return self.correlations.best(nonnegative)
-
-    def subtract(self, atom: Int[Tensor, " batch"], coefficient: Float[Tensor, " batch"]) -> None:
-        self.correlations.subtract(atom, coefficient)
-        self._hide()
-
-    def replace(self, support: Int[Tensor, "batch t"], coefficients: Float[Tensor, "batch t"]) -> None:
-        self.correlations.replace(support, coefficients)
-        self._hide()
-
-    def inner(self, support: Int[Tensor, "batch t"], atom: Int[Tensor, " batch"]) -> Float[Tensor, "batch t"]:
-        return self.correlations.inner(support, atom)
-
-    def _hide(self) -> None:
-        self.current[:, self.first :].masked_fill_(self.hidden, 0.0)

@@ -39,14 +39,9 @@ def gram_pursuit(
     gram: Float[Tensor, "n n"],
     block_bytes: int = BLOCK_BYTES,
 ) -> SparseCode:
-    """Encode in single precision; at least one atom and one activation.
+    """Encode in single precision, on a CUDA device (in Triton's interpreter: anywhere); a path is contiguous float32.
 
-    Args:
-        orthogonal: orthogonal matching pursuit instead of matching pursuit.
-        problem: on a CUDA device (in Triton's interpreter: anywhere); a path is contiguous float32.
-        atoms: (n, d) float32 or bfloat16.
-        gram: (n, n) float32, or a corner of a larger matrix. In float16 supports are only those of the rounded Gram.
-        block_bytes: working memory.
+    The Gram may be a corner of a larger matrix. In float16 supports are only those of the rounded Gram.
     """
     k = problem.k
     rows = max(1, block_bytes // (4 * padded(len(atoms)) + (8 * k * k if orthogonal else 0)))

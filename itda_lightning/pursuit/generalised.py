@@ -36,30 +36,24 @@ class GeneralisedOrthogonalMatchingPursuit(Pursuit):
     shared_by_processes = False
 
     def steps(self, k: int) -> list[slice]:
-        """Return the columns of a code that each step fills: a third of k, rounded up."""
         per_step = -(-k // STEPS)
         return [slice(start, min(k, start + per_step)) for start in range(0, k, per_step)]
 
     def loops(self) -> Any:
-        """Return the module of the compiled loops."""
         from itda_lightning.pursuit.kernels import several_steps
 
         return several_steps
 
     def rows_in_torch(self, prepared: PreparedAtoms, k: int) -> int:
-        """Return how many activations go through plain torch at a time."""
         # Per activation: n scores, the atoms of its code and two k x k matrices, in float64.
-        per_row = 8 * (prepared.n + k * prepared.d_in + 2 * k * k)
+        per_row = 8 * (prepared.n + k * prepared.rows.shape[1] + 2 * k * k)
         return max(1, min(BLOCK_BYTES_ELSEWHERE, prepared.budget // 8) // per_row)
 
     def run(self, problem: Problem, correlations: Correlations) -> SparseCode:
-        """Take the steps, given the correlations of x.
+        """Take the steps, given the correlations of x: the best atoms outside the support join it in each.
 
-        Per step: the atoms with the largest |correlation| (``nonnegative``: the largest correlations) that are not in
-        the support join it, and all coefficients become the least-squares ones. An atom that is linearly dependent on
-        those before it leaves the support; so do, with ``nonnegative``, all whose coefficient is negative, until none
-        is. A sample ends early when nothing correlates above rounding noise, or when its residual energy is at most
-        ``error_threshold * |x|^2``.
+        Those that are linearly dependent on others leave it, and so do, with ``nonnegative``, all whose least-squares
+        coefficient is negative, until none is. A sample ends as those of ``OneAtATime`` do.
         """
         assert isinstance(correlations, ResidualCorrelations), "each step is a product with all atoms"
         x, k, atoms = problem.x, problem.k, correlations.atoms

@@ -7,6 +7,7 @@ from functools import cache
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from itda_lightning.machine.memory import memory_budget
 from itda_lightning.pursuit.coarse import CoarseAtoms
@@ -30,11 +31,8 @@ class PreparedAtoms:
         compiled, half: whether to use the compiled loops and screen in bfloat16, instead of choosing by the machine.
 
     Attributes:
-        rows: (capacity, d) the buffer, or a copy in float32 if it is float16.
-        n: the number of atoms.
-        dtype: the precision of computation, at least float32.
-        storage_dtype: the dtype of the given buffer.
-        budget: bytes.
+        rows: (capacity, d) the buffer, or a copy in float32 if it is float16; the first ``n`` are atoms.
+        dtype, storage_dtype: the precision of computation, at least float32, and that of the given buffer.
         compiled: whether the compiled loops are used.
         coarse: the atoms in bfloat16, for screens.
         gram: (capacity, padded) inner products of the atoms, if kept.
@@ -57,6 +55,7 @@ class PreparedAtoms:
         self.budget = memory_budget(atoms.device, budget)
         possible = atoms.device.type == "cpu" and self.dtype == torch.float32
         self.compiled = possible and compiled is not False and compiler_works(self.rows.dtype)
+        self.gram_dtype = torch.int16 if self.compiled else self.dtype  # 16 bits: in steps of ``gram.UNIT``
         self.gram: Shaped[Tensor, "capacity padded"] | None = None
         self._spared_products = 0
         self.coarse = CoarseAtoms(self.rows, half if self.compiled else False)
@@ -71,15 +70,6 @@ class PreparedAtoms:
         return len(self.rows)
 
     @property
-    def d_in(self) -> int:
-        return self.rows.shape[1]
-
-    @property
-    def gram_dtype(self) -> torch.dtype:
-        """The dtype in which a Gram is kept: 16-bit integers in steps of ``gram.UNIT`` for the compiled loops."""
-        return torch.int16 if self.compiled else self.dtype
-
-    @property
     def gram_fits(self) -> bool:
         """True if the Gram of all ``capacity`` atoms, with all else that is kept, leaves a quarter of the budget."""
         gram = self.capacity * padded(self.capacity) * self.gram_dtype.itemsize
@@ -90,29 +80,21 @@ class PreparedAtoms:
         """Keep a Gram from now on, if it fits."""
         if self.gram is None and self.gram_fits:
             # Rows of a round length: a corner of it can be used as it lies in memory.
-            self.gram = torch.zeros(
-                self.capacity, padded(self.capacity), dtype=self.gram_dtype, device=self.rows.device
-            )
+            shape = self.capacity, padded(self.capacity)
+            self.gram = torch.zeros(shape, dtype=self.gram_dtype, device=self.rows.device)
             update_gram(self.gram[:, : self.capacity], self._followed_by_zeros(), 0, self.n)
 
     def build_gram_if_repaid(self, products: int) -> None:
-        """Keep a Gram once as many products with all atoms were spared by it as its n^2 d multiply-adds are worth.
+        """Keep a Gram once the ``products`` of an activation with all atoms that it spares outweigh its n^2 d sums.
 
         Codes of the compiled loops do not depend on it; those of plain torch do, within rounding.
-
-        Args:
-            products: how many products of one activation with all atoms the Gram will spare this time.
         """
         self._spared_products += products
         if products and self._spared_products >= self.n:
             self.build_gram()
 
     def place(self, start: int, atoms: Float[Tensor, "m d"], inner: Float[Tensor, "m stop"] | None = None) -> None:
-        """Make ``atoms`` the rows from ``start`` on and the last of the dictionary.
-
-        Args:
-            inner: their inner products with the ``start`` atoms before them and with one another, if known.
-        """
+        """Make ``atoms`` the rows from ``start`` on, and the last; ``inner``: their products with all, if known."""
         stop = start + len(atoms)
         self.rows[start:stop] = atoms
         self.n = stop
@@ -125,6 +107,10 @@ class PreparedAtoms:
             entries = as_entries(inner, self.gram.dtype)
             self.gram[start:stop, :stop] = entries
             self.gram[:start, start:stop] = entries[:, :start].T
+
+    def as_stored(self, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch d"]:
+        """Return the atoms that activations would be: unit rows, rounded as the buffer's are."""
+        return normalize(x, dim=1).to(self.storage_dtype).to(self.dtype)
 
     def _followed_by_zeros(self) -> Tensor:
         self.rows[self.n : padded(self.n)] = 0

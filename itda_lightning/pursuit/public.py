@@ -1,4 +1,4 @@
-"""The validated public functions: they check their arguments, choose a form, and encode."""
+"""Encode: the validated public functions, and ``pursue``, which chooses how to compute and checks nothing."""
 
 from importlib.util import find_spec
 
@@ -6,16 +6,21 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from itda_lightning.pursuit import plain_torch
+from itda_lightning.machine.checks import check_at_least
+from itda_lightning.machine.processes import gather_rows, rank, shares
+from itda_lightning.pursuit.algorithm import Pursuit
 from itda_lightning.pursuit.code import SparseCode
-from itda_lightning.pursuit.path import Path
+from itda_lightning.pursuit.correlation import Correlations, GramCorrelations, ResidualCorrelations, combine
 from itda_lightning.pursuit.prepared import PreparedAtoms
-from itda_lightning.pursuit.problem import Problem
+from itda_lightning.pursuit.problem import Path, Problem
 from itda_lightning.pursuit.table import PURSUITS, PursuitName
 
 UNIT_NORM_TOLERANCE = 1e-2
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 CHECKED_ENTRIES = 2**24
+# Products of plain torch round by their shape, so processes put activations through them in parts of this size, however
+# many they are. The compiled loops give an activation the same bits whatever else is in the batch.
+UNIT = 256
 
 
 def pursue(
@@ -32,39 +37,62 @@ def pursue(
 
     Codes are computed in the precision of the prepared atoms, and ``residual_energy`` is measured on the residual.
     """
-    problem = Problem(x.detach(), k, nonnegative, error_threshold, path, visible)
+    problem, method = Problem(x.detach(), k, nonnegative, error_threshold, path, visible), PURSUITS[pursuit]
     if len(x) == 0 or prepared.n == 0:
-        return _empty(problem, prepared.dtype)
-    method = PURSUITS[pursuit]
+        if path is not None:
+            path.best[:, 0] = 0.0  # any atom would win the first step
+        support, coefficients = x.new_full((len(x), k), -1, dtype=torch.int64), x.new_zeros(len(x), k)
+        energy = torch.linalg.vector_norm(problem.x, dim=1, dtype=torch.float64).square()
+        return SparseCode(support, coefficients.to(prepared.dtype), energy.to(prepared.dtype))
     if prepared.compiled:
         from itda_lightning.pursuit import compiled  # needs numba, which is there then
 
         return compiled.encode(method, problem, prepared)
     single_gram = prepared.gram is not None and prepared.gram.dtype == torch.float32
-    if method.takes_gram and single_gram and triton_works(x.device):
-        from itda_lightning.pursuit import cuda  # needs triton, which is there then
+    if method.takes_gram and single_gram and x.device.type == "cuda" and find_spec("triton") is not None:
+        from itda_lightning.pursuit import cuda  # imports triton, which comes with torch for CUDA only
 
-        return cuda.encode(method, problem, prepared)
-    return plain_torch.encode(method, problem, prepared)
-
-
-def triton_works(device: torch.device) -> bool:
-    """Check that pursuits on this device can use the Triton kernel: a CUDA device on which its codes are right."""
-    if device.type != "cuda" or find_spec("triton") is None:
-        return False
-    from itda_lightning.pursuit import cuda  # imports triton, which comes with torch for CUDA only
-
-    return cuda.works_on(device)
+        if cuda.works_on(x.device):
+            return cuda.encode(method, problem, prepared)
+    blocks = problem.blocks(method.rows_in_torch(prepared, k), prepared.dtype)
+    return SparseCode.concatenate(_in_torch(method, block, prepared) for block in blocks)
 
 
-def _empty(problem: Problem, dtype: torch.dtype) -> SparseCode:
-    """Return codes without atoms."""
-    x, k, path = problem.x, problem.k, problem.path
-    if path is not None:
-        path.best[:, 0] = 0.0  # any atom would win the first step
-    support = torch.full((len(x), k), -1, dtype=torch.int64, device=x.device)
-    energy = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).square()
-    return SparseCode(support, torch.zeros(len(x), k, dtype=dtype, device=x.device), energy.to(dtype))
+def pursue_among_ranks(
+    pursuit: PursuitName,
+    x: Float[Tensor, "batch d"],
+    prepared: PreparedAtoms,
+    k: int,
+    nonnegative: bool = False,
+    error_threshold: float | Float[Tensor, " batch"] | None = None,
+) -> SparseCode:
+    """Encode as ``pursue`` does, called by all processes with the same arguments; the same bits on any number of them.
+
+    Each process encodes a share and sends its codes only: ``12 k + 4`` bytes per activation in single precision.
+    """
+    parts = shares(len(x), 1 if prepared.compiled else UNIT)
+    mine = Problem(x, k, nonnegative, error_threshold).part(parts[rank()])
+    blocks = mine.blocks(max(len(x), 1) if prepared.compiled else UNIT, x.dtype)
+    code = SparseCode.concatenate(
+        pursue(pursuit, block.x, prepared, k, nonnegative, block.error_threshold) for block in blocks
+    )
+    counts = [part.stop - part.start for part in parts]
+    return SparseCode(*(gather_rows(values, counts) for values in code))
+
+
+def _in_torch(pursuit: Pursuit, block: Problem, prepared: PreparedAtoms) -> SparseCode:
+    """Encode in plain torch, on any device and in any precision."""
+    x, atoms, gram = block.x, prepared.atoms, prepared.gram
+    correlations: Correlations
+    if pursuit.takes_gram and gram is not None:
+        correlations = GramCorrelations(x, atoms, gram[: prepared.n, : prepared.n])
+    else:
+        correlations = ResidualCorrelations(x, atoms)
+    if block.visible is not None:
+        correlations.show_first(block.visible)
+    code = pursuit.run(block, correlations)
+    residual = x - combine(code.support, code.coefficients, atoms)
+    return code._replace(residual_energy=residual.double().square().sum(-1).to(x.dtype))
 
 
 def matching_pursuit(
@@ -164,7 +192,7 @@ def _checked(
     atoms: Tensor,
     k: int,
     nonnegative: bool,
-    error_threshold: float | None,
+    threshold: float | None,
     budget: int | None,
 ) -> SparseCode:
     for name, value in (("x", x), ("atoms", atoms)):
@@ -179,15 +207,15 @@ def _checked(
     if x.device != atoms.device:
         raise ValueError(f"x is on {x.device} and atoms are on {atoms.device}: move one of them")
     check_sparsity(k)
-    if error_threshold is not None and not 0 <= error_threshold <= 1:
-        raise ValueError(f"error_threshold must be a fraction of |x|^2 in [0, 1], got {error_threshold}")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ValueError(f"error_threshold must be a fraction of |x|^2 in [0, 1], got {threshold}")
     check_finite(x)
     check_unit_rows(atoms)
     if x.dtype == torch.float64:
         atoms = atoms.to(torch.float64)
     prepared = PreparedAtoms(atoms, len(atoms), budget)
     PURSUITS[pursuit].init(prepared, len(x), k)
-    return pursue(pursuit, x, prepared, k, nonnegative, error_threshold)
+    return pursue(pursuit, x, prepared, k, nonnegative, threshold)
 
 
 def check_finite(x: Float[Tensor, "batch d"]) -> None:
@@ -198,9 +226,8 @@ def check_finite(x: Float[Tensor, "batch d"]) -> None:
 
 
 def check_sparsity(k: int) -> None:
-    """Raise ValueError unless k is at least 1."""
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}: it is the number of atoms that a code may use")
+    """Raise InputError unless k is at least 1."""
+    check_at_least(1, {"k": k}, "it is the number of atoms that a code may use")
 
 
 def check_unit_rows(atoms: Float[Tensor, "n d"]) -> None:

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from itda_lightning.machine.memory import memory_budget
 from itda_lightning.machine.processes import broadcast, gather_rows, n_ranks, rank
-from itda_lightning.pursuit.algorithm import Pursuit
 from itda_lightning.pursuit.code import SparseCode
-from itda_lightning.pursuit.correlation import Best, Correlations, GramCorrelations, combine, correlate, largest
+from itda_lightning.pursuit.correlation import Best, GramCorrelations, ResidualCorrelations, combine, correlate, largest
 from itda_lightning.pursuit.problem import Problem
 from itda_lightning.pursuit.public import check_finite, check_sparsity, check_unit_rows
 from itda_lightning.pursuit.table import PURSUITS, PursuitName
@@ -66,12 +65,11 @@ class ShardedAtoms:
             start = 0
             for source, count in enumerate(counts):
                 for low in range(0, count, SENT_ROWS):
-                    sent = self.mine[low : min(count, low + SENT_ROWS)] if source == rank() else None
-                    if sent is None:
-                        sent = self.mine.new_empty(min(SENT_ROWS, count - low), self.mine.shape[1])
+                    rows = min(SENT_ROWS, count - low)
+                    sent = self.mine[low : low + rows] if source == rank() else self.mine.new_empty(rows, widths[0])
                     part = broadcast(sent, source).to(self.dtype)
-                    correlate(part, self.mine, out=self.columns[start : start + len(part)])
-                    start += len(part)
+                    correlate(part, self.mine, out=self.columns[start : start + rows])
+                    start += rows
 
     def pursue(
         self,
@@ -97,11 +95,13 @@ class ShardedAtoms:
             raise ValueError(
                 f"processes cannot share a {method.title} ({pursuit}): encode with all atoms in one process"
             )
-        codes = []
-        for block in Problem(x.detach(), k, nonnegative, error_threshold).blocks(self._rows(method, k), self.dtype):
-            correlations: Correlations = (
-                ShardedResidual(block.x, self) if self.columns is None else ShardedGram(block.x, self, self.columns)
-            )
+        # As many activations at a time in all processes.
+        vectors = 3 + (k if method.orthogonal and self.columns is None else 0)
+        per_row = (3 * max(self.counts) + vectors * self.mine.shape[1]) * self.dtype.itemsize + 32 * k * k
+        codes, rows = [], max(1, self.budget // 8 // per_row)
+        for block in Problem(x.detach(), k, nonnegative, error_threshold).blocks(rows, self.dtype):
+            gram = self.columns
+            correlations = ShardedResidual(block.x, self) if gram is None else ShardedGram(block.x, self, gram)
             codes.append(method.run(block, correlations))
         return SparseCode.concatenate(codes)
 
@@ -110,20 +110,12 @@ class ShardedAtoms:
         support = code.support - self.first
         return combine(support.masked_fill(support >= len(self.mine), -1).clamp(min=-1), code.coefficients, self.mine)
 
-    def _rows(self, method: Pursuit, k: int) -> int:
-        """Return how many activations to encode at a time, the same number in all processes."""
-        vectors = 3 + (k if method.orthogonal and self.columns is None else 0)
-        per_row = (3 * max(self.counts) + vectors * self.mine.shape[1]) * self.dtype.itemsize + 32 * k * k
-        return max(1, self.budget // 8 // per_row)
-
 
 class Owners:
     """The processes that own the best atom of each activation, and how they send it to the others."""
 
     def __init__(self, atoms: ShardedAtoms) -> None:
         self.atoms = atoms
-        self.owned = torch.empty(0, dtype=torch.int64)
-        self.local = torch.empty(0, dtype=torch.int64)
 
     def best(self, current: Float[Tensor, "batch m"], nonnegative: bool, scratch: Float[Tensor, "batch m"]) -> Best:
         """Find the best atoms of all processes from the correlations with the atoms of this one."""
@@ -148,44 +140,36 @@ class Owners:
         return gather_rows(mine, self.counts)[self.place]
 
 
-class ShardedGram:
+class ShardedGram(GramCorrelations):
     """The Gram form, with the columns of the Gram that belong to the atoms of this process."""
 
     def __init__(self, x: Float[Tensor, "batch d"], atoms: ShardedAtoms, columns: Float[Tensor, "n m"]) -> None:
-        self.mine, self.columns, self.owners = GramCorrelations(x, atoms.mine, columns), columns, Owners(atoms)
+        super().__init__(x, atoms.mine, columns)
+        self.owners = Owners(atoms)
 
     def best(self, nonnegative: bool) -> Best:
-        return self.owners.best(self.mine.current, nonnegative, self.mine.rows)
-
-    def subtract(self, atom: Int[Tensor, " batch"], coefficient: Float[Tensor, " batch"]) -> None:
-        self.mine.subtract(atom, coefficient)
-
-    def replace(self, support: Int[Tensor, "batch t"], coefficients: Float[Tensor, "batch t"]) -> None:
-        self.mine.replace(support, coefficients)
+        return self.owners.best(self.current, nonnegative, self.scratch)
 
     def inner(self, support: Int[Tensor, "batch t"], atom: Int[Tensor, " batch"]) -> Float[Tensor, "batch t"]:  # noqa: ARG002
         chosen = support[self.owners.owned].clamp(min=0)
-        return self.owners.send(self.columns[chosen, self.owners.local[:, None]])
+        return self.owners.send(self.gram[chosen, self.owners.local[:, None]])
 
 
-class ShardedResidual:
+class ShardedResidual(ResidualCorrelations):
     """The residual form: every process receives the chosen atoms and keeps the residuals itself."""
 
     def __init__(self, x: Float[Tensor, "batch d"], atoms: ShardedAtoms) -> None:
-        self.x, self.mine, self.owners = x, atoms.mine, Owners(atoms)
-        self.residual = x.clone()
-        self.current = correlate(self.residual, self.mine)
-        self.scratch = torch.empty_like(self.current)
+        super().__init__(x, atoms.mine)
+        self.owners = Owners(atoms)
         self.support: list[Tensor] = []  # (batch, d) the chosen atoms of every step so far
 
     def best(self, nonnegative: bool) -> Best:
         best = self.owners.best(self.current, nonnegative, self.scratch)
-        self.chosen = self.owners.send(self.mine[self.owners.local])
+        self.chosen = self.owners.send(self.atoms[self.owners.local])
         return best
 
-    def subtract(self, atom: Int[Tensor, " batch"], coefficient: Float[Tensor, " batch"]) -> None:  # noqa: ARG002
-        self.residual.addcmul_(self.chosen.to(self.x.dtype), coefficient[:, None], value=-1)
-        correlate(self.residual, self.mine, out=self.current)
+    def rows_of(self, atom: Int[Tensor, " batch"]) -> Float[Tensor, "batch d"]:  # noqa: ARG002
+        return self.chosen.to(self.x.dtype)
 
     def replace(self, support: Int[Tensor, "batch t"], coefficients: Float[Tensor, "batch t"]) -> None:
         self.support.append(self.chosen)
@@ -193,10 +177,10 @@ class ShardedResidual:
         self.residual.copy_(self.x)
         for step, atom in enumerate(self.support):
             self.residual.addcmul_(atom.to(self.x.dtype), weights[:, step, None], value=-1)
-        correlate(self.residual, self.mine, out=self.current)
+        self.update()
 
-    def inner(self, support: Int[Tensor, "batch t"], atom: Int[Tensor, " batch"]) -> Float[Tensor, "batch t"]:  # noqa: ARG002
-        products, chosen = self.x.new_empty(support.shape), self.chosen.to(self.x.dtype)
+    def inner(self, support: Int[Tensor, "batch t"], atom: Int[Tensor, " batch"]) -> Float[Tensor, "batch t"]:
+        products, chosen = self.x.new_empty(support.shape), self.rows_of(atom)
         for step, earlier in enumerate(self.support):
             products[:, step] = (earlier * chosen).sum(1)
         return products

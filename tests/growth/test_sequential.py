@@ -10,8 +10,7 @@ from torch import Tensor
 
 from itda_lightning.growth import Growth, GrowthRule, grow_sequential
 from itda_lightning.growth import sequential as module
-from itda_lightning.pursuit import growing as sequence
-from itda_lightning.pursuit import pursue
+from itda_lightning.pursuit import compiled, pursue
 from itda_lightning.pursuit.gram import UNIT
 from tests.growth.naive import ROUNDING, grow_one_by_one, mixtures
 from tests.pursuit.forms import DTYPES, forms, with_room
@@ -106,9 +105,9 @@ def test_the_size_of_a_compiled_block_changes_nothing(monkeypatch, pursuit):
     rule = GrowthRule(4, pursuit, False, 0.2)
     usual = grow(x, 500, rule, "gram, half")
     for smallest, largest, new in ((1, 1, 1), (3, 7, 2), (500, 500, 500)):
-        monkeypatch.setattr(sequence, "SMALLEST_BLOCK", smallest)
-        monkeypatch.setattr(sequence, "LARGEST_BLOCK", largest)
-        monkeypatch.setattr(sequence, "NEW_ATOMS_PER_BLOCK", new)
+        monkeypatch.setattr(compiled, "SMALLEST_BLOCK", smallest)
+        monkeypatch.setattr(compiled, "LARGEST_BLOCK", largest)
+        monkeypatch.setattr(compiled, "NEW_ATOMS_PER_BLOCK", new)
         other = grow(x, 500, rule, "gram, half")
         assert torch.equal(other.accepted, usual.accepted)
         torch.testing.assert_close(other.residual_energy, usual.residual_energy)
