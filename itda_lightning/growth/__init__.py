@@ -6,7 +6,6 @@ from itda_lightning.growth.across_processes import Step, grow_among_ranks
 from itda_lightning.growth.calibration import Forecast, calibrate_threshold, forecast
 from itda_lightning.growth.cone_descent import (
     LEAST_ANCHOR,
-    Descent,
     RefinementRule,
     RefinementState,
     descent,
@@ -14,13 +13,7 @@ from itda_lightning.growth.cone_descent import (
     refinement_step,
 )
 from itda_lightning.growth.frozen_batch import grow_frozen_batch
-from itda_lightning.growth.rule import (
-    DUPLICATE_COSINE,
-    Growth,
-    GrowthRule,
-    cosine_threshold,
-    unexplained_threshold,
-)
+from itda_lightning.growth.rule import DUPLICATE_COSINE, Growth, GrowthRule, unexplained_threshold
 from itda_lightning.growth.sequential import grow_sequential
 from itda_lightning.growth.worst_first import grow_worst_first
 
@@ -34,7 +27,6 @@ __all__ = [
     "DUPLICATE_COSINE",
     "GROWTH_POLICIES",
     "LEAST_ANCHOR",
-    "Descent",
     "Forecast",
     "Growth",
     "GrowthRule",
@@ -42,7 +34,6 @@ __all__ = [
     "RefinementState",
     "Step",
     "calibrate_threshold",
-    "cosine_threshold",
     "descent",
     "forecast",
     "grow_among_ranks",

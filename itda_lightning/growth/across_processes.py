@@ -28,12 +28,9 @@ class Step(NamedTuple):
 
 
 def grow_among_ranks(policy: str, steps: Sequence[Step]) -> list[Growth]:
-    """Grow several dictionaries by one step each, at its own sparsity and threshold.
+    """Grow several dictionaries by one step each, by one of ``GROWTH_POLICIES``, each by its own rule.
 
     Sequential growth sends 8 bytes per activation, the others their codes (``pursue_among_ranks``).
-
-    Args:
-        policy: one of ``GROWTH_POLICIES``.
     """
     for step in steps:
         step.prepared.build_gram()
@@ -45,8 +42,6 @@ def grow_among_ranks(policy: str, steps: Sequence[Step]) -> list[Growth]:
 
 def _shared(growth: Growth | None, x: Float[Tensor, "batch d"], source: int) -> Growth:
     """Return the step of process ``source`` in every process."""
-    if growth is not None and n_ranks() == 1:
-        return growth
     message = torch.zeros(2, len(x), dtype=x.dtype, device=x.device)  # which became atoms, and residual energies
     if growth is not None:
         message[0, growth.accepted], message[1] = 1, growth.residual_energy

@@ -50,27 +50,19 @@ def forecast(
     if last <= 0:
         return Forecast(whole, math.inf)
     factor = min(max(last / max(half - quarter, 1e-9), 1.0), 2.0)
-    n_atoms = whole + last * _doublings(math.log2(budget / seen[-1]), factor)
-    until_full = _doublings_until((max_atoms - whole) / last, factor)
-    return Forecast(n_atoms, seen[-1] * 2**until_full if until_full < MANY_DOUBLINGS else math.inf)
+    doublings, until_full = math.log2(budget / seen[-1]), (max_atoms - whole) / last
+    if factor > 1:  # the sum of factor + factor^2 + ..., and the number of terms that add up to what is missing
+        doublings = factor * (factor**doublings - 1) / (factor - 1)
+        until_full = math.log(1 + until_full * (factor - 1) / factor, factor)
+    fills_after = seen[-1] * 2**until_full if until_full < MANY_DOUBLINGS else math.inf
+    return Forecast(whole + last * doublings, fills_after)
 
 
 def _at(seen: list[int], grown: list[int], position: float) -> float:
     """Interpolate the number of atoms after ``position`` activations."""
     after = bisect.bisect_left(seen, position)
-    low, high = (seen[after - 1] if after else 0), seen[after]
-    low_n, high_n = (grown[after - 1] if after else 0), grown[after]
-    return low_n + (high_n - low_n) * (position - low) / (high - low)
-
-
-def _doublings(count: float, factor: float) -> float:
-    """Sum ``factor + factor^2 + ...`` over ``count`` terms, a number that need not be whole."""
-    return count if factor == 1 else factor * (factor**count - 1) / (factor - 1)
-
-
-def _doublings_until(total: float, factor: float) -> float:
-    """Return the count at which ``_doublings`` reaches ``total``."""
-    return total if factor == 1 else math.log(1 + total * (factor - 1) / factor, factor)
+    low, low_n = seen[after - 1], grown[after - 1]
+    return low_n + (grown[after] - low_n) * (position - low) / (seen[after] - low)
 
 
 def calibrate_threshold(
@@ -103,10 +95,7 @@ def calibrate_threshold(
         middle = (low + high) / 2
         expected = forecast(x, rule._replace(threshold=math.exp(middle)), max_atoms, budget, batch_size)
         tried.append((math.exp(middle), expected))
-        if expected.n_atoms > max_atoms:
-            low = middle
-        else:
-            high = middle
+        low, high = (middle, high) if expected.n_atoms > max_atoms else (low, middle)
         if progress is not None:
             progress(step + 1, BISECTIONS)
     # Forecasts on a sample are not quite monotone, so the last one need not be the nearest.
@@ -114,20 +103,18 @@ def calibrate_threshold(
 
 
 def _grow_on(x: Tensor, rule: GrowthRule, max_atoms: int, batch_size: int | None) -> tuple[list[int], list[int]]:
-    capacity = min(max_atoms, len(x))
-    prepared = PreparedAtoms(x.new_zeros(capacity, x.shape[1]), 0)
+    """Grow until the sample or the room ends; return how many were seen, and the atoms, before and after each batch."""
+    prepared = PreparedAtoms(x.new_zeros(min(max_atoms, len(x)), x.shape[1]), 0)
     prepared.build_gram()
-    position = 0
-    seen, grown = [], []
-    while position < len(x) and prepared.n < capacity:
+    seen, grown = [0], [0]
+    while seen[-1] < len(x) and prepared.n < prepared.capacity:
         if batch_size is None:
             # Batches that grow with the dictionary come close to sequential growth at the price of frozen batches.
             size = 1 if prepared.n == 0 else min(max(prepared.n // 8, 8), 1024)
         else:
             size = min(batch_size, max(len(x) // FEWEST_BATCHES, 1))
-        step = grow_frozen_batch(x[position : position + size], prepared, rule)
-        prepared.place(prepared.n, step.atoms)
-        position = min(position + size, len(x))
-        seen.append(position)
+        batch = x[seen[-1] : seen[-1] + size]
+        prepared.place(prepared.n, grow_frozen_batch(batch, prepared, rule).atoms)
+        seen.append(seen[-1] + len(batch))
         grown.append(prepared.n)
     return seen, grown

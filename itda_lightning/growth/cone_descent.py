@@ -69,31 +69,22 @@ class RefinementState(NamedTuple):
 
 
 class Descent(NamedTuple):
-    """Sums over a batch.
+    """Sums over a batch."""
 
-    Attributes:
-        direction: (n, d) float32, minus half the gradient of ``unexplained`` by the atoms, codes held fixed.
-        unexplained: () float64, sum of the shares of energy that the codes leave.
-        activations: () int64, their number.
-    """
-
-    direction: Float[Tensor, "n d"]
-    unexplained: Float[Tensor, ""]
+    direction: Float[
+        Tensor, "n d"
+    ]  # float32: minus half the gradient of ``unexplained`` by the atoms, codes held fixed
+    unexplained: Float[Tensor, ""]  # float64: of the shares of energy that the codes leave
     activations: Int[Tensor, ""]
 
 
 def descent(
     x: Float[Tensor, "batch d"], atoms: Float[Tensor, "n d"], rule: RefinementRule, encode: Encode = pursue
 ) -> Descent:
-    """Compute the direction in which to move the atoms for one batch.
+    """Compute the direction in which to move the atoms for one batch of finite centred activations.
 
     Every activation counts by the share of its energy that is unexplained, as in growth. Otherwise the few whose norm
     is many times that of the others, of which language models have some, would be all that counts.
-
-    Args:
-        x: (batch, d) finite centred activations.
-        atoms: (n, d) unit rows.
-        encode: the pursuit, by one process or by all.
     """
     prepared = PreparedAtoms(atoms, len(atoms), rule.memory_budget)
     x = normalize(x.to(prepared.dtype), dim=1)
@@ -113,10 +104,7 @@ def descent(
 def refinement_step(
     state: RefinementState, sums: Descent, sources: Float[Tensor, "n d"], rule: RefinementRule
 ) -> RefinementState:
-    """Take a step along ``sums``; the same on every process that has the same sums.
-
-    An atom that no activation used so far stays as it is, bit for bit.
-    """
+    """Take a step along ``sums``. An atom that no activation used so far stays as it is, bit for bit."""
     gradient = sums.direction / sums.activations
     first = FIRST_DECAY * state.first + (1 - FIRST_DECAY) * gradient
     second = SECOND_DECAY * state.second + (1 - SECOND_DECAY) * gradient.square().sum(1)
@@ -139,16 +127,12 @@ def project_on_cones(
     Inside its cone a vector is only scaled. Outside, the nearest point is ``anchor s + sqrt(1 - anchor^2) u`` with u
     the direction of the part of the vector that is orthogonal to its source s; a vector without such a part becomes s.
     The cones are narrower by the rounding of the dtype, so the bound holds for the rounded result as well.
-
-    Args:
-        vectors: (n, d) anything finite.
-        sources: (n, d) unit rows.
     """
     cosine = anchor + max(torch.finfo(sources.dtype).eps, 1e-12)
     if cosine >= 1:
         return sources.clone()
     parts = zip(vectors.split(PROJECTED_ROWS), sources.split(PROJECTED_ROWS), strict=True)
-    return torch.cat([_project(part, source, cosine) for part, source in parts]) if len(sources) else sources.clone()
+    return torch.cat([_project(part, source, cosine) for part, source in parts])
 
 
 def _project(vectors: Tensor, sources: Tensor, cosine: float) -> Tensor:

@@ -9,19 +9,11 @@ from itda_lightning.pursuit import PreparedAtoms, pursue
 
 
 def grow_frozen_batch(
-    x: Float[Tensor, "batch d"],
-    prepared: PreparedAtoms,
-    rule: GrowthRule,
-    encode: Encode = pursue,
+    x: Float[Tensor, "batch d"], prepared: PreparedAtoms, rule: GrowthRule, encode: Encode = pursue
 ) -> Growth:
-    """Return the activations that the atoms explain too badly, cropped at the capacity.
+    """Return the finite centred activations that the atoms explain too badly, cropped at the capacity.
 
     A failure that nearly repeats an atom or an earlier failure of the batch is left out.
-
-    Args:
-        x: (batch, d) finite centred activations.
-        prepared: the dictionary's atoms, in a buffer with room for more.
-        encode: the pursuit, by one process or by all.
     """
     code = encode(rule.pursuit, x, prepared, rule.k, rule.nonnegative, rule.shares(x))
     failures = (code.residual_energy > rule.threshold * rule.reference(x)).nonzero()[:, 0]

@@ -13,8 +13,6 @@ from itda_lightning.pursuit import PursuitName, SparseCode, correlate
 DUPLICATE_COSINE = 0.999
 # Cosines that are computed at a time: with all of a large dictionary they would take more memory than a pursuit.
 COMPARED_ENTRIES = 2**24
-
-
 # `pursue`, or `pursue_among_ranks` if all processes grow the same dictionary.
 Encode = Callable[..., SparseCode]
 
@@ -23,8 +21,7 @@ class GrowthRule(NamedTuple):
     """An activation x, centred, whose residual r leaves ``|r|^2 > threshold * reference(x)`` becomes an atom.
 
     The published rule judges every activation by its own energy. Language models have tokens whose energy is thousands
-    of
-    times the usual: a residual that is small beside them is still larger than everything else, and one atom serves
+    of times the usual: a residual that is small beside them is still larger than everything else, and one atom serves
     all of them well enough by that rule. A smaller ``energy_exponent`` asks for more of activations with more energy.
 
     Attributes:
@@ -63,10 +60,8 @@ class GrowthRule(NamedTuple):
         return cosine if self.nonnegative else cosine.abs()
 
     def repeats(self, candidates: Float[Tensor, "m d"], atoms: Float[Tensor, "n d"]) -> Bool[Tensor, " m"]:
-        """Find the unit rows that nearly repeat one of the atoms: (m,) bool."""
-        if not len(atoms):
-            return torch.zeros(len(candidates), dtype=torch.bool, device=candidates.device)
-        parts = candidates.split(max(1, COMPARED_ENTRIES // len(atoms)))
+        """Find the unit rows that nearly repeat one of the atoms."""
+        parts = candidates.split(max(1, COMPARED_ENTRIES // max(1, len(atoms))))
         return torch.cat([(self.similarity(correlate(part, atoms)) >= DUPLICATE_COSINE).any(1) for part in parts])
 
     @property
@@ -89,23 +84,16 @@ class Growth(NamedTuple):
     residual_energy: Float[Tensor, " batch"]
 
 
-def cosine_threshold(paper_threshold: float, d_in: int) -> float:
-    """Return the smallest cos(x, x_hat) that the released code accepts with its ``tau``: ``1 - tau d / 2``.
-
-    That code compares ``tau`` with the mean over d of the squared difference of the two unit vectors, (2 - 2 cos) / d.
-    """
-    return 1.0 - paper_threshold * d_in / 2.0
-
-
 def unexplained_threshold(paper_threshold: float, d_in: int) -> float:
     """Return the unexplained share of energy at which ``cos(x, x_hat)`` is the released code's limit: ``1 - cos^2``.
 
-    Exact if the residual is orthogonal to the reconstruction, as in orthogonal matching pursuit.
+    That code compares its ``tau`` with the mean over d of the squared difference of the two unit vectors, (2 - 2 cos) /
+    d. Exact if the residual is orthogonal to the reconstruction, as in orthogonal matching pursuit.
 
     Raises:
         ValueError: a ``tau`` that accepts every reconstruction (so nothing would ever be appended) or none.
     """
-    cosine = cosine_threshold(paper_threshold, d_in)
+    cosine = 1.0 - paper_threshold * d_in / 2.0
     if not 0.0 < cosine < 1.0:
         raise ValueError(
             f"the paper's threshold {paper_threshold:g} at d_in {d_in} means cos(x, x_hat) < {cosine:.4g}: "

@@ -3,13 +3,12 @@
 import pytest
 import torch
 
-from itda_lightning.growth import cosine_threshold, unexplained_threshold
+from itda_lightning.growth import unexplained_threshold
 from itda_lightning.pursuit import orthogonal_matching_pursuit
 
 
 @pytest.mark.parametrize(("d", "cosine"), [(768, 0.8464), (1024, 0.7952)])
 def test_the_thresholds_that_the_paper_used(d, cosine):
-    assert cosine_threshold(4e-4, d) == pytest.approx(cosine, abs=1e-12)
     assert unexplained_threshold(4e-4, d) == pytest.approx(1 - cosine**2, abs=1e-12)
 
 
