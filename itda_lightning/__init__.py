@@ -24,6 +24,7 @@ if not _LISTS_COMMANDS:
         generalised_orthogonal_matching_pursuit,
         matching_pursuit,
         orthogonal_matching_pursuit,
+        prune,
     )
     from itda_lightning.saelens import from_sae, to_sae
 
@@ -45,6 +46,7 @@ __all__ = [
     "load_dictionary",
     "matching_pursuit",
     "orthogonal_matching_pursuit",
+    "prune",
     "relative_similarity",
     "svcca",
     "to_sae",

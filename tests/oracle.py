@@ -191,3 +191,41 @@ def _least_squares(x: Array, rows: Array) -> tuple[Array, Array]:
         return np.zeros(0), x.astype(np.float64)
     coefficients, *_ = np.linalg.lstsq(rows.T, x, rcond=None)
     return coefficients.astype(np.float64), x - coefficients @ rows
+
+
+class Pruned(NamedTuple):
+    """A pruned code; ``margin`` is how far its closest decision was from another one, as a share of ``|x|^2``."""
+
+    support: list[int]
+    coefficients: list[float]
+    energy: float
+    margin: float
+
+
+def pruned(x: Array, atoms: Array, support: Sequence[int], least_gain: float, nonnegative: bool) -> Pruned:
+    """Leave out the atom without which least squares is least worse, while that costs less than the least gain."""
+    support, margin = list(support), math.inf
+    total = max(float(x @ x), 1e-300)
+    while True:
+        coefficients, energy = _fit(x, atoms, support)
+        costs = []
+        for s in range(len(support)):
+            cost = (_fit(x, atoms, support[:s] + support[s + 1 :])[1] - energy) / total
+            costs.append(-cost if nonnegative and coefficients[s] < 0 else cost)
+        if not costs:
+            return Pruned(support, [], energy, margin)
+        first, *others = sorted(costs)
+        decided = first < least_gain
+        margin = min([margin, abs(first - least_gain), *(other - first for other in others[:1] if decided)])
+        if nonnegative:
+            margin = min([margin, *(abs(cost) for cost in costs)])
+        if not decided:
+            return Pruned(support, list(coefficients), energy, margin)
+        support.pop(costs.index(first))
+
+
+def _fit(x: Array, atoms: Array, support: Sequence[int]) -> tuple[Array, float]:
+    chosen = atoms[list(support)].T
+    coefficients = np.linalg.lstsq(chosen, x, rcond=None)[0] if len(support) else np.zeros(0)
+    residual = x - chosen @ coefficients
+    return coefficients, float(residual @ residual)

@@ -1,6 +1,6 @@
 """The dictionary: atoms, bias and sources, with encode, decode, append and refine."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -13,18 +13,19 @@ from itda_lightning.dictionary.sources import COLUMNS, Prompt, Sources
 from itda_lightning.errors import InputError
 from itda_lightning.machine.checks import check_choice
 from itda_lightning.pursuit import (
-    PURSUITS,
     PreparedAtoms,
+    Pruned,
     PursuitName,
     SparseCode,
     check_finite,
+    check_least_gain,
     check_sparsity,
     check_unit_rows,
     combine,
-    pursue,
+    encode_in_parts,
+    gain_for_l0,
 )
 
-ENCODED_ROWS = 8192
 REFINEMENT: Final = "refinement"  # the metadata's entry about a refinement
 
 
@@ -41,6 +42,8 @@ class Dictionary(nn.Module):
         pursuit: "mp" (matching pursuit), "omp" (orthogonal matching pursuit) or "gomp" (generalised orthogonal matching
             pursuit).
         nonnegative: non-negative coefficients only.
+        least_gain: codes are pruned (``il.prune``) of atoms that explain less than this share of ``|x - bias|^2``, so k
+            is a maximum; 0 for codes as the pursuit leaves them.
         capacity: number of atoms to allocate memory for; None for exactly n.
         metadata: JSON-serialisable facts about the fit (model_name, hook_name, ...).
         memory_budget: bytes that encoding and growth may take beyond the atoms, None for half of the machine's
@@ -78,6 +81,7 @@ class Dictionary(nn.Module):
         k: int,
         pursuit: PursuitName = "mp",
         nonnegative: bool = False,
+        least_gain: float = 0.0,
         capacity: int | None = None,
         metadata: Mapping[str, Any] | None = None,
         memory_budget: int | None = None,
@@ -87,6 +91,7 @@ class Dictionary(nn.Module):
         n, d = atoms.shape
         capacity = n if capacity is None else capacity
         check_sparsity(k)
+        check_least_gain(least_gain)
         check_unit_rows(atoms)
         check_choice(get_args(PursuitName), {"pursuit": pursuit})
         if bias is not None and bias.shape != (d,):
@@ -98,6 +103,7 @@ class Dictionary(nn.Module):
         self.k = k
         self.pursuit: PursuitName = pursuit
         self.nonnegative = nonnegative
+        self.least_gain = least_gain
         self.metadata: dict[str, Any] = dict(metadata or {})
         self.memory_budget = memory_budget
         self.dataset: str | None = sources.dataset if sources is not None else None
@@ -212,12 +218,13 @@ class Dictionary(nn.Module):
             k=self.k,
             pursuit=self.pursuit,
             nonnegative=self.nonnegative,
+            least_gain=self.least_gain,
             metadata={name: value for name, value in self.metadata.items() if name != REFINEMENT},
             memory_budget=self.memory_budget,
         )
 
     def encode(self, x: Float[Tensor, "batch d"], error_threshold: float | None = None) -> SparseCode:
-        """Compute sparse codes of activations by this dictionary's pursuit, in at least single precision.
+        """Compute sparse codes by this dictionary's pursuit, pruned by ``least_gain``, in at least single precision.
 
         Args:
             x: activations of any floating dtype; encoded in parts, so the batch may be long.
@@ -226,17 +233,28 @@ class Dictionary(nn.Module):
         Raises:
             ValueError: x of another width or with non-finite rows.
         """
+        return SparseCode.concatenate(pruned.code for pruned in self._codes(x, self.least_gain, error_threshold))
+
+    def calibrate_l0(self, x: Float[Tensor, "batch d"], l0: float) -> float:
+        """Set ``least_gain`` such that codes have ``l0`` atoms on average over these activations; return it.
+
+        If they have fewer atoms without pruning, nothing is pruned. Raises InputError for an ``l0`` that is not above 0
+        and at most k, or no activations.
+        """
+        if not 0 < l0 <= self.k:
+            raise InputError(f"the wanted mean L0 must be above 0 and at most k = {self.k}, got {l0:g}: raise k")
+        if len(x) == 0:
+            raise InputError("the mean L0 is measured on activations, got none: give some held-out ones")
+        bears = torch.cat([pruned.bears for pruned in self._codes(x, torch.inf, None)])
+        self.least_gain = 0.0 if (bears > 0).sum() <= l0 * len(x) else gain_for_l0(bears, l0)
+        return self.least_gain
+
+    def _codes(self, x: Float[Tensor, "batch d"], least_gain: float, error_threshold: float | None) -> Iterator[Pruned]:
         if x.ndim != 2 or x.shape[1] != self.d_in:
             raise ValueError(f"x must have shape (batch, {self.d_in}), got {tuple(x.shape)}")
         check_finite(x)
-        prepared = self.prepared()
-        PURSUITS[self.pursuit].init(prepared, len(x), self.k)
-        rows = max(1, min(ENCODED_ROWS, prepared.budget // 8 // (prepared.dtype.itemsize * max(1, self.d_in))))
-        codes = [
-            pursue(self.pursuit, self.centre(part), prepared, self.k, self.nonnegative, error_threshold)
-            for part in x.split(rows)  # centring all of x would double the memory of a long batch
-        ]
-        return codes[0] if len(codes) == 1 else SparseCode(*(torch.cat(parts) for parts in zip(*codes, strict=True)))
+        options = self.pursuit, self.k, self.nonnegative, least_gain, error_threshold
+        return encode_in_parts(x, self.centre, self.prepared(), *options)
 
     def centre(self, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch d"]:
         """Return ``x - bias`` in at least single precision, which the pursuit encodes."""
@@ -256,7 +274,7 @@ class Dictionary(nn.Module):
         tensors = {"atoms": self.atoms, "bias": self.bias, "sources": self.source_table}
         if (cosines := self.cosines) is not None:
             tensors |= {"grown": self.grown_atoms, "cosines": cosines}
-        write_dictionary(Path(path), {name: getattr(self, name) for name in IN_INDEX}, tensors)
+        write_dictionary(Path(path), {name: getattr(self, name) for name in (*IN_INDEX, "least_gain")}, tensors)
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> "Dictionary":

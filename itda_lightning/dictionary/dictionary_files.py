@@ -15,7 +15,8 @@ from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import new_directory, write_json
 
 FORMAT = "itda_lightning.dictionary"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+REFINED_VERSION = 2  # a package that reads only this would not prune
 UNREFINED_VERSION = 1  # a package that reads only this would take refined atoms for the activations of their sources
 TENSORS_FILE = "dictionary.safetensors"
 INDEX_FILE = "dictionary.json"
@@ -27,10 +28,11 @@ def write_dictionary(path: Path, index: Mapping[str, Any], tensors: Mapping[str,
     """Write a new directory, in one step; raises like ``new_directory``.
 
     Args:
-        index: JSON values under the names in ``IN_INDEX``.
+        index: JSON values under the names in ``IN_INDEX``, and ``least_gain``.
         tensors: those named in ``IN_TENSORS``, and ``grown`` and ``cosines`` of refined atoms.
     """
-    version = FORMAT_VERSION if "grown" in tensors else UNREFINED_VERSION
+    version = REFINED_VERSION if "grown" in tensors else UNREFINED_VERSION
+    version = FORMAT_VERSION if index["least_gain"] > 0 else version
     with new_directory(path) as directory:
         save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, directory / TENSORS_FILE)
         write_json(directory / INDEX_FILE, {"format": FORMAT, "version": version, **index})
@@ -75,4 +77,5 @@ def read_dictionary(
     except (TypeError, ValueError) as error:
         raise InputError(f"{path} does not hold a valid dictionary: {error}; save it again") from error
     settings = {name: index[name] for name in ("k", "pursuit", "nonnegative", "metadata")}
+    settings["least_gain"] = index.get("least_gain", 0.0)
     return {**settings, "sources": sources, **{name: tensors.get(name) for name in ("atoms", "bias", "grown")}}

@@ -48,6 +48,7 @@ class ShardedDictionary(nn.Module):
         super().__init__()
         saved = read_dictionary(Path(path), device, atoms=lambda n: shares(n)[rank()])
         self.k, self.nonnegative, self.sources = saved["k"], saved["nonnegative"], saved["sources"]
+        self.least_gain: float = saved["least_gain"]
         self.pursuit: PursuitName = saved["pursuit"]
         if not PURSUITS[self.pursuit].shared_by_processes:
             raise InputError(
@@ -59,7 +60,8 @@ class ShardedDictionary(nn.Module):
     def encode(self, x: Float[Tensor, "batch d"], error_threshold: float | None = None) -> SparseCode:
         """Compute sparse codes as ``Dictionary.encode`` does; raises like it."""
         centred = x.to(torch.promote_types(x.dtype, torch.float32)) - self.bias
-        return self.atoms.pursue(self.pursuit, centred, self.k, self.nonnegative, error_threshold)
+        code = self.atoms.pursue(self.pursuit, centred, self.k, self.nonnegative, error_threshold)
+        return code if self.least_gain == 0 else self.atoms.prune(code, centred, self.least_gain, self.nonnegative)
 
     def decode(self, code: SparseCode) -> Float[Tensor, "batch d"]:
         """Return the reconstruction: the sum of what the atoms of all processes contribute."""

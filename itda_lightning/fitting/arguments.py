@@ -22,6 +22,14 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     for name, choices in CHOICES.items():
         check_choice(get_args(choices), {f"model.{name}": arguments[name]})
     check_between(0, 1, {"model.energy_exponent": arguments["energy_exponent"]})
+    least_gain, l0 = arguments["least_gain"], arguments["l0"]
+    check_between(0, 1, {"model.least_gain": least_gain})
+    if l0 is not None and not 0 < l0 <= arguments["k"]:
+        raise InputError(
+            f"model.l0 must be above 0 and at most model.k = {arguments['k']}, which is the largest L0, got {l0:g}"
+        )
+    if l0 is not None and least_gain > 0:
+        raise InputError(f"give model.l0 or model.least_gain, not both: got {l0:g} and {least_gain:g}")
     threshold, paper_threshold = arguments["threshold"], arguments["paper_threshold"]
     if threshold is not None and paper_threshold is not None:
         raise InputError("give model.threshold or model.paper_threshold, not both")

@@ -111,12 +111,14 @@ def _fit(
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
         if not module.refinements:
+            module.calibrate_l0()
             trainer.validate(module, datamodule=data, verbose=False)
         if refinement is not None:
             callback = trainer.checkpoint_callback
             assert isinstance(callback, ModelCheckpoint)
             path = Path(str(callback.dirpath)) / "refinement.ckpt"
             refining = refine(module, data, refinement, lambda: trainer.save_checkpoint(path), checkpoint_every)
+            module.calibrate_l0()
             trainer.validate(module, datamodule=data, verbose=False)
         elif module.refinements:
             raise InputError("the checkpoint is of a fit that refines its atoms: resume with its own config.yaml")

@@ -14,6 +14,9 @@ from itda_lightning.dictionary.facts import FitMetadata, fit_metadata, settings
 from itda_lightning.dictionary.sources import COLUMNS, Prompt, Source, Sources
 from itda_lightning.errors import InputError
 
+# Arguments of a fit that decide neither which atoms it finds nor their order.
+NOT_OF_ATOMS = ("memory_budget", "least_gain", "l0")
+
 
 def fit_identity(fit: Mapping[str, Any], data: ActivationsDataModule) -> dict[str, Any]:
     """Return everything that decides the activations, their order, and how atoms are chosen from them.
@@ -21,7 +24,7 @@ def fit_identity(fit: Mapping[str, Any], data: ActivationsDataModule) -> dict[st
     Paths and the language model's batch size are left out: a model or a cache may have been moved.
     """
     return {
-        **{f"model.{key}": value for key, value in fit.items() if key != "memory_budget"},  # changes the speed only
+        **{f"model.{key}": value for key, value in fit.items() if key not in NOT_OF_ATOMS},
         **{f"data.{key}": value for key, value in data.identity._asdict().items()},
         "data.batch_size": data.hparams["batch_size"],
     }
@@ -87,6 +90,7 @@ class FitState(L.LightningModule):
             "d_in": [self.dictionary(hook).d_in for hook in self.hook_names],
             "dataset": self.dataset,
             **{name: self.hparams[name] for name in ("k", "pursuit", "nonnegative")},
+            "least_gains": [self.dictionary(hook).least_gain for hook in self.hook_names],
             "identity": self._identity,
             "data": self._data_settings,
             "history": self.history,
@@ -106,6 +110,8 @@ class FitState(L.LightningModule):
         else:
             self.dataset, self._data_settings = saved["dataset"], saved["data"]
             self._make_dictionaries(dict(zip(saved["hook_names"], saved["d_in"], strict=True)))
+        for hook, least_gain in zip(saved["hook_names"], saved.get("least_gains", []), strict=False):
+            self.dictionary(hook).least_gain = least_gain
         self.history = saved["history"]
         self.refinements = saved.get("refinements", {})
         self.refinement_states = saved.get("refinement_states", {})
@@ -149,6 +155,7 @@ class FitState(L.LightningModule):
             k=grown.k,
             pursuit=grown.pursuit,
             nonnegative=grown.nonnegative,
+            least_gain=grown.least_gain,
             metadata=self.metadata(hook_name or self.hook_names[0]),
             grown=None if grown.cosines is None else grown.grown_atoms.cpu(),
         )
@@ -172,7 +179,7 @@ class FitState(L.LightningModule):
     def _make_dictionaries(self, widths: dict[str, int]) -> None:
         self.hook_names, hooks = list(widths), len(widths)
         no_sources = Sources(torch.zeros(0, len(COLUMNS), dtype=torch.int64), self.dataset)
-        options = {name: self.hparams[name] for name in ("k", "pursuit", "nonnegative", "memory_budget")}
+        options = {name: self.hparams[name] for name in ("k", "pursuit", "nonnegative", "least_gain", "memory_budget")}
         options["capacity"] = self.hparams["max_atoms"]
         for width in widths.values():
             no_atoms = torch.zeros(0, width, dtype=getattr(torch, self.hparams["atoms_dtype"]))

@@ -79,6 +79,7 @@ def _from_checkpoint(path: Path, hook_name: str | None, device: str | torch.devi
         k=settings["k"],
         pursuit=settings["pursuit"],
         nonnegative=settings["nonnegative"],
+        least_gain=settings["least_gains"][index] if "least_gains" in settings else 0.0,
         metadata=settings["metadata"][index],
         grown=state[grown][:count].to(device) if (grown := prefix + "_grown") in state else None,
     )

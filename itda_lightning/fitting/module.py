@@ -34,6 +34,9 @@ class ITDA(FitState):
         pursuit: omp (orthogonal matching pursuit), mp (matching pursuit: faster, worse) or gomp (generalised: several
             atoms per step, a larger error, codes that probes read better; growth is judged by omp).
         nonnegative: allow non-negative coefficients only.
+        least_gain: prune codes of atoms that explain less than this share of an activation's energy (``il.prune``), so
+            k is a maximum; 0 for not at all. Growth and refinement see codes as they are.
+        l0: prune such that held-out codes have this many atoms on average, instead of giving ``least_gain``.
         growth: sequential (each activation is judged after all before it were appended: Algorithm 1 of the paper),
             frozen_batch (a batch is judged by the dictionary before it: the paper's released code; faster, and shared
             by several processes, but the first batch is taken whole) or worst_first (the worst of a batch is appended
@@ -67,6 +70,8 @@ class ITDA(FitState):
         k: int = 32,
         pursuit: PursuitName = "omp",
         nonnegative: bool = False,
+        least_gain: float = 0.0,
+        l0: float | None = None,
         growth: GrowthPolicy = "sequential",
         threshold: float | None = None,
         paper_threshold: float | None = None,
@@ -175,6 +180,18 @@ class ITDA(FitState):
                     self.refinements[hook]["validation"] = entry
                 else:
                     self.history.append(entry)
+
+    def calibrate_l0(self) -> None:
+        """Set every dictionary's ``least_gain`` for the wanted mean L0 on held-out activations, if one is wanted."""
+        data = self._data()
+        for hook in self.hook_names if self.hparams["l0"] is not None else []:
+            dictionary, rows = self.dictionary(hook), []
+            for batch in data.val_dataloader():
+                rows.append(batch.usable(hook, self.hparams["bad_activations"]).x)
+                if sum(map(len, rows)) >= self.hparams["calibration_tokens"]:
+                    break
+            if dictionary.n_atoms and rows:
+                dictionary.calibrate_l0(torch.cat(rows).to(dictionary.bias.device), self.hparams["l0"])
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: str | Path, **_: Any) -> "ITDA":  # type: ignore[override]

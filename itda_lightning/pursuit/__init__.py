@@ -5,6 +5,15 @@ from itda_lightning.pursuit.code import SparseCode
 from itda_lightning.pursuit.correlation import combine, correlate
 from itda_lightning.pursuit.prepared import PreparedAtoms
 from itda_lightning.pursuit.problem import Path
+from itda_lightning.pursuit.pruning import (
+    Pruned,
+    check_least_gain,
+    encode_in_parts,
+    gain_for_l0,
+    leave_one_out,
+    prune,
+    prune_chosen,
+)
 from itda_lightning.pursuit.public import (
     check_finite,
     check_sparsity,
@@ -23,18 +32,25 @@ __all__ = [
     "SMALLEST_BUDGET",
     "Path",
     "PreparedAtoms",
+    "Pruned",
     "PursuitName",
     "ShardedAtoms",
     "SparseCode",
     "check_finite",
+    "check_least_gain",
     "check_sparsity",
     "check_unit_rows",
     "combine",
     "correlate",
+    "encode_in_parts",
+    "gain_for_l0",
     "generalised_orthogonal_matching_pursuit",
     "judging",
+    "leave_one_out",
     "matching_pursuit",
     "orthogonal_matching_pursuit",
+    "prune",
+    "prune_chosen",
     "pursue",
     "pursue_among_ranks",
 ]

@@ -162,7 +162,7 @@ def _with_gram(pursuit: Pursuit, problem: Problem, prepared: PreparedAtoms, room
     examined = torch.zeros(len(x), dtype=torch.int64)
     code = named_arrays.Code(support.numpy(), coefficients.numpy(), energy.numpy())
     loops = kernel_problem(pursuit, problem, prepared), screened, gram, code, _path(problem)
-    _in_threads(gram_rows.pursue_rows, len(x), *loops, examined.numpy())
+    in_threads(gram_rows.pursue_rows, len(x), *loops, examined.numpy())
     prepared.coarse.learn_examined(examined, prepared.n)
     return SparseCode(support, coefficients, energy.float())
 
@@ -196,8 +196,8 @@ def _without_gram(pursuit: Pursuit, problem: Problem, prepared: PreparedAtoms, r
         for first in range(0, prepared.n, PART):
             part = range(first, min(prepared.n, first + PART))
             screened = screen(moving, prepared, part, room, prepared.coarse.used)
-            _in_threads(kernels.select, len(rows), loops, screened, progress, choice)
-        _in_threads(kernels.take, len(rows), columns.start, loops, progress, choice, path)
+            in_threads(kernels.select, len(rows), loops, screened, progress, choice)
+        in_threads(kernels.take, len(rows), columns.start, loops, progress, choice, path)
     if len(steps) < k:
         support, coefficients = unused_last(support, coefficients)
     return SparseCode(support, coefficients.float(), energy.float())
@@ -208,7 +208,7 @@ def _path(problem: Problem) -> named_arrays.Path:
     return named_arrays.Path(path.best.numpy(), path.history.numpy())
 
 
-def _in_threads(kernel: Callable[..., None], count: int, *arguments: Any) -> None:
+def in_threads(kernel: Callable[..., None], count: int, *arguments: Any) -> None:
     """Call the kernel on pieces of ``range(count)`` in as many threads as torch uses."""
     threads = min(torch.get_num_threads(), count)
     if threads <= 1:

@@ -10,15 +10,18 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from itda_lightning.machine.memory import memory_budget
-from itda_lightning.machine.processes import broadcast, gather_rows, n_ranks, rank
+from itda_lightning.machine.processes import add_up, broadcast, gather_rows, n_ranks, rank
 from itda_lightning.pursuit.code import SparseCode
 from itda_lightning.pursuit.correlation import Best, GramCorrelations, ResidualCorrelations, combine, correlate, largest
 from itda_lightning.pursuit.problem import Problem
+from itda_lightning.pursuit.pruning import prune_chosen
 from itda_lightning.pursuit.public import check_finite, check_sparsity, check_unit_rows
 from itda_lightning.pursuit.table import PURSUITS, PursuitName
 
 # Atoms that one process sends to the others at a time, while the Gram is built.
 SENT_ROWS = 1024
+# Activations whose atoms all processes hold at a time, to prune their codes.
+PRUNED_ROWS = 256
 # Indices travel with floats of the same size, as their bits.
 AS_BITS = {4: torch.int32, 8: torch.int64}
 
@@ -109,6 +112,19 @@ class ShardedAtoms:
         """Reconstruct from the atoms of this process alone; the sum over all processes is the reconstruction."""
         support = code.support - self.first
         return combine(support.masked_fill(support >= len(self.mine), -1).clamp(min=-1), code.coefficients, self.mine)
+
+    def prune(self, code: SparseCode, x: Float[Tensor, "batch d"], least_gain: float, nonnegative: bool) -> SparseCode:
+        """Prune codes as ``il.prune`` does; all processes get the same ones."""
+        code, parts = code.distinct(), []
+        for start in range(0, len(x), PRUNED_ROWS):
+            block = slice(start, start + PRUNED_ROWS)
+            part = SparseCode(*(values[block] for values in code))
+            local = part.support - self.first
+            here = (part.support >= 0) & (local >= 0) & (local < len(self.mine))
+            rows = self.mine[local.clamp(0, len(self.mine) - 1)].to(self.dtype)
+            chosen = add_up(rows.masked_fill(~here[:, :, None], 0.0))
+            parts.append(prune_chosen(part, x[block].to(chosen.dtype), chosen, least_gain, nonnegative).code)
+        return SparseCode.concatenate(parts) if parts else code
 
 
 class Owners:

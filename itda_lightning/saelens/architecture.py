@@ -12,7 +12,16 @@ from torch.nn import functional
 
 from itda_lightning.errors import InputError
 from itda_lightning.machine.checks import check_choice
-from itda_lightning.pursuit import PURSUITS, PursuitName, SparseCode, check_finite, check_sparsity, pursue
+from itda_lightning.pursuit import (
+    PURSUITS,
+    PursuitName,
+    SparseCode,
+    check_finite,
+    check_least_gain,
+    check_sparsity,
+    leave_one_out,
+    pursue,
+)
 from itda_lightning.saelens.stored_rows import StoredRows, prepare
 
 ARCHITECTURE = "itda"
@@ -31,15 +40,17 @@ class ITDASAEConfig(SAEConfig):
         pursuit: "mp" (matching pursuit), "omp" (orthogonal matching pursuit) or "gomp" (generalised orthogonal matching
             pursuit).
         nonnegative: non-negative coefficients only.
+        least_gain: as in ``Dictionary``: atoms that explain a smaller share of the energy leave the code.
 
     Raises:
         InputError: an unknown pursuit, or an input normalisation that depends on the activation.
-        ValueError: k < 1.
+        ValueError: k < 1, or a ``least_gain`` outside [0, 1].
     """
 
     k: int = field(kw_only=True)
     pursuit: PursuitName = field(default="mp", kw_only=True)
     nonnegative: bool = field(default=False, kw_only=True)
+    least_gain: float = field(default=0.0, kw_only=True)
 
     @classmethod
     def architecture(cls) -> str:
@@ -48,6 +59,7 @@ class ITDASAEConfig(SAEConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_sparsity(self.k)
+        check_least_gain(self.least_gain)
         check_choice(get_args(PursuitName), {"pursuit": self.pursuit})
         if self.normalize_activations not in FOLDABLE:
             raise InputError(
@@ -100,9 +112,13 @@ class ITDASAE(SAE[ITDASAEConfig]):
             prepared, norms = self._stored.prepared, self._stored.norms
             PURSUITS[self.cfg.pursuit].init(prepared, len(flat), self.cfg.k)
             code = pursue(self.cfg.pursuit, flat, prepared, self.cfg.k, self.cfg.nonnegative)
+            if least_gain := self.cfg.least_gain:
+                centred = flat.detach().to(prepared.dtype)
+                code = leave_one_out(code, centred, prepared, least_gain, self.cfg.nonnegative).code
             # Not if only the parameters require a gradient: that would take memory in every call outside no_grad.
             if x.requires_grad and torch.is_grad_enabled():
-                code = _differentiable(code, flat.to(prepared.dtype), prepared.atoms, self.cfg.pursuit)
+                solved = PURSUITS[self.cfg.pursuit].orthogonal or self.cfg.least_gain > 0
+                code = _differentiable(code, flat.to(prepared.dtype), prepared.atoms, solved)
             if norms is not None:
                 code = code._replace(coefficients=code.coefficients / norms[code.support.clamp(min=0)])
             feature_acts = code.to_dense(self.cfg.d_sae).to(sae_in.dtype)
@@ -148,19 +164,19 @@ class ITDASAE(SAE[ITDASAEConfig]):
 
 
 def _differentiable(
-    code: SparseCode, x: Float[Tensor, "batch d"], atoms: Float[Tensor, "n d"], pursuit: PursuitName
+    code: SparseCode, x: Float[Tensor, "batch d"], atoms: Float[Tensor, "n d"], solved: bool
 ) -> SparseCode:
     """Return the same code, bit for bit, whose coefficients have their gradient with respect to x.
 
     On a fixed support S the coefficients are linear in x. Those of matching pursuit are ``c_t = <x, a_t> -
-    sum_{s<t} c_s <a_s, a_t>``, a unit lower triangular system; those of an orthogonal pursuit solve the system of the
-    Gram of S. Takes memory for (batch, k, d).
+    sum_{s<t} c_s <a_s, a_t>``, a unit lower triangular system; those that are ``solved`` for, by an orthogonal pursuit
+    or by pruning, solve the system of the Gram of S. Takes memory for (batch, k, d).
     """
     used = code.support >= 0
     chosen = atoms[code.support.clamp(min=0)].to(x.dtype) * used[:, :, None]
     correlations = torch.einsum("bd,btd->bt", x, chosen)
     inner = torch.einsum("btd,bsd->bts", chosen, chosen)
-    if not PURSUITS[pursuit].orthogonal:
+    if not solved:
         system = inner.tril(-1) + torch.eye(inner.shape[1], dtype=inner.dtype, device=inner.device)
         linear = torch.linalg.solve_triangular(system, correlations[:, :, None], upper=False, unitriangular=True)
     else:

@@ -61,9 +61,11 @@ def to_sae(dictionary: Dictionary, architecture: Architecture = "itda") -> SAE[A
     check_choice(get_args(Architecture), {"architecture": architecture})
     if dictionary.n_atoms == 0:
         raise InputError("the dictionary has no atoms yet: fit it before exporting it")
-    if architecture == "matching_pursuit" and not PURSUITS[dictionary.pursuit].exports_as_matching_pursuit:
+    exact = PURSUITS[dictionary.pursuit].exports_as_matching_pursuit and dictionary.least_gain == 0
+    if architecture == "matching_pursuit" and not exact:
+        pruned = " and pruned codes" if dictionary.least_gain > 0 else ""
         raise InputError(
-            f"a dictionary with pursuit {dictionary.pursuit!r} cannot be exported as 'matching_pursuit', "
+            f"a dictionary with pursuit {dictionary.pursuit!r}{pruned} cannot be exported as 'matching_pursuit', "
             "which would give other coefficients: use architecture='itda'"
         )
     metadata = dictionary_metadata(dictionary)
@@ -77,7 +79,7 @@ def to_sae(dictionary: Dictionary, architecture: Architecture = "itda") -> SAE[A
     }
     sae: SAE[Any]
     if architecture == "itda":
-        options |= {"k": dictionary.k, "pursuit": dictionary.pursuit, "nonnegative": dictionary.nonnegative}
+        options |= {name: getattr(dictionary, name) for name in ("k", "pursuit", "nonnegative", "least_gain")}
         sae = ITDASAE(ITDASAEConfig(**options, d_sae=len(atoms)))
     else:
         atoms = atoms if dictionary.nonnegative else torch.cat([atoms, -atoms])
@@ -125,8 +127,9 @@ def from_sae(sae: SAE[Any]) -> Dictionary:
     provenance = read_provenance(known[KEY]) if KEY in known else Provenance(None, True, known.to_dict())
     rows = sae.W_dec.detach()
     pursuit: PursuitName = "mp"
+    least_gain = 0.0
     if architecture == "itda":
-        k, pursuit, nonnegative = sae.cfg.k, sae.cfg.pursuit, sae.cfg.nonnegative
+        k, pursuit, nonnegative, least_gain = sae.cfg.k, sae.cfg.pursuit, sae.cfg.nonnegative, sae.cfg.least_gain
     else:
         k, nonnegative = _matching_pursuit_sparsity(sae), provenance.nonnegative
         rows = rows if nonnegative else _positive_half(rows)
@@ -141,6 +144,7 @@ def from_sae(sae: SAE[Any]) -> Dictionary:
             k=k,
             pursuit=pursuit,
             nonnegative=nonnegative,
+            least_gain=least_gain,
             metadata=provenance.metadata,
             grown=None if provenance.grown is None else provenance.grown.to(atoms),
         )

@@ -1,0 +1,141 @@
+"""Pruning: against leave-one-out by brute force in float64, and its laws, in every form."""
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+import itda_lightning as il
+from itda_lightning.pursuit import PURSUITS, gain_for_l0, leave_one_out, pursue
+from tests.oracle import pruned
+from tests.pursuit.cases import Case, cases, make_case
+from tests.pursuit.forms import forms, of_form, prepare
+
+SETTINGS = {"pursuit": st.sampled_from(list(PURSUITS)), "nonnegative": st.booleans()}
+
+
+def code_of(case: Case, form: str, pursuit: str, nonnegative: bool):
+    prepared = prepare(case.atoms, form)
+    return pursue(pursuit, case.x, prepared, case.k, nonnegative), prepared
+
+
+@forms
+@given(case=cases(), share=st.floats(0, 0.3), **SETTINGS)
+def test_what_leaves_and_what_stays_is_that_of_brute_force(form, case, share, pursuit, nonnegative):
+    case = of_form(case, form)
+    code, prepared = code_of(case, form, pursuit, nonnegative)
+    result = leave_one_out(code, case.x, prepared, share, nonnegative).code
+    for i, x in enumerate(case.x.double().numpy()):
+        support = [atom for atom in code.distinct().support[i].tolist() if atom >= 0]
+        expected = pruned(x, case.atoms.double().numpy(), support, share, nonnegative)
+        assume(expected.margin > 1e-4)
+        left = result.support[i] >= 0
+        assert result.support[i][left].tolist() == expected.support
+        assert bool(left[: len(expected.support)].all())
+        scale = max(1e-30, float(torch.linalg.vector_norm(case.x[i].double())))
+        coefficients = torch.tensor(expected.coefficients, dtype=torch.float64)
+        tolerance = 1e-3 if case.x.dtype == torch.float32 else 1e-8
+        torch.testing.assert_close(
+            result.coefficients[i][left].double() / scale, coefficients / scale, rtol=tolerance, atol=tolerance
+        )
+        energy = float(result.residual_energy[i]) / scale**2
+        assert energy == pytest.approx(expected.energy / scale**2, abs=1e-5)
+
+
+@forms
+@given(case=cases(), shares=st.tuples(st.floats(1e-4, 0.5), st.floats(1e-4, 0.5)), **SETTINGS)
+def test_more_pruning_leaves_a_part_of_the_support_and_explains_no_more(form, case, shares, pursuit, nonnegative):
+    case = of_form(case, form)
+    code, prepared = code_of(case, form, pursuit, nonnegative)
+    less, more = (leave_one_out(code, case.x, prepared, share, nonnegative).code for share in sorted(shares))
+    kept = less.to_dense(len(case.atoms)) != 0
+    assert not bool(((more.to_dense(len(case.atoms)) != 0) & ~kept & ~(less.support == -1).all(1)[:, None]).any())
+    energy = case.x.double().square().sum(1)
+    assert bool((more.residual_energy.double() >= less.residual_energy.double() - 1e-5 * energy).all())
+    if nonnegative:
+        assert bool((more.coefficients >= 0).all())
+
+
+@forms
+@given(case=cases(("random", "correlated")), share=st.floats(1e-4, 0.5), **SETTINGS)
+def test_what_an_atom_bears_tells_when_it_leaves(form, case, share, pursuit, nonnegative):
+    case = of_form(case, form)
+    code, prepared = code_of(case, form, pursuit, nonnegative)
+    bears = leave_one_out(code, case.x, prepared, torch.inf, nonnegative).bears
+    assume(not bool(((bears / share - 1).abs() < 1e-6).any()))
+    left = leave_one_out(code, case.x, prepared, share, nonnegative).code.support >= 0
+    assert torch.equal(left.sum(1), (bears >= share).sum(1))
+
+
+@pytest.mark.parametrize("l0", [1.0, 2.5, 4.0])
+@pytest.mark.parametrize("pursuit", list(PURSUITS))
+def test_a_wanted_l0_is_met(pursuit, l0):
+    case = make_case("random", 200, 40, 16, 8, 1.0, seed=0)
+    dictionary = il.Dictionary(case.atoms.float(), k=8, pursuit=pursuit)
+    least_gain = dictionary.calibrate_l0(case.x.float(), l0)
+    assert 0 < least_gain == dictionary.least_gain < 1
+    code = dictionary.encode(case.x.float())
+    assert float(code.l0().double().mean()) == pytest.approx(l0, abs=0.02)
+    same = il.prune(
+        il.Dictionary(case.atoms.float(), k=8, pursuit=pursuit).encode(case.x.float()),
+        case.x.float(),
+        case.atoms.float(),
+        least_gain,
+    )
+    assert torch.equal(same.support, code.support)
+
+
+def test_codes_that_are_short_enough_are_not_pruned():
+    dictionary = il.Dictionary(torch.eye(4), k=3)
+    assert dictionary.calibrate_l0(torch.eye(4), 2.0) == 0
+    assert gain_for_l0(torch.tensor([[0.3, 0.2], [0.1, 0.0]], dtype=torch.float64), 1.0) == 0.2
+
+
+@pytest.mark.parametrize("l0", [0, -1, 3.5, float("nan")])
+def test_an_l0_out_of_range(l0):
+    with pytest.raises(il.InputError, match="the wanted mean L0 must be above 0 and at most k = 3, got"):
+        il.Dictionary(torch.eye(4), k=3).calibrate_l0(torch.eye(4), l0)
+
+
+def test_no_activations_to_calibrate_on():
+    with pytest.raises(il.InputError, match="the mean L0 is measured on activations, got none"):
+        il.Dictionary(torch.eye(4), k=3).calibrate_l0(torch.zeros(0, 4), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"least_gain": -0.1}, r"least_gain must be a share of \|x\|\^2 in \[0, 1\], got -0.1"),
+        ({"least_gain": float("nan")}, "least_gain must be a share"),
+        ({"x": torch.ones(3, 4)}, r"2 codes over atoms \(4, 4\) are not of x with shape \(3, 4\)"),
+        ({"x": torch.ones(2, 3)}, r"2 codes over atoms \(4, 4\) are not of x with shape \(2, 3\)"),
+        ({"x": torch.full((2, 4), torch.nan)}, "x has 2 non-finite rows"),
+        ({"atoms": torch.eye(4)[:2]}, "the codes use atom 3 of 2"),
+        ({"atoms": 2 * torch.eye(4)}, "atoms must be unit rows"),
+    ],
+)
+def test_bad_input(change, message):
+    x = torch.tensor([[1.0, 2.0, 3.0, 4.0], [4.0, 3.0, 2.0, 1.0]])
+    code = il.orthogonal_matching_pursuit(x, torch.eye(4), 2)
+    arguments = {"code": code, "x": x, "atoms": torch.eye(4), "least_gain": 0.1} | change
+    with pytest.raises(ValueError, match=message):
+        il.prune(**arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_every_dtype(dtype):
+    x = torch.tensor([[4.0, 2.0, 0.5]], dtype=dtype)
+    code = il.orthogonal_matching_pursuit(x, torch.eye(3, dtype=dtype), 3)
+    result = il.prune(code, x, torch.eye(3, dtype=dtype), 0.05)
+    assert result.support.tolist() == [[0, 1, -1]]
+    assert result.coefficients.tolist() == [[4.0, 2.0, 0.0]]
+    assert float(result.residual_energy) == 0.25
+
+
+def test_no_codes():
+    code = il.orthogonal_matching_pursuit(torch.zeros(0, 3), torch.eye(3), 2)
+    assert il.prune(code, torch.zeros(0, 3), torch.eye(3), 0.1).support.shape == (0, 2)
+    nothing = il.prune(
+        il.orthogonal_matching_pursuit(torch.zeros(2, 3), torch.eye(3), 2), torch.zeros(2, 3), torch.eye(3), 0.1
+    )
+    assert nothing.support.tolist() == [[-1, -1]] * 2
