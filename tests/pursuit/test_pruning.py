@@ -91,7 +91,7 @@ def test_codes_that_are_short_enough_are_not_pruned():
     assert gain_for_l0(torch.tensor([[0.3, 0.2], [0.1, 0.0]], dtype=torch.float64), 1.0) == 0.2
 
 
-@pytest.mark.parametrize("l0", [0, -1, 3.5, float("nan")])
+@pytest.mark.parametrize("l0", [0.0, -1.0, 3.5, float("nan")])
 def test_an_l0_out_of_range(l0):
     with pytest.raises(il.InputError, match="the wanted mean L0 must be above 0 and at most k = 3, got"):
         il.Dictionary(torch.eye(4), k=3).calibrate_l0(torch.eye(4), l0)
@@ -114,6 +114,7 @@ def test_no_activations_to_calibrate_on():
         ({"atoms": 2 * torch.eye(4)}, "atoms must be unit rows"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_bad_input(change, message):
     x = torch.tensor([[1.0, 2.0, 3.0, 4.0], [4.0, 3.0, 2.0, 1.0]])
     code = il.orthogonal_matching_pursuit(x, torch.eye(4), 2)

@@ -6,42 +6,36 @@ import numpy as np
 
 from itda_lightning.pursuit.kernels.jit import Double, Index, compiled
 from itda_lightning.pursuit.kernels.named_arrays import Code, Problem
-from itda_lightning.pursuit.kernels.steps import subtract_atoms
+from itda_lightning.pursuit.kernels.steps import combine_rows, products_with_rows, subtract_atoms
 from itda_lightning.pursuit.kernels.sums import accurate_dot
 
 
 @compiled
-def invert(gram: Double, columns: Index, count: int, min_new_direction: float, factor: Double, inverse: Double) -> int:
+def invert(gram: Double, columns: Index, count: int, min_new_direction: float, rows: Double, inverse: Double) -> int:
     """Fill in the inverse of the Gram of ``columns[:count]``; return how many columns are left, in place.
 
-    A column that is linearly dependent on those before it is left out.
+    A column that is linearly dependent on those before it is left out. ``rows`` receives the inverse of the Gram's
+    Cholesky factor.
     """
-    left = 0
+    left, scratch = 0, np.empty((2, count))
     for s in range(count):
         column = columns[s]
-        new_direction = gram[column, column]
+        inner, along = scratch[0, :left], scratch[1, :left]
         for p in range(left):
-            total = gram[column, columns[p]]
-            for q in range(p):
-                total -= factor[left, q] * factor[p, q]
-            factor[left, p] = total / factor[p, p]
-            new_direction -= factor[left, p] ** 2
+            inner[p] = gram[column, columns[p]]
+        new_direction = gram[column, column] - products_with_rows(rows, inner, along)
         if new_direction > min_new_direction:
-            factor[left, left] = math.sqrt(new_direction)
+            length = math.sqrt(new_direction)
+            combine_rows(rows[left, :left], rows, along, -1.0 / length)
+            rows[left, left] = 1.0 / length
             columns[left] = column
             left += 1
-    # Column by column: L y = e_s, then L^T z = y.
-    for s in range(left):
-        for p in range(left):
-            total = 1.0 if p == s else 0.0
-            for q in range(s, p):
-                total -= factor[p, q] * inverse[q, s]
-            inverse[p, s] = total / factor[p, p] if p >= s else 0.0
-        for p in range(left - 1, -1, -1):
-            total = inverse[p, s]
-            for q in range(p + 1, left):
-                total -= factor[q, p] * inverse[q, s]
-            inverse[p, s] = total / factor[p, p]
+    inverse[:left, :left] = 0.0
+    for q in range(left):
+        for p in range(q + 1):
+            weight = rows[q, p]
+            for s in range(q + 1):
+                inverse[p, s] += weight * rows[q, s]
     return left
 
 
