@@ -249,7 +249,7 @@ class Dictionary(nn.Module):
         self.least_gain = 0.0 if (bears > 0).sum() <= l0 * len(x) else gain_for_l0(bears, l0)
         return self.least_gain
 
-    def _codes(self, x: Float[Tensor, "batch d"], least_gain: float, error_threshold: float | None) -> Iterator[Pruned]:
+    def _codes(self, x: Tensor, least_gain: float, error_threshold: float | None) -> Iterator[Pruned]:
         if x.ndim != 2 or x.shape[1] != self.d_in:
             raise ValueError(f"x must have shape (batch, {self.d_in}), got {tuple(x.shape)}")
         check_finite(x)
