@@ -1,10 +1,8 @@
 """Small fits of the tiny model, in this process or in a child that can be killed."""
 
-import multiprocessing
 import os
 import signal
 import socket
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +10,11 @@ import lightning as L
 import torch
 
 from itda_lightning import ITDA, ActivationsDataModule
+from tests.processes import PROCESSES, print_to
 
 HOOK = "blocks.1.hook_resid_post"
 
 PATIENCE = 1200.0  # seconds: more than ten times what any child takes on a quiet machine
-
-# A server that has imported everything once; its children start fast and have threads of their own.
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["itda_lightning.fit", "tests.fits"])
 
 
 def data_settings(model: Path, prose: Path, **others: Any) -> dict[str, Any]:
@@ -96,28 +91,27 @@ def fit_in_children(
 
     The output of each is in the file OUTPUT.RANK. With ``at_step`` process ``victim`` kills itself in that step.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    calls = []
-    for rank in range(n):
-        variables: dict[str, object] = {
-            "RANK": rank,
-            "LOCAL_RANK": rank,
-            "GROUP_RANK": 0,
-            "WORLD_SIZE": n,
-            "LOCAL_WORLD_SIZE": n,
-        }
-        variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "tests"}
-        environment = {name: str(value) for name, value in variables.items()}
-        step = at_step if rank == victim else None
-        command = [*arguments, "--trainer.devices", str(n)]
-        calls.append((command, f"{output}.{rank}", step, signal.SIGKILL, False, environment))
+    command = [*arguments, "--trainer.devices", str(n)]
+    calls = [
+        (command, f"{output}.{rank}", at_step if rank == victim else None, signal.SIGKILL, False, variables)
+        for rank, variables in enumerate(group_variables(n))
+    ]
     return _exit_codes(calls, timeout)
 
 
+def group_variables(n: int) -> list[dict[str, str]]:
+    """Return the environment variables that torchrun sets for each of ``n`` processes of one group on this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    of_all = {"GROUP_RANK": 0, "WORLD_SIZE": n, "LOCAL_WORLD_SIZE": n, "TORCHELASTIC_RUN_ID": "tests"}
+    of_all |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    groups = [of_all | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(n)]
+    return [{name: str(value) for name, value in variables.items()} for variables in groups]
+
+
 def _exit_codes(calls: list[tuple], timeout: float) -> list[int]:
-    processes = [_processes.Process(target=_child, args=call) for call in calls]
+    processes = [PROCESSES.Process(target=_child, args=call) for call in calls]
     for process in processes:
         process.start()
     for process in processes:
@@ -143,10 +137,8 @@ def _child(
     from itda_lightning.fitting.module import ITDA
     from itda_lightning.machine.command_line import run_command
 
-    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    Path(output).unlink(missing_ok=True)
+    print_to([Path(output)] * 2)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     step, refinement_step = ITDA.training_step, refinement.refinement_step

@@ -1,6 +1,5 @@
 """Real groups of processes on this machine, joined by torch.distributed's gloo, for tests."""
 
-import multiprocessing
 import pickle
 import tempfile
 import time
@@ -14,9 +13,7 @@ from typing import Any
 import torch
 from torch import distributed
 
-# Processes are forked from a server that has imported the package once: importing takes longer than most tests.
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch.distributed", "itda_lightning"])
+from tests.processes import PROCESSES
 
 
 class GroupError(Exception):
@@ -43,8 +40,8 @@ def run_in_group(n: int, function: Callable[..., Any], *args: Any, timeout: floa
         call = pickle.dumps((function, args))
         members, answers = [], []
         for rank in range(n):
-            answer, sender = CONTEXT.Pipe(duplex=False)
-            member = CONTEXT.Process(target=_member, args=(rank, n, Path(directory) / "store", timeout, call, sender))
+            answer, sender = PROCESSES.Pipe(duplex=False)
+            member = PROCESSES.Process(target=_member, args=(rank, n, Path(directory) / "store", timeout, call, sender))
             member.start()
             sender.close()  # so that the end of the process is the end of the pipe
             members.append(member)

@@ -1,10 +1,7 @@
 """A harvest that was killed goes on where it was and ends with the same files."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +11,7 @@ from datasets import load_from_disk
 from itda_lightning.activations import datamodule
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from tests.activations.conftest import MakeData
-
-SCRIPT = Path(__file__).with_name("kill_while_harvesting.py")
+from tests.processes import run_python
 
 
 def files(path: Path) -> dict[str, bytes]:
@@ -47,14 +43,8 @@ def test_killed_and_resumed_is_as_if_never_killed(
 ) -> None:
     # 24 rows at a time do not divide the 64 rows of a file.
     data = make_data(cache_dir=str(tmp_path / "killed"), model_batch_size=24)
-    killed = subprocess.run(
-        [sys.executable, str(SCRIPT), json.dumps(dict(data.hparams))],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        timeout=1200,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    killed = run_python("-m", "tests.activations.kill_while_harvesting", json.dumps(dict(data.hparams)))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     path = path_of(data)
     assert sorted(files(path)) == ["checksums.xxh128", "data-00000-of-00003.arrow"]
     assert len(list(path.glob(".data-00001*.part"))) == 1

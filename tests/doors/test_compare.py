@@ -1,8 +1,6 @@
 """The compare command: its options, what it prints and how it ends."""
 
 import logging
-import subprocess
-import sys
 
 import pytest
 import yaml
@@ -10,6 +8,7 @@ import yaml
 from itda_lightning import compare
 from itda_lightning.compare import main
 from tests.comparisons import PCA, TRAIN
+from tests.processes import run_python
 
 
 @pytest.mark.parametrize(
@@ -50,12 +49,7 @@ def test_results_are_logged_to_wandb_if_a_project_is_given(config_of, tmp_path, 
 
 def test_bad_input_in_a_process_of_its_own(config_of, tmp_path):
     config = config_of(tmp_path / "out", {"A": {"load": str(tmp_path / "nowhere")}, "B": {"load": "a:b"}})
-    done = subprocess.run(
-        [sys.executable, "-m", "itda_lightning.compare", "--config", str(config)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python("-m", "itda_lightning.compare", "--config", config)
     assert (done.returncode, done.stdout) == (2, "")
     error = done.stderr.splitlines()[-1]
     assert error.startswith(f"error: A: {tmp_path / 'nowhere'} does not exist: give a path")

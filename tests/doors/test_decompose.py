@@ -2,8 +2,6 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.machine.command_line import run_command
 from itda_lightning.saelens import save_export
 from tests import by_hand
+from tests.processes import run_python
 from tests.runs import HOOK, LAYER, OTHER_HOOK, K, fit_tiny
 from tests.tiny_model import BOS, LONGEST_CONTEXT, WIDTH
 
@@ -217,8 +216,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tiny_run, capsys):
 
 def test_in_a_process_of_its_own(tiny_run, tmp_path):
     arguments = ["--dictionary", str(tiny_run), "--text", TEXT, "--positions", "[0,-1]", "--max_terms", "1"]
-    command = [sys.executable, "-m", "itda_lightning.decompose", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    done = run_python("-m", "itda_lightning.decompose", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [len(terms) for _, _, terms in tables(done.stdout)] == [1, 1]
     assert "Warning" not in done.stderr

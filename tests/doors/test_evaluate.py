@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.machine.command_line import run_command
 from itda_lightning.saelens import save_export
 from tests import by_hand
+from tests.processes import run_python
 from tests.runs import CONTEXT, HOOK, LAYER, OTHER_HOOK, VALIDATION_ROWS, fit_tiny
 from tests.tiny_model import BOS, EOS, WIDTH, save_weights
 
@@ -37,8 +37,7 @@ def of_the_run(tiny_run, tmp_path_factory) -> dict:
 
 
 def run_evaluate(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "itda_lightning.evaluate", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+    return run_python("-m", "itda_lightning.evaluate", *arguments, cwd=cwd)
 
 
 def test_what_is_written_says_what_was_measured_on_what(of_the_run, tiny_run, tiny_model_dir, prose_file):

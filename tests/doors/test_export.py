@@ -1,7 +1,6 @@
 """The export command, end to end in processes of its own and in this one."""
 
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.export import export
 from itda_lightning.fitting.loading import load_dictionary
+from tests.processes import run_python
 
 
 @pytest.fixture
@@ -22,8 +22,7 @@ def saved(tmp_path):
 
 
 def run_export(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "itda_lightning.export", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return run_python("-m", "itda_lightning.export", *arguments)
 
 
 def test_the_printed_line_loads_what_was_written(saved, tmp_path):
@@ -33,10 +32,7 @@ def test_the_printed_line_loads_what_was_written(saved, tmp_path):
     wrote, load = done.stdout.splitlines()
     assert wrote == f"wrote {output}: 10 atoms of dimension 8 as a SAELens SAE of architecture itda (float32)"
     line = load.removeprefix("load it with: ")
-    loaded = subprocess.run(
-        [sys.executable, "-c", f"{line}; print(type(sae).__name__)"], capture_output=True, text=True, check=True
-    )
-    assert loaded.stdout == "ITDASAE\n"
+    assert run_python("-c", f"{line}; print(type(sae).__name__)").stdout == "ITDASAE\n"
     assert torch.equal(load_dictionary(output).atoms, load_dictionary(saved).atoms)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from itda_lightning.__main__ import COMMANDS, main
 from tests.house.test_architecture import DOORS
+from tests.processes import run_python
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -37,7 +38,8 @@ def test_the_list_does_not_wait_for_torch():
 
 
 def test_a_command_runs_as_its_module_does_and_ends_with_its_exit_code(tmp_path):
-    ended = run("export", "--dictionary", str(tmp_path / "nowhere"), "--output", str(tmp_path / "output"))
+    arguments = ("export", "--dictionary", tmp_path / "nowhere", "--output", tmp_path / "output")
+    ended = run_python("-m", "itda_lightning", *arguments)
     assert ended.returncode == 2
     assert ended.stderr.splitlines()[-1].startswith(f"error: {tmp_path}/nowhere does not exist")
 

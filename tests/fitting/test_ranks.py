@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from itda_lightning.activations.backends import harvest_run
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.fitting.checkpoint_io import read_checkpoint
 from itda_lightning.machine.processes import gather_json, gather_rows, shares
-from tests.fits import HOOK, data_settings, fit_arguments, fit_in_child, fit_in_children, trainer
+from tests.fits import HOOK, data_settings, fit_arguments, fit_in_child, fit_in_children, group_variables, trainer
 from tests.process_groups import run_in_group
+from tests.processes import run_python
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 
@@ -37,14 +39,6 @@ def contents(run: Path, hooks: list[str]) -> list[tuple]:
 def files_in(directory: Path) -> dict[str, bytes]:
     """Return the contents of all files below a directory."""
     return {str(file.relative_to(directory)): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
-
-
-def torchrun(module: str, arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run a command of this package in two processes, started by torchrun."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    return subprocess.run(
-        [*launcher, "-m", module, *arguments], capture_output=True, text=True, timeout=1200, check=False
-    )
 
 
 @pytest.mark.parametrize(
@@ -104,10 +98,9 @@ def test_the_command_starts_its_processes_itself(tiny_model_dir, prose_file, tmp
 
 def test_bad_input_of_one_ends_all(tiny_model_dir, prose_file, tmp_path):
     (tmp_path / "run").mkdir()  # only the first process makes the directory
-    arguments = fit_arguments(tiny_model_dir, prose_file, tmp_path, run__directory=tmp_path / "run", trainer__devices=2)
-    ended = torchrun("itda_lightning.fit", arguments)
-    assert ended.returncode != 0
-    assert "exists already: a run never overwrites another" in ended.stderr
+    arguments = fit_arguments(tiny_model_dir, prose_file, tmp_path, run__directory=tmp_path / "run")
+    assert 0 not in fit_in_children(2, arguments, tmp_path / "output")
+    assert "exists already: a run never overwrites another" in (tmp_path / "output.0").read_text()
 
 
 def test_a_harvest_by_two_gives_the_cache_of_one(tiny_model_dir, prose_file, tmp_path):
@@ -115,10 +108,12 @@ def test_a_harvest_by_two_gives_the_cache_of_one(tiny_model_dir, prose_file, tmp
     arguments = [f"--data.{name}={value}" for name, value in settings.items() if name != "hook_names"]
     arguments.append(f"--data.hook_names=[{HOOK}]")
     harvest.main([*arguments, f"--data.cache_dir={tmp_path / 'of1'}"])
-    ended = torchrun("itda_lightning.harvest", [*arguments, f"--data.cache_dir={tmp_path / 'of2'}"])
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.count("tokens: 2,560") == 1
-    assert ended.stdout.count("2,560 tokens harvested; cache: ") == 1
+    of_two = ["-m", "itda_lightning.harvest", *arguments, f"--data.cache_dir={tmp_path / 'of2'}"]
+    with ThreadPoolExecutor() as threads:
+        ended = list(threads.map(lambda variables: run_python(*of_two, **variables), group_variables(2)))
+    assert [process.returncode for process in ended] == [0, 0], ended
+    assert [process.stdout.count("tokens: 2,560") for process in ended] == [1, 0]
+    assert [process.stdout.count("2,560 tokens harvested; cache: ") for process in ended] == [1, 0]
     assert files_in(tmp_path / "of2") == files_in(tmp_path / "of1")
     assert len(files_in(tmp_path / "of1")) == (5 + 4) + (5 + 1)
 

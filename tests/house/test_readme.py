@@ -3,11 +3,11 @@
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.processes import run_python
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -39,7 +39,7 @@ def test_the_demo_runs_the_commands_that_the_readme_shows() -> None:
 @pytest.mark.slow
 def test_the_python_example_runs(tmp_path: Path) -> None:
     (example,) = blocks("python")
-    done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, timeout=1800)
+    done = run_python("-c", example, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     expected = r"\[.+\] is explained first by the atom of \[(.+)\] in: .*\[\1\]"
     assert re.search(expected, done.stdout, flags=re.DOTALL), done.stdout
@@ -54,7 +54,7 @@ def test_the_commands_run_one_after_another(tmp_path: Path) -> None:
     for line in lines:
         python, *arguments = shlex.split(line)
         assert python == "python"
-        done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=1800)
+        done = run_python(*arguments, cwd=tmp_path)
         assert done.returncode == 0, f"{line}\n{done.stderr[-3000:]}"
         printed += done.stdout
     for expected in (

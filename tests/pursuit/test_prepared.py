@@ -1,8 +1,6 @@
 """Prepared atoms keep what budget, use and machine allow, and never change the codes."""
 
 import logging
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,6 +11,7 @@ from itda_lightning.pursuit import PURSUITS, PreparedAtoms, PursuitName, matchin
 from itda_lightning.pursuit.compiled import rows_at_a_time
 from itda_lightning.pursuit.gram import UNIT
 from itda_lightning.pursuit.kernels import compile_all as kernels
+from tests.processes import run_python
 from tests.pursuit.cases import make_case
 
 CASE = make_case("random", 20, 300, 32, 6, 1.0, 0)
@@ -152,7 +151,7 @@ def test_placed_atoms_are_those_of_a_dictionary_made_at_once():
 STREAM = """
 import resource, torch
 from itda_lightning.pursuit import PreparedAtoms, matching_pursuit
-n, d, batch, k, budget = 16384, 64, 100_000, 4, 400 * 2**20
+n, d, batch, k, budget = 16384, 64, 30_000, 4, 400 * 2**20
 generator = torch.Generator().manual_seed(0)
 atoms = torch.nn.functional.normalize(torch.randn(n, d, generator=generator), dim=1)
 x = torch.randn(batch, d, generator=generator)
@@ -166,7 +165,7 @@ print(peak() - before - result, budget)
 
 
 def test_a_long_batch_streams_within_the_budget():
-    # Dense codes would take 20 GB, the Gram 512 MiB; a fresh process, so that its peak is this run's own.
-    done = subprocess.run([sys.executable, "-c", STREAM], capture_output=True, text=True, check=True)
+    # Dense codes would take 2 GB, the Gram 512 MiB; a fresh process, so that its peak is this run's own.
+    done = run_python("-c", STREAM)
     above, budget = map(int, done.stdout.split()[-2:])
     assert above < 1.5 * budget

@@ -1,8 +1,6 @@
 """The view that SAEBench gets, against what its 0.6.0 evals (sparse_probing, absorption, autointerp) ask of an SAE."""
 
 import json
-import subprocess
-import sys
 from typing import Any, Protocol, runtime_checkable
 
 import pytest
@@ -14,6 +12,7 @@ from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 from itda_lightning.errors import InputError
 from itda_lightning.saelens import to_sae
 from itda_lightning.saelens.saebench import for_saebench
+from tests.processes import run_python
 from tests.saelens.conftest import HOOK
 
 
@@ -144,4 +143,4 @@ def test_a_hook_point_that_it_cannot_use(hook):
 
 def test_saebench_is_not_needed():
     code = "import sys, itda_lightning.saelens.saebench; sys.exit(any(m.startswith('sae_bench') for m in sys.modules))"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert run_python("-c", code).returncode == 0

@@ -1,6 +1,5 @@
 """Tiny models of many architectures in several shards, and streamed harvests in processes that can be killed."""
 
-import multiprocessing
 import os
 import shutil
 import signal
@@ -13,6 +12,7 @@ import transformers
 from itda_lightning.activations.backends.harvest_plan import HarvestSettings
 from itda_lightning.activations.backends.streamed.streamed_backend import StreamedBackend
 from itda_lightning.activations.datamodule import ActivationsDataModule
+from tests.processes import PROCESSES
 from tests.tiny_model import BOS, EOS, LONGEST_CONTEXT, VOCABULARY
 
 _SMALL = {
@@ -103,16 +103,12 @@ def backend(data: ActivationsDataModule, slab_rows: int | None = None) -> Stream
     return StreamedBackend(data, HarvestSettings(memory=memory))
 
 
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["itda_lightning.harvest", "tests.activations.backends.streaming"])
-
-
 def killed_at(moment: str, settings: dict[str, Any], slab_rows: int, computed: Path) -> None:
     """A streamed harvest in a process of its own that kills itself at a moment (``_MOMENTS``).
 
     It adds a line to ``computed`` for every batch that went through a layer.
     """
-    process = _processes.Process(target=_child, args=(moment, settings, slab_rows, str(computed)))
+    process = PROCESSES.Process(target=_child, args=(moment, settings, slab_rows, str(computed)))
     process.start()
     process.join(120)
     assert process.exitcode == -signal.SIGKILL, process.exitcode
