@@ -98,9 +98,12 @@ def test_the_command_starts_its_processes_itself(tiny_model_dir, prose_file, tmp
 
 def test_bad_input_of_one_ends_all(tiny_model_dir, prose_file, tmp_path):
     (tmp_path / "run").mkdir()  # only the first process makes the directory
-    arguments = fit_arguments(tiny_model_dir, prose_file, tmp_path, run__directory=tmp_path / "run")
-    assert 0 not in fit_in_children(2, arguments, tmp_path / "output")
-    assert "exists already: a run never overwrites another" in (tmp_path / "output.0").read_text()
+    arguments = fit_arguments(tiny_model_dir, prose_file, tmp_path, run__directory=tmp_path / "run", trainer__devices=2)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [*launcher, "-m", "itda_lightning.fit", *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
+    assert ended.returncode != 0
+    assert "exists already: a run never overwrites another" in ended.stderr
 
 
 def test_a_harvest_by_two_gives_the_cache_of_one(tiny_model_dir, prose_file, tmp_path):
