@@ -292,7 +292,7 @@ def test_a_long_batch_is_encoded_in_parts(monkeypatch):
     dictionary = Dictionary(unit_rows(40, 8), torch.ones(8), k=3)
     x = activations(25, 8)
     whole = dictionary.encode(x)
-    monkeypatch.setattr("itda_lightning.dictionary.dictionary.ENCODED_ROWS", 10)
+    monkeypatch.setattr("itda_lightning.pursuit.pruning.ENCODED_ROWS", 10)
     for one, other in zip(dictionary.encode(x), whole, strict=True):
         assert torch.equal(one, other)
 
