@@ -35,8 +35,9 @@ def load_entry(reference: str, hook_name: str | None = None, device: str = "cpu"
             is neither reachable nor in the hub cache, another hook point than ``hook_name``, or none.
     """
     path = Path(reference).expanduser()
+    dictionary: Dictionary | None
     if path.exists() and not (path / EXPORT_CONFIG).is_file():
-        dictionary: Dictionary | None = load_dictionary(path, hook_name, device)
+        dictionary = load_dictionary(path, hook_name, device)
         sae = to_sae(dictionary)
     else:
         sae = _load_sae(reference, path, device)

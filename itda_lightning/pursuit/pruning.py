@@ -201,10 +201,10 @@ def prune_chosen(
             break
         highest = torch.where(leaves, torch.maximum(highest, least), highest)
         gone_at[number, worst] = torch.where(leaves, highest, gone_at[number, worst])
-        column = inverse[number, :, worst]
-        share = torch.where(leaves[:, None], column / column[number, worst][:, None], 0.0)
+        of_worst = inverse[number, :, worst]
+        share = torch.where(leaves[:, None], of_worst / of_worst[number, worst][:, None], 0.0)
         solved = solved - share * solved[number, worst][:, None]
-        inverse = inverse - share[:, :, None] * column[:, None, :]
+        inverse = inverse - share[:, :, None] * of_worst[:, None, :]
         present[number, worst] &= ~leaves
         # The row and column of what left hold zeros: a unit diagonal keeps the quotients finite.
         inverse[number, worst, worst] = torch.where(leaves, 1.0, inverse[number, worst, worst])
