@@ -103,5 +103,7 @@ def _threshold(threshold: float | None, exponent: float) -> str:
 def _refinement(facts: dict[str, Any] | None) -> str:
     if facts is None:
         return ""
+    bound = "" if facts["anchor"] is None else f" at least {facts['anchor']}"
     reached = f", {facts['mean_cosine']:.3f} on average" if "mean_cosine" in facts else ""
-    return f"{facts['passes']} passes, cosine with the source at least {facts['anchor']}{reached}"
+    unmixed = f", unmixed above cosine {facts['unmix']}" if facts.get("unmix") is not None else ""
+    return f"{facts['passes']} passes, cosine with the source{bound or ' not bounded'}{reached}{unmixed}"

@@ -16,7 +16,14 @@ from itda_lightning.activations.shuffled import TrainingRows, shuffled_batches
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.fit_state import differences
 from itda_lightning.fitting.module import ITDA
-from itda_lightning.growth import LEAST_ANCHOR, RefinementRule, RefinementState, descent, refinement_step
+from itda_lightning.growth import (
+    RefinementRule,
+    RefinementState,
+    descent,
+    project_on_cones,
+    refinement_step,
+    unmix,
+)
 from itda_lightning.machine.checks import check_at_least, check_between
 from itda_lightning.machine.processes import rank
 from itda_lightning.pursuit import pursue_among_ranks
@@ -28,33 +35,41 @@ logger = logging.getLogger(__name__)
 class RefinementSettings:
     """Settings of the refinement of a fit's atoms after growth, for its pursuit; not for comparisons across models.
 
-    The label of an atom stays valid: its cosine with its source's activation, which is saved too, is at least
-    ``anchor``.
+    Every atom keeps a cosine of at least ``anchor`` with its source's activation, which is saved too. The higher it is
+    the better the source's text labels the atom; without a bound atoms go where the data's features are.
 
     Args:
-        anchor: the least cosine of an atom with its source's activation, at least 0.8; 1 leaves the atoms as they are.
+        anchor: the least cosine of an atom with its source's activation, from 0 to 1, which leaves the atoms as they
+            are; null for no bound.
         passes: number of passes over all training activations.
         batch_size: activations in one step.
         rate: about how far an atom moves in the first step, in radians; falls linearly to 0 over all steps.
         seed: of the order of activations.
         buffer_bytes: memory for activations; those that do not fit are read again in each pass.
+        unmix: the largest cosine, above 0 and below 1, that an atom keeps with atoms used more often: after each pass
+            but the first and the last, what exceeds it is subtracted (``growth.unmix``). Atoms then stand for single
+            features instead of pairs that occur together; the bound of ``anchor`` comes first. Null for not at all.
     """
 
-    anchor: float = 0.9
+    anchor: float | None = 0.9
     passes: int = 2
     batch_size: int = 512
     rate: float = 0.1
     seed: int = 0
     buffer_bytes: int = 2**30
+    unmix: float | None = None
 
     def check(self, data: ActivationsDataModule) -> None:
         """Raise InputError for settings out of range and for data that cannot be read more than once."""
-        remedy = "an atom further from its source no longer deserves its label"
-        check_between(LEAST_ANCHOR, 1, {"refine.anchor": self.anchor}, remedy)
+        check_between(0, 1, {"refine.anchor": self.anchor}, "it is a cosine with the source; null for no bound")
         positive = ("passes", "batch_size", "buffer_bytes")
         check_at_least(1, {f"refine.{name}": getattr(self, name) for name in positive})
         if not 0 < self.rate <= 1:
             raise InputError(f"refine.rate must be above 0 and at most 1 radian, got {self.rate}")
+        if self.unmix is not None:
+            if not 0 < self.unmix < 1:
+                raise InputError(f"refine.unmix must be a cosine above 0 and below 1, got {self.unmix}: null for none")
+            check_at_least(3, {"refine.passes": self.passes}, "refine.unmix acts between the first pass and the last")
         if data.hparams["cache_dir"] is None:
             raise InputError(
                 "refinement reads the activations more than once, so they must be on disk: set data.cache_dir"
@@ -88,7 +103,8 @@ def refine(
         if module.dictionary(hook).n_atoms == 0:
             continue  # nothing grew: there is no mean cosine
         facts = module.refinements.setdefault(hook, asdict(settings) | {"unexplained": []})
-        if different := differences(facts, asdict(settings), "refine."):
+        # A checkpoint of an earlier version lacks settings that did not exist then.
+        if different := differences(asdict(RefinementSettings()) | facts, asdict(settings), "refine."):
             raise InputError(f"the refinement began with other settings ({different}): resume with its own config.yaml")
         if "mean_cosine" not in facts:
             _Run(module, data, settings, hook).go(save, save_every)
@@ -111,11 +127,13 @@ class _Run:
         self.sources, self.bias = grown.grown_atoms.to(device), grown.bias.to(device)
         self.state = RefinementState.start(grown.atoms.to(device))
         self.pass_sums = torch.zeros(2, dtype=torch.float64)  # in this pass: sum of unexplained shares, activations
+        self.uses = torch.zeros(grown.n_atoms, dtype=torch.int64, device=device)  # in this pass: codes per atom
         self.shares: list[float] = list(self.facts["unexplained"])  # mean unexplained share of each earlier pass
         if (saved := module.refinement_states.get(hook)) is not None:
             moments = {name: saved[name].to(device) for name in ("first", "second")}
             self.state = self.state._replace(**moments, step=saved["step"])
             self.pass_sums = saved["pass_sums"].clone()
+            self.uses = saved.get("uses", self.uses).to(device, copy=True)
 
     def go(self, save: Callable[[], None] | None, save_every: int) -> None:
         start, begun = time.perf_counter(), int(self.state.step)
@@ -127,7 +145,8 @@ class _Run:
                 if save is not None and done % save_every == 0 and done < self.rule.steps:
                     self._publish()
                     moments = {"first": self.state.first, "second": self.state.second, "step": self.state.step}
-                    self.module.refinement_states[self.hook] = moments | {"pass_sums": self.pass_sums.clone()}
+                    sums = {"pass_sums": self.pass_sums.clone(), "uses": self.uses.clone()}
+                    self.module.refinement_states[self.hook] = moments | sums
                     save()
                 if self.shares:
                     bar.set_postfix(unexplained=f"{self.shares[-1]:.4f}")
@@ -161,9 +180,19 @@ class _Run:
         sums = descent(x.to(self.bias.device) - self.bias, self.state.atoms, self.rule, pursue_among_ranks)
         self.state = refinement_step(self.state, sums, self.sources, self.rule)
         self.pass_sums += torch.stack([sums.unexplained.cpu(), sums.activations.cpu().double()])
+        self.uses += sums.uses
         if int(self.state.step) % self.per_pass == 0:
             self.shares.append(float(self.pass_sums[0] / self.pass_sums[1]))
+            if self.settings.unmix is not None and 1 < len(self.shares) < self.settings.passes:
+                self._unmix(self.settings.unmix)
             self.pass_sums.zero_()
+            self.uses.zero_()
+
+    def _unmix(self, limit: float) -> None:
+        atoms, changed = unmix(self.state.atoms, self.uses, limit)
+        inside = project_on_cones(atoms, self.sources, self.rule.anchor)
+        self.state = self.state._replace(atoms=torch.where(changed[:, None], inside, self.state.atoms))
+        logger.info("unmixed %d of %d atoms at %s", int(changed.sum()), len(atoms), self.hook)
 
     def _publish(self) -> None:
         """Put the atoms so far and the shares into the module, whose checkpoints contain them."""

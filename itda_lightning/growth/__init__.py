@@ -5,7 +5,6 @@ from collections.abc import Callable
 from itda_lightning.growth.across_processes import Step, grow_among_ranks
 from itda_lightning.growth.calibration import Forecast, calibrate_threshold, forecast
 from itda_lightning.growth.cone_descent import (
-    LEAST_ANCHOR,
     RefinementRule,
     RefinementState,
     descent,
@@ -15,6 +14,7 @@ from itda_lightning.growth.cone_descent import (
 from itda_lightning.growth.frozen_batch import grow_frozen_batch
 from itda_lightning.growth.rule import DUPLICATE_COSINE, Growth, GrowthRule, unexplained_threshold
 from itda_lightning.growth.sequential import grow_sequential
+from itda_lightning.growth.unmixing import Unmixed, unmix
 from itda_lightning.growth.worst_first import grow_worst_first
 
 GROWTH_POLICIES: dict[str, Callable[..., Growth]] = {
@@ -26,13 +26,13 @@ GROWTH_POLICIES: dict[str, Callable[..., Growth]] = {
 __all__ = [
     "DUPLICATE_COSINE",
     "GROWTH_POLICIES",
-    "LEAST_ANCHOR",
     "Forecast",
     "Growth",
     "GrowthRule",
     "RefinementRule",
     "RefinementState",
     "Step",
+    "Unmixed",
     "calibrate_threshold",
     "descent",
     "forecast",
@@ -43,4 +43,5 @@ __all__ = [
     "project_on_cones",
     "refinement_step",
     "unexplained_threshold",
+    "unmix",
 ]

@@ -89,9 +89,9 @@ def test_tokens_beyond_the_first_of_the_data_are_refused(refused):
         ({"A": {}}, {}, r"must have exactly one of .* got \[\]"),
         ({"A": {"fit": FIT | {"k": 0}}}, {}, r"^model\.k must be at least 1, got 0$"),
         (
-            {"A": {"fit": FIT | {"refine": {"anchor": 0.5}}}},
+            {"A": {"fit": FIT | {"refine": {"anchor": -0.5}}}},
             {},
-            r"^A: refine\.anchor must lie between 0\.8 and 1, got 0\.5",
+            r"^A: refine\.anchor must lie between 0 and 1, got -0\.5",
         ),
         (
             {"A": {"train": TRAIN | {"k": 99}}},

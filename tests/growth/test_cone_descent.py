@@ -11,6 +11,7 @@ from itda_lightning.growth import (
     GrowthRule,
     RefinementRule,
     RefinementState,
+    cone_descent,
     descent,
     grow_sequential,
     project_on_cones,
@@ -32,7 +33,7 @@ PUBLIC = {
     "gomp": generalised_orthogonal_matching_pursuit,
 }
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
-anchors = st.sampled_from([0.8, 0.85, 0.9, 0.97, 0.999])
+anchors = st.sampled_from([0.0, 0.3, 0.8, 0.85, 0.9, 0.97, 0.999])
 
 
 def random_rows(n: int, d: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -99,6 +100,14 @@ def test_a_vector_without_a_nearest_point_becomes_its_source():
     vectors = torch.stack([-2 * sources[0], torch.zeros(8), 3 * sources[2]])
     torch.testing.assert_close(project_on_cones(vectors, sources, 0.9), sources)
     assert project_on_cones(vectors[:0], sources[:0], 0.9).shape == (0, 8)
+
+
+@given(d=st.integers(1, 6), dtype=st.sampled_from(DTYPES), seed=st.integers(0, 2**31))
+def test_without_an_anchor_only_lengths_change(d, dtype, seed):
+    sources, vectors = normalize(random_rows(9, d, seed), dim=1).to(dtype), 3 * random_rows(9, d, seed + 1)
+    vectors[7], vectors[8] = -2 * sources[7], 0
+    expected = torch.cat([normalize(vectors[:8], dim=1).to(dtype), sources[8:]])
+    torch.testing.assert_close(project_on_cones(vectors, sources, None), expected, rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize(("pursuit", "nonnegative"), PURSUITS)
@@ -211,3 +220,14 @@ def test_an_activation_without_energy_changes_nothing_but_the_count():
     some, more = (descent(part, atoms, rule_of()) for part in (x, torch.cat([x, torch.zeros(1, 12)])))
     torch.testing.assert_close(more.direction, some.direction)
     assert int(more.activations) == 31
+    assert torch.equal(more.uses, some.uses)
+
+
+@pytest.mark.parametrize(("pursuit", "nonnegative"), PURSUITS)
+def test_uses_count_the_codes_with_an_atom(pursuit, nonnegative, monkeypatch):
+    atoms, x = normalize(random_rows(20, 12, 2), dim=1), random_rows(90, 12, 1)
+    x[0] = -atoms[0]  # a code without atoms, if it is non-negative
+    dense = PUBLIC[pursuit](normalize(x, dim=1), atoms, 4, nonnegative).to_dense(20)
+    monkeypatch.setattr(cone_descent, "DENSE_ENTRIES", 20 * 40)  # in parts
+    uses = descent(x, atoms, rule_of(pursuit=pursuit, nonnegative=nonnegative)).uses
+    assert torch.equal(uses, (dense != 0).sum(0))
