@@ -3,16 +3,21 @@
 import sys
 from typing import Literal
 
+from itda_lightning.activations.shuffled import TrainingRows
+from itda_lightning.evaluation.data_of import load_with_data
 from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.machine.command_line import run_command, run_function
+from itda_lightning.saelens import save_export
 
 
 def export(
     dictionary: str,
     output: str,
-    architecture: Literal["itda", "matching_pursuit"] = "itda",
+    architecture: Literal["itda", "matching_pursuit", "jumprelu", "topk"] = "itda",
     hook_name: str | None = None,
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    data_config: str | None = None,
+    tokens: int = 131_072,
 ) -> None:
     """Write a dictionary to a new directory that SAELens loads, sources included. Nothing is overwritten.
 
@@ -21,15 +26,20 @@ def export(
         output: the directory to write; it must not exist.
         architecture: "itda" keeps every dictionary as it is and shows its codes on an attached model; it needs this
             package to load. "matching_pursuit" loads in SAELens alone; it has no orthogonal pursuit, and a signed
-            dictionary becomes its atoms and their negatives.
+            dictionary becomes its atoms and their negatives. "jumprelu" and "topk" are ordinary SAEs, too: a linear
+            encoder imitates the codes of the fit's training activations, from its cache, in some minutes.
         hook_name: which dictionary, where there are several.
         dtype: dtype of the weights. Half precision rounds the atoms, so codes change slightly.
+        data_config: a fit config whose data replace those of the dictionary's fit, for "jumprelu" and "topk".
+        tokens: how many of the first training tokens "jumprelu" and "topk" imitate, at most.
     """
-    # After the cheap checks: SAELens takes seconds to import.
-    loaded = load_dictionary(dictionary, hook_name)
-    from itda_lightning.saelens import save_export
-
-    save_export(loaded, output, architecture, dtype)
+    activations = None
+    if architecture in ("itda", "matching_pursuit"):
+        loaded = load_dictionary(dictionary, hook_name)
+    else:
+        loaded, hook, data = load_with_data(dictionary, hook_name, data_config, "auto")
+        activations = TrainingRows(data, hook).first(tokens)
+    save_export(loaded, output, architecture, dtype, activations)
     imports = "import itda_lightning.saelens; " if architecture == "itda" else ""
     sys.stdout.write(
         f"wrote {output}: {loaded.n_atoms} atoms of dimension {loaded.d_in} as a SAELens SAE of architecture "

@@ -59,6 +59,11 @@ class TrainingRows:
         x = self.cache.read(start, stop).activations[self.hook_name]
         return kept_activations(self.rows, RowActivations(start, {self.hook_name: x})).usable(self.hook_name).x
 
+    def first(self, n: int) -> Float[Tensor, "m d"]:
+        """Return the usable activations of the first rows, about n of them at most; at least one row."""
+        n_rows = max(1, min(self.n_rows, n // self.rows.context_size))
+        return torch.cat([self.read(start, min(stop, n_rows)) for start, stop in self.blocks if start < n_rows])
+
     def at(self, places: Int[Tensor, "m 2"]) -> Float[Tensor, "m d"]:
         """Return the activations at (row, position), usable or not, in the order of ``places``."""
         x = torch.empty(len(places), self.d_in)

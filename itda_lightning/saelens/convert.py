@@ -1,8 +1,9 @@
 """From a dictionary to a SAELens SAE and its files (``cfg.json``, ``sae_weights.safetensors``) and back.
 
-There are two architectures. ``itda`` is this package's own and holds every dictionary. ``matching_pursuit`` is
-SAELens's and loads without this package; it is matching pursuit with non-negative coefficients. A signed dictionary D
-is exactly the rows [D; -D] there: the largest correlation with those is the largest |correlation| with D.
+Two architectures have the same codes; those of ``amortised.py`` imitate them. ``itda`` is this package's own and holds
+every dictionary. ``matching_pursuit`` is SAELens's and loads without this package; it is matching pursuit with
+non-negative coefficients. A signed dictionary D is exactly the rows [D; -D] there: the largest correlation with those
+is the largest |correlation| with D.
 """
 
 import json
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from jaxtyping import Float
 from sae_lens import SAE
 from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
 from sae_lens.saes.matching_pursuit_sae import MatchingPursuitSAE, MatchingPursuitSAEConfig
@@ -23,6 +25,7 @@ from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import new_directory
 from itda_lightning.machine.checks import check_choice
 from itda_lightning.pursuit import PURSUITS, PursuitName
+from itda_lightning.saelens.amortised import AmortisedArchitecture, amortised_sae
 from itda_lightning.saelens.architecture import ITDASAE, ITDASAEConfig
 from itda_lightning.saelens.sae_metadata import KEY, Provenance, dictionary_metadata, read_provenance
 from itda_lightning.saelens.stored_rows import unit_rows
@@ -31,22 +34,29 @@ Architecture = Literal["itda", "matching_pursuit"]
 DtypeName = Literal["float32", "bfloat16", "float16"]
 
 
-def to_sae(dictionary: Dictionary, architecture: Architecture = "itda") -> SAE[Any]:
-    """Convert a dictionary to a SAELens SAE with the same codes and reconstructions.
+def to_sae(
+    dictionary: Dictionary,
+    architecture: Architecture | AmortisedArchitecture = "itda",
+    activations: Float[Tensor, "tokens d"] | None = None,
+) -> SAE[Any]:
+    """Convert a dictionary to a SAELens SAE: with the same codes, or with a linear encoder that imitates them.
 
     Args:
         dictionary: copied; later changes do not reach the SAE.
         architecture: "itda" (signed codes (..., n_atoms); ``import itda_lightning`` before loading it) or
             "matching_pursuit" (loads without this package; for a signed dictionary codes are (..., 2 n_atoms), those of
             the negated atoms last). "matching_pursuit" fires no ``hook_sae_acts_post``, and once an activation is
-            explained up to rounding it goes on to pick atoms, with coefficients of the size of rounding.
+            explained up to rounding it goes on to pick atoms, with coefficients of the size of rounding. "jumprelu" and
+            "topk" are ordinary SAEs that load without this package: the atoms are their decoder, the encoder is
+            regressed on the dictionary's codes of ``activations``, in minutes. Their codes are near, not the same.
+        activations: (tokens, d_in) to regress on, such as those of the fit; for "jumprelu" and "topk" only.
 
     Returns:
         The SAE, on the dictionary's device, with its sources in ``cfg.metadata.itda``.
 
     Raises:
-        InputError: an unknown architecture, a pursuit other than "mp" as "matching_pursuit", an empty dictionary,
-            metadata that JSON cannot hold.
+        InputError: an unknown architecture, no activations or too few for "jumprelu" and "topk", a pursuit other than
+            "mp" or pruned codes as "matching_pursuit", an empty dictionary, metadata that JSON cannot hold.
 
     Example:
         >>> import torch
@@ -58,7 +68,7 @@ def to_sae(dictionary: Dictionary, architecture: Architecture = "itda") -> SAE[A
         >>> to_sae(dictionary, "matching_pursuit").cfg.d_sae
         8
     """
-    check_choice(get_args(Architecture), {"architecture": architecture})
+    check_choice((*get_args(Architecture), *get_args(AmortisedArchitecture)), {"architecture": architecture})
     if dictionary.n_atoms == 0:
         raise InputError("the dictionary has no atoms yet: fit it before exporting it")
     exact = PURSUITS[dictionary.pursuit].exports_as_matching_pursuit and dictionary.least_gain == 0
@@ -77,6 +87,8 @@ def to_sae(dictionary: Dictionary, architecture: Architecture = "itda") -> SAE[A
         "reshape_activations": "hook_z" if str(metadata["hook_name"]).endswith("hook_z") else "none",
         "metadata": SAEMetadata(**metadata),
     }
+    if architecture == "jumprelu" or architecture == "topk":
+        return amortised_sae(dictionary, activations, architecture, options)
     sae: SAE[Any]
     if architecture == "itda":
         options |= {name: getattr(dictionary, name) for name in ("k", "pursuit", "nonnegative", "least_gain")}
@@ -155,16 +167,20 @@ def from_sae(sae: SAE[Any]) -> Dictionary:
 
 
 def save_export(
-    dictionary: Dictionary, path: str | Path, architecture: Architecture = "itda", dtype: DtypeName = "float32"
+    dictionary: Dictionary,
+    path: str | Path,
+    architecture: Architecture | AmortisedArchitecture = "itda",
+    dtype: DtypeName = "float32",
+    activations: Float[Tensor, "tokens d"] | None = None,
 ) -> SAE[Any]:
     """Write a dictionary to a new directory that ``SAE.load_from_disk`` reads, in one step, and return the SAE.
 
     Raises InputError for a path that exists or cannot be written, a bias that overflows ``dtype``, or as ``to_sae``.
     """
-    sae = to_sae(dictionary, architecture).to(dtype=getattr(torch, dtype))
-    if not torch.isfinite(sae.b_dec).all():
-        raise InputError(f"the bias of the dictionary overflows {dtype}: use float32 or bfloat16")
-    with new_directory(Path(path)) as directory:
+    with new_directory(Path(path)) as directory:  # which refuses one that exists, before minutes of regression
+        sae = to_sae(dictionary, architecture, activations).to(dtype=getattr(torch, dtype))
+        if not torch.isfinite(sae.b_dec).all():
+            raise InputError(f"the bias of the dictionary overflows {dtype}: use float32 or bfloat16")
         sae.save_model(directory)
     return sae
 
