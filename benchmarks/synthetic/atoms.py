@@ -13,7 +13,14 @@ from torch.nn.functional import normalize
 from benchmarks.quality.factors import Cell, build
 from benchmarks.synthetic.worlds import World
 from itda_lightning.dictionary.dictionary import Dictionary
-from itda_lightning.growth import RefinementRule, RefinementState, descent, refinement_step
+from itda_lightning.growth import (
+    RefinementRule,
+    RefinementState,
+    descent,
+    project_on_cones,
+    refinement_step,
+    unmix,
+)
 from itda_lightning.machine.made_once import hash_of, made_once
 from itda_lightning.pursuit import PursuitName
 
@@ -87,15 +94,20 @@ def _start(world: World, atoms: Atoms, x: Float[Tensor, "m d"], seed: int) -> Di
 
 def _refined(dictionary: Dictionary, x: Float[Tensor, "m d"], atoms: Atoms, seed: int) -> Float[Tensor, "n d"]:
     """Refine by the package's steps, each pass in an order of its own, without what a fit keeps for resuming."""
-    per_pass = max(1, len(x) // 512)
-    anchor = -1.0 if atoms.anchor is None else atoms.anchor
-    rule = RefinementRule(dictionary.k, atoms.pursuit, atoms.nonnegative, anchor, 0.1, atoms.passes * per_pass)
-    sources = dictionary.atoms
+    per_pass, sources = max(1, len(x) // 512), dictionary.atoms
+    rule = RefinementRule(dictionary.k, atoms.pursuit, atoms.nonnegative, atoms.anchor, 0.1, atoms.passes * per_pass)
     state = RefinementState.start(sources)
     for number in range(atoms.passes):
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed((seed << 16) + number))
+        uses = torch.zeros(len(sources), dtype=torch.int64)
         for part in order.split(512)[:per_pass]:
-            state = refinement_step(state, descent(x[part], state.atoms, rule), sources, rule)
+            sums = descent(x[part], state.atoms, rule)
+            state = refinement_step(state, sums, sources, rule)
+            uses += sums.uses
+        if atoms.unmix is not None and 0 < number < atoms.passes - 1:
+            unmixed, changed = unmix(state.atoms, uses, atoms.unmix)
+            inside = project_on_cones(unmixed, sources, atoms.anchor)
+            state = state._replace(atoms=torch.where(changed[:, None], inside, state.atoms))
     return state.atoms
 
 

@@ -77,7 +77,7 @@ def test_scores_agree_with_their_definitions(world):
 def test_refinement_moves_atoms_as_far_as_its_anchor_and_explains_more(world):
     ev = {}
     for anchor in (1.0, 0.9, None):
-        dictionary = dictionary_of(world, Atoms(anchor=anchor), SAMPLES, 0)
+        dictionary = dictionary_of(world, Atoms("random", anchor=anchor), SAMPLES, 0)
         ev[anchor] = score(il.to_sae(dictionary), world, HELDOUT)["ev"]
         if anchor == 0.9:
             assert 0.9 <= float(dictionary.cosines.min()) < 0.91
