@@ -42,7 +42,8 @@ def main(
     Args:
         world: 16k (as published, with seed 42), small or tiny.
         seed: of the world, and of what is drawn in making dictionaries and SAEs.
-        rows: names, or beginnings of names; null for all but those of 32 times the samples.
+        rows: names, or beginnings of names, in the order in which they are run; null for all but those of 32 times
+            the samples.
         samples: that dictionaries are made from; SAEs see a multiple.
         heldout: samples that rows are scored on.
         cache_dir: where worlds are kept.
@@ -53,10 +54,13 @@ def main(
     torch.set_num_threads(1)
     place = World(world, seed, cache_dir)
     known = rows_of(place)
-    unknown = [name for name in rows or () if not any(row.startswith(name) for row in known)]
-    if unknown:
+    wanted = {
+        row: [name for name in known if name == row or (row not in known and name.startswith(row))]
+        for row in rows or ()
+    }
+    if unknown := [row for row, names in wanted.items() if not names]:
         raise InputError(f"no row begins with {unknown}: give beginnings of {', '.join(known)}")
-    chosen = [row for row in known if row.startswith(tuple(rows))] if rows else [r for r in known if "32 T" not in r]
+    chosen = [name for names in wanted.values() for name in names] or [name for name in known if "32 T" not in name]
     for name in chosen:
         key = {"row": name, "seed": seed, "samples": samples * known[name].times, "heldout": heldout}
         done = _finished(results, world)
