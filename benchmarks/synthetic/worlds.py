@@ -85,10 +85,10 @@ def recipe(size: Size, seed: int) -> SyntheticModelConfig:
 
 @torch.no_grad()
 def orthogonalise(features: Float[Tensor, "n d"], steps: int, rate: float) -> Float[Tensor, "n d"]:
-    """Do what ``sae_lens.synthetic.orthogonalize_embeddings`` does, in a twentieth of its time.
+    """Do what ``sae_lens.synthetic.orthogonalize_embeddings`` does, without its (n, n) matrices.
 
     Its loss is the sum of the squared inner products of different rows, and n times that of ``(|e|^2 - 1)^2``. The
-    gradient ``4 (E E^T E - |e|^2 e) + 4 n (|e|^2 - 1) e`` needs no n x n matrix if E^T E comes first.
+    gradient ``4 (E E^T E - |e|^2 e) + 4 n (|e|^2 - 1) e`` needs none if E^T E comes first.
     """
     rows = normalize(features, dim=1).requires_grad_()
     optimizer = torch.optim.Adam([rows], lr=rate)

@@ -86,6 +86,25 @@ def test_refinement_moves_atoms_as_far_as_its_anchor_and_explains_more(world):
     assert dictionary.metadata["seconds"] > 0
 
 
+def test_unmixed_atoms_are_less_alike(world):
+    alike = {}
+    for unmix in (None, 0.35):
+        atoms = dictionary_of(world, Atoms("random", anchor=None, unmix=unmix), SAMPLES, 0).atoms
+        alike[unmix] = int((atoms @ atoms.T).triu(1).gt(0.5).sum())
+    assert alike[0.35] < 0.7 * alike[None]
+
+
+def test_a_pruned_row_has_the_same_atoms_and_shorter_codes(world):
+    rows = rows_of(world)
+    plain, pruned = (
+        score(rows[name].sae(world, SAMPLES, 0)[0], world, HELDOUT)
+        for name in ("true features", "true features, pruned")
+    )
+    assert plain["mcc"] == pruned["mcc"]
+    assert 0 < pruned["l0"] < plain["l0"] <= 4
+    assert pruned["precision"] > plain["precision"]
+
+
 def test_a_held_decoder_stays_by_its_random_start_and_a_frozen_one_is_it(world):
     directions = {}
     for held in (None, 0.95, 1.0):
@@ -98,7 +117,7 @@ def test_a_held_decoder_stays_by_its_random_start_and_a_frozen_one_is_it(world):
     assert float((directions[None] * random).sum(1).min()) < 0.9
 
 
-def test_the_command_keeps_finished_rows_and_takes_up_where_it_stopped(world, tmp_path, monkeypatch, capsys):
+def test_the_command_keeps_finished_rows_and_takes_up_where_it_stopped(world, tmp_path, monkeypatch):
     options = {"world": "tiny", "samples": SAMPLES, "heldout": HELDOUT, "results": tmp_path}
     options["cache_dir"] = str(world.directory.parent)
     wanted = ["random activations", "k-means", "TopK, T", "Matryoshka BatchTopK, T", "matching pursuit SAE, T"]
@@ -116,6 +135,9 @@ def test_the_command_keeps_finished_rows_and_takes_up_where_it_stopped(world, tm
     assert line.split(" | ")[1:3] == ["2,048", "2"]
     assert "±" in line
     assert "torch" in text.splitlines()[0]
+    run.main(seed=2, rows=["grown"], **options)  # the whole name of one row, the beginning of others
+    rows = json.loads((tmp_path / "tiny.json").read_text(encoding="utf-8"))["rows"]
+    assert [row["row"] for row in rows if row["seed"] == 2] == ["grown"]
 
 
 def test_wrong_arguments_are_told(world, tmp_path):
