@@ -80,7 +80,8 @@ def _finished(results: Path, world: str) -> list[dict[str, Any]]:
 
 
 def _write(results: Path, world: str, rows: list[dict[str, Any]], order: Sequence[str]) -> None:
-    rows = sorted(rows, key=lambda row: (order.index(row["row"]), row["samples"], row["seed"]))
+    places = {name: number for number, name in enumerate(order)}
+    rows = sorted(rows, key=lambda row: (places.get(row["row"], len(places)), row["samples"], row["seed"]))
     described = describe(Study("synthetic", dataset=f"SynthSAEBench's recipe, {world}"))
     result = described | {"rows": rows}
     write_results(results, world, result, as_markdown(result, world))

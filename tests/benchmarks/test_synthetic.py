@@ -8,6 +8,7 @@ from sae_lens.synthetic import orthogonalize_embeddings
 from torch.nn.functional import normalize
 
 import itda_lightning as il
+from benchmarks.results import Study, describe
 from benchmarks.synthetic import run, worlds
 from benchmarks.synthetic.atoms import Atoms, dictionary_of
 from benchmarks.synthetic.rows import Row, rows_of
@@ -148,3 +149,11 @@ def test_wrong_arguments_are_told(world, tmp_path):
         run.main(heldout=100, **options)
     with pytest.raises(InputError, match="world must be"):
         run.main(**options | {"world": "large"})
+
+
+def test_published_rows_are_quoted_beside_the_published_world_only():
+    row = {"row": "TopK, 10 T", "samples": 10, "seed": 42, **dict.fromkeys(run.COLUMNS, 1.0)}
+    result = describe(Study("synthetic", dataset="d")) | {"rows": [row]}
+    quoted = "| published: Matryoshka (quoted, L0 25) | 200,000,000 |  | 0.879 |  |  | 0.793 | 0.999 | 0.779 |  |  |  |"
+    assert quoted in run.as_markdown(result, "16k").splitlines()
+    assert "published" not in run.as_markdown(result, "small")
