@@ -124,7 +124,9 @@ def test_the_command_keeps_finished_rows_and_takes_up_where_it_stopped(world, tm
     wanted = ["random activations", "k-means", "TopK, T", "Matryoshka BatchTopK, T", "matching pursuit SAE, T"]
     run.main(rows=wanted, **options)
     rows = json.loads((tmp_path / "tiny.json").read_text(encoding="utf-8"))["rows"]
-    assert {row["row"] for row in rows} == {n for n in rows_of(world) if n.startswith(tuple(wanted))}
+    begun = {name for name in rows_of(world) if name.startswith(tuple(wanted[1:]))}
+    assert len(begun) == 4
+    assert {row["row"] for row in rows} == {"random activations"} | begun
     assert all(0 <= row["f1"] <= 1 and 0 < row["ev"] < 1 and row["seconds"] > 0 for row in rows)
     assert next(row["l0"] for row in rows if row["row"] == "k-means, L0 1") == pytest.approx(1, abs=0.05)
     monkeypatch.setattr(run, "score", lambda *_: pytest.fail("all rows are there"))
@@ -136,9 +138,6 @@ def test_the_command_keeps_finished_rows_and_takes_up_where_it_stopped(world, tm
     assert line.split(" | ")[1:3] == ["2,048", "2"]
     assert "±" in line
     assert "torch" in text.splitlines()[0]
-    run.main(seed=2, rows=["grown"], **options)  # the whole name of one row, the beginning of others
-    rows = json.loads((tmp_path / "tiny.json").read_text(encoding="utf-8"))["rows"]
-    assert [row["row"] for row in rows if row["seed"] == 2] == ["grown"]
 
 
 def test_wrong_arguments_are_told(world, tmp_path):
