@@ -36,7 +36,7 @@ def decompose_text(
     loaded, hook, data = load_with_data(dictionary, hook_name, data_config, device)
     decompositions = decompose_tokens(loaded, data, hook, text, positions or [-1])
     console = Console(file=sys.stdout)
-    cosines = loaded.cosines.tolist() if loaded.cosines is not None else None
+    cosines = None if loaded.label_cosines is None else loaded.label_cosines.tolist()
     for decomposition in decompositions:
         print_decomposition(decomposition, console, max_terms=max_terms, cosines=cosines)
 

@@ -34,7 +34,7 @@ def page(
     evaluation = read_metrics(output_path(dictionary, hook, EVALUATION)) if is_run(dictionary) else {}
     add_prompts(loaded, data)
     results = measure_for_page(loaded, data, hook, evaluation)
-    cosines = loaded.cosines.tolist() if loaded.cosines is not None else None
+    cosines = None if loaded.label_cosines is None else loaded.label_cosines.tolist()
     path = output_path(dictionary, hook, PAGE, output)
     write_page(results, path, cosines)
     print_metrics(results.metrics)

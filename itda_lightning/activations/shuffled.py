@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from itda_lightning.activations.batches import kept_activations
+from itda_lightning.activations.batches import UsableActivations, kept_activations
 from itda_lightning.activations.cache import SHARD_ROWS
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.harvesting import RowActivations
@@ -56,8 +56,12 @@ class TrainingRows:
 
     def read(self, start: int, stop: int) -> Float[Tensor, "m d"]:
         """Return the usable activations of the rows ``start..stop``, in order."""
+        return self.usable(start, stop).x
+
+    def usable(self, start: int, stop: int) -> UsableActivations:
+        """Return the usable activations of the rows ``start..stop``, in order, with their sources."""
         x = self.cache.read(start, stop).activations[self.hook_name]
-        return kept_activations(self.rows, RowActivations(start, {self.hook_name: x})).usable(self.hook_name).x
+        return kept_activations(self.rows, RowActivations(start, {self.hook_name: x})).usable(self.hook_name)
 
     def first(self, n: int) -> Float[Tensor, "m d"]:
         """Return the usable activations of the first rows, about n of them at most; at least one row."""

@@ -16,6 +16,7 @@ from itda_lightning.comparison.comparison_settings import EntrySettings
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.evaluation.entries import Entry, load_entry
 from itda_lightning.fitting.refinement import refine
+from itda_lightning.fitting.relabelling import relabel
 from itda_lightning.fitting.run_directory import DICTIONARIES
 from itda_lightning.fitting.trainer import fit_in_memory
 from itda_lightning.machine.atomic_files import write_json
@@ -118,6 +119,7 @@ def _make(
             fit_in_memory(module, data)
             if fit.refine is not None:
                 refine(module, data, fit.refine)
+                relabel(module, data, fit.refine)
             dictionary = module.finished_dictionary()
             read = dictionary.metadata["activations_seen"]
             dictionary.save(place)

@@ -90,7 +90,7 @@ def latent_view(
         )
         for meter, ids in zip(meters, written, strict=True)
     ]
-    prompts, cosines = dictionary.prompts, dictionary.cosines
+    prompts, cosines = dictionary.label_prompts, dictionary.label_cosines
     return LatentView(
         reference=itda.name,
         rows=tuple(tuple(rows.pieces(row)) for row in range(len(rows))),

@@ -6,10 +6,11 @@ from typing import Any, Final, get_args
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from itda_lightning.dictionary.dictionary_files import IN_INDEX, read_dictionary, write_dictionary
-from itda_lightning.dictionary.sources import COLUMNS, Prompt, Sources
+from itda_lightning.dictionary.named_atoms import Labels, NamedAtoms
+from itda_lightning.dictionary.sources import Sources
 from itda_lightning.errors import InputError
 from itda_lightning.machine.checks import check_choice
 from itda_lightning.pursuit import (
@@ -29,7 +30,7 @@ from itda_lightning.pursuit import (
 REFINEMENT: Final = "refinement"  # the metadata's entry about a refinement
 
 
-class Dictionary(nn.Module):
+class Dictionary(NamedAtoms):
     """Atoms that are real activations, each with its source (arXiv 2505.17769, Section 3).
 
     The atoms of a refined dictionary are close to those that were grown, which it keeps: ``grown_atoms``, ``cosines``.
@@ -49,6 +50,7 @@ class Dictionary(nn.Module):
         memory_budget: bytes that encoding and growth may take beyond the atoms, None for half of the machine's
             memory. It decides whether the n x n Gram of the atoms is kept; codes do not depend on it.
         grown: (n, d) atoms before refinement, if ``atoms`` are refined.
+        labels: activations that name refined atoms instead of their sources.
 
     Example:
         >>> import torch
@@ -63,13 +65,11 @@ class Dictionary(nn.Module):
 
     Raises:
         ValueError: atoms that are not unit rows, k < 1.
-        InputError: an unknown pursuit, a bias, sources or grown atoms of another size, a capacity below n.
+        InputError: an unknown pursuit; a bias, sources, labels or grown atoms of another size; a capacity below n.
     """
 
     bias: Tensor
     _atoms: Tensor
-    _table: Tensor
-    _count: Tensor
     _grown: Tensor | None
 
     def __init__(
@@ -86,6 +86,7 @@ class Dictionary(nn.Module):
         metadata: Mapping[str, Any] | None = None,
         memory_budget: int | None = None,
         grown: Float[Tensor, "n d"] | None = None,
+        labels: Labels | None = None,
     ) -> None:
         super().__init__()
         n, d = atoms.shape
@@ -106,30 +107,22 @@ class Dictionary(nn.Module):
         self.least_gain = least_gain
         self.metadata: dict[str, Any] = dict(metadata or {})
         self.memory_budget = memory_budget
-        self.dataset: str | None = sources.dataset if sources is not None else None
-        self.prompts: tuple[Prompt, ...] | None = sources.prompts if sources is not None else None
         self.register_buffer("_atoms", atoms.detach().new_zeros(capacity, d))
         # The mean of many activations needs more precision than atoms do.
         zeros = atoms.new_zeros(d, dtype=torch.promote_types(atoms.dtype, torch.float32))
         self.register_buffer("bias", zeros if bias is None else bias.detach().clone())
-        self.register_buffer("_table", torch.full((capacity, len(COLUMNS)), -1, dtype=torch.int64))
-        self.register_buffer("_count", torch.tensor(n))
         self._atoms[:n] = atoms.detach()
-        if sources is not None:
-            self._table[:n] = sources.table
+        self._name(capacity, n, sources)
         self.register_buffer("_grown", None)
         if grown is not None:
             check_unit_rows(grown)
             if grown.shape != atoms.shape:
                 raise InputError(f"grown atoms must have the shape of the atoms {(n, d)}, got {tuple(grown.shape)}")
             self.keep_grown()[:n] = grown.detach()
-        self.register_load_state_dict_post_hook(_forget_prompts)
+        if labels is not None:
+            self.relabel(labels)
         self._prepared: PreparedAtoms | None = None
         self._prepared_of: tuple[int, int] | None = None
-
-    @property
-    def n_atoms(self) -> int:
-        return int(self._count)
 
     @property
     def capacity(self) -> int:
@@ -156,18 +149,6 @@ class Dictionary(nn.Module):
             return None
         return torch.nn.functional.cosine_similarity(self.atoms.double(), self.grown_atoms.double())
 
-    @property
-    def source_table(self) -> Int[Tensor, "n 6"]:
-        """The int64 sources of the atoms; rows of -1 if unknown."""
-        return self._table[: self.n_atoms]
-
-    @property
-    def sources(self) -> Sources | None:
-        """The atoms' sources; None for a dictionary without sources."""
-        if self.dataset is None:
-            return None
-        return Sources(self.source_table.cpu().clone(), self.dataset, self.prompts)
-
     def prepared(self) -> PreparedAtoms:
         """Return the atoms prepared for pursuits; prepared again only if the buffer of atoms changed."""
         if self._prepared is None or self._prepared_of != self._identity():
@@ -180,7 +161,7 @@ class Dictionary(nn.Module):
 
     def append(self, atoms: Float[Tensor, "m d"], table: Int[Tensor, "m 6"]) -> None:
         """Append m unit-norm atoms with their sources, in place. Raises InputError if full or refined."""
-        if self._grown is not None:
+        if self._grown is not None or self._labels is not None:
             raise InputError("a refined dictionary does not grow: append to dictionary.unrefined() and refine that")
         start, stop = self.n_atoms, self.n_atoms + len(atoms)
         if stop > self.capacity:
@@ -210,7 +191,7 @@ class Dictionary(nn.Module):
         self._atoms[: len(atoms)] = atoms.detach()
 
     def unrefined(self) -> "Dictionary":
-        """Return a copy with the atoms before refinement, bit for bit, and without the facts of the refinement."""
+        """Return a copy with the atoms before refinement, bit for bit, without labels and facts of the refinement."""
         return Dictionary(
             self.grown_atoms,
             self.bias,
@@ -274,7 +255,11 @@ class Dictionary(nn.Module):
         tensors = {"atoms": self.atoms, "bias": self.bias, "sources": self.source_table}
         if (cosines := self.cosines) is not None:
             tensors |= {"grown": self.grown_atoms, "cosines": cosines}
-        write_dictionary(Path(path), {name: getattr(self, name) for name in (*IN_INDEX, "least_gain")}, tensors)
+        index = {name: getattr(self, name) for name in (*IN_INDEX, "least_gain")}
+        if (labels := self.relabelled) is not None:
+            tensors |= {"labels": labels.table, "label_cosines": labels.cosines}
+            index["label_prompts"] = labels.prompts
+        write_dictionary(Path(path), index, tensors)
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> "Dictionary":
@@ -288,8 +273,3 @@ class Dictionary(nn.Module):
     def _identity(self) -> tuple[int, int]:
         """Return what changes when the buffer of atoms is replaced (another device or dtype) or written to."""
         return id(self._atoms), 0 if self._atoms.is_inference() else self._atoms._version
-
-
-def _forget_prompts(dictionary: Dictionary, _: object) -> None:
-    # A state_dict has no prompts, so those that are left belong to the atoms before.
-    dictionary.prompts = None

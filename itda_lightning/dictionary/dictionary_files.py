@@ -10,29 +10,32 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from itda_lightning.dictionary.named_atoms import Labels
 from itda_lightning.dictionary.sources import Prompt, Sources
 from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import new_directory, write_json
 
 FORMAT = "itda_lightning.dictionary"
 FORMAT_VERSION = 3
-REFINED_VERSION = 2  # a package that reads only this would not prune
+REFINED_VERSION = 2  # a package that reads only this would not prune, and lose labels
 UNREFINED_VERSION = 1  # a package that reads only this would take refined atoms for the activations of their sources
 TENSORS_FILE = "dictionary.safetensors"
 INDEX_FILE = "dictionary.json"
 IN_INDEX = ("k", "pursuit", "nonnegative", "dataset", "prompts", "metadata")
 IN_TENSORS = {"atoms", "bias", "sources"}
+OPTIONAL_TENSORS = {"grown", "labels", "label_cosines"}
 
 
 def write_dictionary(path: Path, index: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Write a new directory, in one step; raises like ``new_directory``.
 
     Args:
-        index: JSON values under the names in ``IN_INDEX``, and ``least_gain``.
-        tensors: those named in ``IN_TENSORS``, and ``grown`` and ``cosines`` of refined atoms.
+        index: JSON values under the names in ``IN_INDEX``, and ``least_gain``; ``label_prompts`` of relabelled atoms.
+        tensors: those named in ``IN_TENSORS``, and ``grown`` and ``cosines`` of refined atoms, ``labels`` and
+            ``label_cosines`` of relabelled ones.
     """
     version = REFINED_VERSION if "grown" in tensors else UNREFINED_VERSION
-    version = FORMAT_VERSION if index["least_gain"] > 0 else version
+    version = FORMAT_VERSION if index["least_gain"] > 0 or "labels" in tensors else version
     with new_directory(path) as directory:
         save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, directory / TENSORS_FILE)
         write_json(directory / INDEX_FILE, {"format": FORMAT, "version": version, **index})
@@ -45,7 +48,7 @@ def read_dictionary(
 
     Args:
         device: where the tensors go; sources stay on the CPU.
-        atoms: called with the number of atoms, returns which of them to read, without the grown ones; None for all.
+        atoms: called with the number of atoms, returns which of them to read, without labels and grown ones; all if None.
 
     Raises:
         InputError: files that are missing, truncated, of another format or of a newer version.
@@ -54,7 +57,7 @@ def read_dictionary(
         index = json.loads((path / INDEX_FILE).read_text(encoding="utf-8"))
         with safe_open(path / TENSORS_FILE, framework="pt", device=str(device)) as file:
             names = set(file.keys())
-            whole = IN_TENSORS | {"grown"} if atoms is None else IN_TENSORS - {"atoms"}
+            whole = IN_TENSORS | OPTIONAL_TENSORS if atoms is None else IN_TENSORS - {"atoms"}
             tensors = {name: file.get_tensor(name) for name in names & whole}
             if atoms is not None and "atoms" in names:
                 rows = file.get_slice("atoms")
@@ -72,10 +75,16 @@ def read_dictionary(
     if missing:
         raise InputError(f"{path} does not hold a whole dictionary: {missing} are missing; save it again")
     try:
-        prompts = None if index["prompts"] is None else tuple(Prompt(*prompt) for prompt in index["prompts"])
+        prompts, label_prompts = (
+            None if index.get(name) is None else tuple(Prompt(*prompt) for prompt in index[name])
+            for name in ("prompts", "label_prompts")
+        )
         sources = None if index["dataset"] is None else Sources(tensors["sources"].cpu(), index["dataset"], prompts)
+        labels = None
+        if {"labels", "label_cosines"} <= set(tensors):
+            labels = Labels(tensors["labels"], tensors["label_cosines"], label_prompts)
     except (TypeError, ValueError) as error:
         raise InputError(f"{path} does not hold a valid dictionary: {error}; save it again") from error
     settings = {name: index[name] for name in ("k", "pursuit", "nonnegative", "metadata")}
-    settings["least_gain"] = index.get("least_gain", 0.0)
-    return {**settings, "sources": sources, **{name: tensors.get(name) for name in ("atoms", "bias", "grown")}}
+    settings |= {"least_gain": index.get("least_gain", 0.0), "sources": sources, "labels": labels}
+    return {**settings, **{name: tensors.get(name) for name in ("atoms", "bias", "grown")}}

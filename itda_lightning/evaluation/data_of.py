@@ -9,7 +9,6 @@ import yaml
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.models.language_model import LanguageModelName
 from itda_lightning.dictionary.dictionary import Dictionary
-from itda_lightning.dictionary.sources import Source
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.loading import load_dictionary
 
@@ -74,7 +73,9 @@ def add_prompts(dictionary: Dictionary, data: ActivationsDataModule) -> None:
         return
     rows, table = data.rows("train"), dictionary.source_table.cpu()
     if rows.dataset == dictionary.dataset and rows.hold(table):
-        dictionary.prompts = tuple(rows.prompt(Source(*source)) for source in table.tolist())
+        dictionary.prompts = rows.prompts(table)
+        if (labels := dictionary.relabelled) is not None:
+            dictionary.relabel(labels._replace(prompts=rows.prompts(labels.table)))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def decompose(
     order = code.coefficients.abs().argsort(dim=1, descending=True, stable=True)
     support = code.support.gather(1, order).tolist()
     coefficients = code.coefficients.gather(1, order).tolist()
-    names = dictionary.prompts
+    names = dictionary.label_prompts
     return [
         TokenDecomposition(
             prompt,

@@ -114,12 +114,12 @@ def feature(
 
 
 def explanation(place: Place, atom: int, prompt: Prompt, cosine: float | None = None) -> dict[str, Any]:
-    """Return a row of explanations that describes an atom by its source; the importer gives ids and authors.
+    """Return a row of explanations that describes an atom by its label; the importer gives ids and authors.
 
-    ``cosine``, of a refined atom with the activation of its source, becomes part of the description.
+    ``cosine``, of a refined atom with the activation of its label, becomes part of the description.
     """
     before, after = prompt.before[-CONTEXT_CHARACTERS:], prompt.after[:CONTEXT_CHARACTERS]
-    # Cut off, not rounded: no atom looks nearer to its source than it is.
+    # Cut off, not rounded: no atom looks nearer to its label than it is.
     refined = "" if cosine is None else f"refined, cosine {math.floor(1000 * cosine + 1e-6) / 1000:.3f} with "
     return {
         "modelId": place.model_id,
@@ -243,7 +243,7 @@ def write_features(
 
 
 def _write_explanations(path: Path, place: Place, dictionary: Dictionary, atoms: list[int]) -> None:
-    prompts, cosines = dictionary.prompts, dictionary.cosines
+    prompts, cosines = dictionary.label_prompts, dictionary.label_cosines
     if prompts is None:
         return
     path.parent.mkdir(exist_ok=True)

@@ -106,4 +106,5 @@ def _refinement(facts: dict[str, Any] | None) -> str:
     bound = "" if facts["anchor"] is None else f" at least {facts['anchor']}"
     reached = f", {facts['mean_cosine']:.3f} on average" if "mean_cosine" in facts else ""
     unmixed = f", unmixed above cosine {facts['unmix']}" if facts.get("unmix") is not None else ""
-    return f"{facts['passes']} passes, cosine with the source{bound or ' not bounded'}{reached}{unmixed}"
+    labels = f", with the label {facts['mean_label_cosine']:.3f} on average" if "mean_label_cosine" in facts else ""
+    return f"{facts['passes']} passes, cosine with the source{bound or ' not bounded'}{reached}{unmixed}{labels}"

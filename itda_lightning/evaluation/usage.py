@@ -66,7 +66,7 @@ class UsageMeter:
         def example(use: int) -> Example:
             return Example(float(activation[use]), prompt_once(Source(*table[token[use]].tolist())))
 
-        sources, prompts = self.dictionary.sources, self.dictionary.prompts
+        labels, prompts = self.dictionary.labels.tolist(), self.dictionary.label_prompts
         half = self.ranges * BINS_PER_RANGE
         # The highest of a random number per token: a uniform sample of each range.
         random = torch.rand(codes.n_tokens, generator=torch.Generator().manual_seed(SEED))[codes.token]
@@ -83,7 +83,7 @@ class UsageMeter:
             count = sum(histogram)
             yield AtomUsage(
                 atom=atom,
-                source=sources[atom] if sources is not None else None,
+                source=Source(*labels[atom]) if self.dictionary.dataset is not None else None,
                 prompt=prompts[atom] if prompts is not None else None,
                 count=count,
                 density=count / codes.n_tokens,

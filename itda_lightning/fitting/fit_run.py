@@ -15,6 +15,7 @@ from itda_lightning.errors import InputError
 from itda_lightning.fitting.checkpoint_io import SafetensorsCheckpointIO
 from itda_lightning.fitting.module import ITDA
 from itda_lightning.fitting.refinement import RefinementSettings, refine
+from itda_lightning.fitting.relabelling import relabel
 from itda_lightning.fitting.run_directory import CONFIG, DICTIONARIES, METRICS, RunSettings, logged
 from itda_lightning.fitting.strategy import check_strategy
 from itda_lightning.fitting.trainer import StopWhenDone
@@ -119,6 +120,7 @@ def _fit(
             path = Path(str(callback.dirpath)) / "refinement.ckpt"
             refining = refine(module, data, refinement, lambda: trainer.save_checkpoint(path), checkpoint_every)
             module.calibrate_l0()
+            refining += relabel(module, data, refinement)
             trainer.validate(module, datamodule=data, verbose=False)
         elif module.refinements:
             raise InputError("the checkpoint is of a fit that refines its atoms: resume with its own config.yaml")

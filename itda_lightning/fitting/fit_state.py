@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.dictionary.dictionary import REFINEMENT, Dictionary
 from itda_lightning.dictionary.facts import FitMetadata, fit_metadata, settings
-from itda_lightning.dictionary.sources import COLUMNS, Prompt, Source, Sources
+from itda_lightning.dictionary.sources import COLUMNS, Prompt, Sources
 from itda_lightning.errors import InputError
 
 # Arguments of a fit that decide neither which atoms it finds nor their order.
@@ -115,8 +115,10 @@ class FitState(L.LightningModule):
         self.history = saved["history"]
         self.refinements = saved.get("refinements", {})
         self.refinement_states = saved.get("refinement_states", {})
-        for hook in self.refinements:
-            self.dictionary(hook).keep_grown()  # the checkpoint's state has a tensor for them
+        for hook, facts in self.refinements.items():  # the checkpoint's state has tensors for them
+            self.dictionary(hook).keep_grown()
+            if "mean_label_cosine" in facts:
+                self.dictionary(hook).keep_labels()
 
     def results(self, hook_name: str) -> dict[str, Any]:
         """Return the figures of the fit of one hook point: size, data seen, threshold, and the last validation.
@@ -128,7 +130,8 @@ class FitState(L.LightningModule):
         refinement = metadata.get(REFINEMENT, {})
         if "validation" in refinement:
             grown = {"fvu_unrefined": last["fvu"]} if last else {}
-            last = refinement["validation"] | grown | {"mean_cosine": refinement["mean_cosine"]}
+            cosines = {name: refinement[name] for name in ("mean_cosine", "mean_label_cosine") if name in refinement}
+            last = refinement["validation"] | grown | cosines
         return {
             "n_atoms": self.dictionary(hook_name).n_atoms,
             "activations_seen": metadata["activations_seen"],
@@ -143,11 +146,12 @@ class FitState(L.LightningModule):
         There are no prompts if the module was loaded from a checkpoint. Raises like ``dictionary``.
         """
         grown = self.dictionary(hook_name)
-        table = grown.source_table.cpu()
+        table, labels = grown.source_table.cpu(), grown.relabelled
         prompts: tuple[Prompt, ...] | None = None
         if self._trainer is not None:
             rows = self._data().rows("train")
-            prompts = tuple(rows.prompt(Source(*row)) for row in table.tolist())
+            prompts = rows.prompts(table)
+            labels = None if labels is None else labels._replace(prompts=rows.prompts(labels.table))
         return Dictionary(
             grown.atoms.cpu(),
             grown.bias.cpu(),
@@ -158,6 +162,7 @@ class FitState(L.LightningModule):
             least_gain=grown.least_gain,
             metadata=self.metadata(hook_name or self.hook_names[0]),
             grown=None if grown.cosines is None else grown.grown_atoms.cpu(),
+            labels=labels,
         )
 
     def metadata(self, hook_name: str) -> FitMetadata:

@@ -6,6 +6,7 @@ import torch
 
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.dictionary_files import INDEX_FILE, TENSORS_FILE
+from itda_lightning.dictionary.named_atoms import Labels
 from itda_lightning.dictionary.sources import Sources
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.checkpoint_io import read_checkpoint
@@ -72,6 +73,9 @@ def _from_checkpoint(path: Path, hook_name: str | None, device: str | torch.devi
     prefix = f"dictionaries.{index}."
     count = int(state[prefix + "_count"])
     table = state[prefix + "_table"][:count].cpu().clone()
+    labels = None
+    if prefix + "_labels" in state:
+        labels = Labels(state[prefix + "_labels"][:count], state[prefix + "_label_cosines"][:count])
     return Dictionary(
         state[prefix + "_atoms"][:count].to(device),
         state[prefix + "bias"].to(device),
@@ -82,6 +86,7 @@ def _from_checkpoint(path: Path, hook_name: str | None, device: str | torch.devi
         least_gain=settings["least_gains"][index] if "least_gains" in settings else 0.0,
         metadata=settings["metadata"][index],
         grown=state[grown][:count].to(device) if (grown := prefix + "_grown") in state else None,
+        labels=labels,
     )
 
 

@@ -49,6 +49,8 @@ class RefinementSettings:
         unmix: the largest cosine, above 0 and below 1, that an atom keeps with atoms used more often: after each pass
             but the first and the last, what exceeds it is subtracted (``growth.unmix``). Atoms then stand for single
             features instead of pairs that occur together; the bound of ``anchor`` comes first. Null for not at all.
+        relabel: at the end, name each atom by the training activation that it is most like among those whose code uses
+            it (``fitting.relabelling``). Its first source is kept and stays what models are compared by.
     """
 
     anchor: float | None = 0.9
@@ -58,6 +60,7 @@ class RefinementSettings:
     seed: int = 0
     buffer_bytes: int = 2**30
     unmix: float | None = None
+    relabel: bool = False
 
     def check(self, data: ActivationsDataModule) -> None:
         """Raise InputError for settings out of range and for data that cannot be read more than once."""

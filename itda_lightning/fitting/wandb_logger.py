@@ -36,11 +36,11 @@ def log_dictionary(wandb_logger: WandbLogger, dictionary: Dictionary, directory:
 
     hook = dictionary.metadata["hook_name"]
     try:
-        cosines = None if dictionary.cosines is None else dictionary.cosines.tolist()
-        column = [] if cosines is None else ["cosine"]  # with the source's activation
+        cosines = None if dictionary.label_cosines is None else dictionary.label_cosines.tolist()
+        column = [] if cosines is None else ["cosine"]  # with the activation of the token
         table = wandb.Table(columns=["atom", "before", "token", "after", *column, "document", "position"])
-        for atom, prompt in enumerate((dictionary.prompts or ())[:ATOMS_IN_TABLE]):
-            document, _, position, *_ = dictionary.source_table[atom].tolist()
+        for atom, prompt in enumerate((dictionary.label_prompts or ())[:ATOMS_IN_TABLE]):
+            document, _, position, *_ = dictionary.labels[atom].tolist()
             cosine = [] if cosines is None else [cosines[atom]]
             context = (prompt.before[-BEFORE:], prompt.token, prompt.after[:AFTER])
             table.add_data(atom, *context, *cosine, document, position)

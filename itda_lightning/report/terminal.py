@@ -66,7 +66,7 @@ def print_decomposition(
 ) -> None:
     """Print one activation as a table of at most ``max_terms`` atoms: index, coefficient and prompt.
 
-    Each cosine, of a refined atom with its source's activation, is also printed.
+    Each cosine, of a refined atom with its label's activation, is also printed.
     """
     console = console or Console()
     console.print(_marked(decomposition.prompt, console.width, console))

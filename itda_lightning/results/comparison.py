@@ -123,7 +123,7 @@ class LatentView:
     atoms: tuple[LatentSummary, ...]  # the atoms shown
     sources: tuple[Prompt | None, ...]  # the prompt of each of them, or None if unknown
     others: tuple[NearestLatents, ...]
-    # Of each refined atom with the activation of its source; None for atoms that are not refined.
+    # Of each refined atom with the activation of its prompt; None for atoms that are not refined.
     source_cosines: tuple[float, ...] | None = None
 
 

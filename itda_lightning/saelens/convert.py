@@ -105,7 +105,7 @@ def to_sae(
 def from_sae(sae: SAE[Any]) -> Dictionary:
     """Convert an SAE of architecture ``itda`` or ``matching_pursuit`` to a dictionary.
 
-    A dictionary converted by ``to_sae`` comes back as it was: atoms, bias and grown atoms bit for bit, sources,
+    A dictionary converted by ``to_sae`` comes back as it was: atoms, bias and grown atoms bit for bit, sources, labels,
     prompts, k, pursuit, metadata. A ``matching_pursuit`` SAE from elsewhere (a trained one) becomes a non-negative
     dictionary without sources. Atoms of half precision come back in float32, normalised again.
 
@@ -159,6 +159,7 @@ def from_sae(sae: SAE[Any]) -> Dictionary:
             least_gain=least_gain,
             metadata=provenance.metadata,
             grown=None if provenance.grown is None else provenance.grown.to(atoms),
+            labels=provenance.labels,
         )
     except InputError:
         raise

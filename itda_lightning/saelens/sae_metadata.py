@@ -10,17 +10,19 @@ from copy import deepcopy
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.facts import MODEL_CLASSES, settings
+from itda_lightning.dictionary.named_atoms import Labels
 from itda_lightning.dictionary.sources import COLUMNS, Prompt, Sources
 from itda_lightning.errors import InputError
 
 KEY = "itda"
-VERSION = 2
+VERSION = 3
+REFINED_VERSION = 2  # of exports without labels, and
 UNREFINED_VERSION = 1  # of exports without refined atoms, so that older versions of this package can read them
 DTYPES = {str(dtype): dtype for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
 
@@ -67,15 +69,19 @@ def dictionary_metadata(dictionary: Dictionary) -> dict[str, Any]:
         ) from error
     sources, cosines = dictionary.sources, dictionary.cosines
     refinement = {} if cosines is None else {"cosines": cosines.tolist(), "grown": _encoded(dictionary.grown_atoms)}
+    version = REFINED_VERSION if refinement else UNREFINED_VERSION
+    if (labels := dictionary.relabelled) is not None:
+        version, refinement["labels"] = VERSION, _columns(labels.table)
+        refinement |= {"label_cosines": labels.cosines.tolist(), "label_prompts": _listed(labels.prompts)}
     content = {
-        "version": VERSION if refinement else UNREFINED_VERSION,
+        "version": version,
         "n_atoms": dictionary.n_atoms,
         "k": dictionary.k,
         "pursuit": dictionary.pursuit,
         "nonnegative": dictionary.nonnegative,
         "dataset": dictionary.dataset,
-        "sources": None if sources is None else dict(zip(COLUMNS, sources.table.T.tolist(), strict=True)),
-        "prompts": None if dictionary.prompts is None else [list(prompt) for prompt in dictionary.prompts],
+        "sources": None if sources is None else _columns(sources.table),
+        "prompts": _listed(dictionary.prompts),
         "metadata": metadata,
         **refinement,
     }
@@ -90,6 +96,7 @@ class Provenance(NamedTuple):
     nonnegative: bool
     metadata: dict[str, Any]
     grown: Float[Tensor, "n d"] | None = None
+    labels: Labels | None = None
 
 
 def read_provenance(content: Any) -> Provenance:
@@ -99,19 +106,36 @@ def read_provenance(content: Any) -> Provenance:
             raise InputError(
                 f"metadata.{KEY} has version {content['version']}, this package reads up to {VERSION}: upgrade it"
             )
-        sources, prompts = None, content["prompts"]
+        sources = labels = None
         if content["dataset"] is not None:
-            table = torch.tensor([content["sources"][column] for column in COLUMNS], dtype=torch.int64).T.contiguous()
-            prompts = None if prompts is None else tuple(Prompt(*prompt) for prompt in prompts)
-            sources = Sources(table, content["dataset"], prompts)
+            sources = Sources(_table(content["sources"]), content["dataset"], _prompts(content["prompts"]))
+        if "labels" in content:
+            cosines = torch.tensor(content["label_cosines"], dtype=torch.float64)
+            labels = Labels(_table(content["labels"]), cosines, _prompts(content["label_prompts"]))
         grown = _decoded(content["grown"]) if "grown" in content else None
-        return Provenance(sources, bool(content["nonnegative"]), dict(content["metadata"]), grown)
+        return Provenance(sources, bool(content["nonnegative"]), dict(content["metadata"]), grown, labels)
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"metadata.{KEY} is not what this package writes ({type(error).__name__}: {error}): export it again"
         ) from error
+
+
+def _columns(table: Int[Tensor, "n 6"]) -> dict[str, list[int]]:
+    return dict(zip(COLUMNS, table.T.tolist(), strict=True))
+
+
+def _table(columns: dict[str, list[int]]) -> Int[Tensor, "n 6"]:
+    return torch.tensor([columns[column] for column in COLUMNS], dtype=torch.int64).T.contiguous()
+
+
+def _listed(prompts: tuple[Prompt, ...] | None) -> list[list[str]] | None:
+    return None if prompts is None else [list(prompt) for prompt in prompts]
+
+
+def _prompts(listed: list[list[str]] | None) -> tuple[Prompt, ...] | None:
+    return None if listed is None else tuple(Prompt(*prompt) for prompt in listed)
 
 
 def _encoded(rows: Float[Tensor, "n d"]) -> dict[str, Any]:

@@ -30,9 +30,10 @@ def contents(run: Path, hooks: list[str]) -> list[tuple]:
     found: list[tuple] = [(json.loads((run / "metrics.json").read_text())["hook_points"],)]
     for hook in hooks:
         dictionary = Dictionary.load(run / "dictionaries" / hook)
-        tensors = [dictionary.atoms, dictionary.bias, dictionary.source_table]
+        tensors = [dictionary.atoms, dictionary.bias, dictionary.source_table, dictionary.labels]
+        tensors += [] if dictionary.label_cosines is None else [dictionary.label_cosines]
         dictionary.metadata["data"].pop("cache_dir")
-        found.append(([tensor.numpy().tobytes() for tensor in tensors], dictionary.prompts, dictionary.metadata))
+        found.append(([tensor.numpy().tobytes() for tensor in tensors], dictionary.label_prompts, dictionary.metadata))
     return found
 
 
@@ -51,7 +52,7 @@ def test_one_and_three_processes_give_the_same_bits(tiny_model_dir, prose_file, 
         others = {"model__growth": growth, "data__hook_names": f"[{','.join(BOTH)}]", "data__model_batch_size": 3}
         # Rows so short that the cache has several files.
         others |= {"data__cache_dir": tmp_path / f"cache{n}", "data__context_size": 8} if cached else {}
-        others |= {"refine": "{anchor: 0.5, passes: 3, batch_size: 128, unmix: 0.3}"} if refined else {}
+        others |= {"refine": "{anchor: 0.5, passes: 3, batch_size: 128, unmix: 0.3, relabel: true}"} if refined else {}
         arguments = fit_arguments(tiny_model_dir, prose_file, tmp_path, run__directory=tmp_path / f"of{n}", **others)
         if n == 1:
             assert fit_in_child(arguments, tmp_path / "output") == 0

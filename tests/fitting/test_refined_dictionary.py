@@ -36,12 +36,14 @@ def refined_dictionary(n: int = 12, d: int = 16, seed: int = 0, **others: Any) -
 
 
 def assert_same(one: Dictionary, other: Dictionary) -> None:
-    for name in ("atoms", "grown_atoms", "bias", "source_table"):
+    for name in ("atoms", "grown_atoms", "bias", "source_table", "labels"):
         assert torch.equal(getattr(one, name), getattr(other, name)), name
     assert (one.cosines is None) == (other.cosines is None)
     if one.cosines is not None:
         assert torch.equal(one.cosines, other.cosines)
-    assert one.prompts == other.prompts
+        assert torch.equal(one.label_cosines, other.label_cosines)
+    assert (one.prompts, one.label_prompts) == (other.prompts, other.label_prompts)
+    assert (one.relabelled is None) == (other.relabelled is None)
     assert one.metadata == other.metadata
 
 

@@ -89,6 +89,10 @@ class Rows:
             before = before[: len(before) - (len(token) - len(pieces[source.position]))]
         return Prompt(before, token, "".join(pieces[source.position + 1 :]))
 
+    def prompts(self, table: Int[Tensor, "m 6"]) -> tuple[Prompt, ...]:
+        """Return the prompt of each source of a table."""
+        return tuple(self.prompt(Source(*source)) for source in table.tolist())
+
     def pieces(self, row: int) -> list[str]:
         """Return the text of each token of a row; joined they are the text of the row. Padding is empty.
 

@@ -60,7 +60,7 @@
 
     // The cosine beside the label of a refined atom says how far the label can be trusted.
     const nearness = (place) => (refined === null ? []
-      : [" ", make("span", { class: "note", title: "cosine of the refined atom with its source’s activation" }, refined[place])]);
+      : [" ", make("span", { class: "note", title: "cosine of the refined atom with the marked token’s activation" }, refined[place])]);
 
     const cosine = (value) => value.toFixed(2).replace("-", "−");
 

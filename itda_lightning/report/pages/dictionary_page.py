@@ -29,7 +29,7 @@ def write_page(results: RunResults, path: str | Path, cosines: Sequence[float] |
 def render_page(results: RunResults, cosines: Sequence[float] | None = None) -> str:
     """Render the results as one self-contained HTML page; the part of each atom is drawn on demand by its script.
 
-    Each cosine, of a refined atom with its source's activation, is shown beside every name of the atom.
+    Each cosine, of a refined atom with its label's activation, is shown beside every name of the atom.
     """
     usage = results.usage
     return render(

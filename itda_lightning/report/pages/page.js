@@ -55,7 +55,7 @@
       ["characters", `${columns.start}–${columns.end}`],
     ];
     // Cut off and not rounded, as in wording.py: no cosine looks larger than it is.
-    const near = atom.cosine === null ? [] : [["cosine with its source",
+    const near = atom.cosine === null ? [] : [["cosine with the marked token’s activation",
       make("data", { class: "cosine", value: String(atom.cosine) }, (Math.floor(1000 * atom.cosine + 1e-6) / 1000).toFixed(3))]];
     return [["used by", used], ...near, ...places];
   }

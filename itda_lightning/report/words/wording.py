@@ -18,6 +18,7 @@ METRICS = {
     "fvu": ("FVU", "fraction of variance unexplained"),
     "fvu_unrefined": ("FVU, unrefined", "of the atoms before refinement"),
     "mean_cosine": ("Cosine with sources", "mean over the refined atoms"),
+    "mean_label_cosine": ("Cosine with labels", "mean over the relabelled atoms"),
     "explained_variance": ("Explained variance", f"1 {MINUS} FVU"),
     "l0": ("L0", "mean number of distinct atoms in a code"),
     "l1": ("L1", "mean sum of absolute coefficients"),

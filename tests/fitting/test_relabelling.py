@@ -1,0 +1,100 @@
+"""Relabelling after refinement: by its definition on the activations of a fit, and what is shown of it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from itda_lightning import ITDA, ActivationsDataModule
+from itda_lightning.activations.shuffled import TrainingRows
+from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.evaluation.data_of import add_prompts
+from itda_lightning.evaluation.decomposition import decompose_tokens
+from itda_lightning.evaluation.page_results import measure_for_page
+from itda_lightning.fitting import relabelling
+from itda_lightning.fitting.loading import load_dictionary
+from itda_lightning.fitting.refinement import RefinementSettings, refine
+from itda_lightning.fitting.relabelling import nearest_uses, relabel
+from tests.fits import HOOK, data_settings, fitted
+
+SETTINGS = RefinementSettings(anchor=0.5, passes=1, batch_size=64, relabel=True)
+
+
+@pytest.fixture(scope="module")
+def data(tiny_model_dir, prose_file, tmp_path_factory) -> ActivationsDataModule:
+    settings = data_settings(tiny_model_dir, prose_file, cache_dir=str(tmp_path_factory.mktemp("cache")))
+    return ActivationsDataModule(**settings)
+
+
+@pytest.fixture(scope="module")
+def module(data) -> ITDA:
+    module = fitted(data)
+    refine(module, data, SETTINGS)
+    assert relabel(module, data, SETTINGS) > 0
+    return module
+
+
+@pytest.mark.parametrize("nonnegative", [False, True])
+def test_labels_are_by_definition_the_nearest_uses(data, nonnegative, monkeypatch):
+    monkeypatch.setattr(relabelling, "PART", 100)
+    rows = TrainingRows(data, HOOK)
+    x, table = (torch.cat(parts) for parts in zip(*(rows.usable(*block) for block in rows.blocks), strict=True))
+    atoms = torch.cat([normalize(x[3:300:7], dim=1), normalize(torch.randn(1, x.shape[1]), dim=1)])
+    dictionary = Dictionary(atoms, x.mean(0), k=3, nonnegative=nonnegative, least_gain=0.2)
+    labels = nearest_uses(dictionary, rows)
+    dense = dictionary.encode(x).to_dense(len(atoms))
+    cosines = normalize(x.double() - dictionary.bias.double(), dim=1) @ normalize(atoms.double(), dim=1).T
+    cosines = cosines.masked_fill(dense == 0, -2)
+    used = (dense != 0).any(0)
+    assert 5 < int(used.sum()) < len(atoms)
+    torch.testing.assert_close(labels.cosines[used], cosines.amax(0)[used], rtol=0, atol=1e-6)
+    for atom in used.nonzero()[:, 0].tolist():
+        # Tokens in the same context have the same activation: the first of them.
+        equal = (cosines[:, atom] > float(cosines[:, atom].max()) - 1e-9).nonzero()[0]
+        assert torch.equal(labels.table[atom], table[int(equal)])
+    assert labels.table[~used].tolist() == [[-1] * 6] * int((~used).sum())  # no source: it keeps none
+    assert (labels.cosines[~used] == 1).all()
+
+
+def test_a_module_is_relabelled_once_and_keeps_its_first_sources(data, module):
+    plain = fitted(data)
+    refine(plain, data, replace(SETTINGS, relabel=False))
+    assert relabel(plain, data, replace(SETTINGS, relabel=False)) < 1
+    one, other = plain.finished_dictionary(), module.finished_dictionary()
+    assert one.relabelled is None
+    assert torch.equal(one.atoms, other.atoms)
+    assert torch.equal(one.source_table, other.source_table)
+    assert not torch.equal(other.labels, other.source_table)
+    rows = TrainingRows(data, HOOK).rows
+    assert other.label_prompts == rows.prompts(other.labels)
+    facts = module.refinements[HOOK]
+    assert facts["mean_label_cosine"] == float(other.label_cosines.mean())
+    # The source is itself among the training activations, but the atom has left it.
+    assert facts["mean_label_cosine"] > facts["mean_cosine"]
+    labels = module.dictionary().relabelled
+    relabel(module, data, SETTINGS)
+    assert torch.equal(module.dictionary().labels, labels.table)
+
+
+def test_a_checkpoint_keeps_labels(data, module, tmp_path):
+    path = tmp_path / "relabelled.ckpt"
+    module.trainer.save_checkpoint(path)
+    for loaded in (load_dictionary(path), ITDA.load_from_checkpoint(path).finished_dictionary()):
+        assert torch.equal(loaded.labels, module.dictionary().labels)
+        assert torch.equal(loaded.label_cosines, module.dictionary().label_cosines)
+        assert loaded.label_prompts is None
+        add_prompts(loaded, data)
+        assert loaded.label_prompts == module.finished_dictionary().label_prompts
+
+
+def test_labels_are_what_is_shown(data, module):
+    dictionary = module.finished_dictionary()
+    [shown] = decompose_tokens(dictionary, data, HOOK, "The Senate of the United States", [-1])
+    assert shown.terms
+    for term in shown.terms:
+        assert term.prompt == dictionary.label_prompts[term.atom]
+    results = measure_for_page(dictionary, data, HOOK, {})
+    assert [list(atom.source) for atom in results.usage.atoms] == dictionary.labels.tolist()
+    assert tuple(atom.prompt for atom in results.usage.atoms) == dictionary.label_prompts
+    assert f"with the label {dictionary.label_cosines.mean():.3f} on average" in results.facts["refinement"]
