@@ -48,7 +48,7 @@ def read_dictionary(
 
     Args:
         device: where the tensors go; sources stay on the CPU.
-        atoms: called with the number of atoms, returns which of them to read, without labels and grown ones; all if None.
+        atoms: called with the number of atoms, returns which to read, without labels and grown ones; None for all.
 
     Raises:
         InputError: files that are missing, truncated, of another format or of a newer version.

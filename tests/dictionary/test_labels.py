@@ -1,4 +1,4 @@
-"""Labels of refined atoms: shown in place of first sources, kept by every file, dropped by what restores the grown ones."""
+"""Labels of refined atoms: shown in place of first sources, kept by every file, dropped by ``unrefined``."""
 
 import json
 from typing import Any
@@ -93,9 +93,7 @@ def test_a_state_keeps_labels_without_their_text():
 )
 def test_another_number_of_labels_is_refused(labels):
     made = refined_dictionary()
-    with pytest.raises(
-        InputError, match=r"12 atoms have one label each, of 6 columns, with its cosine and prompt; got"
-    ):
+    with pytest.raises(InputError, match=r"12 atoms have one label each, of 6 columns, with its cosine and prompt"):
         made.relabel(labels)
     assert made.relabelled is None
 

@@ -1,5 +1,7 @@
 """Relabelling after refinement: by its definition on the activations of a fit, and what is shown of it."""
 
+import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -8,14 +10,18 @@ from torch.nn.functional import normalize
 
 from itda_lightning import ITDA, ActivationsDataModule
 from itda_lightning.activations.shuffled import TrainingRows
+from itda_lightning.decompose import decompose_text
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.evaluation.data_of import add_prompts
 from itda_lightning.evaluation.decomposition import decompose_tokens
+from itda_lightning.evaluation.neuronpedia_batches import Place, _write_explanations
 from itda_lightning.evaluation.page_results import measure_for_page
 from itda_lightning.fitting import relabelling
+from itda_lightning.fitting.checkpoint_io import SafetensorsCheckpointIO
 from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.fitting.refinement import RefinementSettings, refine
 from itda_lightning.fitting.relabelling import nearest_uses, relabel
+from itda_lightning.report.words.wording import MINUS, show_cosine
 from tests.fits import HOOK, data_settings, fitted
 
 SETTINGS = RefinementSettings(anchor=0.5, passes=1, batch_size=64, relabel=True)
@@ -23,8 +29,9 @@ SETTINGS = RefinementSettings(anchor=0.5, passes=1, batch_size=64, relabel=True)
 
 @pytest.fixture(scope="module")
 def data(tiny_model_dir, prose_file, tmp_path_factory) -> ActivationsDataModule:
-    settings = data_settings(tiny_model_dir, prose_file, cache_dir=str(tmp_path_factory.mktemp("cache")))
-    return ActivationsDataModule(**settings)
+    cache = str(tmp_path_factory.mktemp("cache"))
+    # Rows so short that there are several blocks of them.
+    return ActivationsDataModule(**data_settings(tiny_model_dir, prose_file, cache_dir=cache, context_size=8))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +47,8 @@ def test_labels_are_by_definition_the_nearest_uses(data, nonnegative, monkeypatc
     monkeypatch.setattr(relabelling, "PART", 100)
     rows = TrainingRows(data, HOOK)
     x, table = (torch.cat(parts) for parts in zip(*(rows.usable(*block) for block in rows.blocks), strict=True))
-    atoms = torch.cat([normalize(x[3:300:7], dim=1), normalize(torch.randn(1, x.shape[1]), dim=1)])
+    atoms = normalize(x[3:300:7], dim=1)
+    atoms = torch.cat([atoms, atoms[:1]])  # no code uses the second of equal atoms
     dictionary = Dictionary(atoms, x.mean(0), k=3, nonnegative=nonnegative, least_gain=0.2)
     labels = nearest_uses(dictionary, rows)
     dense = dictionary.encode(x).to_dense(len(atoms))
@@ -79,6 +87,7 @@ def test_a_module_is_relabelled_once_and_keeps_its_first_sources(data, module):
 
 def test_a_checkpoint_keeps_labels(data, module, tmp_path):
     path = tmp_path / "relabelled.ckpt"
+    module.trainer.strategy.checkpoint_io = SafetensorsCheckpointIO()
     module.trainer.save_checkpoint(path)
     for loaded in (load_dictionary(path), ITDA.load_from_checkpoint(path).finished_dictionary()):
         assert torch.equal(loaded.labels, module.dictionary().labels)
@@ -88,8 +97,9 @@ def test_a_checkpoint_keeps_labels(data, module, tmp_path):
         assert loaded.label_prompts == module.finished_dictionary().label_prompts
 
 
-def test_labels_are_what_is_shown(data, module):
+def test_labels_are_what_is_shown(data, module, tmp_path, capsys):
     dictionary = module.finished_dictionary()
+    expected = dictionary.label_cosines.tolist()
     [shown] = decompose_tokens(dictionary, data, HOOK, "The Senate of the United States", [-1])
     assert shown.terms
     for term in shown.terms:
@@ -98,3 +108,13 @@ def test_labels_are_what_is_shown(data, module):
     assert [list(atom.source) for atom in results.usage.atoms] == dictionary.labels.tolist()
     assert tuple(atom.prompt for atom in results.usage.atoms) == dictionary.label_prompts
     assert f"with the label {dictionary.label_cosines.mean():.3f} on average" in results.facts["refinement"]
+    dictionary.save(tmp_path / "saved")
+    decompose_text(str(tmp_path / "saved"), "The Senate of the United States", device="cpu")
+    rows = re.findall(rf"^ *(\d+) +{MINUS}?[\d.,]+ +([01]\.\d{{3}}) ", capsys.readouterr().out, re.MULTILINE)
+    assert [int(atom) for atom, _ in rows] == [term.atom for term in shown.terms]
+    assert [cosine for _, cosine in rows] == [show_cosine(expected[term.atom]) for term in shown.terms]
+    _write_explanations(tmp_path / "new" / "batch.jsonl", Place("m", 1, "itda"), dictionary, [0, 3])
+    lines = [json.loads(line)["description"] for line in (tmp_path / "new" / "batch.jsonl").read_text().splitlines()]
+    for atom, line in zip((0, 3), lines, strict=True):
+        assert line.startswith(f"refined, cosine {show_cosine(expected[atom])} with the activation of [[")
+        assert f"[[{dictionary.label_prompts[atom].token}]]" in line
