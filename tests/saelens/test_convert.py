@@ -184,7 +184,7 @@ def test_an_export_that_was_changed_is_refused(make_dictionary):
     [
         (
             lambda content: content.update(version=99),
-            "metadata.itda has version 99, this package reads up to 2: upgrade",
+            "metadata.itda has version 99, this package reads up to 3: upgrade",
         ),
         (lambda content: content.pop("sources"), r"metadata.itda is not what this package writes \(KeyError"),
         (lambda content: content["sources"]["row"].pop(), "metadata.itda is not what this package writes"),
