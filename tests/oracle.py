@@ -226,6 +226,7 @@ def pruned(x: Array, atoms: Array, support: Sequence[int], least_gain: float, no
 
 def _fit(x: Array, atoms: Array, support: Sequence[int]) -> tuple[Array, float]:
     chosen = atoms[list(support)].T
-    coefficients: Array = np.linalg.lstsq(chosen, x, rcond=None)[0] if len(support) else np.zeros(0)
+    solved = np.linalg.lstsq(chosen, x, rcond=None)[0] if len(support) else np.zeros(0)
+    coefficients = np.asarray(solved, np.float64)
     residual = x - chosen @ coefficients
     return coefficients, float(residual @ residual)

@@ -23,6 +23,7 @@ from itda_lightning.pursuit import (
     check_sparsity,
     check_unit_rows,
     combine,
+    correlate,
     encode_in_parts,
     gain_for_l0,
 )
@@ -231,11 +232,19 @@ class Dictionary(NamedAtoms):
         return self.least_gain
 
     def _codes(self, x: Tensor, least_gain: float, error_threshold: float | None) -> Iterator[Pruned]:
-        if x.ndim != 2 or x.shape[1] != self.d_in:
-            raise ValueError(f"x must have shape (batch, {self.d_in}), got {tuple(x.shape)}")
-        check_finite(x)
+        self._check(x)
         options = self.pursuit, self.k, self.nonnegative, least_gain, error_threshold
         return encode_in_parts(x, self.centre, self.prepared(), *options)
+
+    def detect(self, x: Tensor) -> Float[Tensor, "batch n"]:
+        """Tell how strongly the meaning of each atom is there: the cosine of ``x - bias`` with it; 0 if x is the bias.
+
+        ``encode`` explains x (batch, d) by few atoms together: of several that are alike it takes one. This looks at
+        each atom alone (``benchmarks/quality/detection.py`` compares them). Raises as ``encode``.
+        """
+        self._check(x)
+        centred = torch.nn.functional.normalize(self.centre(x), dim=1)
+        return correlate(centred, self.atoms).clamp(-1, 1)
 
     def centre(self, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch d"]:
         """Return ``x - bias`` in at least single precision, which the pursuit encodes."""
@@ -269,6 +278,11 @@ class Dictionary(NamedAtoms):
             return cls(**saved)
         except (TypeError, ValueError) as error:
             raise InputError(f"{path} does not hold a valid dictionary: {error}; save it again") from error
+
+    def _check(self, x: Tensor) -> None:
+        if x.ndim != 2 or x.shape[1] != self.d_in:
+            raise ValueError(f"x must have shape (batch, {self.d_in}), got {tuple(x.shape)}")
+        check_finite(x)
 
     def _identity(self) -> tuple[int, int]:
         """Return what changes when the buffer of atoms is replaced (another device or dtype) or written to."""
