@@ -27,8 +27,8 @@ def relabel(module: ITDA, data: ActivationsDataModule, settings: RefinementSetti
     The same bits on any number of processes. If it is killed, it starts again. Raises InputError like ``TrainingRows``.
     """
     start = time.perf_counter()
-    for hook, facts in module.refinements.items() if settings.relabel else ():
-        if "mean_label_cosine" in facts:
+    for hook, facts in module.refinements.items():
+        if not settings.relabel or "mean_label_cosine" in facts:
             continue
         begun, dictionary = time.perf_counter(), module.dictionary(hook)
         home = dictionary.bias.device
