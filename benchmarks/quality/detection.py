@@ -120,8 +120,8 @@ def run(dictionary: str, hook_name: str | None = None, results: str = str(RESULT
             }
         )
         print(rows[-1], flush=True)
-    name = data.model_name
-    study = Study("quality/detection", name.name, name.fingerprint(), hook, data.hparams["dataset"], training.n_kept, 0)
+    model = data.model_name
+    study = Study("quality/detection", model.name, model.fingerprint(), hook, data.hparams["dataset"], training.n_kept, 0)
     result = {
         **describe(study),
         "atoms": loaded.n_atoms,

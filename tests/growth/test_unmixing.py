@@ -20,7 +20,8 @@ def clustered(n: int, d: int, seed: int) -> tuple[Tensor, Tensor]:
 
 def by_definition(atoms: Tensor, uses: Tensor, limit: float) -> tuple[Tensor, list[int]]:
     """Return the unmixed atoms and how many projections were subtracted from each."""
-    result, times, before = atoms.clone(), [0] * len(atoms), []
+    result, times = atoms.clone(), [0] * len(atoms)
+    before: list[int] = []
     for atom in sorted(range(len(atoms)), key=lambda atom: (-int(uses[atom]), atom)):
         for _ in range(TIMES):
             cosine, nearest = max([(float(result[atom] @ result[other]), -other) for other in before], default=(-1, 0))
