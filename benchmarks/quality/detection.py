@@ -121,7 +121,9 @@ def run(dictionary: str, hook_name: str | None = None, results: str = str(RESULT
         )
         print(rows[-1], flush=True)
     model = data.model_name
-    study = Study("quality/detection", model.name, model.fingerprint(), hook, data.hparams["dataset"], training.n_kept, 0)
+    study = Study(
+        "quality/detection", model.name, model.fingerprint(), hook, data.hparams["dataset"], training.n_kept, 0
+    )
     result = {
         **describe(study),
         "atoms": loaded.n_atoms,

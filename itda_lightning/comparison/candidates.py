@@ -119,6 +119,8 @@ def _make(
             fit_in_memory(module, data)
             if fit.refine is not None:
                 refine(module, data, fit.refine)
+            module.calibrate_l0()
+            if fit.refine is not None:
                 relabel(module, data, fit.refine)
             dictionary = module.finished_dictionary()
             read = dictionary.metadata["activations_seen"]

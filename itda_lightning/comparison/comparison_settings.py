@@ -29,6 +29,8 @@ class FitSettings:
     k: int = 32
     pursuit: PursuitName = "omp"
     nonnegative: bool = False
+    least_gain: float = 0.0
+    l0: float | None = None
     growth: GrowthPolicy = "sequential"
     threshold: float | None = None
     energy_exponent: float | None = None

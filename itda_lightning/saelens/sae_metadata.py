@@ -68,7 +68,9 @@ def dictionary_metadata(dictionary: Dictionary) -> dict[str, Any]:
             f"the dictionary's metadata is not JSON ({error}): keep to strings, finite numbers, lists and dicts"
         ) from error
     sources, cosines = dictionary.sources, dictionary.cosines
-    refinement = {} if cosines is None else {"cosines": cosines.tolist(), "grown": _encoded(dictionary.grown_atoms)}
+    refinement: dict[str, Any] = (
+        {} if cosines is None else {"cosines": cosines.tolist(), "grown": _encoded(dictionary.grown_atoms)}
+    )
     version = REFINED_VERSION if refinement else UNREFINED_VERSION
     if (labels := dictionary.relabelled) is not None:
         version, refinement["labels"] = VERSION, _columns(labels.table)
