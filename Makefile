@@ -22,7 +22,7 @@ demo: $(VENV)/installed
 	$(OFFLINE) $(BIN)/python -m itda_lightning.page --dictionary $(RUN)
 
 check: lint types
-	$(PYTEST) -m "not slow" $(FAST)
+	HYPOTHESIS_PROFILE=check $(PYTEST) -m "not slow and not long" $(FAST)
 
 test: $(VENV)/installed browser
 	$(PYTEST)

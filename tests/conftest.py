@@ -1,6 +1,7 @@
 """Settings and fixtures of all tests: nothing reaches the network, property tests draw the same examples on every run.
 
-``HYPOTHESIS_PROFILE`` names the number of examples per property: ``quick`` (25, the default) or ``nightly`` (100).
+``HYPOTHESIS_PROFILE`` names the number of examples per property: ``check`` (5), ``quick`` (25, the default) or ``nightly``
+(100).
 """
 
 import os
@@ -32,7 +33,7 @@ from tests.comparisons import config_of, data_section, on_disk  # noqa: E402, F4
 from tests.runs import tiny_run, tiny_run_of_two  # noqa: E402, F401  fixtures
 from tests.tiny_model import save_tokenizer, save_weights  # noqa: E402
 
-for profile, examples in {"quick": 25, "nightly": 100}.items():
+for profile, examples in {"check": 5, "quick": 25, "nightly": 100}.items():
     settings.register_profile(profile, deadline=None, derandomize=True, max_examples=examples)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 

@@ -66,6 +66,7 @@ def _sharded(path: str, x: torch.Tensor) -> list[torch.Tensor]:
     return list(il.ShardedDictionary(path).encode(x))
 
 
+@pytest.mark.long
 def test_processes_that_share_the_atoms_prune_alike(dictionary, x, tmp_path):
     dictionary.save(tmp_path / "saved")
     code = dictionary.encode(x)

@@ -26,6 +26,7 @@ def test_the_dictionary_fills_about_when_the_budget_ends(pursuit):
 
 
 @pytest.mark.parametrize("batch_size", [256, 1024])
+@pytest.mark.long
 def test_frozen_batches_fill_about_when_the_budget_ends(batch_size):
     """The first batch becomes atoms as a whole, and every later one is judged by the dictionary before it."""
     x = mixtures(8000, 32, seed=0, dtype=torch.float32)
@@ -48,6 +49,7 @@ def test_a_higher_threshold_forecasts_fewer_atoms():
     assert sizes[0] > 10 * sizes[-1]
 
 
+@pytest.mark.long
 def test_more_atoms_ask_for_a_lower_threshold():
     x = mixtures(600, 32, seed=2)
     thresholds = [calibrate_threshold(x, RULE, atoms, 6000)[0] for atoms in (50, 150, 400, 1000)]

@@ -88,6 +88,7 @@ def test_a_full_dictionary_only_encodes():
 
 @pytest.mark.parametrize(("smallest", "largest"), [(1, 1), (2, 7), (64, 256), (1000, 1000)])
 @pytest.mark.parametrize("pursuit", ["mp", "omp"])
+@pytest.mark.long
 def test_the_size_of_a_block_changes_nothing(monkeypatch, pursuit, smallest, largest):
     x = mixtures(500, 24, seed=4)
     rule = GrowthRule(4, pursuit, False, 0.2)
@@ -115,6 +116,7 @@ def test_the_size_of_a_compiled_block_changes_nothing(monkeypatch, pursuit):
 
 @given(cuts=st.lists(st.integers(1, 199), max_size=6), pursuit=st.sampled_from(["mp", "omp"]))
 @settings(max_examples=25)
+@pytest.mark.long
 def test_the_cut_into_batches_changes_nothing(cuts, pursuit):
     x = mixtures(200, 16, seed=5)
     rule = GrowthRule(3, pursuit, False, 0.2)

@@ -86,6 +86,7 @@ class Counted:
 
 
 @pytest.mark.parametrize(("pursuit", "nonnegative"), PURSUITS)
+@pytest.mark.long
 def test_about_the_size_of_exact_growth_at_a_few_encodes(pursuit, nonnegative):
     # Greedy choices make the size of one small dictionary a matter of chance, a few percent up or down.
     counted, sizes, exact, others = Counted(), [], [], []
@@ -101,6 +102,7 @@ def test_about_the_size_of_exact_growth_at_a_few_encodes(pursuit, nonnegative):
     assert 0 < counted.encoded <= 2 * 4 * 500
 
 
+@pytest.mark.long
 def test_a_wide_problem():
     counted = Counted()
     x = features(600, 128, seed=0, used=6)

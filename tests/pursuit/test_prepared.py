@@ -164,6 +164,7 @@ print(peak() - before - result, budget)
 """
 
 
+@pytest.mark.long
 def test_a_long_batch_streams_within_the_budget():
     # Dense codes would take 2 GB, the Gram 512 MiB; a fresh process, so that its peak is this run's own.
     done = run_python("-c", STREAM)

@@ -61,6 +61,7 @@ def problems_of(dtype: torch.dtype, kinds: tuple[str, ...] = KINDS) -> list[Prob
 
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.long
 def test_codes_match_the_oracle(ranks, dtype):
     problems = problems_of(dtype)
     for problem, code in zip(problems, all_codes(ranks, problems), strict=True):

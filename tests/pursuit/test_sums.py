@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numba import njit
@@ -124,6 +125,7 @@ def python(code: str, cache: Path, *paths: Path) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.long
 def test_results_are_the_same_bits_compiled_and_from_whatever_part_of_the_cache(tmp_path):
     loops = ROOT_ONLY.format(place=str(Path(itda_lightning.__file__).parent)) + LOOPS
     compiled = python(loops, tmp_path)
@@ -135,6 +137,7 @@ def test_results_are_the_same_bits_compiled_and_from_whatever_part_of_the_cache(
     assert python(loops, tmp_path) == compiled
 
 
+@pytest.mark.long
 def test_a_change_of_any_file_of_the_folder_leaves_nothing_in_the_cache_valid(tmp_path):
     folder = tmp_path / "loops"
     folder.mkdir()
