@@ -1,6 +1,6 @@
 """Settings and fixtures of all tests: nothing reaches the network, property tests draw the same examples on every run.
 
-``HYPOTHESIS_PROFILE`` names the number of examples per property: ``check`` (5), ``quick`` (25, the default), ``nightly``.
+``HYPOTHESIS_PROFILE`` sets the examples per property: ``check`` (5), ``quick`` (25, the default) or ``nightly`` (100).
 """
 
 import os
