@@ -20,6 +20,9 @@ from itda_lightning.growth import project_on_cones
 from itda_lightning.machine.made_once import hash_of, made_once
 from itda_lightning.saelens.training_settings import TrainingSettings
 
+# A world's features are drawn with its seed: an SAE that begins with the same random numbers begins at the truth.
+APART = 2**20
+
 Architecture = Literal["topk", "batchtopk", "matryoshka_batchtopk", "abstopk", "matching_pursuit"]
 
 
@@ -33,14 +36,15 @@ class Training:
         passes: over the samples.
         held: the least cosine of a latent's direction with its random start, 1 for a frozen decoder (arXiv 2602.14111);
             None for a free one.
-        rate, batch_size: of Adam; the rate falls to 0 in the last fifth.
+        rate, batch_size: of Adam; the rate falls to 0 in the last fifth. SAELens's own rate and batches leave an SAE
+            unfinished after so few samples.
     """
 
     architecture: Architecture
     k: int | None = None
     passes: int = 1
     held: float | None = None
-    rate: float = 1e-3
+    rate: float = 3e-3
     batch_size: int = 512
 
 
@@ -49,6 +53,7 @@ def sae_of(world: World, training: Training, samples: int, seed: int) -> SAE[Any
 
     Its metadata holds the ``seconds`` that it took, reading of samples included and their making not.
     """
+    seed += APART
     identity = hash_of(asdict(training) | {"samples": samples, "seed": seed})
 
     def make(directory: Path) -> None:

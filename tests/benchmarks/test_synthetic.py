@@ -13,7 +13,7 @@ from benchmarks.synthetic import run, worlds
 from benchmarks.synthetic.atoms import Atoms, dictionary_of
 from benchmarks.synthetic.rows import Row, rows_of
 from benchmarks.synthetic.scores import score
-from benchmarks.synthetic.trained import Training
+from benchmarks.synthetic.trained import APART, Training
 from itda_lightning.errors import InputError
 
 SAMPLES, HELDOUT = 2048, 8192
@@ -112,7 +112,8 @@ def test_a_held_decoder_stays_by_its_random_start_and_a_frozen_one_is_it(world):
         sae, seconds = Row(Training("topk", passes=4, held=held, rate=0.02, batch_size=256)).sae(world, SAMPLES, 0)
         directions[held] = normalize(sae.W_dec.detach(), dim=1)
         assert seconds > 0
-    random = normalize(torch.randn(32, 16, generator=torch.Generator().manual_seed(0)), dim=1)
+    random = normalize(torch.randn(32, 16, generator=torch.Generator().manual_seed(APART)), dim=1)
+    assert abs(float((random * world.features[:32]).sum(1).mean())) < 0.15  # it was drawn apart from the truth
     torch.testing.assert_close(directions[1.0], random)
     assert float((directions[0.95] * random).sum(1).min()) == pytest.approx(0.95, abs=1e-3)
     assert float((directions[None] * random).sum(1).min()) < 0.9
