@@ -1,7 +1,8 @@
 """The rows of the study: dictionaries, SAEs and controls, by name and in the order of the table."""
 
+import time
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from sae_lens import SAE
 
@@ -30,11 +31,14 @@ class Row:
         made: the atoms or the training.
         least_gain: codes of a dictionary are pruned of atoms that explain a smaller share; 0 for none.
         times: training samples, as a multiple of those of the dictionaries.
+        architecture: of the SAE that a dictionary becomes: "itda", or a stock one with an encoder regressed on its
+            codes of the training samples.
     """
 
     made: Atoms | Training
     least_gain: float = 0.0
     times: int = 1
+    architecture: Literal["itda", "topk", "jumprelu"] = "itda"
 
     def sae(self, world: World, samples: int, seed: int) -> tuple[SAE[Any], float]:
         """Make what the row scores, and return it with the seconds that it took."""
@@ -43,7 +47,9 @@ class Row:
             return sae, sae.cfg.metadata["seconds"]
         dictionary = dictionary_of(world, self.made, samples, seed)
         dictionary.least_gain = self.least_gain
-        return to_sae(dictionary), dictionary.metadata["seconds"]
+        start = time.perf_counter() - dictionary.metadata["seconds"]
+        activations = None if self.architecture == "itda" else world.training(samples)
+        return to_sae(dictionary, self.architecture, activations=activations), time.perf_counter() - start
 
 
 def _dictionaries() -> dict[str, Atoms]:
@@ -96,6 +102,9 @@ def rows_of(world: World) -> dict[str, Row]:
         rows[name] = Row(atoms)
         if atoms.k != 1:
             rows[f"{name}, pruned"] = Row(atoms, PRUNED)
+    unmixed = _dictionaries()["unmixed .35"]
     for gain in (0.01, 0.04):
-        rows[f"unmixed .35, pruned at {gain}"] = Row(_dictionaries()["unmixed .35"], gain)
+        rows[f"unmixed .35, pruned at {gain}"] = Row(unmixed, gain)
+    for name, architecture in (("JumpReLU", "jumprelu"), ("TopK", "topk")):
+        rows[f"unmixed .35, pruned, amortised as {name}"] = Row(unmixed, PRUNED, architecture=architecture)
     return rows | _trainings(world.size.k)

@@ -143,9 +143,8 @@ class World:
             last = int(part["ends"][rows - 1])
             sample = torch.repeat_interleave(part["ends"].diff(prepend=torch.zeros(1, dtype=torch.int64)))[:last]
             places = torch.stack([sample, part["feature"][:last].long()])
-            yield torch.sparse_coo_tensor(
-                places, part["strength"][:last], (rows, self.size.features), is_coalesced=True
-            )
+            strengths, shape = part["strength"][:last], (rows, self.size.features)
+            yield torch.sparse_coo_tensor(places, strengths, shape, is_coalesced=True, check_invariants=True)
 
     def activations(self, split: str, count: int) -> Iterator[Float[Tensor, "batch d"]]:
         """Yield the activations of the same samples."""

@@ -106,6 +106,14 @@ def test_a_pruned_row_has_the_same_atoms_and_shorter_codes(world):
     assert pruned["precision"] > plain["precision"]
 
 
+def test_an_amortised_row_is_a_stock_sae_with_the_same_atoms(world):
+    made = Atoms("true features")
+    sae, seconds = Row(made, architecture="topk").sae(world, SAMPLES, 0)
+    assert (sae.cfg.architecture(), sae.cfg.k) == ("topk", 3)
+    torch.testing.assert_close(sae.W_dec.detach(), dictionary_of(world, made, SAMPLES, 0).atoms)
+    assert seconds > dictionary_of(world, made, SAMPLES, 0).metadata["seconds"]
+
+
 def test_a_held_decoder_stays_by_its_random_start_and_a_frozen_one_is_it(world):
     directions = {}
     for held in (None, 0.95, 1.0):
