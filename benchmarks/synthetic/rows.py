@@ -89,7 +89,8 @@ def _trainings(k: int) -> dict[str, Row]:
         made |= {f"{sae}, {name}": Row(Training(a, passes=passes), times=times) for sae, a in architectures.items()}
     for name in ("TopK", "BatchTopK", "Matryoshka BatchTopK"):  # near the L0 of pruned codes
         made[f"{name}, 10 T, L0 {k // 2 + 1}"] = Row(Training(architectures[name], k // 2 + 1), times=10)
-    made["TopK, 10 T, rate 1e-3"] = Row(Training("topk", rate=1e-3), times=10)
+    for rate in ("1e-3", "1e-2"):
+        made[f"TopK, 10 T, rate {rate}"] = Row(Training("topk", rate=float(rate)), times=10)
     for name, held in (("frozen at random", 1.0), ("within cosine .8 of random", 0.8)):
         made[f"TopK, 10 T, decoder {name}"] = Row(Training("topk", held=held), times=10)
     return made
