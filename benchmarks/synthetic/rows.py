@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from sae_lens import SAE
+from torch.nn.functional import normalize
 
 from benchmarks.synthetic.atoms import Atoms, dictionary_of
 from benchmarks.synthetic.trained import Training, sae_of
 from benchmarks.synthetic.worlds import World
-from itda_lightning import to_sae
+from itda_lightning import Dictionary, to_sae
 
 PRUNED = 0.02  # least share of energy that an atom must explain, as on the worlds of earlier studies
 PURSUITS = {"MP": "mp", "OMP": "omp", "generalised": "gomp"}
@@ -29,7 +30,8 @@ class Row:
 
     Attributes:
         made: the atoms or the training.
-        least_gain: codes of a dictionary are pruned of atoms that explain a smaller share; 0 for none.
+        least_gain: codes of a dictionary are pruned of atoms that explain a smaller share; 0 for none. If it is not, an
+            SAE's decoder is read by a pursuit with such codes instead of its encoder.
         times: training samples, as a multiple of those of the dictionaries.
         architecture: of the SAE that a dictionary becomes: "itda", or a stock one with an encoder regressed on its
             codes of the training samples.
@@ -44,12 +46,17 @@ class Row:
         """Make what the row scores, and return it with the seconds that it took."""
         if isinstance(self.made, Training):
             sae = sae_of(world, self.made, self.times * samples, seed)
-            return sae, sae.cfg.metadata["seconds"]
+            return self._read_by_pursuit(sae) if self.least_gain else sae, sae.cfg.metadata["seconds"]
         dictionary = dictionary_of(world, self.made, samples, seed)
         dictionary.least_gain = self.least_gain
         start = time.perf_counter() - dictionary.metadata["seconds"]
         activations = None if self.architecture == "itda" else world.training(samples)
         return to_sae(dictionary, self.architecture, activations=activations), time.perf_counter() - start
+
+    def _read_by_pursuit(self, sae: SAE[Any]) -> SAE[Any]:
+        atoms, bias = normalize(sae.W_dec.detach(), dim=1), sae.b_dec.detach()
+        options = {"pursuit": "gomp", "nonnegative": True, "least_gain": self.least_gain}
+        return to_sae(Dictionary(atoms, bias, k=sae.cfg.k, **options))
 
 
 def _dictionaries() -> dict[str, Atoms]:
@@ -89,6 +96,8 @@ def _trainings(k: int) -> dict[str, Row]:
         made |= {f"{sae}, {name}": Row(Training(a, passes=passes), times=times) for sae, a in architectures.items()}
     for name in ("TopK", "BatchTopK", "Matryoshka BatchTopK"):  # near the L0 of pruned codes
         made[f"{name}, 10 T, L0 {k // 2 + 1}"] = Row(Training(architectures[name], k // 2 + 1), times=10)
+    for name in ("TopK, T, 8 passes", "TopK, 10 T"):
+        made[f"{name}, its decoder read by a pruned pursuit"] = replace(made[name], least_gain=PRUNED)
     for rate in ("1e-3", "1e-2"):
         made[f"TopK, 10 T, rate {rate}"] = Row(Training("topk", rate=float(rate)), times=10)
     for name, held in (("frozen at random", 1.0), ("within cosine .8 of random", 0.8)):

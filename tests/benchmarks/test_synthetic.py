@@ -114,6 +114,15 @@ def test_an_amortised_row_is_a_stock_sae_with_the_same_atoms(world):
     assert seconds > dictionary_of(world, made, SAMPLES, 0).metadata["seconds"]
 
 
+def test_a_decoder_read_by_a_pursuit_is_the_decoder_of_the_sae(world):
+    training = Training("topk", passes=4, batch_size=256)
+    sae, read = (Row(training, gain).sae(world, SAMPLES, 0)[0] for gain in (0.0, 0.02))
+    assert (sae.cfg.architecture(), read.cfg.architecture()) == ("topk", "itda")
+    torch.testing.assert_close(read.W_dec.detach(), normalize(sae.W_dec.detach(), dim=1))
+    assert torch.equal(read.b_dec, sae.b_dec)
+    assert score(read, world, HELDOUT)["ev"] > score(sae, world, HELDOUT)["ev"]
+
+
 def test_a_held_decoder_stays_by_its_random_start_and_a_frozen_one_is_it(world):
     directions = {}
     for held in (None, 0.95, 1.0):
@@ -134,7 +143,7 @@ def test_the_command_keeps_finished_rows_and_takes_up_where_it_stopped(world, tm
     run.main(rows=wanted, **options)
     rows = json.loads((tmp_path / "tiny.json").read_text(encoding="utf-8"))["rows"]
     begun = {name for name in rows_of(world) if name.startswith(tuple(wanted[1:]))}
-    assert len(begun) == 4
+    assert len(begun) == 5
     assert {row["row"] for row in rows} == {"random activations"} | begun
     assert all(0 <= row["f1"] <= 1 and 0 < row["ev"] < 1 and row["seconds"] > 0 for row in rows)
     assert next(row["l0"] for row in rows if row["row"] == "k-means, L0 1") == pytest.approx(1, abs=0.05)
