@@ -84,8 +84,8 @@ def _start(world: World, atoms: Atoms, x: Float[Tensor, "m d"], seed: int) -> Di
     elif atoms.start == "k-means":
         rows = _centroids(x - bias, n, seed)
     else:
-        growth = "random" if atoms.start == "random" else "sequential"
-        center = "mean" if atoms.center else "none"
+        growth: Literal["random", "sequential"] = "random" if atoms.start == "random" else "sequential"
+        center: Literal["mean", "none"] = "mean" if atoms.center else "none"
         cell = Cell(n, k, center, pursuit=atoms.pursuit, nonnegative=atoms.nonnegative, growth=growth)
         built = build(cell, x, seed)
         rows, bias = built.prepared.atoms, built.bias

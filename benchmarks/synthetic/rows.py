@@ -8,9 +8,10 @@ from sae_lens import SAE
 from torch.nn.functional import normalize
 
 from benchmarks.synthetic.atoms import Atoms, dictionary_of
-from benchmarks.synthetic.trained import Training, sae_of
+from benchmarks.synthetic.trained import Architecture, Training, sae_of
 from benchmarks.synthetic.worlds import World
 from itda_lightning import Dictionary, to_sae
+from itda_lightning.pursuit import PursuitName
 
 PRUNED = 0.02  # least share of energy that an atom must explain, as on the worlds of earlier studies
 PURSUITS = {"MP": "mp", "OMP": "omp", "generalised": "gomp"}
@@ -55,8 +56,8 @@ class Row:
 
     def _read_by_pursuit(self, sae: SAE[Any]) -> SAE[Any]:
         atoms, bias = normalize(sae.W_dec.detach(), dim=1), sae.b_dec.detach()
-        options = {"pursuit": "gomp", "nonnegative": True, "least_gain": self.least_gain}
-        return to_sae(Dictionary(atoms, bias, k=sae.cfg.k, **options))
+        dictionary = Dictionary(atoms, bias, k=sae.cfg.k, pursuit="gomp", nonnegative=True, least_gain=self.least_gain)
+        return to_sae(dictionary)
 
 
 def _dictionaries() -> dict[str, Atoms]:
@@ -78,12 +79,12 @@ def _dictionaries() -> dict[str, Atoms]:
     return made | {"true features": Atoms("true features")}
 
 
-def _signed(atoms: Atoms, pursuit: str) -> Atoms:
+def _signed(atoms: Atoms, pursuit: PursuitName) -> Atoms:
     return replace(atoms, pursuit=pursuit, nonnegative=False)
 
 
 def _trainings(k: int) -> dict[str, Row]:
-    architectures = {
+    architectures: dict[str, Architecture] = {
         "TopK": "topk",
         "BatchTopK": "batchtopk",
         "Matryoshka BatchTopK": "matryoshka_batchtopk",

@@ -68,7 +68,7 @@ def _train(world: World, training: Training, samples: int, seed: int) -> Any:
     start = time.perf_counter()
     size, seen = world.size, samples * training.passes
     k = training.k or size.k
-    shared = {"learning_rate": training.rate, "batch_size": training.batch_size, "seed": seed}
+    shared: dict[str, Any] = {"learning_rate": training.rate, "batch_size": training.batch_size, "seed": seed}
     settings = TrainingSettings("topk", size.atoms, k=k, samples=seen, **shared)
     sae_class, config_class = get_sae_training_class(training.architecture)
     config = config_class(

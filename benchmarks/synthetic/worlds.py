@@ -7,11 +7,12 @@ made. A part holds which features fired and how strongly; activations follow fro
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import sae_lens
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from sae_lens.synthetic import (
     FoldedNormalMagnitudeConfig,
     HierarchyConfig,
@@ -131,8 +132,7 @@ class World:
         for number in range(-(-count // PART)):
             path = self.directory / f"{split}-{number:05d}.safetensors"
             if not path.exists():
-                fired = self._draw(split, number)
-                write_file(path, lambda temporary, fired=fired: save_file(fired, temporary))
+                write_file(path, partial(save_file, self._draw(split, number)))
 
     def fired(self, split: str, count: int) -> Iterator[Float[Tensor, "batch n"]]:
         """Yield the strengths of all features, sparse, in the first ``count`` samples, up to 8,192 at a time."""
@@ -156,9 +156,9 @@ class World:
 
     def firing_rates(self, count: int) -> Float[Tensor, " n"]:
         """Return the share of training samples in which each feature fires."""
-        counts: Int[Tensor, " n"] = sum(
-            torch.bincount(fired.indices()[1], minlength=self.size.features) for fired in self.fired("train", count)
-        )
+        counts = torch.zeros(self.size.features)
+        for fired in self.fired("train", count):
+            counts += torch.bincount(fired.indices()[1], minlength=self.size.features)
         return counts / count
 
     def _draw(self, split: str, number: int) -> dict[str, Tensor]:
