@@ -12,9 +12,10 @@ from benchmarks.synthetic.trained import Architecture, Training, sae_of
 from benchmarks.synthetic.worlds import World
 from itda_lightning import Dictionary, to_sae
 from itda_lightning.pursuit import PursuitName
+from itda_lightning.saelens.amortised import AmortisedArchitecture
 
 PRUNED = 0.02  # least share of energy that an atom must explain, as on the worlds of earlier studies
-PURSUITS = {"MP": "mp", "OMP": "omp", "generalised": "gomp"}
+PURSUITS: dict[str, PursuitName] = {"MP": "mp", "OMP": "omp", "generalised": "gomp"}
 # Quoted, not run: the 16k world at 200 M samples and L0 25 (arXiv 2602.14687).
 PUBLISHED = {
     "L1": {"f1": 0.5562, "mcc": 0.6039, "uniqueness": 0.8976, "ev": 0.7654},
@@ -116,6 +117,7 @@ def rows_of(world: World) -> dict[str, Row]:
     unmixed = _dictionaries()["unmixed .35"]
     for gain in (0.01, 0.04):
         rows[f"unmixed .35, pruned at {gain}"] = Row(unmixed, gain)
-    for name, architecture in (("JumpReLU", "jumprelu"), ("TopK", "topk")):
+    amortised: dict[str, AmortisedArchitecture] = {"JumpReLU": "jumprelu", "TopK": "topk"}
+    for name, architecture in amortised.items():
         rows[f"unmixed .35, pruned, amortised as {name}"] = Row(unmixed, PRUNED, architecture=architecture)
     return rows | _trainings(world.size.k)
