@@ -29,14 +29,14 @@ class FitSettings:
     k: int = 32
     pursuit: PursuitName = "omp"
     nonnegative: bool = False
-    least_gain: float = 0.0
-    l0: float | None = None
     growth: GrowthPolicy = "sequential"
     threshold: float | None = None
     energy_exponent: float | None = None
     center: bool = True
     tokens: int | None = None
     refine: RefinementSettings | None = None
+    least_gain: float = 0.0
+    l0: float | None = None
 
     def __post_init__(self) -> None:
         self.module()

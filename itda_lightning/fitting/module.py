@@ -34,9 +34,6 @@ class ITDA(FitState):
         pursuit: omp (orthogonal matching pursuit), mp (matching pursuit: faster, worse) or gomp (generalised: several
             atoms per step, a larger error, codes that probes read better; growth is judged by omp).
         nonnegative: allow non-negative coefficients only.
-        least_gain: prune codes of atoms that explain less than this share of an activation's energy (``il.prune``), so
-            k is a maximum; 0 for not at all. Growth and refinement see codes as they are.
-        l0: prune such that held-out codes have this many atoms on average, instead of giving ``least_gain``.
         growth: sequential (each activation is judged after all before it were appended: Algorithm 1 of the paper),
             frozen_batch (a batch is judged by the dictionary before it: the paper's released code; faster, and shared
             by several processes, but the first batch is taken whole) or worst_first (the worst of a batch is appended
@@ -52,6 +49,9 @@ class ITDA(FitState):
         bad_activations: what to do with activations that are not finite or all zero: skip (and count) or refuse.
         memory_budget: bytes that pursuits may take beyond the atoms, None for half of the machine's memory.
         atoms_dtype: float32, or bfloat16 for half the memory; either way codes are computed in single precision.
+        least_gain: prune codes of atoms that explain less than this share of an activation's energy (``il.prune``), so
+            k is a maximum; 0 for not at all. Growth and refinement see codes as they are.
+        l0: prune such that held-out codes have this many atoms on average, instead of giving ``least_gain``.
 
     Raises:
         InputError: an argument out of range, or a threshold that appends nothing or everything.
@@ -70,8 +70,6 @@ class ITDA(FitState):
         k: int = 32,
         pursuit: PursuitName = "omp",
         nonnegative: bool = False,
-        least_gain: float = 0.0,
-        l0: float | None = None,
         growth: GrowthPolicy = "sequential",
         threshold: float | None = None,
         paper_threshold: float | None = None,
@@ -81,6 +79,8 @@ class ITDA(FitState):
         bad_activations: BadActivations = "skip",
         memory_budget: int | None = None,
         atoms_dtype: AtomsDtype = "float32",
+        least_gain: float = 0.0,
+        l0: float | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
