@@ -29,7 +29,7 @@ Start = Literal["random", "grown", "k-means", "true features"]
 
 @dataclass(frozen=True)
 class Atoms:
-    """How the atoms of a dictionary are made.
+    """Describe how to make the atoms of a dictionary.
 
     Attributes:
         start: what they are at first. True features: those that fire most, with the bias of the world.

@@ -65,7 +65,7 @@ class Dictionary(NamedAtoms):
         tensor([[3., 0., 2., 0.]])
 
     Raises:
-        ValueError: atoms that are not unit rows, k < 1.
+        ValueError: atoms that are not unit rows, k < 1, a ``least_gain`` outside [0, 1].
         InputError: an unknown pursuit; a bias, sources, labels or grown atoms of another size; a capacity below n.
     """
 

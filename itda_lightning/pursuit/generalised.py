@@ -114,21 +114,32 @@ def _least_squares(
     nonnegative: bool,
 ) -> tuple[Float[Tensor, "batch used"], Bool[Tensor, "batch used"]]:
     """Solve for the coefficients of the atoms that are kept; return them, and which atoms these are in the end."""
-    kept = kept.clone()
     while True:
-        factor = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device).repeat(len(gram), 1, 1)
-        for column in range(gram.shape[1]):
-            before = slice(0, column)
-            inner = torch.where(kept[:, before], gram[:, column, before], 0.0)
-            row = torch.linalg.solve_triangular(factor[:, before, before], inner[:, :, None], upper=False)[:, :, 0]
-            new_direction = gram[:, column, column] - row.square().sum(-1)
-            kept[:, column] &= new_direction > MIN_NEW_DIRECTION
-            stays = kept[:, column]
-            factor[:, column, before] = torch.where(stays[:, None], row, 0.0)
-            factor[:, column, column] = torch.where(stays, new_direction.clamp(min=MIN_NEW_DIRECTION).sqrt(), 1.0)
+        factor, kept = factor_of(gram, kept)
         inner = torch.where(kept, projections, 0.0)
         solved = torch.cholesky_solve(inner[:, :, None], factor)[:, :, 0]
         negative = kept & (solved < 0)
         if not nonnegative or not negative.any():
             return solved, kept
-        kept &= ~negative
+        kept = kept & ~negative
+
+
+def factor_of(
+    gram: Float[Tensor, "batch used used"], kept: Bool[Tensor, "batch used"]
+) -> tuple[Float[Tensor, "batch used used"], Bool[Tensor, "batch used"]]:
+    """Return the Cholesky factor of the Gram of the atoms kept, with unit columns for others, and which are kept.
+
+    An atom that is linearly dependent on those before it is not.
+    """
+    kept = kept.clone()
+    factor = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device).repeat(len(gram), 1, 1)
+    for column in range(gram.shape[1]):
+        before = slice(0, column)
+        inner = torch.where(kept[:, before], gram[:, column, before], 0.0)
+        row = torch.linalg.solve_triangular(factor[:, before, before], inner[:, :, None], upper=False)[:, :, 0]
+        new_direction = gram[:, column, column] - row.square().sum(-1)
+        kept[:, column] &= new_direction > MIN_NEW_DIRECTION
+        stays = kept[:, column]
+        factor[:, column, before] = torch.where(stays[:, None], row, 0.0)
+        factor[:, column, column] = torch.where(stays, new_direction.clamp(min=MIN_NEW_DIRECTION).sqrt(), 1.0)
+    return factor, kept

@@ -18,9 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from itda_lightning.pursuit.code import SparseCode
-from itda_lightning.pursuit.generalised import unused_last
+from itda_lightning.pursuit.generalised import factor_of, unused_last
 from itda_lightning.pursuit.prepared import PreparedAtoms
-from itda_lightning.pursuit.problem import MIN_NEW_DIRECTION, Problem
+from itda_lightning.pursuit.problem import Problem
 from itda_lightning.pursuit.public import check_finite, check_unit_rows, pursue
 from itda_lightning.pursuit.table import PURSUITS, PursuitName
 
@@ -171,19 +171,8 @@ def prune_chosen(
     nonnegative: bool,
 ) -> Pruned:
     """Prune codes of distinct atoms in plain torch, given the atoms of their supports."""
-    chosen, present = chosen.double(), code.support >= 0
-    gram = chosen @ chosen.mT
-    # A column that is linearly dependent on those before it leaves first; a factor with a unit column stands for it.
-    factor = torch.eye(gram.shape[1], dtype=torch.float64, device=x.device).repeat(len(gram), 1, 1)
-    for column in range(gram.shape[1]):
-        before = slice(0, column)
-        inner = torch.where(present[:, before], gram[:, column, before], 0.0)
-        row = torch.linalg.solve_triangular(factor[:, before, before], inner[:, :, None], upper=False)[:, :, 0]
-        new_direction = gram[:, column, column] - row.square().sum(-1)
-        present[:, column] &= new_direction > MIN_NEW_DIRECTION
-        stays = present[:, column, None]
-        factor[:, column, before] = torch.where(stays, row, 0.0)
-        factor[:, column, column] = torch.where(stays[:, 0], new_direction, 1.0).sqrt()
+    chosen = chosen.double()
+    factor, present = factor_of(chosen @ chosen.mT, code.support >= 0)
     inverse = torch.cholesky_inverse(factor)
     projections = torch.where(present, (chosen @ x.double()[:, :, None])[:, :, 0], 0.0)
     solved = (inverse @ projections[:, :, None])[:, :, 0]
