@@ -161,7 +161,8 @@ def encoding_of(dictionary: Dictionary | None) -> Encoding | None:
     """Return the settings with which a dictionary encodes; None for no dictionary."""
     if dictionary is None:
         return None
-    return Encoding(dictionary.k, dictionary.pursuit, dictionary.nonnegative, bool(dictionary.bias.any()))
+    centred = bool(dictionary.bias.any())
+    return Encoding(dictionary.k, dictionary.pursuit, dictionary.nonnegative, centred, dictionary.least_gain)
 
 
 def _described(entry: Entry) -> dict[str, str]:

@@ -8,7 +8,7 @@ from itda_lightning.errors import InputError
 from itda_lightning.fitting.arguments import GrowthPolicy
 from itda_lightning.fitting.module import ITDA
 from itda_lightning.fitting.refinement import RefinementSettings
-from itda_lightning.machine.checks import check_at_least
+from itda_lightning.machine.checks import check_at_least, check_wanted_l0
 from itda_lightning.pursuit import PursuitName
 from itda_lightning.saelens.training_settings import TrainingSettings
 
@@ -58,9 +58,10 @@ class RandomSettings:
         center: subtract the mean activation, as an ITDA does by default.
         tokens: draw from this many training tokens, from the first on; null for all.
         seed: seed of the draw.
+        l0: prune codes to this mean number of atoms on held-out activations; null for codes that are not pruned.
 
     Raises:
-        InputError: fewer than one atom or pursuit step.
+        InputError: fewer than one atom or pursuit step, or ``l0`` not above 0 and at most k.
     """
 
     n_atoms: int
@@ -70,9 +71,11 @@ class RandomSettings:
     center: bool = True
     tokens: int | None = None
     seed: int = 0
+    l0: float | None = None
 
     def __post_init__(self) -> None:
         check_at_least(1, {"random.n_atoms": self.n_atoms, "random.k": self.k})
+        check_wanted_l0("random.l0", self.l0, self.k)
 
 
 @dataclass(frozen=True)

@@ -120,13 +120,18 @@ def _read_row(directory: Path, identity: str) -> Row | None:
 
 
 def _controls_of(entry: EntrySettings, row: Row) -> Iterator[EntrySettings]:
-    """Yield the controls of an ITDA: one random activation per atom, and one principal component per step of a code."""
+    """Yield the controls of an ITDA: one random activation per atom, and one principal component per step of a code.
+
+    Of a pruned ITDA both have its mean L0: the random atoms are pruned to it, the components are as many, rounded.
+    """
     if row.kind == "itda" and row.encoding is not None:
-        k, pursuit, nonnegative, centred = astuple(row.encoding)
+        k, pursuit, nonnegative, centred, least_gain = astuple(row.encoding)
         tokens = None if entry.fit is None else entry.fit.tokens
-        drawn = RandomSettings(row.width, k, pursuit, nonnegative, centred, tokens)
+        l0 = round(row.value("l0"), 2) if least_gain > 0 else None
+        drawn = RandomSettings(row.width, k, pursuit, nonnegative, centred, tokens, l0=l0)
         yield EntrySettings(f"random, for {entry.name}", random=drawn)
-        yield EntrySettings(f"PCA, {k} components", pca=PCASettings(k, tokens))
+        components = k if l0 is None else max(round(l0), 1)
+        yield EntrySettings(f"PCA, {components} components", pca=PCASettings(components, tokens))
 
 
 def _latents(settings: ComparisonSettings, rows: tuple[Row, ...], bench: Bench, directory: Path) -> LatentView | None:

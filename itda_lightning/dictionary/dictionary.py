@@ -12,7 +12,7 @@ from itda_lightning.dictionary.dictionary_files import IN_INDEX, read_dictionary
 from itda_lightning.dictionary.named_atoms import Labels, NamedAtoms
 from itda_lightning.dictionary.sources import Sources
 from itda_lightning.errors import InputError
-from itda_lightning.machine.checks import check_choice
+from itda_lightning.machine.checks import check_choice, check_wanted_l0
 from itda_lightning.pursuit import (
     PreparedAtoms,
     Pruned,
@@ -223,8 +223,7 @@ class Dictionary(NamedAtoms):
         If they have fewer atoms without pruning, nothing is pruned. Raises InputError for an ``l0`` that is not above 0
         and at most k, or no activations.
         """
-        if not 0 < l0 <= self.k:
-            raise InputError(f"the wanted mean L0 must be above 0 and at most k = {self.k}, got {l0:g}: raise k")
+        check_wanted_l0("the wanted mean L0", l0, self.k)
         if len(x) == 0:
             raise InputError("the mean L0 is measured on activations, got none: give some held-out ones")
         bears = torch.cat([pruned.bears for pruned in self._codes(x, torch.inf, None)])

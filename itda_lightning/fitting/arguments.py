@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 
 from itda_lightning.activations.batches import BadActivations
 from itda_lightning.errors import InputError
-from itda_lightning.machine.checks import check_at_least, check_between, check_choice
+from itda_lightning.machine.checks import check_at_least, check_between, check_choice, check_wanted_l0
 from itda_lightning.pursuit import SMALLEST_BUDGET, PursuitName
 
 GrowthPolicy = Literal["sequential", "frozen_batch", "worst_first"]
@@ -24,10 +24,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     check_between(0, 1, {"model.energy_exponent": arguments["energy_exponent"]})
     least_gain, l0 = arguments["least_gain"], arguments["l0"]
     check_between(0, 1, {"model.least_gain": least_gain})
-    if l0 is not None and not 0 < l0 <= arguments["k"]:
-        raise InputError(
-            f"model.l0 must be above 0 and at most model.k = {arguments['k']}, which is the largest L0, got {l0:g}"
-        )
+    check_wanted_l0("model.l0", l0, arguments["k"])
     if l0 is not None and least_gain > 0:
         raise InputError(f"give model.l0 or model.least_gain, not both: got {l0:g} and {least_gain:g}")
     threshold, paper_threshold = arguments["threshold"], arguments["paper_threshold"]

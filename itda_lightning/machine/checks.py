@@ -22,6 +22,12 @@ def check_between(low: Number, high: Number, values: Mapping[str, Number | None]
             raise InputError(f"{name} must lie between {low:,} and {high:,}, got {value:,}{remedy and f': {remedy}'}")
 
 
+def check_wanted_l0(name: str, l0: float | None, k: int) -> None:
+    """Raise InputError for a wanted mean L0 that is not above 0 and at most k; None passes."""
+    if l0 is not None and not 0 < l0 <= k:
+        raise InputError(f"{name} must be above 0 and at most k = {k}, which is the largest L0, got {l0:g}: raise k")
+
+
 def check_choice(choices: Collection[str], values: Mapping[str, Any]) -> None:
     """Raise InputError for the first of the values (name -> value) that is not one of ``choices``."""
     for name, value in values.items():

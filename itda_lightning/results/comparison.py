@@ -39,6 +39,7 @@ class Encoding:
     pursuit: Literal["mp", "omp", "gomp"]
     nonnegative: bool  # coefficients are at least 0
     centred: bool  # a mean is subtracted before encoding
+    least_gain: float = 0.0  # atoms that gain less of an activation's energy are pruned
 
 
 @dataclass(frozen=True)

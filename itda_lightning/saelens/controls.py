@@ -33,6 +33,7 @@ def random_dictionary(
     *,
     nonnegative: bool = False,
     tokens: int | None = None,
+    l0: float | None = None,
 ) -> Dictionary:
     """Draw training activations at random, without replacement, as the atoms of a dictionary with sources.
 
@@ -43,6 +44,7 @@ def random_dictionary(
         bias: subtracted before atoms are normalised and activations encoded: that of the ITDA to compare with, or
             zeros; None for the mean that an ITDA takes by default.
         seed: seed of the draw.
+        l0: prune codes to this mean number of atoms on the first batch of held-out activations; None for no pruning.
 
     Raises:
         InputError: more atoms than different activations, a bias of another width, or as ``TrainingRows``.
@@ -69,7 +71,7 @@ def random_dictionary(
         )
     table = rows.rows.source_table(*places.T)
     sources = Sources(table, rows.rows.dataset, tuple(rows.rows.prompt(Source(*row)) for row in table.tolist()))
-    own = {"control": "random", "n_atoms": n_atoms, "k": k, "pursuit": pursuit, "nonnegative": nonnegative}
+    own = {"control": "random", "n_atoms": n_atoms, "k": k, "pursuit": pursuit, "nonnegative": nonnegative, "l0": l0}
     metadata = fit_metadata(
         hook_name,
         data=settings(data.hparams),
@@ -80,7 +82,12 @@ def random_dictionary(
         appended_at=torch.full((n_atoms,), n_atoms),
         history=[],
     )
-    return Dictionary(atoms, bias.cpu(), sources, k=k, pursuit=pursuit, nonnegative=nonnegative, metadata=metadata)
+    dictionary = Dictionary(
+        atoms, bias.cpu(), sources, k=k, pursuit=pursuit, nonnegative=nonnegative, metadata=metadata
+    )
+    if l0 is not None:
+        dictionary.calibrate_l0(next(data.heldout_batches(hook_name)).x, l0)
+    return dictionary
 
 
 def _is_new(row: Float[Tensor, " d"], seen: set[bytes]) -> bool:

@@ -74,21 +74,21 @@ def test_all_kinds_of_entries_are_measured_and_controls_are_added_once(finished,
     assert rows["TopK"].curve[-1][0] == rows["Trained before"].curve[-1][0] == 1024
 
 
-def test_what_is_written(finished, all_ways, tiny_model_dir):
+def test_what_is_written(finished, all_ways, on_disk, tiny_model_dir, prose_file):
     directory, _ = finished
     comparison = written(directory)
     assert sorted(path.name for path in directory.iterdir()) == ["comparison.html", "comparison.json", "made", "rows"]
     assert len(list((directory / "made").iterdir())) == 5
-    on_disk = [from_json(path.read_text(), Row) for path in (directory / "rows").iterdir()]
-    assert {row.name: row for row in on_disk} == {row.name: row for row in comparison.rows}
+    kept = [from_json(path.read_text(), Row) for path in (directory / "rows").iterdir()]
+    assert {row.name: row for row in kept} == {row.name: row for row in comparison.rows}
     page = (directory / "comparison.html").read_text()
     assert all(name in page for name in all_ways)
     assert comparison.title == f"{tiny_model_dir} at {HOOK}"
     assert comparison.facts["loss tokens"] == "128"
     assert comparison.facts["training tokens"] == "1,920"
     assert comparison.facts["held-out tokens' hash"] == comparison.rows[0].tokens_hash
-    assert comparison.facts["dataset"]
-    assert len(comparison.facts["dataset fingerprint"]) == 12
+    assert comparison.facts["dataset"] == str(prose_file)
+    assert comparison.facts["dataset fingerprint"] == load_dictionary(on_disk["run"]).dataset[:12]
 
 
 def test_atoms_of_the_first_itda_are_shown_beside_saes_first(finished):
@@ -241,6 +241,18 @@ def test_controls_of_other_tokens_have_names_of_their_own(names_and_tokens):
 def test_a_control_that_was_asked_for_is_not_added(names_and_tokens):
     rows = names_and_tokens(EntrySettings("A", fit=FitSettings(30, K)), EntrySettings("My own", pca=PCASettings(K)))
     assert [name for name, _, _ in rows] == ["A", "My own", "random, for A"]
+
+
+def test_controls_of_a_pruned_itda_have_its_mean_l0(config_of, tmp_path):
+    config = config_of(tmp_path / "out", {"Pruned": {"fit": FIT | {"l0": 2.2}}})
+    assert main(["--config", str(config)]) == 0
+    itda, drawn, components = written(tmp_path / "out").rows
+    assert itda.encoding.least_gain > 0
+    assert itda.value("l0") == pytest.approx(2.2, abs=0.1)
+    assert drawn.encoding.least_gain > 0
+    assert drawn.value("l0") == pytest.approx(itda.value("l0"), abs=0.1)
+    assert components.name == "PCA, 2 components"
+    assert components.value("l0") == 2
 
 
 def test_an_sae_that_does_not_say_its_hook_point_is_of_the_one_compared(config_of, tmp_path):

@@ -51,8 +51,8 @@ def test_a_given_least_gain_is_kept_and_counts_in_the_figures(runs):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"l0": 0.0}, "model.l0 must be above 0 and at most model.k = 32, which is the largest L0, got 0"),
-        ({"l0": 33.0}, "model.l0 must be above 0 and at most model.k = 32, which is the largest L0, got 33"),
+        ({"l0": 0.0}, "model.l0 must be above 0 and at most k = 32, which is the largest L0, got 0"),
+        ({"l0": 33.0}, "model.l0 must be above 0 and at most k = 32, which is the largest L0, got 33"),
         ({"least_gain": 1.5}, "model.least_gain must lie between 0 and 1, got 1.5"),
         ({"l0": 8.0, "least_gain": 0.1}, "give model.l0 or model.least_gain, not both: got 8 and 0.1"),
     ],

@@ -93,7 +93,9 @@ def test_codes_that_are_short_enough_are_not_pruned():
 
 @pytest.mark.parametrize("l0", [0.0, -1.0, 3.5, float("nan")])
 def test_an_l0_out_of_range(l0):
-    with pytest.raises(il.InputError, match="the wanted mean L0 must be above 0 and at most k = 3, got"):
+    with pytest.raises(
+        il.InputError, match="the wanted mean L0 must be above 0 and at most k = 3, which is the largest L0, got"
+    ):
         il.Dictionary(torch.eye(4), k=3).calibrate_l0(torch.eye(4), l0)
 
 
