@@ -143,10 +143,10 @@ def test_a_row_is_taken_over_under_another_name(copied, config_of, on_disk):
 def test_other_tokens_are_measured_again_but_nothing_is_made_again(copied, config_of, all_ways, changes, monkeypatch):
     monkeypatch.setattr(candidates, "_make", pytest.fail)
     before = {row.name: row for row in written(copied).rows}
-    entries = {name: all_ways[name] for name in ("ITDA, OMP", "TopK")}
+    entries = {name: all_ways[name] for name in ("A run", "ITDA, OMP", "TopK")}
     assert main(["--config", str(config_of(copied, entries, **changes))]) == 0
     rows = written(copied).rows
-    assert [row.kind for row in rows] == ["itda", "sae", "random", "pca"]
+    assert [row.kind for row in rows] == ["itda", "itda", "sae", "random", "pca", "random"]
     for row in rows:
         assert not row.reused
         assert row.tokens_hash != before[row.name].tokens_hash
