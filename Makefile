@@ -9,7 +9,8 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 OFFLINE := HF_HUB_OFFLINE=1 WANDB_MODE=offline OMP_WAIT_POLICY=passive
 # One thread per worker: two workers on two cores, and sums that do not depend on the number of threads. A file's tests run
 # in one worker, which builds its fixtures once; tests/conftest.py decides which files start first.
-PYTEST := $(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15
+# Byte code is kept: checked types and rewritten assertions take long to compile.
+PYTEST := $(OFFLINE) OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15
 # The rooms that need neither a browser nor many fits.
 FAST := tests/house tests/machine tests/pursuit tests/growth tests/dictionary tests/results tests/measures
 

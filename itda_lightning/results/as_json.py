@@ -24,8 +24,8 @@ FORMATS: dict[type, str] = {
     ModelSimilarity: "itda_lightning.similarity",
     Difference: "itda_lightning.difference",
 }
-# Version 2 gave rows of comparisons their ``encoding``.
-FORMAT_VERSION = 2
+# Version 2 gave rows of comparisons their ``encoding``, version 3 gave that its ``least_gain``.
+FORMAT_VERSION = 3
 
 
 def to_json(results: RunResults | Row | Comparison | Difference | ModelSimilarity) -> str:
@@ -65,14 +65,17 @@ def from_json(text: str, kind: type[Results]) -> Results:
 
 
 def _upgraded(results: Any, kind: type, version: int) -> Any:
-    """Give rows of version 1, which told how an entry encodes only in words, the typed fields of today."""
-    if version < 2:
-        for row in [results] if kind is Row else results["rows"] if kind is Comparison else []:
-            words = row["settings"]
-            row["encoding"] = None
-            if {"k", "pursuit", "nonnegative", "centred"} <= set(words):
-                signs = {name: words[name] == "True" for name in ("nonnegative", "centred")}
-                row["encoding"] = {"k": int(words["k"]), "pursuit": words["pursuit"], **signs}
+    """Give rows of version 1, which told how an entry encodes only in words, and of version 2 the fields of today."""
+    rows = [results] if kind is Row else results["rows"] if kind is Comparison else []
+    for row in rows if version < 2 else []:
+        words = row["settings"]
+        row["encoding"] = None
+        if {"k", "pursuit", "nonnegative", "centred"} <= set(words):
+            signs = {name: words[name] == "True" for name in ("nonnegative", "centred")}
+            row["encoding"] = {"k": int(words["k"]), "pursuit": words["pursuit"], **signs}
+    for row in rows if version < 3 else []:
+        if row["encoding"] is not None:
+            row["encoding"]["least_gain"] = 0.0
     return results
 
 

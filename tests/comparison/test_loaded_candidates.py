@@ -52,7 +52,8 @@ def test_an_itda_is_one_however_it_is_stored(name, places, data):
     assert (candidate.cost.activations_seen, candidate.cost.activations_read) == (seen, seen)
     validated = [(point["seen"], point["fvu"]) for point in dictionary.metadata["validation"]]
     assert list(candidate.curve) == validated != []
-    assert candidate.settings == {"k": str(K), "pursuit": "mp", "nonnegative": "False", "centred": "True"}
+    words = {"k": str(K), "pursuit": "mp", "nonnegative": "False", "centred": "True", "least_gain": "0.0"}
+    assert candidate.settings == words
 
 
 @pytest.mark.parametrize("name", ["trained", "trained matching pursuit"])
