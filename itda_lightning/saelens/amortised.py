@@ -9,16 +9,21 @@ On worlds of known features (``benchmarks/synthetic``) such an encoder has an F1
 """
 
 import logging
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+import xxhash
 from jaxtyping import Float
 from sae_lens import SAE, JumpReLUSAE, JumpReLUSAEConfig, TopKSAE, TopKSAEConfig
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
+from itda_lightning.machine.atomic_files import write_file
 from itda_lightning.pursuit import SparseCode
 
 logger = logging.getLogger(__name__)
@@ -30,6 +35,7 @@ RIDGE = 1e-2
 STEPS, BATCH, RATE = 1600, 1024, 3e-3
 MARGIN = 0.25  # share of an atom's typical coefficient below which it counts as not used
 THRESHOLD_ACTIVATIONS, THRESHOLD_LATENTS = 32768, 128
+SAVE_EVERY = 100  # steps
 
 
 class LinearEncoder(NamedTuple):
@@ -46,6 +52,7 @@ def amortised_sae(
     activations: Float[Tensor, "tokens d"] | None,
     architecture: AmortisedArchitecture,
     options: dict[str, Any],
+    unfinished: Path | None = None,
 ) -> SAE[Any]:
     """Return the SAE whose decoder is the dictionary's and whose encoder imitates its codes of the activations.
 
@@ -54,6 +61,8 @@ def amortised_sae(
         activations: what it is to encode, not centred; rows that are not finite are left out.
         architecture: "jumprelu" keeps the thresholds, "topk" the mean L0, rounded.
         options: of the SAE's configuration: d_in, dtype, device, metadata, reshape_activations.
+        unfinished: file that keeps the regression every ``SAVE_EVERY`` steps, from which it goes on if it was killed;
+            the caller removes it. None to keep nothing.
 
     Raises:
         InputError: no activations, or too few of them.
@@ -71,7 +80,8 @@ def amortised_sae(
         )
     atoms = dictionary.atoms.detach().float()
     atoms = atoms if dictionary.nonnegative else torch.cat([atoms, -atoms])
-    encoder = regress(dictionary.centre(x).float(), dictionary.encode(x), len(atoms), dictionary.nonnegative)
+    inputs, code = dictionary.centre(x).float(), dictionary.encode(x)
+    encoder = regress(inputs, code, len(atoms), dictionary.nonnegative, unfinished)
     weights = {"W_enc": encoder.weight, "b_enc": encoder.bias, "W_dec": atoms.clone(), "b_dec": dictionary.bias.float()}
     sae: SAE[Any]
     options = {**options, "d_sae": len(atoms), "dtype": "float32"}
@@ -83,11 +93,15 @@ def amortised_sae(
     return sae.to(device=atoms.device)
 
 
-def regress(x: Float[Tensor, "tokens d"], code: SparseCode, n: int, nonnegative: bool) -> LinearEncoder:
+def regress(
+    x: Float[Tensor, "tokens d"], code: SparseCode, n: int, nonnegative: bool, unfinished: Path | None = None
+) -> LinearEncoder:
     """Regress a linear encoder on codes: ridge regression, then gradient steps on the loss of the docstring above.
 
-    The same for the same arguments; ``n`` is the number of latents, twice that of the atoms for signed codes.
+    The same for the same arguments, however often it was killed and went on from ``unfinished``; ``n`` is the number of
+    latents, twice that of the atoms for signed codes.
     """
+    identity = _digest(x, *code)
     scale = float(x.norm(dim=1).mean().clamp(min=1e-30))
     inputs = torch.cat([x / scale, x.new_ones(len(x), 1)], dim=1)
     code = code._replace(coefficients=code.coefficients.float() / scale)
@@ -109,10 +123,18 @@ def regress(x: Float[Tensor, "tokens d"], code: SparseCode, n: int, nonnegative:
     typical = sums / uses.clamp(min=1)
     square.diagonal().mul_(1 + RIDGE)
     weight = torch.linalg.solve(square, product).requires_grad_()
-    optimizer, generator = torch.optim.Adam([weight], RATE), torch.Generator().manual_seed(0)
+    optimizer, begun = torch.optim.Adam([weight], RATE), 0
+    if unfinished is not None and (kept := _read(unfinished, identity)):
+        begun = int(kept["step"])
+        weight.data.copy_(kept.pop("weight"))
+        optimizer.state[weight] = {name: value.to(x.device if value.ndim else "cpu") for name, value in kept.items()}
+        logger.info("going on after %d of %d steps, from %s", begun, STEPS, unfinished)
     with torch.enable_grad():
-        for step in tqdm(range(STEPS), desc="Regress the encoder", unit=" steps", leave=False):
+        for step in tqdm(range(begun, STEPS), "Regress the encoder", STEPS, False, unit=" steps", initial=begun):
+            if unfinished is not None and step > begun and step % SAVE_EVERY == 0:
+                _keep(unfinished, identity, {"weight": weight.detach(), **optimizer.state[weight]})
             optimizer.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
+            generator = torch.Generator().manual_seed(step)
             rows = torch.randint(len(x), (min(BATCH, len(x)),), generator=generator).to(x.device)
             target = targets(rows)
             before = inputs[rows] @ weight
@@ -124,6 +146,34 @@ def regress(x: Float[Tensor, "tokens d"], code: SparseCode, n: int, nonnegative:
     threshold = _thresholds(inputs[:THRESHOLD_ACTIVATIONS], weight, targets(slice(THRESHOLD_ACTIVATIONS)) > 0)
     bias, threshold = scale * weight[-1], torch.where(uses > 0, scale * threshold, 1.0)
     return LinearEncoder(weight[:-1].contiguous(), bias, threshold, float(uses.sum()) / len(x))
+
+
+def _digest(*tensors: Tensor) -> str:
+    """Return hex digits that stand for the values of tensors."""
+    digest = xxhash.xxh3_128()
+    for tensor in tensors:
+        digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy())
+    return digest.hexdigest()
+
+
+def _keep(place: Path, identity: str, state: dict[str, Tensor]) -> None:
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    write_file(place, lambda part: save_file(tensors, part, {"identity": identity}))
+
+
+def _read(place: Path, identity: str) -> dict[str, Tensor]:
+    """Return what a regression with the same identity kept; nothing if there is none."""
+    if not place.exists():
+        return {}
+    try:
+        with safe_open(place, "pt") as kept:
+            if (kept.metadata() or {}).get("identity") == identity:
+                return {name: kept.get_tensor(name) for name in kept.keys()}  # noqa: SIM118  it cannot be iterated
+    except (SafetensorError, OSError) as error:
+        logger.warning("%s cannot be read (%s)", place, error)
+    logger.warning("%s is of another regression: this one starts anew", place)
+    return {}
 
 
 def _thresholds(

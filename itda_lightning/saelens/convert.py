@@ -68,6 +68,16 @@ def to_sae(
         >>> to_sae(dictionary, "matching_pursuit").cfg.d_sae
         8
     """
+    return _converted(dictionary, architecture, activations, unfinished=None)
+
+
+def _converted(
+    dictionary: Dictionary,
+    architecture: Architecture | AmortisedArchitecture,
+    activations: Float[Tensor, "tokens d"] | None,
+    unfinished: Path | None,
+) -> SAE[Any]:
+    """Convert as ``to_sae``, with a regression that goes on from the file ``unfinished``."""
     check_choice((*get_args(Architecture), *get_args(AmortisedArchitecture)), {"architecture": architecture})
     if dictionary.n_atoms == 0:
         raise InputError("the dictionary has no atoms yet: fit it before exporting it")
@@ -88,7 +98,7 @@ def to_sae(
         "metadata": SAEMetadata(**metadata),
     }
     if architecture == "jumprelu" or architecture == "topk":
-        return amortised_sae(dictionary, activations, architecture, options)
+        return amortised_sae(dictionary, activations, architecture, options, unfinished)
     sae: SAE[Any]
     if architecture == "itda":
         options |= {name: getattr(dictionary, name) for name in ("k", "pursuit", "nonnegative", "least_gain")}
@@ -176,13 +186,18 @@ def save_export(
 ) -> SAE[Any]:
     """Write a dictionary to a new directory that ``SAE.load_from_disk`` reads, in one step, and return the SAE.
 
+    A regression that was killed goes on where it was, from ``PATH.encoder.safetensors``, which is removed at the end.
+
     Raises InputError for a path that exists or cannot be written, a bias that overflows ``dtype``, or as ``to_sae``.
     """
-    with new_directory(Path(path)) as directory:  # which refuses one that exists, before minutes of regression
-        sae = to_sae(dictionary, architecture, activations).to(dtype=getattr(torch, dtype))
+    path = Path(path)
+    unfinished = path.with_name(f"{path.name}.encoder.safetensors")
+    with new_directory(path) as directory:  # which refuses one that exists, before minutes of regression
+        sae = _converted(dictionary, architecture, activations, unfinished).to(dtype=getattr(torch, dtype))
         if not torch.isfinite(sae.b_dec).all():
             raise InputError(f"the bias of the dictionary overflows {dtype}: use float32 or bfloat16")
         sae.save_model(directory)
+    unfinished.unlink(missing_ok=True)
     return sae
 
 

@@ -4,13 +4,17 @@ import subprocess
 
 import pytest
 import torch
+import yaml
 from jsonargparse import auto_cli
+from sae_lens import SAE
 
+from itda_lightning import ActivationsDataModule
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.export import export
 from itda_lightning.fitting.loading import load_dictionary
 from tests.processes import run_python
+from tests.runs import HOOK, K
 
 
 @pytest.fixture
@@ -34,6 +38,29 @@ def test_the_printed_line_loads_what_was_written(saved, tmp_path):
     line = load.removeprefix("load it with: ")
     assert run_python("-c", f"{line}; print(type(sae).__name__)").stdout == "ITDASAE\n"
     assert torch.equal(load_dictionary(output).atoms, load_dictionary(saved).atoms)
+
+
+@pytest.mark.parametrize("architecture", ["jumprelu", "topk"])
+def test_an_ordinary_sae_imitates_the_codes_of_cached_activations(
+    tiny_run, data_section, tmp_path, architecture, capsys
+):
+    config = tmp_path / "cached.yaml"
+    config.write_text(yaml.safe_dump({"data": data_section}))
+    export(str(tiny_run), str(tmp_path / "sae"), architecture, data_config=str(config), tokens=1024)
+    dictionary, sae = load_dictionary(tiny_run), SAE.load_from_disk(tmp_path / "sae")
+    assert f"SAELens SAE of architecture {architecture} (float32)" in capsys.readouterr().out
+    assert sae.cfg.architecture() == architecture
+    assert torch.equal(sae.W_dec, torch.cat([dictionary.atoms, -dictionary.atoms]))
+    x = next(ActivationsDataModule(**data_section).heldout_batches(HOOK)).x
+    mean = x.mean(0)
+    assert float((sae(x) - x).square().sum() / (x - mean).square().sum()) < 0.9
+    assert float((sae.encode(x) > 0).sum(1).double().mean()) == pytest.approx(K, rel=0.5)
+
+
+def test_what_is_to_be_imitated_must_be_cached(tiny_run, tmp_path):
+    with pytest.raises(InputError, match=r"they must be on disk: set data\.cache_dir"):
+        export(str(tiny_run), str(tmp_path / "sae"), "jumprelu")
+    assert not (tmp_path / "sae").exists()
 
 
 def test_bad_input_is_one_line_and_exit_code_2(saved, tmp_path):
