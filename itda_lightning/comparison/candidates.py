@@ -30,7 +30,7 @@ from itda_lightning.saelens.training import train_sae
 ARTIFACT, RECORD = "entry", "cost.json"
 KINDS: dict[str, Kind] = {"fit": "itda", "train": "sae", "random": "random", "pca": "pca"}
 
-LATER_DEFAULTS = {"least_gain": 0.0, "l0": None, "unmix": None, "relabel": False}
+LATER_DEFAULTS = {"least_gain": 0.0, "l0": None, "unmix": None, "relabel": False, "start": None}
 
 
 class Candidate(NamedTuple):

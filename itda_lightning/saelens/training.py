@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from sae_lens import SAE, JumpReLUSAE
 from sae_lens.registry import get_sae_training_class
 from sae_lens.saes.sae import TrainingSAE
 from sae_lens.training.sae_trainer import SAETrainer
@@ -60,8 +61,8 @@ def train_sae(
     does, as a jumprelu SAE with the threshold that gives k latents on average.
 
     Raises:
-        InputError: ``output`` exists or cannot be written, as ``TrainingRows`` and ``shuffled_batches``, or a training
-            that diverged.
+        InputError: ``output`` exists or cannot be written, as ``TrainingRows`` and ``shuffled_batches``, a ``start``
+            that is not an SAE of this kind, or a training that diverged.
     """
     output = Path(output).expanduser()
     with new_directory(output) as directory:
@@ -97,7 +98,31 @@ def _trainer(
     trainer.activation_scaler.scaling_factor = scale
     # Starting at zero, Adam would spend a short training on the mean, which an ITDA need not learn.
     sae.b_dec.data.copy_(sample.mean(0) * scale)
+    if settings.start is not None:
+        _start_from(sae, settings.start, scale)
     return trainer
+
+
+@torch.no_grad()
+def _start_from(sae: TrainingSAE[Any], place: str, scale: float) -> None:
+    """Give an SAE the weights of another, of unscaled activations. Raises InputError unless they fit."""
+    try:
+        start = SAE.load_from_disk(Path(place).expanduser())
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise InputError(f"training.start {place} is not an SAE that SAELens loads ({error})") from error
+    wanted, got = ((one.cfg.architecture(), one.cfg.d_in, one.cfg.d_sae) for one in (sae, start))
+    if got != wanted or start.cfg.normalize_activations != "none":
+        raise InputError(
+            f"training.start {place} is a {got[0]} SAE of {got[1]} dimensions and {got[2]:,} latents, the training is "
+            f"of a {wanted[0]} SAE of {wanted[1]} and {wanted[2]:,}, of activations as they are: set training.n_latents"
+        )
+    # Latents and biases are in units of the activations, weights are not.
+    sae.W_enc.copy_(start.W_enc)
+    sae.W_dec.copy_(start.W_dec)
+    sae.b_enc.copy_(start.b_enc * scale)
+    sae.b_dec.copy_(start.b_dec * scale)
+    if isinstance(start, JumpReLUSAE):
+        sae.threshold.copy_(start.threshold * scale)
 
 
 def _train(

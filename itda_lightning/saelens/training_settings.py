@@ -12,6 +12,7 @@ from itda_lightning.errors import InputError
 from itda_lightning.machine.checks import check_at_least, check_between, check_choice
 
 TrainedArchitecture = Literal["standard", "topk", "batchtopk", "jumprelu", "matching_pursuit"]
+STARTED = ("topk", "jumprelu")  # what dictionaries are exported as
 # The norm, and the share of the training in which its coefficient rises, by SAELens's documentation: 5% of a standard
 # SAE's training; for the tanh loss of JumpReLU all of it, as Anthropic does.
 PENALTIES = {"standard": ("l1", 0.05), "jumprelu": ("l0", 1.0)}
@@ -48,6 +49,8 @@ class TrainingSettings:
             recommendation (standard 0.05, jumprelu 1).
         seed: seed of the initial weights and of the order of activations.
         buffer_bytes: memory for activations, in bytes; those that do not fit are read again in each epoch.
+        start: directory of a topk or jumprelu SAE of this architecture and width to train on, such as the export of a
+            dictionary (``itda_lightning.export --architecture topk``); null for new weights.
 
     Raises:
         InputError: a value out of range, or a sparsity that the architecture does not have or lacks.
@@ -66,12 +69,15 @@ class TrainingSettings:
     sparsity_warm_up: float | None = None
     seed: int = 0
     buffer_bytes: int = 2**30
+    start: str | None = None
 
     def __post_init__(self) -> None:
         check_choice(get_args(TrainedArchitecture), {"training.architecture": self.architecture})
         positive = {f"training.{name}": getattr(self, name) for name in ("n_latents", "batch_size", "buffer_bytes")}
         check_at_least(1, positive)
         check_at_least(self.batch_size, {"training.samples": self.samples}, "that is one batch")
+        if self.start is not None:
+            check_choice(STARTED, {"training.architecture, with a training.start": self.architecture})
         if not 0 < self.learning_rate < float("inf"):
             raise InputError(f"training.learning_rate must be positive, got {self.learning_rate}")
         shares = {f"training.{name}": getattr(self, name) for name in ("warm_up", "decay", "sparsity_warm_up")}

@@ -13,10 +13,11 @@ from sae_lens.training.sae_trainer import SAETrainer
 
 from itda_lightning import ActivationsDataModule
 from itda_lightning.activations.shuffled import TrainingRows, shuffled_batches
+from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.saelens_evals import evaluate_sae
 from itda_lightning.machine.memory import PeakMemory
-from itda_lightning.saelens import training
+from itda_lightning.saelens import save_export, training
 from itda_lightning.saelens.sae_metadata import EXPECTED_METADATA
 from itda_lightning.saelens.training_settings import TrainingSettings
 from tests.fits import HOOK, data_settings
@@ -50,6 +51,32 @@ def data(arguments):
 
 def heldout(data):
     return torch.cat([batch.activations[HOOK] for batch in data.val_dataloader()])
+
+
+@pytest.mark.parametrize("architecture", ["topk", "jumprelu"])
+def test_a_training_goes_on_from_an_exported_dictionary(data, tmp_path, architecture):
+    atoms, x = torch.nn.functional.normalize(torch.randn(24, 32), dim=1), heldout(data)
+    dictionary = Dictionary(atoms, x.mean(0), k=4, nonnegative=True, metadata={"hook_name": HOOK})
+    before = save_export(dictionary, tmp_path / "start", architecture, activations=x)
+    changes = {"n_latents": 24, "samples": 128, "learning_rate": 1e-12, "start": str(tmp_path / "start")}
+    trained = training.train_sae(settings_of(architecture, **changes), data, HOOK, tmp_path / "sae")
+    after = SAE.load_from_disk(trained.path)
+    torch.testing.assert_close(after.decode(after.encode(x)), before.decode(before.encode(x)), rtol=1e-4, atol=1e-3)
+    changes |= {"samples": 20_000, "learning_rate": 1e-3}
+    trained = training.train_sae(settings_of(architecture, **changes), data, HOOK, tmp_path / "longer")
+    assert fvu_and_l0(SAE.load_from_disk(trained.path), x)[0] < fvu_and_l0(before, x)[0]
+
+
+def test_a_start_that_does_not_fit(data, tmp_path):
+    with pytest.raises(InputError, match=r"with a training\.start must be one of .* got 'standard'"):
+        settings_of("standard", start="anywhere")
+    with pytest.raises(InputError, match="nowhere is not an SAE that SAELens loads"):
+        training.train_sae(settings_of("topk", start=str(tmp_path / "nowhere")), data, HOOK, tmp_path / "sae")
+    training.train_sae(settings_of("topk", samples=128), data, HOOK, tmp_path / "start")
+    narrower = settings_of("topk", n_latents=90, start=str(tmp_path / "start"))
+    with pytest.raises(InputError, match="is a topk SAE of 32 dimensions and 96 latents, the training is of a topk"):
+        training.train_sae(narrower, data, HOOK, tmp_path / "sae")
+    assert not (tmp_path / "sae").exists()
 
 
 @torch.no_grad()
