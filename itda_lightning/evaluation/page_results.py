@@ -1,5 +1,6 @@
 """Measure what the page about one dictionary shows."""
 
+import math
 from typing import Any
 
 import torch
@@ -46,6 +47,7 @@ def measure_for_page(
             "fvu": usage.fvu,
             "l0": usage.l0,
             "dead_atoms": usage.dead_atoms,
+            **({} if math.isnan(usage.label_rate) else {"label_rate": usage.label_rate}),
             **{name: evaluation[name] for name in EVALUATED if name in evaluation},
         },
         usage=usage,

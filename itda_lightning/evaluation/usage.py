@@ -13,7 +13,7 @@ from itda_lightning.dictionary.sources import Prompt, Source
 from itda_lightning.evaluation.held_out_codes import CodesMeter, HeldOutCodes, best_of_groups
 from itda_lightning.evaluation.used_latents import used_of
 from itda_lightning.machine.checks import check_at_least
-from itda_lightning.results.run_results import AtomUsage, CoefficientRange, Example, Usage
+from itda_lightning.results.run_results import AtomUsage, CoefficientRange, Detection, Example, Usage
 
 BINS_PER_RANGE = 8
 # Of the order in which examples of a range are drawn: the same tokens are shown each time.
@@ -24,7 +24,8 @@ class UsageMeter:
     """Count what held-out activations use each atom of a dictionary, which may be on any device, for.
 
     Coefficients of either sign have ``ranges`` equal ranges from 0 to the atom's limit, each with examples drawn at
-    random; ``top`` are the examples with the largest ``|coefficient|``. Raises InputError for fewer than one range.
+    random; ``top`` are the examples with the largest ``|coefficient|``, and as many are detected
+    (``Dictionary.detect``), if their cosine is above 0. Raises InputError for fewer than one range.
     """
 
     def __init__(self, dictionary: Dictionary, *, ranges: int = 4, examples_per_range: int = 3, top: int = 5) -> None:
@@ -34,6 +35,8 @@ class UsageMeter:
         self._reconstruction = ReconstructionSums(dictionary.d_in)
         self._l0_counts = torch.zeros(dictionary.k + 1, dtype=torch.int64)
         self._codes = CodesMeter(dictionary.n_atoms)
+        self._cosines = torch.full((dictionary.n_atoms, top), -torch.inf)
+        self._detected = torch.full((dictionary.n_atoms, top), -1)
 
     def update(self, x: Float[Tensor, "batch d"], table: Int[Tensor, "batch 6"]) -> None:
         """Encode a batch with its sources. Raises ValueError for another width than the atoms', or non-finite rows."""
@@ -42,7 +45,17 @@ class UsageMeter:
         l0 = (code.support >= 0).sum(-1)
         self._reconstruction.update(self.dictionary.centre(x), code.residual_energy, l0)
         self._l0_counts += torch.bincount(l0.cpu(), minlength=len(self._l0_counts))
+        self._detect(x)
         self._codes.update([used_of(code)], table)
+
+    def _detect(self, x: Float[Tensor, "batch d"]) -> None:
+        """Keep the largest cosine with each atom so far, and their tokens."""
+        found = self.dictionary.detect(x).T
+        cosine, token = (part.cpu() for part in found.topk(min(self.top, len(x)), dim=1))
+        cosines = torch.cat([self._cosines, cosine.float()], dim=1)
+        tokens = torch.cat([self._detected, token + self._codes.n_tokens], dim=1)
+        order = cosines.argsort(dim=1, descending=True, stable=True)[:, : self.top]
+        self._cosines, self._detected = cosines.gather(1, order), tokens.gather(1, order)
 
     def compute(self, prompt_of: Callable[[Source], Prompt]) -> Usage:
         """Return the usage so far; ``prompt_of`` is called once per source among the examples.
@@ -77,9 +90,11 @@ class UsageMeter:
             codes.histograms(half).tolist(),
             codes.largest(self.top).tolist(),
             sampled.view(len(codes.counts), 2 * self.ranges, self.examples_per_range).tolist(),
+            self._detected.tolist(),
+            self._cosines.tolist(),
             strict=True,
         )
-        for atom, (limit, histogram, largest, drawn) in enumerate(columns):
+        for atom, (limit, histogram, largest, drawn, detected, cosines) in enumerate(columns):
             count = sum(histogram)
             yield AtomUsage(
                 atom=atom,
@@ -91,6 +106,11 @@ class UsageMeter:
                 histogram=tuple(histogram),
                 top=tuple(example(use) for use in largest if use >= 0),
                 ranges=tuple(self._ranges(limit, histogram, set(largest), drawn, example)),
+                detected=tuple(
+                    Detection(cosine, prompt_once(Source(*table[found].tolist())))
+                    for found, cosine in zip(detected, cosines, strict=True)
+                    if cosine > 0
+                ),
             )
 
     def _ranges(

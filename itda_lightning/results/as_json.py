@@ -24,7 +24,7 @@ FORMATS: dict[type, str] = {
     ModelSimilarity: "itda_lightning.similarity",
     Difference: "itda_lightning.difference",
 }
-# Version 2 gave rows of comparisons their ``encoding``, version 3 gave that its ``least_gain``.
+# Version 2 gave rows of comparisons their ``encoding``; version 3 gave that its ``least_gain``, and atoms ``detected``.
 FORMAT_VERSION = 3
 
 
@@ -76,6 +76,8 @@ def _upgraded(results: Any, kind: type, version: int) -> Any:
     for row in rows if version < 3 else []:
         if row["encoding"] is not None:
             row["encoding"]["least_gain"] = 0.0
+    for atom in results["usage"]["atoms"] if kind is RunResults and version < 3 else []:
+        atom["detected"] = []
     return results
 
 

@@ -44,6 +44,14 @@ class CoefficientRange:
 
 
 @dataclass(frozen=True)
+class Detection:
+    """One held-out token, with the cosine of its activation with an atom, whether or not its code uses the atom."""
+
+    cosine: float
+    prompt: Prompt
+
+
+@dataclass(frozen=True)
 class AtomUsage:
     """The use that held-out tokens make of one atom."""
 
@@ -56,6 +64,7 @@ class AtomUsage:
     histogram: tuple[int, ...]  # counts of coefficients in equal bins over that interval, an even number of bins
     top: tuple[Example, ...]  # the tokens with the largest ``|coefficient|``, largest first
     ranges: tuple[CoefficientRange, ...]  # the non-empty ones, highest first; their examples leave out those in ``top``
+    detected: tuple[Detection, ...] = ()  # the tokens with the largest cosine above 0, largest first
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,14 @@ class Usage:
     def dead_atoms(self) -> int:
         """The number of atoms that none of the activations uses."""
         return sum(usage.count == 0 for usage in self.atoms)
+
+    @property
+    def label_rate(self) -> float:
+        """The share of detections whose token is the label's, a ratio of sums over atoms; nan without labels."""
+        named = [atom for atom in self.atoms if atom.prompt is not None]
+        shown = sum(len(atom.detected) for atom in named)
+        right = sum(found.prompt.token == atom.prompt.token for atom in named if atom.prompt for found in atom.detected)
+        return right / shown if shown else math.nan
 
     @property
     def densities(self) -> tuple[float, ...]:

@@ -132,6 +132,27 @@ def test_a_range_shows_as_many_examples_as_asked_and_none_twice(dictionary, acti
             assert len({example.coefficient for example in part.examples}) == len(part.examples)
 
 
+def test_the_detected_are_the_tokens_with_the_largest_cosines(dictionary, activations):
+    usage = measure(dictionary, activations, batch=64, top=3)
+    centred = activations - dictionary.bias
+    cosines = centred @ dictionary.atoms.T / centred.norm(dim=1, keepdim=True)
+    for atom in usage.atoms:
+        expected = sorted(enumerate(cosines[:, atom.atom].tolist()), key=lambda found: -found[1])[:3]
+        expected = [found for found in expected if found[1] > 0]  # none of atoms that nothing is like
+        prompts = [prompt_of(Source(*make_table(TOKENS)[token].tolist())) for token, _ in expected]
+        assert [found.prompt for found in atom.detected] == prompts
+        assert [found.cosine for found in atom.detected] == pytest.approx([cosine for _, cosine in expected])
+
+
+def test_the_label_rate_is_a_ratio_of_sums():
+    sources = Sources(make_table(3), "fit", tuple(Prompt("", token, "") for token in "013"))
+    dictionary = Dictionary(torch.eye(3), sources=sources, k=1)
+    meter = UsageMeter(dictionary, top=2)
+    meter.update(torch.tensor([[2.0, 1, 0], [3, 1, 1], [0, 3, 1]]), make_table(3))  # detected: 0, 1; 2, 0; 2, 1
+    assert meter.compute(prompt_of).label_rate == pytest.approx(1 / 6)
+    assert math.isnan(measure(Dictionary(torch.eye(3), k=1), torch.eye(3), batch=2).label_rate)
+
+
 def test_fvu_is_a_ratio_of_sums_over_all_tokens(dictionary, activations):
     usage = measure(dictionary, activations, batch=64)
     residual = activations - dictionary(activations)
@@ -153,6 +174,7 @@ def test_batches_of_any_size_give_the_same_usage(dictionary, activations, batch)
         for kept, again in zip(examples_by_place(one), examples_by_place(other), strict=True):
             assert [example.prompt for example in kept] == [example.prompt for example in again]
             assert [e.coefficient for e in kept] == pytest.approx([e.coefficient for e in again])
+        assert [found.prompt for found in one.detected] == [found.prompt for found in other.detected]
 
 
 def test_codes_take_little_memory(dictionary, activations):

@@ -6,6 +6,7 @@ from itda_lightning.dictionary.sources import Prompt, Source
 from itda_lightning.results.run_results import (
     AtomUsage,
     CoefficientRange,
+    Detection,
     Example,
     RunResults,
     Term,
@@ -38,7 +39,8 @@ def usage_of(atom: int) -> AtomUsage:
     )
     source = Source(atom, 2 * atom, 7, 1234, 100, 104)
     top = (Example(7.625, prompt),)
-    return AtomUsage(atom, source, prompt, count, count / 400, 8.0, tuple(histogram), top, ranges)
+    detected = (Detection(0.9375, prompt), Detection(-0.25, prompt))
+    return AtomUsage(atom, source, prompt, count, count / 400, 8.0, tuple(histogram), top, ranges, detected)
 
 
 @pytest.fixture(scope="session")

@@ -55,9 +55,11 @@ def test_an_atom_linked_from_a_decomposition_is_drawn_with_the_runs_numbers(page
     assert text(page, "article.atom > .prompt mark") == usage.prompt.token
     shown = [data.get_attribute("value") for data in article.find_elements(By.TAG_NAME, "data")]
     examples = [*usage.top, *(example for part in usage.ranges for example in part.examples)]
-    assert [float(value) for value in shown] == [usage.count, *(example.coefficient for example in examples)]
+    cosines = [found.cosine for found in usage.detected]
+    assert [float(value) for value in shown] == [usage.count, *cosines, *(example.coefficient for example in examples)]
     headings = [heading.text for heading in article.find_elements(By.TAG_NAME, "h4")]
     assert headings == [
+        "Detected largest cosines, used or not",
         "Coefficients of 13 tokens",
         "Largest coefficients",
         "From 6 to 8 1 token, 7.7%",

@@ -22,6 +22,7 @@ from itda_lightning.results.comparison import (
 from itda_lightning.results.run_results import (
     AtomUsage,
     CoefficientRange,
+    Detection,
     Example,
     RunResults,
     Term,
@@ -40,6 +41,7 @@ USED = AtomUsage(
     histogram=(0, 1, 1, 1),
     top=(Example(3.0, PROMPT),),
     ranges=(CoefficientRange(0.0, 4.0, 2, (Example(1.5, PROMPT),)), CoefficientRange(-4.0, 0.0, 1, ())),
+    detected=(Detection(0.5, PROMPT),),
 )
 UNUSED = AtomUsage(1, None, None, 0, 0.0, 0.0, (0, 0, 0, 0), (), ())
 RESULTS = RunResults(

@@ -91,6 +91,7 @@ def _atom(usage: AtomUsage, cosine: float | None) -> dict[str, Any]:
             for part in usage.ranges
         ],
         "cosine": cosine,
+        "detected": [[found.cosine, excerpt(found.prompt, *EXAMPLE_WINDOW)] for found in usage.detected],
     }
 
 

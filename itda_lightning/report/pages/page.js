@@ -38,6 +38,7 @@
       marked(atom.prompt),
       make("dl", { class: "strip" }, ...facts(atom).map(([name, value]) =>
         make("div", {}, make("dt", {}, name), make("dd", {}, value)))),
+      ...(atom.detected.length ? [heading("Detected", "largest cosines, used or not"), examples(atom.detected)] : []),
       ...(atom.count ? use(atom) : []),
     );
     return article;
