@@ -2,10 +2,10 @@
 
     python -m benchmarks.quality.novelty --dictionary RUN --others '{code: code.jsonl, French: fr.jsonl}'
 
-Scores: the share of an activation's energy that its code leaves unexplained, and 1 - the largest cosine with an atom
-(1 - the largest ``Dictionary.detect``). Beside them two that know no atoms: the distance from the mean of the training
-activations in units of their covariance (Mahalanobis), and the norm. Familiar are held-out documents of the
-dictionary's own data. Means of 16 and 128 tokens of a row tell how much a longer text gives.
+Scores: the share of an activation's energy that its code leaves unexplained (``Dictionary.novelty``), and 1 - the
+largest cosine with an atom (1 - the largest ``Dictionary.detect``). Beside them two that know no atoms: the distance
+from the mean of the training activations in units of their covariance (Mahalanobis), and the norm. Familiar are
+held-out documents of the dictionary's own data. Means of 16 tokens of a row tell how much a longer text gives.
 """
 
 import time
@@ -26,7 +26,7 @@ from itda_lightning.evaluation.data_of import load_with_data
 
 RESULTS = Path(__file__).parent / "results"
 ROW = COLUMNS.index("row")
-WINDOWS = 1, 16, 128
+WINDOWS = 1, 16
 RIDGE = 0.01
 
 
@@ -39,7 +39,7 @@ def scores(
     values, vectors = torch.linalg.eigh(own.T.double() @ own.double() / len(own))
     white = centred.double() @ (vectors / (values + RIDGE * values.mean()).sqrt())
     return {
-        "share unexplained": dictionary.encode(x).residual_energy.double() / energy,
+        "share unexplained": dictionary.novelty(x).double(),
         "1 - largest cosine": 1 - dictionary.detect(x).amax(1).double(),
         "Mahalanobis distance": white.norm(dim=1),
         "norm": energy.sqrt(),

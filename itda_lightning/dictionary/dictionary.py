@@ -245,6 +245,16 @@ class Dictionary(NamedAtoms):
         centred = torch.nn.functional.normalize(self.centre(x), dim=1)
         return correlate(centred, self.atoms).clamp(-1, 1)
 
+    def novelty(self, x: Tensor) -> Float[Tensor, " batch"]:
+        """Tell how little of x (batch, d) the atoms explain: the share of ``|x - bias|^2`` left; 0 if x is the bias.
+
+        Large for text unlike that of the fit; the mean over some tokens of a text tells more than one token
+        (``benchmarks/quality/novelty.py``). Raises as ``encode``.
+        """
+        left = self.encode(x).residual_energy
+        energy = torch.linalg.vector_norm(self.centre(x), dim=1).square().to(left.dtype)
+        return torch.where(energy > 0, left / energy, 0.0)
+
     def centre(self, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch d"]:
         """Return ``x - bias`` in at least single precision, which the pursuit encodes."""
         return x.to(torch.promote_types(x.dtype, torch.float32)) - self.bias
