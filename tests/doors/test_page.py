@@ -11,6 +11,7 @@ import torch
 from jsonargparse import auto_cli
 
 from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.dictionary.sources import COLUMNS
 from itda_lightning.errors import InputError
 from itda_lightning.evaluate import evaluate
 from itda_lightning.evaluation.data_of import data_for
@@ -60,14 +61,18 @@ def heldout(tiny_run, tiny_model_dir) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_metrics_are_those_of_the_activations_and_of_the_fit(of_the_run, tiny_run, heldout):
-    dictionary, (x, _) = load_dictionary(tiny_run), heldout
+    dictionary, (x, tokens) = load_dictionary(tiny_run), heldout
     shown = metrics_on(of_the_run)
-    assert list(shown) == ["n_atoms", "fvu", "l0", "dead_atoms"]
+    assert list(shown) == ["n_atoms", "fvu", "l0", "dead_atoms", "label_rate"]
     code = dictionary.encode(x).to_dense(dictionary.n_atoms)
     residual = (x - dictionary(x)).double().square().sum()
     assert shown["fvu"] == pytest.approx(float(residual / (x - x.mean(0)).double().square().sum()), rel=1e-4)
     assert shown["l0"] == pytest.approx(float((code != 0).sum(-1).double().mean()), rel=1e-9)
     assert shown["dead_atoms"] == int((code == 0).all(0).sum())
+    cosines = torch.nn.functional.normalize(x - dictionary.bias, dim=1) @ dictionary.atoms.T
+    detected = tokens[cosines.topk(5, dim=0).indices]
+    of_labels = dictionary.source_table[:, COLUMNS.index("token")]
+    assert shown["label_rate"] == pytest.approx(float((detected == of_labels).double().mean()), abs=0.005)
     (fitted,) = json.loads((tiny_run / "metrics.json").read_text())["hook_points"].values()
     assert shown["n_atoms"] == fitted["n_atoms"]
     assert shown["fvu"] == pytest.approx(fitted["fvu"], rel=1e-4)
