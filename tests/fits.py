@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import lightning as L
 import torch
 
 from itda_lightning import ITDA, ActivationsDataModule
+from itda_lightning.activations.models.language_model import LanguageModel
+from itda_lightning.fitting.checkpoint_io import SafetensorsCheckpointIO
 from tests.processes import PROCESSES, print_to
 
 HOOK = "blocks.1.hook_resid_post"
@@ -47,6 +50,29 @@ def fitted(data: ActivationsDataModule, **others: Any) -> ITDA:
     module = ITDA(**({"max_atoms": 150, "k": 4, "threshold": 0.75, "calibration_tokens": 512} | others))
     trainer().fit(module, datamodule=data)
     return module
+
+
+def copies(module: ITDA, path: Path) -> Callable[[], ITDA]:
+    """Save a module after its fit into ``path``; every call of what is returned gives another module of it."""
+    fit = module.trainer
+    fit.strategy.checkpoint_io = SafetensorsCheckpointIO()
+    fit.save_checkpoint(path)
+    return lambda: ITDA.load_from_checkpoint(path)
+
+
+def sharing_models(make: Callable[..., ActivationsDataModule]) -> Callable[..., ActivationsDataModule]:
+    """Let the data that ``make`` makes share language models: each is loaded once, for all tests of the fixture."""
+    models: dict[tuple, LanguageModel] = {}
+
+    def make_sharing(**others: Any) -> ActivationsDataModule:
+        data = make(**others)
+        key = (data.model_name, *data.hook_names)
+        if key not in models:
+            models[key] = data.language_model
+        data.language_model = models[key]
+        return data
+
+    return make_sharing
 
 
 def fit_arguments(model: Path, prose: Path, runs: Path, **others: Any) -> list[str]:

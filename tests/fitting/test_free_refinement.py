@@ -1,5 +1,6 @@
 """Refinement that may leave the sources: unmixing between passes, and anchors down to none."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from itda_lightning.evaluation import page_results
 from itda_lightning.fitting import refinement
 from itda_lightning.fitting.checkpoint_io import SafetensorsCheckpointIO
 from itda_lightning.fitting.refinement import RefinementSettings, refine
-from tests.fits import HOOK, data_settings, fitted
+from tests.fits import HOOK, copies, data_settings, fitted
 
 
 @pytest.fixture(scope="module")
@@ -20,9 +21,15 @@ def data(tiny_model_dir, prose_file, tmp_path_factory) -> ActivationsDataModule:
     return ActivationsDataModule(**data_settings(tiny_model_dir, prose_file, cache_dir=cache))
 
 
-def test_unmixing_between_passes_resumes_bit_for_bit_and_keeps_the_anchor(data, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def grown(data, tmp_path_factory) -> Callable[[], ITDA]:
+    """A fit of those data; every call returns another module of it."""
+    return copies(fitted(data), tmp_path_factory.mktemp("grown") / "grown.ckpt")
+
+
+def test_unmixing_between_passes_resumes_bit_for_bit_and_keeps_the_anchor(data, grown, tmp_path, monkeypatch):
     settings = RefinementSettings(anchor=0.6, passes=4, batch_size=128, unmix=0.4)
-    whole, killed, plain = fitted(data), fitted(data), fitted(data)
+    whole, killed, plain = grown(), fitted(data), grown()
     refine(whole, data, settings)
     refine(plain, data, replace(settings, unmix=None))
     step, path = refinement.refinement_step, tmp_path / "killed.ckpt"
@@ -53,8 +60,8 @@ def test_unmixing_between_passes_resumes_bit_for_bit_and_keeps_the_anchor(data, 
 
 
 @pytest.mark.parametrize("anchor", [0.0, None])
-def test_atoms_may_go_anywhere(data, anchor):
-    module = fitted(data)
+def test_atoms_may_go_anywhere(data, grown, anchor):
+    module = grown()
     refine(module, data, RefinementSettings(anchor=anchor, passes=2, batch_size=64, rate=1.0))
     assert float(module.dictionary().cosines.min()) < 0.5
     assert page_results._refinement(module.refinements[HOOK]).startswith(

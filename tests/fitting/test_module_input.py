@@ -11,12 +11,14 @@ import torch
 from itda_lightning import ITDA, ActivationsDataModule, InputError
 from itda_lightning.activations import datamodule
 from itda_lightning.activations.harvesting import RowActivations
-from tests.fits import HOOK, data_settings, fitted
+from tests.fits import HOOK, data_settings, fitted, sharing_models
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def data_of(tiny_model_dir: Path, prose_file: Path):
-    return lambda **others: ActivationsDataModule(**data_settings(tiny_model_dir, prose_file, **others), device="cpu")
+    return sharing_models(
+        lambda **others: ActivationsDataModule(**data_settings(tiny_model_dir, prose_file, **others), device="cpu")
+    )
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, spoiled: dict[tuple[int, int], float]) -> None:

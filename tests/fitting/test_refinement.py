@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.fitting.refinement import RefinementSettings, refine
 from itda_lightning.page import page
 from itda_lightning.report.words.wording import MINUS
-from tests.fits import HOOK, data_settings, fit_arguments, fit_in_child, fitted
+from tests.fits import HOOK, copies, data_settings, fit_arguments, fit_in_child, fitted
 from tests.fitting.test_refined_dictionary import assert_same
 from tests.tiny_model import save_weights
 
@@ -92,18 +93,16 @@ def test_the_grown_dictionary_is_restored_bit_for_bit(refined_run, plain_run):
     assert json.loads((plain_run / "metrics.json").read_text())["seconds"]["refinement"] == 0
 
 
-@pytest.mark.parametrize("step", [13, 20])  # between checkpoints in the first pass; in the second, twice
-def test_a_fit_killed_while_it_refines_ends_bit_for_bit_as_one_that_was_not(arguments, refined_run, tmp_path, step):
-    named = [*arguments, "--run.runs_directory", str(tmp_path)]
-    killed = fit_in_child(named, tmp_path / "output", step, signal.SIGKILL, of_refinement=True)
-    assert killed == -signal.SIGKILL
-    assert (tmp_path / "itda-001" / "checkpoints" / "refinement.ckpt").is_file()
-    if step == 20:  # and killed again
-        again = [*named, "--ckpt_path", "last"]
-        killed = fit_in_child(again, tmp_path / "output", 23, signal.SIGKILL, of_refinement=True)
+def test_a_fit_killed_while_it_refines_ends_bit_for_bit_as_one_that_was_not(arguments, refined_run, tmp_path):
+    """Between checkpoints in the first pass; in the second, twice."""
+    command = [*arguments, "--run.runs_directory", str(tmp_path)]
+    for number, step in enumerate((13, 20, 23), 1):
+        killed = fit_in_child(command, tmp_path / "output", step, signal.SIGKILL, of_refinement=True)
         assert killed == -signal.SIGKILL
-    assert fit_in_child([*named, "--ckpt_path", "last"], tmp_path / "output") == 0
-    last = max(tmp_path.glob("itda-*"))
+        assert (tmp_path / f"itda-00{number}" / "checkpoints" / "refinement.ckpt").is_file()
+        command += [] if "--ckpt_path" in command else ["--ckpt_path", "last"]
+    assert fit_in_child(command, tmp_path / "output") == 0
+    last = tmp_path / "itda-004"
     assert_same(load_dictionary(last), load_dictionary(refined_run))
     one, other = (json.loads((run / "metrics.json").read_text())["hook_points"] for run in (last, refined_run))
     assert one == other
@@ -172,35 +171,41 @@ def data(tiny_model_dir, prose_file, cache) -> ActivationsDataModule:
     return ActivationsDataModule(**data_settings(tiny_model_dir, prose_file, cache_dir=str(cache)))
 
 
+@pytest.fixture(scope="module")
+def grown(data, tmp_path_factory) -> Callable[[], ITDA]:
+    """A fit of those data; every call returns another module of it."""
+    return copies(fitted(data), tmp_path_factory.mktemp("grown") / "grown.ckpt")
+
+
 @pytest.mark.parametrize("pursuit", ["mp", "omp"])
-def test_a_module_is_refined_in_place_and_once(data, pursuit):
-    module = fitted(data, pursuit=pursuit)
-    grown = module.dictionary().atoms.clone()
+def test_a_module_is_refined_in_place_and_once(data, grown, pursuit):
+    module = fitted(data, pursuit=pursuit) if pursuit == "mp" else grown()
+    atoms = module.dictionary().atoms.clone()
     settings = RefinementSettings(anchor=0.8, passes=1, batch_size=64)
     assert refine(module, data, settings) > 0
     dictionary = module.finished_dictionary()
     assert dictionary.cosines is not None
     assert 0.8 <= float(dictionary.cosines.min()) < 0.95
-    assert torch.equal(dictionary.grown_atoms, grown)
+    assert torch.equal(dictionary.grown_atoms, atoms)
     refine(module, data, settings)
     assert torch.equal(module.dictionary().atoms, dictionary.atoms)
 
 
-def test_another_seed_is_another_order_and_the_same_one_the_same_bits(data):
+def test_another_seed_is_another_order_and_the_same_one_the_same_bits(data, grown):
     atoms = []
     for seed in (0, 0, 1):
-        module = fitted(data)
+        module = grown()
         refine(module, data, RefinementSettings(passes=1, batch_size=64, seed=seed))
         atoms.append(module.dictionary().atoms.clone())
     assert torch.equal(atoms[0], atoms[1])
     assert not torch.equal(atoms[0], atoms[2])
 
 
-def test_an_anchor_of_1_changes_no_bit(data):
-    module = fitted(data)
-    grown = module.dictionary().atoms.clone()
+def test_an_anchor_of_1_changes_no_bit(data, grown):
+    module = grown()
+    atoms = module.dictionary().atoms.clone()
     refine(module, data, RefinementSettings(anchor=1.0, passes=1))
-    assert torch.equal(module.dictionary().atoms, grown)
+    assert torch.equal(module.dictionary().atoms, atoms)
     assert module.refinements[HOOK]["mean_cosine"] == pytest.approx(1)
 
 
@@ -211,11 +216,12 @@ def test_a_dictionary_without_atoms_is_left_alone(data):
     assert not module.refinements
 
 
-def test_several_hook_points_and_a_kill_between_them(tiny_model_dir, prose_file, cache, monkeypatch):
+def test_several_hook_points_and_a_kill_between_them(tiny_model_dir, prose_file, cache, tmp_path, monkeypatch):
     hooks = ["blocks.0.hook_resid_post", HOOK]
     data = ActivationsDataModule(**data_settings(tiny_model_dir, prose_file, cache_dir=str(cache), hook_names=hooks))
     settings = RefinementSettings(passes=1, batch_size=128)
-    whole, killed = fitted(data), fitted(data)
+    grown = copies(fitted(data), tmp_path / "grown.ckpt")
+    whole, killed = grown(), grown()
     refine(whole, data, settings)
     step, calls = refinement.refinement_step, []
 
