@@ -12,16 +12,34 @@ from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.fitting.checkpoint_io import SafetensorsCheckpointIO
 from itda_lightning.fitting.trainer import StopWhenDone
 from itda_lightning.pursuit import pursue
-from tests.fits import HOOK, data_settings, fitted, trainer
+from tests.fits import HOOK, data_settings, fitted, sharing_models, trainer
 
 OTHER = "blocks.0.hook_resid_post"
 
-UNCHANGED: dict[str, Any] = {}
 
-
-@pytest.fixture
-def data_of(tiny_model_dir: Path, prose_file: Path):
+@pytest.fixture(scope="module")
+def fresh_data(tiny_model_dir: Path, prose_file: Path):
     return lambda **others: ActivationsDataModule(**data_settings(tiny_model_dir, prose_file, **others), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def data_of(fresh_data):
+    """Make data of given settings whose language model is loaded once for all of them."""
+    return sharing_models(fresh_data)
+
+
+@pytest.fixture(scope="module")
+def usual(data_of):
+    """Return a fit of the usual data with arguments of the module. Tests share it and leave it as it is."""
+    made: dict[tuple, ITDA] = {}
+
+    def fit(**others: Any) -> ITDA:
+        key = tuple(sorted(others.items()))
+        if key not in made:
+            made[key] = fitted(data_of(), **others)
+        return made[key]
+
+    return fit
 
 
 def assert_same(a: Dictionary, b: Dictionary) -> None:
@@ -30,25 +48,28 @@ def assert_same(a: Dictionary, b: Dictionary) -> None:
     assert torch.equal(a.source_table, b.source_table)
 
 
-def all_activations(data: ActivationsDataModule, hook: str = HOOK) -> tuple[torch.Tensor, torch.Tensor]:
+@pytest.fixture(scope="module")
+def activations(fresh_data) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Activations for training, their sources, and those for calibration, of the model and the rows once more."""
+    data = fresh_data()
     batches = list(data.train_dataloader())
-    return torch.cat([b.activations[hook] for b in batches]), torch.cat([b.table for b in batches])
+    x, table = torch.cat([b.activations[HOOK] for b in batches]), torch.cat([b.table for b in batches])
+    return x, table, data.calibration_batch(512).activations[HOOK]
 
 
-@pytest.mark.parametrize("growth", ["sequential", "frozen_batch", "worst_first"])
-@pytest.mark.parametrize("center", [True, False])
-def test_atoms_are_the_activations_of_their_sources(data_of, growth, center):
-    data = data_of()
-    module = fitted(data, growth=growth, center=center, threshold=0.6)
-    dictionary = module.finished_dictionary()
+@pytest.mark.parametrize(
+    ("growth", "center"),
+    [("sequential", True), ("frozen_batch", True), ("worst_first", True), ("sequential", False)],
+)
+def test_atoms_are_the_activations_of_their_sources(usual, activations, growth, center):
+    changed = {} if center else {"center": False}
+    dictionary = usual(growth=growth, threshold=0.6, **changed).finished_dictionary()
     assert 20 < dictionary.n_atoms < 150
-    fresh = data_of()  # the model and the rows once more
-    x, table = all_activations(fresh)
+    x, table, calibration = activations
     place = {tuple(row): index for index, row in enumerate(table.tolist())}
     own = x[[place[tuple(row)] for row in dictionary.source_table.tolist()]]
     torch.testing.assert_close(dictionary.atoms, torch.nn.functional.normalize(own - dictionary.bias, dim=1))
     torch.testing.assert_close(torch.linalg.vector_norm(dictionary.atoms, dim=1), torch.ones(dictionary.n_atoms))
-    calibration = fresh.calibration_batch(512).activations[HOOK]
     expected = calibration.double().mean(0).float() if center else torch.zeros(32)
     torch.testing.assert_close(dictionary.bias, expected, rtol=1e-5, atol=1e-6)
     order = [place[tuple(row)] for row in dictionary.source_table.tolist()]
@@ -57,18 +78,16 @@ def test_atoms_are_the_activations_of_their_sources(data_of, growth, center):
         assert order == sorted(order)
 
 
-def test_prompts_end_in_the_token_of_the_source(data_of, prose):
-    data = data_of()
-    dictionary = fitted(data).finished_dictionary()
+def test_prompts_end_in_the_token_of_the_source(usual, prose):
+    dictionary = usual().finished_dictionary()
     assert dictionary.prompts is not None
     for prompt, source in zip(dictionary.prompts, dictionary.sources, strict=True):
         assert prompt.token == prose[source.document][source.start : source.end] != ""
 
 
-def test_several_hook_points_in_one_pass_give_the_dictionaries_of_single_fits(data_of):
+def test_several_hook_points_in_one_pass_give_the_dictionaries_of_single_fits(data_of, usual):
     together = fitted(data_of(hook_names=[OTHER, HOOK]))
-    for hook in (OTHER, HOOK):
-        alone = fitted(data_of(hook_names=[hook]))
+    for hook, alone in ((OTHER, fitted(data_of(hook_names=[OTHER]))), (HOOK, usual())):
         assert_same(together.finished_dictionary(hook), alone.finished_dictionary())
         assert together.results(hook) == alone.results(hook)
     assert together.dictionary(OTHER).n_atoms != together.dictionary(HOOK).n_atoms
@@ -79,34 +98,45 @@ def test_several_hook_points_in_one_pass_give_the_dictionaries_of_single_fits(da
 
 
 @pytest.mark.parametrize("growth", ["sequential", "frozen_batch", "worst_first"])
-def test_no_more_atoms_than_asked_for(data_of, growth):
-    many, few = (fitted(data_of(), growth=growth, max_atoms=n, threshold=0.6).finished_dictionary() for n in (150, 13))
+def test_no_more_atoms_than_asked_for(data_of, usual, growth):
+    many = usual(growth=growth, threshold=0.6).finished_dictionary()
+    few = fitted(data_of(), growth=growth, max_atoms=13, threshold=0.6).finished_dictionary()
     assert few.n_atoms == 13 < many.n_atoms
     assert torch.equal(few.atoms, many.atoms[:13])
     assert torch.equal(few.source_table, many.source_table[:13])
 
 
-def test_the_same_seed_and_data_give_the_same_bits(data_of):
-    first, second = (fitted(data_of(), threshold=None, max_atoms=60) for _ in range(2))
+def test_the_same_seed_and_data_give_the_same_bits(fresh_data, data_of, usual):
+    calibrated: dict[str, Any] = {"threshold": None, "max_atoms": 60, "calibration_tokens": 100}
+    first, second = (fitted(fresh_data(), **calibrated) for _ in range(2))
     assert_same(first.finished_dictionary(), second.finished_dictionary())
     assert first.history == second.history
     assert float(first.thresholds[0]) == float(second.thresholds[0])
-    other = fitted(data_of(seed=1), threshold=None, max_atoms=60)
-    assert not torch.equal(other.finished_dictionary().source_table, first.finished_dictionary().source_table)
+    other = fitted(data_of(seed=1)).finished_dictionary()
+    assert not torch.equal(other.source_table, usual().finished_dictionary().source_table)
 
 
-@pytest.mark.parametrize("others", [{"batch_size": 37}, {"batch_size": 4096}, {"model_batch_size": 3}])
-@pytest.mark.parametrize("pursuit", ["mp", "omp", "gomp"])
-def test_no_batch_size_changes_a_sequential_dictionary(data_of, others, pursuit):
-    usual, other = (
-        fitted(data_of(**changed), pursuit=pursuit).finished_dictionary() for changed in (UNCHANGED, others)
-    )
-    assert torch.equal(usual.source_table, other.source_table)
-    torch.testing.assert_close(usual.atoms, other.atoms)
+# The generalised pursuit grows as the orthogonal one does; the model's batches reach no pursuit.
+@pytest.mark.parametrize(
+    ("pursuit", "others"),
+    [
+        ("mp", {"batch_size": 37}),
+        ("mp", {"batch_size": 4096}),
+        ("omp", {"batch_size": 37}),
+        ("omp", {"batch_size": 4096}),
+        ("omp", {"model_batch_size": 3}),
+    ],
+)
+def test_no_batch_size_changes_a_sequential_dictionary(data_of, usual, pursuit, others):
+    changed = {} if pursuit == "omp" else {"pursuit": pursuit}
+    expected = usual(**changed).finished_dictionary()
+    other = fitted(data_of(**others), pursuit=pursuit).finished_dictionary()
+    assert torch.equal(expected.source_table, other.source_table)
+    torch.testing.assert_close(expected.atoms, other.atoms)
 
 
-def test_growth_for_the_generalised_pursuit_is_judged_by_the_orthogonal_one(data_of):
-    judged, judge = (fitted(data_of(), pursuit=pursuit).finished_dictionary() for pursuit in ("gomp", "omp"))
+def test_growth_for_the_generalised_pursuit_is_judged_by_the_orthogonal_one(data_of, usual):
+    judged, judge = fitted(data_of(), pursuit="gomp").finished_dictionary(), usual().finished_dictionary()
     assert torch.equal(judged.source_table, judge.source_table)
     assert torch.equal(judged.atoms, judge.atoms)
     x = 3 * judged.atoms + judged.bias
@@ -114,17 +144,14 @@ def test_growth_for_the_generalised_pursuit_is_judged_by_the_orthogonal_one(data
 
 
 @pytest.mark.parametrize("others", [{"batch_size": 37}, {"batch_size": 4096}])
-def test_the_batch_size_does_change_a_frozen_batch_dictionary(data_of, others):
-    usual, other = (
-        fitted(data_of(**changed), growth="frozen_batch").finished_dictionary() for changed in (UNCHANGED, others)
-    )
-    assert usual.n_atoms != other.n_atoms
+def test_the_batch_size_does_change_a_frozen_batch_dictionary(data_of, usual, others):
+    other = fitted(data_of(**others), growth="frozen_batch")
+    assert usual(growth="frozen_batch").dictionary().n_atoms != other.dictionary().n_atoms
 
 
-def test_what_is_known_of_a_fit(data_of):
-    data = data_of()
-    module = fitted(data)
-    n_kept = data.rows("train").n_kept
+def test_what_is_known_of_a_fit(data_of, usual):
+    module = usual()
+    n_kept = data_of().rows("train").n_kept
     metadata = module.finished_dictionary().metadata
     assert metadata["growth"][-1] == [metadata["growth"][-1][0], module.dictionary().n_atoms]
     assert all(a[0] < b[0] and a[1] < b[1] for a, b in pairwise(metadata["growth"]))
@@ -189,9 +216,9 @@ def test_a_fit_without_the_datamodule():
         ITDA().dictionary()
 
 
-def test_a_state_dict_goes_into_a_module_of_the_same_fit(data_of):
+def test_a_state_dict_goes_into_a_module_of_the_same_fit(data_of, usual):
     data = data_of()
-    module = fitted(data)
+    module = usual()
     empty = ITDA(max_atoms=150, k=4, threshold=0.75)
     trainer().validate(empty, datamodule=data, verbose=False)
     assert empty.dictionary().n_atoms == 0
@@ -202,21 +229,21 @@ def test_a_state_dict_goes_into_a_module_of_the_same_fit(data_of):
     assert empty.metadata(HOOK)["growth"] == module.metadata(HOOK)["growth"]
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-5), (torch.bfloat16, 0.05)])
-def test_other_dtypes_encode_alike(data_of, dtype, tolerance):
+def test_other_dtypes_encode_alike(data_of):
     data = data_of()
     module = fitted(data)
     x = next(iter(data.val_dataloader())).activations[HOOK]
     before = module.dictionary()(x)
     fvu = module.history[-1]["fvu"]
-    module.to(dtype)
-    assert module.dictionary().atoms.dtype == dtype
-    assert module.dictionary().source_table.dtype == torch.int64
-    assert module.dictionary().prepared().dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    difference = torch.linalg.vector_norm(module.dictionary()(x.to(dtype)).double() - before.double())
-    assert difference < tolerance * torch.linalg.vector_norm(before.double())
-    trainer().validate(module, datamodule=data, verbose=False)
-    assert module.history[-1]["fvu"] == pytest.approx(fvu, rel=2 * tolerance)
+    for dtype, tolerance in ((torch.float64, 1e-5), (torch.bfloat16, 0.05)):
+        module.to(dtype)
+        assert module.dictionary().atoms.dtype == dtype
+        assert module.dictionary().source_table.dtype == torch.int64
+        assert module.dictionary().prepared().dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        difference = torch.linalg.vector_norm(module.dictionary()(x.to(dtype)).double() - before.double())
+        assert difference < tolerance * torch.linalg.vector_norm(before.double())
+        trainer().validate(module, datamodule=data, verbose=False)
+        assert module.history[-1]["fvu"] == pytest.approx(fvu, rel=2 * tolerance)
 
 
 def test_a_module_in_half_precision_goes_on_growing(data_of):
@@ -230,9 +257,8 @@ def test_a_module_in_half_precision_goes_on_growing(data_of):
     assert module.dictionary().atoms.dtype == torch.bfloat16
 
 
-def test_atoms_may_be_kept_in_half_precision_from_the_start(data_of):
-    data = data_of()
-    usual, half = fitted(data), fitted(data, atoms_dtype="bfloat16")
+def test_atoms_may_be_kept_in_half_precision_from_the_start(data_of, usual):
+    half = fitted(data_of(), atoms_dtype="bfloat16")
     assert half.dictionary().atoms.dtype == half.finished_dictionary().atoms.dtype == torch.bfloat16
     assert half.dictionary().bias.dtype == torch.float32
-    assert half.history[-1]["fvu"] == pytest.approx(usual.history[-1]["fvu"], rel=0.1)
+    assert half.history[-1]["fvu"] == pytest.approx(usual().history[-1]["fvu"], rel=0.1)

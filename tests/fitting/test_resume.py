@@ -34,79 +34,70 @@ def assert_same_dictionary(one: Path, other: Path) -> None:
     assert torch.equal(a.bias, b.bias)
     assert torch.equal(a.source_table, b.source_table)
     assert a.prompts == b.prompts
+    for metadata in (a.metadata, b.metadata):
+        metadata["data"].pop("cache_dir")
     assert a.metadata == b.metadata  # threshold, growth curve and the history of validation among it
     assert len(a.metadata["validation"]) >= 4
     metrics = [json.loads((run / "metrics.json").read_text())["hook_points"] for run in (one, other)]
     assert metrics[0] == metrics[1]
 
 
-# After a checkpoint; in a step that ends with one and with a validation; in the last one. How a policy grows and where
-# activations are read do not depend on each other: each pair of them is killed once.
+# Killed after a checkpoint; in a step that ends with one and with a validation; in the last one. A run may go on with a
+# cache, or without, whatever it began with: each policy is resumed in both ways.
 @pytest.mark.parametrize(
-    ("growth", "cached", "steps"),
+    ("growth", "named", "steps", "cached"),
     [
-        ("sequential", True, (4, 8, 15)),
-        ("sequential", False, (8,)),
-        ("frozen_batch", True, (15,)),
-        ("frozen_batch", False, (4,)),
-        ("worst_first", True, (4,)),
-        ("worst_first", False, (15,)),
+        ("sequential", False, (4, 8, 15), (True, True, False, False)),
+        ("frozen_batch", True, (4, 15), (True, True, False)),
+        ("worst_first", True, (4, 15), (False, False, True)),
     ],
 )
-def test_a_killed_fit_ends_bit_for_bit_as_one_that_was_not(tiny_model_dir, prose_file, tmp_path, growth, cached, steps):
-    others = {"model__growth": growth, "data__cache_dir": tmp_path / "cache" if cached else None}
-    arguments = fit_arguments(tiny_model_dir, prose_file, tmp_path / "runs", **others)
+def test_a_fit_killed_again_and_again_ends_bit_for_bit_as_one_that_was_not(
+    tiny_model_dir, prose_file, tmp_path, growth, named, steps, cached
+):
+    """The same command line with a run.name or a run.directory, called until it succeeds, as a cluster would."""
+    arguments = fit_arguments(tiny_model_dir, prose_file, tmp_path, model__growth=growth)
     assert fit_in_child([*arguments, "--run.directory", str(tmp_path / "whole")], tmp_path / "output") == 0
     n_atoms = Dictionary.load(tmp_path / "whole" / "dictionaries" / HOOK).n_atoms
     assert 20 < n_atoms < 150  # it grew, and until the end
-    for step in steps:
-        name = f"killed{step}"
-        named = [*arguments, "--run.name", name]
-        assert fit_in_child(named, tmp_path / "output", step, signal.SIGKILL) == -signal.SIGKILL
-        first = tmp_path / "runs" / f"{name}-001"
-        assert (first / "checkpoints" / "last.ckpt").is_file()
-        assert not (first / "metrics.json").exists()
-        assert fit_in_child([*named, "--ckpt_path", "last"], tmp_path / "output") == 0
-        assert_same_dictionary(tmp_path / "whole", tmp_path / "runs" / f"{name}-002")
-
-
-def test_a_fit_may_be_killed_again_and_again(tiny_model_dir, prose_file, tmp_path):
-    """The same command line with a run.directory, called until it succeeds, as a cluster would."""
-    arguments = fit_arguments(tiny_model_dir, prose_file, tmp_path)
-    assert fit_in_child([*arguments, "--run.directory", str(tmp_path / "whole")], tmp_path / "output") == 0
-    arguments += ["--run.directory", str(tmp_path / "run")]
-    assert fit_in_child(arguments, tmp_path / "output", 4, signal.SIGKILL) == -signal.SIGKILL
-    arguments += ["--ckpt_path", "last"]
-    before = (tmp_path / "run" / "checkpoints" / "last.ckpt").read_bytes()
-    assert fit_in_child(arguments, tmp_path / "output", 9, signal.SIGKILL) == -signal.SIGKILL
-    assert fit_in_child(arguments, tmp_path / "output") == 0
-    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").read_bytes() == before
-    assert_same_dictionary(tmp_path / "whole", tmp_path / "run-resumed-002")
-
-
-def test_the_patience_of_a_fit_outlives_a_kill(tiny_model_dir, prose_file, tmp_path):
-    arguments = fit_arguments(tiny_model_dir, prose_file, tmp_path, model__threshold=0.99, run__patience=5)
-    assert fit_in_child([*arguments, "--run.directory", str(tmp_path / "whole")], tmp_path / "output") == 0
-    results = [json.loads((tmp_path / "whole" / "metrics.json").read_text())["hook_points"][HOOK]]
-    steps = results[0]["activations_seen"] // 128
-    assert 6 < steps < 15
-    assert fit_in_child(arguments, tmp_path / "output", steps - 2, signal.SIGKILL) == -signal.SIGKILL
-    assert fit_in_child([*arguments, "--ckpt_path", "last"], tmp_path / "output") == 0
-    results.append(json.loads((tmp_path / "itda-002" / "metrics.json").read_text())["hook_points"][HOOK])
-    assert results[0] == results[1]
+    arguments += ["--run.name", "run"] if named else ["--run.directory", str(tmp_path / "run")]
+    of_cache = ["--data.cache_dir", str(tmp_path / "cache")]
+    names = [f"run-00{i}" for i in range(1, 5)] if named else ["run", *(f"run-resumed-00{i}" for i in range(1, 4))]
+    kept = []
+    for step, name, is_cached in zip(steps, names, cached, strict=False):
+        command = [*arguments, *(of_cache if is_cached else [])]
+        assert fit_in_child(command, tmp_path / "output", step, signal.SIGKILL) == -signal.SIGKILL
+        last = tmp_path / name / "checkpoints" / "last.ckpt"
+        kept.append((last, last.read_bytes()))
+        assert read_checkpoint(last)["global_step"] == step // 3 * 3
+        assert not (tmp_path / name / "metrics.json").exists()
+        if "--ckpt_path" not in arguments:
+            arguments += ["--ckpt_path", "last"]
+    assert fit_in_child([*arguments, *(of_cache if cached[-1] else [])], tmp_path / "output") == 0
+    assert_same_dictionary(tmp_path / "whole", tmp_path / names[len(steps)])
+    assert all(last.read_bytes() == before for last, before in kept)
 
 
 @pytest.mark.parametrize("others", [{"model__max_atoms": 12}, {"model__threshold": 0.99, "run__patience": 5}])
 def test_a_fit_that_was_killed_when_it_was_done_trains_no_further_step(tiny_model_dir, prose_file, tmp_path, others):
+    """Nor does one whose patience ended; that patience outlives a kill."""
     arguments = fit_arguments(tiny_model_dir, prose_file, tmp_path, run__checkpoint_every=1, **others)
     assert fit_in_child([*arguments, "--run.directory", str(tmp_path / "whole")], tmp_path / "output") == 0
+
+    def results(run: str) -> dict:
+        return json.loads((tmp_path / run / "metrics.json").read_text())["hook_points"][HOOK]
+
     last = tmp_path / "whole" / "checkpoints" / "last.ckpt"
     assert fit_in_child([*arguments, "--run.name", "again", "--ckpt_path", str(last)], tmp_path / "output") == 0
-    results = [
-        json.loads((tmp_path / run / "metrics.json").read_text())["hook_points"][HOOK] for run in ("whole", "again-001")
-    ]
-    assert 128 <= results[0]["activations_seen"] < 1700
-    assert results[0] == results[1]
+    assert 128 <= results("whole")["activations_seen"] < 1700
+    assert results("again-001") == results("whole")
+    if "run__patience" in others:
+        steps = results("whole")["activations_seen"] // 128
+        assert 6 < steps < 15
+        killed = [*arguments, "--run.checkpoint_every", "3"]
+        assert fit_in_child(killed, tmp_path / "output", steps - 2, signal.SIGKILL) == -signal.SIGKILL
+        assert fit_in_child([*killed, "--ckpt_path", "last"], tmp_path / "output") == 0
+        assert results("itda-002") == results("whole")
 
 
 def test_ctrl_c_keeps_the_last_checkpoint_and_exits_with_130(tiny_model_dir, prose_file, tmp_path):
