@@ -77,7 +77,9 @@ def test_a_resumed_fit_sees_the_same_bits(make_data: MakeData, tmp_path: Any, ca
         batches.append(batch)
         states.append(loader.state_dict())
     assert [state["given"] for state in states] == list(range(1, len(loader) + 1))
-    for given_before, state in enumerate([{"given": 0}, *states]):
+    # Before, in and after every block, and at the end.
+    for given_before in (0, 1, 3, 4, 7, 11, 14, 18, len(batches) - 1, len(batches)):
+        state = states[given_before - 1] if given_before else {"given": 0}
         resumed = make_data(model_batch_size=24, cache_dir=str(tmp_path) if cached else None)
         resumed.language_model = data.language_model
         loader = resumed.train_dataloader()

@@ -27,7 +27,7 @@ def test_the_document_before_the_token_is_the_prompt(make_data: MakeData, prose_
 
 
 def test_rows_cut_from_the_middle_end_as_the_document_does_there(make_data: MakeData) -> None:
-    data = make_data(training_tokens=8000)
+    data = make_data(training_tokens=4000)
     rows, texts = data.rows("train"), dict(data.documents.in_order())
     n_across = 0
     for batch in data.train_dataloader():

@@ -80,11 +80,11 @@ def save_quantised(architecture: str, kind: str, directory: Path, tokenizer_of: 
     return packed
 
 
-def quantise(model: Path, kind: str, directory: Path, max_shard_size: str) -> Path:
-    """A model of another directory quantised, with its tokenizer."""
+def quantise(model: Path, kind: str, directory: Path, max_shard_size: str, **config: Any) -> Path:
+    """A model of another directory quantised, with its tokenizer; ``config`` are changes of its configuration."""
     settings, dtype = QUANTISED[kind]
     transformers.AutoModelForCausalLM.from_pretrained(
-        model, quantization_config=transformers.BitsAndBytesConfig(**settings), dtype=dtype
+        model, quantization_config=transformers.BitsAndBytesConfig(**settings), dtype=dtype, **config
     ).save_pretrained(directory, max_shard_size=max_shard_size)
     for file in model.glob("tokenizer*"):
         shutil.copy(file, directory)

@@ -10,6 +10,7 @@ import queue
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,7 @@ class FakeNDIF:
     """
 
     def __init__(self, directory: Path, repo: str) -> None:
-        from nnsight import TransformersModel
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="sdpa")
-        self.model: Any = TransformersModel(model, tokenizer=AutoTokenizer.from_pretrained(directory), device="cpu")
+        self.model = _model(directory)
         self.url = ""
         self.served: dict[str, dict[str, str]] = {
             "one": {"repo_id": repo, "deployment_level": "HOT", "application_state": "RUNNING"},
@@ -71,6 +68,16 @@ class FakeNDIF:
         torch.save(saved, stored)
         data = zstandard.ZstdCompressor().compress(stored.getvalue())
         return ResponseModel(id="job", status=Status.COMPLETED, data=data).pickle()
+
+
+@cache
+def _model(directory: Path) -> Any:
+    """Load the model once for all servers."""
+    from nnsight import TransformersModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="sdpa")
+    return TransformersModel(model, tokenizer=AutoTokenizer.from_pretrained(directory), device="cpu")
 
 
 def _handler(server: FakeNDIF) -> type[BaseHTTPRequestHandler]:
@@ -164,7 +171,7 @@ def serving(directory: Path, repo: str) -> Iterator[FakeNDIF]:
     fake = FakeNDIF(directory, repo)
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(fake))
     fake.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
         yield fake
