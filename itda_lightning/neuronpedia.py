@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from itda_lightning.evaluation.data_of import add_prompts, load_with_data
+from itda_lightning.evaluation.held_out_codes import Strength
 from itda_lightning.evaluation.neuronpedia_batches import place_of, write_features
 from itda_lightning.machine.atomic_files import new_directory
 from itda_lightning.machine.checks import check_at_least
@@ -22,6 +23,7 @@ def neuronpedia(
     atoms_per_batch: int = 128,
     top: int = 10,
     per_interval: int = 2,
+    strength: Strength = "coefficient",
 ) -> None:
     """Measure a dictionary on held-out documents and write its atoms in the format of SAEDashboard for Neuronpedia.
 
@@ -42,6 +44,8 @@ def neuronpedia(
         atoms_per_batch: number of atoms per file.
         top: number of top activations to write per atom, each with its whole row.
         per_interval: number of examples to write per interval; an atom's coefficients have five intervals.
+        strength: what activations are: "coefficient" in the codes, or "cosine" with the atom, of the k atoms that each
+            token is most like. By the cosine an atom's label is found far better (``Dictionary.detect``).
     """
     check_at_least(1, {"--atoms_per_batch": atoms_per_batch})
     check_at_least(0, {"--top": top, "--per_interval": per_interval})
@@ -49,7 +53,8 @@ def neuronpedia(
     place = place_of(data, hook, model_id, layer, sae_set)
     with new_directory(Path(output).expanduser()) as directory:
         add_prompts(loaded, data)
-        write_features(directory, place, loaded, data, hook, atoms_per_batch, top=top, per_interval=per_interval)
+        shown = {"top": top, "per_interval": per_interval}
+        write_features(directory, place, loaded, data, hook, atoms_per_batch, strength=strength, **shown)
     sys.stdout.write(f"wrote {output}: {loaded.n_atoms} atoms of {place.source} for {place.model_id}\n")
 
 

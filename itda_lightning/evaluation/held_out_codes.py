@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -12,6 +13,8 @@ from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.sources import COLUMNS
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.used_latents import Used, used_of
+
+Strength = Literal["coefficient", "cosine"]
 
 ROW, POSITION = COLUMNS.index("row"), COLUMNS.index("position")
 
@@ -129,10 +132,23 @@ class CodesMeter:
 
 
 def codes_of(
-    dictionary: Dictionary, batches: Iterable[tuple[Float[Tensor, "batch d"], Int[Tensor, "batch 6"]]]
+    dictionary: Dictionary,
+    batches: Iterable[tuple[Float[Tensor, "batch d"], Int[Tensor, "batch 6"]]],
+    strength: Strength = "coefficient",
 ) -> HeldOutCodes:
-    """Encode activations with their sources and keep the codes. Raises InputError without any activations."""
+    """Encode activations with their sources and keep the codes; or, by the cosine, the k atoms that are detected most.
+
+    Raises InputError without any activations.
+    """
     meter = CodesMeter(dictionary.n_atoms)
     for x, table in batches:
-        meter.update([used_of(dictionary.encode(x.to(dictionary.bias.device)))], table)
+        x = x.to(dictionary.bias.device)
+        meter.update([used_of(dictionary.encode(x)) if strength == "coefficient" else _detected(dictionary, x)], table)
     return meter.compute()
+
+
+def _detected(dictionary: Dictionary, x: Float[Tensor, "batch d"]) -> Used:
+    """Return the k largest cosines of each activation with atoms, if they are above 0."""
+    cosine, atom = dictionary.detect(x).topk(min(dictionary.k, dictionary.n_atoms), dim=1)
+    kept = cosine > 0
+    return Used(kept.nonzero()[:, 0].cpu(), atom[kept].cpu(), cosine[kept].double().cpu())

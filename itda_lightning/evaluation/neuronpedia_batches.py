@@ -34,7 +34,7 @@ from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.sources import Prompt
 from itda_lightning.errors import InputError
-from itda_lightning.evaluation.held_out_codes import POSITION, ROW, HeldOutCodes, codes_of, evenly
+from itda_lightning.evaluation.held_out_codes import POSITION, ROW, HeldOutCodes, Strength, codes_of, evenly
 from itda_lightning.evaluation.logit_effects import Unembedding, token_texts
 
 DECIMALS = 3  # SAEDashboard's
@@ -214,6 +214,7 @@ def write_features(
     *,
     top: int,
     per_interval: int,
+    strength: Strength,
 ) -> None:
     """Measure all atoms on the held-out activations and write their features, and explanations if prompts are known.
 
@@ -221,7 +222,7 @@ def write_features(
         InputError: activations of another width than the atoms, or none that can be used.
     """
     batches = data.heldout_batches(hook_name, d_in=dictionary.d_in, description="Held-out activations")
-    codes = codes_of(dictionary, batches)
+    codes = codes_of(dictionary, batches, strength)
     rows, dataset = data.rows("heldout"), data.hparams["dataset"]
     texts = [rows.pieces(row) for row in range(len(rows))]
     unembedding = Unembedding.of(data.language_model, hook_name)

@@ -68,6 +68,21 @@ def test_numbers_are_those_of_the_held_out_activations(written, tiny_run, tiny_m
             assert made["activations"][0]["bin_max"] == pytest.approx(float(code.abs().max()), rel=1e-3)
 
 
+def test_activations_may_be_cosines(tiny_run, tiny_model_dir, tmp_path):
+    neuronpedia(str(tiny_run), str(tmp_path / "out"), device="cpu", top=3, strength="cosine")
+    dictionary = load_dictionary(tiny_run)
+    rows = data_for(dictionary, None, HOOK).rows("heldout")
+    x = by_hand.activations(tiny_model_dir, LAYER, rows.tokens)[rows.kept]
+    cosines = torch.nn.functional.normalize(x - dictionary.bias, dim=1) @ dictionary.atoms.T
+    least = cosines.topk(K, dim=1).values[:, -1:].clamp(min=1e-9)
+    detected = torch.where(cosines >= least, cosines, 0.0)
+    shown = [made for content in batches_in(tmp_path / "out") for made in content["features"]]
+    for made, of_atom in zip(shown, detected.T, strict=True):
+        assert made["frac_nonzero"] == pytest.approx(float((of_atom > 0).double().mean()), abs=0.004)
+        if made["activations"]:
+            assert made["activations"][0]["bin_max"] == pytest.approx(float(of_atom.max()), rel=1e-3)
+
+
 def test_logits_are_those_of_the_model(written, tiny_run, tiny_model_dir):
     from transformers import AutoModelForCausalLM
 
