@@ -160,8 +160,11 @@ def test_a_position_outside_of_the_text(tiny_run, position):
         decompose_text(str(tiny_run), TEXT, positions=[0, position], device="cpu")
 
 
-def test_without_bos_the_first_token_is_what_the_fit_left_out(tiny_model_dir, prose_file, tmp_path, capsys):
-    run = fit_tiny(tmp_path / "run", tiny_model_dir, prose_file, prepend_bos=False)
+def test_without_bos_the_first_token_is_what_the_fit_left_out_and_a_model_that_is_gone_is_named(
+    tiny_model_dir, prose_file, tmp_path, capsys
+):
+    model = shutil.copytree(tiny_model_dir, tmp_path / "model")
+    run = fit_tiny(tmp_path / "run", model, prose_file, prepend_bos=False)
     for positions in ([0], [1, 0], [-len(tokens_of(tiny_model_dir, TEXT)[0]) + 1]):
         with pytest.raises(InputError, match=rf"position {positions[-1]} is the first that the model reads"):
             decompose_text(str(run), TEXT, positions=positions, device="cpu")
@@ -170,6 +173,9 @@ def test_without_bos_the_first_token_is_what_the_fit_left_out(tiny_model_dir, pr
     ((norm, _, _),) = tables(capsys.readouterr().out)
     x = by_hand.activations(tiny_model_dir, LAYER, tokens_of(tiny_model_dir, TEXT)[:, 1:])[0, 1]
     assert norm == pytest.approx(float((x - load_dictionary(run).bias).norm()), rel=1e-3)
+    shutil.rmtree(model)
+    with pytest.raises(InputError, match=r"cannot load the tokenizer of the language model '.*/model'"):
+        decompose_text(str(run), TEXT, device="cpu")
 
 
 def test_a_dictionary_that_does_not_say_what_it_is_of(tiny_run, tmp_path, capsys):
@@ -194,14 +200,6 @@ def test_a_dictionary_of_another_width(tiny_run, tmp_path):
         InputError, match=rf"the dictionary has d_in {WIDTH + 1} but {HOOK} of .* has {WIDTH} dimensions: it was fitted"
     ):
         decompose_text(str(tmp_path / "wide"), TEXT, device="cpu")
-
-
-def test_a_model_that_is_gone(prose_file, tiny_model_dir, tmp_path):
-    model = shutil.copytree(tiny_model_dir, tmp_path / "model")
-    run = fit_tiny(tmp_path / "run", model, prose_file)
-    shutil.rmtree(model)
-    with pytest.raises(InputError, match=r"cannot load the tokenizer of the language model '.*/model'"):
-        decompose_text(str(run), TEXT, device="cpu")
 
 
 def test_bad_input_is_one_line_and_exit_code_2(tiny_run, capsys):

@@ -40,12 +40,12 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         "model.max_atoms": MAX_ATOMS,
         "model.k": K,
         "model.pursuit": "mp",  # of which both exports can tell
-        "model.calibration_tokens": 2048,
+        "model.calibration_tokens": 1024,
         "data.model": "bundled:smollm2-135m",
         "data.hook_names": f"[{HOOK}]",
         "data.dataset": "bundled:sotu",
         "data.context_size": CONTEXT,
-        "data.training_tokens": 6144,
+        "data.training_tokens": 3072,
         "data.validation_tokens": 1024,
         "data.device": "cpu",
         "data.cache_dir": place / "cache",
@@ -53,7 +53,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     }
     commands = {
         "fit": lambda: fit.main([f"--{name}={value}" for name, value in settings.items()]),
-        "evaluate": lambda: evaluate(str(run), tokens=512, device="cpu"),
+        "evaluate": lambda: evaluate(str(run), tokens=256, device="cpu"),
         "itda": lambda: export(str(run), str(place / "itda")),
         "matching_pursuit": lambda: export(str(run), str(place / "matching_pursuit"), "matching_pursuit"),
         "decompose": lambda: decompose_text(str(run), TEXT, device="cpu"),
