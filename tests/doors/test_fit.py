@@ -5,8 +5,6 @@ import errno
 import inspect
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +22,7 @@ from itda_lightning.fitting.checkpoint_io import read_checkpoint
 from itda_lightning.fitting.module import ITDA
 from itda_lightning.fitting.run_directory import RunSettings
 from tests.fits import HOOK, fit_arguments, fit_in_child
+from tests.processes import run_python
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 
@@ -94,23 +93,19 @@ def test_the_written_configuration_fits_the_same_dictionary(arguments, tmp_path)
     assert {key for key in config if config[key] != other[key]} == {"run"}
 
 
-def test_a_run_never_overwrites_another(arguments, tmp_path):
+def test_a_run_never_overwrites_another_nor_writes_into_its_log(arguments, tmp_path):
     first = main(arguments())
     before = {path: path.stat().st_mtime_ns for path in first.rglob("*")}
     second = main(arguments())
     assert second == tmp_path / "itda-002"
     assert_same(first, second)
+    assert "itda-002" not in (first / "fit.log").read_text()
+    assert "itda-001" not in (second / "fit.log").read_text()
     with pytest.raises(
         InputError, match=r"the run directory .*itda-001 exists already: a run never overwrites another"
     ):
         main(arguments(run__directory=first))
     assert before == {path: path.stat().st_mtime_ns for path in first.rglob("*")}
-
-
-def test_the_log_of_one_run_is_not_in_that_of_another(arguments):
-    first, second = main(arguments()), main(arguments(run__name="other"))
-    assert "other-001" not in (first / "fit.log").read_text()
-    assert "itda-001" not in (second / "fit.log").read_text()
 
 
 def test_it_stops_when_every_dictionary_is_full(arguments):
@@ -300,9 +295,8 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, tmp_path, others, mess
     assert "Traceback" not in output
 
 
-def test_the_command_itself(arguments, tmp_path):
-    command = [sys.executable, "-m", "itda_lightning.fit", *arguments(), "--run.nmae", "x"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1200)
+def test_the_command_itself(arguments):
+    ended = run_python("-m", "itda_lightning.fit", *arguments(), "--run.nmae", "x")
     assert ended.returncode == 2
     assert "nmae" in ended.stderr
     assert "Traceback" not in ended.stderr
