@@ -39,9 +39,9 @@ def agreement(fires, used):
 
 @pytest.mark.parametrize("signed", [False, True])
 def test_it_fires_where_the_pursuit_takes_an_atom_and_as_strongly(signed):
-    atoms, _, x = world(6000, 1, signed)
+    atoms, _, x = world(3000, 1, signed)
     dictionary = dictionary_of(atoms, not signed)
-    _, truth, unseen = world(2000, 2, signed)
+    _, truth, unseen = world(1000, 2, signed)
     unseen = unseen[truth.any(1)]  # of activations without an atom, which are noise, only the pursuit takes some
     sae = il.to_sae(dictionary, "jumprelu", activations=x)
     assert type(sae) is JumpReLUSAE
@@ -57,7 +57,7 @@ def test_it_fires_where_the_pursuit_takes_an_atom_and_as_strongly(signed):
 
 
 def test_topk_takes_the_mean_l0():
-    atoms, truth, x = world(6000, 1)
+    atoms, truth, x = world(3000, 1)
     dictionary = dictionary_of(atoms)
     sae = il.to_sae(dictionary, "topk", activations=x)
     assert type(sae) is TopKSAE

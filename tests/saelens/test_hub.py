@@ -1,8 +1,6 @@
 """Through the Hugging Face hub: SAELens's upload into a local hub cache, its download from there, offline."""
 
 import shutil
-import subprocess
-import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -13,12 +11,16 @@ from sae_lens.training.upload_saes_to_huggingface import upload_saes_to_huggingf
 
 from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.saelens import to_sae
+from tests.processes import run_python
 from tests.saelens.conftest import assert_same
 
 REPO, REVISION = "someone/dictionaries", "0123456789abcdef0123456789abcdef01234567"
 
 DOWNLOAD = f"""
 import sys
+from huggingface_hub import constants
+
+constants.HF_HUB_CACHE = sys.argv[2]
 import itda_lightning.saelens
 from itda_lightning.saelens import from_sae
 from sae_lens import SAE
@@ -53,10 +55,7 @@ def test_upload_and_download_keep_everything(make_dictionary, hub, tmp_path):
     dictionary = make_dictionary()
     saes = {f"layer_1/{name}": to_sae(dictionary, name) for name in ("itda", "matching_pursuit")}
     upload_saes_to_huggingface(saes, REPO, show_progress=False, add_default_readme=False)
-    environment = {"HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1", "PATH": "", "PYTHONPATH": str(Path.cwd())}
-    done = subprocess.run(
-        [sys.executable, "-c", DOWNLOAD, str(tmp_path)], env=environment, capture_output=True, text=True, check=False
-    )
+    done = run_python("-c", DOWNLOAD, tmp_path, hub)
     if done.returncode:
         pytest.fail(done.stderr)
     for name in ("itda", "matching_pursuit"):
