@@ -160,16 +160,16 @@ def _best_atom(
     x: Array, residual: Array, atoms: Array, nonnegative: bool, step: int, witness: Witness | None
 ) -> tuple[int | None, float]:
     """Return the atom of this step with its correlation; None if nothing correlates above the noise floor."""
-    correlation = np.array([float(np.dot(atom, residual)) for atom in atoms])
+    correlation = np.einsum("nd,d->n", atoms, residual)  # in one order for all rows: equal atoms have equal scores
     score = correlation if nonnegative else np.abs(correlation)
     norm = float(np.linalg.norm(x))
     if not len(score) or _at_most(float(score.max()), NOISE_FLOOR * norm, norm, step, witness):
         return None, 0.0
     best = int(np.argmax(score))
-    if witness is not None and witness.continued(step):
-        candidate = witness.support[step]
-        if score[best] - score[candidate] <= TIE * np.linalg.norm(residual) + witness.rounding * norm:
-            best = candidate
+    if witness is not None:
+        tied = score[best] - score <= TIE * np.linalg.norm(residual) + witness.rounding * norm
+        if tied.sum() > 1 and witness.continued(step) and tied[witness.support[step]]:
+            best = witness.support[step]
     return best, float(correlation[best])
 
 

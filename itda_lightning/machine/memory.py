@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -24,10 +25,15 @@ def memory_budget(device: torch.device, given: int | None = None) -> int:
         return given
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory * DEFAULT_SHARE)
-    total = psutil.virtual_memory().total
+    total = _memory_of_the_machine()
     with contextlib.suppress(OSError, ValueError):  # no control groups, or no limit ("max")
         total = min(total, int(CGROUP_LIMIT.read_text()))
     return int(total * DEFAULT_SHARE)
+
+
+@cache
+def _memory_of_the_machine() -> int:
+    return psutil.virtual_memory().total
 
 
 class PeakMemory:

@@ -1,5 +1,7 @@
 """Growth as its definitions read: one activation after another, each encoded by the float64 oracle."""
 
+from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +11,7 @@ from torch import Tensor
 from itda_lightning.growth import DUPLICATE_COSINE, GrowthRule
 from itda_lightning.pursuit import PreparedAtoms, pursue
 from tests import oracle
+from tests.oracle import Array
 
 # The relative error of an energy that is computed in single precision.
 ROUNDING = {torch.float32: 2e-5, torch.float64: 1e-11}
@@ -16,41 +19,61 @@ ROUNDING = {torch.float32: 2e-5, torch.float64: 1e-11}
 
 class NaiveGrowth(NamedTuple):
     accepted: list[int]
-    residual_energy: np.ndarray
+    residual_energy: Array
 
 
-def grow_one_by_one(x: Tensor, atoms: Tensor, capacity: int, rule: GrowthRule, under_test: list[int]) -> NaiveGrowth:
+def grow_one_by_one(
+    x: Tensor, atoms: Tensor, capacity: int, rule: GrowthRule, under_test: Sequence[int]
+) -> NaiveGrowth:
     """Accepts what the oracle explains too badly; where that is too close to call, what ``under_test`` accepted."""
-    dictionary = [row.double().numpy() for row in atoms]
-    accepted, energies = [], []
+    dictionary = np.concatenate([atoms.double().numpy(), np.zeros((len(x), x.shape[1]))])
+    n, accepted, energies = len(atoms), [], []
     for index, row in enumerate(x.double().numpy()):
         energy = float(row @ row)
         limit = limit_of(row, rule)
-        residual = residual_energy(x[index], row, dictionary, rule)
+        residual = residual_energy(x[index], row, dictionary[:n], rule)
         energies.append(residual)
-        unit = row / np.sqrt(energy)
-        close = max((abs(atom @ unit) if not rule.nonnegative else atom @ unit for atom in dictionary), default=-1.0)
-        wanted = residual > limit and close < DUPLICATE_COSINE and len(dictionary) < capacity
-        if abs(residual - limit) <= ROUNDING[x.dtype] * energy and len(dictionary) < capacity:
+        cosine = dictionary[:n] @ row / np.sqrt(energy)
+        close = float((cosine if rule.nonnegative else abs(cosine)).max(initial=-1.0))
+        wanted = residual > limit and close < DUPLICATE_COSINE and n < capacity
+        if abs(residual - limit) <= ROUNDING[x.dtype] * energy and n < capacity:
             wanted = index in under_test
         if wanted:
             accepted.append(index)
-            dictionary.append(torch.nn.functional.normalize(x[index], dim=0).double().numpy())
+            dictionary[n] = torch.nn.functional.normalize(x[index], dim=0).double().numpy()
+            n += 1
     return NaiveGrowth(accepted, np.array(energies))
 
 
-def limit_of(row: np.ndarray, rule: GrowthRule) -> float:
+def limit_of(row: Array, rule: GrowthRule) -> float:
     energy = float(row @ row)
     return rule.threshold * energy**rule.energy_exponent * rule.typical_energy ** (1 - rule.energy_exponent)
 
 
-def residual_energy(x: Tensor, row: np.ndarray, dictionary: list[np.ndarray], rule: GrowthRule) -> float:
+class _PursuedOnDemand(Sequence[int]):
+    """The support of one activation; few are asked for, since few decisions are too close to call."""
+
+    def __init__(self, x: Tensor, atoms: Array, rule: GrowthRule, share: float) -> None:
+        self._arguments = x, atoms, rule, share
+
+    @cached_property
+    def _support(self) -> list[int]:
+        x, atoms, rule, share = self._arguments
+        same = torch.from_numpy(atoms).to(x.dtype)
+        code = pursue(rule.pursuit, x[None], PreparedAtoms(same, len(same)), rule.k, rule.nonnegative, share)
+        return [int(atom) for atom in code.support[0] if atom >= 0]
+
+    def __len__(self) -> int:
+        return len(self._support)
+
+    def __getitem__(self, step):
+        return self._support[step]
+
+
+def residual_energy(x: Tensor, row: Array, atoms: Array, rule: GrowthRule) -> float:
     share = limit_of(row, rule) / float(row @ row)
-    atoms = np.array(dictionary).reshape(len(dictionary), len(row))
-    same = torch.from_numpy(atoms).to(x.dtype)
-    support = pursue(rule.pursuit, x[None], PreparedAtoms(same, len(same)), rule.k, rule.nonnegative, share).support[0]
     run = oracle.matching_pursuit if rule.pursuit == "mp" else oracle.orthogonal_matching_pursuit
-    witness = oracle.Witness([int(atom) for atom in support if atom >= 0], ROUNDING[x.dtype] / 10)
+    witness = oracle.Witness(_PursuedOnDemand(x, atoms, rule, share), ROUNDING[x.dtype] / 10)
     residual = run(row, atoms, rule.k, rule.nonnegative, share, witness).residual
     return float(residual @ residual)
 

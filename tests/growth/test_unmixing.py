@@ -24,9 +24,12 @@ def by_definition(atoms: Tensor, uses: Tensor, limit: float) -> tuple[Tensor, li
     before: list[int] = []
     for atom in sorted(range(len(atoms)), key=lambda atom: (-int(uses[atom]), atom)):
         for _ in range(TIMES):
-            cosine, nearest = max([(float(result[atom] @ result[other]), -other) for other in before], default=(-1, 0))
-            left = result[atom] - cosine * result[-nearest]
-            if cosine <= limit or left.norm() < LEAST_LEFT:
+            if not before:
+                break
+            cosines = result[before] @ result[atom]
+            nearest = int(cosines.argmax())
+            left = result[atom] - cosines[nearest] * result[before[nearest]]
+            if cosines[nearest] <= limit or left.norm() < LEAST_LEFT:
                 break
             result[atom] = left / left.norm()
             times[atom] += 1

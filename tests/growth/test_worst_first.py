@@ -53,15 +53,18 @@ def repeats(x: Tensor, atoms: Tensor, rule: GrowthRule) -> Tensor:
 
 def exactly_worst_first(x: Tensor, rule: GrowthRule) -> list[int]:
     """The definition: append the worst explained of all that fail, encode everything again, until none fails."""
-    unit = torch.nn.functional.normalize(x.double(), dim=1)
-    accepted: list[int] = []
+    unit, energy = torch.nn.functional.normalize(x, dim=1), x.square().sum(1)
+    atoms = with_room(unit[:0], len(x), USUAL if x.dtype == torch.float32 else "torch gram")
+    accepted, repeated = [], torch.zeros(len(x), dtype=torch.bool)
     while True:
-        share = encode(x, unit[accepted], rule)
-        share[repeats(x, unit[accepted], rule)] = 0.0
+        code = pursue(rule.pursuit, x, atoms, rule.k, rule.nonnegative, rule.threshold)
+        share = (code.residual_energy / energy).masked_fill(repeated, 0.0)
         worst = int(share.argmax())
         if float(share[worst]) <= rule.threshold:
             return accepted
         accepted.append(worst)
+        atoms.place(atoms.n, unit[worst][None])
+        repeated |= repeats(x, unit[worst][None], rule)
 
 
 def features(n: int, d: int, seed: int, used: int = 4) -> Tensor:
@@ -283,7 +286,7 @@ def test_residual_energies_agree_with_the_oracle():
     x, rule = features(60, 12, seed=8).double(), GrowthRule(3, "mp", True, 0.2)
     start = torch.nn.functional.normalize(x[:30], dim=1)
     grown = grow(x[30:], 30, rule, start=start)  # full: one encode
-    expected = [residual_energy(row, row.numpy(), list(start.numpy()), rule) for row in x[30:]]
+    expected = [residual_energy(row, row.numpy(), start.numpy(), rule) for row in x[30:]]
     torch.testing.assert_close(grown.residual_energy, torch.tensor(expected, dtype=torch.float64))
 
 
