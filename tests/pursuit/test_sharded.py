@@ -1,5 +1,6 @@
 """Pursuits over atoms split over processes, in groups of 2 and 4, against the oracle and against one process."""
 
+from functools import cache
 from typing import NamedTuple
 
 import pytest
@@ -59,20 +60,39 @@ def problems_of(dtype: torch.dtype, kinds: tuple[str, ...] = KINDS) -> list[Prob
     return problems
 
 
+def problems_of_one_process() -> list[Problem]:
+    return [problem for dtype in (torch.float32, torch.bfloat16) for problem in problems_of(dtype, KINDS[:2])]
+
+
+def problems_with_equal_atoms() -> list[Problem]:
+    atoms = unit_rows(torch.randn(3, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    case = Case(5 * atoms, atoms.repeat(4, 1), 1)
+    return [Problem(pursuit, case, False, None, gram) for pursuit in ("mp", "omp") for gram in (False, True)]
+
+
+def problems_in(ranks: int) -> list[Problem]:
+    """In 2 processes all problems in both precisions, in 4 every other kind in each."""
+    kinds = (KINDS, KINDS) if ranks == 2 else (KINDS[::2], KINDS[1::2])
+    return [*problems_of(torch.float64, kinds[0]), *problems_of(torch.float32, kinds[1])]
+
+
+@cache
+def codes_in(ranks: int) -> tuple[list[SparseCode], list[SparseCode]]:
+    """Codes of ``problems_in``, and of the problems that are run in groups of this size alone."""
+    others = problems_of_one_process() if ranks == 2 else problems_with_equal_atoms()
+    codes = all_codes(ranks, [*problems_in(ranks), *others])
+    return codes[: -len(others)], codes[-len(others) :]
+
+
 @pytest.mark.parametrize("ranks", [2, 4])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.long
-def test_codes_match_the_oracle(ranks, dtype):
-    problems = problems_of(dtype)
-    for problem, code in zip(problems, all_codes(ranks, problems), strict=True):
-        assert code.coefficients.dtype == dtype
+def test_codes_match_the_oracle(ranks):
+    for problem, code in zip(problems_in(ranks), codes_in(ranks)[0], strict=True):
+        assert code.coefficients.dtype == problem.case.x.dtype
         assert_matches_oracle(problem.pursuit, code, problem.case, problem.nonnegative, problem.error_threshold)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_codes_are_those_of_one_process(dtype):
-    problems = problems_of(dtype, ("random", "correlated"))
-    for problem, code in zip(problems, all_codes(2, problems), strict=True):
+def test_codes_are_those_of_one_process():
+    for problem, code in zip(problems_of_one_process(), codes_in(2)[1], strict=True):
         pursuit, case, nonnegative, error_threshold, gram = problem
         prepared = prepare(case.atoms, "torch gram" if gram else "torch residual")
         expected = pursue(pursuit, case.x, prepared, case.k, nonnegative, error_threshold)
@@ -83,10 +103,7 @@ def test_codes_are_those_of_one_process(dtype):
 
 
 def test_of_equal_atoms_the_first_is_taken_whoever_has_it():
-    atoms = unit_rows(torch.randn(3, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
-    case = Case(5 * atoms, atoms.repeat(4, 1), 1)
-    problems = [Problem(pursuit, case, False, None, gram) for pursuit in ("mp", "omp") for gram in (False, True)]
-    for code in all_codes(4, problems):
+    for code in codes_in(4)[1]:
         assert code.support[:, 0].tolist() == [0, 1, 2]
 
 
