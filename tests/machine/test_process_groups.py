@@ -45,11 +45,11 @@ def test_results_come_by_rank(n):
     [
         (fail_at, "rank 1: (?s:.*)ValueError: no such atom"),
         (die_at, "rank 1: ended with exit code -9"),
-        (hang_at, "rank 1: did not end within 10 s"),
+        (hang_at, "rank 1: did not end within 5 s"),
     ],
 )
 @pytest.mark.long
 def test_a_member_that_fails_is_told(function, told):
     with pytest.raises(GroupError, match=told) as raised:
-        run_in_group(2, function, 1, timeout=1200 if function is not hang_at else 10)
+        run_in_group(2, function, 1, timeout=1200 if function is not hang_at else 5)
     assert set(raised.value.errors) == {1}
