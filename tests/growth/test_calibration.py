@@ -1,9 +1,11 @@
 """Calibration: dictionaries fill about when the budget ends."""
 
 import math
+from functools import cache
 
 import pytest
 import torch
+from torch import Tensor
 
 from itda_lightning.growth import GrowthRule, calibrate_threshold, forecast, grow_frozen_batch, grow_sequential
 from itda_lightning.pursuit import PreparedAtoms
@@ -25,14 +27,19 @@ def test_the_dictionary_fills_about_when_the_budget_ends(pursuit):
     assert 1 / 2 <= expected.fills_after / len(x) <= 2
 
 
+@cache
+def threshold_for(atoms: int, batch_size: int | None) -> tuple[Tensor, float]:
+    x = mixtures(4000, 32, seed=0, dtype=torch.float32)
+    return x, calibrate_threshold(x, RULE, atoms, len(x), batch_size=batch_size)[0]
+
+
 @pytest.mark.parametrize("batch_size", [128, 512])
 @pytest.mark.long
 def test_frozen_batches_fill_about_when_the_budget_ends(batch_size):
     """The first batch becomes atoms as a whole, and every later one is judged by the dictionary before it."""
-    x = mixtures(4000, 32, seed=0, dtype=torch.float32)
     sizes = {}
     for name, size in (("frozen batches", batch_size), ("one by one", None)):
-        threshold, _ = calibrate_threshold(x, RULE, 750, len(x), batch_size=size)
+        x, threshold = threshold_for(750, size)
         rule, prepared = RULE._replace(threshold=threshold), PreparedAtoms(x.new_zeros(3000, 32), 0)
         for part in x.split(batch_size):
             grown = grow_frozen_batch(part, prepared, rule)

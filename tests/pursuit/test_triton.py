@@ -90,7 +90,7 @@ def test_the_kernel_is_trusted_only_where_it_is_right(monkeypatch, caplog):
 @nonnegatives
 @pytest.mark.parametrize("kind", KINDS)
 def test_codes_match_the_oracle(pursuit, nonnegative, kind):
-    case = small_case(kind)
+    case = small_case(kind, batch=3, k=5)
     code = run(pursuit, case, nonnegative)
     assert code.support.dtype == torch.int64
     assert code.coefficients.dtype == code.residual_energy.dtype == torch.float32
@@ -112,7 +112,7 @@ def test_cases_of_every_kind_match_the_oracle(pursuit, case, nonnegative, error_
 @nonnegatives
 @pytest.mark.parametrize(("n", "d", "k", "seed"), [(1, 3, 2, 0), (40, 8, 8, 1), (129, 16, 5, 2), (256, 32, 4, 3)])
 def test_sizes_beside_those_of_the_blocks(pursuit, nonnegative, n, d, k, seed):
-    case = small_case(n=n, d=d, k=k, seed=seed)
+    case = small_case(batch=2, n=n, d=d, k=k, seed=seed)
     for form in ("corner", "contiguous"):
         code = run(pursuit, case, nonnegative, form=form)
         check_against_oracle(pursuit, code, case, nonnegative, None)
@@ -200,7 +200,7 @@ def test_a_matching_pursuit_may_pick_an_atom_again():
 
 @pursuits
 def test_a_gram_in_half_precision_counts_as_its_rounded_entries(pursuit):
-    case = small_case()
+    case = small_case(batch=3)
     gram = gram_of(case.atoms).half()
     half, rounded = (on_gram(pursuit, case, entries) for entries in (gram, gram.float()))
     assert torch.equal(half.support, rounded.support)
@@ -209,7 +209,7 @@ def test_a_gram_in_half_precision_counts_as_its_rounded_entries(pursuit):
 
 @pursuits
 def test_activations_in_half_precision_are_computed_in_single_precision(pursuit):
-    case = small_case()
+    case = small_case(batch=3)
     case = Case(case.x.half(), case.atoms, case.k)
     code = run(pursuit, case)
     check_against_oracle(pursuit, code, case, False, None)
@@ -217,7 +217,7 @@ def test_activations_in_half_precision_are_computed_in_single_precision(pursuit)
 
 @pytest.mark.parametrize("precision", ["highest", "high"])
 def test_scores_are_of_full_precision_whatever_other_products_are(precision):
-    case = small_case()
+    case = small_case(batch=3)
     gram = gram_of(case.atoms)
     before = torch.get_float32_matmul_precision()
     try:
