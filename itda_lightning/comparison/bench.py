@@ -9,7 +9,7 @@ import torch
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.harvesting import harvest
-from itda_lightning.comparison.candidates import Candidate, encoding_of
+from itda_lightning.comparison.candidates import Candidate, encoding_of, without_later_defaults
 from itda_lightning.comparison.comparison_settings import ComparisonSettings
 from itda_lightning.comparison.losses import LossMeter
 from itda_lightning.comparison.probing import measure_probing
@@ -59,14 +59,14 @@ class Bench:
 
     def identity(self, candidate_identity: str) -> str:
         """Return the hash of all that decides the figures of a row."""
-        versions = versions_and_hardware()
+        versions, probes = versions_and_hardware(), self.settings.probes
         return hash_of(
             {
                 "entry": candidate_identity,
                 "tokens": self.tokens_hash,
                 "activations": self.data.identity.without_text(),
                 "hook_name": self.hook_name,
-                "probes": None if self.settings.probes is None else dataclasses.asdict(self.settings.probes),
+                "probes": None if probes is None else dataclasses.asdict(probes, dict_factory=without_later_defaults),
                 "formulas": FORMULAS,
                 "versions": [versions[name] for name in ("itda-lightning", "torch", "sae-lens", "transformers")],
                 "hardware": [versions[name] for name in ("machine", "cpus", "gpus")],

@@ -30,7 +30,7 @@ from itda_lightning.saelens.training import train_sae
 ARTIFACT, RECORD = "entry", "cost.json"
 KINDS: dict[str, Kind] = {"fit": "itda", "train": "sae", "random": "random", "pca": "pca"}
 
-LATER_DEFAULTS = {"least_gain": 0.0, "l0": None, "unmix": None, "relabel": False, "start": None}
+LATER_DEFAULTS = {"least_gain": 0.0, "l0": None, "unmix": None, "relabel": False, "start": None, "detected": False}
 
 
 class Candidate(NamedTuple):
@@ -59,12 +59,12 @@ def identity_of(settings: EntrySettings, data: ActivationsDataModule) -> str:
             "hook_names": identity.hook_names,
             # The seed of the sample for means and thresholds, and the size of the steps of a fit.
             **{name: data.hparams[name] for name in ("seed", "batch_size")},
-            "settings": dataclasses.asdict(settings.chosen, dict_factory=_without_later_defaults),
+            "settings": dataclasses.asdict(settings.chosen, dict_factory=without_later_defaults),
         }
     return hash_of([settings.way, content])
 
 
-def _without_later_defaults(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+def without_later_defaults(fields: list[tuple[str, Any]]) -> dict[str, Any]:
     """Leave out settings of later versions that change nothing, so that entries made before them are found."""
     return {name: value for name, value in fields if name not in LATER_DEFAULTS or value != LATER_DEFAULTS[name]}
 

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from sae_lens import SAE
 from torch import Tensor
+from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
 from itda_lightning.activations.models.language_model import LanguageModel
@@ -44,11 +45,11 @@ def measure_probing(
 ) -> dict[str, Estimate]:
     """Measure accuracy and AUC of sparse probes, of a probe on all latents and of a dense one on the activations.
 
-    ``probing/k=K`` for every K of ``settings.ks`` and, with ``settings.references``, ``probing/all`` and
-    ``probing/dense`` are shares of test examples classified correctly, with chance at 0.5; AUCs are under
-    ``probing_auc/``. Values are means over draws and datasets. Errors are standard errors of these means over the
-    draws, with the datasets held fixed: they apply to these datasets, not to others. All entries share draws and
-    examples.
+    ``probing/k=K`` for every K of ``settings.ks``, with ``settings.detected`` also ``probing/detected k=K``, and with
+    ``settings.references`` ``probing/all`` and ``probing/dense`` are shares of test examples classified correctly, with
+    chance at 0.5; AUCs are under ``probing_auc/``. Values are means over draws and datasets. Errors are standard errors
+    of these means over the draws, with the datasets held fixed: they apply to these datasets, not to others. All
+    entries share draws and examples.
 
     Raises:
         InputError: sae-probes is not installed; an unknown dataset or one with too few examples; probes of more latents
@@ -69,13 +70,25 @@ def measure_probing(
             parts = dense.split(ENCODED_AT_A_TIME)
             codes = torch.cat([sae.encode(part.to(sae.device)).float().cpu() for part in parts])
         reference = dense.flatten(1) if settings.references else None
-        for name, pairs in probe_scores(codes, reference, dataset, settings.ks).items():
+        found = probe_scores(codes, reference, dataset, settings.ks)
+        if settings.detected:
+            cosines = detections(sae, dense.flatten(1))
+            found |= {
+                f"detected {name}": pairs for name, pairs in probe_scores(cosines, None, dataset, settings.ks).items()
+            }
+        for name, pairs in found.items():
             scores.setdefault(name, []).append(pairs)
     return {
         f"{measure}/{name}": estimate([[pair[column] for pair in draws] for draws in by_dataset])
         for column, measure in enumerate(("probing", "probing_auc"))
         for name, by_dataset in scores.items()
     }
+
+
+def detections(sae: SAE[Any], x: Float[Tensor, "examples d"]) -> Float[Tensor, "examples n"]:
+    """Return the cosines of ``x - bias`` with the decoder rows, which an ITDA's ``Dictionary.detect`` gives, too."""
+    rows, bias = decoder_rows(sae).float().cpu(), sae.b_dec.detach().float().cpu().flatten()
+    return normalize(x.float() - bias, dim=1) @ normalize(rows, dim=1).T
 
 
 def probe_scores(

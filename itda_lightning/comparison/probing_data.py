@@ -63,6 +63,8 @@ class ProbeSettings:
         seeds: draws of examples per dataset, those of sae-probes with its ``seed`` 0, 1, ....
         train_examples: training examples per probe, half of them of either class.
         test_examples: test examples per probe, half of them of either class.
+        detected: also probe what is detected (``probing/detected k=...``): the cosines of an activation less the bias
+            with the atoms (``Dictionary.detect``), or with an SAE's decoder rows.
         references: also probe all latents (``probing/all``) and the activation itself (``probing/dense``).
         max_tokens: number of tokens read at the end of a text, BOS included (sae-probes itself: 1,024).
         cache_dir: directory of the cached activations; null for this package's cache.
@@ -79,6 +81,7 @@ class ProbeSettings:
     references: bool = True
     max_tokens: int = 128
     cache_dir: str | None = None
+    detected: bool = False
 
     def __post_init__(self) -> None:
         if self.datasets is not None and (not self.datasets or len(set(self.datasets)) < len(self.datasets)):

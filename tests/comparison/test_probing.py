@@ -19,6 +19,7 @@ from itda_lightning.comparison.probing_data import (
     last_token_activations,
     load_datasets,
 )
+from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.results.comparison import Estimate
@@ -171,6 +172,17 @@ def test_all_latents_are_all_though_unused_ones_are_left_out():
     ]
 
 
+def test_what_is_detected_is_the_cosine_with_the_decoder():
+    sae = topk()
+    sae.b_dec.data.copy_(torch.arange(WIDTH) / 7)
+    sae.W_dec.data *= torch.rand(48, 1) + 0.5
+    x = torch.randn(5, WIDTH)
+    expected = torch.nn.functional.cosine_similarity((x - sae.b_dec)[:, None], sae.W_dec[None], dim=2)
+    torch.testing.assert_close(probing.detections(sae, x), expected)
+    dictionary = Dictionary(torch.nn.functional.normalize(sae.W_dec, dim=1), sae.b_dec, k=2)
+    torch.testing.assert_close(probing.detections(to_sae(dictionary), x), dictionary.detect(x))
+
+
 def test_the_estimate_by_hand():
     found = estimate([[0.5, 0.7], [0.9, 0.9], [0.8, 0.6]])
     assert found.value == pytest.approx((0.6 + 0.9 + 0.7) / 3)
@@ -195,9 +207,11 @@ def test_everything_together(language_model, settings, tiny_run):
         assert 0 <= found.value <= 1
         assert found.error is not None
         assert found.error >= 0
-    sparse = measure_probing(topk(), language_model, HOOK, replace(settings, references=False))
-    assert list(sparse) == ["probing/k=1", "probing/k=4", "probing_auc/k=1", "probing_auc/k=4"]
-    assert sparse == {name: other[name] for name in sparse}
+    sparse = measure_probing(topk(), language_model, HOOK, replace(settings, references=False, detected=True))
+    probes = ("k=1", "k=4", "detected k=1", "detected k=4")
+    assert list(sparse) == [f"{kind}/{probe}" for kind in ("probing", "probing_auc") for probe in probes]
+    assert sparse["probing/detected k=4"] != sparse["probing/k=4"]
+    assert all(sparse[name] == other[name] for name in sparse if "detected" not in name)
 
 
 def test_sae_probes_is_not_installed(language_model, settings, monkeypatch):

@@ -103,4 +103,6 @@ def test_probes_are_described_whatever_their_number_of_latents():
     assert describe_metric("probing/k=1") == ("Probe, 1 latent", "accuracy of a probe on the best latent")
     assert describe_metric("probing/k=16") == ("Probe, 16 latents", "accuracy of a probe on the 16 best latents")
     assert describe_metric("probing_auc/all") == ("Probe AUC, all latents", "AUC of a probe on the whole code")
+    detected = ("Probe, 2 detected", "accuracy of a probe on the 2 best latents by cosine")
+    assert describe_metric("probing/detected k=2") == detected
     assert describe_metric("probing/dense")[1] == "accuracy of a probe without any dictionary"

@@ -43,8 +43,8 @@ METRICS = {
     "dead_share": ("Dead", "share of latents used by no token"),
     "dense_share": ("Dense", "share used by over 10% of the tokens"),
 }
-# Scores of probes that read the k best latents of a code, all of them, or the activation itself.
-PROBE = re.compile(r"probing(?P<auc>_auc)?/(?P<read>k=\d+|all|dense)")
+# Scores of probes that read the k best latents of a code or by cosine, the whole code, or the activation itself.
+PROBE = re.compile(r"probing(?P<auc>_auc)?/(?P<detected>detected )?(?P<read>k=\d+|all|dense)")
 
 
 def describe_metric(key: str) -> tuple[str, str]:
@@ -59,7 +59,8 @@ def describe_metric(key: str) -> tuple[str, str]:
         return f"{name}, activation", f"{score} of a probe without any dictionary"
     k = int(probe["read"].removeprefix("k="))
     latents = "latent" if k == 1 else "latents"
-    return f"{name}, {k} {latents}", f"{score} of a probe on the {f'{k} ' if k > 1 else ''}best {latents}"
+    name, by = (f"{name}, {k} detected", " by cosine") if probe["detected"] else (f"{name}, {k} {latents}", "")
+    return name, f"{score} of a probe on the {f'{k} ' if k > 1 else ''}best {latents}{by}"
 
 
 def show_number(value: float | int) -> str:
