@@ -14,7 +14,7 @@ PYTEST := $(OFFLINE) OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m
 # The rooms that need neither a browser nor many fits.
 FAST := tests/house tests/machine tests/pursuit tests/growth tests/dictionary tests/results tests/measures
 
-.PHONY: demo check test nightly lint types hooks browser
+.PHONY: demo check fast test nightly lint types hooks browser
 
 demo: $(VENV)/installed
 	$(OFFLINE) $(BIN)/python -m itda_lightning.fit --config configs/smollm2-135m.yaml --run.directory $(RUN)
@@ -22,7 +22,10 @@ demo: $(VENV)/installed
 	$(OFFLINE) $(BIN)/python -m itda_lightning.export --dictionary $(RUN) --output $(RUN)/export
 	$(OFFLINE) $(BIN)/python -m itda_lightning.page --dictionary $(RUN)
 
-check: lint types
+check: $(VENV)/installed
+	@$(MAKE) --no-print-directory --jobs --output-sync=target lint types fast
+
+fast: $(VENV)/installed
 	HYPOTHESIS_PROFILE=check $(PYTEST) -m "not slow and not long" $(FAST)
 
 test: $(VENV)/installed browser
