@@ -4,41 +4,46 @@ from typing import Any
 
 import pytest
 
+from itda_lightning.activations import model_and_rows
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.models.language_model import LanguageModel, LanguageModelName
+from itda_lightning.activations.text.documents import load_documents
 
 HOOK = "blocks.1.hook_resid_post"
 MakeData = Callable[..., ActivationsDataModule]
+LOAD_TOKENIZER = LanguageModelName.load_tokenizer
 
 
 @pytest.fixture(scope="session")
-def loaded_models() -> dict[tuple, LanguageModel]:
-    """The tiny model as it was loaded, by its settings and hook points."""
+def opened() -> dict[tuple[str, ...], Any]:
+    """The tiny model as it was loaded, its tokenizer and the prose, by their settings. No test changes them."""
     return {}
 
 
 @pytest.fixture
 def make_data(
-    tiny_model_dir: Path,
-    prose_file: Path,
-    loaded_models: dict[tuple, LanguageModel],
-    monkeypatch: pytest.MonkeyPatch,
+    tiny_model_dir: Path, prose_file: Path, opened: dict[tuple[str, ...], Any], monkeypatch: pytest.MonkeyPatch
 ) -> MakeData:
     """A DataModule over the tiny model and the prose: 140 training rows (3 files of a cache) of 16 tokens.
 
-    The tiny model is loaded once for all tests.
+    The tiny model and the prose are opened once for all tests.
     """
 
-    def load(name: LanguageModelName, hook_names: list[str]) -> LanguageModel:
-        key = (name, *hook_names)
-        if key in loaded_models:
-            return loaded_models[key]
-        loaded = LanguageModel(name, hook_names)
-        if name.name == str(tiny_model_dir):  # which no test changes
-            loaded_models[key] = loaded
-        return loaded
+    def once(function: Callable[..., Any]) -> Callable[..., Any]:
+        def shared(what: LanguageModelName | str, *arguments: Any, **options: Any) -> Any:
+            name = what if isinstance(what, str) else what.name
+            if name not in (str(tiny_model_dir), str(prose_file)) or options.get("streaming"):
+                return function(what, *arguments, **options)
+            key = (function.__name__, repr(what), repr(arguments), repr(options))
+            if key not in opened:
+                opened[key] = function(what, *arguments, **options)
+            return opened[key]
 
-    monkeypatch.setattr("itda_lightning.activations.model_and_rows.LanguageModel", load)
+        return shared
+
+    monkeypatch.setattr(model_and_rows, "LanguageModel", once(LanguageModel))
+    monkeypatch.setattr(model_and_rows, "load_documents", once(load_documents))
+    monkeypatch.setattr(LanguageModelName, "load_tokenizer", once(LOAD_TOKENIZER))
 
     def make(**changes: Any) -> ActivationsDataModule:
         settings = {

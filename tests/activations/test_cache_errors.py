@@ -25,12 +25,21 @@ def train_cache(data: ActivationsDataModule) -> ActivationCache:
     return cache
 
 
+@pytest.fixture(scope="module")
+def original() -> list[Path]:
+    """The cache of which tests damage copies, once it is filled."""
+    return []
+
+
 @pytest.fixture
-def filled(make_data: MakeData, tmp_path: Path) -> Path:
+def filled(make_data: MakeData, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, original: list[Path]) -> Path:
     """A complete cache."""
-    data = make_data(cache_dir=str(tmp_path))
-    data.prepare_data()
-    return train_cache(data).path
+    if not original:
+        data = make_data(cache_dir=str(tmp_path_factory.mktemp("original")))
+        data.prepare_data()
+        original.append(train_cache(data).path)
+    shutil.copytree(original[0].parent, tmp_path, dirs_exist_ok=True)
+    return tmp_path / original[0].name
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def test_a_fit_is_that_on_exactly_those_rows(make_data, on_exactly, tmp_path):
     """Rows that are drawn; those in order are in the next test."""
     rows = make_data().rows("train").select(torch.arange(FIRST))
     # Without a threshold, so that the calibration is seen to know no more than those rows.
-    options = {"threshold": None, "max_atoms": 40, "calibration_tokens": 150}
+    options = {"threshold": None, "max_atoms": 40, "calibration_tokens": 80}
     expected = fitted(on_exactly(rows), **options)
     for others in ({"cache_dir": str(tmp_path)}, {}):
         data = make_data(first_tokens=FIRST * CONTEXT, **others)
