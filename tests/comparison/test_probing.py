@@ -146,6 +146,18 @@ def test_a_latent_that_tells_the_classes_apart_is_found():
     assert probe_scores(codes, None, dataset, (1, 2)) == {name: scores[name] for name in ("k=1", "k=2")}
 
 
+def test_every_draw_has_its_seed_with_and_without_references(monkeypatch):
+    monkeypatch.setattr(
+        probing, "_probe", lambda features, labels, train, test, seed: (float(seed), float(features.sum()))
+    )
+    one = draw(80, 60)
+    dataset = ProbeDataset(one.name, one.texts, one.labels, one.draws * 2)
+    codes = torch.rand(80, 5, generator=torch.Generator().manual_seed(0))
+    whole, sparse = (probe_scores(codes, dense, dataset, (1, 2)) for dense in (codes, None))
+    assert [seed for seed, _ in whole["k=1"]] == [0, 1]
+    assert sparse == {name: whole[name] for name in ("k=1", "k=2")}
+
+
 def test_a_signed_latent_counts_with_its_sign():
     """Positive for one class and negative for the other: counting `> 0` alone would see it, but as two latents."""
     dataset = draw(80, 60)
