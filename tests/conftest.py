@@ -33,16 +33,24 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.import_plugin("tests.fixtures")
 
 
-# Rooms whose tests run whole fits. They start first, so that no worker is left alone with a long file at the end.
+# Files that start first. One compiles the loops, for half a minute, and all others find them; the pages need none of them.
+FIRST_FILES = (
+    "doors/test_end_to_end.py",
+    "report/test_dashboard_browser.py",
+    "house/test_readme.py",
+    "report/test_browser.py",
+)
+# Rooms whose tests run whole fits. They come next, so that no worker is left alone with a long file at the end.
 LONG_ROOMS = ("doors", "across_models", "activations", "fitting", "comparison", "evaluation")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the tests that run the bundled model, then with the long rooms."""
+    """Start with the first files, then with the tests that run the bundled model, then with the long rooms."""
 
-    def place(item: pytest.Item) -> tuple[bool, int]:
-        room = item.path.relative_to(Path(__file__).parent).parts[0]
-        rank = LONG_ROOMS.index(room) if room in LONG_ROOMS else len(LONG_ROOMS)
-        return item.get_closest_marker("slow") is None, rank
+    def place(item: pytest.Item) -> tuple[int, bool, int]:
+        file = item.path.relative_to(Path(__file__).parent)
+        first = FIRST_FILES.index(file.as_posix()) if file.as_posix() in FIRST_FILES else len(FIRST_FILES)
+        rank = LONG_ROOMS.index(file.parts[0]) if file.parts[0] in LONG_ROOMS else len(LONG_ROOMS)
+        return first, item.get_closest_marker("slow") is None, rank
 
     items.sort(key=place)

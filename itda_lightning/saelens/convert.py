@@ -68,7 +68,12 @@ def to_sae(
         >>> to_sae(dictionary, "matching_pursuit").cfg.d_sae
         8
     """
+    _check_architecture(architecture)
     return _converted(dictionary, architecture, activations, unfinished=None)
+
+
+def _check_architecture(architecture: str) -> None:
+    check_choice((*get_args(Architecture), *get_args(AmortisedArchitecture)), {"architecture": architecture})
 
 
 def _converted(
@@ -78,7 +83,6 @@ def _converted(
     unfinished: Path | None,
 ) -> SAE[Any]:
     """Convert as ``to_sae``, with a regression that goes on from the file ``unfinished``."""
-    check_choice((*get_args(Architecture), *get_args(AmortisedArchitecture)), {"architecture": architecture})
     if dictionary.n_atoms == 0:
         raise InputError("the dictionary has no atoms yet: fit it before exporting it")
     exact = PURSUITS[dictionary.pursuit].exports_as_matching_pursuit and dictionary.least_gain == 0
@@ -190,6 +194,7 @@ def save_export(
 
     Raises InputError for a path that exists or cannot be written, a bias that overflows ``dtype``, or as ``to_sae``.
     """
+    _check_architecture(architecture)
     path = Path(path)
     unfinished = path.with_name(f"{path.name}.encoder.safetensors")
     with new_directory(path) as directory:  # which refuses one that exists, before minutes of regression

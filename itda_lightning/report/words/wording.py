@@ -23,7 +23,7 @@ METRICS = {
     "l0": ("L0", "mean number of distinct atoms in a code"),
     "l1": ("L1", "mean sum of absolute coefficients"),
     "dead_atoms": ("Dead atoms", "never used by a held-out token"),
-    "label_rate": ("Label rate", "share of detections that are the token of their atom's label"),
+    "label_rate": ("Label rate", "detections that are the label's token"),
     "mse": ("Squared error", "mean over tokens, summed over dimensions"),
     "cossim": ("Cosine", "mean, of activation and reconstruction"),
     "l2_norm_in": ("Norm in", "mean norm of activations"),
