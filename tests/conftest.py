@@ -33,7 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.import_plugin("tests.fixtures")
 
 
-# Files that start first. One compiles the loops, for half a minute, and all others find them; the pages need none of them.
+# Files that start first. One compiles the loops, for half a minute, and all others find them; pages need none of them.
 FIRST_FILES = (
     "doors/test_end_to_end.py",
     "report/test_dashboard_browser.py",
