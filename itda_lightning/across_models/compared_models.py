@@ -84,13 +84,19 @@ def open_models(models: Sequence[ModelSettings], data: Mapping[str, Any], of_sou
     return opened
 
 
-def check_widths(models: Sequence[ComparedModel]) -> None:
-    """Check every hook point and the widths of dictionaries, loading a language model if its widths are not cached."""
+def check_widths(models: Sequence[ComparedModel]) -> list[int]:
+    """Return the widths of all hook points, loading language models whose widths are not cached, and free those again.
+
+    Raises InputError for a hook point that a model does not have, or a dictionary of another width.
+    """
+    found = []
     for model in models:
-        _ = model.data.widths  # fails for a hook point that the model does not have
+        widths = model.data.widths
+        found += [widths[hook] for hook in model.hook_names]
         for hook, dictionary in model.dictionaries.items():
             model.data.check_width(hook, dictionary.d_in)
         model.data.release_model()
+    return found
 
 
 def add_dictionaries(model: ComparedModel, fit: Mapping[str, Any], made: Path) -> None:

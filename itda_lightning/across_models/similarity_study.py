@@ -86,9 +86,7 @@ def _check(study: Study) -> None:
         for model in models if settings.orders else ():
             for hook, dictionary in model.dictionaries.items():
                 check_regrowable(f"{model.name} at {hook}", dictionary)
-    check_widths(models)
-    widths = [model.data.widths[hook] for model in models for hook in model.hook_names]
-    check_tokens(len(study.tokens.spans), widths, settings)
+    check_tokens(len(study.tokens.spans), check_widths(models), settings)
     for name, share in study.shares.items():
         if share < FEW_IN_COMMON:
             logger.warning(

@@ -23,7 +23,7 @@ def test_its_layers_are_matched_under_shorter_tokens(bundled_model_dir, tmp_path
         "cache_dir": str(tmp_path / "cache"),
     }
     settings = settings_of(tmp_path / "out", models, measures=measures, orders=0, resamples=0, queries=500, anchors=100)
-    results = compare_models(settings, data, {"max_atoms": 100, "k": 16, "calibration_tokens": 512})
+    results = compare_models(settings, data, {"max_atoms": 100, "k": 16, "threshold": 0.3})
     assert results.facts["aligned by"].startswith("characters (")
     shares = [float(share.split("%")[0]) for share in results.facts["aligned by"].partition("(")[2].split(", ")]
     assert shares[0] > 95, "shorter tokens end wherever longer ones do"

@@ -13,6 +13,7 @@ from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.export import export
 from itda_lightning.fitting.loading import load_dictionary
+from itda_lightning.saelens import amortised
 from tests.processes import run_python
 from tests.runs import HOOK, K
 
@@ -42,8 +43,9 @@ def test_the_printed_line_loads_what_was_written(saved, tmp_path):
 
 @pytest.mark.parametrize("architecture", ["jumprelu", "topk"])
 def test_an_ordinary_sae_imitates_the_codes_of_cached_activations(
-    tiny_run, data_section, tmp_path, architecture, capsys
+    tiny_run, data_section, tmp_path, architecture, capsys, monkeypatch
 ):
+    monkeypatch.setattr(amortised, "STEPS", 200)
     config = tmp_path / "cached.yaml"
     config.write_text(yaml.safe_dump({"data": data_section}))
     export(str(tiny_run), str(tmp_path / "sae"), architecture, data_config=str(config), tokens=1024)
