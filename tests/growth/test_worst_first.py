@@ -95,14 +95,14 @@ def test_about_the_size_of_exact_growth_at_a_few_encodes(pursuit, nonnegative):
     counted, sizes, exact, others = Counted(), [], [], []
     rule = GrowthRule(4, pursuit, nonnegative, 0.2)
     for seed in range(4):
-        x = features(500, 48, seed)
-        sizes.append(len(grow(x, 500, rule, encode=counted).accepted))
+        x = features(250, 32, seed)
+        sizes.append(len(grow(x, 250, rule, encode=counted).accepted))
         exact.append(len(exactly_worst_first(x, rule)))
-        others.append(len(grow_sequential(x, with_room(x[:0], 500, USUAL), rule).accepted))
+        others.append(len(grow_sequential(x, with_room(x[:0], 250, USUAL), rule).accepted))
     assert 0.97 * sum(exact) <= sum(sizes) <= 1.02 * sum(exact)
     assert all(abs(ours - theirs) <= 0.1 * theirs for ours, theirs in zip(sizes, exact, strict=True))
     assert sum(sizes) < 0.97 * sum(others)
-    assert 0 < counted.encoded <= 2 * 4 * 500
+    assert 0 < counted.encoded <= 2 * 4 * 250
 
 
 @pytest.mark.long
