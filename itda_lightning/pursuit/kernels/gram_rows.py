@@ -8,7 +8,7 @@ import numpy as np
 from itda_lightning.pursuit.kernels.jit import Atoms, Entries, Flags, Index, Single, compiled
 from itda_lightning.pursuit.kernels.named_arrays import Code, Gram, Path, Problem, Room, Screen, Work
 from itda_lightning.pursuit.kernels.screening import GROUP, group_maxima, hide, select_among, update_scores
-from itda_lightning.pursuit.kernels.steps import take_matching, take_orthogonal
+from itda_lightning.pursuit.kernels.steps import copy_to, take_matching, take_orthogonal
 from itda_lightning.pursuit.kernels.sums import accurate_dot, dot
 
 
@@ -58,7 +58,7 @@ def pursue_row(
     norm, moved, first_score, examined = math.sqrt(energy), 0.0, 0.0, 0
     groups = (visible + GROUP - 1) // GROUP
     scores, maxima, exact = screen.scores[i, :groups], room.maxima[:groups], room.exact[:visible]
-    residual[:] = x
+    copy_to(residual, x)
     exact[:] = False
     hide(scores, visible)
     start_error = screen.error[i] + screen.relative * group_maxima(scores, nonnegative, maxima)
@@ -80,7 +80,7 @@ def pursue_row(
             first_score = float(score)
         if path.best.shape[0] > 0:
             path.best[i, step] = np.float32(max(float(score), noise_floor * norm))
-            path.history[i, step, :step] = found[:step]
+            copy_to(path.history[i, step], found[:step])
         if score <= noise_floor * norm:
             break
         first = 0

@@ -6,7 +6,7 @@ import numpy as np
 
 from itda_lightning.pursuit.kernels.jit import Double, Index, compiled
 from itda_lightning.pursuit.kernels.named_arrays import Code, Problem
-from itda_lightning.pursuit.kernels.steps import combine_rows, products_with_rows, subtract_atoms
+from itda_lightning.pursuit.kernels.steps import combine_rows, copy_to, products_with_rows, subtract_atoms
 from itda_lightning.pursuit.kernels.sums import accurate_dot
 
 
@@ -112,6 +112,6 @@ def prune_rows(start: int, stop: int, problem: Problem, limit: Double, code: Cod
             gone_at[i, s] = gone[s] if s < left else 0.0
             support[s] = columns[s] if s < kept else -1
             code.coefficients[i, s] = weights[s] if s < kept else np.float32(0)
-        residual[:] = x[i]
+        copy_to(residual, x[i])
         subtract_atoms(residual, atoms, columns[:kept], weights[:kept])
         code.energy[i] = accurate_dot(residual, residual)

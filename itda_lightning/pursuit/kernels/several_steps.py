@@ -6,7 +6,7 @@ import numpy as np
 
 from itda_lightning.pursuit.kernels.jit import Double, Index, compiled
 from itda_lightning.pursuit.kernels.named_arrays import Choice, Path, Problem, Progress, Screen
-from itda_lightning.pursuit.kernels.steps import subtract_atoms
+from itda_lightning.pursuit.kernels.steps import copy_to, subtract_atoms
 from itda_lightning.pursuit.kernels.sums import accurate_dot, dot
 
 
@@ -145,7 +145,7 @@ def take(start: int, stop: int, first: int, problem: Problem, progress: Progress
                 position += 1
             else:
                 support[s] = -1
-        residual[:] = x[i]
+        copy_to(residual, x[i])
         for s in range(count):
             weights[s], columns[s] = np.float32(solved[s]), support[columns[s]]
         subtract_atoms(residual, atoms, columns[:count], weights[:count])

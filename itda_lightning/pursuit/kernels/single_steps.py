@@ -7,7 +7,7 @@ import numpy as np
 from itda_lightning.pursuit.kernels.jit import compiled
 from itda_lightning.pursuit.kernels.named_arrays import Choice, Path, Problem, Progress, Screen, Work
 from itda_lightning.pursuit.kernels.screening import GROUP, group_maxima, hide, select_among
-from itda_lightning.pursuit.kernels.steps import take_matching, take_orthogonal
+from itda_lightning.pursuit.kernels.steps import copy_to, take_matching, take_orthogonal
 from itda_lightning.pursuit.kernels.sums import accurate_dot
 
 
@@ -53,7 +53,7 @@ def take(start: int, stop: int, step: int, problem: Problem, progress: Progress,
         residual, floor, score = progress.residual[i], progress.floor[i], choice.scores[i, 0]
         if path.best.shape[0] > 0:
             path.best[i, step] = np.float32(max(score, floor))
-            path.history[i, step, :step] = progress.coefficients[i, :step]
+            copy_to(path.history[i, step], progress.coefficients[i, :step])
         active[i] = score > floor
         if not active[i]:
             continue

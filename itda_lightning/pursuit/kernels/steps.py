@@ -1,12 +1,20 @@
 """One step of matching and of orthogonal matching pursuit, for an atom that has been chosen."""
 
 import math
+from typing import Any
 
 import numpy as np
 
 from itda_lightning.pursuit.kernels.jit import Atoms, Double, Index, Single, compiled
 from itda_lightning.pursuit.kernels.named_arrays import Problem, Work
 from itda_lightning.pursuit.kernels.sums import accurate_dot, single
+
+
+@compiled
+def copy_to(target: Any, source: Any) -> None:
+    """Copy a vector; ``target[:] = source`` would take seconds to compile, for its error message about shapes."""
+    for q in range(source.shape[0]):
+        target[q] = source[q]
 
 
 @compiled
@@ -97,6 +105,6 @@ def take_orthogonal(
     for s in range(step + 1):
         coefficients[s] += change[s]
         weights[s] = np.float32(coefficients[s])
-    residual[:] = problem.x[i]
+    copy_to(residual, problem.x[i])
     subtract_atoms(residual, atoms, support[: step + 1], weights[: step + 1])
     return True
