@@ -15,7 +15,9 @@ from itda_lightning.__main__ import COMMANDS
 
 # One server per test process; its children share what it has imported.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["torch.distributed", "tests.fits", *(f"itda_lightning.{name}" for name in COMMANDS)])
+PROCESSES.set_forkserver_preload(
+    ["torch.distributed", "tests.fits", "tests.warm_server", *(f"itda_lightning.{name}" for name in COMMANDS)]
+)
 
 
 def run_python(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -44,17 +44,16 @@ def files_in(directory: Path) -> dict[str, bytes]:
     return {str(file.relative_to(directory)): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
 
 
-@pytest.mark.parametrize(("growth", "cached"), [("frozen_batch", True), ("worst_first", False)])
-def test_one_and_three_processes_give_the_same_bits(tiny_model_dir, prose_file, tmp_path, growth, cached):
-    """The cached fit is refined, too. Sequential growth is that of the next test."""
-    others = {"model__growth": growth, "data__hook_names": f"[{','.join(BOTH)}]", "data__model_batch_size": 3}
-    if cached:
-        # Rows so short that the cache has several files.
-        others["data__context_size"] = 8
-        others["refine"] = "{anchor: 0.5, passes: 3, batch_size: 128, unmix: 0.3, relabel: true}"
+def test_one_and_three_processes_give_the_same_bits(tiny_model_dir, prose_file, tmp_path):
+    """Of a fit with a cache that is refined, too. Rows are so short that the cache has several files."""
+    others = {"model__growth": "frozen_batch", "data__hook_names": f"[{','.join(BOTH)}]", "data__model_batch_size": 3}
+    others |= {
+        "data__context_size": 8,
+        "refine": "{anchor: 0.5, passes: 3, batch_size: 128, unmix: 0.3, relabel: true}",
+    }
     runs, caches = {}, []
     for n in (1, 3):
-        others |= {"data__cache_dir": tmp_path / f"cache{n}"} if cached else {}
+        others["data__cache_dir"] = tmp_path / f"cache{n}"
         arguments = fit_arguments(tiny_model_dir, prose_file, tmp_path, run__directory=tmp_path / f"of{n}", **others)
         if n == 1:
             assert fit_in_child(arguments, tmp_path / "output") == 0
@@ -64,31 +63,30 @@ def test_one_and_three_processes_give_the_same_bits(tiny_model_dir, prose_file, 
         caches.append(files_in(tmp_path / f"cache{n}"))
     assert 20 < Dictionary.load(tmp_path / "of1" / "dictionaries" / HOOK).n_atoms < 150
     assert runs[3] == runs[1]
-    assert len(caches[0]) == ((5 + 4) + (5 + 1) if cached else 0)
+    assert len(caches[0]) == (5 + 4) + (5 + 1)
     assert caches[1] == caches[0]
 
 
-def test_a_fit_of_two_resumes_with_one_and_with_three(tiny_model_dir, prose_file, tmp_path):
+@pytest.mark.parametrize(("growth", "victim", "n"), [("worst_first", 0, 3), ("sequential", 1, 1)])
+def test_a_fit_of_two_resumes_with_one_and_with_three(tiny_model_dir, prose_file, tmp_path, growth, victim, n):
     """One of two processes is killed: the other says so and ends; the run resumes with another number of processes."""
-    others = {"data__hook_names": f"[{','.join(BOTH)}]", "data__model_batch_size": 3}
+    others = {"model__growth": growth, "data__hook_names": f"[{','.join(BOTH)}]", "data__model_batch_size": 3}
     arguments = fit_arguments(tiny_model_dir, prose_file, tmp_path, **others)
     assert fit_in_child([*arguments, "--run.directory", str(tmp_path / "whole")], tmp_path / "output") == 0
     assert 20 < Dictionary.load(tmp_path / "whole" / "dictionaries" / HOOK).n_atoms < 150
-    for victim, n in ((0, 3), (1, 1)):
-        named = [*arguments, "--run.name", f"victim{victim}"]
-        codes = fit_in_children(2, named, tmp_path / "killed", 10, victim)
-        assert codes == ([-signal.SIGKILL, 2] if victim == 0 else [2, -signal.SIGKILL])
-        output = (tmp_path / f"killed.{1 - victim}").read_text()
-        assert f"error: process {1 - victim} of 2 lost the others" in output
-        assert "one of them ended" in output
-        assert "--ckpt_path last" in output
-        assert read_checkpoint(tmp_path / f"victim{victim}-001" / "checkpoints" / "last.ckpt")["global_step"] == 9
-        resumed = [*named, "--ckpt_path", "last"]
-        if n == 1:
-            assert fit_in_child(resumed, tmp_path / "output") == 0
-        else:
-            assert fit_in_children(n, resumed, tmp_path / "output") == [0] * n
-        assert contents(tmp_path / f"victim{victim}-002", BOTH) == contents(tmp_path / "whole", BOTH)
+    codes = fit_in_children(2, arguments, tmp_path / "killed", 10, victim)
+    assert codes == ([-signal.SIGKILL, 2] if victim == 0 else [2, -signal.SIGKILL])
+    output = (tmp_path / f"killed.{1 - victim}").read_text()
+    assert f"error: process {1 - victim} of 2 lost the others" in output
+    assert "one of them ended" in output
+    assert "--ckpt_path last" in output
+    assert read_checkpoint(tmp_path / "itda-001" / "checkpoints" / "last.ckpt")["global_step"] == 9
+    resumed = [*arguments, "--ckpt_path", "last"]
+    if n == 1:
+        assert fit_in_child(resumed, tmp_path / "output") == 0
+    else:
+        assert fit_in_children(n, resumed, tmp_path / "output") == [0] * n
+    assert contents(tmp_path / "itda-002", BOTH) == contents(tmp_path / "whole", BOTH)
 
 
 def test_the_command_starts_its_processes_itself(tiny_model_dir, prose_file, tmp_path):

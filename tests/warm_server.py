@@ -1,0 +1,19 @@
+"""What nearly every command of the tests does first, done once in the server that their processes are forked from."""
+
+import contextlib
+from pathlib import Path
+
+import transformer_lens.utilities.bridge_components  # noqa: F401
+import transformers.models.gemma3.modeling_gemma3
+import transformers.models.llama.modeling_llama  # noqa: F401
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+from itda_lightning.pursuit import kernels
+from itda_lightning.pursuit.prepared import compiler_works
+
+# The loops are loaded if they are compiled: that takes half a minute, which a server must not spend beside a test's.
+compiled = {file.name.split("-")[0] for file in Path(*kernels.__path__).glob("__pycache__/*.nbi")}
+if compiled >= {"gram_rows.pursue_rows", "gram_rows.pursue_and_append", "single_steps.select", "single_steps.take"}:
+    compiler_works()
+with contextlib.suppress(Exception):  # a table that transformers keeps
+    get_checkpoint_conversion_mapping("llama")
