@@ -1,6 +1,6 @@
 """Settings of all tests: nothing reaches the network, property tests draw the same examples on every run.
 
-``HYPOTHESIS_PROFILE`` sets the examples per property: ``check`` (5), ``quick`` (25, the default) or ``nightly`` (100).
+``HYPOTHESIS_PROFILE`` sets the examples per property: ``check`` (5), ``quick`` (15, the default) or ``nightly`` (100).
 """
 
 import os
@@ -22,7 +22,7 @@ from pathlib import Path  # noqa: E402
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-for profile, examples in {"check": 5, "quick": 25, "nightly": 100}.items():
+for profile, examples in {"check": 5, "quick": 15, "nightly": 100}.items():
     settings.register_profile(profile, deadline=None, derandomize=True, max_examples=examples)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 

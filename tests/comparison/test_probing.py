@@ -164,9 +164,9 @@ def test_a_signed_latent_counts_with_its_sign():
     codes = torch.zeros(80, 5)
     codes[:, 3] = torch.from_numpy(dataset.labels).float() * 2 - 1
     codes[::3, 1] = 0.5
-    assert probe_scores(codes, codes, dataset, (1,))["k=1"] == [(1.0, 1.0)]
+    assert probe_scores(codes, None, dataset, (1,))["k=1"] == [(1.0, 1.0)]
     codes[:, 3] = -torch.from_numpy(dataset.labels).float()
-    assert probe_scores(codes, codes, dataset, (1,))["k=1"] == [(1.0, 1.0)]
+    assert probe_scores(codes, None, dataset, (1,))["k=1"] == [(1.0, 1.0)]
 
 
 def test_all_latents_are_all_though_unused_ones_are_left_out():

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -54,7 +54,6 @@ def test_the_definitions_in_double_precision(pursuit, offset):
 
 
 @given(cuts=st.lists(st.integers(0, 60), max_size=5))
-@settings(max_examples=15)
 def test_batches_change_nothing(cuts):
     dictionary, x = problem(60)
     edges = sorted([0, 60, *cuts])

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from itda_lightning import InputError
@@ -31,7 +31,6 @@ def add_in(moments: Moments, sizes: list[int], *representations: torch.Tensor) -
     return moments
 
 
-@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10_000),
     sizes=st.lists(st.integers(0, 30), min_size=1, max_size=8),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
@@ -18,7 +18,6 @@ def found_by_scikit_learn(reference: torch.Tensor, queries: torch.Tensor, k: int
     return [set(row) for row in model.kneighbors(queries.numpy(), return_distance=False)]
 
 
-@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000), k=st.integers(1, 20))
 def test_all_tokens_among_each_other(seed: int, k: int) -> None:
     x, y = related(seed, 50, 4, 6)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -23,11 +23,9 @@ from tests.measures.representations import (
 
 seeds = st.integers(0, 10_000)
 every = pytest.mark.parametrize("name", MEASURES)
-few = settings(max_examples=15)
 
 
 @every
-@few
 @given(seed=seeds, d=st.integers(2, 8), scale=st.floats(1e-4, 1e4))
 def test_identity_gives_one_whatever_the_rotation_and_scale(name: str, seed: int, d: int, scale: float) -> None:
     x = draw(seed, 60, d)
@@ -36,7 +34,6 @@ def test_identity_gives_one_whatever_the_rotation_and_scale(name: str, seed: int
 
 
 @every
-@few
 @given(seed=seeds, d1=st.integers(2, 6), d2=st.integers(2, 6))
 def test_it_stays_in_its_range_and_does_not_see_rotation_and_scale(name: str, seed: int, d1: int, d2: int) -> None:
     x, y = related(seed, 60, d1, d2)
@@ -48,7 +45,6 @@ def test_it_stays_in_its_range_and_does_not_see_rotation_and_scale(name: str, se
     assert pwcca(0.2 * x.flip(1), y) == pytest.approx(pwcca(x, y), abs=1e-8)
 
 
-@few
 @given(seed=seeds, d1=st.integers(2, 6), d2=st.integers(2, 6))
 def test_symmetric_measures_are_symmetric(seed: int, d1: int, d2: int) -> None:
     x, y = related(seed, 60, d1, d2)
@@ -63,7 +59,6 @@ def test_prediction_and_weights_have_a_direction() -> None:
 
 
 @every
-@few
 @given(seed=seeds)
 def test_the_order_of_tokens_does_not_matter(name: str, seed: int) -> None:
     x, y = related(seed, 60, 4, 5)
@@ -73,7 +68,6 @@ def test_the_order_of_tokens_does_not_matter(name: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("name", OF_MOMENTS)
-@few
 @given(seed=seeds, offset=st.floats(-100, 100))
 def test_a_common_offset_of_all_tokens_does_not_matter_to_what_is_centred(name: str, seed: int, offset: float) -> None:
     x, y = related(seed, 60, 4, 5)
@@ -81,7 +75,6 @@ def test_a_common_offset_of_all_tokens_does_not_matter_to_what_is_centred(name: 
 
 
 @pytest.mark.parametrize("name", BLIND_TO_INVERTIBLE_MAPS)
-@few
 @given(seed=seeds, d=st.integers(2, 6))
 def test_measures_that_claim_so_do_not_see_an_invertible_map(name: str, seed: int, d: int) -> None:
     x, y = related(seed, 60, d, d)
@@ -100,7 +93,6 @@ def test_others_see_an_invertible_map(measure) -> None:
 
 
 @every
-@few
 @given(seed=seeds, sizes=st.lists(st.integers(1, 40), min_size=1, max_size=6), d1=st.integers(2, 6))
 def test_batches_give_the_same_as_all_tokens_at_once(name: str, seed: int, sizes: list[int], d1: int) -> None:
     x, y = related(seed, 50 + sum(sizes), d1, 4)

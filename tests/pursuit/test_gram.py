@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -43,7 +43,6 @@ def test_a_gram_grown_atom_by_atom_is_the_one_built_at_once(n, d, dtype):
     assert_right(built, atoms, n)
 
 
-@settings(max_examples=30)
 @given(
     steps=st.lists(st.integers(0, 200), min_size=1, max_size=8),
     d=st.integers(1, 80),
