@@ -8,6 +8,7 @@ results/expected.json and expected.md.
 
 import math
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,16 @@ class Expected:
     fits: bool
 
 
+@cache
+def sizes_of(size: str) -> dict[str, int]:
+    """Return the number of entries of every tensor of the model, by name."""
+    return {name: math.prod(shape) for name, shape in shapes(config(size)).items()}
+
+
 def expect(size: str, tokens: int, rows: int, context: int, machine: Machine) -> Expected:
     """Compute the harvest of the last layer's activations in bfloat16; a batch has ``rows`` rows of ``context``
     tokens."""
-    llama, sizes = config(size), {name: math.prod(shape) for name, shape in shapes(config(size)).items()}
+    llama, sizes = config(size), sizes_of(size)
     layer = sum(count for name, count in sizes.items() if name.startswith("model.layers.0."))
     outer = sizes["model.embed_tokens.weight"]
     n_layers, width = llama.num_hidden_layers, llama.hidden_size

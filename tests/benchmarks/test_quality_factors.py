@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import normalize
 
 from benchmarks.quality import factors
-from itda_lightning.growth import GrowthRule
+from itda_lightning.growth import GrowthRule, calibration
 from itda_lightning.pursuit import PreparedAtoms, pursue
 from tests.growth.naive import mixtures
 
@@ -15,6 +15,12 @@ from tests.growth.naive import mixtures
 @pytest.fixture(scope="module")
 def x():
     return 3 + mixtures(600, 16, seed=0, dtype=torch.float32)
+
+
+@pytest.fixture(autouse=True)
+def rough_calibration(monkeypatch):
+    """Six steps bring a threshold within a tenth, near enough for dictionaries of 30 atoms."""
+    monkeypatch.setattr(calibration, "BISECTIONS", 6)
 
 
 # At one small size the cells that differ in size only are one.
@@ -29,7 +35,7 @@ def thresholds():
 
 @pytest.mark.parametrize("cell", list(SMALL), ids=list(SMALL.values()))
 def test_every_cell_gives_unit_atoms_and_codes_that_explain_most(x, thresholds, cell):
-    x = x[:300]
+    x = x[:200]
     built = factors.build(cell, x, 1, thresholds)
     assert 10 < built.prepared.n <= 30
     torch.testing.assert_close(built.prepared.atoms.norm(dim=1), torch.ones(built.prepared.n))
@@ -48,10 +54,10 @@ def test_a_seed_gives_one_dictionary(x):
 
 
 def test_codes_by_error_have_k_atoms_on_average():
-    x = 3 + mixtures(1500, 16, seed=0, dtype=torch.float32)
+    x = 3 + mixtures(1000, 16, seed=0, dtype=torch.float32)
     cell = replace(factors.BASE, n=60, k=4, by_error=True)
-    unseen = x[1000:]
-    built = factors.at_mean_l0(cell, factors.build(cell, x[:1000], seed=0), unseen)
+    unseen = x[600:]
+    built = factors.at_mean_l0(cell, factors.build(cell, x[:600], seed=0), unseen)
     lengths = factors.encode(cell, built, unseen)[0].l0().double()
     assert 3.95 < float(lengths.mean()) <= 4
     assert float(lengths.std()) > 0.5

@@ -17,36 +17,36 @@ RULE = GrowthRule(4, "mp", False, 0.5)
 @pytest.mark.parametrize("pursuit", ["mp", "omp"])
 def test_the_dictionary_fills_about_when_the_budget_ends(pursuit):
     rule = RULE._replace(pursuit=pursuit)
-    x = mixtures(8000, 32, seed=0, dtype=torch.float32)
-    threshold, expected = calibrate_threshold(x[::8], rule, 300, len(x))
+    x = mixtures(4000, 32, seed=0, dtype=torch.float32)
+    threshold, expected = calibrate_threshold(x[::8], rule, 200, len(x))
     # What really happens on all activations, without a limit.
-    grown = grow_sequential(x, PreparedAtoms(x.new_zeros(1200, 32), 0), rule._replace(threshold=threshold))
-    assert 150 <= len(grown.accepted) <= 600
-    assert expected.n_atoms == pytest.approx(300, rel=0.2)
+    grown = grow_sequential(x, PreparedAtoms(x.new_zeros(800, 32), 0), rule._replace(threshold=threshold))
+    assert 100 <= len(grown.accepted) <= 400
+    assert expected.n_atoms == pytest.approx(200, rel=0.2)
     # Growth goes with the logarithm of the data, where a tenth of the atoms is nearly a doubling of the data.
     assert 1 / 2 <= expected.fills_after / len(x) <= 2
 
 
 @cache
 def threshold_for(atoms: int, batch_size: int | None) -> tuple[Tensor, float]:
-    x = mixtures(4000, 32, seed=0, dtype=torch.float32)
+    x = mixtures(2000, 32, seed=0, dtype=torch.float32)
     return x, calibrate_threshold(x, RULE, atoms, len(x), batch_size=batch_size)[0]
 
 
-@pytest.mark.parametrize("batch_size", [128, 512])
+@pytest.mark.parametrize("batch_size", [64, 256])
 @pytest.mark.long
 def test_frozen_batches_fill_about_when_the_budget_ends(batch_size):
     """The first batch becomes atoms as a whole, and every later one is judged by the dictionary before it."""
     sizes = {}
     for name, size in (("frozen batches", batch_size), ("one by one", None)):
-        x, threshold = threshold_for(750, size)
-        rule, prepared = RULE._replace(threshold=threshold), PreparedAtoms(x.new_zeros(3000, 32), 0)
+        x, threshold = threshold_for(375, size)
+        rule, prepared = RULE._replace(threshold=threshold), PreparedAtoms(x.new_zeros(1500, 32), 0)
         for part in x.split(batch_size):
             grown = grow_frozen_batch(part, prepared, rule)
             prepared.place(prepared.n, grown.atoms)
         sizes[name] = prepared.n
-    assert sizes["frozen batches"] == pytest.approx(750, rel=0.15)
-    assert abs(sizes["one by one"] - 750) > abs(sizes["frozen batches"] - 750)
+    assert sizes["frozen batches"] == pytest.approx(375, rel=0.15)
+    assert abs(sizes["one by one"] - 375) > abs(sizes["frozen batches"] - 375)
 
 
 def test_a_higher_threshold_forecasts_fewer_atoms():
@@ -58,8 +58,8 @@ def test_a_higher_threshold_forecasts_fewer_atoms():
 
 @pytest.mark.long
 def test_more_atoms_ask_for_a_lower_threshold():
-    x = mixtures(600, 32, seed=2, dtype=torch.float32)
-    thresholds = [calibrate_threshold(x, RULE, atoms, 6000)[0] for atoms in (50, 250, 1000)]
+    x = mixtures(300, 32, seed=2, dtype=torch.float32)
+    thresholds = [calibrate_threshold(x, RULE, atoms, 3000)[0] for atoms in (25, 125, 500)]
     assert thresholds == sorted(thresholds, reverse=True)
     assert thresholds[0] > 1.5 * thresholds[-1]
 

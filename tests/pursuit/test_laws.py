@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -23,6 +23,8 @@ pursuits = pytest.mark.parametrize("pursuit", ["mp", "omp"])
 PUBLIC = {"mp": matching_pursuit, "omp": orthogonal_matching_pursuit}
 # Cases in which float64 leaves no decision to rounding.
 generic = cases(("random", "correlated"))
+# Laws that take several pursuits per example, in up to twelve forms.
+half_as_many = settings(max_examples=settings.default.max_examples // 2)
 
 
 def run(pursuit: str, case: Case, form: str | PreparedAtoms, **options) -> SparseCode:
@@ -56,6 +58,7 @@ def slack(form: str, code: SparseCode, case: Case) -> Tensor:
 @pursuits
 @forms
 @given(d=st.integers(1, 16), l0=st.integers(1, 16), extra=st.integers(0, 4), seed=st.integers(0, 2**32 - 1))
+@half_as_many
 def test_sparse_combinations_of_orthonormal_atoms_are_recovered_exactly(pursuit, form, d, l0, extra, seed):
     generator = torch.Generator().manual_seed(seed)
     atoms = torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64))[0]
@@ -72,6 +75,7 @@ def test_sparse_combinations_of_orthonormal_atoms_are_recovered_exactly(pursuit,
 @pursuits
 @forms
 @given(case=cases(), nonnegative=st.booleans())
+@half_as_many
 def test_a_larger_budget_continues_the_same_path_and_never_explains_less(pursuit, form, case, nonnegative):
     case = of_form(case, form)
     prepared, before = prepare(case.atoms, form), energy(case.x)
@@ -88,6 +92,7 @@ def test_a_larger_budget_continues_the_same_path_and_never_explains_less(pursuit
 @pursuits
 @forms
 @given(case=cases(), nonnegative=st.booleans())
+@half_as_many
 def test_residual_energy_is_that_of_the_reconstruction(pursuit, form, case, nonnegative):
     case = Case(case.x.float(), case.atoms.float(), case.k)
     code = run(pursuit, case, form, nonnegative=nonnegative)
@@ -154,6 +159,7 @@ def test_decoding_an_exact_code_gives_the_activation_back(form, d, extra, seed):
 @pursuits
 @forms
 @given(case=generic, data=st.data())
+@half_as_many
 def test_supports_do_not_depend_on_the_batch(pursuit, form, case, data):
     case = of_form(case, form)
     prepared = prepare(case.atoms, form)
@@ -168,7 +174,7 @@ def test_supports_do_not_depend_on_the_batch(pursuit, form, case, data):
 @forms
 @pytest.mark.parametrize("smaller", [1, 3000])
 def test_codes_do_not_depend_on_the_size_of_blocks(pursuit, form, smaller, monkeypatch):
-    case = make_case("correlated", 17, 300, 12, 6, 1.0, 5)
+    case = make_case("correlated", 9, 300, 12, 6, 1.0, 5)
     case = of_form(case, form)
     whole = run(pursuit, case, form)
     for name, value in (("BLOCK_BYTES", smaller), ("BLOCK_ROWS", smaller % 7), ("PART", 100)):
@@ -196,6 +202,7 @@ def test_codes_scale_with_the_activation(pursuit, case, scale):
 @pursuits
 @forms
 @given(case=cases(), nonnegative=st.booleans(), error_threshold=st.sampled_from([0.0, 0.01, 0.2, 0.5, 1.0]))
+@half_as_many
 def test_a_sample_ends_exactly_when_its_error_reaches_the_threshold(pursuit, form, case, nonnegative, error_threshold):
     case = of_form(case, form)
     prepared = prepare(case.atoms, form)
