@@ -33,8 +33,8 @@ def assert_right(gram: Tensor, atoms: Tensor, n: int) -> None:
     assert torch.equal(gram, gram.T)
 
 
-@pytest.mark.parametrize("d", [1, 7, 64, 576])
-@pytest.mark.parametrize("n", [1, TILE - 1, TILE, TILE + 1, 3 * TILE - 5])
+@pytest.mark.parametrize("d", [7, 576])
+@pytest.mark.parametrize("n", [1, TILE - 1, TILE, TILE + 1, 2 * TILE + 5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int16])
 def test_a_gram_grown_atom_by_atom_is_the_one_built_at_once(n, d, dtype):
     atoms = atoms_of(n, d, padded(n))
