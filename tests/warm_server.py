@@ -12,7 +12,10 @@ from itda_lightning.pursuit import kernels
 from itda_lightning.pursuit.prepared import compiler_works
 
 # The loops are loaded if they are compiled: that takes half a minute, which a server must not spend beside a test's.
-compiled = {file.name.split("-")[0] for file in Path(*kernels.__path__).glob("__pycache__/*.nbi")}
+directory = Path(*kernels.__path__)
+changed = max(file.stat().st_mtime for file in directory.glob("*.py"))
+cached = directory.glob("__pycache__/*.nbi")
+compiled = {file.name.split("-")[0] for file in cached if file.stat().st_mtime > changed}
 if compiled >= {"gram_rows.pursue_rows", "gram_rows.pursue_and_append", "single_steps.select", "single_steps.take"}:
     compiler_works()
 with contextlib.suppress(Exception):  # a table that transformers keeps

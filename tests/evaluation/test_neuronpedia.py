@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from itda_lightning.dictionary.dictionary import Dictionary
@@ -172,6 +172,8 @@ def test_a_dead_atom_is_empty_and_still_a_feature():
     assert dead["vector"] == [1.0] + [0.0] * (D - 1)
 
 
+@settings(max_examples=settings.default.max_examples // 3 or 1)
+@example(3, [1, 1, 1])
 @given(st.integers(0, 100), st.lists(st.integers(1, 9), min_size=1, max_size=4))
 def test_batches_of_any_size_give_the_same_features(seed, sizes):
     total, sizes = ROWS * (CONTEXT - 1), [*sizes]

@@ -162,7 +162,8 @@ def test_fvu_is_a_ratio_of_sums_over_all_tokens(dictionary, activations):
     assert usage.fvu == pytest.approx(float(residual.square().sum() / about_mean.square().sum()))
 
 
-@pytest.mark.parametrize("batch", [1, 7, TOKENS])
+# Batches of one token: see test_neuronpedia.py.
+@pytest.mark.parametrize("batch", [7, TOKENS])
 def test_batches_of_any_size_give_the_same_usage(dictionary, activations, batch):
     whole, cut = measure(dictionary, activations, batch=100), measure(dictionary, activations, batch=batch)
     assert whole.l0_histogram == cut.l0_histogram

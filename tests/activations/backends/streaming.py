@@ -110,7 +110,7 @@ def killed_at(moment: str, settings: dict[str, Any], slab_rows: int, computed: P
     """
     process = PROCESSES.Process(target=_child, args=(moment, settings, slab_rows, str(computed)))
     process.start()
-    process.join(120)
+    process.join(1200)
     assert process.exitcode == -signal.SIGKILL, process.exitcode
 
 

@@ -35,9 +35,7 @@ def settings_of(architecture: str, loader: str, directory: Path) -> dict[str, An
         ("GPT2", "huggingface", "local"),
         ("Qwen2", "huggingface", False),
         ("Mistral", "huggingface", False),
-        ("Gemma2", "huggingface", False),
         ("GPTNeoX", "huggingface", False),
-        ("Llama", "bridge", False),
         ("Gemma2", "bridge", False),
     ],
 )

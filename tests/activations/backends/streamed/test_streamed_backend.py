@@ -33,19 +33,18 @@ def assert_same_caches(make_data: MakeData, tmp_path: Path, slab_rows: int | Non
     whole = make_data(cache_dir=str(tmp_path / "whole"), **settings)
     whole.prepare_data()
     assert files(tmp_path / "streamed") == files(tmp_path / "whole")
-    again = make_data(cache_dir=str(tmp_path / "streamed"), **settings)
-    again.prepare_data()
-    assert again.harvested_tokens == 0  # the fit that follows finds it
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+# Qwen3 and Mistral have nothing in a layer that the others have not; the bridge has code of its own for each.
+@pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURES) - {"Qwen3", "Mistral"}))
 def test_as_transformers_computes_them(make_data: MakeData, tmp_path: Path, model, architecture: str) -> None:
     layers = LAYERS.get(architecture, "model.layers")
     settings = {"model": str(model(architecture)), "loader": "huggingface", "model_batch_size": 24}
     assert_same_caches(make_data, tmp_path, 24, hook_names=[f"{layers}.0", f"{layers}.2"], **settings)
 
 
-@pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURES) - {"GPT2"}))
+# A Llama goes through the bridge below.
+@pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURES) - {"GPT2", "Llama"}))
 def test_as_the_bridge_computes_them(make_data: MakeData, tmp_path: Path, model, architecture: str) -> None:
     hooks = [f"blocks.{name}" for name in ("0.hook_resid_pre", "3.hook_resid_post", "1.hook_resid_post")]
     assert_same_caches(make_data, tmp_path, model=str(model(architecture)), hook_names=hooks)
@@ -68,6 +67,9 @@ def test_under_other_settings(make_data: MakeData, tmp_path: Path, settings: dic
     backend(streamed, 8).fill()
     make_data(cache_dir=str(tmp_path / "whole"), **settings).prepare_data()
     assert files(tmp_path / "streamed") == files(tmp_path / "whole")
+    again = make_data(cache_dir=str(tmp_path / "streamed"), **settings)
+    again.prepare_data()
+    assert again.harvested_tokens == 0  # the fit that follows finds it
 
 
 def test_every_weight_is_read_once_and_none_after_the_last_wanted_layer(

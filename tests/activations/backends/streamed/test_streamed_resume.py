@@ -23,9 +23,7 @@ MOMENTS = [
     "slab 2",  # the second slab of embeddings is half written
     "weights 2",
     "slab 5",  # the first slab after layer 0
-    "slab 10",  # in the middle of layer 1
     "between 6",  # a slab after layer 2 stands beside that after layer 1
-    "weights 4",
     "slab 16",  # the last slab after the last layer
     "cache 2",  # the second file of the cache is half written
     "cache 4",
