@@ -151,7 +151,7 @@ def test_placed_atoms_are_those_of_a_dictionary_made_at_once():
 STREAM = """
 import resource, torch
 from itda_lightning.pursuit import PreparedAtoms, matching_pursuit
-n, d, batch, k, budget = 16384, 64, 12_000, 4, 200 * 2**20
+n, d, batch, k, budget = 16384, 16, 12_000, 4, 200 * 2**20
 generator = torch.Generator().manual_seed(0)
 atoms = torch.nn.functional.normalize(torch.randn(n, d, generator=generator), dim=1)
 x = torch.randn(batch, d, generator=generator)
