@@ -55,7 +55,8 @@ def exactly_worst_first(x: Tensor, rule: GrowthRule) -> list[int]:
     """The definition: append the worst explained of all that fail, encode everything again, until none fails."""
     unit, energy = torch.nn.functional.normalize(x, dim=1), x.square().sum(1)
     atoms = with_room(unit[:0], len(x), USUAL if x.dtype == torch.float32 else "torch gram")
-    accepted, repeated = [], torch.zeros(len(x), dtype=torch.bool)
+    accepted: list[int] = []
+    repeated = torch.zeros(len(x), dtype=torch.bool)
     while True:
         code = pursue(rule.pursuit, x, atoms, rule.k, rule.nonnegative, rule.threshold)
         share = (code.residual_energy / energy).masked_fill(repeated, 0.0)
