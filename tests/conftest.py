@@ -39,6 +39,7 @@ FIRST_FILES = (
     "report/test_dashboard_browser.py",
     "house/test_readme.py",
     "report/test_browser.py",
+    "house/test_examples.py",  # compiles them in `make check`
 )
 # Rooms whose tests run whole fits. They come next, so that no worker is left alone with a long file at the end.
 LONG_ROOMS = ("doors", "across_models", "activations", "fitting", "comparison", "evaluation")
