@@ -12,7 +12,7 @@ OFFLINE := HF_HUB_OFFLINE=1 WANDB_MODE=offline OMP_WAIT_POLICY=passive
 # Byte code is kept: checked types and rewritten assertions take long to compile.
 PYTEST := $(OFFLINE) OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15
 # The rooms that need neither a browser nor many fits; first those that need no compiled loops.
-FAST := tests/machine tests/results tests/measures tests/house tests/dictionary tests/growth tests/pursuit
+FAST := tests/machine tests/results tests/measures tests/pursuit tests/growth tests/dictionary tests/house
 
 .PHONY: demo check fast test nightly lint types hooks browser
 
