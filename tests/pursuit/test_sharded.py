@@ -88,6 +88,7 @@ def codes_in(ranks: int) -> tuple[list[SparseCode], list[SparseCode]]:
     return codes[: -len(others)], codes[-len(others) :]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_codes_match_the_oracle(ranks):
     for problem, code in zip(problems_in(ranks), codes_in(ranks)[0], strict=True):

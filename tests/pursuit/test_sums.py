@@ -167,6 +167,7 @@ def test_results_are_the_same_bits_compiled_and_from_whatever_part_of_the_cache(
     assert len(compiled) == 64
 
 
+@pytest.mark.long
 def test_a_change_of_any_file_of_the_folder_leaves_nothing_in_the_cache_valid(tmp_path):
     folder = tmp_path / "loops"
     folder.mkdir()
