@@ -1,6 +1,6 @@
 """Run `compare` on a config beside this file and keep its figures without the page.
 
-    python -m benchmarks.comparison.run [smollm2-135m | refined]
+    python -m benchmarks.comparison.run [smollm2-135m | refined | meaning]
 
 Rows that an earlier run finished are taken over, so it may be stopped and started again. Writes results/CONFIG.json
 (rows without densities and latents, facts, seconds) and results/CONFIG.md.
@@ -32,6 +32,7 @@ COLUMNS = (
     "dead_share",
     "probing/k=1",
     "probing/k=16",
+    "probing/detected k=16",
     "probing/all",
 )
 
