@@ -1,4 +1,4 @@
-"""What nearly every command of the tests does first, done once in the server that their processes are forked from."""
+"""Load once, in the server that the processes of tests are forked from, what nearly every command needs first."""
 
 import contextlib
 from pathlib import Path

@@ -12,6 +12,7 @@ from sae_lens import SAE, JumpReLUSAE
 from sae_lens.registry import get_sae_training_class
 from sae_lens.saes.sae import TrainingSAE
 from sae_lens.training.sae_trainer import SAETrainer
+from safetensors import SafetensorError
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -65,6 +66,7 @@ def train_sae(
             that is not an SAE of this kind, or a training that diverged.
     """
     output = Path(output).expanduser()
+    start = None if settings.start is None else _loaded(settings.start)  # refused before anything is harvested
     with new_directory(output) as directory:
         # SAELens's own runner loads the language model, excludes tokens by their id only (so not padding), does not
         # stop after the first rows, and cannot read bfloat16 caches.
@@ -72,7 +74,7 @@ def train_sae(
         batches = shuffled_batches(rows, settings.batch_size, settings.seed, settings.buffer_bytes)
         device = data.model_name.torch_device()
         heldout = _heldout(data, hook_name).to(device)
-        trainer = _trainer(settings, rows, site_metadata(data, hook_name), device)
+        trainer = _trainer(settings, rows, site_metadata(data, hook_name), device, start)
         with PeakMemory() as peak:
             seconds, curve = _train(trainer, batches, settings.steps, heldout)
         seen = trainer.n_training_samples
@@ -85,9 +87,13 @@ def train_sae(
 
 
 def _trainer(
-    settings: TrainingSettings, rows: TrainingRows, metadata: dict[str, Any], device: torch.device
+    settings: TrainingSettings,
+    rows: TrainingRows,
+    metadata: dict[str, Any],
+    device: torch.device,
+    start: SAE[Any] | None = None,
 ) -> SAETrainer[Any, Any]:
-    """Return SAELens's trainer with new weights and with the scale of the activations."""
+    """Return SAELens's trainer with new weights, or those of ``start``, and with the scale of the activations."""
     config = settings.sae_config(rows.d_in, rows.hook_name, metadata, device)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
@@ -98,22 +104,27 @@ def _trainer(
     trainer.activation_scaler.scaling_factor = scale
     # Starting at zero, Adam would spend a short training on the mean, which an ITDA need not learn.
     sae.b_dec.data.copy_(sample.mean(0) * scale)
-    if settings.start is not None:
-        _start_from(sae, settings.start, scale)
+    if start is not None:
+        _start_from(sae, start, scale)
     return trainer
 
 
-@torch.no_grad()
-def _start_from(sae: TrainingSAE[Any], place: str, scale: float) -> None:
-    """Give an SAE the weights of another, of unscaled activations. Raises InputError unless they fit."""
+def _loaded(place: str) -> SAE[Any]:
     try:
-        start = SAE.load_from_disk(Path(place).expanduser())
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise InputError(f"training.start {place} is not an SAE that SAELens loads ({error})") from error
+        return SAE.load_from_disk(Path(place).expanduser())
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        raise InputError(
+            f"training.start {place} is not an SAE that SAELens loads ({error}): export a dictionary or train one"
+        ) from error
+
+
+@torch.no_grad()
+def _start_from(sae: TrainingSAE[Any], start: SAE[Any], scale: float) -> None:
+    """Give an SAE the weights of another, of unscaled activations. Raises InputError unless they fit."""
     wanted, got = ((one.cfg.architecture(), one.cfg.d_in, one.cfg.d_sae) for one in (sae, start))
     if got != wanted or start.cfg.normalize_activations != "none":
         raise InputError(
-            f"training.start {place} is a {got[0]} SAE of {got[1]} dimensions and {got[2]:,} latents, the training is "
+            f"training.start is a {got[0]} SAE of {got[1]} dimensions and {got[2]:,} latents, the training is "
             f"of a {wanted[0]} SAE of {wanted[1]} and {wanted[2]:,}, of activations as they are: set training.n_latents"
         )
     # Latents and biases are in units of the activations, weights are not.

@@ -55,8 +55,8 @@ def test_an_ordinary_sae_imitates_the_codes_of_cached_activations(
     assert torch.equal(sae.W_dec, torch.cat([dictionary.atoms, -dictionary.atoms]))
     x = next(ActivationsDataModule(**data_section).heldout_batches(HOOK)).x
     mean = x.mean(0)
-    assert float((sae(x) - x).square().sum() / (x - mean).square().sum()) < 0.9
-    assert float((sae.encode(x) > 0).sum(1).double().mean()) == pytest.approx(K, rel=0.5)
+    assert float((sae(x) - x).square().sum() / (x - mean).square().sum()) < 0.55
+    assert float((sae.encode(x) > 0).sum(1).double().mean()) == pytest.approx(K, rel=0.1)
 
 
 def test_what_is_to_be_imitated_must_be_cached(tiny_run, tmp_path):

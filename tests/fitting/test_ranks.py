@@ -45,7 +45,7 @@ def files_in(directory: Path) -> dict[str, bytes]:
 
 
 def test_one_and_three_processes_give_the_same_bits(tiny_model_dir, prose_file, tmp_path):
-    """Of a fit with a cache that is refined, too. Rows are so short that the cache has several files."""
+    """Fit with a cache and refine. Rows are so short that the cache has several files."""
     others = {"model__growth": "frozen_batch", "data__hook_names": f"[{','.join(BOTH)}]", "data__model_batch_size": 3}
     others |= {
         "data__context_size": 8,
@@ -103,7 +103,7 @@ def _fit_under_torchrun(arguments: list[str]) -> None:
 
 
 def test_bad_input_of_one_ends_all(tiny_model_dir, prose_file, tmp_path):
-    """As started by torchrun, whose agent forks its processes here: importing is most of a command."""
+    """Start two processes by torchrun's agent, which forks them here: importing is most of a command."""
     (tmp_path / "run").mkdir()  # only the first process makes the directory
     arguments = fit_arguments(tiny_model_dir, prose_file, tmp_path, run__directory=tmp_path / "run", trainer__devices=2)
     config = LaunchConfig(

@@ -90,7 +90,7 @@ def test_it_is_the_same_every_time_and_loads_with_its_labels(tmp_path):
 
 
 class Killed(Exception):
-    """What ends a regression in the middle."""
+    """Ends a regression in the middle."""
 
 
 def test_a_regression_that_was_killed_goes_on_and_ends_in_the_same_bits(tmp_path, monkeypatch, caplog):

@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from typing import Any
@@ -73,6 +74,11 @@ def test_a_start_that_does_not_fit(data, tmp_path):
     with pytest.raises(InputError, match="nowhere is not an SAE that SAELens loads"):
         training.train_sae(settings_of("topk", start=str(tmp_path / "nowhere")), data, HOOK, tmp_path / "sae")
     training.train_sae(settings_of("topk", samples=128), data, HOOK, tmp_path / "start")
+    damaged = shutil.copytree(tmp_path / "start", tmp_path / "damaged")
+    weights = damaged / "sae_weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(InputError, match="damaged is not an SAE that SAELens loads"):
+        training.train_sae(settings_of("topk", start=str(damaged)), data, HOOK, tmp_path / "sae")
     narrower = settings_of("topk", n_latents=90, start=str(tmp_path / "start"))
     with pytest.raises(InputError, match="is a topk SAE of 32 dimensions and 96 latents, the training is of a topk"):
         training.train_sae(narrower, data, HOOK, tmp_path / "sae")
