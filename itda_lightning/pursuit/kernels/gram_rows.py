@@ -109,9 +109,10 @@ def pursue_rows(
     start: int, stop: int, problem: Problem, screen: Screen, gram: Gram, code: Code, path: Path, examined: Index
 ) -> None:
     """Encode the rows ``start..stop``; ``examined`` gets the number of atoms that no screen could rule out."""
-    room = room_for_one(problem.x.shape[1], code.support.shape[1], screen.scores.shape[1], 0)
+    none = np.int64(0)  # for a literal 0 numba would compile the pursuit once more
+    room = room_for_one(problem.x.shape[1], code.support.shape[1], screen.scores.shape[1], none)
     for i in range(start, stop):
-        _, examined[i] = pursue_row(i, 0, problem, screen, gram, code, path, room)
+        _, examined[i] = pursue_row(i, none, problem, screen, gram, code, path, room)
 
 
 @compiled
@@ -133,12 +134,12 @@ def pursue_and_append(
     batch, k = code.support.shape
     room = room_for_one(problem.x.shape[1], k, screen.scores.shape[1], batch)
     path = Path(np.empty((0, k), np.float32), np.empty((0, k, k), np.float32))
-    count = 0
+    count = np.int64(0)  # no literal, as above
     for i in range(batch):
         norm = math.sqrt(accurate_dot(problem.x[i], problem.x[i]))
         score, examined[i] = pursue_row(i, count, problem, screen, gram, code, path, room)
         has_room = screen.n_atoms + count < problem.atoms.shape[0]
         appended[i] = code.energy[i] > problem.target[i] and score < largest_cosine * norm and has_room
         if appended[i]:
-            problem.atoms[screen.n_atoms + count] = directions[i]
+            copy_to(problem.atoms[screen.n_atoms + count], directions[i])
             count += 1
