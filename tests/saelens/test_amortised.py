@@ -13,8 +13,9 @@ N, D = 24, 32
 
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch):
-    """A quarter of the steps: this world needs no more."""
+    """A quarter of the steps, of a quarter of the activations each: this world needs no more."""
     monkeypatch.setattr(amortised, "STEPS", 400)
+    monkeypatch.setattr(amortised, "BATCH", 256)
 
 
 def world(tokens, seed, signed=False):

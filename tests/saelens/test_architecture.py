@@ -166,7 +166,7 @@ def test_weights_loaded_in_inference_mode_work(make_dictionary, activations):
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_codes_have_their_gradient_on_a_fixed_support(make_dictionary, activations, settings):
     sae = to_sae(make_dictionary(dtype=torch.float64, **settings))
-    x = activations[:3].double().requires_grad_()
+    x = activations[:2].double().requires_grad_()
     assert torch.equal(sae.encode(x), sae.encode(x.detach()))
     assert torch.autograd.gradcheck(sae.encode, x)
     assert sae.W_dec.grad is None

@@ -18,7 +18,7 @@ from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.saelens_evals import evaluate_sae
 from itda_lightning.machine.memory import PeakMemory
-from itda_lightning.saelens import save_export, training
+from itda_lightning.saelens import amortised, save_export, training
 from itda_lightning.saelens.sae_metadata import EXPECTED_METADATA
 from itda_lightning.saelens.training_settings import TrainingSettings
 from tests.fits import HOOK, data_settings
@@ -33,7 +33,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 
 def settings_of(architecture, **changes):
-    small = {"n_latents": 96, "samples": 20_000, "batch_size": 128, "learning_rate": 3e-3}
+    small = {"n_latents": 96, "samples": 12_000, "batch_size": 128, "learning_rate": 3e-3}
     return TrainingSettings(architecture, **(small | ARCHITECTURES[architecture] | changes))
 
 
@@ -55,7 +55,8 @@ def heldout(data):
 
 
 @pytest.mark.parametrize("architecture", ["topk", "jumprelu"])
-def test_a_training_goes_on_from_an_exported_dictionary(data, tmp_path, architecture):
+def test_a_training_goes_on_from_an_exported_dictionary(data, tmp_path, architecture, monkeypatch):
+    monkeypatch.setattr(amortised, "STEPS", 100)
     atoms, x = torch.nn.functional.normalize(torch.randn(24, 32), dim=1), heldout(data)
     dictionary = Dictionary(atoms, x.mean(0), k=4, nonnegative=True, metadata={"hook_name": HOOK})
     before = save_export(dictionary, tmp_path / "start", architecture, activations=x)
@@ -63,7 +64,7 @@ def test_a_training_goes_on_from_an_exported_dictionary(data, tmp_path, architec
     trained = training.train_sae(settings_of(architecture, **changes), data, HOOK, tmp_path / "sae")
     after = SAE.load_from_disk(trained.path)
     torch.testing.assert_close(after.decode(after.encode(x)), before.decode(before.encode(x)), rtol=1e-4, atol=1e-3)
-    changes |= {"samples": 20_000, "learning_rate": 1e-3}
+    changes |= {"samples": 5_000, "learning_rate": 3e-3}
     trained = training.train_sae(settings_of(architecture, **changes), data, HOOK, tmp_path / "longer")
     assert fvu_and_l0(SAE.load_from_disk(trained.path), x)[0] < fvu_and_l0(before, x)[0]
 
@@ -95,7 +96,7 @@ def fvu_and_l0(sae, x):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_an_sae_is_trained_and_saved_for_raw_activations(data, tmp_path, architecture):
     trained = training.train_sae(settings_of(architecture), data, HOOK, tmp_path / "sae")
-    steps = 20_000 // 128
+    steps = 12_000 // 128
     assert trained.activations_seen == steps * 128
     assert trained.activations_read == data.rows("train").n_kept
     assert trained.seconds > 0

@@ -1,41 +1,46 @@
-"""A ``matching_pursuit`` export in a fresh process in which this package cannot be imported."""
+"""A ``matching_pursuit`` export in a process in which this package cannot be imported."""
 
-import subprocess
+import multiprocessing
 import sys
+import traceback
+from pathlib import Path
 
 import pytest
 import torch
+from sae_lens import SAE
 from safetensors.torch import load_file, save_file
 
 from itda_lightning.saelens import save_export
 
-LOAD = """
-import sys
 
 class Blocked:
-    def find_spec(self, name, path=None, target=None):
+    """Finds no module of this package."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         if name.split(".")[0] == "itda_lightning":
-            raise ImportError("blocked: " + name)
+            raise ImportError(f"blocked: {name}")
 
-sys.meta_path.insert(0, Blocked())
-try:
-    import itda_lightning
-except ImportError as error:
-    assert str(error) == "blocked: itda_lightning"
-else:
-    raise AssertionError("itda_lightning can be imported")
 
-import torch
-from safetensors.torch import load_file, save_file
-from sae_lens import SAE
-
-for name in sys.argv[1:]:
-    sae = SAE.load_from_disk(name)
-    assert type(sae).__module__ == "sae_lens.saes.matching_pursuit_sae"
-    with torch.no_grad():
-        x = load_file("x.safetensors")["x"]
-        save_file({"codes": sae.encode(x), "output": sae(x)}, name + ".safetensors")
-"""
+def load_and_save(directory: Path, names: list[str]) -> None:
+    """Load with a SAELens that this package never touched: both are forgotten, and SAELens is imported again."""
+    try:
+        torch.set_num_threads(1)
+        for name in [name for name in sys.modules if name.split(".")[0] in ("itda_lightning", "sae_lens")]:
+            del sys.modules[name]
+        sys.meta_path.insert(0, Blocked())
+        with pytest.raises(ImportError, match="blocked: itda_lightning"):
+            __import__("itda_lightning")
+        stock = __import__("sae_lens").SAE
+        assert stock is not SAE
+        for name in names:
+            sae = stock.load_from_disk(directory / name)
+            assert type(sae).__module__ == "sae_lens.saes.matching_pursuit_sae"
+            assert isinstance(sae, stock)
+            with torch.no_grad():
+                x = load_file(directory / "x.safetensors")["x"]
+                save_file({"codes": sae.encode(x), "output": sae(x)}, directory / f"{name}.safetensors")
+    except BaseException:
+        (directory / "failed.txt").write_text(traceback.format_exc())
 
 
 def test_stock_saelens_gives_the_same_supports_coefficients_and_reconstruction(make_dictionary, activations, tmp_path):
@@ -43,11 +48,12 @@ def test_stock_saelens_gives_the_same_supports_coefficients_and_reconstruction(m
     for name, dictionary in dictionaries.items():
         save_export(dictionary, tmp_path / name, "matching_pursuit")
     save_file({"x": activations}, tmp_path / "x.safetensors")
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, *dictionaries], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        pytest.fail(done.stderr)
+    process = multiprocessing.get_context("fork").Process(target=load_and_save, args=(tmp_path, list(dictionaries)))
+    process.start()
+    process.join(120)
+    if process.exitcode is None or (tmp_path / "failed.txt").exists():
+        process.kill()
+        pytest.fail((tmp_path / "failed.txt").read_text() if process.exitcode is not None else "the process hangs")
     for name, dictionary in dictionaries.items():
         stock = load_file(tmp_path / f"{name}.safetensors")
         dense = dictionary.encode(activations).to_dense(64)
