@@ -42,7 +42,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch):
     return forbid
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_second_run_reads_the_cache_and_not_the_model(
     make_data: MakeData, tmp_path: Path, no_model, caplog: pytest.LogCaptureFixture, dtype: str
 ) -> None:
@@ -73,6 +73,7 @@ def test_what_is_read_is_what_the_model_gave_in_the_dtype_of_the_cache(
     make_data: MakeData, tmp_path: Path, model_dtype: str
 ) -> None:
     settings: dict[str, Any] = {"model_dtype": model_dtype, "hook_names": [HOOK, "blocks.0.mlp.hook_post"]}
+    settings |= {"training_tokens": 70 * 16, "validation_tokens": 8 * 16}
     live = make_data(**settings)
     given = {split: batches(getattr(live, split)()) for split in ("train_dataloader", "val_dataloader")}
     for dtype in ("float32", "float16", "bfloat16"):

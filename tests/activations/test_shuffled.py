@@ -9,12 +9,18 @@ from itda_lightning.errors import InputError
 HOOK = "blocks.1.hook_resid_post"
 
 
+@pytest.fixture(scope="module")
+def cache_dir(tmp_path_factory):
+    """Harvested once for all tests with the same settings; none changes what is there."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def make_cached(make_data, tmp_path):
+def make_cached(make_data, cache_dir):
     """140 training rows of 16 tokens in 3 files, on disk."""
 
     def make(**changes):
-        return make_data(**({"cache_dir": str(tmp_path)} | changes))
+        return make_data(**({"cache_dir": str(cache_dir)} | changes))
 
     return make
 

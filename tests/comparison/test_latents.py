@@ -160,11 +160,16 @@ def test_logit_effects_are_those_of_the_folded_unembedding(view, itda, standard,
                     assert [t for t in texts if "\\x" not in t] == [t for t in expected if "\ufffd" not in t]
 
 
-def test_batches_of_any_size_give_the_same_view(itda, standard, topk, view, data):
-    settings = dict(data.hparams)
-    for size in (1, 37):
+def test_batches_of_any_size_give_the_same_view(itda, standard, topk, data):
+    settings = dict(data.hparams) | {"validation_tokens": 4 * CONTEXT}
+
+    def view_of(size: int) -> LatentView:
         cut = ActivationsDataModule(**{**settings, "batch_size": size})
-        again = latent_view(itda, [topk, standard], cut, HOOK, None, top=4, bins=8)
+        return latent_view(itda, [topk, standard], cut, HOOK, None, top=4, bins=8)
+
+    view = view_of(1000)
+    for size in (1, 37):
+        again = view_of(size)
         for one, other in zip((view.atoms, *(o.latents for o in view.others)), _all(again), strict=True):
             assert [(s.latent, s.density, s.limit, s.histogram) for s in one] == [
                 (s.latent, s.density, s.limit, s.histogram) for s in other

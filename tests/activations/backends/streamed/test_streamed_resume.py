@@ -21,12 +21,10 @@ SLAB_ROWS, SLABS, BATCHES, LAYERS = 24, 4, 10, 3
 MOMENTS = [
     "weights 1",  # the embeddings are read
     "slab 2",  # the second slab of embeddings is half written
-    "weights 2",
     "slab 5",  # the first slab after layer 0
     "between 6",  # a slab after layer 2 stands beside that after layer 1
     "slab 16",  # the last slab after the last layer
     "cache 2",  # the second file of the cache is half written
-    "cache 4",
     "end",  # only the hidden states are left to remove
 ]
 
