@@ -50,7 +50,7 @@ def test_it_is_saved_exported_and_unrefined_with_its_least_gain(dictionary, x, t
 @pytest.mark.parametrize("pursuit", ["mp", "omp"])
 def test_gradients_are_those_of_least_squares_on_the_support_that_is_left(dictionary, x, pursuit):
     sae = il.to_sae(il.Dictionary(dictionary.atoms, k=6, pursuit=pursuit, least_gain=0.04)).to(dtype=torch.float64)
-    point = x[:3].double().requires_grad_()
+    point = x[:2].double().requires_grad_()
     assert torch.autograd.gradcheck(lambda a: sae.encode(a), point, eps=1e-7, atol=1e-5)
 
 

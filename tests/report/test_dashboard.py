@@ -173,7 +173,7 @@ def test_latents_are_embedded_as_they_are():
 
 
 def test_write_dashboard_writes_what_render_dashboard_gives(tmp_path):
-    comparison = realistic(5)
+    comparison = hostile()
     write_dashboard(comparison, tmp_path / "deep" / "page.html")
     assert (tmp_path / "deep" / "page.html").read_text(encoding="utf-8") == render_dashboard(comparison)
     with pytest.raises(InputError, match=r"while writing .*page.html"):

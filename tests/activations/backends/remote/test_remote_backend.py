@@ -33,8 +33,6 @@ def settings_of(architecture: str, loader: str, directory: Path) -> dict[str, An
     [
         ("Llama", "huggingface", "local"),
         ("GPT2", "huggingface", "local"),
-        ("Qwen2", "huggingface", False),
-        ("Mistral", "huggingface", False),
         ("GPTNeoX", "huggingface", False),
         ("Gemma2", "bridge", False),
     ],
