@@ -69,7 +69,8 @@ def test_a_loader_goes_on_from_any_batch(rows: Rows, batch_size: int, block_rows
 @pytest.mark.parametrize("cached", [True, False])
 def test_a_resumed_fit_sees_the_same_bits(make_data: MakeData, tmp_path: Any, cached: bool) -> None:
     # Blocks of 24 rows, batches of 100 activations: nothing divides anything.
-    data = make_data(model_batch_size=24, cache_dir=str(tmp_path) if cached else None)
+    settings = {"model_batch_size": 24, "training_tokens": 80 * 16, "cache_dir": str(tmp_path) if cached else None}
+    data = make_data(**settings)
     data.prepare_data()
     states, batches = [], []
     loader = data.train_dataloader()
@@ -78,9 +79,9 @@ def test_a_resumed_fit_sees_the_same_bits(make_data: MakeData, tmp_path: Any, ca
         states.append(loader.state_dict())
     assert [state["given"] for state in states] == list(range(1, len(loader) + 1))
     # Before, in and after every block, and at the end.
-    for given_before in (0, 1, 3, 4, 7, 11, 14, 18, len(batches) - 1, len(batches)):
+    for given_before in (0, 1, 3, 4, 7, 8, len(batches) - 1, len(batches)):
         state = states[given_before - 1] if given_before else {"given": 0}
-        resumed = make_data(model_batch_size=24, cache_dir=str(tmp_path) if cached else None)
+        resumed = make_data(**settings)
         resumed.language_model = data.language_model
         loader = resumed.train_dataloader()
         loader.load_state_dict(state)
