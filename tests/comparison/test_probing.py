@@ -208,7 +208,7 @@ def test_everything_together(language_model, settings, tiny_run):
 
     From 128 examples on a penalty is judged on one split.
     """
-    settings = replace(settings, ks=(4,), train_examples=128)
+    settings = replace(settings, datasets=NAMES[:1], ks=(4,), train_examples=128)
     itda = measure_probing(to_sae(load_dictionary(tiny_run)), language_model, HOOK, settings)
     other = measure_probing(topk(), language_model, HOOK, settings)
     names = [f"{kind}/{probe}" for kind in ("probing", "probing_auc") for probe in ("k=4", "all", "dense")]
@@ -224,6 +224,12 @@ def test_everything_together(language_model, settings, tiny_run):
     assert list(sparse) == [f"{kind}/{probe}" for kind in ("probing", "probing_auc") for probe in probes]
     assert sparse["probing/detected k=4"] != sparse["probing/k=4"]
     assert all(sparse[name] == other[name] for name in sparse if "detected" not in name)
+    second, both = (
+        measure_probing(topk(), language_model, HOOK, replace(settings, references=False, datasets=datasets))
+        for datasets in (NAMES[1:], NAMES)
+    )
+    for name, found in both.items():
+        assert found.value == pytest.approx((sparse[name].value + second[name].value) / 2)
 
 
 def test_sae_probes_is_not_installed(language_model, settings, monkeypatch):
