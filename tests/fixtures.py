@@ -6,6 +6,7 @@ anew, for half a minute. The large ones are therefore imported before it.
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,14 @@ from tests.browser import browser  # noqa: F401  a fixture
 from tests.comparisons import config_of, data_section, on_disk  # noqa: F401  fixtures
 from tests.runs import tiny_run, tiny_run_of_two  # noqa: F401  fixtures
 from tests.tiny_model import save_tokenizer, save_weights
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Start the server of the tests' processes, if there are any, as soon as the loops that it loads are compiled."""
+    processes = sys.modules.get("tests.processes")
+    if processes and not processes.start_server.cache_info().currsize and processes.loops_are_compiled():
+        processes.start_server()
 
 
 @pytest.fixture(scope="session")

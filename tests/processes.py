@@ -1,5 +1,11 @@
-"""Processes of the tests, forked from one server that has imported everything once: importing is most of a command."""
+"""Processes of the tests, forked from one server that has imported everything once: importing is most of a command.
 
+The server is itself forked from the test process, which has imported everything too. Where there is CUDA, which does not
+outlive a fork, it starts anew, for a quarter of a minute.
+"""
+
+import gc
+import importlib
 import multiprocessing
 import os
 import runpy
@@ -7,17 +13,59 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
+from functools import cache
+from multiprocessing import forkserver, resource_tracker, util
 from pathlib import Path
+from unittest.mock import patch
 
+import jaxtyping
 import torch
 
 from itda_lightning.__main__ import COMMANDS
+from itda_lightning.pursuit import kernels
+
+LOOPS = {"gram_rows.pursue_rows", "gram_rows.pursue_and_append", "single_steps.select", "single_steps.take"}
 
 # One server per test process; its children share what it has imported.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
     ["torch.distributed", "tests.fits", "tests.warm_server", *(f"itda_lightning.{name}" for name in COMMANDS)]
 )
+
+
+def loops_are_compiled() -> bool:
+    """Look for the compiled loops: compiling them takes half a minute, which a server must not spend beside a test's."""
+    directory = Path(*kernels.__path__)
+    changed = max(file.stat().st_mtime for file in directory.glob("*.py"))
+    cached = directory.glob("__pycache__/*.nbi")
+    return {file.name.split("-")[0] for file in cached if file.stat().st_mtime > changed} >= LOOPS
+
+
+@cache
+def start_server() -> None:
+    """Fork the server now, between tests, from a process in which none of them has changed anything."""
+    if torch.cuda.is_available():
+        return
+    importlib.import_module("tests.warm_server")  # here, so that this process's tests find the loops loaded as well
+    resource_tracker.ensure_running()  # a process of its own, started by what is replaced here
+    with patch.object(util, "spawnv_passfds", _fork):
+        forkserver.ensure_running()
+
+
+def _fork(_executable: str, arguments: list[str], descriptors: list[int]) -> int:
+    """Run the code that a new Python would be given, in a fork with the same descriptors open; return its process."""
+    process = os.fork()
+    if process:
+        return process
+    try:
+        gc.freeze()  # whatever the tests hold is not this process's to finalise
+        kept = sorted({0, 1, 2, *descriptors})
+        for one, other in zip(kept, [*kept[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
+            os.closerange(one + 1, other)
+        jaxtyping.config.update("jaxtyping_disable", True)  # a command checks no types
+        exec(arguments[-1], {})
+    finally:
+        os._exit(0)
 
 
 def run_python(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -15,22 +15,22 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # Sizes of the README and of the config that it compares by, and smaller ones that show the same in a test.
 SMALLER_EXAMPLE = {
-    "training_tokens=8_192": "training_tokens=1_024",
-    "validation_tokens=2_048": "validation_tokens=512",
-    "max_atoms=256": "max_atoms=64",
-    "calibration_tokens=2_048": "calibration_tokens=512",
+    "training_tokens=8_192": "training_tokens=384",
+    "validation_tokens=2_048": "validation_tokens=128",
+    "max_atoms=256": "max_atoms=32",
+    "calibration_tokens=2_048": "calibration_tokens=128",
 }
 SMALLER_COMMANDS = {
-    "--data.training_tokens 16384": "--data.training_tokens 1024",
-    "--data.validation_tokens 4096": "--data.validation_tokens 512",
-    "--model.max_atoms 256": "--model.max_atoms 64",
-    "--tokens 1024": "--tokens 256",
+    "--data.training_tokens 16384": "--data.training_tokens 512",
+    "--data.validation_tokens 4096": "--data.validation_tokens 256",
+    "--model.max_atoms 256": "--model.max_atoms 48",
+    "--tokens 1024": "--tokens 128",
 }
 SMALLER_COMPARISON = {
-    "training_tokens: 16_384": "training_tokens: 1_024",
-    "validation_tokens: 4_096": "validation_tokens: 512",
-    "loss_tokens: 1024": "loss_tokens: 256",
-    "samples: 65_536": "samples: 8_192",
+    "training_tokens: 16_384": "training_tokens: 512",
+    "validation_tokens: 4_096": "validation_tokens: 256",
+    "loss_tokens: 1024": "loss_tokens: 128",
+    "samples: 65_536, batch_size: 1024": "samples: 512, batch_size: 256",
 }
 
 
