@@ -1,11 +1,13 @@
 """Processes of the tests, forked from one server that has imported everything once: importing is most of a command.
 
-The server is itself forked from the test process, which has imported everything too. Where there is CUDA, which does not
-outlive a fork, it starts anew, for a quarter of a minute.
+The server is itself forked from the test process, which has imported everything too. Where there is CUDA, which does
+not outlive a fork, it starts anew, for a quarter of a minute.
 """
 
+import contextlib
 import gc
 import importlib
+import logging
 import multiprocessing
 import os
 import runpy
@@ -34,7 +36,7 @@ PROCESSES.set_forkserver_preload(
 
 
 def loops_are_compiled() -> bool:
-    """Look for the compiled loops: compiling them takes half a minute, which a server must not spend beside a test's."""
+    """Look for the compiled loops: compiling them takes half a minute, which no server may spend beside a test's."""
     directory = Path(*kernels.__path__)
     changed = max(file.stat().st_mtime for file in directory.glob("*.py"))
     cached = directory.glob("__pycache__/*.nbi")
@@ -59,9 +61,16 @@ def _fork(_executable: str, arguments: list[str], descriptors: list[int]) -> int
         return process
     try:
         gc.freeze()  # whatever the tests hold is not this process's to finalise
-        kept = sorted({0, 1, 2, *descriptors})
-        for one, other in zip(kept, [*kept[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
-            os.closerange(one + 1, other)
+        with open(os.devnull, "r+b", buffering=0) as nowhere:  # noqa: PTH123
+            for descriptor in {int(path.name) for path in Path("/dev/fd").iterdir()} - {0, 1, 2, *descriptors}:
+                with contextlib.suppress(OSError):  # what listed them
+                    os.fstat(descriptor)
+                    os.dup2(nowhere.fileno(), descriptor)  # not free: objects that are left may write to it
+        sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
+        for logger in (logging.root, *map(logging.getLogger, logging.root.manager.loggerDict)):
+            for handler in logger.handlers:
+                if type(handler) is logging.StreamHandler:
+                    handler.setStream(sys.stderr)
         jaxtyping.config.update("jaxtyping_disable", True)  # a command checks no types
         exec(arguments[-1], {})
     finally:
