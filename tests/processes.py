@@ -16,9 +16,8 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from functools import cache
-from multiprocessing import forkserver, resource_tracker, util
+from multiprocessing import forkserver, util
 from pathlib import Path
-from unittest.mock import patch
 
 import jaxtyping
 import torch
@@ -45,17 +44,15 @@ def loops_are_compiled() -> bool:
 
 @cache
 def start_server() -> None:
-    """Fork the server now, between tests, from a process in which none of them has changed anything."""
-    if torch.cuda.is_available():
-        return
+    """Start the server now, between tests, from a process in which none of them has changed anything."""
     importlib.import_module("tests.warm_server")  # here, so that this process's tests find the loops loaded as well
-    resource_tracker.ensure_running()  # a process of its own, started by what is replaced here
-    with patch.object(util, "spawnv_passfds", _fork):
-        forkserver.ensure_running()
+    forkserver.ensure_running()
 
 
-def _fork(_executable: str, arguments: list[str], descriptors: list[int]) -> int:
-    """Run the code that a new Python would be given, in a fork with the same descriptors open; return its process."""
+def _spawn(executable: str, arguments: list[str], descriptors: list[int]) -> int:
+    """Run the code of a server in a fork, in which the descriptors are open, instead of in a new Python."""
+    if "forkserver" not in arguments[-1] or torch.cuda.is_available():
+        return spawn(executable, arguments, descriptors)
     process = os.fork()
     if process:
         return process
@@ -75,6 +72,10 @@ def _fork(_executable: str, arguments: list[str], descriptors: list[int]) -> int
         exec(arguments[-1], {})
     finally:
         os._exit(0)
+
+
+spawn = util.spawnv_passfds
+vars(util)["spawnv_passfds"] = _spawn
 
 
 def run_python(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
