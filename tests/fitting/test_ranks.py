@@ -18,7 +18,7 @@ from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.fitting.checkpoint_io import read_checkpoint
 from itda_lightning.machine.command_line import run_command
 from itda_lightning.machine.processes import gather_json, gather_rows, shares
-from tests.fits import HOOK, data_settings, fit_arguments, fit_in_child, fit_in_children, group_variables, trainer
+from tests.fits import HOOK, data_settings, fit_arguments, fit_in_children, group_variables, trainer
 from tests.process_groups import run_in_group
 from tests.processes import run_python
 
@@ -46,7 +46,7 @@ def files_in(directory: Path) -> dict[str, bytes]:
 
 def test_one_and_three_processes_give_the_same_bits(tiny_model_dir, prose_file, tmp_path):
     """Fit with a cache and refine. Rows are so short that the cache has several files."""
-    others = {"model__growth": "frozen_batch", "data__hook_names": f"[{','.join(BOTH)}]", "data__model_batch_size": 3}
+    others = {"model__growth": "frozen_batch", "data__model_batch_size": 3}
     others |= {
         "data__context_size": 8,
         "refine": "{anchor: 0.5, passes: 3, batch_size: 128, unmix: 0.3, relabel: true}",
@@ -56,10 +56,10 @@ def test_one_and_three_processes_give_the_same_bits(tiny_model_dir, prose_file, 
         others["data__cache_dir"] = tmp_path / f"cache{n}"
         arguments = fit_arguments(tiny_model_dir, prose_file, tmp_path, run__directory=tmp_path / f"of{n}", **others)
         if n == 1:
-            assert fit_in_child(arguments, tmp_path / "output") == 0
+            fit.main(arguments)
         else:
             assert fit_in_children(n, arguments, tmp_path / f"output{n}") == [0] * n
-        runs[n] = contents(tmp_path / f"of{n}", BOTH)
+        runs[n] = contents(tmp_path / f"of{n}", [HOOK])
         caches.append(files_in(tmp_path / f"cache{n}"))
     assert 20 < Dictionary.load(tmp_path / "of1" / "dictionaries" / HOOK).n_atoms < 150
     assert runs[3] == runs[1]
@@ -72,7 +72,7 @@ def test_a_fit_of_two_resumes_with_one_and_with_three(tiny_model_dir, prose_file
     """One of two processes is killed: the other says so and ends; the run resumes with another number of processes."""
     others = {"model__growth": growth, "data__hook_names": f"[{','.join(BOTH)}]", "data__model_batch_size": 3}
     arguments = fit_arguments(tiny_model_dir, prose_file, tmp_path, **others)
-    assert fit_in_child([*arguments, "--run.directory", str(tmp_path / "whole")], tmp_path / "output") == 0
+    fit.main([*arguments, "--run.directory", str(tmp_path / "whole")])
     assert 20 < Dictionary.load(tmp_path / "whole" / "dictionaries" / HOOK).n_atoms < 150
     codes = fit_in_children(2, arguments, tmp_path / "killed", 10, victim)
     assert codes == ([-signal.SIGKILL, 2] if victim == 0 else [2, -signal.SIGKILL])
@@ -83,7 +83,7 @@ def test_a_fit_of_two_resumes_with_one_and_with_three(tiny_model_dir, prose_file
     assert read_checkpoint(tmp_path / "itda-001" / "checkpoints" / "last.ckpt")["global_step"] == 9
     resumed = [*arguments, "--ckpt_path", "last"]
     if n == 1:
-        assert fit_in_child(resumed, tmp_path / "output") == 0
+        fit.main(resumed)
     else:
         assert fit_in_children(n, resumed, tmp_path / "output") == [0] * n
     assert contents(tmp_path / "itda-002", BOTH) == contents(tmp_path / "whole", BOTH)

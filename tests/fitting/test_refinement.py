@@ -48,19 +48,15 @@ def arguments(tiny_model_dir: Path, prose_file: Path, cache: Path, tmp_path_fact
 
 @pytest.fixture(scope="module")
 def refined_run(arguments: list[str], tmp_path_factory) -> Path:
-    """A finished run of that, in a process of its own, as the killed ones."""
-    runs = tmp_path_factory.mktemp("whole")
-    assert fit_in_child([*arguments, "--run.directory", str(runs / "run")], runs / "output") == 0
-    return runs / "run"
+    """A finished run of that."""
+    return main([*arguments, "--run.directory", str(tmp_path_factory.mktemp("whole") / "run")])
 
 
 @pytest.fixture(scope="module")
 def plain_run(tiny_model_dir: Path, prose_file: Path, cache: Path, tmp_path_factory) -> Path:
     """The same fit without refinement."""
     runs = tmp_path_factory.mktemp("plain")
-    arguments = fit_arguments(tiny_model_dir, prose_file, runs, data__cache_dir=cache)
-    assert fit_in_child(arguments, runs / "output") == 0
-    return runs / "itda-001"
+    return main(fit_arguments(tiny_model_dir, prose_file, runs, data__cache_dir=cache))
 
 
 def test_a_refined_dictionary_is_better_and_its_labels_are_true(refined_run):
@@ -101,8 +97,7 @@ def test_a_fit_killed_while_it_refines_ends_bit_for_bit_as_one_that_was_not(argu
         assert killed == -signal.SIGKILL
         assert (tmp_path / f"itda-00{number}" / "checkpoints" / "refinement.ckpt").is_file()
         command += [] if "--ckpt_path" in command else ["--ckpt_path", "last"]
-    assert fit_in_child(command, tmp_path / "output") == 0
-    last = tmp_path / "itda-004"
+    last = main(command)
     assert_same(load_dictionary(last), load_dictionary(refined_run))
     one, other = (json.loads((run / "metrics.json").read_text())["hook_points"] for run in (last, refined_run))
     assert one == other

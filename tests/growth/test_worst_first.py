@@ -89,7 +89,7 @@ class Counted:
         return pursue(name, x, *rest)
 
 
-@pytest.mark.parametrize(("pursuit", "nonnegative"), PURSUITS)
+@pytest.mark.parametrize(("pursuit", "nonnegative"), [("mp", True), ("omp", False)])
 @pytest.mark.long
 def test_about_the_size_of_exact_growth_at_a_few_encodes(pursuit, nonnegative):
     # Greedy choices make the size of one small dictionary a matter of chance, a few percent up or down.
@@ -297,13 +297,13 @@ def test_it_is_one_of_the_policies():
 
 @pytest.mark.parametrize("pursuit", ["mp", "omp"])
 @given(seed=st.integers(0, 10**6))
-@settings(max_examples=10)
+@settings(max_examples=settings.default.max_examples // 3 or 1)
 def test_the_order_of_a_batch_does_not_matter_where_norms_differ(pursuit, seed):
     """With an exponent below 1 the worst explained of an empty dictionary is the largest, not any."""
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(400, 24, generator=generator) * torch.rand(400, 1, generator=generator).add(0.5)
+    x = torch.randn(250, 24, generator=generator) * torch.rand(250, 1, generator=generator).add(0.5)
     rule = GrowthRule(5, pursuit, False, 0.3, 0.85, 24.0)
-    order = torch.randperm(400, generator=generator)
-    one, other = grow(x, 400, rule).accepted, order[grow(x[order], 400, rule).accepted]
+    order = torch.randperm(250, generator=generator)
+    one, other = grow(x, 250, rule).accepted, order[grow(x[order], 250, rule).accepted]
     assert len(one) > 30
     assert set(one.tolist()) == set(other.tolist())

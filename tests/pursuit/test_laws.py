@@ -24,7 +24,7 @@ PUBLIC = {"mp": matching_pursuit, "omp": orthogonal_matching_pursuit}
 # Cases in which float64 leaves no decision to rounding.
 generic = cases(("random", "correlated"))
 # Laws that take several pursuits per example, in up to twelve forms.
-half_as_many = settings(max_examples=settings.default.max_examples // 2)
+third_as_many = settings(max_examples=settings.default.max_examples // 3 or 1)
 
 
 def run(pursuit: str, case: Case, form: str | PreparedAtoms, **options) -> SparseCode:
@@ -58,7 +58,7 @@ def slack(form: str, code: SparseCode, case: Case) -> Tensor:
 @pursuits
 @forms
 @given(d=st.integers(1, 16), l0=st.integers(1, 16), extra=st.integers(0, 4), seed=st.integers(0, 2**32 - 1))
-@half_as_many
+@third_as_many
 def test_sparse_combinations_of_orthonormal_atoms_are_recovered_exactly(pursuit, form, d, l0, extra, seed):
     generator = torch.Generator().manual_seed(seed)
     atoms = torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64))[0]
@@ -75,7 +75,7 @@ def test_sparse_combinations_of_orthonormal_atoms_are_recovered_exactly(pursuit,
 @pursuits
 @forms
 @given(case=cases(), nonnegative=st.booleans())
-@half_as_many
+@third_as_many
 def test_a_larger_budget_continues_the_same_path_and_never_explains_less(pursuit, form, case, nonnegative):
     case = of_form(case, form)
     prepared, before = prepare(case.atoms, form), energy(case.x)
@@ -92,7 +92,7 @@ def test_a_larger_budget_continues_the_same_path_and_never_explains_less(pursuit
 @pursuits
 @forms
 @given(case=cases(), nonnegative=st.booleans())
-@half_as_many
+@third_as_many
 def test_residual_energy_is_that_of_the_reconstruction(pursuit, form, case, nonnegative):
     case = Case(case.x.float(), case.atoms.float(), case.k)
     code = run(pursuit, case, form, nonnegative=nonnegative)
@@ -159,7 +159,7 @@ def test_decoding_an_exact_code_gives_the_activation_back(form, d, extra, seed):
 @pursuits
 @forms
 @given(case=generic, data=st.data())
-@half_as_many
+@third_as_many
 def test_supports_do_not_depend_on_the_batch(pursuit, form, case, data):
     case = of_form(case, form)
     prepared = prepare(case.atoms, form)
@@ -202,7 +202,7 @@ def test_codes_scale_with_the_activation(pursuit, case, scale):
 @pursuits
 @forms
 @given(case=cases(), nonnegative=st.booleans(), error_threshold=st.sampled_from([0.0, 0.01, 0.2, 0.5, 1.0]))
-@half_as_many
+@third_as_many
 def test_a_sample_ends_exactly_when_its_error_reaches_the_threshold(pursuit, form, case, nonnegative, error_threshold):
     case = of_form(case, form)
     prepared = prepare(case.atoms, form)

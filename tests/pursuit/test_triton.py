@@ -24,7 +24,6 @@ from itda_lightning.pursuit import cuda  # noqa: E402  needs triton
 
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 pursuits = pytest.mark.parametrize("pursuit", ["mp", "omp"])
-nonnegatives = pytest.mark.parametrize("nonnegative", [False, True])
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +32,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "BLOCK", 128)
 
 
-def small_case(kind: str = "random", batch: int = 6, n: int = 300, d: int = 24, k: int = 7, seed: int = 0) -> Case:
+def small_case(kind: str = "random", batch: int = 4, n: int = 300, d: int = 24, k: int = 5, seed: int = 0) -> Case:
     case = make_case(kind, batch=batch, n=n, d=d, k=k, scale=10.0, seed=seed)
     return Case(case.x.float().to(DEVICE), case.atoms.float().to(DEVICE), k)
 
@@ -90,7 +89,7 @@ def test_the_kernel_is_trusted_only_where_it_is_right(monkeypatch, caplog):
 @pytest.mark.parametrize("kind", KINDS)
 def test_codes_match_the_oracle(pursuit, kind):
     nonnegative = (KINDS.index(kind) % 2 == 0) == (pursuit == "mp")
-    case = small_case(kind, batch=3, k=5)
+    case = small_case(kind, batch=3, k=4)
     code = run(pursuit, case, nonnegative)
     assert code.support.dtype == torch.int64
     assert code.coefficients.dtype == code.residual_energy.dtype == torch.float32
@@ -98,7 +97,9 @@ def test_codes_match_the_oracle(pursuit, kind):
 
 
 @pursuits
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=settings.default.max_examples // 3 or 1, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(case=cases(), nonnegative=st.booleans(), error_threshold=thresholds)
 def test_cases_of_every_kind_match_the_oracle(pursuit, case, nonnegative, error_threshold):
     case = Case(case.x.float().to(DEVICE), case.atoms.float().to(DEVICE), case.k)
@@ -109,20 +110,18 @@ def test_cases_of_every_kind_match_the_oracle(pursuit, case, nonnegative, error_
 
 
 @pursuits
-@nonnegatives
 @pytest.mark.parametrize(("n", "d", "k", "seed"), [(1, 3, 2, 0), (40, 8, 8, 1), (129, 16, 5, 2), (256, 32, 4, 3)])
-def test_sizes_beside_those_of_the_blocks(pursuit, nonnegative, n, d, k, seed):
+def test_sizes_beside_those_of_the_blocks(pursuit, n, d, k, seed):
+    nonnegative = (pursuit == "mp") == (seed % 2 == 0)
     case = small_case(batch=2, n=n, d=d, k=k, seed=seed)
     code = run(pursuit, case, nonnegative, form="contiguous" if nonnegative else "corner")
     check_against_oracle(pursuit, code, case, nonnegative, None)
 
 
 @pursuits
-@pytest.mark.parametrize(
-    ("nonnegative", "error_threshold"), [(False, 0.0), (True, 0.05), (False, 0.3), (True, 0.3), (True, 1.0)]
-)
+@pytest.mark.parametrize(("nonnegative", "error_threshold"), [(False, 0.0), (True, 0.05), (False, 0.3), (True, 1.0)])
 def test_rows_end_at_the_threshold(pursuit, nonnegative, error_threshold):
-    case = small_case(d=16)
+    case = small_case(batch=6, d=16, k=7)
     case.x[2] = 0
     code = run(pursuit, case, nonnegative, error_threshold)
     check_against_oracle(pursuit, code, case, nonnegative, error_threshold)
@@ -131,11 +130,10 @@ def test_rows_end_at_the_threshold(pursuit, nonnegative, error_threshold):
         assert len((code.support >= 0).sum(1).unique()) > 2  # rows end at different steps
 
 
-@pursuits
-@nonnegatives
+@pytest.mark.parametrize(("pursuit", "nonnegative"), [("mp", True), ("omp", False)])
 def test_hidden_atoms_are_not_used(pursuit, nonnegative):
     case = small_case()
-    visible = torch.tensor([0, 1, 127, 128, 200, 300], device=DEVICE)
+    visible = torch.tensor([0, 1, 128, 300], device=DEVICE)
     code = run(pursuit, case, nonnegative, visible=visible)
     for sample, seen in enumerate(visible.tolist()):
         if seen == 0:
@@ -150,7 +148,7 @@ def test_hidden_atoms_are_not_used(pursuit, nonnegative):
 @pytest.mark.parametrize(("nonnegative", "error_threshold"), [(False, 0.2), (True, None)])
 def test_paths_and_codes_are_those_of_plain_torch(pursuit, nonnegative, error_threshold):
     case = small_case()
-    visible = torch.tensor([0, 300, 150, 299, 300, 300], device=DEVICE)
+    visible = torch.tensor([0, 300, 150, 299], device=DEVICE)
     path, expected_path = Path.empty(case.x, case.k), Path.empty(case.x, case.k)
     code = run(pursuit, case, nonnegative, error_threshold, path=path, visible=visible)
     expected = in_torch(pursuit, case, nonnegative, error_threshold, expected_path, visible)
@@ -164,7 +162,7 @@ def test_paths_and_codes_are_those_of_plain_torch(pursuit, nonnegative, error_th
 @pursuits
 def test_blocks_of_rows_change_nothing(pursuit):
     case = small_case()
-    visible = torch.tensor([10, 300, 150, 299, 300, 300], device=DEVICE)
+    visible = torch.tensor([10, 300, 150, 299], device=DEVICE)
     paths = [Path.empty(case.x, case.k) for _ in range(2)]
     whole = run(pursuit, case, path=paths[0], visible=visible)
     parts = run(pursuit, case, path=paths[1], visible=visible, block_bytes=5000)  # three rows, one for omp
