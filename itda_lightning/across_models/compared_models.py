@@ -85,17 +85,19 @@ def open_models(models: Sequence[ModelSettings], data: Mapping[str, Any], of_sou
 
 
 def check_widths(models: Sequence[ComparedModel]) -> list[int]:
-    """Return the widths of all hook points, loading language models whose widths are not cached, and free those again.
+    """Return the widths of all hook points, loading language models whose widths are not cached, one after another.
 
-    Raises InputError for a hook point that a model does not have, or a dictionary of another width.
+    The first model stays loaded, since its activations are the first that are harvested. Raises InputError for a hook
+    point that a model does not have, or a dictionary of another width.
     """
-    found = []
-    for model in models:
+    found: list[int] = []
+    for model in reversed(models):
         widths = model.data.widths
-        found += [widths[hook] for hook in model.hook_names]
+        found = [widths[hook] for hook in model.hook_names] + found
         for hook, dictionary in model.dictionaries.items():
             model.data.check_width(hook, dictionary.d_in)
-        model.data.release_model()
+        if model is not models[0]:
+            model.data.release_model()
     return found
 
 

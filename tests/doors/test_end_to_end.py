@@ -4,8 +4,10 @@ import contextlib
 import io
 import json
 import re
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from selenium.webdriver.common.by import By
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from itda_lightning import fit
+from itda_lightning.activations.models import language_model
 from itda_lightning.activations.text.documents import load_documents
 from itda_lightning.decompose import decompose_text
 from itda_lightning.evaluate import evaluate
@@ -24,46 +27,51 @@ from itda_lightning.page import page
 
 pytestmark = [pytest.mark.slow]
 
-LAYER = 14
+LAYER = 6
 HOOK = f"blocks.{LAYER}.hook_resid_post"
-K, MAX_ATOMS, CONTEXT = 12, 150, 128
+K, MAX_ATOMS, CONTEXT = 12, 100, 64
 TEXT = "The Senate ratified the treaty of peace with Spain"
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """Every command once, one after another, as a user runs them; what each one printed."""
+    """Every command once, one after another, as a user runs them; what each one printed.
+
+    The model is loaded once for all of them, since that takes seconds.
+    """
     place = tmp_path_factory.mktemp("end_to_end")
+    load = cache(partial(language_model._load, hook_names=[HOOK]))
     run = place / "run"
     settings = {
         "trainer.accelerator": "cpu",
         "model.max_atoms": MAX_ATOMS,
         "model.k": K,
         "model.pursuit": "mp",  # of which both exports can tell
-        "model.calibration_tokens": 512,
+        "model.calibration_tokens": 256,
         "data.model": "bundled:smollm2-135m",
         "data.hook_names": f"[{HOOK}]",
         "data.dataset": "bundled:sotu",
         "data.context_size": CONTEXT,
-        "data.training_tokens": 2048,
-        "data.validation_tokens": 512,
+        "data.training_tokens": 1024,
+        "data.validation_tokens": 256,
         "data.device": "cpu",
         "data.cache_dir": place / "cache",
         "run.directory": run,
     }
     commands = {
         "fit": lambda: fit.main([f"--{name}={value}" for name, value in settings.items()]),
-        "evaluate": lambda: evaluate(str(run), tokens=256, device="cpu"),
+        "evaluate": lambda: evaluate(str(run), tokens=128, device="cpu"),
         "itda": lambda: export(str(run), str(place / "itda")),
         "matching_pursuit": lambda: export(str(run), str(place / "matching_pursuit"), "matching_pursuit"),
         "decompose": lambda: decompose_text(str(run), TEXT, device="cpu"),
         "page": lambda: page(str(run), device="cpu"),
     }
     printed = {}
-    for name, command in commands.items():
-        with contextlib.redirect_stdout(io.StringIO()) as out:
-            command()
-        printed[name] = out.getvalue()
+    with mock.patch.object(language_model, "_load", lambda name, device, dtype, _: load(name, device, dtype)):
+        for name, command in commands.items():
+            with contextlib.redirect_stdout(io.StringIO()) as out:
+                command()
+            printed[name] = out.getvalue()
     return SimpleNamespace(run=run, place=place, printed=printed, dictionary=load_dictionary(run))
 
 
@@ -79,7 +87,8 @@ def evaluated(done) -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def by_transformers(bundled_model_dir: Path) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(bundled_model_dir, dtype=torch.float32)
+    """The layers up to the one behind the hook point's, at whose end nothing is normalised yet."""
+    return AutoModelForCausalLM.from_pretrained(bundled_model_dir, dtype=torch.float32, num_hidden_layers=LAYER + 2)
 
 
 @torch.no_grad()
