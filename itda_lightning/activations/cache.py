@@ -28,6 +28,7 @@ import xxhash
 from datasets import Array2D, Dataset, Features, Sequence, Value, load_from_disk
 from datasets.arrow_writer import ArrowWriter
 from humanize import naturalsize
+from jaxtyping import Float, Int
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
@@ -151,11 +152,22 @@ class ActivationCache:
 
     def read(self, start_row: int, stop_row: int) -> RowActivations:
         """Return the float32 activations of some rows. Raises InputError for truncated, damaged or foreign files."""
-        table = self._dataset[start_row:stop_row]
-        if not np.array_equal(table["token_ids"], self._tokens(start_row, stop_row)):
-            raise InputError(f"the activation cache {self.path} holds other tokens: remove it and run again")
+        read = self._read(slice(start_row, stop_row))
         self._check(start_row, stop_row)
-        return RowActivations(start_row, {hook: self._decode(table[self._column(hook)]) for hook in self.hook_names})
+        return RowActivations(start_row, read)
+
+    def read_at(self, rows: Int[torch.Tensor, " m"]) -> dict[str, Float[torch.Tensor, "m positions d"]]:
+        """Return the float32 activations of rows anywhere, in that order, by hook point.
+
+        Raises InputError as ``read``, but no checksum is compared.
+        """
+        return self._read(rows.numpy())
+
+    def _read(self, rows: slice | np.ndarray) -> dict[str, torch.Tensor]:
+        table = self._dataset[rows]
+        if not np.array_equal(table["token_ids"], self._tokens(rows)):
+            raise InputError(f"the activation cache {self.path} holds other tokens: remove it and run again")
+        return {hook: self._decode(table[self._column(hook)]) for hook in self.hook_names}
 
     def _check(self, start_row: int, stop_row: int) -> None:
         """Compare the checksum of every file that is read whole, once; a read of a few rows checks nothing."""
@@ -203,8 +215,8 @@ class ActivationCache:
             ) from error
         return opened
 
-    def _tokens(self, start: int, stop: int) -> np.ndarray:
-        return self.rows.tokens[start:stop, self.rows.first_position :].numpy().astype(np.int32)
+    def _tokens(self, rows: slice | np.ndarray) -> np.ndarray:
+        return self.rows.tokens.numpy()[rows, self.rows.first_position :].astype(np.int32)
 
     def _column(self, hook: str) -> str:
         return f"{hook}.bfloat16" if self.dtype == "bfloat16" else hook
@@ -235,7 +247,7 @@ class ActivationCache:
         for part in parts:
             columns = {self._column(hook): self._encode(hook, values) for hook, values in part.activations.items()}
             rows = len(next(iter(columns.values())))
-            writer.write_batch(columns | {"token_ids": self._tokens(part.first_row, part.first_row + rows)})
+            writer.write_batch(columns | {"token_ids": self._tokens(slice(part.first_row, part.first_row + rows))})
         writer.finalize()
         writer.close()
 

@@ -198,8 +198,8 @@ class ActivationsDataModule(ModelAndRows):
             if cache is None:
                 yield from self._harvest(rows, start)
                 return
-            for index, row in enumerate(order[start:].tolist(), start):
-                yield RowActivations(index, cache.read(row, row + 1).activations)
+            for first in range(start, len(order), SHARD_ROWS):
+                yield RowActivations(first, cache.read_at(order[first : first + SHARD_ROWS]))
 
         return ActivationLoader(rows, read, batch_size, block_rows=1)
 

@@ -85,7 +85,8 @@ class TrainingRows:
         bias of an ITDA. Raises InputError if none of them is usable.
         """
         drawn = draw_rows(self.kept, n, self.seed + 1)
-        x = torch.cat([self.read(row, row + 1) for row in drawn.tolist()])
+        read = RowActivations(0, {self.hook_name: self.cache.read_at(drawn)[self.hook_name]})
+        x = kept_activations(self.rows.select(drawn), read).usable(self.hook_name).x
         if not len(x):
             raise InputError(f"all {n} activations drawn at {self.hook_name} are zero or not finite")
         return x
