@@ -4,6 +4,7 @@ import ast
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -83,6 +84,7 @@ def module_of(path: Path, package: Path = PACKAGE) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@cache
 def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
@@ -146,9 +148,8 @@ def _is_among(module: str, allowed: set[str]) -> bool:
     return any(module == name or module.startswith(f"{name}.") for name in allowed)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: module_of(path))
-def test_imports_go_down(path):
-    problems = wrong_imports(path)
+def test_imports_go_down():
+    problems = [problem for path in FILES for problem in wrong_imports(path)]
     assert not problems, "\n".join(problems)
 
 
@@ -245,10 +246,15 @@ def identifiers(tree: ast.AST) -> Iterator[tuple[int, str]]:
                 yield getattr(node, "lineno", 0), value
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: module_of(path))
-def test_saelens_names_stay_in_its_folder(path):
-    found = [f"{path.name}:{line} {name}" for line, name in identifiers(parse(path)) if name in SAELENS_NAMES]
-    assert room_of(path) == "saelens" or not found, f"only saelens/ uses SAELens's names: {found}"
+def test_saelens_names_stay_in_its_folder():
+    others = [path for path in FILES if room_of(path) != "saelens"]
+    found = [
+        f"{path.name}:{line} {name}"
+        for path in others
+        for line, name in identifiers(parse(path))
+        if name in SAELENS_NAMES
+    ]
+    assert not found, f"only saelens/ uses SAELens's names: {found}"
 
 
 def dangers(tree: ast.AST) -> Iterator[str]:
@@ -276,9 +282,9 @@ def dangers(tree: ast.AST) -> Iterator[str]:
                 yield f"{where}: trust_remote_code"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: module_of(path))
-def test_no_file_runs_code_that_comes_with_data(path):
-    assert not list(dangers(parse(path))), f"{path.name}: load data as data"
+def test_no_file_runs_code_that_comes_with_data():
+    found = [f"{path.name} {danger}" for path in FILES for danger in dangers(parse(path))]
+    assert not found, f"load data as data: {found}"
 
 
 @pytest.mark.parametrize(
