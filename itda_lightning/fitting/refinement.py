@@ -49,8 +49,9 @@ class RefinementSettings:
         unmix: the largest cosine, above 0 and below 1, that an atom keeps with atoms used more often: after each pass
             but the first and the last, what exceeds it is subtracted (``growth.unmix``). Atoms then stand for single
             features instead of pairs that occur together; the bound of ``anchor`` comes first. Null for not at all.
-        relabel: at the end, name each atom by the training activation that it is most like among those whose code uses
-            it (``fitting.relabelling``). Its first source is kept and stays what models are compared by.
+        relabel: at the end, name each atom by the training activation that it is most like among its typical uses:
+            those of the token that is most frequent among the 50 with the largest cosine (``fitting.relabelling``). Its
+            first source is kept and stays what models are compared by.
     """
 
     anchor: float | None = 0.9

@@ -1,9 +1,12 @@
-"""Relabelling: name each refined atom by the training activation that it is most like among those that use it."""
+"""Relabelling: name each refined atom by the training activation that it is most like among its typical uses."""
 
 import logging
 import time
+from typing import NamedTuple
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
@@ -11,6 +14,7 @@ from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.shuffled import TrainingRows
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.named_atoms import Labels
+from itda_lightning.dictionary.sources import COLUMNS
 from itda_lightning.fitting.module import ITDA
 from itda_lightning.fitting.refinement import RefinementSettings
 from itda_lightning.machine.processes import gather_rows, n_ranks, rank
@@ -19,6 +23,11 @@ logger = logging.getLogger(__name__)
 
 # Activations whose products with an atom of each code are held at a time.
 PART = 1024
+
+# Uses of an atom whose tokens tell which is typical. On SmolLM2-135M the more the better: labelled by the token of the
+# nearest, of 10, of 20 and of 50 on one half of the training tokens, .247, .275, .288 and .299 of the 50 strongest
+# detections on the other half are the label's token.
+NEAREST = 50
 
 
 def relabel(module: ITDA, data: ActivationsDataModule, settings: RefinementSettings) -> float:
@@ -32,7 +41,7 @@ def relabel(module: ITDA, data: ActivationsDataModule, settings: RefinementSetti
             continue
         begun, dictionary = time.perf_counter(), module.dictionary(hook)
         home = dictionary.bias.device
-        labels = nearest_uses(dictionary.to(data.model_name.torch_device()), TrainingRows(data, hook))
+        labels = typical_uses(dictionary.to(data.model_name.torch_device()), TrainingRows(data, hook))
         dictionary.to(home).relabel(labels)
         facts["mean_label_cosine"] = float(labels.cosines.mean())
         logger.info(
@@ -42,15 +51,28 @@ def relabel(module: ITDA, data: ActivationsDataModule, settings: RefinementSetti
     return time.perf_counter() - start
 
 
-def nearest_uses(dictionary: Dictionary, rows: TrainingRows) -> Labels:
-    """Return for each atom the activation with the largest cosine with it among those whose code uses it.
+class Uses(NamedTuple):
+    """Uses of n atoms, the largest cosine first: cosines (-inf for none), numbers of blocks of rows, and sources."""
 
-    Of equal ones the first in the order of the data. An atom that no code uses keeps its first source. Processes take
-    turns with the blocks of rows.
+    cosines: Float[Tensor, "n uses"]
+    blocks: Int[Tensor, "n uses"]
+    table: Int[Tensor, "n uses 6"]
+
+
+def typical_uses(dictionary: Dictionary, rows: TrainingRows) -> Labels:
+    """Return for each atom the activation that it is most like among its typical uses.
+
+    Of the activations whose code uses the atom, the ``NEAREST`` with the largest cosine with it are looked at; typical
+    are those of the token that is most frequent among them, or of the nearest of equally frequent tokens. Of equal
+    cosines the first in the order of the data comes first. An atom that no code uses keeps its first source. Processes
+    take turns with the blocks of rows.
     """
     n, atoms = dictionary.n_atoms, normalize(dictionary.atoms.double(), dim=1)
-    table, cosines = dictionary.source_table.cpu().clone(), torch.full((n,), -torch.inf, dtype=torch.float64)
-    block_of = torch.full((n,), len(rows.blocks))
+    found = Uses(
+        torch.full((n, NEAREST), -torch.inf, dtype=torch.float64),
+        torch.zeros(n, NEAREST, dtype=torch.int64),
+        dictionary.source_table.cpu()[:, None].repeat(1, NEAREST, 1),
+    )
     for number, block in enumerate(tqdm(rows.blocks, desc=f"Relabel {rows.hook_name}", disable=rank() > 0)):
         if number % n_ranks() != rank():
             continue
@@ -62,14 +84,42 @@ def nearest_uses(dictionary: Dictionary, rows: TrainingRows) -> Labels:
             products = torch.stack([(unit * atoms[column]).sum(1) for column in code.support.clamp(min=0).T], dim=1)
             used = code.coefficients != 0
             atom, cosine, token = code.support[used].cpu(), products[used].cpu(), used.nonzero()[:, 0].cpu()
-            best = torch.full_like(cosines, -torch.inf).scatter_reduce(0, atom, cosine, "amax")
-            token = torch.where(cosine == best[atom], token, len(x))
-            first = torch.full_like(block_of, len(x)).scatter_reduce(0, atom, token, "amin")
-            nearer = best > cosines
-            cosines[nearer], table[nearer], block_of[nearer] = best[nearer], sources[first[nearer]], number
-    of_all = [gather_rows(own[None], [1] * n_ranks()) for own in (cosines, block_of, table)]
-    cosines = of_all[0].amax(0)
-    owner = torch.where(of_all[0] == cosines, of_all[1], len(rows.blocks)).argmin(0)
+            touched, new = uses_of(atom, cosine, sources[token], number)
+            merged = nearest_of(Uses(*(field[touched] for field in found)), new)
+            for field, value in zip(found, merged, strict=True):
+                field[touched] = value
+    of_all = (gather_rows(field[None], [1] * n_ranks()) for field in found)
+    found = nearest_of(*(Uses(*of_one) for of_one in zip(*of_all, strict=True)))
+    row, position = (found.table[..., COLUMNS.index(name)] for name in ("row", "position"))
+    token = rows.rows.tokens[row.clamp(min=0), position.clamp(min=0)].where(found.cosines.isfinite(), -1)
+    frequency = torch.stack([(token == of_one[:, None]).sum(1) for of_one in token.T], dim=1)
+    chosen = torch.where(token >= 0, frequency, 0).argmax(1)  # the first, so the nearest, of the most frequent
+    every = torch.arange(n)
+    cosines = found.cosines[every, chosen]
     firsts = dictionary.cosines
     unused = torch.ones_like(cosines) if firsts is None else firsts.cpu()
-    return Labels(of_all[2][owner, torch.arange(n)], torch.where(cosines.isfinite(), cosines, unused))
+    return Labels(found.table[every, chosen], torch.where(cosines.isfinite(), cosines, unused))
+
+
+def uses_of(
+    atom: Int[Tensor, " m"], cosine: Float[Tensor, " m"], sources: Int[Tensor, "m 6"], block: int
+) -> tuple[Int[Tensor, " touched"], Uses]:
+    """Return the atoms that one part of a block uses, and the ``NEAREST`` uses of each."""
+    order = cosine.argsort(descending=True, stable=True)
+    order = order[atom[order].argsort(stable=True)]
+    touched, group, count = atom[order].unique_consecutive(return_inverse=True, return_counts=True)
+    place = torch.arange(len(order)) - (count.cumsum(0) - count)[group]
+    shape = len(touched), NEAREST
+    cosines, table = torch.full(shape, -torch.inf, dtype=torch.float64), torch.full((*shape, sources.shape[1]), -1)
+    kept = place < NEAREST
+    at = group[kept], place[kept]
+    cosines[at], table[at] = cosine[order][kept], sources[order][kept]
+    return touched, Uses(cosines, torch.full(shape, block), table)
+
+
+def nearest_of(*parts: Uses) -> Uses:
+    """Merge uses; keep the ``NEAREST`` of each atom. Of equal ones those of earlier blocks come first, then parts."""
+    cosines, blocks, table = (torch.cat(of_all, dim=1) for of_all in zip(*parts, strict=True))
+    order = blocks.argsort(dim=1, stable=True)
+    order = order.gather(1, cosines.gather(1, order).argsort(dim=1, descending=True, stable=True))[:, :NEAREST]
+    return Uses(cosines.gather(1, order), blocks.gather(1, order), table[torch.arange(len(table))[:, None], order])
