@@ -69,6 +69,8 @@ def _spawn(executable: str, arguments: list[str], descriptors: list[int]) -> int
                 if type(handler) is logging.StreamHandler:
                     handler.setStream(sys.stderr)
         jaxtyping.config.update("jaxtyping_disable", True)  # a command checks no types
+        # Its import hook would also rewrite modules that `runpy` runs, and keep that as their ordinary byte code.
+        sys.meta_path[:] = [finder for finder in sys.meta_path if not type(finder).__module__.startswith("jaxtyping")]
         exec(arguments[-1], {})
     finally:
         os._exit(0)

@@ -64,7 +64,7 @@ def test_labels_are_by_definition_the_nearest_of_the_typical_uses(data, nonnegat
     for atom in used.nonzero()[:, 0].tolist():
         uses = dense[:, atom].nonzero()[:, 0].tolist()
         # Tokens in the same context have the same activation: the first of them. Rounding must not order them.
-        nearest = sorted(uses, key=lambda use, atom=atom: -round(float(cosines[use, atom]), 9))[:5]
+        nearest = [uses[i] for i in cosines[uses, atom].round(decimals=9).argsort(descending=True, stable=True)[:5]]
         frequency = Counter(tokens[use] for use in nearest)
         best = next(use for use in nearest if frequency[tokens[use]] == max(frequency.values()))
         assert torch.equal(labels.table[atom], table[best])
