@@ -30,6 +30,7 @@ FACTS = "training.json"
 
 
 @cache
+@cache
 def modules() -> list[str]:
     """Return source code of the standard library: every module long enough for a passage, without tests and data."""
     root = Path(sysconfig.get_paths()["stdlib"])
