@@ -1,27 +1,13 @@
 """The first layers of the bundled model compared with themselves under another tokenizer."""
 
-import json
-from pathlib import Path
-
 import pytest
 
 from itda_lightning.across_models.similarity_study import compare_models
-from tests.across_models.retokenised import cut_merges
+from tests.across_models.retokenised import cut_merges, first_layers
 from tests.across_models.study import settings_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 HOOKS = ["blocks.1.hook_resid_post", "blocks.4.hook_resid_post"]
-
-
-def first_layers(model: Path, target: Path, number: int) -> Path:
-    """Make in ``target`` the model of these layers of a model, which load in a fraction of its time."""
-    target.mkdir()
-    for file in model.iterdir():
-        if file.name != "config.json":
-            (target / file.name).symlink_to(file)
-    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    (target / "config.json").write_text(json.dumps(config | {"num_hidden_layers": number}), encoding="utf-8")
-    return target
 
 
 def test_its_layers_are_matched_under_shorter_tokens(bundled_model_dir, tmp_path) -> None:

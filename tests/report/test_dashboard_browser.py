@@ -258,9 +258,9 @@ def test_the_policy_forbids_requests(page):
 def test_a_large_dictionary_opens_quickly_and_is_walked_through_smoothly(
     browser, tmp_path, record_property, unchecked_types
 ):
-    """The limits, for slow and busy machines, are far above what was measured."""
+    """The limits, for slow and busy machines, are far above what was measured (0.6 s to open, 15 ms per atom)."""
     names = ("topk-4000k", "batchtopk-4000k", "matching_pursuit-4000k", "random-4k")
-    write_dashboard(Comparison("Large", FACTS, realistic_rows(), latent_view(4096, names)), tmp_path / "page.html")
+    write_dashboard(Comparison("Large", FACTS, realistic_rows(), latent_view(16_384, names)), tmp_path / "page.html")
     browser.get((tmp_path / "page.html").as_uri())
     opened = browser.execute_script("return performance.getEntriesByType('navigation')[0].loadEventEnd")
     step = browser.execute_script(
@@ -285,6 +285,6 @@ def test_a_large_dictionary_opens_quickly_and_is_walked_through_smoothly(
     record_property("step_ms", step)
     record_property("found_ms", found)
     assert text(browser, "#shown-title").startswith("Atom ")
-    assert 0 < opened < 5_000
-    assert step < 500
-    assert found < 1_000
+    assert 0 < opened < 10_000
+    assert step < 1_000
+    assert found < 2_000
