@@ -20,6 +20,7 @@ from itda_lightning.growth import (
     project_on_cones,
     refinement_step,
     unmix,
+    unmixing_steps,
 )
 from itda_lightning.machine.made_once import hash_of, made_once
 from itda_lightning.pursuit import PursuitName
@@ -37,9 +38,8 @@ class Atoms:
         k: the sparsity, None for that of the world's size.
         center: subtract the mean.
         anchor: least cosine with the start in refinement, None for no bound; 1 for no refinement.
-        passes: of refinement, in steps of 512 activations at a rate of .1.
-        unmix: largest cosine that an atom keeps with atoms used more often, after each pass but the first and the
-            last; None for not at all.
+        passes, batch_size: of refinement, whose rate is .1.
+        unmix: largest cosine that an atom keeps with atoms used more often; None for not at all.
     """
 
     start: Start = "grown"
@@ -49,6 +49,7 @@ class Atoms:
     center: bool = True
     anchor: float | None = 1.0
     passes: int = 8
+    batch_size: int = 512
     unmix: float | None = None
 
 
@@ -65,7 +66,7 @@ def dictionary_of(world: World, atoms: Atoms, samples: int, seed: int) -> Dictio
             begun = time.perf_counter()
             dictionary = _start(world, atoms, x, seed)
         else:
-            dictionary = dictionary_of(world, replace(atoms, anchor=1.0, unmix=None), samples, seed)
+            dictionary = dictionary_of(world, _unrefined(atoms), samples, seed)
             begun = time.perf_counter() - dictionary.metadata["seconds"]
             dictionary.refine(_refined(dictionary, dictionary.centre(x), atoms, seed))
         dictionary.metadata["seconds"] = time.perf_counter() - begun
@@ -73,6 +74,11 @@ def dictionary_of(world: World, atoms: Atoms, samples: int, seed: int) -> Dictio
 
     place = made_once(world.directory / "dictionaries" / identity, make)
     return Dictionary.load(place / "dictionary")
+
+
+def _unrefined(atoms: Atoms) -> Atoms:
+    """Return the description of the same atoms before refinement, which others may share."""
+    return Atoms(atoms.start, atoms.pursuit, atoms.nonnegative, atoms.k, atoms.center)
 
 
 def _start(world: World, atoms: Atoms, x: Float[Tensor, "m d"], seed: int) -> Dictionary:
@@ -94,20 +100,21 @@ def _start(world: World, atoms: Atoms, x: Float[Tensor, "m d"], seed: int) -> Di
 
 def _refined(dictionary: Dictionary, x: Float[Tensor, "m d"], atoms: Atoms, seed: int) -> Float[Tensor, "n d"]:
     """Refine by the package's steps, each pass in an order of its own, without what a fit keeps for resuming."""
-    per_pass, sources = max(1, len(x) // 512), dictionary.atoms
+    per_pass, sources = max(1, len(x) // atoms.batch_size), dictionary.atoms
     rule = RefinementRule(dictionary.k, atoms.pursuit, atoms.nonnegative, atoms.anchor, 0.1, atoms.passes * per_pass)
     state = RefinementState.start(sources)
+    uses, unmixed_after = torch.zeros(len(sources), dtype=torch.int64), unmixing_steps(rule.steps)
     for number in range(atoms.passes):
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed((seed << 16) + number))
-        uses = torch.zeros(len(sources), dtype=torch.int64)
-        for part in order.split(512)[:per_pass]:
+        for part in order.split(atoms.batch_size)[:per_pass]:
             sums = descent(x[part], state.atoms, rule)
             state = refinement_step(state, sums, sources, rule)
             uses += sums.uses
-        if atoms.unmix is not None and 0 < number < atoms.passes - 1:
-            unmixed, changed = unmix(state.atoms, uses, atoms.unmix)
-            inside = project_on_cones(unmixed, sources, atoms.anchor)
-            state = state._replace(atoms=torch.where(changed[:, None], inside, state.atoms))
+            if atoms.unmix is not None and int(state.step) in unmixed_after:
+                unmixed, changed = unmix(state.atoms, uses, atoms.unmix)
+                inside = project_on_cones(unmixed, sources, atoms.anchor)
+                state = state._replace(atoms=torch.where(changed[:, None], inside, state.atoms))
+                uses.zero_()
     return state.atoms
 
 

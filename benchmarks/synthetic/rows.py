@@ -49,10 +49,10 @@ class Row:
         if isinstance(self.made, Training):
             sae = sae_of(world, self.made, self.times * samples, seed)
             return self._read_by_pursuit(sae) if self.least_gain else sae, sae.cfg.metadata["seconds"]
-        dictionary = dictionary_of(world, self.made, samples, seed)
+        dictionary = dictionary_of(world, self.made, self.times * samples, seed)
         dictionary.least_gain = self.least_gain
         start = time.perf_counter() - dictionary.metadata["seconds"]
-        activations = None if self.architecture == "itda" else world.training(samples)
+        activations = None if self.architecture == "itda" else world.training(self.times * samples)
         return to_sae(dictionary, self.architecture, activations=activations), time.perf_counter() - start
 
     def _read_by_pursuit(self, sae: SAE[Any]) -> SAE[Any]:
@@ -70,12 +70,12 @@ def _dictionaries() -> dict[str, Atoms]:
         if pursuit != "gomp":
             made[f"refined, {name}"] = replace(refined, pursuit=pursuit)
         made[f"refined, {name}, signed"] = _signed(refined, pursuit)
-    unmixed = replace(refined, unmix=0.35)
-    made |= {"unmixed .35": unmixed, "unmixed .5": replace(refined, unmix=0.5)}
-    made["unmixed .35, from random activations"] = replace(unmixed, start="random")
-    made["unmixed .35, not centred"] = replace(unmixed, center=False)
-    made["unmixed .35, anchor 0.8"] = replace(unmixed, anchor=0.8)
-    made["unmixed .35, OMP"] = replace(unmixed, pursuit="omp")
+    unmixed = replace(refined, unmix=0.25)
+    made |= {"unmixed": unmixed, "unmixed above .35": replace(refined, unmix=0.35)}
+    made["unmixed, from random activations"] = replace(unmixed, start="random")
+    made["unmixed, not centred"] = replace(unmixed, center=False)
+    made["unmixed, anchor 0.8"] = replace(unmixed, anchor=0.8)
+    made["unmixed, OMP"] = replace(unmixed, pursuit="omp")
     made["k-means, L0 1"] = Atoms("k-means", "mp", k=1)
     return made | {"true features": Atoms("true features")}
 
@@ -114,10 +114,16 @@ def rows_of(world: World) -> dict[str, Row]:
         rows[name] = Row(atoms)
         if atoms.k != 1:
             rows[f"{name}, pruned"] = Row(atoms, PRUNED)
-    unmixed = _dictionaries()["unmixed .35"]
+    unmixed = _dictionaries()["unmixed"]
     for gain in (0.01, 0.04):
-        rows[f"unmixed .35, pruned at {gain}"] = Row(unmixed, gain)
+        rows[f"unmixed, pruned at {gain}"] = Row(unmixed, gain)
+    most = Atoms("random", center=False, anchor=None, unmix=unmixed.unmix, passes=3, batch_size=256)
+    for gain in (0.0, 0.005, 0.01, 0.02):
+        pruned = f", pruned at {gain}" if gain else ""
+        rows[f"unmixed, not centred, 10 T{pruned}"] = Row(most, gain, times=10)
     amortised: dict[str, AmortisedArchitecture] = {"JumpReLU": "jumprelu", "TopK": "topk"}
     for name, architecture in amortised.items():
-        rows[f"unmixed .35, pruned, amortised as {name}"] = Row(unmixed, PRUNED, architecture=architecture)
+        rows[f"unmixed, pruned, amortised as {name}"] = Row(unmixed, PRUNED, architecture=architecture)
+        amortised_most = Row(most, 0.01, times=10, architecture=architecture)
+        rows[f"unmixed, not centred, 10 T, pruned at 0.01, amortised as {name}"] = amortised_most
     return rows | _trainings(world.size.k)

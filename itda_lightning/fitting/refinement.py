@@ -23,6 +23,7 @@ from itda_lightning.growth import (
     project_on_cones,
     refinement_step,
     unmix,
+    unmixing_steps,
 )
 from itda_lightning.machine.checks import check_at_least, check_between
 from itda_lightning.machine.processes import rank
@@ -46,9 +47,9 @@ class RefinementSettings:
         rate: about how far an atom moves in the first step, in radians; falls linearly to 0 over all steps.
         seed: of the order of activations.
         buffer_bytes: memory for activations; those that do not fit are read again in each pass.
-        unmix: the largest cosine, above 0 and below 1, that an atom keeps with atoms used more often: after each pass
-            but the first and the last, what exceeds it is subtracted (``growth.unmix``). Atoms then stand for single
-            features instead of pairs that occur together; the bound of ``anchor`` comes first. Null for not at all.
+        unmix: the largest cosine, above 0 and below 1, that an atom keeps with atoms used more often: some thirty times
+            on the way, what exceeds it is subtracted (``growth.unmix``). Atoms then stand for single features instead
+            of pairs that occur together; the bound of ``anchor`` comes first. Null for not at all.
         relabel: at the end, name each atom by the training activation that it is most like among its typical uses:
             those of the token that is most frequent among the 50 with the largest cosine (``fitting.relabelling``). Its
             first source is kept and stays what models are compared by.
@@ -70,10 +71,8 @@ class RefinementSettings:
         check_at_least(1, {f"refine.{name}": getattr(self, name) for name in positive})
         if not 0 < self.rate <= 1:
             raise InputError(f"refine.rate must be above 0 and at most 1 radian, got {self.rate}")
-        if self.unmix is not None:
-            if not 0 < self.unmix < 1:
-                raise InputError(f"refine.unmix must be a cosine above 0 and below 1, got {self.unmix}: null for none")
-            check_at_least(3, {"refine.passes": self.passes}, "refine.unmix acts between the first pass and the last")
+        if self.unmix is not None and not 0 < self.unmix < 1:
+            raise InputError(f"refine.unmix must be a cosine above 0 and below 1, got {self.unmix}: null for none")
         if data.hparams["cache_dir"] is None:
             raise InputError(
                 "refinement reads the activations more than once, so they must be on disk: set data.cache_dir"
@@ -131,7 +130,8 @@ class _Run:
         self.sources, self.bias = grown.grown_atoms.to(device), grown.bias.to(device)
         self.state = RefinementState.start(grown.atoms.to(device))
         self.pass_sums = torch.zeros(2, dtype=torch.float64)  # in this pass: sum of unexplained shares, activations
-        self.uses = torch.zeros(grown.n_atoms, dtype=torch.int64, device=device)  # in this pass: codes per atom
+        self.unmixed_after = unmixing_steps(steps) if settings.unmix is not None else frozenset()
+        self.uses = torch.zeros(grown.n_atoms, dtype=torch.int64, device=device)  # since the last unmixing: of codes
         self.shares: list[float] = list(self.facts["unexplained"])  # mean unexplained share of each earlier pass
         if (saved := module.refinement_states.get(hook)) is not None:
             moments = {name: saved[name].to(device) for name in ("first", "second")}
@@ -185,18 +185,19 @@ class _Run:
         self.state = refinement_step(self.state, sums, self.sources, self.rule)
         self.pass_sums += torch.stack([sums.unexplained.cpu(), sums.activations.cpu().double()])
         self.uses += sums.uses
+        if int(self.state.step) in self.unmixed_after:
+            self._unmix()
         if int(self.state.step) % self.per_pass == 0:
             self.shares.append(float(self.pass_sums[0] / self.pass_sums[1]))
-            if self.settings.unmix is not None and 1 < len(self.shares) < self.settings.passes:
-                self._unmix(self.settings.unmix)
             self.pass_sums.zero_()
-            self.uses.zero_()
 
-    def _unmix(self, limit: float) -> None:
-        atoms, changed = unmix(self.state.atoms, self.uses, limit)
+    def _unmix(self) -> None:
+        assert self.settings.unmix is not None
+        atoms, changed = unmix(self.state.atoms, self.uses, self.settings.unmix)
         inside = project_on_cones(atoms, self.sources, self.rule.anchor)
         self.state = self.state._replace(atoms=torch.where(changed[:, None], inside, self.state.atoms))
-        logger.info("unmixed %d of %d atoms at %s", int(changed.sum()), len(atoms), self.hook)
+        self.uses.zero_()
+        logger.debug("unmixed %d of %d atoms at %s", int(changed.sum()), len(atoms), self.hook)
 
     def _publish(self) -> None:
         """Put the atoms so far and the shares into the module, whose checkpoints contain them."""

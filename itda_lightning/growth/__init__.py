@@ -14,7 +14,7 @@ from itda_lightning.growth.cone_descent import (
 from itda_lightning.growth.frozen_batch import grow_frozen_batch
 from itda_lightning.growth.rule import DUPLICATE_COSINE, Growth, GrowthRule, unexplained_threshold
 from itda_lightning.growth.sequential import grow_sequential
-from itda_lightning.growth.unmixing import Unmixed, unmix
+from itda_lightning.growth.unmixing import Unmixed, unmix, unmixing_steps
 from itda_lightning.growth.worst_first import grow_worst_first
 
 GROWTH_POLICIES: dict[str, Callable[..., Growth]] = {
@@ -44,4 +44,5 @@ __all__ = [
     "refinement_step",
     "unexplained_threshold",
     "unmix",
+    "unmixing_steps",
 ]

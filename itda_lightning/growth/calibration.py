@@ -13,7 +13,9 @@ from itda_lightning.growth.rule import GrowthRule
 from itda_lightning.pursuit import PreparedAtoms
 
 LOWEST, HIGHEST = 1e-3, 0.98
-BISECTIONS = 12
+MOST_FORECASTS = 12
+# A forecast this near to the wanted number of atoms is near enough: growth differs from it by more.
+NEAR = 0.005
 MANY_DOUBLINGS = 100  # more data than there is
 FEWEST_BATCHES = 8  # of a sample: larger ones would only show that the first batch is taken whole
 
@@ -73,7 +75,10 @@ def calibrate_threshold(
     progress: Callable[[int, int], None] | None = None,
     batch_size: int | None = None,
 ) -> tuple[float, Forecast]:
-    """Find the threshold whose forecast fills ``max_atoms`` at the end of ``budget`` activations, by bisection.
+    """Find the threshold whose forecast fills ``max_atoms`` at the end of ``budget`` activations.
+
+    Each threshold tried lies between the nearest too low and the nearest too high one: where a power law through their
+    forecasts has ``max_atoms``, or in the middle of their logarithms if one has no finite forecast.
 
     Args:
         x: (sample, d) centred activations drawn from the whole budget.
@@ -89,17 +94,37 @@ def calibrate_threshold(
             f"a budget of {budget:,} activations cannot fill {max_atoms:,} atoms: raise training_tokens or lower "
             "max_atoms"
         )
-    low, high = math.log(LOWEST), math.log(HIGHEST)
+    low, high = Trial(math.log(LOWEST), math.inf), Trial(math.log(HIGHEST), 0.0)
     tried: list[tuple[float, Forecast]] = []
-    for step in range(BISECTIONS):
-        middle = (low + high) / 2
-        expected = forecast(x, rule._replace(threshold=math.exp(middle)), max_atoms, budget, batch_size)
-        tried.append((math.exp(middle), expected))
-        low, high = (middle, high) if expected.n_atoms > max_atoms else (low, middle)
+    for step in range(MOST_FORECASTS):
+        threshold = math.exp(between := _between(low, high, max_atoms))
+        expected = forecast(x, rule._replace(threshold=threshold), max_atoms, budget, batch_size)
+        tried.append((threshold, expected))
+        near = abs(expected.n_atoms - max_atoms) <= NEAR * max_atoms
         if progress is not None:
-            progress(step + 1, BISECTIONS)
+            progress(MOST_FORECASTS if near else step + 1, MOST_FORECASTS)
+        if near:
+            break
+        trial = Trial(between, expected.n_atoms)
+        low, high = (trial, high) if expected.n_atoms > max_atoms else (low, trial)
     # Forecasts on a sample are not quite monotone, so the last one need not be the nearest.
     return min(tried, key=lambda one: abs(one[1].n_atoms - max_atoms))
+
+
+class Trial(NamedTuple):
+    """A threshold's logarithm and the number of atoms that was forecast for it."""
+
+    log_threshold: float
+    n_atoms: float
+
+
+def _between(low: Trial, high: Trial, max_atoms: int) -> float:
+    """Return the logarithm of the next threshold to try, in the middle four fifths between two."""
+    share = 0.5
+    if math.isfinite(low.n_atoms) and high.n_atoms > 0:
+        share = math.log(low.n_atoms / max_atoms) / math.log(low.n_atoms / high.n_atoms)
+        share = min(max(share, 0.1), 0.9)
+    return low.log_threshold + share * (high.log_threshold - low.log_threshold)
 
 
 def _grow_on(x: Tensor, rule: GrowthRule, max_atoms: int, batch_size: int | None) -> tuple[list[int], list[int]]:

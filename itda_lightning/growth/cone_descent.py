@@ -130,7 +130,10 @@ def project_on_cones(
     The cones are narrower by the rounding of the dtype, so the bound holds for the rounded result as well. Without an
     anchor the cone is the whole sphere, and only a zero vector becomes its source.
     """
-    cosine = -2.0 if anchor is None else anchor + max(torch.finfo(sources.dtype).eps, 1e-12)
+    if anchor is None:
+        unit = normalize(vectors.double(), dim=1).to(sources.dtype)
+        return torch.where((unit != 0).any(dim=1, keepdim=True), unit, sources)
+    cosine = anchor + max(torch.finfo(sources.dtype).eps, 1e-12)
     if cosine >= 1:
         return sources.clone()
     parts = zip(vectors.split(PROJECTED_ROWS), sources.split(PROJECTED_ROWS), strict=True)

@@ -20,7 +20,7 @@ def x():
 @pytest.fixture(autouse=True)
 def rough_calibration(monkeypatch):
     """Six steps bring a threshold within a tenth, near enough for dictionaries of 30 atoms."""
-    monkeypatch.setattr(calibration, "BISECTIONS", 6)
+    monkeypatch.setattr(calibration, "MOST_FORECASTS", 6)
 
 
 # At one small size the cells that differ in size only are one.

@@ -1,4 +1,4 @@
-"""Refinement that may leave the sources: unmixing between passes, and anchors down to none."""
+"""Refinement that may leave the sources: unmixing on the way, and anchors down to none."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,7 +27,7 @@ def grown(data, tmp_path_factory) -> Callable[[], ITDA]:
     return copies(fitted(data), tmp_path_factory.mktemp("grown") / "grown.ckpt")
 
 
-def test_unmixing_between_passes_resumes_bit_for_bit_and_keeps_the_anchor(data, grown, tmp_path, monkeypatch):
+def test_unmixing_resumes_bit_for_bit_and_keeps_the_anchor(data, grown, tmp_path, monkeypatch):
     settings = RefinementSettings(anchor=0.6, passes=4, batch_size=128, unmix=0.4)
     whole, killed, plain = grown(), fitted(data), grown()
     refine(whole, data, settings)
@@ -36,7 +36,7 @@ def test_unmixing_between_passes_resumes_bit_for_bit_and_keeps_the_anchor(data, 
     killed.trainer.strategy.checkpoint_io = SafetensorsCheckpointIO()
 
     def failing(state: Any, *others: Any) -> Any:
-        if int(state.step) == 27:  # the last of the second pass; the first unmixing needs the uses of all of its 14
+        if int(state.step) == 27:  # saved then: between the unmixings after 26 and after 28 of the 56 steps
             raise KeyboardInterrupt
         return step(state, *others)
 

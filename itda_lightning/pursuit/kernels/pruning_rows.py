@@ -6,7 +6,7 @@ import numpy as np
 
 from itda_lightning.pursuit.kernels.jit import Double, Index, compiled
 from itda_lightning.pursuit.kernels.named_arrays import Code, Problem
-from itda_lightning.pursuit.kernels.steps import combine_rows, copy_to, products_with_rows, subtract_atoms
+from itda_lightning.pursuit.kernels.steps import combine_rows, copy_to, products_with_rows, subtract_atoms, widen
 from itda_lightning.pursuit.kernels.sums import accurate_dot
 
 
@@ -34,8 +34,11 @@ def invert(gram: Double, columns: Index, count: int, min_new_direction: float, r
     for q in range(left):
         for p in range(q + 1):
             weight = rows[q, p]
-            for s in range(q + 1):
+            for s in range(p + 1):
                 inverse[p, s] += weight * rows[q, s]
+    for p in range(left):
+        for s in range(p):
+            inverse[s, p] = inverse[p, s]
     return left
 
 
@@ -66,9 +69,8 @@ def leave_one_out(
             if present[s]:
                 share = inverse[s, worst] / inverse[worst, worst]
                 coefficients[s] -= share * coefficients[worst]
-                for p in range(count):
-                    if present[p]:
-                        inverse[s, p] -= share * inverse[worst, p]
+                for p in range(count):  # of all: entries of atoms that are gone are not read again
+                    inverse[s, p] -= share * inverse[worst, p]
 
 
 @compiled
@@ -84,17 +86,17 @@ def prune_rows(start: int, stop: int, problem: Problem, limit: Double, code: Cod
     gram, factor, inverse = np.empty((k, k)), np.empty((k, k)), np.empty((k, k))
     projections, solved, gone = np.empty(k), np.empty(k), np.empty(k)
     columns, present, weights = np.empty(k, np.int64), np.empty(k, np.int64), np.empty(k, np.float32)
-    residual = np.empty(x.shape[1], np.float32)
+    residual, chosen = np.empty(x.shape[1], np.float32), np.empty((k, x.shape[1]))
     for i in range(start, stop):
         support, count = code.support[i], 0
-        for s in range(k):
-            if support[s] >= 0:
-                columns[count] = s
-                count += 1
-                projections[s] = accurate_dot(x[i], atoms[support[s]])
-                for t in range(s + 1):
-                    if support[t] >= 0:
-                        gram[s, t] = accurate_dot(atoms[support[s]], atoms[support[t]])
+        while count < k and support[count] >= 0:
+            # Each atom is in many products: it is made double precision once.
+            widen(chosen[count], atoms[support[count]])
+            columns[count] = count
+            projections[count] = accurate_dot(x[i], chosen[count])
+            for s in range(count + 1):
+                gram[count, s] = accurate_dot(chosen[count], chosen[s])
+            count += 1
         left = invert(gram, columns, count, problem.min_new_direction, factor, inverse)
         for s in range(left):
             total = 0.0

@@ -18,6 +18,13 @@ def copy_to(target: Any, source: Any) -> None:
 
 
 @compiled
+def widen(target: Double, row: Atoms) -> None:
+    """Copy an atom in double precision."""
+    for q in range(target.shape[0]):
+        target[q] = single(row[q])
+
+
+@compiled
 def subtract(a: Single, row: Atoms, weight: np.float32) -> None:
     """Subtract ``weight * row`` from a."""
     for q in range(a.shape[0]):
