@@ -17,6 +17,10 @@ from tests.processes import PROCESSES, print_to
 
 HOOK = "blocks.1.hook_resid_post"
 
+# Options of the command for atoms as grown.
+AS_GROWN = {"model.pursuit": "omp", "model.nonnegative": "false", "model.l0": "null", "refine": "null"}
+AS_GROWN |= {"data.cache_dir": "null"}
+
 PATIENCE = 1200.0  # seconds: more than ten times what any child takes on a quiet machine
 
 
@@ -84,6 +88,7 @@ def fit_arguments(model: Path, prose: Path, runs: Path, **others: Any) -> list[s
         "model.k": 4,
         "model.threshold": 0.75,
         "model.calibration_tokens": 512,
+        **AS_GROWN,
         "run.runs_directory": str(runs),
         "run.checkpoint_every": 3,
         "run.validate_every": 4,

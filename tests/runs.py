@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from itda_lightning import fit
+from tests.fits import AS_GROWN
 
 HOOK, OTHER_HOOK = "blocks.1.hook_resid_post", "blocks.0.hook_resid_post"
 LAYER = 1
@@ -23,7 +24,7 @@ def fit_tiny(directory: Path, model: Path, dataset: Path, *hook_names: str, **da
         "validation_tokens": VALIDATION_ROWS * CONTEXT,
         "batch_size": 256,
     } | data
-    arguments = {
+    arguments = AS_GROWN | {
         "trainer.accelerator": "cpu",
         "trainer.enable_progress_bar": "false",
         "model.max_atoms": MAX_ATOMS,

@@ -128,7 +128,7 @@ def _make(
                 refine(module, data, fit.refine)
             module.calibrate_l0()
             if fit.refine is not None:
-                relabel(module, data, fit.refine)
+                relabel(module, data)
             dictionary = module.finished_dictionary()
             read = dictionary.metadata["activations_seen"]
             dictionary.save(place)

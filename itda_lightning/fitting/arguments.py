@@ -14,6 +14,16 @@ AtomsDtype = Literal["float32", "bfloat16"]
 LEAST = {"max_atoms": 1, "k": 1, "calibration_tokens": 1, "memory_budget": SMALLEST_BUDGET}
 CHOICES = {"pursuit": PursuitName, "growth": GrowthPolicy, "bad_activations": BadActivations, "atoms_dtype": AtomsDtype}
 
+# The command refines, so activations are kept on disk; codes are the ones that measured best with refined atoms
+# (``benchmarks/comparison``, layer14.yaml). The class, which does not refine, has defaults for atoms as grown.
+COMMAND_DEFAULTS = {
+    "model.k": 48,
+    "model.l0": "auto",
+    "model.pursuit": "gomp",
+    "model.nonnegative": True,
+    "data.cache_dir": "~/.cache/itda_lightning/activations",
+}
+
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
     """Raise InputError unless every argument of ``ITDA`` is in its range."""

@@ -120,7 +120,7 @@ def _fit(
             path = Path(str(callback.dirpath)) / "refinement.ckpt"
             refining = refine(module, data, refinement, lambda: trainer.save_checkpoint(path), checkpoint_every)
             module.calibrate_l0()
-            refining += relabel(module, data, refinement)
+            refining += relabel(module, data)
             trainer.validate(module, datamodule=data, verbose=False)
         elif module.refinements:
             raise InputError("the checkpoint is of a fit that refines its atoms: resume with its own config.yaml")

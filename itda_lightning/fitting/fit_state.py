@@ -107,6 +107,8 @@ class FitState(L.LightningModule):
         if self._trainer is not None:
             if different := differences(saved["identity"], self._identity):
                 raise InputError(f"the checkpoint is of another fit ({different}): resume with its own config.yaml")
+            if "l0" not in checkpoint["hyper_parameters"]:  # of an earlier version, in which codes were not pruned
+                self.hparams["l0"] = None
         else:
             self.dataset, self._data_settings = saved["dataset"], saved["data"]
             self._make_dictionaries(dict(zip(saved["hook_names"], saved["d_in"], strict=True)))

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -51,7 +51,8 @@ class ITDA(FitState):
         atoms_dtype: float32, or bfloat16 for half the memory; either way codes are computed in single precision.
         least_gain: prune codes of atoms that explain less than this share of an activation's energy (``il.prune``), so
             k is a maximum; 0 for not at all. Growth and refinement see codes as they are.
-        l0: prune such that held-out codes have this many atoms on average, instead of giving ``least_gain``.
+        l0: prune such that held-out codes have this many atoms on average, instead of giving ``least_gain``; "auto" for
+            two thirds of k unless ``least_gain`` is given.
 
     Raises:
         InputError: an argument out of range, or a threshold that appends nothing or everything.
@@ -80,13 +81,15 @@ class ITDA(FitState):
         memory_budget: int | None = None,
         atoms_dtype: AtomsDtype = "float32",
         least_gain: float = 0.0,
-        l0: float | None = None,
+        l0: float | Literal["auto"] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         if energy_exponent is None:
             # With 1 calibration leaves it to chance if enormous activations become atoms (``benchmarks/quality``).
             self.hparams["energy_exponent"] = 0.85 if threshold is None and paper_threshold is None else 1.0
+        if l0 == "auto":
+            self.hparams["l0"] = k * 2 / 3 if least_gain == 0 else None
         check_arguments(self.hparams)
         self.automatic_optimization = False
         self.growth_seconds = 0.0

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 
 import torch
@@ -31,13 +31,17 @@ from itda_lightning.pursuit import pursue_among_ranks
 
 logger = logging.getLogger(__name__)
 
+# Settings that a checkpoint of an earlier version lacks, with what was done then.
+LATER_SETTINGS = {"unmix": None, "relabel": False}
+
 
 @dataclass(frozen=True)
 class RefinementSettings:
     """Settings of the refinement of a fit's atoms after growth, for its pursuit; not for comparisons across models.
 
     Every atom keeps a cosine of at least ``anchor`` with its source's activation, which is saved too. The higher it is
-    the better the source's text labels the atom; without a bound atoms go where the data's features are.
+    the better the source's text labels the atom; without a bound, atoms go where the data's features are and get new
+    labels. The defaults are what measured best in ``benchmarks/comparison`` (meaning.yaml, layer14.yaml).
 
     Args:
         anchor: the least cosine of an atom with its source's activation, from 0 to 1, which leaves the atoms as they
@@ -55,14 +59,14 @@ class RefinementSettings:
             first source is kept and stays what models are compared by.
     """
 
-    anchor: float | None = 0.9
+    anchor: float | None = None
     passes: int = 2
-    batch_size: int = 512
+    batch_size: int = 1024
     rate: float = 0.1
     seed: int = 0
     buffer_bytes: int = 2**30
     unmix: float | None = None
-    relabel: bool = False
+    relabel: bool = True
 
     def check(self, data: ActivationsDataModule) -> None:
         """Raise InputError for settings out of range and for data that cannot be read more than once."""
@@ -75,7 +79,8 @@ class RefinementSettings:
             raise InputError(f"refine.unmix must be a cosine above 0 and below 1, got {self.unmix}: null for none")
         if data.hparams["cache_dir"] is None:
             raise InputError(
-                "refinement reads the activations more than once, so they must be on disk: set data.cache_dir"
+                "refinement reads the activations more than once, so they must be on disk: set data.cache_dir, or "
+                "refine to null for atoms as grown"
             )
 
 
@@ -106,11 +111,12 @@ def refine(
         if module.dictionary(hook).n_atoms == 0:
             continue  # nothing grew: there is no mean cosine
         facts = module.refinements.setdefault(hook, asdict(settings) | {"unexplained": []})
-        # A checkpoint of an earlier version lacks settings that did not exist then.
-        if different := differences(asdict(RefinementSettings()) | facts, asdict(settings), "refine."):
+        earlier = {name: value for name, value in LATER_SETTINGS.items() if name not in facts}
+        facts |= earlier
+        if different := differences(facts, asdict(settings) | earlier, "refine."):
             raise InputError(f"the refinement began with other settings ({different}): resume with its own config.yaml")
         if "mean_cosine" not in facts:
-            _Run(module, data, settings, hook).go(save, save_every)
+            _Run(module, data, replace(settings, **earlier), hook).go(save, save_every)
     return time.perf_counter() - start
 
 

@@ -16,7 +16,6 @@ from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.named_atoms import Labels
 from itda_lightning.dictionary.sources import COLUMNS
 from itda_lightning.fitting.module import ITDA
-from itda_lightning.fitting.refinement import RefinementSettings
 from itda_lightning.machine.processes import gather_rows, n_ranks, rank
 
 logger = logging.getLogger(__name__)
@@ -30,14 +29,14 @@ PART = 1024
 NEAREST = 50
 
 
-def relabel(module: ITDA, data: ActivationsDataModule, settings: RefinementSettings) -> float:
-    """Relabel every refined dictionary of a module in place if the settings say so; return the seconds.
+def relabel(module: ITDA, data: ActivationsDataModule) -> float:
+    """Relabel every dictionary of a module in place whose refinement asked for it; return the seconds.
 
     The same bits on any number of processes. If it is killed, it starts again. Raises InputError like ``TrainingRows``.
     """
     start = time.perf_counter()
     for hook, facts in module.refinements.items():
-        if not settings.relabel or "mean_label_cosine" in facts:
+        if not facts["relabel"] or "mean_label_cosine" in facts:
             continue
         begun, dictionary = time.perf_counter(), module.dictionary(hook)
         home = dictionary.bias.device

@@ -15,7 +15,7 @@ from itda_lightning.pursuit import PreparedAtoms
 LOWEST, HIGHEST = 1e-3, 0.98
 MOST_FORECASTS = 12
 # A forecast this near to the wanted number of atoms is near enough: growth differs from it by more.
-NEAR = 0.005
+NEAR = 0.02
 MANY_DOUBLINGS = 100  # more data than there is
 FEWEST_BATCHES = 8  # of a sample: larger ones would only show that the first batch is taken whole
 

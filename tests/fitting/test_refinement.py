@@ -151,7 +151,7 @@ def test_a_refinement_goes_on_with_its_own_settings_only(arguments, refined_run,
         ({"refine__batch_size": 0}, r"refine.batch_size must be at least 1, got 0"),
         ({"refine__buffer_bytes": 0}, r"refine.buffer_bytes must be at least 1, got 0"),
         ({"refine__rate": 0}, r"refine.rate must be above 0 and at most 1 radian, got 0"),
-        ({"refine": "{}", "data__cache_dir": None}, r"must be on disk: set data.cache_dir"),
+        ({"refine": "{}", "data__cache_dir": "null"}, r"must be on disk: set data.cache_dir, or refine to null"),
     ],
 )
 def test_wrong_settings_are_refused_before_anything_is_loaded(tmp_path, prose_file, cache, others, message):

@@ -41,7 +41,7 @@ def data(tiny_model_dir, prose_file, tmp_path_factory) -> ActivationsDataModule:
 def module(data) -> ITDA:
     module = fitted(data)
     refine(module, data, SETTINGS)
-    assert relabel(module, data, SETTINGS) > 0
+    assert relabel(module, data) > 0
     return module
 
 
@@ -78,7 +78,7 @@ def test_labels_are_by_definition_the_nearest_of_the_typical_uses(data, nonnegat
 def test_a_module_is_relabelled_once_and_keeps_its_first_sources(data, module):
     plain = fitted(data)
     refine(plain, data, replace(SETTINGS, relabel=False))
-    assert relabel(plain, data, replace(SETTINGS, relabel=False)) < 1
+    assert relabel(plain, data) < 1
     one, other = plain.finished_dictionary(), module.finished_dictionary()
     assert one.relabelled is None
     assert torch.equal(one.atoms, other.atoms)
@@ -89,7 +89,7 @@ def test_a_module_is_relabelled_once_and_keeps_its_first_sources(data, module):
     facts = module.refinements[HOOK]
     assert facts["mean_label_cosine"] == float(other.label_cosines.mean())
     labels = module.dictionary().relabelled
-    relabel(module, data, SETTINGS)
+    relabel(module, data)
     assert torch.equal(module.dictionary().labels, labels.table)
 
 
