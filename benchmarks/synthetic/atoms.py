@@ -1,7 +1,7 @@
 """Dictionaries of a world's activations: how their atoms are made, from random activations to refined ones."""
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -32,7 +33,7 @@ from itda_lightning.pursuit import pursue_among_ranks
 logger = logging.getLogger(__name__)
 
 # Settings that a checkpoint of an earlier version lacks, with what was done then.
-LATER_SETTINGS = {"unmix": None, "relabel": False}
+LATER_SETTINGS: dict[str, Any] = {"unmix": None, "relabel": False}
 
 
 @dataclass(frozen=True)

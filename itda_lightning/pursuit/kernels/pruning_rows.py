@@ -6,7 +6,14 @@ import numpy as np
 
 from itda_lightning.pursuit.kernels.jit import Double, Index, compiled
 from itda_lightning.pursuit.kernels.named_arrays import Code, Problem
-from itda_lightning.pursuit.kernels.steps import combine_rows, copy_to, products_with_rows, subtract_atoms, widen
+from itda_lightning.pursuit.kernels.steps import (
+    combine_rows,
+    copy_to,
+    gram_of,
+    products_with_rows,
+    subtract_atoms,
+    widen,
+)
 from itda_lightning.pursuit.kernels.sums import accurate_dot
 
 
@@ -86,7 +93,7 @@ def prune_rows(start: int, stop: int, problem: Problem, limit: Double, code: Cod
     gram, factor, inverse = np.empty((k, k)), np.empty((k, k)), np.empty((k, k))
     projections, solved, gone = np.empty(k), np.empty(k), np.empty(k)
     columns, present, weights = np.empty(k, np.int64), np.empty(k, np.int64), np.empty(k, np.float32)
-    residual, chosen = np.empty(x.shape[1], np.float32), np.empty((k, x.shape[1]))
+    residual, chosen = np.empty(x.shape[1], np.float32), np.zeros((k + 1, x.shape[1]))
     for i in range(start, stop):
         support, count = code.support[i], 0
         while count < k and support[count] >= 0:
@@ -94,9 +101,8 @@ def prune_rows(start: int, stop: int, problem: Problem, limit: Double, code: Cod
             widen(chosen[count], atoms[support[count]])
             columns[count] = count
             projections[count] = accurate_dot(x[i], chosen[count])
-            for s in range(count + 1):
-                gram[count, s] = accurate_dot(chosen[count], chosen[s])
             count += 1
+        gram_of(chosen, 0, count, gram)
         left = invert(gram, columns, count, problem.min_new_direction, factor, inverse)
         for s in range(left):
             total = 0.0

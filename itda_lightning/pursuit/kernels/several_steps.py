@@ -6,7 +6,7 @@ import numpy as np
 
 from itda_lightning.pursuit.kernels.jit import Double, Index, compiled
 from itda_lightning.pursuit.kernels.named_arrays import Choice, Path, Problem, Progress, Screen
-from itda_lightning.pursuit.kernels.steps import copy_to, subtract_atoms
+from itda_lightning.pursuit.kernels.steps import copy_to, gram_of, subtract_atoms, widen
 from itda_lightning.pursuit.kernels.sums import accurate_dot, dot
 
 
@@ -105,7 +105,7 @@ def take(start: int, stop: int, first: int, problem: Problem, progress: Progress
     """Take one step: the atoms chosen for the rows take the columns of the code from ``first`` on."""
     x, atoms, nonnegative, k = problem.x, problem.atoms, problem.nonnegative, progress.support.shape[1]
     columns, factor, solved, weights = np.empty(k, np.int64), np.empty((k, k)), np.empty(k), np.empty(k, np.float32)
-    active, energy = progress.active, progress.energy
+    active, energy, chosen = progress.active, progress.energy, np.zeros((k + 1, x.shape[1]))
     for p in range(start, stop):
         i = progress.rows[p]
         support, coefficients, residual = progress.support[i], progress.coefficients[i], progress.residual[i]
@@ -123,10 +123,10 @@ def take(start: int, stop: int, first: int, problem: Problem, progress: Progress
             if support[s] >= 0:
                 columns[count] = s
                 count += 1
-        for s in range(first, last):
-            for t in range(s + 1):
-                if support[t] >= 0:
-                    gram[s, t] = accurate_dot(atoms[support[s]], atoms[support[t]])
+        for s in range(last):
+            if support[s] >= 0:
+                widen(chosen[s], atoms[support[s]])
+        gram_of(chosen, first, last, gram)
         while True:
             count = solve(gram, projections, columns, count, problem.min_new_direction, factor, solved)
             kept = 0

@@ -7,7 +7,7 @@ import numpy as np
 
 from itda_lightning.pursuit.kernels.jit import Atoms, Double, Index, Single, compiled
 from itda_lightning.pursuit.kernels.named_arrays import Problem, Work
-from itda_lightning.pursuit.kernels.sums import accurate_dot, single
+from itda_lightning.pursuit.kernels.sums import accurate_dot, accurate_dots, single
 
 
 @compiled
@@ -22,6 +22,22 @@ def widen(target: Double, row: Atoms) -> None:
     """Copy an atom in double precision."""
     for q in range(target.shape[0]):
         target[q] = single(row[q])
+
+
+@compiled
+def gram_of(rows: Double, first: int, count: int, gram: Double) -> None:
+    """Fill in the inner products of ``rows[first:count]`` with those up to themselves, two by two.
+
+    ``rows`` has one row more than ``gram`` if ``count`` may be odd; what is in it does not matter.
+    """
+    for s in range(first - first % 2, count, 2):
+        for t in range(0, s + 1, 2):
+            corner, right, below, across = accurate_dots(rows[s], rows[s + 1], rows[t], rows[t + 1])
+            gram[s, t] = corner
+            if t < s:
+                gram[s, t + 1] = right
+            if s + 1 < count:
+                gram[s + 1, t], gram[s + 1, t + 1] = below, across
 
 
 @compiled

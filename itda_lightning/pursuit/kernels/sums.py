@@ -16,6 +16,7 @@ from numba.extending import intrinsic
 
 # Sums side by side: for most of a row, for its rest, and for the rest of that. Each divides the one before.
 LANES = 16, 4, 1
+LANES_OF_FOUR = 8, 1  # of four sums at a time, which then have registers enough
 
 
 def as_numbers(builder: Any, entries: Any, numbers: Any) -> Any:
@@ -49,26 +50,50 @@ def sum_of_products(result: Any) -> Any:
             return None
 
         def generated(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-            number = context.get_value_type(result)
-            rows = [context.make_array(row)(context, builder, one) for row, one in zip((a, b), arguments, strict=True)]
-            entries = [context.get_data_type(row.dtype) for row in (a, b)]
-            length = builder.extract_value(rows[0].shape, 0)
-            start, total = ir.Constant(length.type, 0), ir.Constant(ir.VectorType(number, LANES[0]), None)
-            for lanes in LANES:
-                while total.type.count > lanes:
-                    total = halved(builder, total)
-                place = cgutils.alloca_once_value(builder, total)
-                stop = builder.and_(length, ir.Constant(length.type, -lanes))
-                with cgutils.for_range_slice(builder, start, stop, ir.Constant(length.type, lanes)) as (q, _):
-                    parts = (load(builder, row.data, q, entry, lanes) for row, entry in zip(rows, entries, strict=True))
-                    product = builder.fmul(*(as_numbers(builder, part, total.type) for part in parts))
-                    builder.store(builder.fadd(builder.load(place), product), place)
-                start, total = stop, builder.load(place)
-            return builder.extract_element(total, ir.Constant(ir.IntType(32), 0))
+            return sums(context, builder, result, (a, b), arguments, [(0, 1)], LANES)[0]
 
         return result(a, b), generated
 
     return intrinsic(inspect.unwrap(typed))
+
+
+def four_sums(_typing: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+    """Build the inner products of rows a and b with rows c and d, contiguous and of double precision: ac, ad, bc, bd.
+
+    Each number that is loaded is in two products, so they take half the time of four single ones.
+    """
+    rows = (a, b, c, d)
+    if any(row.layout != "C" or row.dtype != types.float64 for row in rows):
+        return None
+    result = types.UniTuple(types.float64, 4)
+
+    def generated(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        pairs = [(0, 2), (0, 3), (1, 2), (1, 3)]
+        totals = sums(context, builder, types.float64, rows, arguments, pairs, LANES_OF_FOUR)
+        return context.make_tuple(builder, result, totals)
+
+    return result(*rows), generated
+
+
+def sums(context: Any, builder: Any, result: Any, types_of: Any, arguments: Any, pairs: Any, lanes_of: Any) -> Any:
+    """Sum the products of each pair of rows, all pairs on the way through the rows."""
+    number = context.get_value_type(result)
+    rows = [context.make_array(row)(context, builder, one) for row, one in zip(types_of, arguments, strict=True)]
+    entries = [context.get_data_type(row.dtype) for row in types_of]
+    length = builder.extract_value(rows[0].shape, 0)
+    start, totals = ir.Constant(length.type, 0), [ir.Constant(ir.VectorType(number, lanes_of[0]), None)] * len(pairs)
+    for lanes in lanes_of:
+        while totals[0].type.count > lanes:
+            totals = [halved(builder, total) for total in totals]
+        places = [cgutils.alloca_once_value(builder, total) for total in totals]
+        stop = builder.and_(length, ir.Constant(length.type, -lanes))
+        with cgutils.for_range_slice(builder, start, stop, ir.Constant(length.type, lanes)) as (q, _):
+            parts = [load(builder, row.data, q, entry, lanes) for row, entry in zip(rows, entries, strict=True)]
+            parts = [as_numbers(builder, part, ir.VectorType(number, lanes)) for part in parts]
+            for place, (left, right) in zip(places, pairs, strict=True):
+                builder.store(builder.fadd(builder.load(place), builder.fmul(parts[left], parts[right])), place)
+        start, totals = stop, [builder.load(place) for place in places]
+    return [builder.extract_element(total, ir.Constant(ir.IntType(32), 0)) for total in totals]
 
 
 def load(builder: Any, data: Any, start: Any, entry: Any, lanes: int) -> Any:
@@ -89,3 +114,4 @@ single: Any = intrinsic(inspect.unwrap(as_single))
 # Inner products in single and in double precision.
 dot: Any = sum_of_products(types.float32)
 accurate_dot: Any = sum_of_products(types.float64)
+accurate_dots: Any = intrinsic(inspect.unwrap(four_sums))
