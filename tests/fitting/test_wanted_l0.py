@@ -62,3 +62,8 @@ def test_a_given_least_gain_is_kept_and_counts_in_the_figures(runs):
 def test_bad_input(arguments, message):
     with pytest.raises(il.InputError, match=message):
         il.ITDA(**arguments)
+
+
+@pytest.mark.parametrize(("others", "l0"), [({"k": 6}, 4.0), ({"k": 32}, 32 * 2 / 3), ({"least_gain": 0.02}, None)])
+def test_the_commands_default_follows_k(others, l0):
+    assert il.ITDA(**({"l0": "auto"} | others)).hparams["l0"] == l0

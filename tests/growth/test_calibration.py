@@ -78,6 +78,16 @@ def test_a_sample_of_one():
     assert forecast(torch.ones(1, 4), RULE, 10, 100).n_atoms > 0
 
 
+def test_a_forecast_that_is_near_enough_ends_the_search():
+    asked = []
+    x = mixtures(600, 32, seed=1)
+    threshold, expected = calibrate_threshold(x, RULE, 200, 6000, lambda done, total: asked.append((done, total)))
+    assert abs(expected.n_atoms - 200) <= 4
+    assert len(asked) < 12
+    assert asked[-1] == (12, 12)
+    assert forecast(x, RULE._replace(threshold=threshold), 200, 6000) == expected
+
+
 def test_progress_is_told():
     steps: list[tuple[int, int]] = []
     calibrate_threshold(mixtures(60, 8, seed=3), RULE, 20, 500, lambda done, total: steps.append((done, total)))
