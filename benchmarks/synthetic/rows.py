@@ -15,6 +15,8 @@ from itda_lightning.pursuit import PursuitName
 from itda_lightning.saelens.amortised import AmortisedArchitecture
 
 PRUNED = 0.02  # least share of energy that an atom must explain, as on the worlds of earlier studies
+# Cosines of random directions have a standard deviation of 1 / sqrt(d); atoms are unmixed above this many of them.
+UNMIXED = 3.5
 PURSUITS: dict[str, PursuitName] = {"MP": "mp", "OMP": "omp", "generalised": "gomp"}
 # Quoted, not run: the 16k world at 200 M samples and L0 25 (arXiv 2602.14687).
 PUBLISHED = {
@@ -61,7 +63,7 @@ class Row:
         return to_sae(dictionary)
 
 
-def _dictionaries() -> dict[str, Atoms]:
+def _dictionaries(width: int) -> dict[str, Atoms]:
     refined = Atoms(anchor=None)
     made = {"random activations": Atoms("random"), "random activations, OMP, signed": _signed(Atoms("random"), "omp")}
     made |= {"grown": Atoms(), "grown, OMP, signed": _signed(Atoms(), "omp")}
@@ -70,7 +72,7 @@ def _dictionaries() -> dict[str, Atoms]:
         if pursuit != "gomp":
             made[f"refined, {name}"] = replace(refined, pursuit=pursuit)
         made[f"refined, {name}, signed"] = _signed(refined, pursuit)
-    unmixed = replace(refined, unmix=0.25)
+    unmixed = replace(refined, unmix=round(UNMIXED / width**0.5, 3))
     made |= {"unmixed": unmixed, "unmixed above .35": replace(refined, unmix=0.35)}
     made["unmixed, from random activations"] = replace(unmixed, start="random")
     made["unmixed, not centred"] = replace(unmixed, center=False)
@@ -110,15 +112,16 @@ def _trainings(k: int) -> dict[str, Row]:
 def rows_of(world: World) -> dict[str, Row]:
     """Return all rows by name; each dictionary has one as it is and one with pruned codes."""
     rows: dict[str, Row] = {}
-    for name, atoms in _dictionaries().items():
+    dictionaries = _dictionaries(world.size.width)
+    for name, atoms in dictionaries.items():
         rows[name] = Row(atoms)
         if atoms.k != 1:
             rows[f"{name}, pruned"] = Row(atoms, PRUNED)
-    unmixed = _dictionaries()["unmixed"]
+    unmixed = dictionaries["unmixed"]
     for gain in (0.01, 0.04):
         rows[f"unmixed, pruned at {gain}"] = Row(unmixed, gain)
-    most = Atoms("random", center=False, anchor=None, unmix=unmixed.unmix, passes=3, batch_size=256)
-    for gain in (0.0, 0.005, 0.01, 0.02):
+    most = Atoms("random", center=False, anchor=None, unmix=unmixed.unmix, passes=2, batch_size=256)
+    for gain in (0.0, 0.0025, 0.005, 0.01, 0.02):
         pruned = f", pruned at {gain}" if gain else ""
         rows[f"unmixed, not centred, 10 T{pruned}"] = Row(most, gain, times=10)
     amortised: dict[str, AmortisedArchitecture] = {"JumpReLU": "jumprelu", "TopK": "topk"}

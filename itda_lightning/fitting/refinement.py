@@ -61,7 +61,7 @@ class RefinementSettings:
     """
 
     anchor: float | None = None
-    passes: int = 2
+    passes: int = 3
     batch_size: int = 1024
     rate: float = 0.1
     seed: int = 0

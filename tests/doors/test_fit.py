@@ -96,7 +96,7 @@ def test_the_plain_command_refines_prunes_and_relabels(arguments, tmp_path):
     assert dictionary.least_gain > 0
     refinement = dictionary.metadata["refinement"]
     settings = {name: refinement[name] for name in ("anchor", "passes", "batch_size", "unmix", "relabel")}
-    assert settings == {"anchor": None, "passes": 2, "batch_size": 1024, "unmix": None, "relabel": True}
+    assert settings == {"anchor": None, "passes": 3, "batch_size": 1024, "unmix": None, "relabel": True}
     assert dictionary.relabelled is not None
     assert dictionary.unrefined().n_atoms == dictionary.n_atoms
 
