@@ -124,8 +124,8 @@ def test_a_checkpoint_holds_the_atoms_so_far_with_their_cosines(refined_run, pla
             r"began with other settings \(refine.anchor: 0.9 there, 0.85 here\): resume with",
         ),
         (
-            ["--refine.passes", "4", "--refine.seed", "1"],
-            r"refine.passes: 3 there, 4 here; refine.seed: 0 there, 1 here",
+            ["--refine.passes", "3", "--refine.seed", "1"],
+            r"refine.passes: 2 there, 3 here; refine.seed: 0 there, 1 here",
         ),
         (["--refine", "null"], r"the checkpoint is of a fit that refines its atoms: resume with its own config"),
     ],
