@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.errors import InputError
-from itda_lightning.fitting.arguments import COMMAND_DEFAULTS
+from itda_lightning.fitting.arguments import COMMAND_DEFAULTS, REFINE_HELP, RESUME_HELP
 from itda_lightning.fitting.fit_run import fit_run
 from itda_lightning.fitting.module import ITDA
 from itda_lightning.fitting.refinement import RefinementSettings
@@ -29,10 +29,8 @@ class FitCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of the run itself."""
         parser.add_class_arguments(RunSettings, "run")
-        refine_help = "Refine the atoms after growth; null for not at all, for which model.pursuit omp is better."
-        parser.add_argument("--refine", type=RefinementSettings | None, default=RefinementSettings(), help=refine_help)
-        resume_help = "Resume from this checkpoint, or from the newest one of this run.name with 'last'."
-        parser.add_argument("--ckpt_path", type=str | None, default=None, help=resume_help)
+        parser.add_argument("--refine", type=RefinementSettings | None, default=RefinementSettings(), help=REFINE_HELP)
+        parser.add_argument("--ckpt_path", type=str | None, default=None, help=RESUME_HELP)
         parser.set_defaults(COMMAND_DEFAULTS)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:

@@ -23,6 +23,8 @@ COMMAND_DEFAULTS = {
     "model.nonnegative": True,
     "data.cache_dir": "~/.cache/itda_lightning/activations",
 }
+REFINE_HELP = "Refine the atoms after growth; null for not at all, for which model.pursuit omp is better."
+RESUME_HELP = "Resume from this checkpoint, or from the newest one of this run.name with 'last'."
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
