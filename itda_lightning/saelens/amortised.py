@@ -5,7 +5,7 @@ fixed to the atoms, each latent's encoder is a regression on the coefficients of
 pre-activation shall be the coefficient; if not, it only has to stay below a share of the atom's typical coefficient.
 The threshold of a latent is the one at which its firing agrees best (F1) with the pursuit's.
 
-On worlds of known features (``benchmarks/synthetic``) such an encoder has an F1 of .77 if its pursuit has .835.
+On worlds of known features (``benchmarks/synthetic``) such an encoder has an F1 of .81 if its pursuit has .87.
 """
 
 import logging

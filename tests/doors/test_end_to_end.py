@@ -24,6 +24,7 @@ from itda_lightning.evaluation.entries import load_entry
 from itda_lightning.export import export
 from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.page import page
+from tests.fits import AS_GROWN
 
 pytestmark = [pytest.mark.slow]
 
@@ -42,7 +43,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     place = tmp_path_factory.mktemp("end_to_end")
     load = cache(partial(language_model._load, hook_names=[HOOK]))
     run = place / "run"
-    settings = {
+    settings = AS_GROWN | {
         "trainer.accelerator": "cpu",
         "model.max_atoms": MAX_ATOMS,
         "model.k": K,
