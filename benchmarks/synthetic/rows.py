@@ -124,6 +124,8 @@ def rows_of(world: World) -> dict[str, Row]:
     for gain in (0.0, 0.0025, 0.005, 0.01, 0.02):
         pruned = f", pruned at {gain}" if gain else ""
         rows[f"unmixed, not centred, 10 T{pruned}"] = Row(most, gain, times=10)
+        longer = replace(most, unmix=0.25, passes=3)
+        rows[f"unmixed above .25, not centred, 10 T, 3 passes{pruned}"] = Row(longer, gain, times=10)
     amortised: dict[str, AmortisedArchitecture] = {"JumpReLU": "jumprelu", "TopK": "topk"}
     for name, architecture in amortised.items():
         rows[f"unmixed, pruned, amortised as {name}"] = Row(unmixed, PRUNED, architecture=architecture)
