@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from jsonargparse import auto_cli
 
-from benchmarks.results import Study, describe, environment, table, write_results
+from benchmarks.results import Study, commit, describe, environment, table, write_results
 from benchmarks.synthetic.rows import PUBLISHED, rows_of
 from benchmarks.synthetic.scores import MEASURES, score
 from benchmarks.synthetic.worlds import PART, World
@@ -69,6 +69,7 @@ def main(
         sae, seconds = known[name].sae(place, samples, seed)
         start = time.perf_counter()
         row = key | score(sae, place, heldout) | {"seconds": seconds, "scoring": time.perf_counter() - start}
+        row["commit"] = commit()
         _write(results, world, [*_finished(results, world), row], list(known))
 
 

@@ -96,12 +96,14 @@ def test_unmixed_atoms_are_less_alike(world):
 
 
 def test_a_pruned_row_has_the_same_atoms_and_shorter_codes(world):
-    rows = rows_of(world)
-    plain, pruned = (
-        score(rows[name].sae(world, SAMPLES, 0)[0], world, HELDOUT)
-        for name in ("true features", "true features, pruned")
+    made = Atoms("true features")
+    plain, pruned, longer = (
+        score(row.sae(world, SAMPLES, 0)[0], world, HELDOUT)
+        for row in (Row(made), Row(made, least_gain=0.02), Row(made, least_gain=0.02, most=6))
     )
-    assert plain["mcc"] == pruned["mcc"]
+    assert plain["mcc"] == pruned["mcc"] == longer["mcc"]
+    assert pruned["l0"] < longer["l0"] < 6
+    assert longer["ev"] > pruned["ev"]
     assert 0 < pruned["l0"] < plain["l0"] <= 4
     assert pruned["precision"] > plain["precision"]
 
@@ -116,8 +118,8 @@ def test_an_amortised_row_is_a_stock_sae_with_the_same_atoms(world):
 
 def test_a_decoder_read_by_a_pursuit_is_the_decoder_of_the_sae(world):
     training = Training("topk", passes=4, batch_size=256)
-    sae, read = (Row(training, gain).sae(world, SAMPLES, 0)[0] for gain in (0.0, 0.02))
-    assert (sae.cfg.architecture(), read.cfg.architecture()) == ("topk", "itda")
+    sae, read = (Row(training, gain, most).sae(world, SAMPLES, 0)[0] for gain, most in ((0.0, None), (0.02, 5)))
+    assert (sae.cfg.architecture(), read.cfg.architecture(), read.cfg.k) == ("topk", "itda", 5)
     torch.testing.assert_close(read.W_dec.detach(), normalize(sae.W_dec.detach(), dim=1))
     assert torch.equal(read.b_dec, sae.b_dec)
     assert score(read, world, HELDOUT)["ev"] > score(sae, world, HELDOUT)["ev"]
@@ -143,7 +145,7 @@ def test_the_command_keeps_finished_rows_and_takes_up_where_it_stopped(world, tm
     run.main(rows=wanted, **options)
     rows = json.loads((tmp_path / "tiny.json").read_text(encoding="utf-8"))["rows"]
     begun = {name for name in rows_of(world) if name.startswith(tuple(wanted[1:]))}
-    assert len(begun) == 5
+    assert len(begun) == 6
     assert {row["row"] for row in rows} == {"random activations"} | begun
     assert all(0 <= row["f1"] <= 1 and 0 < row["ev"] < 1 and row["seconds"] > 0 for row in rows)
     assert next(row["l0"] for row in rows if row["row"] == "k-means, L0 1") == pytest.approx(1, abs=0.05)
