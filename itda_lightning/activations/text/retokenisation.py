@@ -29,7 +29,7 @@ def retokenise(rows: Rows, own: Tokenizer, other: Tokenizer, *, prepend_bos: boo
     if _agree(own, other, (rows.texts[index] for index in read)):
         return rows
     tokenised = {index: torch.from_numpy(encode(other, rows.texts[index], index)) for index in read}
-    retokenised = []
+    retokenised, cut = list[Tensor](), list[bool]()
     for row in range(len(rows)):
         parts = [_special(bos, rows.document[row, 0], rows.start[row, 0])] if prepend_bos else []
         for run in _runs(rows, row, int(prepend_bos)):
@@ -40,7 +40,9 @@ def retokenise(rows: Rows, own: Tokenizer, other: Tokenizer, *, prepend_bos: boo
                 parts.append(whole[:, (whole[2] >= start[text].min()) & (whole[3] <= end[text].max())])
             if not bool(text[-1]):
                 parts.append(_special(eos, rows.document[row, run[-1]], end[-1]))
-        retokenised.append(torch.cat(parts, dim=1)[:, :longest])
+        whole_row = torch.cat(parts, dim=1)
+        retokenised.append(whole_row[:, :longest])
+        cut.append(whole_row.shape[1] > retokenised[-1].shape[1])
     width = max(part.shape[1] for part in retokenised)
     padding = torch.tensor([[eos], [-1], [0], [0]])
     table = torch.stack([torch.cat([part, padding.expand(4, width - part.shape[1])], dim=1) for part in retokenised])
@@ -48,7 +50,11 @@ def retokenise(rows: Rows, own: Tokenizer, other: Tokenizer, *, prepend_bos: boo
     kept = end > start
     kept[:, : rows.first_position] = False
     special_texts = {token: other.decode([token]) for token in {bos, eos}}
-    return replace(rows, tokens=tokens, document=document, start=start, end=end, kept=kept, special_texts=special_texts)
+    extent = rows.extent
+    if extent is not None:  # a row that is cut off ends with its last token
+        extent = torch.where(torch.tensor(cut)[:, None], extent * torch.tensor([1, 0]), extent)
+    new = {"tokens": tokens, "document": document, "start": start, "end": end, "kept": kept, "extent": extent}
+    return replace(rows, special_texts=special_texts, **new)
 
 
 def places_of(table: Int[Tensor, "m 6"], rows: Rows) -> Int[Tensor, " m"]:

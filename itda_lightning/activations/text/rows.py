@@ -1,5 +1,6 @@
 """Rows: documents packed into rows of tokens; each token has a document and a span of characters in it."""
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -10,6 +11,7 @@ import xxhash
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from itda_lightning.activations.text.row_text import RowText, RowToken, text_of
 from itda_lightning.activations.text.tokenizer import Tokenizer, check_fast, encode, special_ids, special_tokens
 from itda_lightning.dictionary.sources import Prompt, Source
 from itda_lightning.errors import InputError
@@ -32,6 +34,8 @@ class Rows:
         dataset: fingerprint of the documents.
         texts: document index -> text, for every document that occurs.
         special_texts: token id -> text, for tokens that stand for no characters.
+        extent: the first character of each row in its first document, and the end of those in its last one, including
+            what a tokenizer drops before, between and after spans; None for what the spans hold.
     """
 
     tokens: Int[Tensor, "rows context"]
@@ -43,6 +47,7 @@ class Rows:
     dataset: str
     texts: Mapping[int, str]
     special_texts: Mapping[int, str]
+    extent: Int[Tensor, "rows 2"] | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -58,7 +63,8 @@ class Rows:
 
     def select(self, index: Int[Tensor, " m"]) -> "Rows":
         """Return the rows at the given indices, in that order and numbered from 0."""
-        return replace(self, **{name: getattr(self, name)[index] for name in PARTS})
+        extent = None if self.extent is None else self.extent[index]
+        return replace(self, extent=extent, **{name: getattr(self, name)[index] for name in PARTS})
 
     def fingerprint(self) -> str:
         """Hash the dataset, all tokens, their documents and spans, and the mask."""
@@ -80,14 +86,14 @@ class Rows:
         return bool(within.all()) and torch.equal(self.source_table(row, position), table)
 
     def prompt(self, source: Source) -> Prompt:
-        """Return the text of a source's row, cut at its token: ``before + token`` is exactly what the model read."""
-        pieces = self.pieces(source.row)
-        before, token = "".join(pieces[: source.position]), pieces[source.position]
-        if source.end > source.start:
-            # A token that shares a character with the one before it is marked with its whole span.
-            token = self.texts[source.document][source.start : source.end]
-            before = before[: len(before) - (len(token) - len(pieces[source.position]))]
-        return Prompt(before, token, "".join(pieces[source.position + 1 :]))
+        """Return the text of a source's row, split at its token: before, token and after are what the model read.
+
+        The token is marked as its tokenizer marks it: without a space that it trims, and with all of a character that
+        it shares with other tokens.
+        """
+        text, places, _ = self._text(source.row)
+        start, end = places[source.position]
+        return Prompt(text[:start], text[start:end], text[end:])
 
     def prompts(self, table: Int[Tensor, "m 6"]) -> tuple[Prompt, ...]:
         """Return the prompt of each source of a table."""
@@ -98,24 +104,14 @@ class Rows:
 
         Characters that a tokenizer drops between tokens go with the earlier, those that tokens share with the first.
         """
-        pieces: list[str] = []
-        previous_document, previous_end = -1, 0
+        text, _, ends = self._text(row)
+        return [text[start:end] for start, end in itertools.pairwise([0, *ends])]
+
+    def _text(self, row: int) -> RowText:
         columns = (self.tokens[row], self.document[row], self.start[row], self.end[row])
-        for token, document, start, end in zip(*(column.tolist() for column in columns), strict=True):
-            if document < 0:
-                pieces.append("")
-                continue
-            if start == end and token in self.special_texts:
-                pieces.append(self.special_texts[token])
-                continue
-            text = self.texts[document]
-            if document == previous_document and start > previous_end:
-                pieces[-1] += text[previous_end:start]
-            # Tokens that share the bytes of a character have overlapping spans: the character is written once.
-            written = previous_end if document == previous_document else 0
-            pieces.append(text[max(start, written) : end])
-            previous_document, previous_end = document, max(end, written)
-        return pieces
+        tokens = [RowToken(*token) for token in zip(*(column.tolist() for column in columns), strict=True)]
+        first, last = (tokens[0].start, 0) if self.extent is None else self.extent[row].tolist()
+        return text_of(tokens, (first, last), self.texts, self.special_texts)
 
 
 def pack(
@@ -143,26 +139,34 @@ def pack(
         raise InputError(f"context_size must leave room for text beside BOS, got {context_size}")
 
     texts: dict[int, str] = {}
-    blocks: list[np.ndarray] = []  # (tokens, document, start, end) x length
+    # (tokens, document, start, end, characters of the document written before and after the token) x length
+    blocks: list[np.ndarray] = []
     length = 0
     for index, text in documents:
         block = encode(tokenizer, text, index)
         if not block.size:
             continue
+        written = np.maximum.accumulate(block[3])
+        block = np.stack([*block, np.concatenate([[0], written[:-1]]), written])
         if packing == "one_per_document":
+            if block.shape[1] <= body:
+                block[5, -1] = len(text)
             block = block[:, :body]
-            padding = np.repeat(np.array([[eos], [-1], [0], [0]]), body - block.shape[1], axis=1)
+            padding = np.repeat(np.array([[eos], [-1], [0], [0], [0], [block[5, -1]]]), body - block.shape[1], axis=1)
             block = np.concatenate([block, padding], axis=1)
         else:
-            block = np.concatenate([block, np.array([[eos], [index], [len(text)], [len(text)]])], axis=1)
+            separator = [eos, index, len(text), len(text), written[-1], len(text)]
+            block = np.concatenate([block, np.array(separator)[:, None]], axis=1)
         texts[index] = text
         blocks.append(block)
         length += block.shape[1]
         if length >= n_rows * body:
             break
     whole = min(length // body, n_rows)
-    flat = np.concatenate(blocks, axis=1) if blocks else np.zeros((4, 0), dtype=np.int64)
-    table = flat[:, : whole * body].reshape(4, whole, body)
+    flat = np.concatenate(blocks, axis=1) if blocks else np.zeros((6, 0), dtype=np.int64)
+    table = flat[:, : whole * body].reshape(6, whole, body)
+    extent = torch.from_numpy(np.stack([table[4, :, 0], table[5, :, -1]], axis=1))
+    table = table[:4]
     if prepend_bos:
         first = np.stack([np.full(whole, bos), table[1, :, 0], table[2, :, 0], table[2, :, 0]])
         table = np.concatenate([first[:, :, None], table], axis=2)
@@ -177,7 +181,7 @@ def pack(
     # From the settings, not from the mask, so that a selection of rows is read as all of them are.
     first_position = int(exclude_first_position or (prepend_bos and exclude_special_tokens))
     special_texts = {token: tokenizer.decode([token]) for token in special}
-    return Rows(tokens, document, start, end, kept, first_position, dataset, texts, special_texts)
+    return Rows(tokens, document, start, end, kept, first_position, dataset, texts, special_texts, extent)
 
 
 def choice(n: int, size: int, seed: int | None) -> Int[Tensor, " size"]:

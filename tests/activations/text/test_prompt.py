@@ -109,4 +109,4 @@ def test_spaces_that_a_tokenizer_drops_are_part_of_the_prompt(tokenizer: Any) ->
 
     rows = packed(Trimming(), ["the cat  slept"], context_size=4)
     assert rows.prompt(source(rows, 0, 3)) == ("<s>the cat  ", "slept", "")
-    assert rows.prompt(source(rows, 0, 2)) == ("<s>the ", "cat", "slept")
+    assert rows.prompt(source(rows, 0, 2)) == ("<s>the ", "cat", "  slept")
