@@ -1,19 +1,19 @@
 """Documents: the texts of a dataset, ordered and indexed, with a fingerprint."""
 
+import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xxhash
-from datasets import Dataset, DatasetDict, IterableDataset, load_dataset, load_from_disk
+from datasets import Dataset, IterableDataset, load_dataset
 
 from itda_lightning.activations.bundled import resolve
+from itda_lightning.activations.text.text_files import TextFiles, is_saved, load_saved
 from itda_lightning.errors import InputError
 
-# Suffix of local files -> loader of `datasets`.
-LOADERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}
 FINGERPRINT_DOCUMENTS = 256
 
 
@@ -26,7 +26,7 @@ class Documents:
 
     def __init__(self, dataset: Dataset | IterableDataset, text_column: str, name: str) -> None:
         # A stream has its columns in its first document; an empty one has none.
-        columns = dataset.column_names or list(next(iter(dataset), {}))
+        columns = dataset.column_names or list(next(_readable(dataset, name), {}))
         if columns and text_column not in columns:
             raise InputError(f"the dataset {name} has no column {text_column!r}: its columns are {sorted(columns)}")
         # Other columns are not decoded: they may be long, or images.
@@ -39,7 +39,7 @@ class Documents:
 
     def in_order(self) -> Iterator[tuple[int, str]]:
         """Yield (index, text) of every document in the dataset's order; a missing text is an empty string."""
-        for index, document in enumerate(self.dataset):
+        for index, document in enumerate(_readable(self.dataset, self.name)):
             yield index, self._text(index, document[self.text_column])
 
     def shuffled(self, seed: int) -> Iterator[tuple[int, str]]:
@@ -47,8 +47,10 @@ class Documents:
         if isinstance(self.dataset, IterableDataset):
             yield from self.in_order()
             return
-        for index in np.random.default_rng(seed).permutation(len(self.dataset)).tolist():
-            yield index, self._text(index, self.dataset[index][self.text_column])
+        order = np.random.default_rng(seed).permutation(len(self.dataset)).tolist()
+        documents = _readable((self.dataset[index] for index in order), self.name)
+        for index, document in zip(order, documents, strict=True):
+            yield index, self._text(index, document[self.text_column])
 
     def _text(self, index: int, value: Any) -> str:
         if value is None:
@@ -72,48 +74,64 @@ def load_documents(
 ) -> Documents:
     """Open the documents of a hub dataset, a saved ``Dataset``, or local jsonl/json/parquet/csv/txt files.
 
-    A txt file is cut at blank lines; in a directory of txt files each file is a document. ``config`` and ``revision``
-    are those of a hub dataset. Raises InputError for what cannot be read, has no such split or column, or is empty.
+    Files may be compressed. A txt file is cut at blank lines; in a directory of txt files each file is a document.
+    ``config`` and ``revision`` are those of a hub dataset. Raises InputError for what cannot be read, has no such split
+    or column, or is empty.
     """
-    path = Path(resolve(dataset)).expanduser()
-    empty = f"the dataset {dataset!r} (split {split!r}) is empty: give one with documents"
+    empty = InputError(f"the dataset {dataset!r} (split {split!r}) is empty: give one with documents")
+    files = None
     try:
-        loaded = (
-            _load_local(path, streaming, split)
-            if path.exists()
-            else load_dataset(dataset, config, split=split, streaming=streaming, revision=revision)
-        )
+        path = Path(resolve(dataset)).expanduser()
+        if is_saved(path):
+            loaded = load_saved(path, split, streaming)
+        elif path.exists():
+            files = TextFiles(path, text_column)
+            if not files.files:
+                raise empty
+            loaded = files.load(split, streaming)
+        else:
+            loaded = load_dataset(dataset, config, split=split, streaming=streaming, revision=revision)
+        documents = Documents(loaded, text_column, dataset)
     except InputError:
         raise
     except Exception as error:  # `datasets` raises many unrelated types
         if "corresponds to no data" in str(error):
-            raise InputError(empty) from error
-        raise InputError(
-            f"cannot load the dataset {dataset!r} (split {split!r}): {type(error).__name__}: {error}; give a hub name "
-            "that is reachable, a jsonl/json/parquet/csv/txt file, a directory of them or a saved Dataset"
-        ) from error
-    documents = Documents(loaded, text_column, dataset)
+            raise empty from error
+        damaged = None if files is None else files.damaged()
+        name = dataset if damaged is None else str(damaged)
+        raise _unreadable(name, error, f" (split {split!r})") from error
     if next(documents.in_order(), None) is None:
-        raise InputError(empty)
+        raise empty
     return documents
 
 
-def _load_local(path: Path, streaming: bool, split: str) -> Dataset | IterableDataset:
-    if path.is_dir() and any((path / marker).exists() for marker in ("state.json", "dataset_dict.json")):
-        saved = load_from_disk(str(path))
-        if isinstance(saved, DatasetDict):
-            if split not in saved:
-                raise InputError(f"{path} has no split {split!r}: its splits are {sorted(saved)}")
-            saved = saved[split]
-        elif split not in ("train", str(saved.split)):
-            raise InputError(f"{path} is one saved Dataset and has no split {split!r}: leave dataset_split=train")
-        return saved.to_iterable_dataset() if streaming else saved
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    suffixes = {file.suffix for file in files if file.suffix in LOADERS}
-    if len(suffixes) != 1:
-        types = sorted({file.suffix for file in files})
-        raise InputError(f"{path} holds files of types {types}: give files of one of the types {sorted(LOADERS)}")
-    suffix = suffixes.pop()
-    options = {"sample_by": "document" if path.is_dir() else "paragraph"} if suffix == ".txt" else {}
-    chosen = [str(file) for file in files if file.suffix == suffix]
-    return load_dataset(LOADERS[suffix], data_files=chosen, split=split, streaming=streaming, **options)
+def _readable(documents: Iterable[Any], name: str) -> Iterator[Any]:
+    """Yield documents as they are read. Raises InputError for one that cannot be read."""
+    reading = iter(documents)
+    while True:
+        try:
+            document = next(reading)
+        except StopIteration:
+            return
+        except Exception as error:  # a damaged file is read up to the damage
+            raise _unreadable(name, error) from error
+        yield document
+
+
+def _unreadable(name: str, error: BaseException, split: str = "") -> InputError:
+    """Return the error for a dataset that cannot be read, with the first cause and the remedy for it."""
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    reason = f"cannot load the dataset {name!r}{split}: {type(cause).__name__}: {' '.join(str(cause).split())}"
+    if isinstance(cause, UnicodeError):
+        return InputError(f"{reason}; its text is not UTF-8: convert it, e.g. by `iconv -f latin1 -t utf-8`")
+    if isinstance(cause, OSError) and cause.errno is not None:
+        return InputError(f"{reason}; check the path, its permissions and the space on the disk")
+    with contextlib.suppress(OSError, RuntimeError, ValueError):  # what cannot be a path
+        if Path(name).expanduser().exists():
+            return InputError(f"{reason}; the file is damaged, or not of the type that its name says: write it again")
+    return InputError(
+        f"{reason}; give a hub name that is reachable, a jsonl/json/parquet/csv/txt file, a directory of them or a "
+        "saved Dataset"
+    )
