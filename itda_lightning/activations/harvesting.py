@@ -12,6 +12,7 @@ from torch import Tensor
 
 from itda_lightning.activations.models.language_model import LanguageModel
 from itda_lightning.activations.text.rows import Rows
+from itda_lightning.errors import InputError
 from itda_lightning.machine.processes import gather_rows, n_ranks, rank
 
 
@@ -56,6 +57,7 @@ def harvest(
     stop_row = len(rows) if stop_row is None else stop_row
     if start_row >= stop_row:
         return
+    check_tokens(rows, language_model.n_tokens, language_model.name.name)
     store = make_store(language_model, rows, start_row, model_batch_size, stop_row)
     for row in range(start_row, stop_row, model_batch_size):
         with warnings.catch_warnings():
@@ -64,7 +66,29 @@ def harvest(
             tokens = store.get_batch_tokens(min(model_batch_size, stop_row - row))
         with torch.no_grad():
             activations = store.get_multi_hook_activations(tokens)
+        _check_shapes(activations, language_model, (len(tokens), rows.context_size - rows.first_position))
         yield RowActivations(row, {hook: values.detach().cpu() for hook, values in activations.items()})
+
+
+def check_tokens(rows: Rows, n_tokens: int, model: str) -> None:
+    """Raise InputError if a model with embeddings of ``n_tokens`` tokens cannot read some token of the rows."""
+    largest = int(rows.tokens.max())
+    if largest >= n_tokens:
+        raise InputError(
+            f"the tokenizer of {model!r} gives the token {largest}, but the model has embeddings of the tokens 0 to "
+            f"{n_tokens - 1} only: give it its own tokenizer, or resize its embeddings"
+        )
+
+
+def _check_shapes(activations: dict[str, Tensor], language_model: LanguageModel, shape: tuple[int, int]) -> None:
+    """Raise InputError unless each hook point holds one activation per token of a batch of (rows, positions)."""
+    for hook, values in activations.items():
+        if tuple(values.shape) != (*shape, language_model.widths[hook]):
+            raise InputError(
+                f"the hook point {hook!r} of {language_model.name.name!r} does not hold one activation per token: "
+                f"{shape[0]} rows of {shape[1]} positions give the shape {tuple(values.shape)}, not "
+                f"{(*shape, language_model.widths[hook])}"
+            )
 
 
 def harvest_among_ranks(

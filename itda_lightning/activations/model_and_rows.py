@@ -6,6 +6,7 @@ from typing import NamedTuple
 import lightning as L
 import torch
 
+from itda_lightning.activations.harvesting import check_tokens
 from itda_lightning.activations.models.language_model import LanguageModel, LanguageModelName
 from itda_lightning.activations.text.documents import Documents, load_documents
 from itda_lightning.activations.text.rows import Rows
@@ -50,6 +51,8 @@ class ModelAndRows(L.LightningDataModule):
         """The language model, loaded on first use."""
         loaded = LanguageModel(self.model_name, self.hook_names)
         self.check_context(loaded.longest_context)
+        for rows in self._rows.values():
+            check_tokens(rows, loaded.n_tokens, self.model_name.name)
         return loaded
 
     def release_model(self) -> None:
@@ -97,7 +100,10 @@ class ModelAndRows(L.LightningDataModule):
         Those for training hold all ``training_tokens``, so that fits on several budgets (``first_tokens``) share them.
         """
         if split not in self._rows:
-            self._rows[split] = split_rows(split, self.documents, self.tokenizer, self.hparams)
+            rows = split_rows(split, self.documents, self.tokenizer, self.hparams)
+            if "language_model" in self.__dict__:  # else they are checked when it is loaded
+                check_tokens(rows, self.language_model.n_tokens, self.model_name.name)
+            self._rows[split] = rows
         return self._rows[split]
 
     @property

@@ -1,7 +1,6 @@
 """Load language models by name or directory, find their hook points, and tell one model from another."""
 
 import contextlib
-import difflib
 import hashlib
 import io
 import json
@@ -16,12 +15,15 @@ from huggingface_hub import hf_hub_download
 from humanize import naturalsize
 from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
 from sae_lens.load_model import HookedProxyLM, load_model
-from sae_lens.util import extract_stop_at_layer_from_tlens_hook_name
 from transformer_lens.loading_from_pretrained import get_official_model_name
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from itda_lightning.activations.bundled import cache_directory, resolve
+from itda_lightning.activations.models.adapters import check_no_adapter
+from itda_lightning.activations.models.hook_points import first_line, no_such_hook_point, widths_of
+from itda_lightning.activations.models.own_activations import OwnModel
 from itda_lightning.activations.models.quantised import quantizer_of
+from itda_lightning.activations.models.trial_run import n_embeddings
 from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import write_json
 from itda_lightning.machine.checks import check_choice
@@ -32,8 +34,6 @@ Loader = Literal["bridge", "hooked_transformer", "huggingface"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # The device of a model spread over several, in the words of `device_map` of `transformers`.
 BALANCED = "balanced"
-# Tokens in the trial run of a hook point: no model has this number of heads, whose axis could be taken for positions.
-PROBE_TOKENS = 7
 FINGERPRINTED = {".safetensors", ".bin", ".json"}
 # Fingerprints of smaller models are not stored: they are read within seconds.
 REMEMBERED_BYTES = 2**30
@@ -88,10 +88,17 @@ class LanguageModelName:
         return DTYPES[self.dtype]
 
     def path_or_hub_name(self) -> str:
-        """Return the directory or hub name that `transformers` loads, for any name that TransformerLens knows."""
+        """Return the directory or hub name that `transformers` loads, for any name that TransformerLens knows.
+
+        Raises InputError for a directory with an adapter.
+        """
         path = resolve(self.name)
-        if Path(path).expanduser().is_dir():
-            return str(Path(path).expanduser())
+        directory = None
+        with contextlib.suppress(OSError, RuntimeError, ValueError):  # what cannot be a path
+            directory = Path(path).expanduser() if Path(path).expanduser().is_dir() else None
+        if directory is not None:
+            check_no_adapter(directory)
+            return str(directory)
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 return get_official_model_name(path)
@@ -104,9 +111,16 @@ class LanguageModelName:
         try:
             return AutoTokenizer.from_pretrained(path, revision=self.revision)
         except Exception as error:  # `transformers` raises OSError, ValueError, KeyError and others for a wrong name
+            reason = f"cannot load the tokenizer of the language model {self.name!r}"
+            if Path(path).is_dir():
+                raise InputError(
+                    f"{reason}: the directory lacks its files, or they are damaged ({type(error).__name__}: "
+                    f"{first_line(error)}): put tokenizer.json and tokenizer_config.json into it, as "
+                    "tokenizer.save_pretrained writes them"
+                ) from error
             raise InputError(
-                f"cannot load the tokenizer of the language model {self.name!r}: it is neither a model directory nor "
-                f"available from the hub ({type(error).__name__}): check the spelling, the network, or give a directory"
+                f"{reason}: it is neither a model directory nor available from the hub ({type(error).__name__}): check "
+                "the spelling, the network, or give a directory"
             ) from error
 
     def fingerprint(self) -> str:
@@ -123,14 +137,6 @@ class LanguageModelName:
             ) from error
         return f"{hub_name}@{Path(config).parent.name}"
 
-    def no_such_hook_point(self, hook_name: str, known: list[str]) -> InputError:
-        """Return the error for an unknown hook point, which names the nearest known ones."""
-        known = list(dict.fromkeys(known))
-        nearest = difflib.get_close_matches(hook_name, known, n=4, cutoff=0.5) or known[:4]
-        return InputError(
-            f"the language model {self.name!r} has no hook point {hook_name!r}: did you mean one of {nearest}?"
-        )
-
 
 class LanguageModel:
     """A loaded language model with the hook points to read and their widths.
@@ -140,61 +146,47 @@ class LanguageModel:
         tokenizer: its fast tokenizer.
         widths: hook point -> d_in.
         longest_context: maximal number of tokens that the model reads; None if unknown.
+        n_tokens: number of tokens that it has embeddings of.
 
     Raises:
-        InputError: a model that cannot be loaded, an unavailable device, an unknown hook point.
+        InputError: a model that cannot be loaded or run, an unavailable device, an unknown hook point or one that does
+            not hold one activation per token, or a bridge that does not give the model's own activations there.
     """
 
     def __init__(self, name: LanguageModelName, hook_names: list[str]) -> None:
         self.name = name
         device, dtype = name.torch_device(), name.torch_dtype()
+        own = OwnModel(device)
         logger.info("loading the language model %s (%s, %s, %s)", name.name, name.loader, name.dtype, device)
         try:
-            self.model: Any = _load(name, device, dtype, hook_names)
+            self.model: Any = _load(name, device, dtype, hook_names, own)
         except InputError:
             raise
         except Exception as error:  # loaders raise anything from KeyError to OSError for an unknown name
             raise InputError(
                 f"cannot load the language model {name.name!r} with loader {name.loader!r}: "
-                f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}; "
+                f"{type(error).__name__}: {first_line(error)}; "
                 "check the name, the loader and that its files are complete"
             ) from error
         self.tokenizer: Any = self.model.tokenizer
         config = self.model.model.config if name.loader == "huggingface" else self.model.cfg
         limit = "max_position_embeddings" if name.loader == "huggingface" else "n_ctx"
         self.longest_context: int | None = getattr(config, limit, None)
-        self.widths = {hook: self._probe(hook) for hook in hook_names}
-
-    def _probe(self, hook_name: str) -> int:
-        """Return d_in at a hook point by running a few tokens through the model."""
-        token = self.tokenizer.eos_token_id or 0
-        tokens = torch.full((1, PROBE_TOKENS), token, device=self.name.torch_device())
-        try:
-            with torch.no_grad():
-                cache = self.model.run_with_cache(
-                    tokens,
-                    names_filter=[hook_name],
-                    stop_at_layer=extract_stop_at_layer_from_tlens_hook_name(hook_name),
-                    prepend_bos=False,
-                )[1]
-            activation = cache[hook_name]
-        except (KeyError, AssertionError, IndexError, AttributeError) as error:
-            # The bridge accepts aliases, but its registry lists only canonical names.
-            aliases = [f"blocks.{i}.hook_resid_post" for i in range(getattr(self.model.cfg, "n_layers", 0))]
-            raise self.name.no_such_hook_point(hook_name, aliases + list(self.model.hook_dict)) from error
-        if activation.shape[:2] != tokens.shape:
-            raise InputError(
-                f"the hook point {hook_name!r} of {self.name.name!r} does not hold one activation per token: "
-                f"{PROBE_TOKENS} tokens give the shape {tuple(activation.shape)}"
-            )
-        return activation[0, 0].numel()
+        hf_model = {"huggingface": "model", "bridge": "original_model"}.get(name.loader)
+        self.n_tokens: int = self.model.cfg.d_vocab if hf_model is None else n_embeddings(getattr(self.model, hf_model))
+        self.widths = widths_of(self.model, name.name, name.loader, hook_names, self.n_tokens, own)
 
 
-def _load(name: LanguageModelName, device: torch.device, dtype: torch.dtype, hook_names: list[str]) -> Any:
+def _load(
+    name: LanguageModelName, device: torch.device, dtype: torch.dtype, hook_names: list[str], own: OwnModel
+) -> Any:
     path, options = name.path_or_hub_name(), dict[str, Any](dtype=dtype)
     if name.loader == "hooked_transformer":
+        if Path(path).is_dir():
+            raise ValueError("it loads the models that TransformerLens names, no directories: set loader=bridge")
         revision = {"revision": name.revision} if name.revision else {}
         return load_model("HookedTransformer", path, device, options | revision)
+    check_no_adapter(path, name.revision)
     quantizer_of(AutoConfig.from_pretrained(path, revision=name.revision), path, dtype)
     spread = BALANCED if name.device == BALANCED else None
     if name.loader == "huggingface" or name.revision is not None:  # which the bridge ignores
@@ -204,8 +196,12 @@ def _load(name: LanguageModelName, device: torch.device, dtype: torch.dtype, hoo
         modules = [module for module, _ in hf_model.named_modules() if module]
         for hook_name in hook_names:
             if hook_name not in modules:
-                raise name.no_such_hook_point(hook_name, modules)
+                raise no_such_hook_point(name.name, hook_name, modules)
         return HookedProxyLM(hf_model if spread else hf_model.to(device), options["tokenizer"], hook_names=hook_names)
+    if "hf_model" in options:
+        own.record(options["hf_model"].to(device))
+    else:
+        options["model_class"] = own
     bridge = SAETransformerBridge.boot_transformers(path, device=device, **options)
     # Without this, the usual hook names (aliases) silently cache nothing.
     bridge.enable_compatibility_mode(disable_warnings=True, no_processing=True)

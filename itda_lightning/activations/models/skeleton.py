@@ -12,6 +12,7 @@ from huggingface_hub import snapshot_download
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from itda_lightning.activations.models.adapters import check_no_adapter
 from itda_lightning.activations.models.language_model import LanguageModelName
 from itda_lightning.activations.models.quantised import quantizer_of, replace_modules
 from itda_lightning.errors import InputError
@@ -30,12 +31,14 @@ def directory_of(name: LanguageModelName) -> Path:
     if path.is_dir():
         return path
     try:
-        return Path(snapshot_download(str(path), revision=name.revision, local_files_only=True))
+        directory = Path(snapshot_download(str(path), revision=name.revision, local_files_only=True))
     except Exception as error:  # the hub client raises a dozen types
         raise InputError(
             f"the language model {name.name!r} is neither a directory nor was it downloaded: run "
             f"`hf download {path}` first"
         ) from error
+    check_no_adapter(directory)
+    return directory
 
 
 def config_of(path: Path | str, revision: str | None = None) -> Any:

@@ -18,7 +18,7 @@ from itda_lightning.activations.backends.harvest_plan import PROCESS_BYTES, Harv
 from itda_lightning.activations.backends.remote.retries import with_retries
 from itda_lightning.activations.cache import SHARD_ROWS
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.activations.harvesting import RowActivations
+from itda_lightning.activations.harvesting import RowActivations, check_tokens
 from itda_lightning.activations.models.language_model import LanguageModelName
 from itda_lightning.activations.models.skeleton import ResidualStream, attention_of, decoder_config
 from itda_lightning.activations.text.rows import Rows
@@ -125,6 +125,8 @@ class RemoteBackend:
         self.levels = self.model.levels(data.hook_names)
         self.needed_levels = sorted(set(self.levels.values()))
         data.check_context(self.model.longest_context)
+        for split in SPLITS:
+            check_tokens(data.cached_rows(split), self.model.config.vocab_size, data.model_name.name)
 
     def plan(self) -> HarvestPlan:
         """Plan the whole harvest: no weights, and the memory of received and written activations."""

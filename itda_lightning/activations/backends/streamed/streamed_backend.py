@@ -32,7 +32,8 @@ from itda_lightning.activations.backends.streamed.slabs import Slab, SlabFiles, 
 from itda_lightning.activations.backends.streamed.streamed_decoder import StreamedDecoder
 from itda_lightning.activations.cache import SHARD_ROWS, ActivationCache
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.activations.harvesting import RowActivations
+from itda_lightning.activations.harvesting import RowActivations, check_tokens
+from itda_lightning.activations.models.trial_run import n_embeddings
 from itda_lightning.activations.text.split import SPLITS, Split
 from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import remove_parts
@@ -57,6 +58,8 @@ class StreamedBackend:
         self.needed_levels = sorted(set(self.levels.values()))
         self.batch_rows: int = data.hparams["model_batch_size"]
         data.check_context(decoder.longest_context)
+        for split in SPLITS:
+            check_tokens(data.cached_rows(split), n_embeddings(decoder.model), data.model_name.name)
 
         context, itemsize = data.hparams["context_size"], data.model_name.torch_dtype().itemsize
         self._n_rows = sum(len(data.cached_rows(split)) for split in SPLITS)

@@ -1,0 +1,133 @@
+"""Check that TransformerLens's bridge gives the activations of the model's own modules.
+
+The bridge puts components of its own around a model's modules, and computes attention itself for some architectures.
+The modules are run on a few tokens before it does, and what they read and gave is compared with its hook points.
+"""
+
+from functools import reduce
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+from transformer_lens.model_bridge.sources.transformers import (
+    determine_architecture_from_hf_config,
+    get_hf_model_class_for_architecture,
+)
+
+from itda_lightning.activations.models.trial_run import n_embeddings, trial_tokens
+from itda_lightning.errors import InputError
+
+# Relative error per token that rounding explains, of attention in another order of sums: in 32 bits and in fewer.
+TOLERANCE, SMALL_FLOATS = {torch.float32: 1e-3}, 0.1
+INPUTS = ("input", "hidden_states", "input_ids", "query_input", "x", "inputs_embeds")
+
+
+class ModuleRun(NamedTuple):
+    """What a module read and gave on the tokens of the trial run, and its name in the model."""
+
+    name: str
+    read: Tensor | None
+    gave: Tensor | None
+
+
+class OwnModel:
+    """A model of `transformers` as it is before the bridge wraps its modules; given to the bridge as its class.
+
+    ``runs`` are the runs of its modules; modules that run more than once or not at all have none.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.runs: dict[nn.Module, ModuleRun] = {}
+
+    def from_pretrained(self, path: str, **options: Any) -> Any:
+        """Load the model as the bridge does without a class, and run it."""
+        architecture = determine_architecture_from_hf_config(options["config"])
+        model = get_hf_model_class_for_architecture(architecture).from_pretrained(path, **options).to(self.device)
+        self.record(model)
+        return model
+
+    def record(self, model: Any) -> None:
+        """Run a model on the tokens of the trial run and keep what its modules read and gave."""
+        model.eval()
+        handles = []
+        for name, module in model.named_modules():
+
+            def keep(module: nn.Module, args: Any, options: dict[str, Any], output: Any, name: str = name) -> None:
+                read = next((options[key] for key in INPUTS if isinstance(options.get(key), Tensor)), args)
+                again = ModuleRun(name, None, None)
+                self.runs[module] = again if module in self.runs else ModuleRun(name, _first(read), _first(output))
+
+            handles.append(module.register_forward_hook(keep, with_kwargs=True))
+        try:
+            with torch.no_grad():
+                model(trial_tokens(n_embeddings(model), self.device), use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _first(values: Any) -> Tensor | None:
+    """Return a copy of a tensor, or of the first of several; None for anything else."""
+    if isinstance(values, tuple | list) and values:
+        values = values[0]
+    return values.clone() if isinstance(values, Tensor) else None
+
+
+class Comparison(NamedTuple):
+    """A hook point to compare with what a module of the model read or gave itself."""
+
+    hook_name: str
+    module: str
+    own: Tensor
+
+
+def comparable(bridge: Any, own: OwnModel, hook_name: str) -> Comparison | None:
+    """Find what a hook point is compared by: itself if a module reads or gives it, else the output around it.
+
+    What a bridge computes within a component (attention patterns, heads before they are joined) is no module's, but the
+    component's output depends on it. None for a hook point outside of all modules.
+    """
+    runs: dict[int, tuple[str, Tensor]] = {}
+    for component in bridge.modules():
+        run = own.runs.get(component._modules.get("_original_component"))
+        for point, values in (("hook_in", run and run.read), ("hook_out", run and run.gave)):
+            if run is not None and values is not None and hasattr(component, point):
+                runs[id(getattr(component, point))] = run.name, values
+    try:
+        point = reduce(getattr, hook_name.split("."), bridge)  # which also knows the usual names
+    except AttributeError:
+        return None
+    if id(point) in runs:
+        return Comparison(hook_name, *runs[id(point)])
+    outputs = {
+        name.removesuffix(".hook_out"): runs[id(point)]
+        for name, point in bridge.hook_dict.items()
+        if name.endswith(".hook_out") and id(point) in runs
+    }
+    component = hook_name.rpartition(".")[0]
+    while component and component not in outputs:
+        component = component.rpartition(".")[0]
+    return Comparison(f"{component}.hook_out", *outputs[component]) if component else None
+
+
+def check_agreement(
+    comparisons: dict[str, Comparison], cache: Any, tokens: Int[Tensor, "rows tokens"], model: str
+) -> None:
+    """Raise InputError if an activation of the bridge differs from the model's own; by the names of hook points."""
+    for hook_name, (compared, module, own) in comparisons.items():
+        activation = cache[compared]
+        if activation.shape[:2] != own.shape[:2] or own.shape[:2] != tokens.shape or activation.numel() != own.numel():
+            continue  # heads in another order
+        found, expected = (values.reshape(tokens.numel(), -1).double() for values in (activation, own))
+        finite = expected.isfinite().all(1)  # a model may overflow, which is said where activations are read
+        norms = torch.linalg.vector_norm(expected, dim=1).clamp_min(torch.finfo(torch.float64).tiny)
+        error = float((torch.linalg.vector_norm(found - expected, dim=1) / norms)[finite].mean()) if finite.any() else 0
+        if not error <= TOLERANCE.get(own.dtype, SMALL_FLOATS):
+            at = "" if compared == hook_name else f" (at {compared}, which depends on it)"
+            raise InputError(
+                f"TransformerLens's bridge does not give the activations of {model!r} at {hook_name!r}: they differ "
+                f"from those of the model's own module {module} by {error:.2g} of their norm{at}; set "
+                f"loader=huggingface, whose hook points are module names, e.g. {module}"
+            )
