@@ -38,6 +38,7 @@ from itda_lightning.activations.text.rows import PARTS, Rows
 from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import explained, remove_parts, write_file, write_json, write_text
 from itda_lightning.machine.checks import check_choice
+from itda_lightning.machine.memory import TOO_LITTLE_MEMORY, is_out_of_memory
 from itda_lightning.machine.processes import gather_json, n_ranks, rank, wait_for_all
 
 logger = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ class ActivationCache:
         Several processes write files in turn, each reading its own, and the first process adds their checksums. Too
         little space raises InputError before anything is read.
         """
-        features, checksums, paths = self._features(widths), self._checksums(), self._paths
+        features, checksums, paths = self._features(widths), self._checksums() or {}, self._paths
         finished = {path for path in paths if path.name in checksums and path.exists()}
         missing = [shard for shard, path in enumerate(paths) if path not in finished]
         wait_for_all()  # before the first process changes the files that the others look at
@@ -151,44 +152,48 @@ class ActivationCache:
         return _checksum(self._paths[shard])
 
     def read(self, start_row: int, stop_row: int) -> RowActivations:
-        """Return the float32 activations of some rows. Raises InputError for truncated, damaged or foreign files."""
-        read = self._read(slice(start_row, stop_row))
-        self._check(start_row, stop_row)
-        return RowActivations(start_row, read)
+        """Return the float32 activations of some rows. Raises InputError for truncated, damaged or foreign files.
+
+        The checksum of every file of which anything is read is compared, once.
+        """
+        return RowActivations(start_row, self._read(slice(start_row, stop_row)))
 
     def read_at(self, rows: Int[torch.Tensor, " m"]) -> dict[str, Float[torch.Tensor, "m positions d"]]:
-        """Return the float32 activations of rows anywhere, in that order, by hook point.
-
-        Raises InputError as ``read``, but no checksum is compared.
-        """
+        """Return the float32 activations of rows anywhere, in that order, by hook point. Raises as ``read``."""
         return self._read(rows.numpy())
 
     def _read(self, rows: slice | np.ndarray) -> dict[str, torch.Tensor]:
-        table = self._dataset[rows]
+        read = range(rows.start, rows.stop) if isinstance(rows, slice) else rows
+        shards = sorted({int(row) // SHARD_ROWS for row in read} - self._checked)
+        dataset = self._dataset
+        try:
+            table = dataset[rows]
+        except (OSError, ValueError, KeyError, TypeError, MemoryError, pa.ArrowException) as error:
+            self._check(shards)
+            raise self._unreadable(error) from error
         if not np.array_equal(table["token_ids"], self._tokens(rows)):
             raise InputError(f"the activation cache {self.path} holds other tokens: remove it and run again")
+        self._check(shards)
         return {hook: self._decode(table[self._column(hook)]) for hook in self.hook_names}
 
-    def _check(self, start_row: int, stop_row: int) -> None:
-        """Compare the checksum of every file that is read whole, once; a read of a few rows checks nothing."""
-        checksums = self._checksums() if start_row % SHARD_ROWS == 0 else {}
-        for shard in range(start_row // SHARD_ROWS, -(-stop_row // SHARD_ROWS)):
+    def _check(self, shards: Iterable[int]) -> None:
+        """Compare the checksums of files. Raises InputError for one that is damaged, or has none beside others."""
+        checksums = self._checksums()
+        for shard in shards if checksums is not None else ():
             path = self._paths[shard]
-            if path.name not in checksums or stop_row < self._rows_of(shard).stop or shard in self._checked:
-                continue
-            if _checksum(path) != checksums[path.name]:
+            if _checksum(path) != checksums.get(path.name):
                 raise InputError(
                     f"{path} is damaged (its checksum is not that in {CHECKSUMS}): remove it and state.json beside it "
                     "and run again; only its rows are harvested again"
                 )
             self._checked.add(shard)
 
-    def _checksums(self) -> dict[str, str]:
-        """Return the checksums of finished files by their names."""
+    def _checksums(self) -> dict[str, str] | None:
+        """Return the checksums of finished files by their names; None without any, as a foreign tool leaves a cache."""
         try:
-            lines = (self.path / CHECKSUMS).read_text(encoding="utf-8").splitlines()
+            lines = (self.path / CHECKSUMS).read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
-            return {}
+            return None
         parts = [line.split("  ") for line in lines]
         return {part[1]: part[0] for part in parts if len(part) == 2 and part[1].endswith(".arrow")}
 
@@ -209,11 +214,16 @@ class ActivationCache:
             columns = {"token_ids", *(self._column(hook) for hook in self.hook_names)}
             if len(opened) != len(self.rows) or set(opened.column_names) != columns:
                 raise ValueError(f"{len(opened)} rows of {sorted(opened.column_names)}")
-        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-            raise InputError(
-                f"the activation cache {self.path} is truncated or foreign ({error}): remove it and run again"
-            ) from error
+        except (OSError, ValueError, KeyError, TypeError, MemoryError, pa.ArrowException) as error:
+            raise self._unreadable(error) from error
         return opened
+
+    def _unreadable(self, error: Exception) -> InputError:
+        if is_out_of_memory(error):
+            return InputError(f"reading the activation cache {self.path} {TOO_LITTLE_MEMORY} ({error})")
+        return InputError(
+            f"the activation cache {self.path} is truncated or foreign ({error}): remove it and run again"
+        )
 
     def _tokens(self, rows: slice | np.ndarray) -> np.ndarray:
         return self.rows.tokens.numpy()[rows, self.rows.first_position :].astype(np.int32)

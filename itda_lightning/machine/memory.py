@@ -1,6 +1,7 @@
 """Decide how much memory pursuits may take beyond activations, atoms and codes, and measure a process's peak."""
 
 import contextlib
+import errno
 import threading
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,12 @@ import torch
 DEFAULT_SHARE = 0.5  # of the machine's memory; only large dictionaries use most of it
 SMALLEST_BUDGET = 2**20
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+TOO_LITTLE_MEMORY = (
+    "takes more memory or address space than this process may have: free some, raise its limit (ulimit -v), or ask for "
+    "less at a time; nothing is damaged"
+)
+# How torch, mmap and the allocators of other libraries say it.
+OUT_OF_MEMORY = ("allocate memory", "out of memory", "not enough memory", "std::bad_alloc")
 
 
 def memory_budget(device: torch.device, given: int | None = None) -> int:
@@ -29,6 +36,21 @@ def memory_budget(device: torch.device, given: int | None = None) -> int:
     with contextlib.suppress(OSError, ValueError):  # no control groups, or no limit ("max")
         total = min(total, int(CGROUP_LIMIT.read_text()))
     return int(total * DEFAULT_SHARE)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return True for an error, or one with a cause, that memory or address space ran out.
+
+    Example:
+        >>> from itda_lightning.machine.memory import is_out_of_memory
+        >>> is_out_of_memory(OSError(12, "Cannot allocate memory")), is_out_of_memory(OSError(2, "No such file"))
+        (True, False)
+    """
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    cause = error.__cause__ or error.__context__
+    said = any(words in str(error).lower() for words in OUT_OF_MEMORY)
+    return said or (cause is not None and is_out_of_memory(cause))
 
 
 @cache

@@ -8,12 +8,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from datasets.arrow_writer import ArrowWriter
 
 from itda_lightning.activations import cache as cache_module
 from itda_lightning.activations import datamodule
 from itda_lightning.activations.cache import ActivationCache
 from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.activations.shuffled import TrainingRows
 from itda_lightning.errors import InputError
 from tests.activations.conftest import HOOK, MakeData
 from tests.tiny_model import save_weights
@@ -168,3 +170,52 @@ def test_an_unknown_cache_dtype(make_data: MakeData, tmp_path: Path) -> None:
     rows = make_data().rows("train")
     with pytest.raises(InputError, match=r"cache_dtype must be one of \('float32', .*\), got 'int8'"):
         ActivationCache(tmp_path, rows, make_data().identity._replace(cache_dtype="int8"))
+
+
+def flip(file: Path, place: float) -> None:
+    """Change one byte of the activations of a file."""
+    content = bytearray(file.read_bytes())
+    content[int(place * len(content))] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("place", [0.4, 0.9])
+def test_a_file_that_is_read_in_part_is_verified(
+    filled: Path, make_data: MakeData, tmp_path: Path, place: float
+) -> None:
+    flip(filled / "data-00000-of-00003.arrow", place)
+    few = make_data(cache_dir=str(tmp_path), first_tokens=5 * 16)
+    refused = (
+        r"data-00000-of-00003.arrow is damaged \(its checksum is not that in checksums.xxh128\): remove it and state"
+    )
+    for read in (
+        lambda: list(few.train_dataloader()),
+        lambda: few.calibration_batch(10),
+        lambda: TrainingRows(few, HOOK, 3 * 16).read(0, 1),
+        lambda: TrainingRows(few, HOOK).at(torch.tensor([[2, 3]])),
+        lambda: train_cache(few).read(62, 63),
+        lambda: train_cache(few).read_at(torch.tensor([139, 1])),
+    ):
+        with pytest.raises(InputError, match=refused):
+            read()
+    assert len(train_cache(few).read(64, 66).activations[HOOK]) == 2
+
+
+def test_a_file_without_a_checksum_beside_others_is_refused(filled: Path, read) -> None:
+    lines = (filled / "checksums.xxh128").read_bytes()
+    for damaged in (lines[: len(lines) // 2], lines.replace(b"data-00001", b"data-0000\xff"), b""):
+        (filled / "checksums.xxh128").write_bytes(damaged)
+        with pytest.raises(InputError, match=r"is damaged \(its checksum is not that in checksums.xxh128\)"):
+            read()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOMEM, "Cannot allocate memory"), MemoryError("malloc of size 64")])
+def test_too_little_memory_is_not_told_as_damage(
+    filled: Path, read, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(path: str) -> None:
+        raise error
+
+    monkeypatch.setattr(cache_module, "load_from_disk", fail)
+    with pytest.raises(InputError, match=r"reading the activation cache .* takes more memory .*; nothing is damaged"):
+        read()

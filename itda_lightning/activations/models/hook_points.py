@@ -10,6 +10,7 @@ from sae_lens.util import extract_stop_at_layer_from_tlens_hook_name
 from itda_lightning.activations.models.own_activations import OwnModel, check_agreement, comparable
 from itda_lightning.activations.models.trial_run import TRIAL_ROWS, TRIAL_TOKENS, trial_tokens
 from itda_lightning.errors import InputError
+from itda_lightning.machine.memory import TOO_LITTLE_MEMORY, is_out_of_memory
 
 
 def widths_of(
@@ -41,6 +42,10 @@ def widths_of(
         for hook in hook_names:
             if not _resolves(model, loader, hook):
                 raise _unknown(model, name, loader, hook) from error
+        if is_out_of_memory(error):
+            raise InputError(
+                f"running the language model {name!r} {TOO_LITTLE_MEMORY} ({first_line(error)})"
+            ) from error
         raise InputError(
             f"the language model {name!r} cannot be run with loader {loader!r}: {type(error).__name__}: "
             f"{first_line(error)}; check its config.json, or set another loader"

@@ -27,6 +27,7 @@ from itda_lightning.activations.models.trial_run import n_embeddings
 from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import write_json
 from itda_lightning.machine.checks import check_choice
+from itda_lightning.machine.memory import TOO_LITTLE_MEMORY, is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -163,6 +164,11 @@ class LanguageModel:
         except InputError:
             raise
         except Exception as error:  # loaders raise anything from KeyError to OSError for an unknown name
+            if is_out_of_memory(error):
+                raise InputError(
+                    f"loading the language model {name.name!r} {TOO_LITTLE_MEMORY} ({type(error).__name__}: "
+                    f"{first_line(error)})"
+                ) from error
             raise InputError(
                 f"cannot load the language model {name.name!r} with loader {name.loader!r}: "
                 f"{type(error).__name__}: {first_line(error)}; "

@@ -13,6 +13,7 @@ from datasets import Dataset, IterableDataset, load_dataset
 from itda_lightning.activations.bundled import resolve
 from itda_lightning.activations.text.text_files import TextFiles, is_saved, load_saved
 from itda_lightning.errors import InputError
+from itda_lightning.machine.memory import TOO_LITTLE_MEMORY, is_out_of_memory
 
 FINGERPRINT_DOCUMENTS = 256
 
@@ -123,6 +124,8 @@ def _unreadable(name: str, error: BaseException, split: str = "") -> InputError:
     cause = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
+    if is_out_of_memory(error):
+        return InputError(f"reading the dataset {name!r}{split} {TOO_LITTLE_MEMORY} ({type(error).__name__}: {error})")
     reason = f"cannot load the dataset {name!r}{split}: {type(cause).__name__}: {' '.join(str(cause).split())}"
     if isinstance(cause, UnicodeError):
         return InputError(f"{reason}; its text is not UTF-8: convert it, e.g. by `iconv -f latin1 -t utf-8`")

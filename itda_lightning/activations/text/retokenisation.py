@@ -53,8 +53,16 @@ def retokenise(rows: Rows, own: Tokenizer, other: Tokenizer, *, prepend_bos: boo
     extent = rows.extent
     if extent is not None:  # a row that is cut off ends with its last token
         extent = torch.where(torch.tensor(cut)[:, None], extent * torch.tensor([1, 0]), extent)
-    new = {"tokens": tokens, "document": document, "start": start, "end": end, "kept": kept, "extent": extent}
-    return replace(rows, special_texts=special_texts, **new)
+    return replace(
+        rows,
+        tokens=tokens,
+        document=document,
+        start=start,
+        end=end,
+        kept=kept,
+        special_texts=special_texts,
+        extent=extent,
+    )
 
 
 def places_of(table: Int[Tensor, "m 6"], rows: Rows) -> Int[Tensor, " m"]:

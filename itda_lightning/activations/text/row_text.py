@@ -55,8 +55,8 @@ def text_of(
         written += text[first:last]
         # A token's piece goes up to the next token, but not back before the pieces that are cut already.
         reached = len(written) - (last - first)
-        for place, token in enumerate(own, start=1):
-            after = own[place].start if place < len(own) else last
+        for following, token in enumerate(own, start=1):
+            after = own[following].start if following < len(own) else last
             reached = max(reached, origin + token.end, origin + after)
             ends.append(reached)
         for token in run[len(run) - int(closed) :]:
