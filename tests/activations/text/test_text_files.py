@@ -77,12 +77,12 @@ def test_a_file_that_is_no_json_any_more_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("a.jsonl", b'{"text": "caf\xe9"}\n'),
-        ("a.json", b'[{"text": "caf\xe9"}]'),
-        ("a.csv", b"text\ncaf\xe9\n"),
-        ("a.txt", b"caf\xe9\n"),
+        ("a.jsonl", b'{"text": "\xe9t\xe9"}\n'),
+        ("a.json", b'[{"text": "\xe9t\xe9"}]'),
+        ("a.csv", b"text\n\xe9t\xe9\n"),
+        ("a.txt", b"\xe9t\xe9\n"),
         ("b.txt", "text".encode("utf-16")),
-        ("a.txt.gz", gzip.compress(b"caf\xe9\n")),
+        ("a.txt.gz", gzip.compress(b"\xe9t\xe9\n")),
     ],
 )
 def test_a_text_that_is_not_utf_8_is_refused(name: str, content: bytes, streaming: bool, tmp_path: Path) -> None:
