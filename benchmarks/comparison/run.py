@@ -1,6 +1,6 @@
 """Run `compare` on a config beside this file and keep its figures without the page.
 
-    python -m benchmarks.comparison.run [smollm2-135m | refined | meaning | layer4]
+    python -m benchmarks.comparison.run [smollm2-135m | refined | meaning | layer14 | layer4 | layer25]
 
 Rows that an earlier run finished are taken over, so it may be stopped and started again. Writes results/CONFIG.json
 (rows without densities and latents, facts, seconds) and results/CONFIG.md.
