@@ -18,6 +18,7 @@ def export(
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     data_config: str | None = None,
     tokens: int = 131_072,
+    nonnegative_view: bool = False,
 ) -> None:
     """Write a dictionary to a new directory that SAELens loads, sources included. Nothing is overwritten.
 
@@ -32,6 +33,8 @@ def export(
         dtype: dtype of the weights. Half precision rounds the atoms, so codes change slightly.
         data_config: a fit config whose data replace those of the dictionary's fit, for "jumprelu" and "topk".
         tokens: how many of the first training tokens "jumprelu" and "topk" imitate, at most.
+        nonnegative_view: for "itda": give a signed dictionary two latents per atom with non-negative codes, those of
+            negative coefficients last, for programs that count what is above zero.
     """
     activations = None
     if architecture in ("itda", "matching_pursuit"):
@@ -39,7 +42,7 @@ def export(
     else:
         loaded, hook, data = load_with_data(dictionary, hook_name, data_config, "auto")
         activations = TrainingRows(data, hook).first(tokens)
-    save_export(loaded, output, architecture, dtype, activations)
+    save_export(loaded, output, architecture, dtype, activations, signed=not nonnegative_view)
     imports = "import itda_lightning.saelens; " if architecture == "itda" else ""
     sys.stdout.write(
         f"wrote {output}: {loaded.n_atoms} atoms of dimension {loaded.d_in} as a SAELens SAE of architecture "

@@ -2,5 +2,6 @@
 
 from itda_lightning.saelens.architecture import ITDASAE, ITDASAEConfig
 from itda_lightning.saelens.convert import Architecture, from_sae, load_export, save_export, to_sae
+from itda_lightning.saelens.model_card import upload
 
-__all__ = ["ITDASAE", "Architecture", "ITDASAEConfig", "from_sae", "load_export", "save_export", "to_sae"]
+__all__ = ["ITDASAE", "Architecture", "ITDASAEConfig", "from_sae", "load_export", "save_export", "to_sae", "upload"]

@@ -1,28 +1,24 @@
 """The architecture ``itda`` of SAELens: a dictionary as an SAE, whose encoder is a pursuit."""
 
 from dataclasses import dataclass, field
-from typing import get_args, no_type_check
+from typing import Any, get_args, no_type_check
 
 import torch
 from jaxtyping import Float
 from sae_lens import SAE, SAEConfig
 from sae_lens.registry import SAE_CLASS_REGISTRY, register_sae_class
+from sae_lens.saes.sae import SAEMetadata
+from sae_lens.saes.topk_sae import TopK
 from torch import Tensor, nn
 from torch.nn import functional
 
 from itda_lightning.errors import InputError
 from itda_lightning.machine.checks import check_choice
-from itda_lightning.pursuit import (
-    PURSUITS,
-    PursuitName,
-    SparseCode,
-    check_finite,
-    check_least_gain,
-    check_sparsity,
-    leave_one_out,
-    pursue,
-)
-from itda_lightning.saelens.stored_rows import StoredRows, prepare
+from itda_lightning.pursuit import PURSUITS, PursuitName, check_least_gain, check_sparsity
+from itda_lightning.pursuit.gradient import differentiable
+from itda_lightning.saelens.encoding_op import pursue_stored
+from itda_lightning.saelens.sae_metadata import KEY, Content
+from itda_lightning.saelens.stored_rows import StoredRows, norms_to_fold
 
 ARCHITECTURE = "itda"
 # Folding a scale into the bias is exact; the other normalisations would change the activations that atoms explain.
@@ -41,9 +37,12 @@ class ITDASAEConfig(SAEConfig):
             pursuit).
         nonnegative: non-negative coefficients only.
         least_gain: as in ``Dictionary``: atoms that explain a smaller share of the energy leave the code.
+        mirrored: ``W_dec`` holds the atoms D and their negatives, [D; -D], and codes are non-negative: the positive
+            parts of the signed codes of D, then the sizes of their negative parts.
 
     Raises:
-        InputError: an unknown pursuit, or an input normalisation that depends on the activation.
+        InputError: an unknown pursuit, an input normalisation that depends on the activation, ``mirrored`` with
+            non-negative codes of D or an odd number of rows.
         ValueError: k < 1, or a ``least_gain`` outside [0, 1].
     """
 
@@ -51,16 +50,28 @@ class ITDASAEConfig(SAEConfig):
     pursuit: PursuitName = field(default="mp", kw_only=True)
     nonnegative: bool = field(default=False, kw_only=True)
     least_gain: float = field(default=0.0, kw_only=True)
+    mirrored: bool = field(default=False, kw_only=True)
 
     @classmethod
     def architecture(cls) -> str:
         return ARCHITECTURE
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # SAELens makes the configuration first and then gives it the metadata of the file: those that print in a line.
+        if name == "metadata" and isinstance(value, SAEMetadata) and isinstance(value[KEY], dict):
+            value[KEY] = Content(value[KEY])
+        super().__setattr__(name, value)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_sparsity(self.k)
         check_least_gain(self.least_gain)
         check_choice(get_args(PursuitName), {"pursuit": self.pursuit})
+        if self.mirrored and (self.nonnegative or self.d_sae % 2):
+            raise InputError(
+                "mirrored is for the rows [D; -D] of signed codes, got "
+                f"nonnegative={self.nonnegative} and {self.d_sae} rows: set mirrored=False"
+            )
         if self.normalize_activations not in FOLDABLE:
             raise InputError(
                 f"an itda SAE cannot have normalize_activations={self.normalize_activations!r}: its atoms are "
@@ -71,60 +82,74 @@ class ITDASAEConfig(SAEConfig):
 class ITDASAE(SAE[ITDASAEConfig]):
     """A dictionary as an SAE: ``W_dec`` holds the atoms, ``b_dec`` the bias, ``encode`` is the pursuit.
 
-    In half precision the rows of ``W_dec`` are unit only up to rounding (0.4% in bfloat16). ``encode`` normalises them
-    again, computes in float32 and divides the coefficients by the norms of the stored rows, so that ``decode`` gives
-    the pursuit's reconstruction up to the rounding of the codes themselves.
+    Rows need not be unit: ``encode`` normalises those that are not, computes in at least float32 and divides the
+    coefficients by the norms of the rows as they are, so that ``decode`` gives the pursuit's reconstruction up to
+    rounding. Half precision, in which rows are unit only up to 0.4%, is one case of that. Rows may be written to at any
+    time, in any way; a row of zeros is never picked.
 
-    Codes have a gradient with respect to the input, with the support held fixed; the atoms are data and get none from
-    ``encode``.
+    Codes have gradients with respect to activations, atoms and bias, with the support held fixed.
     """
 
     cfg: ITDASAEConfig
-    _stored: StoredRows | None = None
+
+    def __init__(self, cfg: ITDASAEConfig, use_error_term: bool = False) -> None:
+        super().__init__(cfg, use_error_term)
+        self._stored = StoredRows()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # As SAELens's tied architecture does: its tools assign what they read from there.
+        if name != "W_enc":
+            super().__setattr__(name, value)
 
     @property
     def W_enc(self) -> Float[Tensor, "d_in d_sae"]:  # noqa: N802  SAELens's name
-        """The atoms as columns. A view: there are no encoder weights."""
+        """The atoms as columns. A view: there are no encoder weights, and what is assigned is ignored."""
         return self.W_dec.T
+
+    @property
+    def b_enc(self) -> Float[Tensor, " d_sae"]:
+        """Zeros: a pursuit has no encoder bias."""
+        return torch.zeros(len(self.W_dec), dtype=self.W_dec.dtype, device=self.W_dec.device)
+
+    def get_activation_fn(self) -> TopK:
+        """Return the activation function of the kind: at most k latents, of all, so tools must not encode with some."""
+        return TopK(self.cfg.k)
 
     def initialize_weights(self) -> None:
         """Set random unit rows and no bias; those of a dictionary replace them."""
         shape = (self.cfg.d_sae, self.cfg.d_in)
         rows = functional.normalize(torch.randn(shape, dtype=self.dtype, device=self.device), dim=1)
+        if self.cfg.mirrored:
+            rows = torch.cat([rows[: len(rows) // 2], -rows[: len(rows) // 2]])
         self.W_dec = nn.Parameter(rows)
         self.b_dec = nn.Parameter(torch.zeros(self.cfg.d_in, dtype=self.dtype, device=self.device))
 
+    @no_type_check  # torch.compile traces it, and cannot trace checks of types
     def encode(self, x: Float[Tensor, "..."]) -> Float[Tensor, "... d_sae"]:
-        """Encode activations (..., d_in) into dense signed codes (..., d_sae) in the dtype of the SAE.
+        """Encode activations (..., d_in) into dense codes (..., d_sae) in the dtype of the SAE.
 
-        While hook_z reshaping is on, activations are (..., n_heads, d_head). The coefficients of an atom that is picked
-        repeatedly are summed. A pursuit has no pre-activations, so ``hook_sae_acts_pre`` and ``hook_sae_acts_post``
-        both see the code. Raises ValueError for activations that are not finite.
+        They are signed, unless the configuration says ``nonnegative`` or ``mirrored``. While hook_z reshaping is on,
+        activations are (..., n_heads, d_head). The coefficients of an atom that is picked repeatedly are summed. A
+        pursuit has no pre-activations, so ``hook_sae_acts_pre`` and ``hook_sae_acts_post`` both see the code. Raises
+        ValueError for activations, and InputError for rows, that are not finite.
         """
         sae_in = self.process_sae_in(x)
-        flat = sae_in.reshape(-1, self.cfg.d_in)
-        check_finite(flat)
-        # Autocast would round the correlations that decide the picks.
-        with torch.autocast(flat.device.type, enabled=False):
-            if self._stored is None or not self._stored.still_hold(self.W_dec):
-                self._stored = None  # frees the old Gram before the new one is built
-                self._stored = prepare(self.W_dec)
-            prepared, norms = self._stored.prepared, self._stored.norms
-            PURSUITS[self.cfg.pursuit].init(prepared, len(flat), self.cfg.k)
-            code = pursue(self.cfg.pursuit, flat, prepared, self.cfg.k, self.cfg.nonnegative)
-            if least_gain := self.cfg.least_gain:
-                centred = flat.detach().to(prepared.dtype)
-                code = leave_one_out(code, centred, prepared, least_gain, self.cfg.nonnegative).code
-            # Not if only the parameters require a gradient: that would take memory in every call outside no_grad.
-            if x.requires_grad and torch.is_grad_enabled():
-                solved = PURSUITS[self.cfg.pursuit].orthogonal or self.cfg.least_gain > 0
-                code = _differentiable(code, flat.to(prepared.dtype), prepared.atoms, solved)
-            if norms is not None:
-                code = code._replace(coefficients=code.coefficients / norms[code.support.clamp(min=0)])
-            feature_acts = code.to_dense(self.cfg.d_sae).to(sae_in.dtype)
-        feature_acts = feature_acts.reshape(*sae_in.shape[:-1], self.cfg.d_sae)
+        flat, cfg, rows = sae_in.reshape(-1, self.cfg.d_in), self.cfg, self.W_dec
+        settings = cfg.pursuit, cfg.k, cfg.nonnegative, cfg.least_gain, cfg.mirrored
+        support, coefficients = pursue_stored(flat.detach(), rows.detach(), self._stored.key, *settings)
+        # Tensors made in inference mode cannot be saved for backward; whether they are cannot be asked of a traced one.
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling() and rows.is_inference():
+            rows = rows.clone()
+        atoms = rows[: len(rows) // 2] if cfg.mirrored else rows
+        solved = PURSUITS[cfg.pursuit].orthogonal or cfg.least_gain > 0
+        coefficients = differentiable(support, coefficients, flat, atoms, solved)
+        dense = coefficients.new_zeros(flat.shape[0], len(atoms)).scatter_add(1, support.clamp(min=0), coefficients)
+        if cfg.mirrored:
+            dense = torch.cat([dense.relu(), torch.where(dense < 0, -dense, 0.0)], dim=1)
+        feature_acts = dense.to(sae_in.dtype).reshape(*sae_in.shape[:-1], len(rows))
         return self.hook_sae_acts_post(self.hook_sae_acts_pre(feature_acts))
 
+    @no_type_check  # as encode
     def decode(self, feature_acts: Float[Tensor, "... d_sae"]) -> Float[Tensor, "..."]:
         """Decode dense codes (..., d_sae) into reconstructions, in the shape that ``encode`` was given."""
         reconstruction = feature_acts @ self.W_dec
@@ -134,9 +159,15 @@ class ITDASAE(SAE[ITDASAEConfig]):
         reconstruction = self.run_time_activation_norm_fn_out(self.hook_sae_recons(reconstruction))
         return self.reshape_fn_out(reconstruction, self.d_head)
 
+    @torch.no_grad()
     def fold_and_get_W_dec_norm(self) -> Float[Tensor, " d_sae"]:  # noqa: N802  SAELens's name
-        """Return ones: atoms are unit rows already, so nothing is folded and the codes do not change."""
-        return torch.ones(self.cfg.d_sae, dtype=self.W_dec.dtype, device=self.W_dec.device)
+        """Make all rows unit in place and return their norms, by which codes grow; reconstructions stay.
+
+        Rows that are unit as far as their dtype can hold it, and rows of zeros, stay as they are, with a norm of 1.
+        """
+        norms = torch.ones_like(self.W_dec[:, 0]) if (found := norms_to_fold(self.W_dec)) is None else found
+        self.W_dec.div_(norms[:, None])
+        return norms
 
     @torch.no_grad()
     def fold_activation_norm_scaling_factor(self, scaling_factor: float) -> None:
@@ -161,28 +192,6 @@ class ITDASAE(SAE[ITDASAEConfig]):
             "whitening cannot be folded into an itda SAE: a pursuit over unwhitened atoms picks other atoms; "
             "fit the dictionary on activations that are not whitened"
         )
-
-
-def _differentiable(
-    code: SparseCode, x: Float[Tensor, "batch d"], atoms: Float[Tensor, "n d"], solved: bool
-) -> SparseCode:
-    """Return the same code, bit for bit, whose coefficients have their gradient with respect to x.
-
-    On a fixed support S the coefficients are linear in x. Those of matching pursuit are ``c_t = <x, a_t> -
-    sum_{s<t} c_s <a_s, a_t>``, a unit lower triangular system; those that are ``solved`` for, by an orthogonal pursuit
-    or by pruning, solve the system of the Gram of S. Takes memory for (batch, k, d).
-    """
-    used = code.support >= 0
-    chosen = atoms[code.support.clamp(min=0)].to(x.dtype) * used[:, :, None]
-    correlations = torch.einsum("bd,btd->bt", x, chosen)
-    inner = torch.einsum("btd,bsd->bts", chosen, chosen)
-    if not solved:
-        system = inner.tril(-1) + torch.eye(inner.shape[1], dtype=inner.dtype, device=inner.device)
-        linear = torch.linalg.solve_triangular(system, correlations[:, :, None], upper=False, unitriangular=True)
-    else:
-        linear = torch.linalg.solve(inner + torch.diag_embed((~used).to(inner.dtype)), correlations[:, :, None])
-    gradient = linear[:, :, 0] - linear[:, :, 0].detach()
-    return code._replace(coefficients=code.coefficients + gradient)
 
 
 # A reloaded module replaces its own classes; those of another package make SAELens raise.

@@ -1,12 +1,14 @@
 """From a dictionary to a SAELens SAE and its files (``cfg.json``, ``sae_weights.safetensors``) and back.
 
-Two architectures have the same codes; those of ``amortised.py`` imitate them. ``itda`` is this package's own and holds
-every dictionary. ``matching_pursuit`` is SAELens's and loads without this package; it is matching pursuit with
-non-negative coefficients. A signed dictionary D is exactly the rows [D; -D] there: the largest correlation with those
-is the largest |correlation| with D.
+Two architectures compute the codes; those of ``amortised.py`` imitate them. ``itda`` is this package's own and holds
+every dictionary, a signed one also as the rows [D; -D] with non-negative codes. ``matching_pursuit`` is SAELens's and
+loads without this package; it is matching pursuit with non-negative coefficients. A signed dictionary D is the rows
+[D; -D] there, with the same steps: the largest correlation with those is the largest |correlation| with D. An atom that
+is picked with both signs has two coefficients there, whose difference is the one here.
 """
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -27,8 +29,9 @@ from itda_lightning.machine.checks import check_choice
 from itda_lightning.pursuit import PURSUITS, PursuitName
 from itda_lightning.saelens.amortised import AmortisedArchitecture, amortised_sae
 from itda_lightning.saelens.architecture import ITDASAE, ITDASAEConfig
+from itda_lightning.saelens.model_card import model_card, needs
 from itda_lightning.saelens.sae_metadata import KEY, Provenance, dictionary_metadata, read_provenance
-from itda_lightning.saelens.stored_rows import unit_rows
+from itda_lightning.saelens.stored_rows import positive_half, unit_rows
 
 Architecture = Literal["itda", "matching_pursuit"]
 DtypeName = Literal["float32", "bfloat16", "float16"]
@@ -38,6 +41,8 @@ def to_sae(
     dictionary: Dictionary,
     architecture: Architecture | AmortisedArchitecture = "itda",
     activations: Float[Tensor, "tokens d"] | None = None,
+    *,
+    signed: bool = True,
 ) -> SAE[Any]:
     """Convert a dictionary to a SAELens SAE: with the same codes, or with a linear encoder that imitates them.
 
@@ -45,11 +50,17 @@ def to_sae(
         dictionary: copied; later changes do not reach the SAE.
         architecture: "itda" (signed codes (..., n_atoms); ``import itda_lightning`` before loading it) or
             "matching_pursuit" (loads without this package; for a signed dictionary codes are (..., 2 n_atoms), those of
-            the negated atoms last). "matching_pursuit" fires no ``hook_sae_acts_post``, and once an activation is
-            explained up to rounding it goes on to pick atoms, with coefficients of the size of rounding. "jumprelu" and
-            "topk" are ordinary SAEs that load without this package: the atoms are their decoder, the encoder is
-            regressed on the dictionary's codes of ``activations``, in minutes. Their codes are near, not the same.
+            the negated atoms last; an atom that matching pursuit picks with both signs has two coefficients, whose
+            difference is that of the dictionary, and counts twice in L0). "matching_pursuit" fires no
+            ``hook_sae_acts_post``, and once an activation is explained up to rounding it goes on to pick atoms, with
+            coefficients of the size of rounding. "jumprelu" and "topk" are ordinary SAEs that load without this
+            package: the atoms are their decoder, the encoder is regressed on the dictionary's codes of ``activations``,
+            in minutes. Their codes are near, not the same.
         activations: (tokens, d_in) to regress on, such as those of the fit; for "jumprelu" and "topk" only.
+        signed: False for non-negative codes (..., 2 n_atoms) of a signed dictionary as "itda", of any pursuit: the rows
+            are [D; -D], and codes are the positive parts of the signed ones, then the sizes of their negative parts.
+            Programs that are written for SAEs count ``codes > 0`` and take ``codes.max()``. No other architecture, and
+            no non-negative dictionary, has signed codes.
 
     Returns:
         The SAE, on the dictionary's device, with its sources in ``cfg.metadata.itda``.
@@ -63,13 +74,15 @@ def to_sae(
         >>> from itda_lightning import Dictionary, to_sae
         >>> dictionary = Dictionary(torch.eye(4), k=2)
         >>> sae = to_sae(dictionary)
-        >>> sae.encode(torch.tensor([[0.0, -3.0, 1.0, 0.5]]))
+        >>> sae.encode(torch.tensor([[0.0, -3.0, 1.0, 0.5]])).detach()
         tensor([[ 0., -3.,  1.,  0.]])
         >>> to_sae(dictionary, "matching_pursuit").cfg.d_sae
         8
+        >>> to_sae(dictionary, signed=False).encode(torch.tensor([[0.0, -3.0, 1.0, 0.5]])).detach()
+        tensor([[0., 0., 1., 0., 0., 3., 0., 0.]])
     """
     _check_architecture(architecture)
-    return _converted(dictionary, architecture, activations, unfinished=None)
+    return _converted(dictionary, architecture, activations, signed, unfinished=None)
 
 
 def _check_architecture(architecture: str) -> None:
@@ -80,6 +93,7 @@ def _converted(
     dictionary: Dictionary,
     architecture: Architecture | AmortisedArchitecture,
     activations: Float[Tensor, "tokens d"] | None,
+    signed: bool,
     unfinished: Path | None,
 ) -> SAE[Any]:
     """Convert as ``to_sae``, with a regression that goes on from the file ``unfinished``."""
@@ -90,7 +104,7 @@ def _converted(
         pruned = " and pruned codes" if dictionary.least_gain > 0 else ""
         raise InputError(
             f"a dictionary with pursuit {dictionary.pursuit!r}{pruned} cannot be exported as 'matching_pursuit', "
-            "which would give other coefficients: use architecture='itda'"
+            "which would give other coefficients: use architecture='itda', with signed=False for non-negative codes"
         )
     metadata = dictionary_metadata(dictionary)
     atoms = dictionary.atoms.detach()
@@ -99,20 +113,23 @@ def _converted(
         "dtype": dtype_to_str(atoms.dtype),
         "device": "meta",
         "reshape_activations": "hook_z" if str(metadata["hook_name"]).endswith("hook_z") else "none",
-        "metadata": SAEMetadata(**metadata),
+        "metadata": SAEMetadata(),
     }
-    if architecture == "jumprelu" or architecture == "topk":
-        return amortised_sae(dictionary, activations, architecture, options, unfinished)
     sae: SAE[Any]
-    if architecture == "itda":
-        options |= {name: getattr(dictionary, name) for name in ("k", "pursuit", "nonnegative", "least_gain")}
-        sae = ITDASAE(ITDASAEConfig(**options, d_sae=len(atoms)))
+    if architecture == "jumprelu" or architecture == "topk":
+        sae = amortised_sae(dictionary, activations, architecture, options, unfinished)
     else:
-        atoms = atoms if dictionary.nonnegative else torch.cat([atoms, -atoms])
-        options |= {"max_iterations": dictionary.k, "residual_threshold": 0.0, "stop_on_duplicate_support": False}
-        sae = MatchingPursuitSAE(MatchingPursuitSAEConfig(**options, d_sae=len(atoms)))
-    weights = {"W_dec": atoms.clone(), "b_dec": dictionary.bias.detach().clone()}
-    sae.load_state_dict(weights, assign=True)
+        mirrored = not dictionary.nonnegative and (architecture == "matching_pursuit" or not signed)
+        rows = torch.cat([atoms, -atoms]) if mirrored else atoms.clone()
+        if architecture == "itda":
+            options |= {name: getattr(dictionary, name) for name in ("k", "pursuit", "nonnegative", "least_gain")}
+            sae = ITDASAE(ITDASAEConfig(**options, d_sae=len(rows), mirrored=mirrored))
+        else:
+            options |= {"max_iterations": dictionary.k, "residual_threshold": 0.0, "stop_on_duplicate_support": False}
+            sae = MatchingPursuitSAE(MatchingPursuitSAEConfig(**options, d_sae=len(rows)))
+        sae.load_state_dict({"W_dec": rows, "b_dec": dictionary.bias.detach().clone()}, assign=True)
+    # Set last: SAELens's constructor warns of models with processed weights, which is for those who load the SAE.
+    sae.cfg.metadata = SAEMetadata(**metadata, **needs(architecture))
     return sae.to(device=atoms.device)
 
 
@@ -156,9 +173,10 @@ def from_sae(sae: SAE[Any]) -> Dictionary:
     least_gain = 0.0
     if architecture == "itda":
         k, pursuit, nonnegative, least_gain = sae.cfg.k, sae.cfg.pursuit, sae.cfg.nonnegative, sae.cfg.least_gain
+        rows = positive_half(rows) if sae.cfg.mirrored else rows
     else:
         k, nonnegative = _matching_pursuit_sparsity(sae), provenance.nonnegative
-        rows = rows if nonnegative else _positive_half(rows)
+        rows = rows if nonnegative else positive_half(rows)
     # Without a bias at the input neither architecture adds one at the output.
     bias = sae.b_dec.detach() if sae.cfg.apply_b_dec_to_input else torch.zeros_like(sae.b_dec)
     atoms = unit_rows(rows)
@@ -178,7 +196,8 @@ def from_sae(sae: SAE[Any]) -> Dictionary:
     except InputError:
         raise
     except ValueError as error:
-        raise InputError(f"the SAE of architecture {architecture!r} is not a dictionary: {error}") from error
+        remedy = "; or call sae.fold_W_dec_norm() first" if architecture == "itda" else ""
+        raise InputError(f"the SAE of architecture {architecture!r} is not a dictionary: {error}{remedy}") from error
 
 
 def save_export(
@@ -187,10 +206,13 @@ def save_export(
     architecture: Architecture | AmortisedArchitecture = "itda",
     dtype: DtypeName = "float32",
     activations: Float[Tensor, "tokens d"] | None = None,
+    *,
+    signed: bool = True,
 ) -> SAE[Any]:
     """Write a dictionary to a new directory that ``SAE.load_from_disk`` reads, in one step, and return the SAE.
 
-    A regression that was killed goes on where it was, from ``PATH.encoder.safetensors``, which is removed at the end.
+    Its README.md says how to load it. A regression that was killed goes on where it was, from
+    ``PATH.encoder.safetensors``, which is removed at the end.
 
     Raises InputError for a path that exists or cannot be written, a bias that overflows ``dtype``, or as ``to_sae``.
     """
@@ -198,10 +220,12 @@ def save_export(
     path = Path(path)
     unfinished = path.with_name(f"{path.name}.encoder.safetensors")
     with new_directory(path) as directory:  # which refuses one that exists, before minutes of regression
-        sae = _converted(dictionary, architecture, activations, unfinished).to(dtype=getattr(torch, dtype))
+        sae = _converted(dictionary, architecture, activations, signed, unfinished).to(dtype=getattr(torch, dtype))
         if not torch.isfinite(sae.b_dec).all():
             raise InputError(f"the bias of the dictionary overflows {dtype}: use float32 or bfloat16")
         sae.save_model(directory)
+        card = model_card({path.name: sae.cfg.to_dict()}, f'SAE.load_from_disk("{path.name}")')
+        (directory / "README.md").write_text(card, encoding="utf-8")
     unfinished.unlink(missing_ok=True)
     return sae
 
@@ -222,7 +246,9 @@ def load_export(path: str | Path, device: str | torch.device = "cpu") -> Diction
             f"architecture {' or '.join(get_args(Architecture))}"
         )
     try:
-        sae = SAE.load_from_disk(path, device=str(device))
+        with warnings.catch_warnings():  # of processed weights: this package loads models as they are
+            warnings.filterwarnings("ignore", r"\s*This SAE has non-empty model_from_pretrained_kwargs")
+            sae = SAE.load_from_disk(path, device=str(device))
     except InputError:
         raise
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
@@ -242,13 +268,3 @@ def _matching_pursuit_sparsity(sae: MatchingPursuitSAE) -> int:
             "sae.cfg.residual_threshold = 0 and sae.cfg.stop_on_duplicate_support = False to accept other codes"
         )
     return cfg.d_in if cfg.max_iterations is None else cfg.max_iterations
-
-
-def _positive_half(rows: Tensor) -> Tensor:
-    n = len(rows) // 2
-    if len(rows) % 2 or not torch.equal(rows[n:], -rows[:n]):
-        raise InputError(
-            f"the {len(rows)} rows of the matching_pursuit SAE are not [D; -D] of a signed dictionary: "
-            "they were changed after the export; export the dictionary again"
-        )
-    return rows[:n]

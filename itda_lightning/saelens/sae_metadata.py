@@ -43,6 +43,19 @@ EXPECTED_METADATA: dict[str, Any] = {
 }
 
 
+# What SAELens's runner writes for a HookedTransformer whose weights are as they were, as all loaders leave them here:
+# SAELens then warns whoever loads the SAE to load the model in that way.
+UNPROCESSED: dict[str, Any] = {"center_writing_weights": False}
+
+
+class Content(dict[str, Any]):
+    """What stands under ``KEY``: a dict whose repr is one line, since programs print configurations."""
+
+    def __repr__(self) -> str:
+        facts = (f"{name}: {self[name]!r}" for name in ("version", "n_atoms", "k", "pursuit") if name in self)
+        return f"{{{', '.join(facts)}, ... {len(self)} entries}}"
+
+
 def site_metadata(data: ActivationsDataModule, hook_name: str) -> dict[str, Any]:
     """Return the metadata of an SAE of activations of ``data``, with the settings of the data under ``data``."""
     own = settings(data.hparams)
@@ -53,7 +66,13 @@ def site_metadata(data: ActivationsDataModule, hook_name: str) -> dict[str, Any]
         "dataset_path": own["dataset"],
         **{name: own[name] for name in ("context_size", "prepend_bos", "exclude_special_tokens")},
     }
-    return deepcopy(EXPECTED_METADATA) | known | {"data": own}
+    return _expected(known) | {"data": own}
+
+
+def _expected(known: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields that SAELens's tools read, from those that are known."""
+    unprocessed = UNPROCESSED if known.get("model_class_name") == "HookedTransformer" else {}
+    return deepcopy(EXPECTED_METADATA | {"model_from_pretrained_kwargs": unprocessed} | known)
 
 
 def dictionary_metadata(dictionary: Dictionary) -> dict[str, Any]:
@@ -88,7 +107,7 @@ def dictionary_metadata(dictionary: Dictionary) -> dict[str, Any]:
         **refinement,
     }
     known = {key: value for key, value in metadata.items() if key in EXPECTED_METADATA and value is not None}
-    return deepcopy(EXPECTED_METADATA) | known | {KEY: content}
+    return _expected(known) | {KEY: Content(content)}
 
 
 class Provenance(NamedTuple):

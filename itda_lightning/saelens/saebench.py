@@ -53,7 +53,7 @@ class SAEBenchView(nn.Module):
         super().__init__()
         self.sae = sae
         self.cfg = config
-        self.signed = not sae.cfg.nonnegative
+        self.signed = not (sae.cfg.nonnegative or sae.cfg.mirrored)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -126,12 +126,13 @@ def for_saebench(sae: SAE[Any], model_name: str) -> nn.Module:
         with suppress(NotImplementedError):  # by pursuits, whose rows are unit, and by some other architectures
             copied.fold_W_dec_norm()
         return copied
-    n_atoms, d_in = copied.W_dec.shape
+    n_rows, d_in = copied.W_dec.shape
+    one_sided = copied.cfg.nonnegative or copied.cfg.mirrored
     metadata = copied.cfg.metadata
     config = SAEBenchConfig(
         model_name=model_name,
         d_in=d_in,
-        d_sae=n_atoms if copied.cfg.nonnegative else 2 * n_atoms,
+        d_sae=n_rows if one_sided else 2 * n_rows,
         hook_layer=int(layer[0]),
         hook_name=hook_name,
         architecture=copied.cfg.architecture(),

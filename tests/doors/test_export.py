@@ -41,6 +41,16 @@ def test_the_printed_line_loads_what_was_written(saved, tmp_path):
     assert torch.equal(load_dictionary(output).atoms, load_dictionary(saved).atoms)
 
 
+def test_a_view_with_nonnegative_codes_comes_back_as_the_signed_dictionary(saved, tmp_path):
+    export(str(saved), str(tmp_path / "view"), nonnegative_view=True)
+    sae, x = SAE.load_from_disk(tmp_path / "view"), 1e6 + torch.randn(5, 8)
+    codes = load_dictionary(saved).encode(x).to_dense(10)
+    assert torch.equal(sae.encode(x), torch.cat([codes.clamp(min=0), (-codes).clamp(min=0)], dim=1))
+    loaded = load_dictionary(tmp_path / "view")
+    assert torch.equal(loaded.atoms, load_dictionary(saved).atoms)
+    assert not loaded.nonnegative
+
+
 @pytest.mark.parametrize("architecture", ["jumprelu", "topk"])
 def test_an_ordinary_sae_imitates_the_codes_of_cached_activations(
     tiny_run, data_section, tmp_path, architecture, capsys, monkeypatch
