@@ -74,6 +74,42 @@ def test_a_file_put_in_the_place_of_another(filled: Path, read) -> None:
         read()
 
 
+def flip_a_byte(file: Path) -> None:
+    """Change one activation; the size and everything that describes the file stay."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 4] ^= 0x40
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("shard", [0, 1, 2])  # the last one is short
+def test_a_file_with_one_flipped_bit(filled: Path, read, shard: int) -> None:
+    file = filled / f"data-0000{shard}-of-00003.arrow"
+    flip_a_byte(file)
+    message = rf"{file} is damaged \(its checksum is not that in checksums.xxh128\): remove it and state.json beside"
+    with pytest.raises(InputError, match=message):
+        read()
+
+
+@pytest.mark.parametrize("left", [None, "", "0123456789abcdef"])
+def test_a_file_that_is_removed_or_was_not_signed_is_harvested_again(
+    filled: Path, make_data: MakeData, tmp_path: Path, left: str | None
+) -> None:
+    """A kill between writing and signing leaves a file that looks whole, and at most half a line of checksums."""
+    before = {file.name: file.read_bytes() for file in filled.iterdir()}
+    flip_a_byte(filled / "data-00001-of-00003.arrow")  # it may not have reached the disk
+    (filled / "state.json").unlink()
+    if left is None:
+        (filled / "data-00001-of-00003.arrow").unlink()
+    else:
+        first, second, third = (filled / "checksums.xxh128").read_text().splitlines(keepends=True)
+        assert second.endswith("  data-00001-of-00003.arrow\n")
+        (filled / "checksums.xxh128").write_text(first + third + left)
+    again = make_data(cache_dir=str(tmp_path))
+    again.prepare_data()
+    assert again.harvested_tokens == 64 * 16
+    assert {file.name: file.read_bytes() for file in filled.iterdir()} == before
+
+
 @pytest.mark.parametrize("content", ["{}", "not JSON", "[]"])
 def test_a_foreign_directory(filled: Path, read, content: str) -> None:
     shutil.rmtree(filled)

@@ -158,6 +158,33 @@ def test_every_draw_has_its_seed_with_and_without_references(monkeypatch):
     assert sparse == {name: whole[name] for name in ("k=1", "k=2")}
 
 
+def test_test_examples_choose_no_latent(monkeypatch):
+    """Latent 3 tells the classes apart in the test examples only, latent 7 hardly and in the training examples only."""
+    seen = []
+    monkeypatch.setattr(probing, "_probe", lambda features, *_: seen.append(features) or (0.0, 0.0))
+    dataset = draw(160, 80)
+    labels, (train, test) = torch.from_numpy(dataset.labels).float(), dataset.draws[0]
+    codes = torch.rand(160, 12, generator=torch.Generator().manual_seed(0)) * 0.1 + 1
+    codes[test, 3] = 9 * labels[test]
+    codes[train, 7] += 0.3 * labels[train]
+    probe_scores(codes, None, dataset, (1, 4))
+    assert np.array_equal(seen[0][:, 0], codes[:, 7].numpy())
+    other = codes.clone()
+    other[test] = other[test].flip(1)
+    flipped = dataset._replace(labels=np.where(np.isin(np.arange(160), test), 1 - dataset.labels, dataset.labels))
+    probe_scores(other, None, flipped, (1, 4))
+    for before, after in zip(seen[:2], seen[2:], strict=True):
+        assert np.array_equal(after[train], before[train])
+
+
+def test_a_probe_is_trained_on_the_training_examples(monkeypatch):
+    """In the test examples the only latent has the other sign: a probe that has seen them could not be so wrong."""
+    dataset = draw(256, 128)
+    codes = torch.from_numpy(dataset.labels).float()[:, None].repeat(1, 2) * 2 - 1
+    codes[dataset.draws[0][1]] *= -1
+    assert probe_scores(codes, None, dataset, (1,))["k=1"] == [(0.0, 0.0)]
+
+
 def test_a_signed_latent_counts_with_its_sign():
     """Positive for one class and negative for the other: counting `> 0` alone would see it, but as two latents."""
     dataset = draw(160, 128)

@@ -11,7 +11,8 @@ from itda_lightning import ITDA, ActivationsDataModule, InputError
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.fitting.checkpoint_io import SafetensorsCheckpointIO
 from itda_lightning.fitting.trainer import StopWhenDone
-from itda_lightning.pursuit import pursue
+from itda_lightning.growth import GROWTH_POLICIES, GrowthRule
+from itda_lightning.pursuit import PreparedAtoms, pursue
 from tests.fits import HOOK, data_settings, fitted, sharing_models, trainer
 
 OTHER = "blocks.0.hook_resid_post"
@@ -83,6 +84,50 @@ def test_prompts_end_in_the_token_of_the_source(usual, prose):
     assert dictionary.prompts is not None
     for prompt, source in zip(dictionary.prompts, dictionary.sources, strict=True):
         assert prompt.token == prose[source.document][source.start : source.end] != ""
+
+
+@pytest.mark.parametrize("growth", ["sequential", "worst_first"])
+def test_norms_count_as_the_exponent_says(data_of, activations, growth):
+    """The typical energy is the median of the centred calibration activations, and growth goes by it."""
+    module = fitted(data_of(), growth=growth, energy_exponent=0.5, threshold=0.7)
+    x, table, calibration = activations
+    bias = module.dictionary().bias
+    energies = (calibration - bias).double().square().sum(1)
+    typical = float(energies.sort().values[(len(energies) - 1) // 2])
+    assert float(module.typical_energies[0]) == pytest.approx(typical, rel=1e-4)
+    assert float(calibration.double().square().sum(1).median()) > 1.1 * typical, "before centring it is another"
+    rule, accepted = GrowthRule(4, "omp", False, 0.7, 0.5, typical), []
+    prepared = PreparedAtoms(torch.zeros(150, x.shape[1]), 0)
+    for part, sources in zip((x - bias).split(128), table.split(128), strict=True):
+        grown = GROWTH_POLICIES[growth](part, prepared, rule)
+        prepared.place(prepared.n, grown.atoms)
+        accepted += sources[grown.accepted].tolist()
+    assert module.dictionary().source_table.tolist() == accepted
+
+
+def test_the_growth_curve_counts_the_activations_up_to_the_end_of_each_batch(data_of, usual):
+    module, seen, expected = usual(), 0, {}
+    for batch in data_of().train_dataloader():
+        seen += len(batch)
+        expected |= dict.fromkeys(map(tuple, batch.table.tolist()), seen)
+    n = module.dictionary().n_atoms
+    ends = [expected[tuple(row)] for row in module.dictionary().source_table.tolist()]
+    assert module.appended_at[0, :n].tolist() == ends
+    curve = {end: count for count, end in enumerate(ends, 1)}
+    assert [tuple(point) for point in module.metadata(HOOK)["growth"]] == list(curve.items())
+
+
+def test_a_fit_of_several_hook_points_is_full_when_each_is(data_of):
+    together = ITDA(max_atoms=18, k=4, threshold=0.75, calibration_tokens=512)
+    trainer(callbacks=[StopWhenDone()]).fit(together, datamodule=data_of(hook_names=[OTHER, HOOK]))
+    sizes = [together.dictionary(hook).n_atoms for hook in (OTHER, HOOK)]
+    filled_at = [int(together.appended_at[i, size - 1]) for i, size in enumerate(sizes)]
+    assert sizes == [18, 18]
+    assert together.full
+    assert filled_at[0] != filled_at[1]
+    assert int(together.seen) == max(filled_at)
+    together.dictionaries[0] = Dictionary(torch.eye(32)[:17], k=4)
+    assert not together.full
 
 
 def test_several_hook_points_in_one_pass_give_the_dictionaries_of_single_fits(data_of, usual):

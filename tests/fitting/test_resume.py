@@ -130,11 +130,16 @@ def test_ctrl_c_keeps_the_last_checkpoint_and_exits_with_130(killed, tiny_model_
         ),
         ({"data__training_tokens": 1024}, r"\(data.rows: '\w+' there, '\w+' here\)"),
         ({"data__seed": 3}, r"\(data.rows: '\w+' there, '\w+' here\)"),
+        (
+            {"data__cache_dir": "{tmp}", "data__cache_dtype": "bfloat16"},
+            r"another fit \(data.cache_dtype: 'float32' there, 'bfloat16' here\)",
+        ),
         ({"data__hook_names": "[blocks.0.hook_resid_post]"}, r"\(data.hook_names: \['blocks.1.*\['blocks.0.*"),
     ],
 )
 def test_other_settings_are_refused(killed, tmp_path, tiny_model_dir, prose_file, others, message):
     checkpoint = killed[1] / "itda-001" / "checkpoints" / "last.ckpt"
+    others = {name: str(value).replace("{tmp}", str(tmp_path)) for name, value in others.items()}
     arguments = fit_arguments(tiny_model_dir, prose_file, tmp_path, **others)
     with pytest.raises(InputError, match=message):
         main([*arguments, "--ckpt_path", str(checkpoint)])

@@ -25,7 +25,12 @@ class NaiveGrowth(NamedTuple):
 def grow_one_by_one(
     x: Tensor, atoms: Tensor, capacity: int, rule: GrowthRule, under_test: Sequence[int]
 ) -> NaiveGrowth:
-    """Accepts what the oracle explains too badly; where that is too close to call, what ``under_test`` accepted."""
+    """Accepts what the oracle explains too badly; where that is too close to call, what ``under_test`` accepted.
+
+    Atoms in half precision are rounded to it as they are appended. They are no unit vectors then, so cosines with them
+    are known no better than their norms.
+    """
+    unsure = 2 * torch.finfo(atoms.dtype).eps if atoms.dtype != x.dtype else 0.0
     dictionary = np.concatenate([atoms.double().numpy(), np.zeros((len(x), x.shape[1]))])
     n, accepted, energies = len(atoms), [], []
     for index, row in enumerate(x.double().numpy()):
@@ -36,11 +41,12 @@ def grow_one_by_one(
         cosine = dictionary[:n] @ row / np.sqrt(energy)
         close = float((cosine if rule.nonnegative else abs(cosine)).max(initial=-1.0))
         wanted = residual > limit and close < DUPLICATE_COSINE and n < capacity
-        if abs(residual - limit) <= ROUNDING[x.dtype] * energy and n < capacity:
+        too_close = abs(residual - limit) <= ROUNDING[x.dtype] * energy or abs(close - DUPLICATE_COSINE) <= unsure
+        if too_close and n < capacity:
             wanted = index in under_test
         if wanted:
             accepted.append(index)
-            dictionary[n] = torch.nn.functional.normalize(x[index], dim=0).double().numpy()
+            dictionary[n] = torch.nn.functional.normalize(x[index], dim=0).to(atoms.dtype).double().numpy()
             n += 1
     return NaiveGrowth(accepted, np.array(energies))
 

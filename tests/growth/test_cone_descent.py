@@ -17,6 +17,7 @@ from itda_lightning.growth import (
     project_on_cones,
     refinement_step,
 )
+from itda_lightning.growth.cone_descent import Descent
 from itda_lightning.pursuit import (
     PreparedAtoms,
     generalised_orthogonal_matching_pursuit,
@@ -187,6 +188,33 @@ def test_grown_atoms_explain_their_activations_better_when_refined(pursuit, nonn
     rule = rule_of(k=4, pursuit=pursuit, nonnegative=nonnegative, steps=20)
     shares = [unexplained(x, atoms, rule) for atoms in (grown, refined(x, grown, rule)[-1].atoms)]
     assert shares[1] < 0.9 * shares[0]
+
+
+def test_two_steps_by_hand():
+    """Adam with one second moment per atom, the rate falling linearly: the first step is about ``rate`` radians."""
+    sources = torch.eye(3)[:2]
+    directions = torch.tensor([[[0.0, 4.0, 3.0], [0.0, 0.0, 0.0]], [[0.0, 0.0, 10.0], [0.0, 0.0, 0.0]]])
+    rule, state = rule_of(anchor=0.0, steps=4), RefinementState.start(sources)
+    sums = torch.tensor(0.0).double(), torch.tensor(2), torch.zeros(2, dtype=torch.int64)
+    first, second, atom = torch.zeros(3).double(), 0.0, sources[0].double()
+    for step, direction in enumerate(directions):
+        state = refinement_step(state, Descent(direction, *sums), sources, rule)
+        gradient = direction[0].double() / 2
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * float(gradient.square().sum())
+        mean, size = first / (1 - 0.9 ** (step + 1)), (second / (1 - 0.999 ** (step + 1))) ** 0.5
+        atom = normalize(atom + 0.1 * (1 - step / 4) * mean / size, dim=0)
+        torch.testing.assert_close(state.atoms[0].double(), atom, rtol=0, atol=1e-6)
+        assert torch.equal(state.atoms[1], sources[1]), "no activation used it"
+        assert int(state.step) == step + 1
+        if step == 0:
+            assert float(torch.atan2(state.atoms[0, 1:].norm(), state.atoms[0, 0])) == pytest.approx(0.1, rel=0.01)
+
+
+def test_after_the_last_step_of_the_rule_no_atom_moves():
+    x, rule = mixtures(200, 12, seed=1, dtype=torch.float32), rule_of(steps=3)
+    sources = normalize(x[:20], dim=1)
+    last = refined(x, sources, rule)[-1]
+    assert torch.equal(refinement_step(last, descent(x, last.atoms, rule), sources, rule).atoms, last.atoms)
 
 
 def test_a_few_activations_of_enormous_norm_do_not_count_for_more():

@@ -14,7 +14,7 @@ from itda_lightning.growth import sequential as module
 from itda_lightning.pursuit import PursuitName, compiled, pursue
 from itda_lightning.pursuit.gram import UNIT
 from tests.growth.naive import ROUNDING, NaiveGrowth, grow_one_by_one, mixtures
-from tests.pursuit.forms import DTYPES, FORMS, forms, with_room
+from tests.pursuit.forms import COMPILED, DTYPES, FORMS, forms, with_room
 
 USUAL = "torch gram"
 PURSUITS = [("mp", False), ("mp", True), ("omp", False), ("omp", True)]
@@ -84,24 +84,51 @@ def test_any_problem(form, pursuit, batch, d, k, threshold, capacity, start, com
     assert_naive(x[start:], capacity, rule, form, atoms)
 
 
+@pytest.mark.parametrize("form", [*COMPILED, "torch gram", "torch residual"])
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
+@given(
+    pursuit=st.sampled_from(PURSUITS),
+    batch=st.integers(1, 40),
+    d=st.integers(2, 12),
+    k=st.integers(1, 5),
+    threshold=st.sampled_from([1e-3, 0.02, 0.1, 0.3]),
+    capacity=st.integers(1, 30),
+    start=st.integers(0, 10),
+    exponent=st.sampled_from([1.0, 0.85, 0.0]),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=settings.default.max_examples // 3 or 1)
+def test_any_problem_with_atoms_in_half_precision(
+    form, stored, pursuit, batch, d, k, threshold, capacity, start, exponent, seed
+):
+    x = mixtures(batch + start, d, seed, torch.float32)
+    atoms, x = torch.nn.functional.normalize(x[:start], dim=1)[:capacity].to(stored), x[start:]
+    rule = GrowthRule(k, *pursuit, threshold, exponent, float(x.square().sum(1).median()))
+    grown = grow(x, capacity, rule, form, atoms)
+    naive = grow_one_by_one(x, atoms, capacity, rule, grown.accepted.tolist())
+    assert_grown_as(naive, grown, x)
+
+
+@forms
 @pytest.mark.parametrize(("pursuit", "nonnegative"), PURSUITS)
-def test_the_capacity_is_reached_in_the_middle(pursuit, nonnegative):
-    x = mixtures(300, 24, seed=2)
-    grown = assert_naive(x, 37, GrowthRule(4, pursuit, nonnegative, 0.1), USUAL)
+def test_the_capacity_is_reached_in_the_middle(form, pursuit, nonnegative):
+    x = mixtures(100, 24, seed=2, dtype=DTYPES[form])
+    grown = assert_naive(x, 37, GrowthRule(4, pursuit, nonnegative, 0.1), form)
     assert len(grown.accepted) == 37
-    assert int(grown.accepted[-1]) < 150
+    assert int(grown.accepted[-1]) < 80
 
 
-def test_a_full_dictionary_only_encodes():
-    x = mixtures(80, 16, seed=3)
+@forms
+@pytest.mark.parametrize("exponent", [1.0, 0.5])
+def test_a_full_dictionary_only_encodes(form, exponent):
+    x = mixtures(80, 16, seed=3, dtype=DTYPES[form])
     atoms = torch.nn.functional.normalize(x[:10], dim=1)
-    rule = GrowthRule(3, "mp", False, 0.1)
-    grown = grow(x[10:], 10, rule, USUAL, atoms)
+    rule = GrowthRule(3, "mp", False, 0.1, exponent, float(x.square().sum(1).median()))
+    grown = grow(x[10:], 10, rule, form, atoms)
     assert grown.accepted.tolist() == []
     assert grown.atoms.shape == (0, 16)
-    torch.testing.assert_close(
-        grown.residual_energy, pursue("mp", x[10:], with_room(atoms, len(atoms), USUAL), 3, False, 0.1).residual_energy
-    )
+    code = pursue("mp", x[10:], with_room(atoms, len(atoms), form), 3, False, rule.shares(x[10:]))
+    torch.testing.assert_close(grown.residual_energy, code.residual_energy)
 
 
 @pytest.mark.parametrize("pursuit", ["mp", "omp"])
@@ -132,16 +159,17 @@ def test_the_size_of_a_compiled_block_changes_nothing(monkeypatch, pursuit):
 
 
 @cache
-def grown_at_once(pursuit: PursuitName) -> tuple[Tensor, GrowthRule, Growth]:
-    x, rule = mixtures(200, 16, seed=5), GrowthRule(3, pursuit, False, 0.2)
-    return x, rule, grow(x, 80, rule, USUAL)
+def grown_at_once(pursuit: PursuitName, form: str) -> tuple[Tensor, GrowthRule, Growth]:
+    x, rule = mixtures(200, 16, seed=5, dtype=DTYPES[form]), GrowthRule(3, pursuit, False, 0.2, 0.85, 16.0)
+    return x, rule, grow(x, 80, rule, form)
 
 
+@pytest.mark.parametrize("form", ["gram, half", "no gram, single", USUAL])
 @given(cuts=st.lists(st.integers(1, 199), max_size=6), pursuit=st.sampled_from(["mp", "omp"]))
 @settings(max_examples=settings.default.max_examples // 3 or 1)
-def test_the_cut_into_batches_changes_nothing(cuts, pursuit):
-    x, rule, whole = grown_at_once(pursuit)
-    prepared = with_room(x[:0], 80, USUAL)
+def test_the_cut_into_batches_changes_nothing(form, cuts, pursuit):
+    x, rule, whole = grown_at_once(pursuit, form)
+    prepared = with_room(x[:0], 80, form)
     accepted, energies = [], []
     edges = sorted({0, 200, *cuts})
     for begin, end in pairwise(edges):
@@ -163,34 +191,44 @@ def test_what_lies_behind_the_dictionary_is_the_new_atoms_with_their_gram():
     torch.testing.assert_close(prepared.gram[:n, :n], grown.atoms @ grown.atoms.T)
 
 
-def test_the_compiled_loops_leave_a_gram_of_the_new_atoms():
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_compiled_loops_leave_a_gram_of_the_new_atoms(stored):
     x = mixtures(200, 16, seed=6, dtype=torch.float32)
-    prepared = with_room(x[:0], 200, "gram, half")
+    prepared = with_room(x[:0].to(stored), 200, "gram, half")
     n = len(grow_sequential(x, prepared, GrowthRule(3, "mp", False, 0.2)).accepted)
     exact = prepared.rows[:n].double() @ prepared.rows[:n].double().T
     torch.testing.assert_close(prepared.gram[:n, :n].double() * UNIT, exact, rtol=0, atol=0.51 * UNIT)
 
 
+@forms
+@pytest.mark.parametrize("pursuit", ["mp", "omp"])
 @pytest.mark.parametrize("nonnegative", [False, True])
-def test_repeats_are_left_out_where_the_threshold_would_take_them(nonnegative):
-    first, second = torch.eye(4, dtype=torch.float64)[:2]
-    near = first + 0.03 * torch.eye(4, dtype=torch.float64)[2]  # cosine .99955
-    far = first + 0.06 * torch.eye(4, dtype=torch.float64)[2]  # cosine .9982
+@pytest.mark.parametrize("given", [0, 1])  # of the atoms that are repeated, those that were there before
+def test_repeats_are_left_out_where_the_threshold_would_take_them(form, pursuit, nonnegative, given):
+    axes = torch.eye(4, dtype=DTYPES[form])
+    first, second = axes[:2]
+    near, far = first + 0.03 * axes[2], first + 0.06 * axes[2]  # cosines of .99955 and .9982
     x = torch.stack([first, 3 * near, second, 5 * first, -first, near, far])
-    grown = grow(x, 10, GrowthRule(1, "mp", nonnegative, 1e-5), USUAL)
-    assert grown.accepted.tolist() == ([0, 2, 4, 6] if nonnegative else [0, 2, 6])
+    grown = grow(x, 10, GrowthRule(1, pursuit, nonnegative, 1e-5), form, axes[:given])
+    assert grown.accepted.tolist() == ([0, 2, 4, 6] if nonnegative else [0, 2, 6])[given:]
+    # By an exponent below 1 the same, of activations whose norm is enormous.
+    enormous = GrowthRule(1, pursuit, nonnegative, 0.1, 0.0, 1.0)
+    assert grow(1000 * x, 10, enormous, form, axes[:given]).accepted.tolist() == grown.accepted.tolist()
 
 
-def test_activations_without_energy_are_never_accepted():
-    x = torch.zeros(5, 4)
+@forms
+@pytest.mark.parametrize("exponent", [1.0, 0.5])
+def test_activations_without_energy_are_never_accepted(form, exponent):
+    x = torch.zeros(5, 4, dtype=DTYPES[form])
     x[2, 1] = 3.0
-    grown = grow(x, 5, GrowthRule(2, "omp", False, 0.5), USUAL)
+    grown = grow(x, 5, GrowthRule(2, "omp", False, 0.5, exponent), form)
     assert grown.accepted.tolist() == [2]
     assert grown.residual_energy.tolist() == [0, 0, 9, 0, 0]
 
 
+@forms
 @pytest.mark.parametrize("n", [0, 1])
-def test_tiny_batches(n):
-    grown = grow(torch.ones(n, 3), 4, GrowthRule(2, "mp", False, 0.5), USUAL)
+def test_tiny_batches(form, n):
+    grown = grow(torch.ones(n, 3, dtype=DTYPES[form]), 4, GrowthRule(2, "mp", False, 0.5), form)
     assert grown.accepted.tolist() == list(range(n))
     assert grown.residual_energy.shape == (n,)

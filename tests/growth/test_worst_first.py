@@ -283,12 +283,18 @@ def test_atoms_stored_in_half_precision():
     assert float(share.max()) <= 0.2
 
 
-def test_residual_energies_agree_with_the_oracle():
-    x, rule = features(60, 12, seed=8).double(), GrowthRule(3, "mp", True, 0.2)
-    start = torch.nn.functional.normalize(x[:30], dim=1)
-    grown = grow(x[30:], 30, rule, start=start)  # full: one encode
-    expected = [residual_energy(row, row.numpy(), start.numpy(), rule) for row in x[30:]]
-    torch.testing.assert_close(grown.residual_energy, torch.tensor(expected, dtype=torch.float64))
+@forms
+@pytest.mark.parametrize("exponent", [1.0, 0.75, 0.0])
+def test_residual_energies_agree_with_the_oracle(form, exponent):
+    x = (features(60, 12, seed=8) * torch.logspace(-1, 1, 60)[:, None]).to(DTYPES[form])
+    rule = GrowthRule(3, "mp", True, 0.2, exponent, float(x.square().sum(1).median()))
+    start = torch.nn.functional.normalize(x[:60:2], dim=1)
+    grown = grow(x[1::2], 30, rule, form, start)  # full: one encode
+    dictionary = start.double().numpy()
+    expected = [residual_energy(row, row.double().numpy(), dictionary, rule) for row in x[1::2]]
+    energy = x[1::2].double().square().sum(1)
+    shares = grown.residual_energy.double() / energy, torch.tensor(expected, dtype=torch.float64) / energy
+    torch.testing.assert_close(*shares, rtol=0, atol=ROUNDING[x.dtype])
 
 
 def test_it_is_one_of_the_policies():

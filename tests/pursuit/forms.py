@@ -10,6 +10,9 @@ from tests.pursuit.cases import Case
 # Compiled loops with and without a Gram, screening in bfloat16 or in float32; plain torch with and without a Gram.
 COMPILED = ("gram, half", "gram, single", "no gram, half", "no gram, single")
 FORMS = (*COMPILED, "torch gram", "torch residual")
+# Generalised pursuit takes no Gram, and pruning depends on the loops alone: of these forms no two run the same code.
+GOMP_FORMS = ("no gram, half", "no gram, single", "torch residual")
+PRUNING_FORMS = ("gram, half", "torch gram")
 # Double precision is always computed in plain torch, so only single precision shows the compiled loops.
 DTYPES = {form: torch.float32 if form in COMPILED else torch.float64 for form in FORMS}
 forms = pytest.mark.parametrize("form", FORMS)

@@ -14,11 +14,11 @@ from itda_lightning.pursuit import PURSUITS, SparseCode, orthogonal_matching_pur
 from itda_lightning.pursuit.generalised import STEPS
 from tests import oracle
 from tests.pursuit.cases import Case, cases, make_case
-from tests.pursuit.forms import prepare
+from tests.pursuit.forms import GOMP_FORMS, prepare
 
 # Decisions that are closer than this, as a share of |x|, may go either way in single precision.
 CLOSE = 1e-5
-forms = pytest.mark.parametrize("form", ["no gram, half", "no gram, single", "torch residual"])
+forms = pytest.mark.parametrize("form", GOMP_FORMS)
 thresholds = st.sampled_from([None, None, 0.0, 0.05, 0.3, 1.0])
 
 

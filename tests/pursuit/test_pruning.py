@@ -9,8 +9,9 @@ import itda_lightning as il
 from itda_lightning.pursuit import PURSUITS, gain_for_l0, leave_one_out, pursue
 from tests.oracle import pruned
 from tests.pursuit.cases import Case, cases, make_case
-from tests.pursuit.forms import forms, of_form, prepare
+from tests.pursuit.forms import PRUNING_FORMS, of_form, prepare
 
+forms = pytest.mark.parametrize("form", PRUNING_FORMS)
 SETTINGS = {"pursuit": st.sampled_from(list(PURSUITS)), "nonnegative": st.booleans()}
 
 
