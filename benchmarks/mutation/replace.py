@@ -25,6 +25,7 @@ def replace(mutant: Mutant, path: Path) -> None:
         _replace_module(f"{KERNELS}.triton_kernels", source)
         return
     (code,) = (c for c in _codes(compile(source, str(path), "exec")) if c.co_qualname == mutant.function)
+    gc.unfreeze()  # what is frozen is not listed
     changed = [
         function
         for function in gc.get_objects()
@@ -32,6 +33,7 @@ def replace(mutant: Mutant, path: Path) -> None:
         and function.__code__.co_filename == str(path)
         and function.__code__.co_qualname == mutant.function
     ]
+    gc.freeze()
     assert changed, f"no function {mutant.function} of {path} is imported"
     for function in changed:
         function.__code__ = code
@@ -55,8 +57,8 @@ def _compile_anew(changed: list[FunctionType]) -> None:
     while more := {key for key, loop in loops.items() if key not in affected and _called(loop) & affected}:
         affected |= more
     for key in affected:
-        options = {name: loops[key].targetoptions[name] for name in ("nogil", "fastmath")}
-        anew = njit(**options)(loops[key].py_func)
+        fast = loops[key].targetoptions.get("fastmath", False)
+        anew = njit(nogil=True, fastmath=fast)(loops[key].py_func)
         for names in modules:
             names.update({name: anew for name, value in names.items() if id(value) == key})
 

@@ -8,7 +8,6 @@ costs what its tests cost. Results are written after every mutant, and a run tha
 
 import argparse
 import contextlib
-import gc
 import json
 import os
 import random
@@ -16,6 +15,7 @@ import resource
 import signal
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ TESTS = (
 ARGUMENTS = ["-q", "-p", "no:cacheprovider", "-m", "not slow", f"--jaxtyping-packages={PACKAGE},beartype.beartype"]
 # Seconds of the processor that tests may take until no further one starts, and until they count as endless; of the
 # clock, in which some only wait.
-BUDGET, ENDLESS, WAITING = 40.0, 150.0, 1800.0
+BUDGET, ENDLESS, WAITING = 15.0, 150.0, 1800.0
 
 
 def main() -> None:
@@ -95,7 +95,6 @@ class Loop:
         options = self.options
         drawn = draw(options.rooms, options.per_room, options.seed)
         _load_loops()
-        gc.freeze()
         for number, (room, mutant) in enumerate(drawn, 1):
             before = self.results.get(mutant.key)
             survived = before is not None and before["outcome"] == "survived"
@@ -127,7 +126,9 @@ class Loop:
             if not child:
                 _in_child(mutant, items, budget, Path(answer.name))
             code = _wait(child, time.monotonic() + WAITING)
-            lines = [json.loads(line) for line in answer.read().splitlines()]
+            text = answer.read()
+        assert code != 3, f"the study itself failed on {mutant}: {text}"
+        lines = [json.loads(line) for line in text.splitlines()]
         self.seconds |= {line["test"]: line["seconds"] for line in lines}
         outcomes = {0: "survived", 1: "killed", None: "endless", -signal.SIGXCPU: "endless", -signal.SIGKILL: "endless"}
         failed = [line["test"] for line in lines if line["failed"]]
@@ -168,8 +169,8 @@ def _in_child(mutant: Mutant, items: list[pytest.Item], budget: float, answer: P
                 if failed:
                     code = 1
                     break
-    except AssertionError:
-        code = 4
+    except BaseException:
+        answer.write_text(traceback.format_exc())
     finally:
         os._exit(code)
 

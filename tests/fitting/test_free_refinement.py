@@ -45,7 +45,12 @@ def test_unmixing_resumes_bit_for_bit_and_keeps_the_anchor(data, grown, tmp_path
         refine(killed, data, settings, lambda: killed.trainer.save_checkpoint(path), 27)
     monkeypatch.undo()
     resumed = ITDA.load_from_checkpoint(path)
-    assert int(resumed.refinement_states[HOOK]["uses"].sum()) > 0
+    saved = {name: value.clone() for name, value in resumed.refinement_states[HOOK].items()}
+    assert int(saved["uses"].sum()) > 0
+    restored = refinement._Run(resumed, data, settings, HOOK)
+    moments = {name: getattr(restored.state, name) for name in ("first", "second", "step")}
+    for name, value in ({"uses": restored.uses, "pass_sums": restored.pass_sums} | moments).items():
+        assert torch.equal(value, saved[name]), name
     refine(resumed, data, settings)
     dictionary = resumed.finished_dictionary()
     assert torch.equal(dictionary.atoms, whole.dictionary().atoms)

@@ -112,18 +112,27 @@ def test_strided_inputs_give_the_codes_of_contiguous_ones(pursuit, form, transfo
     assert_matches_oracle(pursuit, run(pursuit, strided, False, None, form), case, False, None)
 
 
+def assert_without_gradient(pursuit: str, code: SparseCode, case: Case) -> None:
+    assert not code.coefficients.requires_grad
+    assert not code.residual_energy.requires_grad
+    assert_matches_oracle(pursuit, code, case, False, None)
+
+
 @pursuits
 @forms
 def test_inputs_that_require_grad_give_codes_that_do_not(pursuit, form):
     case = of_form(make_case("random", 6, 20, 8, 4, 1.0, 3), form)
     tracked = Case(case.x.clone().requires_grad_(), case.atoms.clone().requires_grad_(), case.k)
-    for code in (
-        pursue(pursuit, tracked.x, prepare(tracked.atoms, form), case.k),
-        PUBLIC[pursuit](tracked.x, tracked.atoms, case.k),
-    ):
-        assert not code.coefficients.requires_grad
-        assert not code.residual_energy.requires_grad
-        assert_matches_oracle(pursuit, code, case, False, None)
+    assert_without_gradient(pursuit, pursue(pursuit, tracked.x, prepare(tracked.atoms, form), case.k), case)
+
+
+@pursuits
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_public_functions_take_inputs_that_require_grad(pursuit, dtype):
+    case = make_case("random", 6, 20, 8, 4, 1.0, 3)
+    case = Case(case.x.to(dtype), case.atoms.to(dtype), case.k)
+    code = PUBLIC[pursuit](case.x.clone().requires_grad_(), case.atoms.clone().requires_grad_(), case.k)
+    assert_without_gradient(pursuit, code, case)
 
 
 @pursuits

@@ -9,9 +9,10 @@ import itda_lightning as il
 from itda_lightning.pursuit import PURSUITS, gain_for_l0, leave_one_out, pursue
 from tests.oracle import pruned
 from tests.pursuit.cases import Case, cases, make_case
-from tests.pursuit.forms import PRUNING_FORMS, of_form, prepare
+from tests.pursuit.forms import DTYPES, PRUNING_FORMS, of_form, prepare
 
 forms = pytest.mark.parametrize("form", PRUNING_FORMS)
+HALF = [(form, dtype) for form in PRUNING_FORMS for dtype in (torch.bfloat16, torch.float16)]
 SETTINGS = {"pursuit": st.sampled_from(list(PURSUITS)), "nonnegative": st.booleans()}
 
 
@@ -20,10 +21,10 @@ def code_of(case: Case, form: str, pursuit: str, nonnegative: bool):
     return pursue(pursuit, case.x, prepared, case.k, nonnegative), prepared
 
 
-@forms
+@pytest.mark.parametrize(("form", "stored"), [*((form, DTYPES[form]) for form in PRUNING_FORMS), *HALF])
 @given(case=cases(), share=st.floats(0, 0.3), **SETTINGS)
-def test_what_leaves_and_what_stays_is_that_of_brute_force(form, case, share, pursuit, nonnegative):
-    case = of_form(case, form)
+def test_what_leaves_and_what_stays_is_that_of_brute_force(form, stored, case, share, pursuit, nonnegative):
+    case = Case(case.x.to(torch.promote_types(stored, torch.float32)), case.atoms.to(stored), case.k)
     code, prepared = code_of(case, form, pursuit, nonnegative)
     result = leave_one_out(code, case.x, prepared, share, nonnegative).code
     for i, x in enumerate(case.x.double().numpy()):
