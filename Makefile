@@ -14,7 +14,7 @@ PYTEST := $(OFFLINE) OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m
 # The rooms that need neither a browser nor many fits; first those that need no compiled loops.
 FAST := tests/machine tests/results tests/measures tests/pursuit tests/growth tests/dictionary tests/house
 
-.PHONY: demo check fast test nightly lint types hooks browser
+.PHONY: demo check fast test nightly mutants lint types hooks browser
 
 demo: $(VENV)/installed
 	$(OFFLINE) $(BIN)/python -m itda_lightning.fit --config configs/smollm2-135m.yaml --run.directory $(RUN)
@@ -34,6 +34,10 @@ test: $(VENV)/installed browser
 # All tests with 100 examples of each property instead of 15.
 nightly: $(VENV)/installed browser
 	HYPOTHESIS_PROFILE=nightly $(PYTEST)
+
+# Which small faults of the code do the tests notice? Resumes; see benchmarks/mutation/README.md.
+mutants: $(VENV)/installed
+	HYPOTHESIS_PROFILE=check $(OFFLINE) OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= nice -n 15 $(BIN)/python -m benchmarks.mutation.run
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

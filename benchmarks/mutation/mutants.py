@@ -56,6 +56,8 @@ def mutants_of(root: Path, file: str) -> list[Mutant]:
     for function, name in _functions(ast.parse(source)):
         for node, kind, after in _changes(function):
             start = starts[node.lineno - 1] + node.col_offset
+            assert node.end_lineno is not None
+            assert node.end_col_offset is not None
             stop = starts[node.end_lineno - 1] + node.end_col_offset
             before = source[start:stop].decode()
             place = (file, name, kind, before, after)
@@ -149,13 +151,13 @@ def _of_expression(node: ast.expr) -> Iterator[tuple[ast.expr, str, str]]:
             changed.ops[place] = COMPARISONS[type(operator)]()
             yield node, "comparison", f"({ast.unparse(changed)})"
     elif isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC and not _is_text(node):
-        changed = copy.deepcopy(node)
-        changed.op = ARITHMETIC[type(node.op)]()
-        yield node, "arithmetic", f"({ast.unparse(changed)})"
+        changed_sum = copy.deepcopy(node)
+        changed_sum.op = ARITHMETIC[type(node.op)]()
+        yield node, "arithmetic", f"({ast.unparse(changed_sum)})"
     elif isinstance(node, ast.BoolOp):
-        changed = copy.deepcopy(node)
-        changed.op = ast.And() if isinstance(node.op, ast.Or) else ast.Or()
-        yield node, "boolean", f"({ast.unparse(changed)})"
+        changed_condition = copy.deepcopy(node)
+        changed_condition.op = ast.And() if isinstance(node.op, ast.Or) else ast.Or()
+        yield node, "boolean", f"({ast.unparse(changed_condition)})"
     elif isinstance(node, ast.UnaryOp) and not isinstance(node.operand, ast.Constant):
         yield node, "operator dropped", f"({ast.unparse(node.operand)})"
     elif isinstance(node, ast.IfExp) and not isinstance(node.test, ast.Compare | ast.BoolOp | ast.UnaryOp):

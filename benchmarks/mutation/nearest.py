@@ -3,8 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePath
-
-import pytest
+from typing import Any
 
 KERNELS = "itda_lightning/pursuit/kernels/"
 # Whole pursuits alone reach the compiled loops: the test files to run for each of their files, and for the others.
@@ -20,7 +19,7 @@ OF_LOOPS = {
 NOT_COMPILED = re.compile(r"\[.*torch (gram|residual).*\]")
 
 
-def nearest(items: Sequence[pytest.Item], root: Path, file: str, function: str) -> list[pytest.Item]:
+def nearest(items: Sequence[Any], root: Path, file: str, function: str) -> list[Any]:
     """Sort tests by nearness: the file's own, those that name the function, those that import the file, its room's."""
     if file.startswith(KERNELS):
         places = OF_LOOPS.get(PurePath(file).name, OF_LOOPS[""])

@@ -106,7 +106,8 @@ def test_norms_count_as_the_exponent_says(data_of, activations, growth):
 
 
 def test_the_growth_curve_counts_the_activations_up_to_the_end_of_each_batch(data_of, usual):
-    module, seen, expected = usual(), 0, {}
+    module, seen = usual(), 0
+    expected: dict[tuple, int] = {}
     for batch in data_of().train_dataloader():
         seen += len(batch)
         expected |= dict.fromkeys(map(tuple, batch.table.tolist()), seen)

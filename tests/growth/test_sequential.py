@@ -103,7 +103,7 @@ def test_any_problem_with_atoms_in_half_precision(
 ):
     x = mixtures(batch + start, d, seed, torch.float32)
     atoms, x = torch.nn.functional.normalize(x[:start], dim=1)[:capacity].to(stored), x[start:]
-    rule = GrowthRule(k, *pursuit, threshold, exponent, float(x.square().sum(1).median()))
+    rule = GrowthRule(k, pursuit[0], pursuit[1], threshold, exponent, float(x.square().sum(1).median()))
     grown = grow(x, capacity, rule, form, atoms)
     naive = grow_one_by_one(x, atoms, capacity, rule, grown.accepted.tolist())
     assert_grown_as(naive, grown, x)
