@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from itda_lightning.across_models.source_activations import at_sources, check_sources
 from itda_lightning.across_models.source_sets import cropped
+from itda_lightning.activations.batches import NONE_USABLE
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.shuffled import CALIBRATION
 from itda_lightning.comparison.bench import Bench
@@ -105,7 +106,8 @@ def transfer(dictionary: Dictionary, data: ActivationsDataModule, target: Activa
         batch = target.calibration_batch(fit.get("calibration_tokens", CALIBRATION))
         x = batch.usable(hook).x
         if not len(x):
-            raise InputError(f"all {len(batch)} calibration activations at {hook} are zero or not finite")
+            all_bad = f"all {len(batch)} calibration activations at {hook} are zero or not finite"
+            raise InputError(f"{all_bad}: {NONE_USABLE}")
         bias = x.double().mean(0).float()
     metadata = fit_metadata(
         hook,

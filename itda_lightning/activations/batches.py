@@ -17,6 +17,8 @@ from itda_lightning.errors import InputError
 logger = logging.getLogger(__name__)
 
 BadActivations = Literal["skip", "refuse"]
+# What to do if no activation is usable.
+NONE_USABLE = "set data.model_dtype=float32, in which fewer models overflow, or name another hook point"
 
 
 class UsableActivations(NamedTuple):

@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from itda_lightning.activations.batches import ActivationBatch, ActivationLoader, UsableActivations
+from itda_lightning.activations.batches import NONE_USABLE, ActivationBatch, ActivationLoader, UsableActivations
 from itda_lightning.activations.cache import BITS, SHARD_ROWS, ActivationCache
 from itda_lightning.activations.harvesting import RowActivations, harvest, harvest_among_ranks
 from itda_lightning.activations.model_and_rows import ModelAndRows
@@ -209,15 +209,20 @@ class ActivationsDataModule(ModelAndRows):
         """Iterate over the held-out activations at a hook point, in batches with their sources.
 
         Activations that are zero or not finite are skipped with a warning; a batch of nothing else is left out. If
-        ``d_in`` is given, ``check_width`` comes first. A progress bar is shown if it has a description.
+        ``d_in`` is given, ``check_width`` comes first. A progress bar is shown if it has a description. Raises
+        InputError if no activation is left.
         """
         if d_in is not None:
             self.check_width(hook_name, d_in)
         bar = tqdm(self.val_dataloader(), desc=description, unit=" batches", leave=False, disable=description is None)
+        left = 0
         for batch in bar:
             usable = batch.usable(hook_name)
+            left += len(usable.x)
             if len(usable.x):
                 yield usable
+        if not left:
+            raise InputError(f"all held-out activations at {hook_name} are zero or not finite: {NONE_USABLE}")
 
     def check_width(self, hook_name: str, d_in: int, width: int | None = None) -> None:
         """Raise InputError unless activations at a hook point (of a known width) are as wide as a dictionary."""

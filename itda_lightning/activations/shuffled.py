@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from itda_lightning.activations.batches import UsableActivations, kept_activations
+from itda_lightning.activations.batches import NONE_USABLE, UsableActivations, kept_activations
 from itda_lightning.activations.cache import SHARD_ROWS
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.harvesting import RowActivations
@@ -88,7 +88,7 @@ class TrainingRows:
         read = RowActivations(0, {self.hook_name: self.cache.read_at(drawn)[self.hook_name]})
         x = kept_activations(self.rows.select(drawn), read).usable(self.hook_name).x
         if not len(x):
-            raise InputError(f"all {n} activations drawn at {self.hook_name} are zero or not finite")
+            raise InputError(f"all {n} activations drawn at {self.hook_name} are zero or not finite: {NONE_USABLE}")
         return x
 
 

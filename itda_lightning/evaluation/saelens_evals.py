@@ -4,6 +4,8 @@ import json
 import logging
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from sae_lens import SAE
 from sae_lens.evals import EvalConfig, run_evals
 from sae_lens.training.activation_scaler import ActivationScaler
+from torch import Tensor
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.harvesting import make_store
@@ -101,7 +104,7 @@ def evaluate_sae(
 
     Raises:
         InputError: an SAE of another width or hook point, or with an activation normalisation that must be folded; no
-            rows, or a batch size or number of rows below 1.
+            rows, or a batch size or number of rows below 1; activations that are not finite.
     """
     check_site(sae, language_model, sae.cfg.metadata.hook_name)
     if sae.cfg.normalize_activations == "expected_average_only_in":
@@ -126,7 +129,7 @@ def evaluate_sae(
             n_eval_sparsity_variance_batches=n_rows // batch,
             **dict.fromkeys(computed, True),
         )
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _finite_inputs(sae):
             warnings.filterwarnings("ignore", message="To copy construct from a tensor")
             groups, lists = run_evals(
                 sae,
@@ -148,6 +151,25 @@ def evaluate_sae(
     }
     finite = {key: float(value) for key, value in ordered.items() if math.isfinite(float(value))}
     return {**finite, **tokens}, per_atom
+
+
+@contextmanager
+def _finite_inputs(sae: SAE[Any]) -> Iterator[None]:
+    """Refuse activations that are not finite within this block: no score of these evals leaves them out."""
+
+    def check(_module: object, _args: object, x: Tensor) -> None:
+        bad = ~torch.isfinite(x).all(-1)
+        if bad.any():
+            raise InputError(
+                f"{int(bad.sum())} of {bad.numel()} held-out activations at {sae.cfg.metadata.hook_name} are not "
+                "finite, which SAELens's evals cannot leave out: use model_dtype=float32"
+            )
+
+    handle = sae.hook_sae_input.register_forward_hook(check)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def evaluation_content(

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from itda_lightning.activations.batches import ActivationBatch, BadActivations
+from itda_lightning.activations.batches import NONE_USABLE, ActivationBatch, BadActivations
 from itda_lightning.dictionary.facts import settings
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.arguments import AtomsDtype, GrowthPolicy, check_arguments
@@ -125,7 +125,9 @@ class ITDA(FitState):
         for index, hook in enumerate(self.hook_names):
             dictionary, x = self.dictionary(hook), batch.usable(hook, hp["bad_activations"]).x.to(self.device)
             if not len(x):
-                raise InputError(f"all {len(batch)} calibration activations at {hook} are zero or not finite")
+                raise InputError(
+                    f"all {len(batch)} calibration activations at {hook} are zero or not finite: {NONE_USABLE}"
+                )
             if hp["center"]:
                 dictionary.bias.copy_(x.double().mean(0))
             x = dictionary.centre(x)

@@ -1,10 +1,17 @@
 """Activations that are zero or not finite are named, and left out or refused."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
+from itda_lightning.activations import datamodule
 from itda_lightning.activations.batches import usable
+from itda_lightning.activations.harvesting import RowActivations
+from itda_lightning.activations.text.rows import Rows
 from itda_lightning.errors import InputError
+from tests.activations.conftest import HOOK, MakeData
+from tests.fits import fitted
 
 TABLE = torch.arange(8 * 6).reshape(8, 6)
 
@@ -45,3 +52,20 @@ def test_refusal_names_the_remedies() -> None:
         "set model.bad_activations=skip to leave them out, or use model_dtype=float32",
     ):
         usable(activations(2), TABLE, "hook", "refuse")
+
+
+def test_data_without_any_usable_activation_are_refused_with_the_remedy(
+    make_data: MakeData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_data()
+
+    def harvested(model: object, rows: Rows, *arguments: object) -> Iterator[RowActivations]:
+        yield RowActivations(0, {HOOK: torch.full((len(rows), rows.context_size - 1, 3), torch.nan)})
+
+    monkeypatch.setattr(datamodule, "harvest_among_ranks", harvested)
+    monkeypatch.setattr(type(data), "widths", {HOOK: 3})
+    remedy = r"zero or not finite: set data.model_dtype=float32, .* or name another hook point"
+    with pytest.raises(InputError, match=f"all held-out activations at {HOOK} are {remedy}"):
+        list(data.heldout_batches(HOOK))
+    with pytest.raises(InputError, match=f"all .* calibration activations at {HOOK} are {remedy}"):
+        fitted(data)

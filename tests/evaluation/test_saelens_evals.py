@@ -218,3 +218,13 @@ def test_nothing_to_evaluate_on_is_refused(sae, language_model, rows):
     for changes in ({"loss_rows": 0}, {"model_batch_size": 0}):
         with pytest.raises(InputError, match=r"(rows|model_batch_size) must be at least 1, got 0"):
             evaluate_sae(sae, language_model, rows, **changes)
+
+
+@pytest.mark.parametrize("make", [None, random_topk], ids=["itda", "topk"])
+def test_activations_that_are_not_finite_are_refused(make, sae, language_model, rows) -> None:
+    sae = make() if make else sae
+    embedding = language_model.model.original_model.get_input_embeddings()
+    handle = embedding.register_forward_hook(lambda module, tokens, embedded: torch.full_like(embedded, torch.inf))
+    refused = r"held-out activations at blocks.1.* are not finite, .*: use model_dtype=float32"
+    with handle, pytest.raises(InputError, match=refused):
+        evaluate_sae(sae, language_model, rows, model_batch_size=8, progress=False)
