@@ -179,7 +179,9 @@ class ActivationCache:
     def _check(self, shards: Iterable[int]) -> None:
         """Compare the checksums of files. Raises InputError for one that is damaged, or has none beside others."""
         checksums = self._checksums()
-        for shard in shards if checksums is not None else ():
+        if checksums is None:
+            return
+        for shard in shards:
             path = self._paths[shard]
             if _checksum(path) != checksums.get(path.name):
                 raise InputError(

@@ -18,6 +18,7 @@ from itda_lightning.errors import InputError
 from itda_lightning.machine.checks import check_between
 
 BYTES = 4  # per number: activations are read as float32
+EPOCHS_IN_A_BATCH = 64  # more are surely meant otherwise: filling one batch would take them all
 CALIBRATION = 8192  # activations whose mean is an ITDA's bias by default
 
 
@@ -98,8 +99,11 @@ def shuffled_batches(
     """Yield full batches without end, every activation once per epoch; the same for the same arguments.
 
     Activations that fit into the buffer are read once and shuffled as a whole. Others are read again in every epoch,
-    blocks of rows in random order, and shuffled within the blocks that the buffer holds, at least one.
+    blocks of rows in random order, and shuffled within the blocks that the buffer holds, at least one. Raises
+    InputError for batches that many epochs would not fill, and for a buffer that holds no block.
     """
+    most = EPOCHS_IN_A_BATCH * rows.n_kept
+    check_between(1, most, {"batch_size": batch_size}, f"there are {rows.n_kept:,} training activations")
     positions = rows.kept.shape[1] - rows.rows.first_position
     block_bytes = SHARD_ROWS * positions * rows.d_in * BYTES
     all_fit = rows.n_kept * rows.d_in * BYTES <= buffer_bytes

@@ -13,6 +13,7 @@ from sae_lens import SAE
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.comparison.comparison_settings import EntrySettings
+from itda_lightning.comparison.recorded_costs import cost_files, known_of
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.evaluation.entries import Entry, load_entry
 from itda_lightning.fitting.refinement import refine
@@ -61,7 +62,8 @@ def identity_of(settings: EntrySettings, data: ActivationsDataModule) -> str:
             **{name: data.hparams[name] for name in ("seed", "batch_size")},
             "settings": dataclasses.asdict(settings.chosen, dict_factory=without_later_defaults),
         }
-    return hash_of([settings.way, content])
+    recorded = ["with its recorded costs"] if settings.way == "load" else []
+    return hash_of([settings.way, content, *recorded])
 
 
 def without_later_defaults(fields: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -82,7 +84,7 @@ def make_candidate(
         place = Path(str(settings.load)).expanduser()
         entry = load_entry(str(settings.load), hook_name)
         kind: Kind = "itda" if is_of_dictionary(entry.sae) else "sae"
-        cost, curve = _known_of(entry)
+        cost, curve = known_of(entry, place)
     else:
 
         def make(directory: Path) -> None:
@@ -146,17 +148,6 @@ def _make(
     return Cost(time.perf_counter() - start, None, read, read, peak.bytes), ()
 
 
-def _known_of(entry: Entry) -> tuple[Cost, Sequence[Sequence[Any]]]:
-    """Return the cost and the curve of a loaded entry, as far as it was fitted or trained by this package."""
-    facts: dict[str, Any] = entry.sae.cfg.metadata.get("training") or {}
-    if entry.dictionary is not None and "activations_seen" in entry.dictionary.metadata:
-        seen = entry.dictionary.metadata["activations_seen"]
-        curve = [(point["seen"], point["fvu"]) for point in entry.dictionary.metadata["validation"]]
-        facts = {"activations_seen": seen, "activations_read": seen, "curve": curve}
-    names = ("seconds", "activations_seen", "activations_read", "peak_bytes")
-    return Cost(**{name: facts.get(name) for name in names}), facts.get("curve", ())
-
-
 def encoding_of(dictionary: Dictionary | None) -> Encoding | None:
     """Return the settings with which a dictionary encodes; None for no dictionary."""
     if dictionary is None:
@@ -179,9 +170,9 @@ def _contents(reference: str) -> str:
     if not path.exists():
         return reference
     digest = hashlib.sha256()
-    for file in sorted(_files(path)):
+    for file in sorted({*_files(path), *cost_files(path)}):
         # The path within the entry, so that the entry may be moved.
-        digest.update(str(file.relative_to(path)).encode())
+        digest.update(str(file.relative_to(path) if file.is_relative_to(path) else file.name).encode())
         with file.open("rb") as stream:
             hashlib.file_digest(stream, lambda: digest)
     return digest.hexdigest()

@@ -48,7 +48,7 @@ class RefinementSettings:
         anchor: the least cosine of an atom with its source's activation, from 0 to 1, which leaves the atoms as they
             are; null for no bound.
         passes: number of passes over all training activations.
-        batch_size: activations in one step.
+        batch_size: activations in one step; all of them if there are fewer.
         rate: about how far an atom moves in the first step, in radians; falls linearly to 0 over all steps.
         seed: of the order of activations.
         buffer_bytes: memory for activations; those that do not fit are read again in each pass.
@@ -125,9 +125,11 @@ class _Run:
     """The refinement of one hook point's dictionary."""
 
     def __init__(self, module: ITDA, data: ActivationsDataModule, settings: RefinementSettings, hook: str) -> None:
+        self.rows = TrainingRows(data, hook)
+        # A step has each activation once at most.
+        settings = replace(settings, batch_size=min(settings.batch_size, self.rows.n_kept))
         self.module, self.settings, self.hook = module, settings, hook
         self.facts, self.dictionary = module.refinements[hook], module.dictionary(hook)
-        self.rows = TrainingRows(data, hook)
         self.per_pass = max(1, self.rows.n_kept // settings.batch_size)
         grown, device, steps = self.dictionary, data.model_name.torch_device(), settings.passes * self.per_pass
         self.rule = RefinementRule(

@@ -160,6 +160,12 @@ def test_a_buffer_too_small_is_explained_at_once(make_cached):
         shuffled_batches(rows, 10, 0, 1000)
 
 
+def test_a_batch_that_never_fills_is_refused(make_cached):
+    rows = TrainingRows(make_cached(), HOOK)
+    with pytest.raises(InputError, match=r"batch_size must lie between 1 and [\d,]+, got 1,099,511,627,776: there are"):
+        shuffled_batches(rows, 2**40, 0, 2**20)
+
+
 def test_rows_of_the_cache_beyond_those_of_the_fit_are_not_read(make_cached):
     make_cached().prepare_data()
     data = make_cached(first_tokens=70 * 16)

@@ -104,3 +104,41 @@ def test_a_file_that_changed_is_another_entry(name, places, data, tmp_path):
 def test_a_release_is_identified_by_its_name(data):
     one, other = (identity_of(EntrySettings("a", load=f"release:sae_{i}"), data) for i in (1, 2))
     assert one != other
+
+
+def test_what_a_run_took_is_read_from_its_metrics(places, data, tmp_path):
+    run = shutil.copytree(places["run"], tmp_path / "run")
+    seconds = {"all": 9.0, "harvest": 2.5, "growth": 4.0, "refinement": 1.0}
+    for changes, expected in (
+        ({}, 6.5),
+        ({"harvest": 0.0}, 9.0),
+        ({"growth": 0.0}, None),  # of a fit that was resumed when it had grown
+        ({"all": "long"}, None),
+    ):
+        content = json.dumps({"hook_points": {HOOK: {}}, "seconds": seconds | changes})
+        (run / "metrics.json").write_text(content)
+        identities = [identity_of(EntrySettings("a", load=str(place)), data) for place in (run, places["run"])]
+        assert identities[0] != identities[1]
+        for place in (run, run / "dictionaries" / HOOK):
+            assert loaded(place, data).cost.seconds == expected
+    for content in (json.dumps({"hook_points": {HOOK: {}, "b": {}}, "seconds": seconds}), "[]", "{", "[" * 5000):
+        (run / "metrics.json").write_text(content)
+        assert loaded(run, data).cost.seconds is None
+    assert loaded(places["run"], data).cost.seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "seen"),
+    [
+        ("sae", {"training_tokens": 5000}, 5000),
+        ("2000", {"training_tokens": 5000}, 2000),
+        ("final_5001", {"training_tokens": 5000}, 5000),
+        ("sae", {"training_tokens": "many"}, None),
+        ("sae", [], None),
+    ],
+)
+def test_the_tokens_of_an_sae_are_read_from_its_runner(places, data, tmp_path, name, content, seen):
+    sae = shutil.copytree(places["foreign"], tmp_path / name)
+    (sae / "runner_cfg.json").write_text(json.dumps(content))
+    cost = loaded(sae, data).cost
+    assert (cost.activations_seen, cost.activations_read, cost.seconds) == (seen, None, None)

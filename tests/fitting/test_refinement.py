@@ -195,6 +195,15 @@ def test_another_seed_is_another_order_and_the_same_one_the_same_bits(data, grow
     assert not torch.equal(atoms[0], atoms[2])
 
 
+def test_a_batch_larger_than_the_data_is_all_of_them(data, grown):
+    atoms = []
+    for size in (2**40, data.rows("train").n_kept):
+        module = grown()
+        refine(module, data, RefinementSettings(passes=2, batch_size=size, relabel=False))
+        atoms.append(module.dictionary().atoms.clone())
+    assert torch.equal(*atoms)
+
+
 def test_an_anchor_of_1_changes_no_bit(data, grown):
     module = grown()
     atoms = module.dictionary().atoms.clone()

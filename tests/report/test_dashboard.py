@@ -162,6 +162,11 @@ def test_latents_are_embedded_as_they_are():
     assert shown["tokens"] == [["x", "⏎"], ["y", "z"]]
     assert (shown["atoms"], shown["prompts"]) == ([7, 9], [prompt, None])
     assert shown["refined"] is None
+    assert shown["nearest"] == [0.512, 0.25]
+    twin = dataclasses.replace(nearest, nearest=((40, -0.9999), (40, 1.0)))
+    shown = overview(dataclasses.replace(view, others=(nearest, twin)))
+    assert shown["nearest"] == [0.512, 0.25], "an atom is not its own nearest"
+    assert overview(dataclasses.replace(view, others=(twin,)))["nearest"] == [None, None]
     refined = dataclasses.replace(view, source_cosines=(0.9236, 1.0))
     assert overview(refined)["refined"] == ["0.923", "1.000"], "cut off, not rounded"
     words = "cosine with the\n    activation of its marked token"

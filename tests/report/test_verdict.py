@@ -46,8 +46,22 @@ def test_differences_within_two_errors_are_ties():
         "FVU: b is best at 0.200 ± 0.010, within error of the best ITDA, a at 0.210 ± 0.010. "
         "ITDAs lose 0 of 1 comparisons with SAEs of similar L0."
     )
-    exact = fvu_verdict(entry("a", "itda", 0.21, None), entry("b", "sae", 0.20, None))
-    assert exact.outcome == "loses"
+
+
+def test_without_an_error_nothing_is_decided():
+    """A probe with one seed has none."""
+    for value in (0.21, 0.19):
+        exact = fvu_verdict(entry("a", "itda", value, None), entry("b", "sae", 0.20, None), entry("c", "pca", 0.9))
+        assert (exact.decided, exact.outcome, exact.against_saes, exact.against_controls) == (
+            False,
+            "",
+            Tally(),
+            Tally(1, 0, 0),
+        )
+        assert headline(exact).endswith("There are no errors to judge the difference by.")
+        assert "lose" not in headline(exact)
+    one_sided = fvu_verdict(entry("a", "itda", 0.3, 0.01), entry("b", "sae", 0.20, None))
+    assert (one_sided.decided, one_sided.outcome) == (True, "loses")
 
 
 def test_an_itda_that_is_best_beyond_doubt_wins():

@@ -29,9 +29,8 @@
     const data = JSON.parse(byId("data").textContent);
     // One line per latent, parsed when it is shown.
     const lines = byId("lines").textContent.split("\n");
-    const { atoms, densities, prompts, refined, others } = data;
+    const { atoms, densities, prompts, refined, others, nearest } = data;
     const cosines = atoms.map((_, place) => others.map((other) => other.cosines[place]));
-    const nearest = cosines.map((row) => (row.length ? Math.max(...row.map(Math.abs)) : null));
     const farthest = cosines.map((row) => (row.length ? Math.min(...row.map(Math.abs)) : null));
     const list = atomList({
       numbers: atoms,
@@ -40,7 +39,7 @@
         atom: (a, b) => a - b,
         used: (a, b) => densities[b] - densities[a] || a - b,
         rare: (a, b) => densities[a] - densities[b] || a - b,
-        unlike: (a, b) => nearest[a] - nearest[b] || a - b,
+        unlike: (a, b) => (nearest[a] ?? 1) - (nearest[b] ?? 1) || a - b,
         alike: (a, b) => farthest[b] - farthest[a] || a - b,
       },
       perPage: 8,

@@ -19,7 +19,7 @@ SOURCE_WINDOW = (160, 60)
 
 def overview(view: LatentView) -> dict[str, Any]:
     """Return what the script reads at once: names, prompts, held-out tokens, and which line is nearest to which."""
-    first, others = len(view.atoms), []
+    first, others = len(view.atoms), list[dict[str, Any]]()
     for other in view.others:
         line = {summary.latent: first + place for place, summary in enumerate(other.latents)}
         nearest = [line[latent] for latent, _ in other.nearest]
@@ -35,7 +35,13 @@ def overview(view: LatentView) -> dict[str, Any]:
         "prompts": [cut(source, SOURCE_WINDOW) for source in view.sources],
         "refined": None if view.source_cosines is None else [show_cosine(cosine) for cosine in view.source_cosines],
         "others": others,
+        "nearest": [_largest([other["cosines"][place] for other in others]) for place in range(len(view.atoms))],
     }
+
+
+def _largest(cosines: Sequence[float]) -> float | None:
+    """Return the largest |cosine| of an atom with others' latents, of which twins, the atom itself, do not count."""
+    return max((abs(cosine) for cosine in cosines if abs(cosine) < 1), default=None)
 
 
 def latent_lines(view: LatentView) -> list[list[Any]]:

@@ -48,7 +48,8 @@ class Verdict:
     """The ranking of the entries by one measure.
 
     ``ties`` are those within two standard errors of the best; ``rank`` of the best ITDA is one more than the number of
-    the ``ranked`` entries that are better by more than two standard errors.
+    the ``ranked`` entries that are better by more than two standard errors. Without an error for the best ITDA or the
+    best of the others it is not ``decided`` which is better.
     """
 
     measure: str
@@ -59,11 +60,12 @@ class Verdict:
     ranked: int
     against_saes: Tally
     against_controls: Tally
+    decided: bool = True
 
     @property
     def outcome(self) -> str:
-        """``wins``, ``ties`` or ``loses``: the best ITDA against the best of the others; "" if one side is missing."""
-        if self.itda is None or self.ranked == 1:
+        """``wins``, ``ties`` or ``loses``: the best ITDA against the best of the others; "" if undecided or alone."""
+        if self.itda is None or self.ranked == 1 or not self.decided:
             return ""
         if self.rank > 1:
             return "loses"
@@ -105,6 +107,8 @@ def headline(verdict: Verdict) -> str:
     if verdict.against_saes.pairs:
         lost, pairs = verdict.against_saes.lost, verdict.against_saes.pairs
         words += f". ITDAs lose {lost} of {pairs} comparisons with SAEs of similar L0"
+    if not verdict.decided:
+        words += ". There are no errors to judge the difference by"
     return f"{words}."
 
 
@@ -148,6 +152,7 @@ def listed(rows: Sequence[Row]) -> str:
 def _verdict(rows: Sequence[Row], measure: str) -> Verdict:
     ranked = sorted(rows, key=lambda row: row.value(measure), reverse=JUDGED[measure])
     best, itdas = ranked[0], [row for row in ranked if row.kind == "itda"]
+    others = [row for row in ranked if row.kind != "itda"]
     return Verdict(
         measure,
         best,
@@ -157,7 +162,13 @@ def _verdict(rows: Sequence[Row], measure: str) -> Verdict:
         len(rows),
         _tally(itdas, [row for row in rows if row.kind == "sae"], measure),
         _tally(itdas, [row for row in rows if row.kind not in ("itda", "sae")], measure),
+        not itdas or not others or _judged(itdas[0], others[0], measure),
     )
+
+
+def _judged(one: Row, other: Row, measure: str) -> bool:
+    """Return True if the difference of two entries has an error, so that one can be called better."""
+    return difference(one.measures[measure], other.measures[measure]).error is not None
 
 
 def _better(one: Row, other: Row, measure: str) -> int:
@@ -169,10 +180,10 @@ def _better(one: Row, other: Row, measure: str) -> int:
 
 
 def _tally(itdas: Sequence[Row], others: Sequence[Row], measure: str) -> Tally:
-    """Compare every pair of similar L0."""
+    """Compare every pair of similar L0 whose difference has an error."""
     outcomes = []
     for itda, other in product(itdas, others):
         low, high = sorted((itda.value("l0"), other.value("l0")))
-        if low > 0 and high <= COMPARABLE_L0 * low:
+        if low > 0 and high <= COMPARABLE_L0 * low and _judged(itda, other, measure):
             outcomes.append(_better(itda, other, measure))
     return Tally(outcomes.count(1), outcomes.count(0), outcomes.count(-1))
