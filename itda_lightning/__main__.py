@@ -18,6 +18,7 @@ COMMANDS = {
     "transfer": "rebuild a dictionary of one model in another",
     "diff": "rank the atoms of two models' dictionaries by what the other does not explain",
     "similarity": "compare models layer by layer on the same tokens",
+    "verify": "verify that files are as they were written",
 }
 
 

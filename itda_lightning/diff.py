@@ -4,12 +4,11 @@ import sys
 
 from itda_lightning.across_models.diffing import Side, check_sides, diff
 from itda_lightning.fitting.run_directory import make_run_directory
-from itda_lightning.machine.atomic_files import write_text
 from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.command_line import run_command, run_function
 from itda_lightning.report.pages.model_pages import write_difference_page
 from itda_lightning.report.terminal import print_difference
-from itda_lightning.results.as_json import to_json
+from itda_lightning.results.as_json import write_results
 
 RESULTS, PAGE = "difference.json", "difference.html"
 
@@ -47,7 +46,7 @@ def diff_command(
     check_sides(*sides)
     directory = make_run_directory(output, output, "difference")
     difference = diff(*sides)
-    write_text(directory / RESULTS, to_json(difference))
+    write_results(directory / RESULTS, difference)
     write_difference_page(difference, directory / PAGE, shown)
     print_difference(difference)
     sys.stdout.write(f"page: {(directory / PAGE).resolve()}\n")

@@ -10,6 +10,7 @@ from itda_lightning.fitting.run_directory import output_path
 from itda_lightning.machine.atomic_files import write_json
 from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.command_line import run_command, run_function
+from itda_lightning.machine.output_files import check_output
 from itda_lightning.report.terminal import print_metrics
 
 # Losses cost far more than what else is measured: a minute for the bundled model on one core.
@@ -45,6 +46,8 @@ def evaluate(
     """
     entry = load_entry(dictionary, hook_name)
     hook = entry.sae.cfg.metadata.hook_name
+    path = output_path(dictionary, hook, EVALUATION, output)
+    check_output(path)
     data = data_for(entry.dictionary, data_config, hook, device, tokens or 0)
     size = data.hparams["context_size"]
     n_tokens = min(DEFAULT_LOSS_TOKENS, data.hparams["validation_tokens"]) if tokens is None else tokens
@@ -54,8 +57,7 @@ def evaluate(
     entry.sae.to(data.model_name.torch_device())
     start = time.perf_counter()
     metrics, _ = evaluate_sae(entry.sae, language_model, rows, model_batch_size, loss_rows=n_tokens // size)
-    path = output_path(dictionary, hook, EVALUATION, output)
-    write_json(path, evaluation_content(entry, data, metrics, time.perf_counter() - start))
+    write_json(path, evaluation_content(entry, data, metrics, time.perf_counter() - start), ())
     print_metrics(metrics)
     sys.stdout.write(f"wrote {path.resolve()}\n")
 

@@ -4,6 +4,7 @@ import sys
 from typing import Literal
 
 from itda_lightning.activations.shuffled import TrainingRows
+from itda_lightning.dictionary.facts import without_local_paths
 from itda_lightning.evaluation.data_of import load_with_data
 from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.machine.command_line import run_command, run_function
@@ -21,6 +22,9 @@ def export(
     nonnegative_view: bool = False,
 ) -> None:
     """Write a dictionary to a new directory that SAELens loads, sources included. Nothing is overwritten.
+
+    Local paths do not get into it: of those of a model and documents only the last part is written. Commands that read
+    the export of a model on this disk need --data_config.
 
     Args:
         dictionary: a run directory, a checkpoint, or a saved or exported dictionary.
@@ -42,6 +46,7 @@ def export(
     else:
         loaded, hook, data = load_with_data(dictionary, hook_name, data_config, "auto")
         activations = TrainingRows(data, hook).first(tokens)
+    loaded.metadata = without_local_paths(loaded.metadata)
     save_export(loaded, output, architecture, dtype, activations, signed=not nonnegative_view)
     imports = "import itda_lightning.saelens; " if architecture == "itda" else ""
     sys.stdout.write(

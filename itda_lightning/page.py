@@ -7,6 +7,7 @@ from itda_lightning.evaluation.page_results import measure_for_page
 from itda_lightning.evaluation.saelens_evals import EVALUATION, read_metrics
 from itda_lightning.fitting.run_directory import is_run, output_path
 from itda_lightning.machine.command_line import run_command, run_function
+from itda_lightning.machine.output_files import check_output
 from itda_lightning.report.pages.dictionary_page import write_page
 from itda_lightning.report.terminal import print_decomposition, print_metrics
 
@@ -31,11 +32,12 @@ def page(
             dictionary's own fit.
     """
     loaded, hook, data = load_with_data(dictionary, hook_name, data_config, device)
+    path = output_path(dictionary, hook, PAGE, output)
+    check_output(path)
     evaluation = read_metrics(output_path(dictionary, hook, EVALUATION)) if is_run(dictionary) else {}
     add_prompts(loaded, data)
     results = measure_for_page(loaded, data, hook, evaluation)
     cosines = None if loaded.label_cosines is None else loaded.label_cosines.tolist()
-    path = output_path(dictionary, hook, PAGE, output)
     write_page(results, path, cosines)
     print_metrics(results.metrics)
     print_decomposition(results.decompositions[len(results.decompositions) // 2], max_terms=12, cosines=cosines)

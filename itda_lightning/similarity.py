@@ -11,12 +11,11 @@ from itda_lightning.across_models.similarity_study import compare_models
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.module import ITDA
-from itda_lightning.machine.atomic_files import write_text
 from itda_lightning.machine.command_line import run_command, start_logging
 from itda_lightning.report.pages.model_pages import write_similarity
 from itda_lightning.report.terminal import print_similarity
 from itda_lightning.report.wandb_log import log_similarity
-from itda_lightning.results.as_json import to_json
+from itda_lightning.results.as_json import write_results
 from itda_lightning.results.model_similarity import ModelSimilarity
 
 RESULTS, PAGE = "similarity.json", "similarity.html"
@@ -57,7 +56,7 @@ def main(args: list[str] | None = None) -> ModelSimilarity:
     settings, data, fit = parse(args)
     results = compare_models(settings, data, fit)
     directory = Path(settings.directory).expanduser()
-    write_text(directory / RESULTS, to_json(results))
+    write_results(directory / RESULTS, results)
     write_similarity(results, directory / PAGE)
     print_similarity(results)
     if settings.wandb_project is not None:

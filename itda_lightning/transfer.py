@@ -8,12 +8,11 @@ from rich.console import Console
 from itda_lightning.across_models.source_activations import check_sources
 from itda_lightning.across_models.transfer_study import transfer_and_measure
 from itda_lightning.activations.models.language_model import Loader
-from itda_lightning.evaluation.data_of import load_with_data
-from itda_lightning.machine.atomic_files import write_text
+from itda_lightning.evaluation.data_of import load_with_data, own_cache
 from itda_lightning.machine.command_line import run_command, run_function
 from itda_lightning.report.pages.comparison_page import write_dashboard
 from itda_lightning.report.terminal import print_comparison
-from itda_lightning.results.as_json import to_json
+from itda_lightning.results.as_json import write_results
 
 RESULTS, PAGE = "transfer.json", "transfer.html"
 TABLE = 110  # characters per line of a table with L0, FVU, CE increase and KL
@@ -51,7 +50,8 @@ def transfer_command(
         device: device of the other model: auto, cpu, cuda or cuda:N.
         data_config: a fit config whose data section names the documents; by default the data of the dictionary's own
             fit.
-        cache_dir: directory for the other model's activations; by default that of the fit, else a folder of OUTPUT.
+        cache_dir: directory for the other model's activations; by default this package's own cache if the fit had
+            one, else a folder of OUTPUT.
         loss_tokens: held-out tokens for CE loss and KL divergence.
     """
     original, hook, data = load_with_data(dictionary, hook_name, data_config, device)
@@ -63,10 +63,10 @@ def transfer_command(
         model_revision=model_revision,
         model_dtype=model_dtype,
         hook_names=[target_hook_name or hook],
-        cache_dir=cache_dir or data.hparams["cache_dir"] or str(directory / "activations"),
+        cache_dir=cache_dir or str(own_cache() if data.hparams["cache_dir"] else directory / "activations"),
     )
     comparison = transfer_and_measure(original, hook, data, target, output, loss_tokens)
-    write_text(directory / RESULTS, to_json(comparison))
+    write_results(directory / RESULTS, comparison)
     write_dashboard(comparison, directory / PAGE)
     # On a narrow terminal, break lines instead of leaving figures out.
     print_comparison(comparison, Console(width=max(TABLE, Console().width)))

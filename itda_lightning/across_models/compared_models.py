@@ -14,12 +14,14 @@ from itda_lightning.activations.text.split import Split
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.facts import settings
 from itda_lightning.errors import InputError
+from itda_lightning.evaluation.data_of import check_settings, own_cache
 from itda_lightning.fitting.fit_state import fit_identity
 from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.fitting.module import ITDA
 from itda_lightning.fitting.run_directory import DICTIONARIES
 from itda_lightning.fitting.trainer import fit_in_memory
 from itda_lightning.machine.made_once import hash_of, made_once
+from itda_lightning.machine.part_files import is_part
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +127,8 @@ def add_dictionaries(model: ComparedModel, fit: Mapping[str, Any], made: Path) -
 
 def _from_run(model: ModelSettings, path: Path, data: Mapping[str, Any]) -> ComparedModel:
     # Anything that is not a run directory holds one dictionary.
-    saved: Sequence[str | None] = [entry.name for entry in (path / DICTIONARIES).glob("*")] or [None]
+    entries = [entry for entry in (path / DICTIONARIES).glob("*") if not is_part(entry)]
+    saved: Sequence[str | None] = [entry.name for entry in entries] or [None]
     loaded = [load_dictionary(path, hook) for hook in model.hook_names or saved]
     dictionaries = {str(dictionary.metadata.get("hook_name")): dictionary for dictionary in loaded}
     of_fit = loaded[0].metadata.get("data")
@@ -134,12 +137,16 @@ def _from_run(model: ModelSettings, path: Path, data: Mapping[str, Any]) -> Comp
             f"{model.name}: {path} does not say which model and documents it was fitted on: give a run of "
             "itda_lightning.fit"
         )
+    check_settings(of_fit)
     changes = {name: data[name] for name in ("device", "model_batch_size", "validation_tokens") if name in data}
     if of_fit.get("cache_dir") is None:
         changes["cache_dir"] = data.get("cache_dir")
     names = model.hook_names or sorted(dictionaries, key=_layers_first)
     own = {name: dictionaries[name] for name in names}
-    return ComparedModel(model.name, names, SameText(**{**of_fit, **changes}), own, is_run=True)
+    compared = ComparedModel(model.name, names, SameText(**{**of_fit, **changes}), own, is_run=True)
+    # Somebody else may have written where the cache of the fit is.
+    compared.data.own_cache_dir = None if "cache_dir" in changes else own_cache()
+    return compared
 
 
 def _layers_first(hook_name: str) -> list[tuple[int, str]]:

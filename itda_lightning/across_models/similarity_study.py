@@ -29,6 +29,7 @@ from itda_lightning.errors import InputError
 from itda_lightning.evaluation.facts_strip import machine_facts, short
 from itda_lightning.fitting.module import ITDA
 from itda_lightning.machine.atomic_files import explained
+from itda_lightning.machine.output_files import make_writable_directory
 from itda_lightning.results.model_similarity import MeasuredSites, ModelSimilarity, Site
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def compare_models(settings: SimilaritySettings, data: Mapping[str, Any], fit: M
     _check(study)
     directory = Path(settings.directory).expanduser()
     with explained(directory, "writing into"):
-        directory.mkdir(parents=True, exist_ok=True)
+        make_writable_directory(directory)
     for model in models:
         logger.info("%s: %s", model.name, model.data.model_name.name)
         model.data.prepare_data()

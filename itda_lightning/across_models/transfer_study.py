@@ -55,7 +55,7 @@ def transfer_and_measure(
     target.rows("train")
     _ = target.language_model
     directory = make_run_directory(output, output, "transfer")
-    write_json(directory / "versions.json", versions_and_hardware())
+    write_json(directory / "versions.json", versions_and_hardware(), ())
     target.prepare_data()
     rebuilt = transfer(dictionary, data, target)
     rebuilt.save(directory / DICTIONARIES / hook)

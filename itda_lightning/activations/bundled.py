@@ -61,14 +61,16 @@ def _convert_smollm2(source: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    loaded = AutoModelForCausalLM.from_pretrained(str(source), gguf_file=GGUF_FILE, dtype=torch.float32)
+    loaded = AutoModelForCausalLM.from_pretrained(
+        str(source), gguf_file=GGUF_FILE, trust_remote_code=False, dtype=torch.float32
+    )
     # A model loaded from GGUF refuses to be saved, so its weights move to a new one of the same configuration.
     config = type(loaded.config)(
         **{key: value for key, value in loaded.config.to_dict().items() if key != "quantization_config"}
     )
     plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     plain.load_state_dict(loaded.state_dict())
-    tokenizer = AutoTokenizer.from_pretrained(str(source), gguf_file=GGUF_FILE)
+    tokenizer = AutoTokenizer.from_pretrained(str(source), gguf_file=GGUF_FILE, trust_remote_code=False)
     plain.save_pretrained(target)
     tokenizer.save_pretrained(target)
 

@@ -8,13 +8,11 @@ directory.
 
 Files are written one shard at a time under their final names, ``state.json`` last: a harvest that was killed resumes
 after its last whole shard, and a directory without ``state.json`` is never taken for a cache. ``checksums.xxh128`` has
-one line per finished file, in the format of ``xxhsum -c``.
+one line per finished file, by which whatever is read is verified, once.
 """
 
-import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterable
 from functools import cached_property, partial
@@ -32,19 +30,38 @@ from jaxtyping import Float, Int
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
+from itda_lightning.activations.cache_files import STATE, check_facts, covered_by
 from itda_lightning.activations.harvesting import RowActivations
 from itda_lightning.activations.model_and_rows import ActivationIdentity
 from itda_lightning.activations.text.rows import PARTS, Rows
 from itda_lightning.errors import InputError
-from itda_lightning.machine.atomic_files import explained, remove_parts, write_file, write_json, write_text
+from itda_lightning.machine.atomic_files import explained, write_file, write_json
 from itda_lightning.machine.checks import check_choice
+from itda_lightning.machine.checksums import (
+    CHECKSUMS,
+    add_checksums,
+    read_checksums,
+    whole_checksums,
+    write_checksums,
+)
+from itda_lightning.machine.digests import file_checksum, reason, warn_unsigned
 from itda_lightning.machine.memory import TOO_LITTLE_MEMORY, is_out_of_memory
+from itda_lightning.machine.part_files import remove_parts
 from itda_lightning.machine.processes import gather_json, n_ranks, rank, wait_for_all
 
 logger = logging.getLogger(__name__)
 
 SHARD_ROWS = 64
-CHECKSUMS = "checksums.xxh128"
+UNREADABLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    MemoryError,
+    pa.ArrowException,
+)
 BITS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 # Yields the activations of the rows start..stop, in the language model's batches.
@@ -78,7 +95,7 @@ class ActivationCache:
     @property
     def complete(self) -> bool:
         """True if ``path`` holds a finished harvest."""
-        return (self.path / "state.json").exists()
+        return (self.path / STATE).exists()
 
     @property
     def widths(self) -> dict[str, int]:
@@ -100,7 +117,7 @@ class ActivationCache:
         Several processes write files in turn, each reading its own, and the first process adds their checksums. Too
         little space raises InputError before anything is read.
         """
-        features, checksums, paths = self._features(widths), self._checksums() or {}, self._paths
+        features, checksums, paths = self._features(widths), read_checksums(self.path), self._paths
         finished = {path for path in paths if path.name in checksums and path.exists()}
         missing = [shard for shard, path in enumerate(paths) if path not in finished]
         wait_for_all()  # before the first process changes the files that the others look at
@@ -112,7 +129,7 @@ class ActivationCache:
                 remove_parts(self.path)
             free = shutil.disk_usage(self.path).free
         if checksums and rank() == 0:
-            self._write_checksums(checksums, sorted(finished))
+            write_checksums(self.path, {path.name: checksums[path.name] for path in sorted(finished)})
         needed = cache_bytes(self.rows, sum(widths.values()), self.dtype) * len(missing) // max(len(paths), 1)
         if needed > free:
             raise InputError(
@@ -132,10 +149,9 @@ class ActivationCache:
                     checksums[paths[shard].name] = gathered[other]
                     bar.update(len(self._rows_of(shard)) * self.rows.context_size if other != rank() else 0)
                 if rank() == 0:
-                    self._sign(checksums, [paths[shard] for shard in together])
+                    add_checksums(self.path, {paths[shard].name: checksums[paths[shard].name] for shard in together})
         if rank() == 0:
-            self._write_checksums(checksums, paths)
-            self._finish(features)
+            self._finish(features, {path.name: checksums[path.name] for path in paths})
         wait_for_all()
         return total
 
@@ -149,7 +165,7 @@ class ActivationCache:
             parts.append(part)
             bar.update(next(iter(part.activations.values())).shape[0] * self.rows.context_size)
         write_file(self._paths[shard], partial(self._write_shard, parts=parts, features=features))
-        return _checksum(self._paths[shard])
+        return file_checksum(self._paths[shard])
 
     def read(self, start_row: int, stop_row: int) -> RowActivations:
         """Return the float32 activations of some rows. Raises InputError for truncated, damaged or foreign files.
@@ -168,7 +184,7 @@ class ActivationCache:
         dataset = self._dataset
         try:
             table = dataset[rows]
-        except (OSError, ValueError, KeyError, TypeError, MemoryError, pa.ArrowException) as error:
+        except UNREADABLE as error:
             self._check(shards)
             raise self._unreadable(error) from error
         if not np.array_equal(table["token_ids"], self._tokens(rows)):
@@ -177,54 +193,41 @@ class ActivationCache:
         return {hook: self._decode(table[self._column(hook)]) for hook in self.hook_names}
 
     def _check(self, shards: Iterable[int]) -> None:
-        """Compare the checksums of files. Raises InputError for one that is damaged, or has none beside others."""
-        checksums = self._checksums()
-        if checksums is None:
-            return
-        for shard in shards:
+        """Compare the checksums of files of which something was read."""
+        known = self._checksums
+        for shard in shards if known else ():
             path = self._paths[shard]
-            if _checksum(path) != checksums.get(path.name):
+            if file_checksum(path) != known[path.name]:
                 raise InputError(
-                    f"{path} is damaged (its checksum is not that in {CHECKSUMS}): remove it and state.json beside it "
-                    "and run again; only its rows are harvested again"
+                    f"{path} is damaged (its checksum is not that in {CHECKSUMS}): remove it and {STATE} beside it and "
+                    "run again; only its rows are harvested again"
                 )
             self._checked.add(shard)
 
-    def _checksums(self) -> dict[str, str] | None:
-        """Return the checksums of finished files by their names; None without any, as a foreign tool leaves a cache."""
-        try:
-            lines = (self.path / CHECKSUMS).read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            return None
-        parts = [line.split("  ") for line in lines]
-        return {part[1]: part[0] for part in parts if len(part) == 2 and part[1].endswith(".arrow")}
-
-    def _write_checksums(self, checksums: dict[str, str], paths: list[Path]) -> None:
-        write_text(self.path / CHECKSUMS, "".join(f"{checksums[path.name]}  {path.name}\n" for path in paths))
-
-    def _sign(self, checksums: dict[str, str], paths: list[Path]) -> None:
-        """Add the lines of finished files; a kill leaves at most half a line, which is ignored."""
-        with explained(self.path / CHECKSUMS, "writing"), (self.path / CHECKSUMS).open("a", encoding="utf-8") as file:
-            file.writelines(f"{checksums[path.name]}  {path.name}\n" for path in paths)
-            file.flush()
-            os.fsync(file.fileno())
+    @cached_property
+    def _checksums(self) -> dict[str, str]:
+        return whole_checksums(self.path, [path.name for path in self._paths])
 
     @cached_property
     def _dataset(self) -> Dataset:
         try:
+            if check_facts(self.path) == "none":
+                warn_unsigned(self.path / STATE)
             opened = load_from_disk(str(self.path)).with_format("numpy")
             columns = {"token_ids", *(self._column(hook) for hook in self.hook_names)}
             if len(opened) != len(self.rows) or set(opened.column_names) != columns:
                 raise ValueError(f"{len(opened)} rows of {sorted(opened.column_names)}")
-        except (OSError, ValueError, KeyError, TypeError, MemoryError, pa.ArrowException) as error:
+        except InputError:
+            raise
+        except UNREADABLE as error:
             raise self._unreadable(error) from error
         return opened
 
     def _unreadable(self, error: Exception) -> InputError:
         if is_out_of_memory(error):
-            return InputError(f"reading the activation cache {self.path} {TOO_LITTLE_MEMORY} ({error})")
+            return InputError(f"reading the activation cache {self.path} {TOO_LITTLE_MEMORY} ({reason(error)})")
         return InputError(
-            f"the activation cache {self.path} is truncated or foreign ({error}): remove it and run again"
+            f"the activation cache {self.path} is truncated or foreign ({reason(error)}): remove it and run again"
         )
 
     def _tokens(self, rows: slice | np.ndarray) -> np.ndarray:
@@ -263,12 +266,13 @@ class ActivationCache:
         writer.finalize()
         writer.close()
 
-    def _finish(self, features: Features) -> None:
+    def _finish(self, features: Features, checksums: dict[str, str]) -> None:
+        """Write what tells what the activations are, and last what makes it a cache, with a digest of all of it."""
         sources = {name: getattr(self.rows, name).contiguous() for name in PARTS}
         write_file(self.path / "sources.safetensors", lambda path: save_file(sources, path))
         write_json(self.path / "cache.json", self.settings)
         write_json(self.path / "dataset_info.json", {"features": features.to_dict()})
-        state: dict[str, Any] = {
+        content: dict[str, Any] = {
             "_data_files": [{"filename": path.name} for path in self._paths],
             "_fingerprint": self.path.name.removeprefix("activations-"),
             "_format_columns": None,
@@ -277,14 +281,10 @@ class ActivationCache:
             "_output_all_columns": False,
             "_split": None,
         }
-        write_json(self.path / "state.json", state)
+        write_checksums(self.path, checksums)
+        write_json(self.path / STATE, content, covered_by(self.path))
 
 
 def cache_bytes(rows: Rows, width: int, dtype: str) -> int:
     """Estimate the bytes of a cache of these rows; ``width`` is the sum of d_in over hook points."""
     return len(rows) * (rows.context_size - rows.first_position) * (4 + width * BITS[dtype].itemsize)
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()

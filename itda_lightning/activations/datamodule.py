@@ -115,6 +115,8 @@ class ActivationsDataModule(ModelAndRows):
         self.model_name.torch_device()
         self.model_name.torch_dtype()
         self._caches: dict[Split, ActivationCache] = {}
+        # Where activations are written that are not in ``cache_dir``; None for there. See ``data_of.py``.
+        self.own_cache_dir: Path | None = None
         self._heldout_in_memory: list[RowActivations] = []
         self.harvest_seconds = 0.0
         self.harvested_tokens = 0
@@ -126,7 +128,9 @@ class ActivationsDataModule(ModelAndRows):
 
     def with_settings(self: Data, **changes: Any) -> Data:
         """Return a new DataModule with the same arguments except for ``changes``; nothing is loaded or read yet."""
-        return type(self)(**{**settings(self.hparams), **changes})
+        data = type(self)(**{**settings(self.hparams), **changes})
+        data.own_cache_dir = None if "cache_dir" in changes else self.own_cache_dir
+        return data
 
     def cache(self, split: Split) -> ActivationCache | None:
         """Return the disk cache of a split; None without ``cache_dir``."""
@@ -135,7 +139,10 @@ class ActivationsDataModule(ModelAndRows):
             return None
         if split not in self._caches:
             rows = self.cached_rows(split)
-            self._caches[split] = ActivationCache(Path(directory), rows, self._identity(rows))
+            cache = ActivationCache(Path(directory), rows, self._identity(rows))
+            if self.own_cache_dir is not None and not cache.complete:
+                cache = ActivationCache(self.own_cache_dir, rows, self._identity(rows))
+            self._caches[split] = cache
         return self._caches[split]
 
     def prepare_data(self) -> None:

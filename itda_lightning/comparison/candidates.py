@@ -2,11 +2,10 @@
 
 import dataclasses
 import hashlib
-import json
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from sae_lens import SAE
@@ -16,22 +15,45 @@ from itda_lightning.comparison.comparison_settings import EntrySettings
 from itda_lightning.comparison.recorded_costs import cost_files, known_of
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.evaluation.entries import Entry, load_entry
+from itda_lightning.evaluation.verification import ENTRY, RECORD, files_of_entry
 from itda_lightning.fitting.refinement import refine
 from itda_lightning.fitting.relabelling import relabel
 from itda_lightning.fitting.run_directory import DICTIONARIES
 from itda_lightning.fitting.trainer import fit_in_memory
 from itda_lightning.machine.atomic_files import write_json
+from itda_lightning.machine.digests import read_signed_json
 from itda_lightning.machine.made_once import hash_of, made_once
 from itda_lightning.machine.memory import PeakMemory
+from itda_lightning.machine.part_files import is_part
+from itda_lightning.machine.schema import check_schema
 from itda_lightning.results.comparison import Cost, Encoding, Kind
 from itda_lightning.saelens.anatomy import is_of_dictionary
 from itda_lightning.saelens.controls import pca_sae, random_dictionary
 from itda_lightning.saelens.training import train_sae
 
-ARTIFACT, RECORD = "entry", "cost.json"
 KINDS: dict[str, Kind] = {"fit": "itda", "train": "sae", "random": "random", "pca": "pca"}
 
 LATER_DEFAULTS = {"least_gain": 0.0, "l0": None, "unmix": None, "relabel": False, "start": None, "detected": False}
+
+
+class CostFields(TypedDict, total=False):
+    """Types of the fields of ``Cost``."""
+
+    seconds: float | None
+    harvest_seconds: float | None
+    activations_seen: int | None
+    activations_read: int | None
+    peak_bytes: int | None
+    parameters: int | None
+    disk_bytes: int | None
+    encoded_per_second: float | None
+
+
+class Record(TypedDict):
+    """Types of what stands in ``RECORD``."""
+
+    cost: CostFields
+    curve: list[tuple[int, float]]
 
 
 class Candidate(NamedTuple):
@@ -88,13 +110,18 @@ def make_candidate(
     else:
 
         def make(directory: Path) -> None:
-            cost, curve = _make(settings, data, hook_name, directory / ARTIFACT)
-            write_json(directory / RECORD, {"cost": dataclasses.asdict(cost), "curve": curve})
+            cost, curve = _make(settings, data, hook_name, directory / ENTRY)
+            # Its digest covers the entry, too.
+            write_json(
+                directory / RECORD, {"cost": dataclasses.asdict(cost), "curve": curve}, files_of_entry(directory)
+            )
 
-        place = made_once(made / identity, make) / ARTIFACT
+        place = made_once(made / identity, make) / ENTRY
+        remedy = f"remove {place.parent} and run again, which makes it anew"
+        facts = read_signed_json(place.with_name(RECORD), remedy, files_of_entry(place.parent))
+        check_schema(facts, Record, str(place.with_name(RECORD)), remedy)
         entry = load_entry(str(place), hook_name)._replace(name=settings.name)
         kind = KINDS[settings.way]
-        facts = json.loads(place.with_name(RECORD).read_text(encoding="utf-8"))
         cost, curve = Cost(**facts["cost"]), facts["curve"]
         chosen = {name: str(value) for name, value in dataclasses.asdict(settings.chosen).items() if value is not None}
     # Atoms count once even if an export as [D; -D] stores them twice.
@@ -184,4 +211,4 @@ def _files(path: Path) -> list[Path]:
         return [path]
     dictionaries = path / DICTIONARIES
     root = dictionaries if dictionaries.is_dir() else path
-    return [file for file in root.rglob("*") if file.is_file()]
+    return [file for file in root.rglob("*") if file.is_file() and not any(map(is_part, [file, *file.parents]))]

@@ -6,7 +6,6 @@ import json
 import logging
 import warnings
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +15,6 @@ import xxhash
 from jaxtyping import Float
 from sae_lens.util import extract_stop_at_layer_from_tlens_hook_name
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
@@ -25,8 +23,9 @@ from itda_lightning.activations.bundled import cache_directory
 from itda_lightning.activations.models.language_model import LanguageModel
 from itda_lightning.activations.text.tokenizer import special_tokens
 from itda_lightning.errors import InputError
-from itda_lightning.machine.atomic_files import write_file
 from itda_lightning.machine.checks import check_at_least
+from itda_lightning.machine.digests import reason, warn_unsigned
+from itda_lightning.machine.signed_tensors import read_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -169,11 +168,14 @@ def cached_activations(
         path = root / f"{dataset.name.replace(' ', '_')}-{key}.safetensors"
         if not path.exists():
             computed = last_token_activations(language_model, hook_name, dataset.texts, settings.max_tokens)
-            write_file(path, partial(save_file, {"activations": computed}))
+            write_tensors(path, {"activations": computed})
         try:
-            activations.append(load_file(path)["activations"])
-        except (SafetensorError, KeyError, OSError) as error:
-            raise InputError(f"{path} is truncated or foreign ({error}): remove it and run again") from error
+            tensors, _, signature = read_tensors(path)
+            activations.append(tensors["activations"])
+        except (SafetensorError, LookupError, ValueError, OSError) as error:
+            raise InputError(f"{path} is truncated or foreign ({reason(error)}): remove it and run again") from error
+        if signature == "none":
+            warn_unsigned(path)
     return activations
 
 

@@ -2,7 +2,6 @@
 
 import logging
 import re
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, replace
 from pathlib import Path
@@ -21,8 +20,10 @@ from itda_lightning.comparison.entry_checks import check_entries
 from itda_lightning.comparison.latents import latent_view
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.facts_strip import data_facts, machine_facts
-from itda_lightning.machine.atomic_files import explained, write_text
-from itda_lightning.results.as_json import from_json, to_json
+from itda_lightning.machine.atomic_files import explained
+from itda_lightning.machine.output_files import make_writable_directory
+from itda_lightning.machine.part_files import remove_parts
+from itda_lightning.results.as_json import read_results, write_results
 from itda_lightning.results.comparison import Comparison, LatentView, Row
 
 logger = logging.getLogger(__name__)
@@ -44,8 +45,9 @@ def compare(
     check_entries(settings, data, bench.hook_name)
     directory = Path(settings.directory).expanduser()
     with explained(directory, "writing into"):
-        directory.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=directory).close()
+        make_writable_directory(directory)
+    for place in (directory, directory / MADE, directory / ROWS):
+        remove_parts(place)
     data.prepare_data()
     rows = _rows(settings, bench, directory)
     comparison = Comparison(
@@ -60,7 +62,7 @@ def compare(
 
 
 def _write(comparison: Comparison, directory: Path, publish: Callable[[Comparison], object]) -> None:
-    write_text(directory / "comparison.json", to_json(comparison))
+    write_results(directory / "comparison.json", comparison)
     publish(comparison)
 
 
@@ -97,7 +99,7 @@ def _row(entry: EntrySettings, bench: Bench, directory: Path) -> Row:
         candidate = make_candidate(entry, bench.data, bench.hook_name, directory / MADE, candidate_identity)
         row = bench.measure(entry.name, candidate, identity)
         slug = re.sub(r"[^a-z0-9]+", "-", row.name.lower()).strip("-")[:60] or "entry"
-        write_text(directory / ROWS / f"{slug}-{row.identity}.json", to_json(row))
+        write_results(directory / ROWS / f"{slug}-{row.identity}.json", row)
         return row
     except Exception as error:  # one entry must not cost the results of the others
         known = isinstance(error, InputError)
@@ -110,8 +112,8 @@ def _read_row(directory: Path, identity: str) -> Row | None:
     """Return the row of that identity, under whatever name its entry had, or None."""
     for path in (directory / ROWS).glob(f"*-{identity}.json"):
         try:
-            row = from_json(path.read_text(encoding="utf-8"), Row)
-        except (InputError, UnicodeDecodeError) as error:
+            row = read_results(path, Row)
+        except InputError as error:
             logger.warning("%s cannot be taken over (%s): its entry is measured again", path, error)
             continue
         logger.info("%s: taken over from %s", row.name, path)

@@ -12,7 +12,8 @@ from itda_lightning.dictionary.dictionary_files import IN_INDEX, read_dictionary
 from itda_lightning.dictionary.named_atoms import Labels, NamedAtoms
 from itda_lightning.dictionary.sources import Sources
 from itda_lightning.errors import InputError
-from itda_lightning.machine.checks import check_choice, check_wanted_l0
+from itda_lightning.machine.checks import check_choice, check_kind, check_wanted_l0
+from itda_lightning.machine.digests import reason
 from itda_lightning.pursuit import (
     PreparedAtoms,
     Pruned,
@@ -93,6 +94,7 @@ class Dictionary(NamedAtoms):
         n, d = atoms.shape
         capacity = n if capacity is None else capacity
         check_sparsity(k)
+        check_kind(bool, {"nonnegative": nonnegative})
         check_least_gain(least_gain)
         check_unit_rows(atoms)
         check_choice(get_args(PursuitName), {"pursuit": pursuit})
@@ -286,7 +288,7 @@ class Dictionary(NamedAtoms):
         try:
             return cls(**saved)
         except (TypeError, ValueError) as error:
-            raise InputError(f"{path} does not hold a valid dictionary: {error}; save it again") from error
+            raise InputError(f"{path} does not hold a valid dictionary: {reason(error)}; save it again") from error
 
     def _check(self, x: Tensor) -> None:
         if x.ndim != 2 or x.shape[1] != self.d_in:

@@ -46,6 +46,17 @@ class FitMetadata(TypedDict):
     refinement: NotRequired[dict[str, Any]]
 
 
+def without_local_paths(facts: Any) -> Any:
+    """Return JSON facts for others: of absolute paths only the last part is left, of a directory of caches nothing."""
+    if isinstance(facts, Mapping):
+        return {key: None if key == "cache_dir" else without_local_paths(value) for key, value in facts.items()}
+    if isinstance(facts, list):
+        return [without_local_paths(item) for item in facts]
+    if isinstance(facts, str) and facts.startswith(("/", "~")):
+        return Path(facts).name or "/"
+    return facts
+
+
 def settings(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return constructor arguments as JSON, without those that LightningCLI adds."""
     return {

@@ -2,17 +2,26 @@
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_origin, get_type_hints
 
 import yaml
 
+from itda_lightning.activations.bundled import cache_directory
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.models.language_model import LanguageModelName
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.loading import load_dictionary
+from itda_lightning.machine.schema import check_known
 
 logger = logging.getLogger(__name__)
+
+# The DataModule itself checks choices, and says which there are.
+KINDS = {
+    name: str if get_origin(kind) is Literal else kind
+    for name, kind in get_type_hints(ActivationsDataModule.__init__).items()
+    if name != "return"
+}
 
 
 def data_for(
@@ -24,10 +33,12 @@ def data_for(
 ) -> ActivationsDataModule:
     """Make the DataModule for one hook point from the settings of the dictionary's fit, or from those of a fit config.
 
-    ``validation_tokens`` is the least number of held-out tokens.
+    ``validation_tokens`` is the least number of held-out tokens. Somebody else may have written the settings of the
+    dictionary: a cache that they name is read if it is there, but activations are only written into this user's own.
 
     Raises:
-        InputError: neither settings nor config; a config without a data section or of another model.
+        InputError: neither settings nor config; a config without a data section or of another model; a setting of
+            another type.
     """
     settings = (dictionary.metadata.get("data") if dictionary is not None else None) or None
     if config is not None:
@@ -43,13 +54,25 @@ def data_for(
     hook_names = settings.get("hook_names") or []
     hook_names = hook_names if hook_name in hook_names else [hook_name]
     settings = {**settings, "hook_names": hook_names, "device": device}
+    check_settings(settings)
     try:
         data = ActivationsDataModule(**settings)
         if data.hparams["validation_tokens"] < validation_tokens:
             data = ActivationsDataModule(**{**settings, "validation_tokens": validation_tokens})
     except TypeError as error:
         raise InputError(f"the data section lacks a setting or has an unknown one: {error}") from error
+    data.own_cache_dir = None if config is not None else own_cache()
     return data
+
+
+def check_settings(settings: dict[str, Any]) -> None:
+    """Raise InputError for a setting of the data that has another type than the argument of its name."""
+    check_known(settings, KINDS, "the data section is damaged: ", "give --data_config")
+
+
+def own_cache() -> Path:
+    """Return the directory in which this user's activations are kept if no config names one."""
+    return cache_directory() / "activations"
 
 
 def load_with_data(

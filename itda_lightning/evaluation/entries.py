@@ -7,8 +7,9 @@ from sae_lens import SAE
 
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
-from itda_lightning.fitting.loading import load_dictionary
+from itda_lightning.fitting.loading import check_readable, load_dictionary
 from itda_lightning.saelens import from_sae, to_sae
+from itda_lightning.saelens.export_files import SAE_FILES, check_sae_files
 
 EXPORT_CONFIG = "cfg.json"
 
@@ -35,6 +36,7 @@ def load_entry(reference: str, hook_name: str | None = None, device: str = "cpu"
             is neither reachable nor in the hub cache, another hook point than ``hook_name``, or none.
     """
     path = Path(reference).expanduser()
+    check_readable(path)
     dictionary: Dictionary | None
     if path.exists() and not (path / EXPORT_CONFIG).is_file():
         dictionary = load_dictionary(path, hook_name, device)
@@ -59,7 +61,13 @@ def load_entry(reference: str, hook_name: str | None = None, device: str = "cpu"
 def _load_sae(reference: str, path: Path, device: str) -> SAE[Any]:
     if path.exists():
         try:
-            return SAE.load_from_disk(path, device=device)
+            for name in SAE_FILES:
+                (path / name).open("rb").close()  # safetensors calls a file missing that this user may not read
+            sae = SAE.load_from_disk(path, device=device)
+            check_sae_files(path)
+            return sae
+        except InputError:
+            raise
         except Exception as error:  # a damaged or unknown export raises anything from KeyError to SafetensorError
             raise InputError(
                 f"{path} cannot be loaded as a SAELens SAE ({type(error).__name__}: {error}): check that its files are "

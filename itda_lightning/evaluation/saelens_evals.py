@@ -1,6 +1,5 @@
 """SAELens's evals on held-out documents, with position 0 masked and a fresh store each time, and their JSON file."""
 
-import json
 import logging
 import math
 import warnings
@@ -23,11 +22,14 @@ from itda_lightning.activations.text.tokenizer import Tokenizer, special_ids, sp
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.entries import Entry
 from itda_lightning.machine.checks import check_at_least
+from itda_lightning.machine.digests import read_signed_json
+from itda_lightning.machine.schema import check_schema
 from itda_lightning.machine.versions import versions_and_hardware
 
 logger = logging.getLogger(__name__)
 
 EVALUATION = "evaluation.json"
+REMEDY = "evaluate the run again or remove it"
 # The metrics in the order shown; others of SAELens follow. Its `explained_variance_legacy` is left out: it is a mean of
 # ratios with the variance of one batch, so it depends on the batch size.
 ORDER = (
@@ -195,9 +197,7 @@ def read_metrics(path: Path) -> dict[str, float]:
     if not path.exists():
         return {}
     try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))["metrics"]
-        return {str(name): value for name, value in metrics.items() if isinstance(value, (int, float))}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path} is not what evaluate writes ({type(error).__name__}: {error}): evaluate the run again or remove it"
-        ) from error
+        metrics = read_signed_json(path, REMEDY)["metrics"]
+        return dict(check_schema(metrics, dict[str, float | int], "its metrics", REMEDY))
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{path} is not what evaluate writes ({type(error).__name__}: {error}): {REMEDY}") from error

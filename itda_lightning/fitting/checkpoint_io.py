@@ -1,6 +1,6 @@
 """Lightning checkpoints as one safetensors file: tensors as they are, everything else as JSON in its header.
 
-The file holds data only, no pickle; it is written in one step, and safetensors detects a truncated file.
+The file holds data only, no pickle; it is written in one step, and a digest in its header covers all of it.
 """
 
 import json
@@ -14,35 +14,75 @@ from safetensors.torch import save_file
 
 from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import write_file
+from itda_lightning.machine.digests import (
+    BLANK,
+    DIGEST,
+    DamagedError,
+    Signature,
+    check_in_place,
+    reason,
+    sign_in_place,
+    warn_unsigned,
+)
+from itda_lightning.machine.schema import check_known
+from itda_lightning.machine.signed_tensors import header_bytes
 
 HEADER = "itda_lightning.checkpoint"
+REMEDY = "take an earlier one of the same run"
+# Types of what Lightning and a fit restore.
+KNOWN = {
+    "epoch": int,
+    "global_step": int,
+    "state_dict": dict[str, Any],
+    "loops": dict[str, Any],
+    "callbacks": dict[str, Any],
+    "optimizer_states": list[Any],
+    "lr_schedulers": list[Any],
+    "hyper_parameters": dict[str, Any],
+    "itda": dict[str, Any],
+}
 TENSOR = "__tensor__"
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read the dictionary that Lightning saved, tensors on the CPU.
+    """Read the dictionary that Lightning saved, tensors on the CPU; one line of warning if it has no digest.
 
     Raises:
-        InputError: no such file, a truncated one, or one that was not written by ``SafetensorsCheckpointIO``.
+        InputError: no such file, a damaged one, or one that was not written by ``SafetensorsCheckpointIO``.
     """
+    content, signature = checked_checkpoint(Path(path))
+    if signature == "none":
+        warn_unsigned(path)
+    return content
+
+
+def checked_checkpoint(path: Path) -> tuple[dict[str, Any], Signature]:
+    """Read a checkpoint like ``read_checkpoint``, and tell whether it has a digest."""
     try:
+        first = header_bytes(path)
         with safe_open(str(path), framework="pt") as file:
             header = (file.metadata() or {}).get(HEADER)
             if header is None:
                 raise InputError(
                     f"{path} is not a checkpoint of this package: give one of a run's checkpoints/ directory"
                 )
-            return json.loads(
+            content = json.loads(
                 header, object_hook=lambda item: file.get_tensor(item[TENSOR]) if set(item) == {TENSOR} else item
             )
+        if not isinstance(content, dict):
+            raise ValueError("its header holds no JSON object")
+        content.pop(DIGEST, None)
+        signature = check_in_place(path, first)
+        check_known(content, KNOWN, f"the checkpoint {path} is damaged: ", REMEDY)
+        return content, signature
+    except DamagedError as error:
+        raise InputError(f"the checkpoint {path} is damaged ({error}): {REMEDY}") from error
     except InputError:
         raise
     except FileNotFoundError as error:
         raise InputError(f"there is no checkpoint {path}: give the path of a file in a run's checkpoints/") from error
-    except (OSError, SafetensorError, ValueError) as error:
-        raise InputError(
-            f"the checkpoint {path} is truncated or foreign ({error}): take an earlier one of the same run"
-        ) from error
+    except (OSError, SafetensorError, ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"the checkpoint {path} is truncated or foreign ({reason(error)}): {REMEDY}") from error
 
 
 class SafetensorsCheckpointIO(CheckpointIO):
@@ -51,8 +91,13 @@ class SafetensorsCheckpointIO(CheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write a checkpoint in one step. Raises TypeError for what is neither JSON nor a tensor."""
         tensors: dict[str, torch.Tensor] = {}
-        header = json.dumps(_extract(checkpoint, tensors, ""))
-        write_file(Path(path), lambda temporary: save_file(tensors, temporary, {HEADER: header}))
+        header = json.dumps({**_extract(checkpoint, tensors, ""), DIGEST: BLANK})
+
+        def write(temporary: Path) -> None:
+            save_file(tensors, temporary, {HEADER: header})
+            sign_in_place(temporary, header_bytes(temporary))
+
+        write_file(Path(path), write)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None

@@ -16,11 +16,13 @@ from itda_lightning.fitting.checkpoint_io import SafetensorsCheckpointIO
 from itda_lightning.fitting.module import ITDA
 from itda_lightning.fitting.refinement import RefinementSettings, refine
 from itda_lightning.fitting.relabelling import relabel
-from itda_lightning.fitting.run_directory import CONFIG, DICTIONARIES, METRICS, RunSettings, logged
+from itda_lightning.fitting.run_directory import CONFIG, DICTIONARIES, METRICS, SIGNED, RunSettings, logged
 from itda_lightning.fitting.strategy import check_strategy
 from itda_lightning.fitting.trainer import StopWhenDone
 from itda_lightning.fitting.wandb_logger import log_dictionary, make_wandb_logger
 from itda_lightning.machine.atomic_files import write_json, write_text
+from itda_lightning.machine.checksums import CHECKSUMS, write_checksums
+from itda_lightning.machine.digests import file_checksum
 from itda_lightning.machine.versions import versions_and_hardware
 
 logger = logging.getLogger(__name__)
@@ -79,8 +81,9 @@ def fit_run(
     directory = run.make_directory(resumed=checkpoint is not None)
     try:
         with logged(directory):
+            (directory / CHECKSUMS).unlink(missing_ok=True)
             write_text(directory / CONFIG, config)
-            write_json(directory / "versions.json", versions_and_hardware())
+            write_json(directory / "versions.json", versions_and_hardware(), ())
             logger.info("run directory: %s", directory)
             _equip(trainer, run, directory)
             start = time.perf_counter()
@@ -96,6 +99,9 @@ def fit_run(
     finally:
         for wandb_logger in _wandb_loggers(trainer):
             wandb_logger.experiment.finish()
+    # The dictionaries and checkpoints have digests of their own.
+    files = [directory / name for name in SIGNED if (directory / name).exists()]
+    write_checksums(directory, {file.name: file_checksum(file) for file in files})
     return trainer.strategy.broadcast(directory), metrics
 
 
@@ -140,7 +146,7 @@ def _write(
         dictionary.save(directory / DICTIONARIES / hook)
         for wandb_logger in _wandb_loggers(trainer):
             log_dictionary(wandb_logger, dictionary, directory / DICTIONARIES / hook)
-    write_json(directory / METRICS, {"hook_points": metrics, "seconds": seconds})
+    write_json(directory / METRICS, {"hook_points": metrics, "seconds": seconds}, ())
     tokens = seconds["harvest_tokens"]
     logger.info(
         "harvest: %.1f s (%s); growth: %.1f s (%s activations/s); refinement: %.1f s; all: %.1f s",

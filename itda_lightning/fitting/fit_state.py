@@ -13,6 +13,8 @@ from itda_lightning.dictionary.dictionary import REFINEMENT, Dictionary
 from itda_lightning.dictionary.facts import FitMetadata, fit_metadata, settings
 from itda_lightning.dictionary.sources import COLUMNS, Prompt, Sources
 from itda_lightning.errors import InputError
+from itda_lightning.machine.digests import reason
+from itda_lightning.pursuit import check_unit_rows
 
 # Arguments of a fit that decide neither which atoms it finds nor their order.
 NOT_OF_ATOMS = ("memory_budget", "least_gain", "l0")
@@ -100,10 +102,21 @@ class FitState(L.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore what ``on_save_checkpoint`` saved. Raises InputError for a checkpoint of another fit."""
+        """Restore what ``on_save_checkpoint`` saved. Raises InputError for one of another fit, or a damaged one."""
         saved = checkpoint.get("itda")
         if saved is None:
             raise InputError("the checkpoint is not one of an ITDA fit: give one of a run's checkpoints/ directory")
+        try:
+            self._restore(checkpoint, saved)
+        except InputError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise InputError(
+                f"the checkpoint does not hold the state of a fit ({type(error).__name__}: {reason(error)}): take an "
+                "earlier one of the same run"
+            ) from error
+
+    def _restore(self, checkpoint: dict[str, Any], saved: dict[str, Any]) -> None:
         if self._trainer is not None:
             if different := differences(saved["identity"], self._identity):
                 raise InputError(f"the checkpoint is of another fit ({different}): resume with its own config.yaml")
@@ -121,6 +134,21 @@ class FitState(L.LightningModule):
             self.dictionary(hook).keep_grown()
             if "mean_label_cosine" in facts:
                 self.dictionary(hook).keep_labels()
+        self._check_state(checkpoint["state_dict"])
+
+    def _check_state(self, state: Mapping[str, Tensor]) -> None:
+        """Raise ValueError for tensors that cannot be those of this fit; Lightning loads them next."""
+        own = self.state_dict()
+        for name in sorted(own.keys() | state.keys()):
+            mine, theirs = (tuple(each[name].shape) if name in each else None for each in (own, state))
+            if mine != theirs:
+                raise ValueError(f"{name} should have the shape {mine}, it has {theirs}")
+        for index, dictionary in enumerate(self.dictionaries):
+            assert isinstance(dictionary, Dictionary)
+            count = int(state[f"dictionaries.{index}._count"])
+            if not 0 <= count <= dictionary.capacity:
+                raise ValueError(f"it has {count} atoms of at most {dictionary.capacity}")
+            check_unit_rows(state[f"dictionaries.{index}._atoms"][:count])
 
     def results(self, hook_name: str) -> dict[str, Any]:
         """Return the figures of the fit of one hook point: size, data seen, threshold, and the last validation.

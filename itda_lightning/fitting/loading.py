@@ -1,6 +1,8 @@
 """Load a dictionary from a directory, a run, a checkpoint or an export."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,6 +13,8 @@ from itda_lightning.dictionary.sources import Sources
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.checkpoint_io import read_checkpoint
 from itda_lightning.fitting.run_directory import DICTIONARIES, is_run
+from itda_lightning.machine.digests import reason
+from itda_lightning.machine.part_files import is_part
 from itda_lightning.saelens import load_export
 
 EXPORT_FILES = ("cfg.json", "sae_weights.safetensors")
@@ -37,6 +41,7 @@ def load_dictionary(path: str | Path, hook_name: str | None = None, device: str 
         4
     """
     path = Path(path).expanduser()
+    check_readable(path)
     if path.is_file():
         return _from_checkpoint(path, hook_name, device)
     if not path.exists():
@@ -46,7 +51,8 @@ def load_dictionary(path: str | Path, hook_name: str | None = None, device: str 
     if any((path / name).is_file() for name in (INDEX_FILE, TENSORS_FILE)):
         dictionary = Dictionary.load(path, device)
     elif is_run(path):
-        names = sorted(entry.name for entry in (path / DICTIONARIES).iterdir() if (entry / INDEX_FILE).is_file())
+        entries = [entry for entry in (path / DICTIONARIES).iterdir() if not is_part(entry)]
+        names = sorted(entry.name for entry in entries if (entry / INDEX_FILE).is_file())
         return Dictionary.load(path / DICTIONARIES / _choose(names, hook_name, path), device)
     elif any((path / name).is_file() for name in EXPORT_FILES):
         dictionary = load_export(path, device)
@@ -63,15 +69,42 @@ def load_dictionary(path: str | Path, hook_name: str | None = None, device: str 
     return dictionary
 
 
+def check_readable(path: Path) -> None:
+    """Raise InputError for what another user does not share; what does not exist is told elsewhere."""
+    try:
+        allowed = os.access(path, os.R_OK | os.X_OK if path.is_dir() else os.R_OK) or not path.exists()
+    except PermissionError:
+        allowed = False
+    except (OSError, ValueError) as error:  # too long, or with a NUL
+        raise InputError(f"{path!s:.200} is no path ({reason(error)}): give a run directory or a checkpoint") from error
+    if not allowed:
+        raise InputError(f"{path} may not be read (permission denied): its owner can share it by chmod -R a+rX")
+
+
 def _from_checkpoint(path: Path, hook_name: str | None, device: str | torch.device) -> Dictionary:
     """Load one dictionary of a Lightning checkpoint, without prompts."""
     checkpoint = read_checkpoint(path)
     if "itda" not in checkpoint:
         raise InputError(f"{path} is not a checkpoint of a dictionary: its keys are {sorted(map(str, checkpoint))}")
-    state, settings = checkpoint["state_dict"], checkpoint["itda"]
+    try:
+        return _of_checkpoint(checkpoint["state_dict"], checkpoint["itda"], hook_name, path, device)
+    except InputError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise InputError(
+            f"the checkpoint {path} does not hold the state of a fit ({type(error).__name__}: {reason(error)}): take "
+            "an earlier one of the same run"
+        ) from error
+
+
+def _of_checkpoint(
+    state: dict[str, Any], settings: dict[str, Any], hook_name: str | None, path: Path, device: str | torch.device
+) -> Dictionary:
     index = settings["hook_names"].index(_choose(settings["hook_names"], hook_name, path))
     prefix = f"dictionaries.{index}."
     count = int(state[prefix + "_count"])
+    if not 0 <= count <= len(state[prefix + "_atoms"]):
+        raise ValueError(f"it has {count:,} atoms and room for {len(state[prefix + '_atoms']):,}")
     table = state[prefix + "_table"][:count].cpu().clone()
     labels = None
     if prefix + "_labels" in state:

@@ -10,10 +10,13 @@ from pathlib import Path
 from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import explained
 from itda_lightning.machine.checks import check_at_least
+from itda_lightning.machine.part_files import remove_parts
 
 DICTIONARIES = "dictionaries"
 CONFIG = "config.yaml"
 METRICS = "metrics.json"
+# Files that get a checksum when the run is finished; the others have digests of their own, or are free text.
+SIGNED = (CONFIG, "versions.json", METRICS, "metrics.csv", "hparams.yaml")
 
 
 def is_run(path: str | Path) -> bool:
@@ -104,6 +107,9 @@ class RunSettings:
             root, run = directory.parent, f"neither {directory.name} nor a run that resumed it"
             pattern = re.compile(re.escape(directory.name) + r"(-resumed-\d{3,})?")
         runs = [path for path in root.glob("*") if pattern.fullmatch(path.name)]
+        for run_directory in runs:
+            for place in (run_directory, run_directory / "checkpoints", run_directory / DICTIONARIES):
+                remove_parts(place)
         checkpoints = [path for run_directory in runs for path in run_directory.glob("checkpoints/*.ckpt")]
         if not checkpoints:
             raise InputError(f"ckpt_path=last: {run} in {root} has a checkpoint; give the path of one instead")

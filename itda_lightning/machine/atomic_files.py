@@ -5,15 +5,18 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 from safetensors import SafetensorError
 
 from itda_lightning.errors import InputError
+from itda_lightning.machine.digests import signed_json
+from itda_lightning.machine.output_files import check_output, write_into_stream
+from itda_lightning.machine.part_files import part_of, remove_parts
 
 
 @contextmanager
@@ -43,32 +46,59 @@ def explained(path: Path, action: str) -> Iterator[None]:
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then move it to ``path`` in one step.
 
+    ``write`` gets the path of an empty file that only this call knows. The result has the permissions that the umask
+    leaves. What killed processes left in the directory is removed. A device or pipe is written into.
+
     Raises:
-        InputError: the directory is not writable or the disk is full; ``path`` then still holds what it held before.
+        InputError: a path that ``check_output`` refuses, or a full disk; it then still holds what it held before.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     with explained(path, "writing"):
+        if check_output(path):
+            write_into_stream(path, write)
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            write(temporary)
-            with temporary.open("rb") as written:
-                os.fsync(written.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        remove_parts(path.parent, of=path.name)
+        with part_of(path) as temporary:
+            mode = _make(temporary)
+            try:
+                write(temporary)
+                _settle(temporary, mode)
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
 
 
-def remove_parts(directory: Path) -> None:
-    """Remove the temporary files that killed processes left in a directory."""
-    for part in directory.glob(".*.part"):
-        number = part.name.split(".")[-2]
-        if number.isdigit() and not psutil.pid_exists(int(number)):
-            part.unlink(missing_ok=True)
+def _make(file: Path) -> int:
+    """Make an empty file that was not there, not even as a link, and return its permissions."""
+    descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY, 0o666)
+    try:
+        return stat.S_IMODE(os.fstat(descriptor).st_mode)
+    finally:
+        os.close(descriptor)
 
 
-def write_json(path: Path, content: Mapping[str, Any] | list[Any]) -> None:
-    """Write JSON in one step. NaN and infinities are refused: they are not JSON. Raises like ``write_file``."""
-    write_text(path, json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False))
+def _settle(file: Path, mode: int) -> None:
+    """Force a file to disk and set its permissions: safetensors writes files that only their owner may read."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        if stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
+            os.fchmod(descriptor, mode)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, content: Mapping[str, Any] | list[Any], signed_with: Sequence[Path] | None = None) -> None:
+    """Write JSON in one step. NaN and infinities are refused: they are not JSON. Raises like ``write_file``.
+
+    ``signed_with``: files that its digest covers, too (``digests.py``); () for the JSON alone, None for no digest.
+    """
+    if signed_with is None:
+        text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
+    else:
+        assert isinstance(content, Mapping), "a list has no entry for a digest"
+        text = signed_json(content, signed_with)
+    write_text(path, text)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -80,18 +110,25 @@ def write_text(path: Path, text: str) -> None:
 def new_directory(path: Path) -> Iterator[Path]:
     """Yield a temporary directory, which becomes ``path`` when the block ends without an error.
 
+    Files in it get the permissions that the umask leaves. What killed processes left beside ``path`` is removed.
+
     Raises:
         InputError: ``path`` exists already, its parent is not writable or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     with explained(path, "writing"):
-        if path.exists():
+        if os.path.lexists(path):
             raise InputError(f"{path} exists already: choose another path or remove it first, nothing is overwritten")
-        # Left by a killed process, which in a container may have had the same number.
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        try:
-            yield temporary
-            temporary.replace(path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        check_output(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_parts(path.parent, of=path.name)
+        with part_of(path) as temporary:
+            temporary.mkdir()
+            mode = stat.S_IMODE(temporary.stat().st_mode) & 0o666
+            try:
+                yield temporary
+                for file in temporary.rglob("*"):
+                    if file.is_file() and not file.is_symlink():
+                        file.chmod(mode)
+                temporary.replace(path)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)

@@ -22,6 +22,13 @@ def check_between(low: Number, high: Number, values: Mapping[str, Number | None]
             raise InputError(f"{name} must lie between {low:,} and {high:,}, got {value:,}{remedy and f': {remedy}'}")
 
 
+def check_kind(kind: type, values: Mapping[str, Any]) -> None:
+    """Raise InputError for the first value (name -> value), such as one of a file, that is not of exactly that kind."""
+    for name, value in values.items():
+        if type(value) is not kind:
+            raise InputError(f"{name} must be a {kind.__name__}, got {value!r:.60}")
+
+
 def check_wanted_l0(name: str, l0: float | None, k: int) -> None:
     """Raise InputError for a wanted mean L0 that is not above 0 and at most k; None passes."""
     if l0 is not None and not 0 < l0 <= k:

@@ -1,11 +1,13 @@
 """Encode: the validated public functions, and ``pursue``, which chooses how to compute and checks nothing."""
 
 from importlib.util import find_spec
+from numbers import Integral
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from itda_lightning.errors import InputError
 from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.processes import gather_rows, rank, shares
 from itda_lightning.pursuit.algorithm import Pursuit
@@ -226,7 +228,9 @@ def check_finite(x: Float[Tensor, "batch d"]) -> None:
 
 
 def check_sparsity(k: int) -> None:
-    """Raise InputError unless k is at least 1."""
+    """Raise InputError unless k is a whole number of at least 1."""
+    if isinstance(k, bool) or not isinstance(k, Integral):
+        raise InputError(f"k must be a whole number, got {k!r:.60}")
     check_at_least(1, {"k": k}, "it is the number of atoms that a code may use")
 
 

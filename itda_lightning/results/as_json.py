@@ -5,12 +5,15 @@ import json
 import math
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from cattrs import BaseValidationError, Converter, transform_error
 from cattrs.gen import make_dict_structure_fn
 
 from itda_lightning.errors import InputError
+from itda_lightning.machine.atomic_files import write_text
+from itda_lightning.machine.digests import DamagedError, check_signed, reason, signed_json, warn_unsigned
 from itda_lightning.results.comparison import Comparison, Row
 from itda_lightning.results.difference import Difference
 from itda_lightning.results.model_similarity import ModelSimilarity
@@ -29,9 +32,37 @@ FORMAT_VERSION = 3
 
 
 def to_json(results: RunResults | Row | Comparison | Difference | ModelSimilarity) -> str:
-    """Write results as JSON. Numbers that are not finite, which JSON lacks, become null."""
+    """Return results as JSON. Numbers that are not finite, which JSON lacks, become null."""
+    return json.dumps(_content(results), ensure_ascii=False, allow_nan=False)
+
+
+def write_results(path: Path, results: RunResults | Row | Comparison | Difference | ModelSimilarity) -> None:
+    """Write results as JSON with a digest, in one step. Raises as ``write_text``."""
+    write_text(path, signed_json(_content(results), indent=None))
+
+
+def _content(results: Any) -> dict[str, Any]:
     facts = {"format": FORMATS[type(results)], "version": FORMAT_VERSION}
-    return json.dumps(facts | {"results": CONVERTER.unstructure(results)}, ensure_ascii=False, allow_nan=False)
+    return facts | {"results": CONVERTER.unstructure(results)}
+
+
+def read_results(path: Path, kind: type[Results]) -> Results:
+    """Read results from a file; one line of warning if it has no digest. Raises InputError as ``from_json``."""
+    try:
+        text = path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({reason(error)}): write it again") from error
+    results = from_json(text, kind)
+    if check_signed(text.encode()) == "none":
+        warn_unsigned(path)
+    return results
+
+
+def check_results(text: str, content: Any) -> None:
+    """Raise InputError if JSON text with this content says that it holds results, and does not."""
+    kinds: dict[str, Any] = {name: kind for kind, name in FORMATS.items()}
+    if isinstance(content, dict) and (kind := kinds.get(str(content.get("format")))) is not None:
+        from_json(text, kind)
 
 
 def from_json(text: str, kind: type[Results]) -> Results:
@@ -39,11 +70,11 @@ def from_json(text: str, kind: type[Results]) -> Results:
 
     Raises:
         InputError: text that ``to_json`` did not write, results of another kind or of a newer version, a field that is
-            missing or of another type.
+            missing or of another type; a digest, of text that ``write_results`` wrote, that is not that of the rest.
     """
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"the results are not JSON ({error}): write them again") from error
     if not isinstance(content, dict) or content.get("format") != FORMATS[kind]:
         raise InputError(f"expected JSON of the format {FORMATS[kind]!r} as to_json writes it, got {text[:60]!r}")
@@ -53,13 +84,17 @@ def from_json(text: str, kind: type[Results]) -> Results:
             f"the results have format version {version}, this package reads up to {FORMAT_VERSION}: upgrade it"
         )
     try:
+        check_signed(text.encode())
+    except DamagedError as error:
+        raise InputError(f"the results are damaged ({error}): write them again") from error
+    try:
         results: Results = CONVERTER.structure(_upgraded(content["results"], kind, version), kind)
     except BaseValidationError as error:
         problems = "; ".join(transform_error(error, format_exception=lambda cause, _: str(cause)))
         raise InputError(
             f"the results lack a field or hold one of another kind ({problems}): write them again"
         ) from error
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise InputError(f"the results lack a field or hold one of another kind ({error}): write them again") from error
     return results
 

@@ -16,14 +16,13 @@ import torch
 import xxhash
 from jaxtyping import Float
 from sae_lens import SAE, JumpReLUSAE, JumpReLUSAEConfig, TopKSAE, TopKSAEConfig
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
-from itda_lightning.machine.atomic_files import write_file
+from itda_lightning.machine.signed_tensors import read_tensors, write_tensors
 from itda_lightning.pursuit import SparseCode
 
 logger = logging.getLogger(__name__)
@@ -158,8 +157,7 @@ def _digest(*tensors: Tensor) -> str:
 
 
 def _keep(place: Path, identity: str, state: dict[str, Tensor]) -> None:
-    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    write_file(place, lambda part: save_file(tensors, part, {"identity": identity}))
+    write_tensors(place, state, identity=identity)
 
 
 def _read(place: Path, identity: str) -> dict[str, Tensor]:
@@ -167,10 +165,10 @@ def _read(place: Path, identity: str) -> dict[str, Tensor]:
     if not place.exists():
         return {}
     try:
-        with safe_open(place, "pt") as kept:
-            if (kept.metadata() or {}).get("identity") == identity:
-                return {name: kept.get_tensor(name) for name in kept.keys()}  # noqa: SIM118  it cannot be iterated
-    except (SafetensorError, OSError) as error:
+        tensors, facts, signature = read_tensors(place)
+        if facts.get("identity") == identity and signature == "whole":
+            return tensors
+    except (SafetensorError, ValueError, OSError) as error:
         logger.warning("%s cannot be read (%s)", place, error)
     logger.warning("%s is of another regression: this one starts anew", place)
     return {}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from itda_lightning.errors import InputError
-from itda_lightning.machine.checks import check_choice
+from itda_lightning.machine.checks import check_choice, check_kind
 from itda_lightning.pursuit import PURSUITS, PursuitName, check_least_gain, check_sparsity
 from itda_lightning.pursuit.gradient import differentiable
 from itda_lightning.saelens.encoding_op import pursue_stored
@@ -65,6 +65,7 @@ class ITDASAEConfig(SAEConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_sparsity(self.k)
+        check_kind(bool, {"nonnegative": self.nonnegative})
         check_least_gain(self.least_gain)
         check_choice(get_args(PursuitName), {"pursuit": self.pursuit})
         if self.mirrored and (self.nonnegative or self.d_sae % 2):

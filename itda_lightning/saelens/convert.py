@@ -29,6 +29,7 @@ from itda_lightning.machine.checks import check_choice
 from itda_lightning.pursuit import PURSUITS, PursuitName
 from itda_lightning.saelens.amortised import AmortisedArchitecture, amortised_sae
 from itda_lightning.saelens.architecture import ITDASAE, ITDASAEConfig
+from itda_lightning.saelens.export_files import check_sae_files, write_sae
 from itda_lightning.saelens.model_card import model_card, needs
 from itda_lightning.saelens.sae_metadata import KEY, Provenance, dictionary_metadata, read_provenance
 from itda_lightning.saelens.stored_rows import positive_half, unit_rows
@@ -223,7 +224,7 @@ def save_export(
         sae = _converted(dictionary, architecture, activations, signed, unfinished).to(dtype=getattr(torch, dtype))
         if not torch.isfinite(sae.b_dec).all():
             raise InputError(f"the bias of the dictionary overflows {dtype}: use float32 or bfloat16")
-        sae.save_model(directory)
+        write_sae(sae, directory)
         card = model_card({path.name: sae.cfg.to_dict()}, f'SAE.load_from_disk("{path.name}")')
         (directory / "README.md").write_text(card, encoding="utf-8")
     unfinished.unlink(missing_ok=True)
@@ -231,7 +232,10 @@ def save_export(
 
 
 def load_export(path: str | Path, device: str | torch.device = "cpu") -> Dictionary:
-    """Load a dictionary from the directory of an SAE of either architecture. Raises InputError for any other files."""
+    """Load a dictionary from the directory of an SAE of either architecture, comparing the digest if it has one.
+
+    Raises InputError for any other files, and for damaged ones.
+    """
     path = Path(path)
     try:
         architecture = json.loads((path / SAE_CFG_FILENAME).read_text(encoding="utf-8"))["architecture"]
@@ -246,15 +250,26 @@ def load_export(path: str | Path, device: str | torch.device = "cpu") -> Diction
             f"architecture {' or '.join(get_args(Architecture))}"
         )
     try:
+        (path / SAE_WEIGHTS_FILENAME).open("rb").close()  # safetensors calls a file missing that this user may not read
         with warnings.catch_warnings():  # of processed weights: this package loads models as they are
             warnings.filterwarnings("ignore", r"\s*This SAE has non-empty model_from_pretrained_kwargs")
             sae = SAE.load_from_disk(path, device=str(device))
+        check_sae_files(path)
     except InputError:
         raise
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
         raise InputError(
             f"{path} does not hold a complete SAE ({SAE_CFG_FILENAME} and {SAE_WEIGHTS_FILENAME}): "
-            f"{type(error).__name__}: {error}; export the dictionary again"
+            f"{type(error).__name__}: {' '.join(str(error).split())}; export the dictionary again"
         ) from error
     return from_sae(sae)
 

@@ -7,7 +7,7 @@ large indices are not exact, and its upload leaves further files behind.
 import base64
 import json
 from copy import deepcopy
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import torch
 from jaxtyping import Float, Int
@@ -15,10 +15,12 @@ from torch import Tensor
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.dictionary.dictionary_files import check_metadata
 from itda_lightning.dictionary.facts import MODEL_CLASSES, settings
 from itda_lightning.dictionary.named_atoms import Labels
 from itda_lightning.dictionary.sources import COLUMNS, Prompt, Sources
 from itda_lightning.errors import InputError
+from itda_lightning.machine.schema import check_schema
 
 KEY = "itda"
 VERSION = 3
@@ -110,6 +112,33 @@ def dictionary_metadata(dictionary: Dictionary) -> dict[str, Any]:
     return _expected(known) | {KEY: Content(content)}
 
 
+class EncodedRows(TypedDict):
+    """Types of rows as JSON."""
+
+    dtype: str
+    shape: list[int]
+    base64: str
+
+
+class ContentFields(TypedDict):
+    """Types of what stands under ``KEY``."""
+
+    version: int
+    n_atoms: int
+    k: int
+    pursuit: str
+    nonnegative: bool
+    dataset: str | None
+    sources: dict[str, list[int]] | None
+    prompts: list[tuple[str, str, str]] | None
+    metadata: dict[str, Any]
+    cosines: NotRequired[list[float]]
+    grown: NotRequired[EncodedRows]
+    labels: NotRequired[dict[str, list[int]]]
+    label_cosines: NotRequired[list[float]]
+    label_prompts: NotRequired[list[tuple[str, str, str]] | None]
+
+
 class Provenance(NamedTuple):
     """The parts of a dictionary that its export keeps in the metadata, as in ``Dictionary``."""
 
@@ -134,10 +163,12 @@ def read_provenance(content: Any) -> Provenance:
             cosines = torch.tensor(content["label_cosines"], dtype=torch.float64)
             labels = Labels(_table(content["labels"]), cosines, _prompts(content["label_prompts"]))
         grown = _decoded(content["grown"]) if "grown" in content else None
-        return Provenance(sources, bool(content["nonnegative"]), dict(content["metadata"]), grown, labels)
+        check_schema(content, ContentFields, f"metadata.{KEY} is not what this package writes", "export it again")
+        check_metadata(content["metadata"], f"metadata.{KEY}.metadata.", "export it again")
+        return Provenance(sources, content["nonnegative"], dict(content["metadata"]), grown, labels)
     except InputError:
         raise
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise InputError(
             f"metadata.{KEY} is not what this package writes ({type(error).__name__}: {error}): export it again"
         ) from error

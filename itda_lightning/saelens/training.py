@@ -22,6 +22,7 @@ from itda_lightning.dictionary.reconstruction_error import ReconstructionSums
 from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import new_directory
 from itda_lightning.machine.memory import PeakMemory
+from itda_lightning.saelens.export_files import check_sae_files
 from itda_lightning.saelens.sae_metadata import site_metadata
 from itda_lightning.saelens.training_settings import TrainingSettings
 
@@ -111,7 +112,11 @@ def _trainer(
 
 def _loaded(place: str) -> SAE[Any]:
     try:
-        return SAE.load_from_disk(Path(place).expanduser())
+        sae = SAE.load_from_disk(Path(place).expanduser())
+        check_sae_files(Path(place).expanduser())
+        return sae
+    except InputError:
+        raise
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         raise InputError(
             f"training.start {place} is not an SAE that SAELens loads ({error}): export a dictionary or train one"

@@ -11,13 +11,14 @@ from jsonargparse import auto_cli
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 
 from itda_lightning import evaluate as evaluate_module
-from itda_lightning.activations.models.language_model import LanguageModelName
+from itda_lightning.activations.models.language_model import LanguageModel, LanguageModelName
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.evaluate import evaluate
 from itda_lightning.evaluation.data_of import data_for
 from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.machine.command_line import run_command
+from itda_lightning.page import page
 from itda_lightning.saelens import save_export
 from tests import by_hand
 from tests.processes import run_python
@@ -236,3 +237,13 @@ def test_help_describes_every_argument(capsys):
     text = " ".join(capsys.readouterr().out.split())
     for phrase in ("release:sae_id", "at most 4,096", "RUN/evaluation-<hook name>.json", "take much memory"):
         assert phrase in text
+
+
+@pytest.mark.parametrize("command", [evaluate, page])
+def test_a_place_that_will_not_do_is_refused_before_anything_is_measured(command, tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(LanguageModel, "__init__", lambda *_: pytest.fail("the language model was loaded"))
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    for place, told in ((tmp_path, "Is a directory"), (tmp_path / "link", "give .*file itself")):
+        with pytest.raises(InputError, match=told):
+            command(str(tiny_run), output=str(place))
+    assert (tmp_path / "link").is_symlink()

@@ -1,6 +1,7 @@
 """The export command, end to end in processes of its own and in this one."""
 
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,6 +50,18 @@ def test_a_view_with_nonnegative_codes_comes_back_as_the_signed_dictionary(saved
     loaded = load_dictionary(tmp_path / "view")
     assert torch.equal(loaded.atoms, load_dictionary(saved).atoms)
     assert not loaded.nonnegative
+
+
+@pytest.mark.parametrize("architecture", ["itda", "matching_pursuit"])
+def test_local_paths_stay_at_home(tiny_run, tmp_path, architecture):
+    own = load_dictionary(tiny_run).metadata
+    export(str(tiny_run), str(tmp_path / "export"), architecture)
+    written = (tmp_path / "export" / "cfg.json").read_text()
+    assert str(Path(own["model_name"]).parent) not in written
+    assert str(Path(own["dataset_path"]).parent) not in written
+    shared = load_dictionary(tmp_path / "export").metadata
+    assert shared["data"]["model"] == shared["model_name"] == Path(own["model_name"]).name
+    assert shared["data"] | {"model": 0, "dataset": 0} == own["data"] | {"model": 0, "dataset": 0, "cache_dir": None}
 
 
 @pytest.mark.parametrize("architecture", ["jumprelu", "topk"])

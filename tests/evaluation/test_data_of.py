@@ -57,6 +57,39 @@ def test_the_hook_point_is_among_those_read(dictionary, tiny_run_of_two):
     assert data_for(both, None, HOOK).hook_names == [OTHER_HOOK, HOOK]
 
 
+def test_activations_are_never_written_where_a_dictionary_says(dictionary, config, tmp_path, isolated_cache):
+    strange = tmp_path / "strange"
+    dictionary.metadata["data"]["cache_dir"] = str(strange)
+    data = data_for(dictionary, None, HOOK)
+    for read in (data, data.with_settings(seed=1)):
+        assert read.cache("train").path.parent == isolated_cache / "activations"
+    data.prepare_data()
+    assert not strange.exists()
+    # A cache that is there is read, and a user's own config is obeyed.
+    shutil.move(isolated_cache / "activations", strange)
+    again = data_for(dictionary, None, HOOK)
+    again.prepare_data()
+    assert (again.harvested_tokens, again.cache("heldout").path.parent) == (0, strange)
+    wanted = data_for(dictionary, config(cache_dir=str(tmp_path / "wanted")), HOOK)
+    assert wanted.cache("train").path.parent == tmp_path / "wanted"
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ({"context_size": "16"}, "context_size: expected int, got '16'"),
+        ({"shuffle": "x"}, "shuffle: expected bool, got 'x'"),
+        ({"hook_names": HOOK}, "hook_names: expected a list, got 'blocks"),
+        ({"loader": 3}, "loader: expected str, got 3"),
+        ({"model": None}, "model: expected str, got None"),
+    ],
+)
+def test_a_setting_of_another_type(dictionary, setting, told):
+    dictionary.metadata["data"] |= setting
+    with pytest.raises(InputError, match=rf"^the data section is damaged: {told}.*; give --data_config$"):
+        data_for(dictionary, None, HOOK)
+
+
 def test_nothing_says_what_to_read(dictionary):
     bare = Dictionary(dictionary.atoms, k=2)
     for held in (None, bare):

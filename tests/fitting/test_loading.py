@@ -4,7 +4,9 @@ import json
 
 import pytest
 import torch
+from sae_lens import SAE
 from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig
+from safetensors.torch import load_file, save_file
 
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.sources import Prompt, Sources
@@ -144,6 +146,51 @@ def test_an_sae_of_another_architecture(tmp_path):
     StandardSAE(StandardSAEConfig(d_in=4, d_sae=8)).save_model(tmp_path)
     with pytest.raises(InputError, match=r"architecture 'standard', which is not a dictionary: give an export"):
         load_dictionary(tmp_path)
+
+
+def test_half_a_dictionary_that_a_kill_left_is_none(run):
+    path, _ = run
+    for name in (".blocks.0.hook_resid_post.1.part", ".x.00000000-1-0000000000000000.part"):
+        made("blocks.9").save(path / "dictionaries" / name)
+    with pytest.raises(InputError, match=r"give hook_name, one of \['blocks.0[^,]*', 'blocks.1[^,]*'\]$"):
+        load_dictionary(path)
+
+
+@pytest.mark.parametrize("kind", ["directory", "file"])
+def test_what_another_user_does_not_share(run, monkeypatch, kind):
+    path, _ = run
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(InputError, match=r"may not be read \(permission denied\): its owner can share it by chmod"):
+        load_dictionary(path if kind == "directory" else next(path.rglob("*.safetensors")))
+
+
+def test_a_path_that_is_none(tmp_path):
+    for path in ("a\0b", "x" * 300, str(tmp_path / ("x" * 300))):
+        with pytest.raises(InputError, match=r"^[^\n]*(is no path|does not exist)[^\n]*: give a run directory"):
+            load_dictionary(path)
+
+
+@pytest.mark.parametrize("architecture", ["itda", "matching_pursuit"])
+def test_an_export_that_saelens_saved_again_loads_with_a_warning(tmp_path, architecture, caplog):
+    save_export(made(), tmp_path / "export", architecture)
+    assert load_dictionary(tmp_path / "export").n_atoms == 10
+    assert caplog.messages == []
+    again = SAE.load_from_disk(tmp_path / "export")
+    again.W_dec.data[0] = torch.nn.functional.one_hot(torch.tensor(3), 8)
+    again.cfg.metadata.neuronpedia_id = "somewhere"
+    if architecture == "matching_pursuit":
+        again.W_dec.data[10:] = -again.W_dec.data[:10]
+    again.save_model(tmp_path / "export")
+    assert load_dictionary(tmp_path / "export").atoms[0, 3] == 1
+    assert caplog.messages == [
+        f"{tmp_path / 'export' / 'cfg.json'} has no digest (an earlier version or another program wrote it): damage "
+        "would not show"
+    ]
+    weights = load_file(tmp_path / "export" / "sae_weights.safetensors")
+    save_export(made(n=9), tmp_path / "other", architecture)
+    save_file(weights, tmp_path / "other" / "sae_weights.safetensors")
+    with pytest.raises(InputError, match="export"):
+        load_dictionary(tmp_path / "other")
 
 
 def test_a_truncated_dictionary(tmp_path):

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from itda_lightning.errors import InputError
-from itda_lightning.fitting.run_directory import make_run_directory
+from itda_lightning.fitting.run_directory import RunSettings, make_run_directory
+from itda_lightning.machine.part_files import _machine
 from itda_lightning.machine.versions import versions_and_hardware
 
 
@@ -34,6 +35,18 @@ def test_a_wanted_directory_is_made_with_its_parents_and_taken_once(tmp_path):
     assert wanted.is_dir()
     with pytest.raises(InputError, match=r"the run directory .*b/run exists already: a run never overwrites another"):
         make_run_directory(str(wanted), "unused", "unused")
+
+
+def test_what_a_kill_left_in_a_run_is_removed_when_it_is_resumed(tmp_path):
+    (tmp_path / "fit-001" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "fit-001" / "checkpoints" / "step3.ckpt").touch()
+    left = [tmp_path / "fit-001" / "checkpoints" / ".step6.ckpt.4194311.part", tmp_path / "fit-001" / "dictionaries"]
+    left[0].touch()
+    left[1] = left[1] / f".hook.{_machine()}-4194311-{'0' * 16}.part"
+    left[1].mkdir(parents=True)
+    run = RunSettings(runs_directory=str(tmp_path), name="fit")
+    assert run.checkpoint("last") == str(tmp_path / "fit-001" / "checkpoints" / "step3.ckpt")
+    assert not any(path.exists() for path in left)
 
 
 def test_a_home_directory_is_expanded(tmp_path, monkeypatch):

@@ -46,6 +46,7 @@ DOORS = [
     "transfer",
     "diff",
     "similarity",
+    "verify",
 ]
 
 # What some rooms may import at most: of this package (their own room and ``errors`` are always allowed) and of others

@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.models.language_model import LanguageModel
+from itda_lightning.errors import InputError
 from itda_lightning.fit import main
-from itda_lightning.fitting.checkpoint_io import read_checkpoint
+from itda_lightning.fitting.checkpoint_io import SafetensorsCheckpointIO, read_checkpoint
 from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.results.as_json import from_json
 from itda_lightning.results.comparison import Comparison, Row
@@ -48,6 +49,42 @@ def test_dictionaries_of_a_run(files):
     assert torch.equal(refined.grown_atoms, load_file(f"refined/dictionaries/{HOOK}/dictionary.safetensors")["grown"])
     assert refined.cosines.min() >= 0.9 - 1e-6
     assert refined.metadata["refinement"]["passes"] == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        ("run", f"run/dictionaries/{HOOK}"),
+        ("interrupted.ckpt", "interrupted.ckpt"),
+        ("export_itda", "export_itda/cfg.json"),
+        ("export_mp", "export_mp/cfg.json"),
+    ],
+)
+def test_they_have_no_digest_and_load_with_one_line_of_warning(files, caplog, path, named):
+    load_dictionary(path)
+    assert caplog.messages == [
+        f"{named} has no digest (an earlier version or another program wrote it): damage would not show"
+    ]
+
+
+@pytest.mark.parametrize("damage", ["no count", "count", "atoms", "settings", "text"])
+def test_a_damaged_checkpoint_without_a_digest_is_one_line(files, damage):
+    content = read_checkpoint("interrupted.ckpt")
+    if damage == "no count":
+        del content["state_dict"]["dictionaries.0._count"]
+    elif damage == "count":
+        content["state_dict"]["dictionaries.0._count"] += 10**9
+    elif damage == "atoms":
+        content["state_dict"]["dictionaries.0._atoms"] *= 3
+    elif damage == "settings":
+        content["itda"] = {"hook_names": [HOOK]}
+    else:
+        content["state_dict"] = "text"
+    SafetensorsCheckpointIO().save_checkpoint(content, "damaged.ckpt")
+    with pytest.raises(InputError, match=r"^[^\n]*checkpoint[^\n]*take an earlier one of the same run$"):
+        main(["--config", "run/config.yaml", "--ckpt_path", "damaged.ckpt", "--run.directory", "resumed"])
+    with pytest.raises(InputError, match=r"damaged.ckpt[^\n]*take an earlier one of the same run$"):
+        load_dictionary("damaged.ckpt")
 
 
 @pytest.mark.parametrize(("path", "steps"), [("interrupted.ckpt", 4), ("run/checkpoints/last.ckpt", 6)])

@@ -91,6 +91,7 @@ def test_a_full_disk_that_shows_only_when_the_data_is_forced_out(old, monkeypatc
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_device_that_is_really_full(old):
     def write(temporary: Path) -> None:
+        temporary.unlink()
         temporary.symlink_to("/dev/full")
         temporary.write_text("new")
 

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import io
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from itda_lightning.activations.bundled import cache_directory, resolve
 from itda_lightning.activations.models.adapters import check_no_adapter
+from itda_lightning.activations.models.foreign_code import no_foreign_code
 from itda_lightning.activations.models.hook_points import first_line, no_such_hook_point, widths_of
 from itda_lightning.activations.models.own_activations import OwnModel
 from itda_lightning.activations.models.quantised import quantizer_of
@@ -27,6 +27,7 @@ from itda_lightning.activations.models.trial_run import n_embeddings
 from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import write_json
 from itda_lightning.machine.checks import check_choice
+from itda_lightning.machine.digests import read_signed_json
 from itda_lightning.machine.memory import TOO_LITTLE_MEMORY, is_out_of_memory
 
 logger = logging.getLogger(__name__)
@@ -110,7 +111,10 @@ class LanguageModelName:
         """Load the model's tokenizer. Raises InputError if that fails."""
         path = self.path_or_hub_name()
         try:
-            return AutoTokenizer.from_pretrained(path, revision=self.revision)
+            with no_foreign_code(self.name):
+                return AutoTokenizer.from_pretrained(path, revision=self.revision, trust_remote_code=False)
+        except InputError:
+            raise
         except Exception as error:  # `transformers` raises OSError, ValueError, KeyError and others for a wrong name
             reason = f"cannot load the tokenizer of the language model {self.name!r}"
             if Path(path).is_dir():
@@ -160,7 +164,8 @@ class LanguageModel:
         own = OwnModel(device)
         logger.info("loading the language model %s (%s, %s, %s)", name.name, name.loader, name.dtype, device)
         try:
-            self.model: Any = _load(name, device, dtype, hook_names, own)
+            with no_foreign_code(name.name):
+                self.model: Any = _load(name, device, dtype, hook_names, own)
         except InputError:
             raise
         except Exception as error:  # loaders raise anything from KeyError to OSError for an unknown name
@@ -187,17 +192,18 @@ def _load(
     name: LanguageModelName, device: torch.device, dtype: torch.dtype, hook_names: list[str], own: OwnModel
 ) -> Any:
     path, options = name.path_or_hub_name(), dict[str, Any](dtype=dtype)
+    plainly: dict[str, Any] = {"revision": name.revision, "trust_remote_code": False}
     if name.loader == "hooked_transformer":
         if Path(path).is_dir():
             raise ValueError("it loads the models that TransformerLens names, no directories: set loader=bridge")
         revision = {"revision": name.revision} if name.revision else {}
         return load_model("HookedTransformer", path, device, options | revision)
     check_no_adapter(path, name.revision)
-    quantizer_of(AutoConfig.from_pretrained(path, revision=name.revision), path, dtype)
+    quantizer_of(AutoConfig.from_pretrained(path, **plainly), path, dtype)
     spread = BALANCED if name.device == BALANCED else None
     if name.loader == "huggingface" or name.revision is not None:  # which the bridge ignores
-        hf_model: Any = AutoModelForCausalLM.from_pretrained(path, revision=name.revision, device_map=spread, **options)
-        options = {"hf_model": hf_model, "tokenizer": AutoTokenizer.from_pretrained(path, revision=name.revision)}
+        hf_model: Any = AutoModelForCausalLM.from_pretrained(path, device_map=spread, **plainly, **options)
+        options = {"hf_model": hf_model, "tokenizer": AutoTokenizer.from_pretrained(path, **plainly)}
     if name.loader == "huggingface":
         modules = [module for module, _ in hf_model.named_modules() if module]
         for hook_name in hook_names:
@@ -226,7 +232,8 @@ def directory_fingerprint(directory: Path) -> str:
     stored = cache_directory() / "fingerprints" / f"{name}.json"
     if size >= REMEMBERED_BYTES:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            known = json.loads(stored.read_text(encoding="utf-8"))
+            stored.stat()
+            known = read_signed_json(stored, "it is computed again")
             if known["files"] == states:
                 return str(known["fingerprint"])
         logger.info("reading the %s of %s once to fingerprint the model", naturalsize(size), directory)
@@ -236,5 +243,5 @@ def directory_fingerprint(directory: Path) -> str:
         with file.open("rb") as stream:
             hashlib.file_digest(stream, lambda: digest)
     if size >= REMEMBERED_BYTES:
-        write_json(stored, {"files": states, "fingerprint": digest.hexdigest()})
+        write_json(stored, {"files": states, "fingerprint": digest.hexdigest()}, ())
     return digest.hexdigest()

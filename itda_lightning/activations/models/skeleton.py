@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from itda_lightning.activations.models.adapters import check_no_adapter
+from itda_lightning.activations.models.foreign_code import no_foreign_code
 from itda_lightning.activations.models.language_model import LanguageModelName
 from itda_lightning.activations.models.quantised import quantizer_of, replace_modules
 from itda_lightning.errors import InputError
@@ -44,7 +45,10 @@ def directory_of(name: LanguageModelName) -> Path:
 def config_of(path: Path | str, revision: str | None = None) -> Any:
     """Load the configuration of a model. Raises InputError for an architecture that `transformers` does not know."""
     try:
-        return AutoConfig.from_pretrained(path, revision=revision)
+        with no_foreign_code(str(path)):
+            return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except InputError:
+        raise
     except (ValueError, OSError, KeyError) as error:
         raise InputError(
             f"the model in {path} has no architecture that `transformers` knows "
@@ -84,7 +88,9 @@ def make_skeleton(directory: Path, name: LanguageModelName) -> Any:
     config, device = decoder_config(directory, name), name.torch_device()
     quantizer = quantizer_of(config, directory, name.torch_dtype(), refuse_others=True)
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=name.torch_dtype(), **attention_of(name))
+        options: dict[str, Any] = {"dtype": name.torch_dtype(), "trust_remote_code": False, **attention_of(name)}
+        with no_foreign_code(name.name):
+            model = AutoModelForCausalLM.from_config(config, **options)
     if quantizer is not None:
         replace_modules(model, quantizer, device)
     for module in model.modules():

@@ -19,6 +19,7 @@ from itda_lightning.activations.backends.remote.retries import with_retries
 from itda_lightning.activations.cache import SHARD_ROWS
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.harvesting import RowActivations, check_tokens
+from itda_lightning.activations.models.foreign_code import no_foreign_code
 from itda_lightning.activations.models.language_model import LanguageModelName
 from itda_lightning.activations.models.skeleton import ResidualStream, attention_of, decoder_config
 from itda_lightning.activations.text.rows import Rows
@@ -36,15 +37,16 @@ class ServedModel(ResidualStream):
             raise InputError(f"backend=remote needs nnsight ({error}): pip install 'itda-lightning[remote]'") from error
         path, tokenizer = name.path_or_hub_name(), name.load_tokenizer()
         decoder_config(path, name)
-        self._model: Any = self._nnsight.TransformersModel(
-            path,
-            task="text-generation",
-            revision=name.revision,
-            tokenizer=tokenizer,
-            dtype=name.torch_dtype(),
-            device=name.torch_device(),
-            **attention_of(name),
-        )
+        with no_foreign_code(name.name):
+            self._model: Any = self._nnsight.TransformersModel(
+                path,
+                task="text-generation",
+                revision=name.revision,
+                tokenizer=tokenizer,
+                dtype=name.torch_dtype(),
+                device=name.torch_device(),
+                **attention_of(name),
+            )
         super().__init__(self._model._module, name)
         self.remote = remote
         if remote is True:

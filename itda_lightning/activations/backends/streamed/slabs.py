@@ -5,12 +5,12 @@ its rows at one level, as plain numbers with a checksum at the end, and is named
 disk tell how far a harvest has come: levels of hook points stay, others are removed once the next level is written.
 """
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 import xxhash
@@ -21,7 +21,11 @@ from torch import Tensor
 from itda_lightning.activations.backends.streamed.weight_files import fill
 from itda_lightning.activations.text.split import Split
 from itda_lightning.errors import InputError
-from itda_lightning.machine.atomic_files import explained, remove_parts, write_file, write_json
+from itda_lightning.machine.atomic_files import explained, write_file, write_json
+from itda_lightning.machine.checks import check_at_least
+from itda_lightning.machine.digests import read_signed_json
+from itda_lightning.machine.part_files import remove_parts
+from itda_lightning.machine.schema import check_schema
 
 CHECKSUM_BYTES = xxhash.xxh3_128().digest_size
 PIECE = 2**24
@@ -170,13 +174,21 @@ def locked(directory: Path) -> Iterator[None]:
         ) from error
 
 
+class Rows(TypedDict):
+    """Types of what stands in slabs.json."""
+
+    rows: int
+
+
 def slab_rows(directory: Path, rows: int) -> int:
     """Return the rows per slab with which a killed run began, else ``rows``. Raises InputError if those are too few."""
     path = directory / "slabs.json"
     if not path.exists():
-        write_json(path, {"rows": rows})
+        write_json(path, {"rows": rows}, ())
         return rows
-    first_rows = int(json.loads(path.read_text(encoding="utf-8"))["rows"])
+    remedy = f"remove {directory} to start again"
+    first_rows: int = check_schema(read_signed_json(path, remedy), Rows, str(path), remedy)["rows"]
+    check_at_least(1, {f"rows in {path}": first_rows}, remedy)
     if first_rows > rows:
         raise InputError(
             f"the harvest in {directory} began with slabs of {first_rows} rows, of which the memory holds {rows} now: "

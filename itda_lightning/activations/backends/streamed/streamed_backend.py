@@ -36,7 +36,7 @@ from itda_lightning.activations.harvesting import RowActivations, check_tokens
 from itda_lightning.activations.models.trial_run import n_embeddings
 from itda_lightning.activations.text.split import SPLITS, Split
 from itda_lightning.errors import InputError
-from itda_lightning.machine.atomic_files import remove_parts
+from itda_lightning.machine.part_files import remove_parts
 
 logger = logging.getLogger(__name__)
 

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import write_json
+from itda_lightning.machine.digests import read_signed_json
+from itda_lightning.machine.schema import check_schema
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 # https://huggingface.co/docs/safetensors: 8 bytes for the length of a JSON header, the header, then the tensors' bytes.
@@ -63,7 +65,8 @@ class WeightFiles:
         """Compare tensors read from now on with the checksums in a file, and add missing ones to it."""
         self._digests_file = digests
         if digests.exists():
-            self._digests = json.loads(digests.read_text(encoding="utf-8"))
+            remedy = "remove it, and check the files of the model"
+            self._digests = check_schema(read_signed_json(digests, remedy), dict[str, str], str(digests), remedy)
 
     def size_bytes(self, names: list[str]) -> int:
         """Return the bytes of these tensors on disk."""
@@ -85,7 +88,7 @@ class WeightFiles:
             read[name] = self._read(name, left[: self.tensors[name].size])
             left = left[self._aligned_bytes(name) :]
         if self._digests_file is not None:
-            write_json(self._digests_file, self._digests)
+            write_json(self._digests_file, self._digests, ())
         return read
 
     def _aligned_bytes(self, name: str) -> int:
