@@ -40,6 +40,7 @@ from itda_lightning.saelens.saebench import for_saebench
 Eval = Literal["sparse_probing", "absorption", "autointerp"]
 ABSORPTION = "sae_bench.evals.absorption"
 SEED_OF_WORDS = 0
+TOO_FEW_WORDS, ENOUGH_WORDS = 800, 6000  # tried with SmolLM2-135M at layer 14
 
 
 def saebench(
@@ -83,8 +84,8 @@ def saebench(
         raise InputError(
             "autointerp needs a judge: give --judge.base_url and --judge.model, or leave it out of --evals"
         )
-    if words is not None and words < 1:
-        raise InputError(f"absorption takes at least one word, got words {words}")
+    if words is not None and "absorption" in chosen:
+        check_words(words, settings or {})
     key = judge.key() if judge is not None else ""
     modules = {name: _eval_module(name) for name in chosen}
     entry = load_entry(dictionary, hook_name)
@@ -98,6 +99,8 @@ def saebench(
     folder.mkdir(parents=True, exist_ok=True)
     common = {"llm_dtype": name.dtype, "llm_batch_size": 16} | (settings or {})
     artifacts = str(folder / "artifacts")
+    if "autointerp" in modules:
+        check_text(modules["autointerp"], _local(text), tokens, settings or {}, language_model.model.tokenizer)
     summary: dict[str, Any] = {}
     for eval_name, module in modules.items():
         extra: dict[str, Any] = {}
@@ -112,9 +115,8 @@ def saebench(
             filed = model_name if words is None else f"{model_name}-{words}-words"
         else:
             assert judge is not None
-            local = Path(text).expanduser()
             extra = {
-                "dataset_name": str(local.resolve()) if local.is_dir() else text,
+                "dataset_name": _local(text),
                 "total_tokens": tokens,
                 "n_latents": latents,
             }
@@ -133,6 +135,38 @@ def saebench(
         (folder / "entry_custom_sae_eval_results.json").rename(folder / f"{eval_name}.json")
         write_json(folder / "summary.json", summary)
         print(eval_name, json.dumps(summary[eval_name]))
+
+
+def check_words(words: int, settings: dict[str, Any]) -> None:
+    """Raise InputError if absorption cannot come to a result, which SAEBench would say after minutes.
+
+    It wants first-letter probes with an F1 above .6 for 20 letters; settings of its own for that are taken as they are.
+    """
+    if words < 1:
+        raise InputError(f"absorption takes at least one word, got words {words}")
+    if words <= TOO_FEW_WORDS and not {"min_feats_for_eval", "min_GT_probe_f1"} & set(settings):
+        raise InputError(
+            f"absorption wants good first-letter probes of 20 letters, for which {TOO_FEW_WORDS} words are too few, "
+            f"got words {words}: {ENOUGH_WORDS:,} gave 22 letters on SmolLM2-135M; or set min_feats_for_eval"
+        )
+
+
+def check_text(module: Any, text: str, tokens: int, settings: dict[str, Any], tokenizer: Any) -> None:
+    """Raise InputError if SAEBench does not get so many tokens from a text, of which it only asserts that it does."""
+    length = _config(module, settings | {"model_name": ""}).llm_context_size
+    try:
+        module.dataset_utils.load_and_tokenize_dataset(text, length, tokens, tokenizer)
+    except AssertionError as error:
+        raise InputError(
+            f"{text} gives autointerp fewer than the {tokens:,} tokens of --tokens: SAEBench reads {5 * tokens:,} "
+            "characters of documents longer than 100, so text of over 5 characters per token falls short; "
+            "give more or other text, or fewer --tokens"
+        ) from error
+
+
+def _local(text: str) -> str:
+    place = Path(text).expanduser()
+    return str(place.resolve()) if place.is_dir() else text
 
 
 def _eval_module(name: str) -> Any:

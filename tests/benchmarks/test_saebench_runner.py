@@ -44,6 +44,35 @@ def test_a_number_of_words_that_cannot_be_is_said_first(script, tmp_path):
         script.saebench("nowhere", str(tmp_path / "out"), ["absorption"], words=0)
 
 
+@pytest.mark.parametrize("words", [1, 800])
+def test_too_few_words_for_good_probes_are_refused_first(script, tmp_path, words):
+    with pytest.raises(InputError, match=rf"probes of 20 letters.*got words {words}: 6,000 gave 22 letters"):
+        script.saebench("nowhere", str(tmp_path / "out"), ["absorption"], words=words)
+    script.check_words(words, {"min_feats_for_eval": 5})
+    script.check_words(801, {})
+
+
+def test_a_text_that_gives_too_few_tokens_is_refused(script):
+    class FirstEvalConfig:
+        __dataclass_fields__ = ("model_name", "llm_context_size")
+
+        def __init__(self, model_name: str, llm_context_size: int = 128) -> None:
+            self.llm_context_size = llm_context_size
+
+    def load(text: str, length: int, tokens: int, tokenizer: object) -> None:
+        asked.append((text, length, tokens))
+        assert tokens < 8000
+
+    asked: list[tuple[str, int, int]] = []
+    module = SimpleNamespace(
+        FirstEvalConfig=FirstEvalConfig, dataset_utils=SimpleNamespace(load_and_tokenize_dataset=load)
+    )
+    script.check_text(module, "prose", 7000, {"llm_context_size": 64}, None)
+    with pytest.raises(InputError, match=r"^prose gives autointerp fewer than the 8,000 tokens of --tokens.*40,000"):
+        script.check_text(module, "prose", 8000, {}, None)
+    assert asked == [("prose", 64, 7000), ("prose", 128, 8000)]
+
+
 @pytest.fixture
 def absorption(monkeypatch) -> dict[str, Any]:
     """SAEBench's modules with its function of the vocabulary: the one that defines it and two that import its name."""

@@ -19,6 +19,11 @@ def test_project_citation_and_changelog_have_one_version_and_date() -> None:
     assert citation["version"] == PROJECT["version"]
 
 
+def test_bounds_of_saelens_are_the_versions_that_were_tried() -> None:
+    """Before sae-lens 6.54.9 BatchTopK trains to another sparsity; transformer-lens 4 breaks sae-lens at import."""
+    assert {"sae-lens>=6.54.9", "transformer-lens>=3.0,<4"} <= set(PROJECT["dependencies"])
+
+
 def test_links_are_addresses() -> None:
     assert {"Homepage", "Repository", "Documentation", "Changelog", "Issues"} <= set(PROJECT["urls"])
     assert all(address.startswith("https://") for address in PROJECT["urls"].values())
