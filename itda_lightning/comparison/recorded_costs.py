@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from itda_lightning.errors import InputError
 from itda_lightning.evaluation.entries import Entry
 from itda_lightning.fitting.run_directory import DICTIONARIES, METRICS, is_run
+from itda_lightning.machine.digests import DamagedError, check_signed
 from itda_lightning.results.comparison import Cost
 
 # The settings of a training run that SAELens writes beside an SAE.
@@ -39,7 +41,11 @@ def cost_files(place: Path) -> list[Path]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        raw = file.read_bytes()
+        check_signed(raw)
+        content = json.loads(raw)
+    except DamagedError as error:
+        raise InputError(f"{file} is damaged ({error}): fit again, or remove it to leave its costs out") from error
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from itda_lightning.activations.backends.streamed.slabs import Slab, SlabFiles, cut
+from itda_lightning.activations.backends.streamed.slabs import Slab, SlabFiles, cut, slab_rows
 from itda_lightning.errors import InputError
 
 SLAB = Slab("train", 4, 10)
@@ -119,3 +119,18 @@ def test_a_full_disk(slabs: SlabFiles, tmp_path: Path, monkeypatch: pytest.Monke
     assert slabs.level(SLAB) == 0
     assert read(slabs, SLAB, 0).equal(hidden())
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_rows_that_a_killed_run_began_with(tmp_path: Path) -> None:
+    assert [slab_rows(tmp_path, rows) for rows in (5, 9)] == [5, 5]
+    with pytest.raises(InputError, match="began with slabs of 5 rows, of which the memory holds 4 now: raise memory"):
+        slab_rows(tmp_path, 4)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[5]", "{}", '{"rows": "5"}', '{"rows": 0}', '{"rows": 5, "x": 1}', "\xff"]
+)
+def test_a_damaged_record_of_them(tmp_path: Path, content: str) -> None:
+    (tmp_path / "slabs.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError, match=rf"^[^\n]*slabs\.json[^\n]*remove {tmp_path} to start again$"):
+        slab_rows(tmp_path, 9)

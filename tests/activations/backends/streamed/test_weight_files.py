@@ -135,3 +135,10 @@ def test_bytes_that_are_not_those_of_the_first_reading(sharded: Path, tmp_path: 
     later.read(["c"])
     with pytest.raises(InputError, match=rf"the weight file {file} .*a has changed since it was first read"):
         later.read(["a"])
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"a": 1}', "\xff"])
+def test_a_damaged_record_of_the_first_reading(sharded: Path, tmp_path: Path, content: str) -> None:
+    (tmp_path / "digests.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError, match=r"^[^\n]*digests\.json[^\n]*remove it, and check the files of the model$"):
+        WeightFiles(sharded).check_by(tmp_path / "digests.json")
