@@ -1,6 +1,7 @@
 """What it took to make a loaded entry, read where it was recorded: in its metadata, its run, or SAELens's run."""
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,9 +58,12 @@ def _of_fit(metrics: dict[str, Any]) -> dict[str, float]:
     hook_points = metrics.get("hook_points")
     if not isinstance(seconds, dict) or not isinstance(hook_points, dict) or len(hook_points) != 1:
         return {}  # what one of several hook points took is not recorded
-    whole, harvest, growth = (seconds.get(name) for name in ("all", "harvest", "growth"))
-    if not all(isinstance(time, int | float) for time in (whole, harvest, growth)):
+    (figures,) = hook_points.values()
+    seen = figures.get("activations_seen") if isinstance(figures, dict) else None
+    if seconds.get("growth_activations", seen) != seen:
         return {}
+    times = [seconds.get(name) for name in ("all", "harvest", "growth")]
+    whole, harvest, growth = (float(time) if isinstance(time, int | float) else math.nan for time in times)
     return {"seconds": whole - harvest} if growth > 0 and whole > harvest >= 0 else {}
 
 

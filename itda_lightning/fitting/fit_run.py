@@ -94,6 +94,7 @@ def fit_run(
                 "refinement": refining,
                 "all": time.perf_counter() - start,
                 "harvest_tokens": data.harvested_tokens,
+                "growth_activations": module.growth_activations,
             }
             metrics = _write(trainer, module, directory, seconds)
     finally:
@@ -147,13 +148,13 @@ def _write(
         for wandb_logger in _wandb_loggers(trainer):
             log_dictionary(wandb_logger, dictionary, directory / DICTIONARIES / hook)
     write_json(directory / METRICS, {"hook_points": metrics, "seconds": seconds}, ())
-    tokens = seconds["harvest_tokens"]
+    tokens, grown = seconds["harvest_tokens"], seconds["growth_activations"]
     logger.info(
-        "harvest: %.1f s (%s); growth: %.1f s (%s activations/s); refinement: %.1f s; all: %.1f s",
+        "harvest: %.1f s (%s); growth: %.1f s (%s); refinement: %.1f s; all: %.1f s",
         seconds["harvest"],
         f"{tokens / seconds['harvest']:,.0f} tokens/s" if tokens else "from the cache",
         seconds["growth"],
-        f"{int(module.seen) / max(seconds['growth'], 1e-9):,.0f}",
+        f"{grown / max(seconds['growth'], 1e-9):,.0f} activations/s" if grown else "finished before",
         seconds["refinement"],
         seconds["all"],
     )

@@ -92,7 +92,7 @@ class ITDA(FitState):
             self.hparams["l0"] = k * 2 / 3 if least_gain == 0 else None
         check_arguments(self.hparams)
         self.automatic_optimization = False
-        self.growth_seconds = 0.0
+        self.growth_seconds, self.growth_activations = 0.0, 0  # in this process: a resumed fit begins anew
         self._sums: list[ValidationSums] = []
 
     def setup(self, stage: str) -> None:
@@ -138,6 +138,7 @@ class ITDA(FitState):
         """Encode the batch with the current dictionaries and append those explained worse than the threshold."""
         start = time.perf_counter()
         self.seen += len(batch)
+        self.growth_activations += len(batch)
         steps, tables = {}, {}
         for index, hook in enumerate(self.hook_names):
             dictionary = self.dictionary(hook)

@@ -113,9 +113,11 @@ def test_what_a_run_took_is_read_from_its_metrics(places, data, tmp_path):
         ({}, 6.5),
         ({"harvest": 0.0}, 9.0),
         ({"growth": 0.0}, None),  # of a fit that was resumed when it had grown
+        ({"growth_activations": 30}, None),  # or before
+        ({"growth_activations": 50}, 6.5),
         ({"all": "long"}, None),
     ):
-        content = json.dumps({"hook_points": {HOOK: {}}, "seconds": seconds | changes})
+        content = json.dumps({"hook_points": {HOOK: {"activations_seen": 50}}, "seconds": seconds | changes})
         (run / "metrics.json").write_text(content)
         identities = [identity_of(EntrySettings("a", load=str(place)), data) for place in (run, places["run"])]
         assert identities[0] != identities[1]
