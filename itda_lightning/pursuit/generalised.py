@@ -98,12 +98,23 @@ def unused_last(
 def _best(
     correlation: Float[Tensor, "batch n"], support: Int[Tensor, "batch used"], count: int, nonnegative: bool
 ) -> tuple[Int[Tensor, "batch count"], Float[Tensor, "batch count"]]:
-    """Return the best atoms outside the support, and their scores; -1 and 0 if there are fewer."""
+    """Return the best atoms outside the support, and their scores; -1 and 0 if there are fewer.
+
+    The largest score comes first, and of equal ones the lowest index.
+    """
     score = correlation if nonnegative else correlation.abs()
     # Unused entries go to a column behind the others.
     score = torch.nn.functional.pad(score, (0, count + 1)).scatter(1, support % (score.shape[1] + 1), 0.0)
     score[:, correlation.shape[1] :] = 0.0
-    best, atom = score.topk(count, dim=1)
+    best, atom = score.topk(count, dim=1)  # of equal scores any, in any order
+    least = best[:, -1:]
+    tied = ((score == least).sum(1) > (best == least).sum(1)) & (least[:, 0] > 0)
+    if tied.any():
+        values, indices = score[tied].sort(dim=1, descending=True, stable=True)
+        best[tied], atom[tied] = values[:, :count], indices[:, :count]
+    atom, order = atom.sort(dim=1)
+    best, order = best.gather(1, order).sort(dim=1, descending=True, stable=True)
+    atom = atom.gather(1, order)
     return torch.where(best > 0, atom, -1), best
 
 

@@ -286,6 +286,8 @@ def test_more_latents_than_there_are(language_model, monkeypatch):
     monkeypatch.setattr(probing, "load_datasets", lambda _: pytest.fail("worked before it was checked"))
     with pytest.raises(InputError, match="the SAE has 9 latents, too few for a probe of 16"):
         measure_probing(topk(n=9), language_model, HOOK, ProbeSettings(NAMES))
+    with pytest.raises(pytest.fail.Exception, match="worked"):
+        measure_probing(topk(n=16), language_model, HOOK, ProbeSettings(NAMES))
 
 
 def test_an_sae_of_another_model_or_hook_point(language_model, settings):

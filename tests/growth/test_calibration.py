@@ -74,6 +74,11 @@ def test_a_dictionary_that_fills_within_the_sample():
     assert 100 <= expected.fills_after <= 120
 
 
+def test_the_first_activation_is_judged_before_any_other():
+    x = torch.tensor([[1.0, 0.0], [0.9, 0.4]]).repeat(100, 1)  # either explains the other
+    assert forecast(x, RULE, 50, 10**4).n_atoms == pytest.approx(1)
+
+
 def test_a_sample_of_one():
     assert forecast(torch.ones(1, 4), RULE, 10, 100).n_atoms > 0
 

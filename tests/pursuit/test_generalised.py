@@ -149,6 +149,14 @@ def test_nothing_to_explain_and_nothing_to_explain_with(form):
 
 
 @forms
+@pytest.mark.parametrize("copies", [1, 3, 80])
+def test_exact_ties_go_to_the_lowest_index(form, copies):
+    code = run(Case(torch.tensor([[2.0, -2.0, 2.0, -2.0]]), torch.eye(4).repeat(copies, 1), 6), form)
+    assert code.support[0].tolist() == [0, 1, 2, 3, -1, -1]
+    assert code.coefficients[0].tolist() == [2.0, -2.0, 2.0, -2.0, 0.0, 0.0]
+
+
+@forms
 def test_repeated_atoms_are_used_once(form):
     atoms = torch.nn.functional.normalize(torch.randn(10, 8, generator=torch.Generator().manual_seed(1)), dim=1)
     code = run(Case(atoms[:4] * 3, atoms.repeat(3, 1), 24), form)

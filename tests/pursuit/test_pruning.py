@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import itda_lightning as il
-from itda_lightning.pursuit import PURSUITS, gain_for_l0, leave_one_out, pursue
+from itda_lightning.pursuit import PURSUITS, gain_for_l0, leave_one_out, pruning, pursue
 from tests.oracle import pruned
 from tests.pursuit.cases import Case, cases, make_case
 from tests.pursuit.forms import DTYPES, PRUNING_FORMS, of_form, prepare
@@ -67,6 +67,18 @@ def test_what_an_atom_bears_tells_when_it_leaves(form, case, share, pursuit, non
     assume(not bool(((bears / share - 1).abs() < 1e-6).any()))
     left = leave_one_out(code, case.x, prepared, share, nonnegative).code.support >= 0
     assert torch.equal(left.sum(1), (bears >= share).sum(1))
+
+
+@pytest.mark.parametrize("entries", [1, 700])
+def test_codes_do_not_depend_on_the_size_of_blocks(monkeypatch, entries):
+    case = make_case("random", 20, 40, 16, 8, 1.0, seed=0)
+    code, prepared = code_of(case, "torch gram", "mp", False)
+    whole = leave_one_out(code, case.x, prepared, 0.05, False)
+    monkeypatch.setattr(pruning, "BLOCK_ENTRIES", entries)  # one row at a time, and five
+    parts = leave_one_out(code, case.x, prepared, 0.05, False)
+    assert torch.equal(parts.code.support, whole.code.support)
+    torch.testing.assert_close(parts.code.coefficients, whole.code.coefficients)
+    torch.testing.assert_close(parts.bears, whole.bears)
 
 
 @pytest.mark.parametrize("l0", [1.0, 2.5, 4.0])
