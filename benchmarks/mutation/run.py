@@ -8,9 +8,10 @@ costs what its tests cost. Results are written after every mutant, and a run tha
 
 import argparse
 import contextlib
+import hashlib
+import importlib
 import json
 import os
-import random
 import resource
 import signal
 import tempfile
@@ -76,9 +77,11 @@ def draw(rooms: Sequence[str], per_room: int, seed: int) -> list[tuple[str, Muta
     for room in rooms:
         files = [path for path in sorted((ROOT / PACKAGE).glob(ROOMS[room])) if path.name not in NOT_MUTATED]
         mutants = [mutant for path in files for mutant in mutants_of(ROOT, str(path.relative_to(ROOT)))]
-        random.Random(seed).shuffle(mutants)
+        # By their names, so that what is added to a file or leaves it does not change the draw of others.
+        mutants.sort(key=lambda mutant: hashlib.sha256(f"{seed} {mutant.key}".encode()).digest())
         by_room.append([(room, mutant) for mutant in mutants[:per_room]])
-    return [turn[place] for place in range(per_room) for turn in by_room if place < len(turn)]
+    most = max(map(len, by_room), default=0)
+    return [turn[place] for place in range(most) for turn in by_room if place < len(turn)]
 
 
 class Loop:
@@ -93,7 +96,7 @@ class Loop:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Run every drawn mutant that has no result, or is to be run again."""
         options = self.options
-        drawn = draw(options.rooms, options.per_room, options.seed)
+        drawn = draw(options.rooms, 10**6 if options.keys else options.per_room, options.seed)
         _load_loops()
         for number, (room, mutant) in enumerate(drawn, 1):
             before = self.results.get(mutant.key)
@@ -141,6 +144,8 @@ def _load_loops() -> None:
 
     from itda_lightning.pursuit.prepared import compiler_works
 
+    for name in ("several_steps", "pruning_rows"):  # imported when they are first used
+        importlib.import_module(f"{PACKAGE}.pursuit.kernels.{name}")
     assert compiler_works(torch.float32)
     assert compiler_works(torch.bfloat16)
 

@@ -169,4 +169,4 @@ def test_a_long_batch_streams_within_the_budget():
     # Dense codes would take 800 MB, the Gram 512 MiB; a fresh process, so that its peak is this run's own.
     done = run_python("-c", STREAM)
     above, budget = map(int, done.stdout.split()[-2:])
-    assert above < 1.5 * budget
+    assert above <= budget
