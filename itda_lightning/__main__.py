@@ -33,7 +33,8 @@ def main(args: list[str] | None = None) -> None:
         )
     elif name in COMMANDS:
         sys.argv = [sys.argv[0], *rest]
-        runpy.run_module(f"itda_lightning.{name}", run_name="__main__", alter_sys=True)
+        # The module ends its command itself; this is for what its imports raise.
+        run_command(lambda: runpy.run_module(f"itda_lightning.{name}", run_name="__main__", alter_sys=True))
     else:
         run_command(lambda: _refuse(name))
 

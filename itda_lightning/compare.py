@@ -1,15 +1,13 @@
 """Command: ITDAs beside SAEs on the same held-out tokens (``python -m itda_lightning.compare --help``)."""
 
 import sys
-from pathlib import Path
-
-from jsonargparse import ArgumentParser
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.comparison.comparison_settings import ComparisonSettings
 from itda_lightning.comparison.side_by_side import compare
-from itda_lightning.errors import InputError
 from itda_lightning.machine.command_line import run_command, start_logging
+from itda_lightning.machine.parser import OneLineParser
+from itda_lightning.machine.paths import user_path
 from itda_lightning.report.pages.comparison_page import write_dashboard
 from itda_lightning.report.terminal import print_comparison
 from itda_lightning.report.wandb_log import log_comparison
@@ -24,7 +22,7 @@ def parse(args: list[str] | None = None) -> tuple[ComparisonSettings, Activation
     Raises:
         InputError: a value out of range. An option that does not parse ends the process with exit code 2.
     """
-    parser = ArgumentParser(
+    parser = OneLineParser(
         prog="python -m itda_lightning.compare",
         description="Compare ITDAs with SAEs, and with controls, on the same held-out tokens.",
         allow_abbrev=False,
@@ -32,11 +30,7 @@ def parse(args: list[str] | None = None) -> tuple[ComparisonSettings, Activation
     parser.add_argument("--config", action="config", help="A file of these settings, e.g. configs/compare/NAME.yaml.")
     parser.add_class_arguments(ActivationsDataModule, "data")
     parser.add_class_arguments(ComparisonSettings)
-    parsed = parser.parse_args(args)
-    try:
-        config = parser.instantiate_classes(parsed)
-    except ValueError as error:  # the parser wraps what the settings of an entry refuse
-        raise error.__cause__ if isinstance(error.__cause__, InputError) else InputError(str(error)) from error
+    config = parser.instantiate_classes(parser.parse_args(args))
     return ComparisonSettings(**{name: config[name] for name in ComparisonSettings.__dataclass_fields__}), config.data
 
 
@@ -44,7 +38,7 @@ def main(args: list[str] | None = None) -> int:
     """Parse, compare and print; return the exit code."""
     start_logging()
     settings, data = parse(args)
-    directory = Path(settings.directory).expanduser()
+    directory = user_path(settings.directory)
     page = directory / PAGE
     comparison = compare(settings, data, publish=lambda comparison: write_dashboard(comparison, page))
     print_comparison(comparison)

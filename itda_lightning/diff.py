@@ -3,9 +3,10 @@
 import sys
 
 from itda_lightning.across_models.diffing import Side, check_sides, diff
-from itda_lightning.fitting.run_directory import make_run_directory
+from itda_lightning.fitting.run_directory import result_directory
 from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.command_line import run_command, run_function
+from itda_lightning.machine.paths import user_path
 from itda_lightning.report.pages.model_pages import write_difference_page
 from itda_lightning.report.terminal import print_difference
 from itda_lightning.results.as_json import write_results
@@ -32,22 +33,24 @@ def diff_command(
     Args:
         base: a run directory, a checkpoint, or a saved or exported dictionary, with sources.
         other: a dictionary of another model (a fine-tune, another checkpoint) on the same documents.
-        output: the directory to make.
+        output: the directory to make; one that a killed run of the same command left is taken up again.
         hook_name: hook point of the base's dictionary, if there are several.
         other_hook_name: hook point of the other's dictionary; by default hook_name.
         device: device of the language models: auto, cpu, cuda or cuda:N.
         shown: atoms on the page from either end of each ranking; difference.json has all.
     """
     check_at_least(1, {"--shown": shown})
+    user_path(output, "--output")
     sides = (
         Side.load("base", base, hook_name, device),
         Side.load("other", other, other_hook_name or hook_name, device),
     )
     check_sides(*sides)
-    directory = make_run_directory(output, output, "difference")
-    difference = diff(*sides)
-    write_results(directory / RESULTS, difference)
-    write_difference_page(difference, directory / PAGE, shown)
+    compared = {"diff": [base, other], "hook_names": [side.hook_name for side in sides]}
+    with result_directory(output, compared) as directory:
+        difference = diff(*sides)
+        write_results(directory / RESULTS, difference)
+        write_difference_page(difference, directory / PAGE, shown)
     print_difference(difference)
     sys.stdout.write(f"page: {(directory / PAGE).resolve()}\n")
 

@@ -11,6 +11,7 @@ from itda_lightning.machine.atomic_files import write_json
 from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.command_line import run_command, run_function
 from itda_lightning.machine.output_files import check_output
+from itda_lightning.machine.paths import user_path
 from itda_lightning.report.terminal import print_metrics
 
 # Losses cost far more than what else is measured: a minute for the bundled model on one core.
@@ -44,6 +45,9 @@ def evaluate(
         model_batch_size: largest number of rows per forward pass. Logits of a large vocabulary take much memory.
         device: device of the model and the dictionary: auto, cpu, cuda or cuda:N.
     """
+    check_at_least(1, {"--tokens": tokens, "--model_batch_size": model_batch_size})
+    if output is not None:
+        user_path(output, "--output")
     entry = load_entry(dictionary, hook_name)
     hook = entry.sae.cfg.metadata.hook_name
     path = output_path(dictionary, hook, EVALUATION, output)

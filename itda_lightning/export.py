@@ -7,7 +7,9 @@ from itda_lightning.activations.shuffled import TrainingRows
 from itda_lightning.dictionary.facts import without_local_paths
 from itda_lightning.evaluation.data_of import load_with_data
 from itda_lightning.fitting.loading import load_dictionary
+from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.command_line import run_command, run_function
+from itda_lightning.machine.paths import user_path
 from itda_lightning.saelens import save_export
 
 
@@ -40,14 +42,15 @@ def export(
         nonnegative_view: for "itda": give a signed dictionary two latents per atom with non-negative codes, those of
             negative coefficients last, for programs that count what is above zero.
     """
-    activations = None
+    check_at_least(1, {"--tokens": tokens})
+    path, activations = user_path(output, "--output"), None
     if architecture in ("itda", "matching_pursuit"):
         loaded = load_dictionary(dictionary, hook_name)
     else:
         loaded, hook, data = load_with_data(dictionary, hook_name, data_config, "auto")
         activations = TrainingRows(data, hook).first(tokens)
     loaded.metadata = without_local_paths(loaded.metadata)
-    save_export(loaded, output, architecture, dtype, activations, signed=not nonnegative_view)
+    save_export(loaded, path, architecture, dtype, activations, signed=not nonnegative_view)
     imports = "import itda_lightning.saelens; " if architecture == "itda" else ""
     sys.stdout.write(
         f"wrote {output}: {loaded.n_atoms} atoms of dimension {loaded.d_in} as a SAELens SAE of architecture "

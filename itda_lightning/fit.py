@@ -7,20 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.errors import InputError
 from itda_lightning.fitting.arguments import COMMAND_DEFAULTS, REFINE_HELP, RESUME_HELP
 from itda_lightning.fitting.fit_run import fit_run
 from itda_lightning.fitting.module import ITDA
 from itda_lightning.fitting.refinement import RefinementSettings
 from itda_lightning.fitting.run_directory import RunSettings
 from itda_lightning.fitting.strategy import Replicated
+from itda_lightning.fitting.trainer_options import TRAINER_DEFAULTS, check_options, making_trainer
 from itda_lightning.machine.command_line import run_command, start_logging
+from itda_lightning.machine.parser import OneLineParser
 from itda_lightning.report.terminal import print_metrics
+
+
+class FitParser(OneLineParser, LightningArgumentParser):
+    """Lightning's parser, whose refusals are one line."""
 
 
 class FitCLI(LightningCLI):
@@ -33,43 +36,38 @@ class FitCLI(LightningCLI):
         parser.add_argument("--ckpt_path", type=str | None, default=None, help=RESUME_HELP)
         parser.set_defaults(COMMAND_DEFAULTS)
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and check the options of Lightning before anything is made of them."""
+        super().parse_arguments(parser, args)
+        check_options(self.config.seed_everything, self.config.trainer.as_dict())
+
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Make the trainer, for several processes with the strategy that a fit needs."""
         options = self.config_init["trainer"]
         if options.strategy == "auto" and (options.num_nodes > 1 or str(options.devices) not in ("1", "[0]")):
             kwargs["strategy"] = Replicated()
-        return super().instantiate_trainer(**kwargs)
+        with making_trainer():
+            return super().instantiate_trainer(**kwargs)
 
 
 def parse(args: list[str] | None = None) -> FitCLI:
     """Parse and check the command line (None: this process's); make the trainer, the module and the data."""
-    try:
-        return FitCLI(
-            ITDA,
-            ActivationsDataModule,
-            run=False,
-            save_config_callback=None,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            parser_kwargs={
-                "description": "Fit an ITDA and write a run directory.",
-                "prog": "python -m itda_lightning.fit",
-                "allow_abbrev": False,  # or a mistyped name is taken for the beginning of another
-            },
-            trainer_defaults={
-                "max_epochs": 1,
-                "accelerator": "cuda" if torch.cuda.is_available() else "cpu",  # Apple's GPUs have no float64
-                "devices": 1,
-                "num_sanity_val_steps": 0,
-                "log_every_n_steps": 10,
-                "enable_model_summary": False,
-                "logger": False,
-                "check_val_every_n_epoch": None,
-            },
-            args=args,
-        )
-    except (MisconfigurationException, ModuleNotFoundError) as error:
-        raise InputError(f"the trainer cannot be made: {error}; fix trainer.accelerator or trainer.devices") from error
+    return FitCLI(
+        ITDA,
+        ActivationsDataModule,
+        run=False,
+        save_config_callback=None,
+        auto_configure_optimizers=False,
+        seed_everything_default=0,
+        parser_class=FitParser,
+        parser_kwargs={
+            "description": "Fit an ITDA and write a run directory.",
+            "prog": "python -m itda_lightning.fit",
+            "allow_abbrev": False,  # or a mistyped name is taken for the beginning of another
+        },
+        trainer_defaults=TRAINER_DEFAULTS,
+        args=args,
+    )
 
 
 def main(args: list[str] | None = None) -> Path:

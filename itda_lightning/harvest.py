@@ -4,12 +4,13 @@ import logging
 import sys
 from typing import Any
 
-from jsonargparse import SUPPRESS, ArgumentParser
+from jsonargparse import SUPPRESS
 
 from itda_lightning.activations.backends.harvest_plan import HarvestSettings
 from itda_lightning.activations.backends.harvest_run import harvest
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.machine.command_line import run_command, start_logging
+from itda_lightning.machine.parser import OneLineParser
 from itda_lightning.machine.processes import group_of_torchrun, rank
 
 # Sections of a fit's config other than its data, so that one file serves both commands.
@@ -22,7 +23,7 @@ def parse(args: list[str] | None = None) -> tuple[HarvestSettings, ActivationsDa
     Raises:
         InputError: a value out of range. What does not parse ends the process with exit code 2.
     """
-    parser = ArgumentParser(
+    parser = OneLineParser(
         prog="python -m itda_lightning.harvest",
         description="Write the activations that a fit with the same data section reads.",
         allow_abbrev=False,

@@ -1,7 +1,6 @@
 """Command: write atoms as features of Neuronpedia (``python -m itda_lightning.neuronpedia --help``)."""
 
 import sys
-from pathlib import Path
 
 from itda_lightning.evaluation.data_of import add_prompts, load_with_data
 from itda_lightning.evaluation.held_out_codes import Strength
@@ -9,6 +8,7 @@ from itda_lightning.evaluation.neuronpedia_batches import place_of, write_featur
 from itda_lightning.machine.atomic_files import new_directory
 from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.command_line import run_command, run_function
+from itda_lightning.machine.paths import user_path
 
 
 def neuronpedia(
@@ -49,9 +49,10 @@ def neuronpedia(
     """
     check_at_least(1, {"--atoms_per_batch": atoms_per_batch})
     check_at_least(0, {"--top": top, "--per_interval": per_interval})
+    path = user_path(output, "--output")
     loaded, hook, data = load_with_data(dictionary, hook_name, data_config, device)
     place = place_of(data, hook, model_id, layer, sae_set)
-    with new_directory(Path(output).expanduser()) as directory:
+    with new_directory(path) as directory:
         add_prompts(loaded, data)
         shown = {"top": top, "per_interval": per_interval}
         write_features(directory, place, loaded, data, hook, atoms_per_batch, strength=strength, **shown)

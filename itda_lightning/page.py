@@ -8,6 +8,7 @@ from itda_lightning.evaluation.saelens_evals import EVALUATION, read_metrics
 from itda_lightning.fitting.run_directory import is_run, output_path
 from itda_lightning.machine.command_line import run_command, run_function
 from itda_lightning.machine.output_files import check_output
+from itda_lightning.machine.paths import user_path
 from itda_lightning.report.pages.dictionary_page import write_page
 from itda_lightning.report.terminal import print_decomposition, print_metrics
 
@@ -31,6 +32,8 @@ def page(
         data_config: the fit config whose data section names the model and the documents; by default those of the
             dictionary's own fit.
     """
+    if output is not None:
+        user_path(output, "--output")
     loaded, hook, data = load_with_data(dictionary, hook_name, data_config, device)
     path = output_path(dictionary, hook, PAGE, output)
     check_output(path)

@@ -1,17 +1,17 @@
 """Command: compare models layer by layer on the same tokens (``python -m itda_lightning.similarity --help``)."""
 
 import sys
-from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from itda_lightning.across_models.similarity_settings import SimilaritySettings
 from itda_lightning.across_models.similarity_study import compare_models
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.errors import InputError
 from itda_lightning.fitting.module import ITDA
 from itda_lightning.machine.command_line import run_command, start_logging
+from itda_lightning.machine.parser import OneLineParser
+from itda_lightning.machine.paths import user_path
 from itda_lightning.report.pages.model_pages import write_similarity
 from itda_lightning.report.terminal import print_similarity
 from itda_lightning.report.wandb_log import log_similarity
@@ -28,7 +28,7 @@ def parse(args: list[str] | None = None) -> tuple[SimilaritySettings, dict[str, 
     Raises:
         InputError: a value out of range. An argument that does not parse ends the process with exit code 2.
     """
-    parser = ArgumentParser(
+    parser = OneLineParser(
         prog="python -m itda_lightning.similarity",
         description="Compare language models layer by layer: by the sources of their ITDAs and by their activations.",
         allow_abbrev=False,
@@ -42,10 +42,7 @@ def parse(args: list[str] | None = None) -> tuple[SimilaritySettings, dict[str, 
     parser.add_class_arguments(ITDA, "fit", instantiate=False)
     parser.add_class_arguments(SimilaritySettings)
     parsed: Namespace = parser.parse_args(args)
-    try:
-        config = parser.instantiate_classes(parsed)
-    except ValueError as error:  # the parser wraps the errors of a model's settings
-        raise error.__cause__ if isinstance(error.__cause__, InputError) else InputError(str(error)) from error
+    config = parser.instantiate_classes(parsed)
     settings = SimilaritySettings(**{name: config[name] for name in SimilaritySettings.__dataclass_fields__})
     return settings, parsed.data.as_dict(), parsed.fit.as_dict()
 
@@ -55,7 +52,7 @@ def main(args: list[str] | None = None) -> ModelSimilarity:
     start_logging()
     settings, data, fit = parse(args)
     results = compare_models(settings, data, fit)
-    directory = Path(settings.directory).expanduser()
+    directory = user_path(settings.directory)
     write_results(directory / RESULTS, results)
     write_similarity(results, directory / PAGE)
     print_similarity(results)

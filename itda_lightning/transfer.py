@@ -1,15 +1,17 @@
 """Command: rebuild the dictionary of one model in another (``python -m itda_lightning.transfer --help``)."""
 
 import sys
-from pathlib import Path
 
 from rich.console import Console
 
 from itda_lightning.across_models.source_activations import check_sources
 from itda_lightning.across_models.transfer_study import transfer_and_measure
 from itda_lightning.activations.models.language_model import Loader
+from itda_lightning.dictionary.facts import settings
 from itda_lightning.evaluation.data_of import load_with_data, own_cache
+from itda_lightning.fitting.run_directory import result_directory
 from itda_lightning.machine.command_line import run_command, run_function
+from itda_lightning.machine.paths import user_path
 from itda_lightning.report.pages.comparison_page import write_dashboard
 from itda_lightning.report.terminal import print_comparison
 from itda_lightning.results.as_json import write_results
@@ -41,7 +43,7 @@ def transfer_command(
     Args:
         dictionary: a run directory, a checkpoint, or a saved or exported dictionary, with sources.
         model: the other model: a hub name, a local directory, or bundled:smollm2-135m.
-        output: the directory to make.
+        output: the directory to make; one that a killed run of the same command left is taken up again.
         hook_name: hook point of the dictionary, if there are several.
         target_hook_name: hook point of the other model; by default that of the dictionary.
         loader: loader of the other model: bridge, hooked_transformer or huggingface.
@@ -56,7 +58,7 @@ def transfer_command(
     """
     original, hook, data = load_with_data(dictionary, hook_name, data_config, device)
     check_sources(original.sources, data)
-    directory = Path(output).expanduser()
+    directory = user_path(output, "--output")
     target = data.with_settings(
         model=model,
         loader=loader,
@@ -65,9 +67,11 @@ def transfer_command(
         hook_names=[target_hook_name or hook],
         cache_dir=cache_dir or str(own_cache() if data.hparams["cache_dir"] else directory / "activations"),
     )
-    comparison = transfer_and_measure(original, hook, data, target, output, loss_tokens)
-    write_results(directory / RESULTS, comparison)
-    write_dashboard(comparison, directory / PAGE)
+    given = {"transfer": dictionary, "to": settings(target.hparams), "loss_tokens": loss_tokens}
+    with result_directory(output, given):
+        comparison = transfer_and_measure(original, hook, data, target, directory, loss_tokens)
+        write_results(directory / RESULTS, comparison)
+        write_dashboard(comparison, directory / PAGE)
     # On a narrow terminal, break lines instead of leaving figures out.
     print_comparison(comparison, Console(width=max(TABLE, Console().width)))
     sys.stdout.write(f"page: {(directory / PAGE).resolve()}\n")

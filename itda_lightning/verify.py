@@ -1,12 +1,12 @@
 """Command: verify that files are as they were written (``python -m itda_lightning.verify PATH``)."""
 
 import sys
-from argparse import ArgumentParser
 from collections import Counter
-from pathlib import Path
 
 from itda_lightning.evaluation.verification import verify
 from itda_lightning.machine.command_line import run_command
+from itda_lightning.machine.parser import OneLineParser
+from itda_lightning.machine.paths import user_path
 
 SOME_DAMAGED = 1
 DESCRIPTION = """Verify a run directory, a dictionary, a checkpoint, an export, a cache of activations, a comparison or
@@ -17,10 +17,10 @@ something is."""
 
 def main(args: list[str] | None = None) -> int:
     """Parse the command line, print one line per file and a summary; return the exit code."""
-    parser = ArgumentParser(prog="python -m itda_lightning.verify", description=DESCRIPTION, allow_abbrev=False)
-    parser.add_argument("path", type=Path, help="a file, or a directory with everything below it")
-    path = parser.parse_args(args).path.expanduser()
-    verdicts = verify(path)
+    name = "python -m itda_lightning.verify"
+    parser = OneLineParser(prog=name, usage=f"{name} [--help] path", description=DESCRIPTION, allow_abbrev=False)
+    parser.add_argument("path", type=str, help="a file, or a directory with everything below it")
+    verdicts = verify(user_path(parser.parse_args(args).path))
     for verdict in verdicts:
         sys.stdout.write(f"{verdict.state}: {verdict.path}{verdict.reason and f' ({verdict.reason})'}\n")
     counts = Counter(verdict.state for verdict in verdicts)

@@ -22,6 +22,7 @@ from itda_lightning.fitting.run_directory import DICTIONARIES
 from itda_lightning.fitting.trainer import fit_in_memory
 from itda_lightning.machine.made_once import hash_of, made_once
 from itda_lightning.machine.part_files import is_part
+from itda_lightning.machine.paths import user_path
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ def open_models(models: Sequence[ModelSettings], data: Mapping[str, Any], of_sou
     opened = [
         ComparedModel(one.name, one.hook_names, SameText(**{**data, **one.of_the_model}))
         if one.run is None
-        else _from_run(one, Path(one.run).expanduser(), data)
+        else _from_run(one, user_path(one.run), data)
         for one in models
     ]
     if not of_sources:

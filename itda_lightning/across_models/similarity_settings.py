@@ -8,6 +8,7 @@ from itda_lightning.across_models.alignment import Alignment
 from itda_lightning.activations.models.language_model import Loader
 from itda_lightning.errors import InputError
 from itda_lightning.machine.checks import check_at_least
+from itda_lightning.machine.paths import user_path
 
 OF_SOURCES = ("jaccard", "weighted_jaccard")
 # These decompose a whitened matrix for every resample of every pair of sites.
@@ -82,7 +83,7 @@ class SimilaritySettings:
 
     Raises:
         InputError: no models, two models of one name, no measure, a measure that is unknown or given twice, or a number
-            out of range.
+            out of range, or a directory that no file system holds.
     """
 
     models: list[ModelSettings]
@@ -105,6 +106,7 @@ class SimilaritySettings:
             raise InputError(f"models must have different names, but several are called {duplicates}: rename them")
         if not self.measures or len(set(self.measures) & set(MEASURES)) != len(self.measures):
             raise InputError(f"measures must be some of {list(MEASURES)}, each once, got {self.measures}")
+        user_path(self.directory, "directory")
         check_at_least(0, {"orders": self.orders, "resamples": self.resamples})
         check_at_least(1, {"queries": self.queries, "k": self.k})
         check_at_least(2, {"anchors": self.anchors})

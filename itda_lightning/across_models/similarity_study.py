@@ -5,7 +5,6 @@ import itertools
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +29,7 @@ from itda_lightning.evaluation.facts_strip import machine_facts, short
 from itda_lightning.fitting.module import ITDA
 from itda_lightning.machine.atomic_files import explained
 from itda_lightning.machine.output_files import make_writable_directory
+from itda_lightning.machine.paths import user_path
 from itda_lightning.results.model_similarity import MeasuredSites, ModelSimilarity, Site
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def compare_models(settings: SimilaritySettings, data: Mapping[str, Any], fit: M
     shares = {model.name: len(tokens.spans) / rows.n_kept for model, rows in zip(models, heldout, strict=True)}
     study = Study(settings, models, unit, tokens, shares)
     _check(study)
-    directory = Path(settings.directory).expanduser()
+    directory = user_path(settings.directory)
     with explained(directory, "writing into"):
         make_writable_directory(directory)
     for model in models:

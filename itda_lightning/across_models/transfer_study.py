@@ -24,7 +24,7 @@ from itda_lightning.dictionary.facts import fit_metadata, settings
 from itda_lightning.dictionary.sources import Sources
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.entries import Entry
-from itda_lightning.fitting.run_directory import DICTIONARIES, make_run_directory
+from itda_lightning.fitting.run_directory import DICTIONARIES
 from itda_lightning.machine.atomic_files import write_json
 from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.results.comparison import Comparison, Row
@@ -41,20 +41,19 @@ def transfer_and_measure(
     hook_name: str,
     data: ActivationsDataModule,
     target: ActivationsDataModule,
-    output: str,
+    directory: Path,
     loss_tokens: int,
 ) -> Comparison:
-    """Transfer a dictionary into a new run directory and measure it on held-out tokens of its new model.
+    """Transfer a dictionary into a run directory and measure it on held-out tokens of its new model.
 
-    ``data`` and ``target`` as in ``transfer``. Raises InputError as ``transfer`` and ``Bench``, and for an output that
-    exists. Nothing is written if the model does not load.
+    ``data`` and ``target`` as in ``transfer``. Raises InputError as ``transfer`` and ``Bench``. Nothing is written if
+    the model does not load.
     """
     (hook,) = target.hook_names
-    transferred = EntrySettings("transferred", load=str(Path(output).expanduser() / DICTIONARIES / hook))
-    bench = Bench(target, ComparisonSettings([transferred], output, loss_tokens=loss_tokens))
+    transferred = EntrySettings("transferred", load=str(directory / DICTIONARIES / hook))
+    bench = Bench(target, ComparisonSettings([transferred], str(directory), loss_tokens=loss_tokens))
     target.rows("train")
     _ = target.language_model
-    directory = make_run_directory(output, output, "transfer")
     write_json(directory / "versions.json", versions_and_hardware(), ())
     target.prepare_data()
     rebuilt = transfer(dictionary, data, target)

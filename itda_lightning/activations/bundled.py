@@ -16,6 +16,7 @@ from pathlib import Path
 from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import write_text
 from itda_lightning.machine.made_once import made_once
+from itda_lightning.machine.paths import user_path
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 def cache_directory() -> Path:
     """Return the directory for files that can be made again: ``$ITDA_LIGHTNING_CACHE``, or one in ``~/.cache``."""
-    return Path(os.environ.get("ITDA_LIGHTNING_CACHE", "~/.cache/itda_lightning")).expanduser()
+    return user_path(os.environ.get("ITDA_LIGHTNING_CACHE", "~/.cache/itda_lightning"))
 
 
 def resolve(name: str) -> str:

@@ -47,6 +47,7 @@ from itda_lightning.machine.checksums import (
 from itda_lightning.machine.digests import file_checksum, reason, warn_unsigned
 from itda_lightning.machine.memory import TOO_LITTLE_MEMORY, is_out_of_memory
 from itda_lightning.machine.part_files import remove_parts
+from itda_lightning.machine.paths import user_path
 from itda_lightning.machine.processes import gather_json, n_ranks, rank, wait_for_all
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ class ActivationCache:
             "dtype": identity.cache_dtype,
         }
         key = xxhash.xxh3_64_hexdigest(json.dumps(self.settings, sort_keys=True).encode())
-        self.path = root.expanduser() / f"activations-{key}"
+        self.path = user_path(root) / f"activations-{key}"
         n_shards = -(-len(rows) // SHARD_ROWS)
         self._paths = [self.path / f"data-{shard:05d}-of-{n_shards:05d}.arrow" for shard in range(n_shards)]
         self._checked: set[int] = set()

@@ -20,7 +20,8 @@ from itda_lightning.activations.text.rows import Packing, Rows, draw_rows
 from itda_lightning.activations.text.split import SPLITS, Split
 from itda_lightning.dictionary.facts import settings
 from itda_lightning.errors import InputError
-from itda_lightning.machine.checks import check_at_least, check_choice
+from itda_lightning.machine.checks import check_at_least, check_choice, check_seed
+from itda_lightning.machine.paths import user_path
 from itda_lightning.machine.processes import n_ranks
 
 logger = logging.getLogger(__name__)
@@ -288,6 +289,9 @@ def _check_arguments(arguments: Mapping[str, Any]) -> None:
         )
     if not 0 < arguments["holdout_fraction"] < 1:
         raise InputError(f"data.holdout_fraction must lie between 0 and 1, got {arguments['holdout_fraction']}")
+    if arguments["cache_dir"] is not None:
+        user_path(arguments["cache_dir"], "data.cache_dir")
+    check_seed({"data.seed": arguments["seed"]})
     check_choice(get_args(Packing), {"data.packing": arguments["packing"]})
     check_choice(get_args(Loader), {"data.loader": arguments["loader"]})
     check_choice(BITS, {"data.cache_dtype": arguments["cache_dtype"]})

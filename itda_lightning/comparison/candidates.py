@@ -25,6 +25,7 @@ from itda_lightning.machine.digests import read_signed_json
 from itda_lightning.machine.made_once import hash_of, made_once
 from itda_lightning.machine.memory import PeakMemory
 from itda_lightning.machine.part_files import is_part
+from itda_lightning.machine.paths import user_path
 from itda_lightning.machine.schema import check_schema
 from itda_lightning.results.comparison import Cost, Encoding, Kind
 from itda_lightning.saelens.anatomy import is_of_dictionary
@@ -103,7 +104,7 @@ def make_candidate(
     """
     chosen: dict[str, str] = {}
     if settings.way == "load":
-        place = Path(str(settings.load)).expanduser()
+        place = user_path(str(settings.load))
         entry = load_entry(str(settings.load), hook_name)
         kind: Kind = "itda" if is_of_dictionary(entry.sae) else "sae"
         cost, curve = known_of(entry, place)
@@ -193,7 +194,7 @@ def _described(entry: Entry) -> dict[str, str]:
 
 def _contents(reference: str) -> str:
     """Identify a loaded entry by the hash of the files of a path, or by the name of a release."""
-    path = Path(reference).expanduser()
+    path = user_path(reference)
     if not path.exists():
         return reference
     digest = hashlib.sha256()

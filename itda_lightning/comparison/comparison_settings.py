@@ -8,7 +8,8 @@ from itda_lightning.errors import InputError
 from itda_lightning.fitting.arguments import GrowthPolicy
 from itda_lightning.fitting.module import ITDA
 from itda_lightning.fitting.refinement import RefinementSettings
-from itda_lightning.machine.checks import check_at_least, check_wanted_l0
+from itda_lightning.machine.checks import check_at_least, check_seed, check_wanted_l0
+from itda_lightning.machine.paths import user_path
 from itda_lightning.pursuit import PursuitName
 from itda_lightning.saelens.training_settings import TrainingSettings
 
@@ -39,6 +40,7 @@ class FitSettings:
     l0: float | None = None
 
     def __post_init__(self) -> None:
+        check_at_least(1, {"fit.tokens": self.tokens})
         self.module()
 
     def module(self) -> ITDA:
@@ -74,7 +76,8 @@ class RandomSettings:
     l0: float | None = None
 
     def __post_init__(self) -> None:
-        check_at_least(1, {"random.n_atoms": self.n_atoms, "random.k": self.k})
+        check_at_least(1, {"random.n_atoms": self.n_atoms, "random.k": self.k, "random.tokens": self.tokens})
+        check_seed({"random.seed": self.seed})
         check_wanted_l0("random.l0", self.l0, self.k)
 
 
@@ -94,7 +97,7 @@ class PCASettings:
     tokens: int | None = None
 
     def __post_init__(self) -> None:
-        check_at_least(1, {"pca.k": self.k})
+        check_at_least(1, {"pca.k": self.k, "pca.tokens": self.tokens})
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,7 @@ class ComparisonSettings:
         wandb_project: log the tables and plots to this Weights & Biases project.
 
     Raises:
-        InputError: no entries, two of one name, or a number out of range.
+        InputError: no entries, two of one name, a number out of range, or a directory that no file system holds.
     """
 
     entries: list[EntrySettings]
@@ -188,5 +191,6 @@ class ComparisonSettings:
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise InputError(f"entries must have different names, but several are called {repeated}: rename them")
+        user_path(self.directory, "directory")
         names_of_counts = ("loss_tokens", "model_batch_size", "atoms_shown", "latents_of")
         check_at_least(1, {name: getattr(self, name) for name in names_of_counts})

@@ -6,7 +6,6 @@ import json
 import logging
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +24,7 @@ from itda_lightning.activations.text.tokenizer import special_tokens
 from itda_lightning.errors import InputError
 from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.digests import reason, warn_unsigned
+from itda_lightning.machine.paths import user_path
 from itda_lightning.machine.signed_tensors import read_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
@@ -87,6 +87,8 @@ class ProbeSettings:
             raise InputError(f"probes.datasets must name at least one dataset, and none twice, got {self.datasets}")
         if not self.ks or min(self.ks) < 1:
             raise InputError(f"probes have at least one latent each, got ks={self.ks}")
+        if self.cache_dir is not None:
+            user_path(self.cache_dir, "probes.cache_dir")
         check_at_least(1, {"probes.seeds": self.seeds})
         check_at_least(4, {"probes.train_examples": self.train_examples})
         check_at_least(2, {"probes.test_examples": self.test_examples, "probes.max_tokens": self.max_tokens})
@@ -159,7 +161,7 @@ def cached_activations(
     Raises:
         InputError: a cache file that is damaged or cannot be written; a tokenizer without BOS and EOS.
     """
-    root = (Path(settings.cache_dir).expanduser() if settings.cache_dir else cache_directory()) / "probing"
+    root = (user_path(settings.cache_dir) if settings.cache_dir else cache_directory()) / "probing"
     name = language_model.name
     facts = [FORMAT_VERSION, name.fingerprint(), name.loader, name.dtype, hook_name, settings.max_tokens]
     activations = []

@@ -23,6 +23,7 @@ from itda_lightning.evaluation.facts_strip import data_facts, machine_facts
 from itda_lightning.machine.atomic_files import explained
 from itda_lightning.machine.output_files import make_writable_directory
 from itda_lightning.machine.part_files import remove_parts
+from itda_lightning.machine.paths import user_path
 from itda_lightning.results.as_json import read_results, write_results
 from itda_lightning.results.comparison import Comparison, LatentView, Row
 
@@ -43,7 +44,7 @@ def compare(
     """
     bench = Bench(data, settings)
     check_entries(settings, data, bench.hook_name)
-    directory = Path(settings.directory).expanduser()
+    directory = user_path(settings.directory)
     with explained(directory, "writing into"):
         make_writable_directory(directory)
     for place in (directory, directory / MADE, directory / ROWS):

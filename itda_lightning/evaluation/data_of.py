@@ -12,6 +12,8 @@ from itda_lightning.activations.models.language_model import LanguageModelName
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.loading import load_dictionary
+from itda_lightning.machine.parser import load_config
+from itda_lightning.machine.paths import user_path
 from itda_lightning.machine.schema import check_known
 
 logger = logging.getLogger(__name__)
@@ -42,7 +44,7 @@ def data_for(
     """
     settings = (dictionary.metadata.get("data") if dictionary is not None else None) or None
     if config is not None:
-        replacement = _read(Path(config).expanduser())
+        replacement = _read(user_path(config))
         if settings is not None:
             _check_same_model(settings, replacement, config)
         settings = replacement
@@ -103,7 +105,7 @@ def add_prompts(dictionary: Dictionary, data: ActivationsDataModule) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_config(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"cannot read the config {path}: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("data"), dict):

@@ -8,6 +8,7 @@ from sae_lens import SAE
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.loading import check_readable, load_dictionary
+from itda_lightning.machine.paths import user_path
 from itda_lightning.saelens import from_sae, to_sae
 from itda_lightning.saelens.export_files import SAE_FILES, check_sae_files
 
@@ -35,7 +36,7 @@ def load_entry(reference: str, hook_name: str | None = None, device: str = "cpu"
         InputError: no such path or release, damaged files, an architecture that SAELens does not know, a release that
             is neither reachable nor in the hub cache, another hook point than ``hook_name``, or none.
     """
-    path = Path(reference).expanduser()
+    path = user_path(reference)
     check_readable(path)
     dictionary: Dictionary | None
     if path.exists() and not (path / EXPORT_CONFIG).is_file():

@@ -3,9 +3,13 @@
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
+import torch
+from humanize import naturalsize
+
 from itda_lightning.activations.batches import BadActivations
 from itda_lightning.errors import InputError
 from itda_lightning.machine.checks import check_at_least, check_between, check_choice, check_wanted_l0
+from itda_lightning.machine.memory import total_memory
 from itda_lightning.pursuit import SMALLEST_BUDGET, PursuitName
 
 GrowthPolicy = Literal["sequential", "frozen_batch", "worst_first"]
@@ -23,8 +27,13 @@ COMMAND_DEFAULTS = {
     "model.nonnegative": True,
     "data.cache_dir": "~/.cache/itda_lightning/activations",
 }
+# A code of this many times as many atoms as there are dimensions is surely meant otherwise, and takes all memory.
+MOST_K_PER_DIMENSION = 16
+# Bytes of an atom beside its numbers: its source, its place in the order of growth.
+PER_ATOM = 64
+
 REFINE_HELP = "Refine the atoms after growth; null for not at all, for which model.pursuit omp is better."
-RESUME_HELP = "Resume from this checkpoint, or from the newest one of this run.name with 'last'."
+RESUME_HELP = "Resume from this checkpoint; with 'last', from this run's newest one, or start if it has none yet."
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
@@ -52,4 +61,18 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
         raise InputError(
             "model.paper_threshold belongs to the published rule, which judges every activation by its own energy: set "
             f"model.energy_exponent to 1, got {arguments['energy_exponent']}"
+        )
+
+
+def check_sizes(arguments: Mapping[str, Any], widths: Mapping[str, int]) -> None:
+    """Raise InputError for dictionaries of ``widths`` (hook point -> d_in) that no memory holds, or senseless codes."""
+    most = MOST_K_PER_DIMENSION * min(widths.values())
+    check_between(1, most, {"model.k": arguments["k"]}, f"activations here have {min(widths.values()):,} dimensions")
+    itemsize = getattr(torch, arguments["atoms_dtype"]).itemsize
+    needed = sum(arguments["max_atoms"] * (width * itemsize + PER_ATOM) for width in widths.values())
+    there = total_memory(torch.device("cpu"))
+    if needed > there:
+        raise InputError(
+            f"model.max_atoms {arguments['max_atoms']:,} takes {naturalsize(needed)} at {len(widths)} hook points, but "
+            f"there are {naturalsize(there)} of memory: lower it, or set model.atoms_dtype=bfloat16"
         )

@@ -1,8 +1,11 @@
 """Run one fit from its settings to its run directory: grow, refine, validate, save."""
 
+import errno
 import logging
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +15,29 @@ from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.errors import InputError
+from itda_lightning.fitting.arguments import check_sizes
 from itda_lightning.fitting.checkpoint_io import SafetensorsCheckpointIO
 from itda_lightning.fitting.module import ITDA
 from itda_lightning.fitting.refinement import RefinementSettings, refine
 from itda_lightning.fitting.relabelling import relabel
-from itda_lightning.fitting.run_directory import CONFIG, DICTIONARIES, METRICS, SIGNED, RunSettings, logged
+from itda_lightning.fitting.run_directory import (
+    CHECKPOINTS,
+    CONFIG,
+    DICTIONARIES,
+    METRICS,
+    SIGNED,
+    RunSettings,
+    logged,
+    removed_if_nothing_began,
+)
 from itda_lightning.fitting.strategy import check_strategy
-from itda_lightning.fitting.trainer import StopWhenDone
+from itda_lightning.fitting.trainer import StopWhenDone, end_on_sigterm
 from itda_lightning.fitting.wandb_logger import log_dictionary, make_wandb_logger
 from itda_lightning.machine.atomic_files import write_json, write_text
 from itda_lightning.machine.checksums import CHECKSUMS, write_checksums
+from itda_lightning.machine.command_line import Terminated
 from itda_lightning.machine.digests import file_checksum
+from itda_lightning.machine.processes import together
 from itda_lightning.machine.versions import versions_and_hardware
 
 logger = logging.getLogger(__name__)
@@ -32,6 +47,7 @@ EXPECTED_WARNINGS = (
     "Using ModelCheckpoint with manual optimization",
     ".*configure_optimizers. returned .None.",
     ".*treespec, LeafSpec",
+    "Checkpoint directory .* exists and is not empty",
     "Experiment logs directory .* exists and is not empty",
     "The dirpath has changed",
     # All processes see the same batches and log the same figures.
@@ -54,7 +70,7 @@ def fit_run(
     Args:
         trainer: made by LightningCLI; gets the checkpoints, the stopping rule and the loggers of this run.
         refinement: how the atoms are refined after growth; None for not at all.
-        ckpt_path: checkpoint to resume from, "last" for the newest of this run.
+        ckpt_path: checkpoint to resume from, "last" for the newest of this run, which starts if it has none yet.
         config: text of config.yaml.
 
     Returns:
@@ -62,8 +78,9 @@ def fit_run(
 
     Raises:
         InputError: settings, data, model or checkpoint that do not fit; nothing has been written then. Later: a full
-            disk, or a budget too small for the atoms.
-        KeyboardInterrupt: the fit was interrupted; it can be resumed from its last checkpoint.
+            disk, a budget too small for the atoms, or another process that ended or froze.
+        KeyboardInterrupt, Terminated: the fit was interrupted; it can be resumed from its last checkpoint. Without one
+            nothing of it is left.
     """
     for message in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
@@ -73,18 +90,21 @@ def fit_run(
     checkpoint = run.checkpoint(ckpt_path)
     for split in ("train", "heldout"):
         data.rows(split)
-    _ = data.widths  # loads the model, unless the cache is complete, and checks the hook points
+    check_sizes(module.hparams, data.widths)  # loads the model, unless the cache is complete; checks the hook points
     if not trainer.is_global_zero:
         _equip(trainer, run, None)
-        _fit(trainer, module, data, checkpoint, refinement, run.checkpoint_every)
-        return trainer.strategy.broadcast(Path()), {}
-    directory = run.make_directory(resumed=checkpoint is not None)
+        with together():
+            _fit(trainer, module, data, checkpoint, refinement, run.checkpoint_every)
+            return trainer.strategy.broadcast(Path()), {}
+    directory = run.make_directory(resumed=ckpt_path is not None)
     try:
-        with logged(directory):
+        with removed_if_nothing_began(directory), logged(directory), _explained(directory), together():
             (directory / CHECKSUMS).unlink(missing_ok=True)
             write_text(directory / CONFIG, config)
             write_json(directory / "versions.json", versions_and_hardware(), ())
             logger.info("run directory: %s", directory)
+            if trainer.world_size > 1:
+                logger.info("the fit runs in %d processes", trainer.world_size)
             _equip(trainer, run, directory)
             start = time.perf_counter()
             refining = _fit(trainer, module, data, checkpoint, refinement, run.checkpoint_every)
@@ -96,6 +116,7 @@ def fit_run(
                 "harvest_tokens": data.harvested_tokens,
                 "growth_activations": module.growth_activations,
             }
+            trainer.strategy.broadcast(directory)  # the others need not wait for what follows
             metrics = _write(trainer, module, directory, seconds)
     finally:
         for wandb_logger in _wandb_loggers(trainer):
@@ -103,7 +124,21 @@ def fit_run(
     # The dictionaries and checkpoints have digests of their own.
     files = [directory / name for name in SIGNED if (directory / name).exists()]
     write_checksums(directory, {file.name: file_checksum(file) for file in files})
-    return trainer.strategy.broadcast(directory), metrics
+    return directory, metrics
+
+
+@contextmanager
+def _explained(directory: Path) -> Iterator[None]:
+    """Turn a full disk, wherever a library finds it, into an InputError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(
+            f"no space left while writing the run directory {directory}: free some space; what was written before is "
+            "whole, and --ckpt_path last resumes the run"
+        ) from error
 
 
 def _fit(
@@ -131,6 +166,9 @@ def _fit(
             trainer.validate(module, datamodule=data, verbose=False)
         elif module.refinements:
             raise InputError("the checkpoint is of a fit that refines its atoms: resume with its own config.yaml")
+    except Terminated:
+        logger.info("terminated: --ckpt_path last resumes from the last checkpoint of this run")
+        raise
     except (SystemExit, KeyboardInterrupt) as error:  # Lightning turns an interrupt from the keyboard into an exit
         logger.info("interrupted: --ckpt_path last resumes from the last checkpoint of this run")
         raise KeyboardInterrupt from error
@@ -169,10 +207,11 @@ def _equip(trainer: Any, run: RunSettings, directory: Path | None) -> None:
         if run.wandb_project is not None and (wandb_logger := make_wandb_logger(run.wandb_project, directory)):
             loggers.append(wandb_logger)
         trainer.loggers = [*trainer.loggers, *loggers]
+    end_on_sigterm(trainer)
     trainer.strategy.checkpoint_io = SafetensorsCheckpointIO()
     trainer.val_check_interval = trainer.val_check_batch = run.validate_every
     checkpoints = ModelCheckpoint(
-        directory / "checkpoints" if directory is not None else None,  # broadcast by the first process
+        directory / CHECKPOINTS if directory is not None else None,  # broadcast by the first process
         filename="step{step}",
         auto_insert_metric_name=False,
         save_last=True,

@@ -13,6 +13,7 @@ from itda_lightning.dictionary.dictionary import REFINEMENT, Dictionary
 from itda_lightning.dictionary.facts import FitMetadata, fit_metadata, settings
 from itda_lightning.dictionary.sources import COLUMNS, Prompt, Sources
 from itda_lightning.errors import InputError
+from itda_lightning.fitting.arguments import check_sizes
 from itda_lightning.machine.digests import reason
 from itda_lightning.pursuit import check_unit_rows
 
@@ -212,6 +213,7 @@ class FitState(L.LightningModule):
         )
 
     def _make_dictionaries(self, widths: dict[str, int]) -> None:
+        check_sizes(self.hparams, widths)
         self.hook_names, hooks = list(widths), len(widths)
         no_sources = Sources(torch.zeros(0, len(COLUMNS), dtype=torch.int64), self.dataset)
         options = {name: self.hparams[name] for name in ("k", "pursuit", "nonnegative", "least_gain", "memory_budget")}

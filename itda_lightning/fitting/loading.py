@@ -15,6 +15,7 @@ from itda_lightning.fitting.checkpoint_io import read_checkpoint
 from itda_lightning.fitting.run_directory import DICTIONARIES, is_run
 from itda_lightning.machine.digests import reason
 from itda_lightning.machine.part_files import is_part
+from itda_lightning.machine.paths import user_path
 from itda_lightning.saelens import load_export
 
 EXPORT_FILES = ("cfg.json", "sae_weights.safetensors")
@@ -40,7 +41,7 @@ def load_dictionary(path: str | Path, hook_name: str | None = None, device: str 
         >>> il.load_dictionary("saved").n_atoms
         4
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     check_readable(path)
     if path.is_file():
         return _from_checkpoint(path, hook_name, device)

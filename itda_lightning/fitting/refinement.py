@@ -26,7 +26,7 @@ from itda_lightning.growth import (
     unmix,
     unmixing_steps,
 )
-from itda_lightning.machine.checks import check_at_least, check_between
+from itda_lightning.machine.checks import check_at_least, check_between, check_seed
 from itda_lightning.machine.processes import rank
 from itda_lightning.pursuit import pursue_among_ranks
 
@@ -78,6 +78,7 @@ class RefinementSettings:
             raise InputError(f"refine.rate must be above 0 and at most 1 radian, got {self.rate}")
         if self.unmix is not None and not 0 < self.unmix < 1:
             raise InputError(f"refine.unmix must be a cosine above 0 and below 1, got {self.unmix}: null for none")
+        check_seed({"refine.seed": self.seed})
         if data.hparams["cache_dir"] is None:
             raise InputError(
                 "refinement reads the activations more than once, so they must be on disk: set data.cache_dir, or "

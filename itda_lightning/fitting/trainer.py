@@ -27,8 +27,9 @@ class StopWhenDone(L.Callback):
         self._sizes, self._unchanged = state_dict["sizes"], state_dict["unchanged"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """End at once if the fit is resumed from its last step."""
+        """End at once if the fit is resumed from its last step, after the validation that belongs to it."""
         assert isinstance(pl_module, ITDA)
+        validate_where_resumed(trainer, pl_module)
         trainer.should_stop = pl_module.full or self._unchanged >= self.patience
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
@@ -43,6 +44,31 @@ class StopWhenDone(L.Callback):
         elif self._unchanged >= self.patience:
             logger.info("no new atom in %d steps: the fit ends at %s atoms", self.patience, sizes)
             trainer.should_stop = True
+
+
+def validate_where_resumed(trainer: L.Trainer, module: ITDA) -> None:
+    """Validate at the step that a fit is resumed from, if its checkpoint was written just before that validation."""
+    every, validation = trainer.val_check_batch, trainer.fit_loop.epoch_loop.val_loop
+    due = isinstance(every, int) and trainer.global_step > 0 and trainer.global_step % max(every, 1) == 0
+    if due and not any(entry["seen"] == int(module.seen) for entry in module.history):
+        validation.restarting = False  # or it takes its last batches for done
+        trainer.validating = True
+        validation.run()
+        trainer.training = True
+
+
+def end_on_sigterm(trainer: Any) -> None:
+    """Let SIGTERM end a trainer's process at once, as the command does, and those that it started with it.
+
+    Lightning's own handler goes on until the end of a batch, so all through a harvest, and in several processes waits
+    in a broadcast in the middle of whatever else they exchange.
+    """
+
+    def end(signal_number: int, _: object) -> None:
+        if (launcher := trainer.strategy.launcher) is not None:
+            launcher.kill(signal_number)
+
+    trainer._signal_connector._sigterm_notifier_fn = end
 
 
 def fit_in_memory(module: ITDA, data: ActivationsDataModule) -> None:

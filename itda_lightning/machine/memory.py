@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import torch
 
-DEFAULT_SHARE = 0.5  # of the machine's memory; only large dictionaries use most of it
+DEFAULT_SHARE = 0.5  # of all memory; only large dictionaries use most of it
 SMALLEST_BUDGET = 2**20
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 TOO_LITTLE_MEMORY = (
@@ -30,12 +30,17 @@ def memory_budget(device: torch.device, given: int | None = None) -> int:
         if given < SMALLEST_BUDGET:
             raise ValueError(f"memory_budget is in bytes and must be at least {SMALLEST_BUDGET:,} (1 MiB), got {given}")
         return given
+    return int(total_memory(device) * DEFAULT_SHARE)
+
+
+def total_memory(device: torch.device) -> int:
+    """Return the bytes of a GPU's memory, or of the machine's (or container's)."""
     if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory * DEFAULT_SHARE)
+        return torch.cuda.get_device_properties(device).total_memory
     total = _memory_of_the_machine()
     with contextlib.suppress(OSError, ValueError):  # no control groups, or no limit ("max")
         total = min(total, int(CGROUP_LIMIT.read_text()))
-    return int(total * DEFAULT_SHARE)
+    return total
 
 
 def is_out_of_memory(error: BaseException) -> bool:

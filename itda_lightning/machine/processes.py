@@ -6,8 +6,10 @@ set up. In a single process, each function returns its own input.
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -18,18 +20,52 @@ from torch import Tensor
 
 from itda_lightning.errors import InputError
 
+# The variable of the environment with the seconds that a process waits for the others, and its default.
+TIMEOUT, DEFAULT_TIMEOUT = "ITDA_LIGHTNING_TIMEOUT", 300.0
+LONGEST_TIMEOUT = 30 * 24 * 3600.0
+# What gloo, NCCL and the store say if a process ended, froze or cannot be reached; they raise plain RuntimeErrors.
+OF_THE_GROUP = re.compile(
+    r"gloo|NCCL|ProcessGroup|Connection (closed|reset|refused)|Timed? ?out|Broken pipe|TCPStore|rendezvous",
+    re.IGNORECASE,
+)
+
+
+def process_timeout() -> timedelta:
+    """Return how long a process waits for the others: ``ITDA_LIGHTNING_TIMEOUT`` in seconds, by default 5 minutes.
+
+    Raises:
+        InputError: the variable is no number of seconds.
+    """
+    given = os.environ.get(TIMEOUT, "")
+    try:
+        seconds = float(given) if given.strip() else DEFAULT_TIMEOUT
+    except ValueError:
+        seconds = -1.0
+    if not 1 <= seconds <= LONGEST_TIMEOUT:
+        raise InputError(f"{TIMEOUT} must be between 1 and {LONGEST_TIMEOUT:,.0f} seconds, got {given!r}")
+    return timedelta(seconds=seconds)
+
 
 @contextmanager
 def group_of_torchrun() -> Iterator[None]:
-    """Join the processes that torchrun started for the length of the block; do nothing if it started none."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    """Join the processes that torchrun started for the length of the block; do nothing if it started none.
+
+    Raises InputError, here and in the block, if the others end or freeze, or cannot be reached.
+    """
+    if os.environ.get("WORLD_SIZE", "1") == "1":
         yield
         return
-    dist.init_process_group("gloo")
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    with together():
+        try:
+            dist.init_process_group("gloo", timeout=process_timeout())
+        except ValueError as error:  # variables that do not name a group
+            raise InputError(
+                f"cannot join the processes of torchrun: {error}; unset WORLD_SIZE for one process"
+            ) from error
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
 
 
 def n_ranks() -> int:
@@ -56,7 +92,7 @@ def gather_rows(own: Shaped[Tensor, "own ..."], counts: list[int]) -> Shaped[Ten
     sent = _on_wire(own.new_zeros(max(counts), *own.shape[1:]))
     sent[: len(own)] = own
     received = [torch.empty_like(sent) for _ in counts]
-    with _together():
+    with together():
         dist.all_gather(received, sent)
     return torch.cat([part[:count] for part, count in zip(received, counts, strict=True)]).to(own.device)
 
@@ -66,7 +102,7 @@ def broadcast(value: Tensor, source: int) -> Tensor:
     if n_ranks() == 1:
         return value
     sent = _on_wire(value).contiguous()
-    with _together():
+    with together():
         dist.broadcast(sent, source)
     return sent.to(value.device)
 
@@ -76,7 +112,7 @@ def add_up(value: Tensor) -> Tensor:
     if n_ranks() == 1:
         return value
     total = _on_wire(value).clone()
-    with _together():
+    with together():
         dist.all_reduce(total)
     return total.to(value.device)
 
@@ -101,11 +137,29 @@ def _on_wire(value: Tensor) -> Tensor:
 
 
 @contextmanager
-def _together() -> Iterator[None]:
+def together() -> Iterator[None]:
+    """Turn what a group raises in the block, Lightning's own barriers included, into an InputError of one line."""
     try:
         yield
-    except RuntimeError as error:  # another process has ended, or the network failed
-        raise InputError(
-            f"process {rank()} of {n_ranks()} lost the others ({str(error).splitlines()[0]}): one of them ended, and "
-            "its own output says why; what was written stays, and --ckpt_path last resumes the run"
-        ) from error
+    except RuntimeError as error:
+        if (words := lost_others(error)) is None:
+            raise
+        raise InputError(words) from error
+
+
+def lost_others(error: BaseException) -> str | None:
+    """Return in words what a group of processes raised because others ended or froze; None for any other error."""
+    in_group = n_ranks() > 1 or os.environ.get("WORLD_SIZE", "1") != "1"
+    if not (in_group and isinstance(error, RuntimeError)):
+        return None
+    if not (isinstance(error, dist.DistError) or OF_THE_GROUP.search(str(error))):
+        return None
+    who = f"process {rank()} of {n_ranks()}" if n_ranks() > 1 else "this process"
+    seconds = process_timeout().total_seconds()
+    # Without gloo's source file, and its advice to look at the other process.
+    reason = re.sub(r"\[\S*/gloo/\S*\] ", "", str(error).splitlines()[0]).partition(". This is typically")[0]
+    return (
+        f"{who} lost the others ({reason}): one of them ended, and its own output says why, or did "
+        f"not answer for {seconds:g} s, which {TIMEOUT} sets; what was written stays, and --ckpt_path last resumes the "
+        "run"
+    )

@@ -22,6 +22,7 @@ from itda_lightning.dictionary.reconstruction_error import ReconstructionSums
 from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import new_directory
 from itda_lightning.machine.memory import PeakMemory
+from itda_lightning.machine.paths import user_path
 from itda_lightning.saelens.export_files import check_sae_files
 from itda_lightning.saelens.sae_metadata import site_metadata
 from itda_lightning.saelens.training_settings import TrainingSettings
@@ -66,7 +67,7 @@ def train_sae(
         InputError: ``output`` exists or cannot be written, as ``TrainingRows`` and ``shuffled_batches``, a ``start``
             that is not an SAE of this kind, or a training that diverged.
     """
-    output = Path(output).expanduser()
+    output = user_path(output)
     start = None if settings.start is None else _loaded(settings.start)  # refused before anything is harvested
     with new_directory(output) as directory:
         # SAELens's own runner loads the language model, excludes tokens by their id only (so not padding), does not
@@ -112,8 +113,8 @@ def _trainer(
 
 def _loaded(place: str) -> SAE[Any]:
     try:
-        sae = SAE.load_from_disk(Path(place).expanduser())
-        check_sae_files(Path(place).expanduser())
+        sae = SAE.load_from_disk(user_path(place))
+        check_sae_files(user_path(place))
         return sae
     except InputError:
         raise

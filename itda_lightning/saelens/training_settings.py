@@ -9,7 +9,7 @@ from sae_lens.registry import get_sae_training_class
 from sae_lens.saes.sae import SAEMetadata, TrainingSAEConfig
 
 from itda_lightning.errors import InputError
-from itda_lightning.machine.checks import check_at_least, check_between, check_choice
+from itda_lightning.machine.checks import check_at_least, check_between, check_choice, check_seed
 
 TrainedArchitecture = Literal["standard", "topk", "batchtopk", "jumprelu", "matching_pursuit"]
 STARTED = ("topk", "jumprelu")  # what dictionaries are exported as
@@ -76,6 +76,8 @@ class TrainingSettings:
         positive = {f"training.{name}": getattr(self, name) for name in ("n_latents", "batch_size", "buffer_bytes")}
         check_at_least(1, positive)
         check_at_least(self.batch_size, {"training.samples": self.samples}, "that is one batch")
+        check_at_least(1, {"training.tokens": self.tokens})
+        check_seed({"training.seed": self.seed})
         if self.start is not None:
             check_choice(STARTED, {"training.architecture, with a training.start": self.architecture})
         if not 0 < self.learning_rate < float("inf"):

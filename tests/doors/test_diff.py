@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from itda_lightning.diff import diff_command
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.loading import load_dictionary
+from itda_lightning.fitting.run_directory import result_directory
 from itda_lightning.results.as_json import from_json
 from itda_lightning.results.difference import Difference
 from tests.other_model import other_model_dir, other_run  # noqa: F401  fixtures
@@ -57,6 +59,34 @@ def test_what_cannot_be_compared_is_refused_and_nothing_is_written(tiny_run, tmp
     with pytest.raises(InputError, match=re.escape(message)):
         diff_command(**(arguments | options))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_killed_run_of_the_same_command_is_given_its_directory_again(tmp_path) -> None:
+    given = {"diff": ["a", "b"]}
+    output = tmp_path / "deep" / "out"
+
+    def killed() -> None:
+        with result_directory(str(output), given) as directory:
+            (directory / "dictionaries" / "x").mkdir(parents=True)
+            sys.exit()  # which cleans as little as a kill
+
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            killed()
+    with pytest.raises(InputError, match=r"the run directory .*out exists already: a run never overwrites another"):
+        result_directory(str(output), {"diff": ["a", "c"]}).__enter__()
+    with result_directory(str(output), given) as directory:
+        assert [entry.name for entry in directory.iterdir()] == ["unfinished.json"]
+        (directory / "difference.json").touch()
+    assert [entry.name for entry in output.iterdir()] == ["difference.json"]
+    with pytest.raises(InputError, match="exists already"):
+        result_directory(str(output), given).__enter__()
+
+
+def test_a_command_that_fails_before_it_writes_leaves_no_directory(tmp_path) -> None:
+    with pytest.raises(InputError, match="no such model"), result_directory(str(tmp_path / "out"), {}):
+        raise InputError("no such model")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_output_that_exists_is_left_alone(tiny_run, tmp_path) -> None:

@@ -21,8 +21,7 @@ from itda_lightning.fitting import checkpoint_io as checkpoints
 from itda_lightning.fitting.checkpoint_io import read_checkpoint
 from itda_lightning.fitting.module import ITDA
 from itda_lightning.fitting.run_directory import RunSettings
-from tests.fits import HOOK, fit_arguments, fit_in_child
-from tests.processes import run_python
+from tests.fits import HOOK, fit_arguments
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 
@@ -155,74 +154,6 @@ def test_a_calibrated_threshold_fills_the_dictionary_in_the_last_half_of_the_bud
     assert re.search(r"\(calibrated\); a sample of \d+ activations forecasts", (run / "fit.log").read_text())
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--model.max_atom", "3"], r"max_atom\b"),
-        (["--data.tokens", "3"], r"tokens"),
-        (["--runs.name", "x"], r"runs"),
-        (["--model.k", "many"], r"model\.k.*many"),
-        (["--model.pursuit", "gradient"], r"model.pursuit.*gradient"),
-        (["--data.hook_names", "3"], r"hook_names"),
-        (["--run.patience", "0.5"], r"run\.patience.*0\.5"),
-        (["--model.center", "perhaps"], r"center.*perhaps"),
-        (["--config", "nowhere.yaml"], r"nowhere.yaml"),
-    ],
-)
-def test_options_that_do_not_exist_or_do_not_parse(arguments, capsys, tmp_path, options, message):
-    with pytest.raises(SystemExit) as ended:
-        main([*arguments(), *options])
-    assert ended.value.code == 2
-    assert re.search(message, capsys.readouterr().err.split("error:")[-1], re.DOTALL)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("group", "key"), [("model", "max_atom"), ("data", "hooks"), ("run", "patient"), (None, "mode")]
-)
-def test_a_mistyped_key_in_a_file_is_named(arguments, capsys, tmp_path, group, key):
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump({group: {key: 1}} if group else {key: 1}))
-    with pytest.raises(SystemExit) as ended:
-        main([*arguments(), "--config", str(tmp_path / "config.yaml")])
-    assert ended.value.code == 2
-    assert key in capsys.readouterr().err.split("error:")[-1]
-
-
-def test_required_settings_are_named(capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(["--data.hook_names", f"[{HOOK}]", "--data.dataset", "x"])
-    assert ended.value.code == 2
-    assert "data.model" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("others", "message"),
-    [
-        ({"run__checkpoint_every": 0}, r"run.checkpoint_every must be at least 1, got 0"),
-        ({"run__validate_every": -1}, r"run.validate_every must be at least 1, got -1"),
-        ({"run__patience": 0}, r"run.patience must be at least 1, got 0"),
-        ({"model__threshold": 1.5}, r"model.threshold 1.5 can never append an atom"),
-        ({"data__hook_names": "[blocks.7.hook_resid_post]"}, r"no hook point 'blocks.7.hook_resid_post'"),
-        ({"data__training_tokens": 10**9}, r"data.training_tokens asks for 1,000,000,000 tokens"),
-        ({"data__device": "cuda:99"}, r"the device cuda:99 was asked for but \d+ CUDA devices are available"),
-        ({"trainer__accelerator": "tpu"}, r"the trainer cannot be made: .*; fix trainer.accelerator"),
-        (
-            {"trainer__devices": 2, "trainer__strategy": "ddp"},
-            r"2 processes fit an ITDA with strategy=itda_lightning.Replicated\(\), not DDPStrategy",
-        ),
-    ],
-)
-def test_bad_settings_are_refused_before_anything_is_written(arguments, tmp_path, others, message):
-    with pytest.raises(InputError, match=message):
-        main(arguments(**others))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_budget_below_the_number_of_atoms(arguments):
-    with pytest.raises(InputError, match=r"cannot calibrate .* a budget of 1,\d+ activations cannot fill 5,000 atoms"):
-        main(arguments(model__threshold=None, model__max_atoms=5000))
-
-
 def test_help_explains_every_setting(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
@@ -273,6 +204,23 @@ def test_a_full_disk_during_a_checkpoint(arguments, tmp_path, monkeypatch):
     assert_same(main([*arguments(), "--ckpt_path", "last"]), whole)
 
 
+def test_a_full_disk_in_the_metrics_is_one_line_and_the_checkpoints_stay(arguments, tmp_path, monkeypatch):
+    make = RunSettings.make_directory
+
+    def make_with_full_metrics(self, resumed):
+        directory = make(self, resumed)
+        (directory / "metrics.csv").symlink_to("/dev/full")
+        return directory
+
+    monkeypatch.setattr(RunSettings, "make_directory", make_with_full_metrics)
+    with pytest.raises(
+        InputError,
+        match=r"no space left while writing the run directory .*itda-001: free .*--ckpt_path last",
+    ):
+        main(arguments())
+    assert read_checkpoint(tmp_path / "itda-001" / "checkpoints" / "last.ckpt")["global_step"] >= 3
+
+
 def test_a_full_disk_while_the_dictionary_is_saved(arguments, tmp_path, monkeypatch):
     def full(tensors, path):
         raise OSError(errno.ENOSPC, "full")
@@ -287,33 +235,3 @@ def test_a_full_disk_while_the_dictionary_is_saved(arguments, tmp_path, monkeypa
     # The last checkpoint is that of the last whole three steps; the fit goes on from there to its end.
     assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] >= 13
     assert (main([*arguments(), "--ckpt_path", "last"]) / "metrics.json").is_file()
-
-
-def test_a_run_directory_that_cannot_be_made(arguments, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"not permitted while making a run directory in .*file"):
-        main(arguments(run__runs_directory=tmp_path / "file" / "runs"))
-
-
-@pytest.mark.parametrize(
-    ("others", "message"),
-    [
-        ({"data__model": "/nowhere/model"}, "error: cannot load the tokenizer of the language model '/nowhere/model'"),
-        ({"data__dataset": "/nowhere/text"}, "error: cannot load the dataset '/nowhere/text'"),
-        ({"run__directory": "/proc/none/run"}, "error: failed while making the run directory /proc/none/run"),
-        ({"model__k": 0}, "error: model.k must be at least 1, got 0"),
-        ({"model__memory_budget": 1000}, "error: model.memory_budget must be at least 1,048,576, got 1,000"),
-    ],
-)
-def test_bad_input_is_one_line_and_exit_code_2(arguments, tmp_path, others, message):
-    assert fit_in_child(arguments(**others), tmp_path / "output") == 2
-    output = (tmp_path / "output").read_text().rstrip()
-    assert output.splitlines()[-1].startswith(message)
-    assert "Traceback" not in output
-
-
-def test_the_command_itself(arguments):
-    ended = run_python("-m", "itda_lightning.fit", *arguments(), "--run.nmae", "x")
-    assert ended.returncode == 2
-    assert "nmae" in ended.stderr
-    assert "Traceback" not in ended.stderr

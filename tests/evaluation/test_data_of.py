@@ -103,6 +103,7 @@ def test_nothing_says_what_to_read(dictionary):
         (None, r"cannot read the config .*foreign.yaml"),
         ("a: [", r"cannot read the config .*foreign.yaml"),
         ("\x00", r"cannot read the config .*foreign.yaml"),
+        ("data: {}\nmodel: 3\ndata: {}", r"cannot read the config .*foreign.yaml: the key 'data' is given twice"),
         ("just text", r"foreign.yaml has no data section: give a config of itda_lightning.fit"),
         ("model: 3", r"foreign.yaml has no data section"),
         ("data: [1]", r"foreign.yaml has no data section"),

@@ -219,9 +219,27 @@ def test_last_is_the_newest_of_the_runs_of_exactly_this_name(tmp_path):
     assert run.checkpoint(None) is None
 
 
-def test_last_where_there_is_none(tmp_path):
+def test_last_where_there_is_none_starts_the_run(tmp_path, caplog):
+    """A run that was killed in its harvest has a directory and no checkpoint."""
+    caplog.set_level("INFO", "itda_lightning")
     (tmp_path / "fit-001" / "checkpoints").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"ckpt_path=last: no run named fit in .* has a checkpoint; give the path"):
-        RunSettings(runs_directory=str(tmp_path), name="fit").checkpoint("last")
-    with pytest.raises(InputError, match=r"ckpt_path=last: neither fit-001 nor a run that resumed it in .* has"):
-        RunSettings(directory=str(tmp_path / "fit-001")).checkpoint("last")
+    named = RunSettings(runs_directory=str(tmp_path), name="fit")
+    assert named.checkpoint("last") is None
+    assert "ckpt_path=last: no run named fit in" in caplog.text
+    assert named.make_directory(resumed=True) == tmp_path / "fit-002"
+    given = RunSettings(directory=str(tmp_path / "fit-001"))
+    assert given.checkpoint("last") is None
+    assert "neither fit-001 nor a run that resumed it in" in caplog.text
+    assert given.make_directory(resumed=True) == tmp_path / "fit-001-resumed-001"
+    assert RunSettings(directory=str(tmp_path / "new")).make_directory(resumed=True) == tmp_path / "new"
+
+
+def test_a_fit_resumed_at_the_step_of_a_validation_has_that_validation(tiny_model_dir, prose_file, tmp_path):
+    """A checkpoint is written before the validation of its step. The same command line starts and resumes."""
+    arguments = fit_arguments(tiny_model_dir, prose_file, tmp_path, run__checkpoint_every=5, run__validate_every=5)
+    whole = main([*arguments, "--ckpt_path", "last"])
+    assert read_checkpoint(whole / "checkpoints" / "last.ckpt")["global_step"] == 15
+    resumed = main([*arguments, "--ckpt_path", "last"])
+    facts = [(run / "dictionaries" / HOOK / "dictionary.json").read_bytes() for run in (whole, resumed)]
+    assert facts[1] == facts[0]
+    assert len(json.loads(facts[0])["metadata"]["validation"]) == 4

@@ -1,6 +1,7 @@
 """Run directories: one a run, never reused."""
 
 import json
+import logging
 import re
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,7 +9,8 @@ import pytest
 import torch
 
 from itda_lightning.errors import InputError
-from itda_lightning.fitting.run_directory import RunSettings, make_run_directory
+from itda_lightning.fitting.run_directory import RunSettings, logged, make_run_directory, removed_if_nothing_began
+from itda_lightning.machine.command_line import Terminated
 from itda_lightning.machine.part_files import _machine
 from itda_lightning.machine.versions import versions_and_hardware
 
@@ -65,6 +67,49 @@ def test_a_place_where_nothing_can_be_made(tmp_path):
         make_run_directory(str(tmp_path / "file" / "run"), "unused", "fit")
     with pytest.raises(InputError, match=r"while making the run directory /proc/none/run"):
         make_run_directory("/proc/none/run", "unused", "fit")
+
+
+@pytest.mark.parametrize("name", ["", " ", "a/b", "a\0b", "a" * 250])
+def test_names_that_no_directory_can_have_are_refused(name):
+    with pytest.raises(InputError, match=r"run.name"):
+        RunSettings(name=name)
+    with pytest.raises(InputError, match=r"run.runs_directory"):
+        RunSettings(runs_directory="~nouser-at-all/x")
+    with pytest.raises(InputError, match=r"run.directory"):
+        RunSettings(directory="a\0b")
+
+
+def test_a_log_on_a_full_disk_is_one_line_and_the_run_goes_on(tmp_path, capsys):
+    (tmp_path / "fit.log").symlink_to("/dev/full")
+    with logged(tmp_path):
+        for number in range(3):
+            logging.getLogger("itda_lightning.x").warning("step %d", number)
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if "step" not in line]
+    assert told.startswith(f"cannot write {tmp_path}/fit.log ([Errno 28] No space left on device): the run goes on")
+
+
+def test_the_log_ends_with_how_the_fit_ended(tmp_path, capsys):
+    for error in (InputError("too few"), ZeroDivisionError("x")):
+        ending = f"{type(error).__name__}: {error}"
+        with pytest.raises(type(error)), logged(tmp_path):
+            raise error
+        log = (tmp_path / "fit.log").read_text()
+        assert f"ERROR the fit ended early: {ending}" in log
+        assert ("Traceback" in log) == isinstance(error, ZeroDivisionError)
+        assert log.rstrip().endswith(ending)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("error", [InputError("too few"), KeyboardInterrupt(), Terminated()])
+def test_a_run_that_ends_before_its_first_checkpoint_leaves_nothing(tmp_path, error):
+    for begun in (False, True):
+        directory = tmp_path / "run" / "checkpoints"
+        directory.mkdir(parents=True)
+        if begun:
+            (directory / "last.ckpt").touch()
+        with pytest.raises(type(error)), removed_if_nothing_began(tmp_path / "run"):
+            raise error
+        assert directory.exists() == begun
 
 
 def test_versions_and_hardware_are_json():

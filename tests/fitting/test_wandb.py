@@ -139,6 +139,14 @@ def test_no_key_and_no_network_mean_offline(tmp_path, monkeypatch, caplog):
     assert "W&B is offline; to upload the run later: wandb sync" in caplog.text
 
 
+def test_disabled_means_not_at_all(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "itda_lightning")
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert make_wandb_logger("project", tmp_path) is None
+    assert "W&B is disabled in the environment: metrics go to CSV only" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_login_that_fails_means_offline(tmp_path, monkeypatch, caplog):
     def failing(**_: Any) -> bool:
         raise ConnectionError("no network")

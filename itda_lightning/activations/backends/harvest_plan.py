@@ -13,7 +13,9 @@ from itda_lightning.activations.cache import cache_bytes
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.text.split import SPLITS
 from itda_lightning.errors import InputError
-from itda_lightning.machine.memory import memory_budget
+from itda_lightning.machine.checks import check_at_least
+from itda_lightning.machine.memory import SMALLEST_BUDGET, memory_budget
+from itda_lightning.machine.paths import user_path
 
 CPU = torch.device("cpu")
 # Memory of the process without weights and activations: Python and its libraries.
@@ -35,6 +37,9 @@ class HarvestSettings:
         memory: bytes of CPU memory that the process may use; null for half of the machine's or container's.
         gpu_memory: bytes of GPU memory that may be used if data.device is a GPU; null for half of the GPU's.
         spill_dir: directory for the hidden states of the streamed backend; null for data.cache_dir.
+
+    Raises:
+        InputError: less than a MiB of memory, or a spill_dir that no file system holds.
     """
 
     backend: Literal["in_memory", "streamed", "remote"] = "in_memory"
@@ -42,14 +47,19 @@ class HarvestSettings:
     gpu_memory: int | None = None
     spill_dir: str | None = None
 
+    def __post_init__(self) -> None:
+        check_at_least(SMALLEST_BUDGET, {"memory": self.memory, "gpu_memory": self.gpu_memory}, "give bytes")
+        if self.spill_dir is not None:
+            user_path(self.spill_dir, "spill_dir")
+
     def allowed(self, device: torch.device) -> int:
         """Return the bytes that may be taken: on the CPU by the whole process, on a GPU beside what is in use."""
         return memory_budget(device, self.memory if device.type == "cpu" else self.gpu_memory)
 
     def directories(self, data: ActivationsDataModule) -> tuple[Path, Path]:
         """Return the directory of the caches, and that of hidden states until the caches are written."""
-        cache = Path(data.hparams["cache_dir"]).expanduser()
-        return cache, cache if self.spill_dir is None else Path(self.spill_dir).expanduser()
+        cache = user_path(data.hparams["cache_dir"])
+        return cache, cache if self.spill_dir is None else user_path(self.spill_dir)
 
 
 @dataclass(frozen=True)

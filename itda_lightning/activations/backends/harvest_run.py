@@ -8,8 +8,6 @@ from itda_lightning.activations.backends.remote.remote_backend import RemoteBack
 from itda_lightning.activations.backends.streamed.streamed_backend import StreamedBackend
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.errors import InputError
-from itda_lightning.machine.checks import check_at_least
-from itda_lightning.machine.memory import SMALLEST_BUDGET
 from itda_lightning.machine.processes import n_ranks, rank
 
 
@@ -24,7 +22,6 @@ def harvest(settings: HarvestSettings, data: ActivationsDataModule) -> int:
         raise InputError(
             f"backend=streamed reads each layer once, in one process, not {n_ranks()}: start it without torchrun"
         )
-    check_at_least(SMALLEST_BUDGET, {"memory": settings.memory, "gpu_memory": settings.gpu_memory}, "give bytes")
     backend: InMemoryBackend | StreamedBackend | RemoteBackend
     match settings.backend:
         case "in_memory":

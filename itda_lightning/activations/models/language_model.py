@@ -29,6 +29,7 @@ from itda_lightning.machine.atomic_files import write_json
 from itda_lightning.machine.checks import check_choice
 from itda_lightning.machine.digests import read_signed_json
 from itda_lightning.machine.memory import TOO_LITTLE_MEMORY, is_out_of_memory
+from itda_lightning.machine.paths import is_directory, user_path
 
 logger = logging.getLogger(__name__)
 
@@ -95,12 +96,9 @@ class LanguageModelName:
         Raises InputError for a directory with an adapter.
         """
         path = resolve(self.name)
-        directory = None
-        with contextlib.suppress(OSError, RuntimeError, ValueError):  # what cannot be a path
-            directory = Path(path).expanduser() if Path(path).expanduser().is_dir() else None
-        if directory is not None:
-            check_no_adapter(directory)
-            return str(directory)
+        if is_directory(path):
+            check_no_adapter(user_path(path))
+            return str(user_path(path))
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 return get_official_model_name(path)
@@ -117,7 +115,7 @@ class LanguageModelName:
             raise
         except Exception as error:  # `transformers` raises OSError, ValueError, KeyError and others for a wrong name
             reason = f"cannot load the tokenizer of the language model {self.name!r}"
-            if Path(path).is_dir():
+            if is_directory(path):
                 raise InputError(
                     f"{reason}: the directory lacks its files, or they are damaged ({type(error).__name__}: "
                     f"{first_line(error)}): put tokenizer.json and tokenizer_config.json into it, as "
@@ -131,7 +129,7 @@ class LanguageModelName:
     def fingerprint(self) -> str:
         """Return the commit of a hub model, or a hash of the files of a local one. Raises InputError without them."""
         hub_name = self.path_or_hub_name()
-        if Path(hub_name).is_dir():
+        if is_directory(hub_name):
             return directory_fingerprint(Path(hub_name))
         try:
             config = hf_hub_download(hub_name, "config.json", revision=self.revision)
@@ -194,7 +192,7 @@ def _load(
     path, options = name.path_or_hub_name(), dict[str, Any](dtype=dtype)
     plainly: dict[str, Any] = {"revision": name.revision, "trust_remote_code": False}
     if name.loader == "hooked_transformer":
-        if Path(path).is_dir():
+        if is_directory(path):
             raise ValueError("it loads the models that TransformerLens names, no directories: set loader=bridge")
         revision = {"revision": name.revision} if name.revision else {}
         return load_model("HookedTransformer", path, device, options | revision)

@@ -14,6 +14,7 @@ from itda_lightning.activations.bundled import resolve
 from itda_lightning.activations.text.text_files import TextFiles, is_saved, load_saved
 from itda_lightning.errors import InputError
 from itda_lightning.machine.memory import TOO_LITTLE_MEMORY, is_out_of_memory
+from itda_lightning.machine.paths import user_path
 
 FINGERPRINT_DOCUMENTS = 256
 
@@ -82,7 +83,7 @@ def load_documents(
     empty = InputError(f"the dataset {dataset!r} (split {split!r}) is empty: give one with documents")
     files = None
     try:
-        path = Path(resolve(dataset)).expanduser()
+        path = user_path(resolve(dataset), "data.dataset")
         if is_saved(path):
             loaded = load_saved(path, split, streaming)
         elif path.exists():
