@@ -153,13 +153,13 @@ class Dictionary(NamedAtoms):
         return torch.nn.functional.cosine_similarity(self.atoms.double(), self.grown_atoms.double())
 
     def prepared(self) -> PreparedAtoms:
-        """Return the atoms prepared for pursuits; prepared again only if the buffer of atoms changed."""
+        """Return the atoms prepared for pursuits: again, if the buffer of atoms changed. Raises as the constructor."""
         if self._prepared is None or self._prepared_of != self._identity():
-            self._prepared = None  # frees the old Gram before a new one is built
+            check_unit_rows(self.atoms)
+            self._prepared, self._prepared_of = None, self._identity()  # frees the old Gram before a new one is built
             self._prepared = PreparedAtoms(self._atoms, self.n_atoms, self.memory_budget)
             if not self._prepared.compiled:
                 self._prepared.build_gram()  # codes must not change later, not even by rounding
-            self._prepared_of = self._identity()
         return self._prepared
 
     def append(self, atoms: Float[Tensor, "m d"], table: Int[Tensor, "m 6"]) -> None:

@@ -44,6 +44,16 @@ def activations(batch: int, d: int, seed: int = 100, dtype: torch.dtype = torch.
     return (3 * torch.randn(batch, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)).to(dtype)
 
 
+def test_atoms_that_were_written_to_are_used_as_they_are_now_or_refused() -> None:
+    dictionary, x = Dictionary(unit_rows(60, 32), k=6), activations(40, 32)
+    dictionary.encode(x)
+    dictionary.atoms[[3, 4]] = dictionary.atoms[[4, 3]]
+    assert torch.equal(dictionary.encode(x).support, Dictionary(dictionary.atoms.clone(), k=6).encode(x).support)
+    dictionary.atoms[3] *= 1.5
+    with pytest.raises(ValueError, match=r"atoms must be unit rows: row 3 has norm 1.5; divide"):
+        dictionary.encode(x)
+
+
 def test_a_dictionary_holds_what_it_was_given():
     atoms, bias, metadata = unit_rows(5, 4), torch.arange(4.0), {"hook_name": "x"}
     dictionary = Dictionary(atoms, bias, sources_of(5), k=3, pursuit="omp", nonnegative=True, metadata=metadata)
