@@ -32,6 +32,7 @@ from tqdm.auto import tqdm
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.dictionary.facts import without_local_paths
 from itda_lightning.dictionary.sources import Prompt
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.held_out_codes import POSITION, ROW, HeldOutCodes, Strength, codes_of, evenly
@@ -223,7 +224,7 @@ def write_features(
     """
     batches = data.heldout_batches(hook_name, d_in=dictionary.d_in, description="Held-out activations")
     codes = codes_of(dictionary, batches, strength)
-    rows, dataset = data.rows("heldout"), data.hparams["dataset"]
+    rows, dataset = data.rows("heldout"), without_local_paths(data.hparams["dataset"])
     texts = [rows.pieces(row) for row in range(len(rows))]
     unembedding = Unembedding.of(data.language_model, hook_name)
     vocabulary = token_texts(data.tokenizer, range(unembedding.n_tokens)) if unembedding is not None else []
