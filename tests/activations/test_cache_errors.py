@@ -98,7 +98,7 @@ def test_a_file_that_is_removed_or_was_not_signed_is_harvested_again(
     before = {file.name: file.read_bytes() for file in filled.iterdir()}
     flip_a_byte(filled / "data-00001-of-00003.arrow")  # it may not have reached the disk
     (filled / "state.json").unlink()
-    (filled / f".data-00001-of-00003.arrow.{2**30}.part").touch()  # no process has that number
+    (filled / f".data-00000-of-00003.arrow.{2**30}.part").touch()  # no process has that number
     if left is None:
         (filled / "data-00001-of-00003.arrow").unlink()
     else:
