@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -104,7 +105,7 @@ def fit_run(
             write_json(directory / "versions.json", versions_and_hardware(), ())
             logger.info("run directory: %s", directory)
             if trainer.world_size > 1:
-                logger.info("the fit runs in %d processes", trainer.world_size)
+                sys.stderr.write(f"the fit runs in {trainer.world_size} processes\n")
             _equip(trainer, run, directory)
             start = time.perf_counter()
             refining = _fit(trainer, module, data, checkpoint, refinement, run.checkpoint_every)
