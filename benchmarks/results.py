@@ -63,8 +63,9 @@ def environment(results: dict[str, Any]) -> str:
     """Return one sentence on hardware, versions and commit for the head of a table."""
     versions = results["versions"]
     gpus = "".join(f", {gpu}" for gpu in versions["gpus"])
+    threads = "" if results["threads"] is None else f", {results['threads']} thread(s)"  # old results do not say
     return (
-        f"{versions['cpus']} CPU cores, {versions['memory_gb']} GB{gpus}, {results['threads']} thread(s), "
+        f"{versions['cpus']} CPU cores, {versions['memory_gb']} GB{gpus}{threads}, "
         f"torch {versions['torch']}, sae-lens {versions['sae-lens']}, commit {results['commit'][:12]}."
     )
 

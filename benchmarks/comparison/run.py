@@ -7,6 +7,7 @@ Rows that an earlier run finished are taken over, so it may be stopped and start
 """
 
 import dataclasses
+import json
 import sys
 import time
 from pathlib import Path
@@ -14,10 +15,10 @@ from typing import Any
 
 import yaml
 
-from benchmarks.results import Study, describe, write_results
+from benchmarks.results import Study, commit, describe, write_results
 from itda_lightning.compare import main
 from itda_lightning.report.words.wording import show_bytes, show_estimate, show_seconds
-from itda_lightning.results.as_json import from_json
+from itda_lightning.results.as_json import CONVERTER, from_json
 from itda_lightning.results.comparison import Comparison, Row
 
 HERE = Path(__file__).parent
@@ -37,12 +38,14 @@ COLUMNS = (
 )
 
 
-def as_json(comparison: Comparison, seconds: float) -> dict[str, Any]:
+def as_json(comparison: Comparison, seconds: float, earlier: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return what is kept: each row with its commit, of a reused one that of the ``earlier`` results."""
+    known = {row["identity"]: row.get("commit") for row in (earlier or {}).get("rows", [])}
     rows = []
     for row in comparison.rows:
         content = dataclasses.asdict(row)
         del content["densities"]
-        rows.append(content)
+        rows.append(content | {"commit": known.get(row.identity) if row.reused else commit()})
     return {
         **describe(Study("comparison")),
         "title": comparison.title,
@@ -52,7 +55,14 @@ def as_json(comparison: Comparison, seconds: float) -> dict[str, Any]:
     }
 
 
-def as_markdown(comparison: Comparison) -> str:
+def from_results(content: dict[str, Any]) -> Comparison:
+    """Read what ``as_json`` returned, today or before rows had an encoding."""
+    rows = tuple(CONVERTER.structure({"densities": [], "encoding": None} | row, Row) for row in content["rows"])
+    return Comparison(content["title"], content["facts"], rows)
+
+
+def as_markdown(result: dict[str, Any]) -> str:
+    comparison = from_results(result)
     facts = "; ".join(f"{name} {value}" for name, value in comparison.facts.items())
     first = next(row for row in comparison.rows if row.failure is None)
     of_model = ("ce_loss_without_sae", "ce_loss_with_ablation", "probing/dense")
@@ -99,6 +109,8 @@ if __name__ == "__main__":
     directory = Path(yaml.safe_load(path.read_text(encoding="utf-8"))["directory"])
     code = main(["--config", str(path), *others])
     comparison = from_json((directory / "comparison.json").read_text(encoding="utf-8"), Comparison)
-    content = as_json(comparison, time.perf_counter() - start)
-    write_results(HERE / "results", config, content, as_markdown(comparison))
+    kept = HERE / "results" / f"{config}.json"
+    earlier = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else None
+    content = as_json(comparison, time.perf_counter() - start, earlier)
+    write_results(HERE / "results", config, content, as_markdown(content))
     sys.exit(code)

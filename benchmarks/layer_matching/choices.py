@@ -260,10 +260,11 @@ def main(only: list[str] | None = None, directory: Path = Path("runs/layer-match
             rows = {known: rows[known] for known in CHOICES if known in rows}
             print(name, rows[name], flush=True)
             study = Study("layer_matching/choices", hook_name=hook_names(), dataset=DATASET)
-            write_results(RESULTS, "choices", {**describe(study), "rows": rows}, as_markdown(rows))
+            result = {**describe(study), "rows": rows}
+            write_results(RESULTS, "choices", result, as_markdown(result))
 
 
-def as_markdown(rows: dict[str, Any]) -> str:
+def as_markdown(result: dict[str, Any]) -> str:
     lines = [
         "Layers found by the Jaccard index, ± standard error over models, and the index of the same layer:",
         "",
@@ -271,7 +272,7 @@ def as_markdown(rows: dict[str, Any]) -> str:
         "| index with other models | same model, other order | by chance |",
         "|---" * 9 + "|",
     ]
-    for name, row in rows.items():
+    for name, row in result["rows"].items():
         accuracies = [
             f"{row['accuracy' + which]:.3f} ± {row['error' + which]:.3f}"
             for which in ("", "_by_use", "_other_order", "_same_model_other_order")

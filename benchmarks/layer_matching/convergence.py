@@ -61,15 +61,6 @@ def main(seeds: tuple[int, ...] = (0, 1), tokens: int = 1024, directory: Path = 
     """
     compared = {seed: compare_checkpoints(seed, tokens, directory) for seed in seeds}
     similarities = {seed: to_the_end(results) for seed, results in compared.items()}
-    means = {
-        measure: {
-            step: [
-                sum(similarities[seed][measure][step][layer] for seed in seeds) / len(seeds) for layer in range(LAYERS)
-            ]
-            for step in similarities[seeds[0]][measure]
-        }
-        for measure in MEASURES
-    }
     floors = [other_order(results) - results.chance for results in compared.values()]
     content = {
         **describe(Study("layer_matching/convergence", hook_name=hook_names(), dataset=DATASET, tokens=tokens)),
@@ -78,18 +69,30 @@ def main(seeds: tuple[int, ...] = (0, 1), tokens: int = 1024, directory: Path = 
         "excess of an index with another order": floors,
         "seeds": similarities,
     }
-    markdown = as_markdown(means, tokens, seeds, sum(floors) / len(floors))
-    write_results(RESULTS, "convergence", content, markdown, plot(means))
+    write_results(RESULTS, "convergence", content, as_markdown(content), plot(means_of(content)))
 
 
-def as_markdown(means: dict[str, dict[int, list[float]]], tokens: int, seeds: tuple[int, ...], floor: float) -> str:
+def means_of(result: dict[str, Any]) -> dict[str, dict[int, list[float]]]:
+    """Return measure -> step -> for each layer the mean over seeds."""
+    seeds = list(result["seeds"].values())
+    return {
+        measure: {
+            int(step): [sum(seed[measure][step][layer] for seed in seeds) / len(seeds) for layer in range(LAYERS)]
+            for step in seeds[0][measure]
+        }
+        for measure in seeds[0]
+    }
+
+
+def as_markdown(result: dict[str, Any]) -> str:
     """Return one table per measure: steps by layers."""
+    floors = result["excess of an index with another order"]
     lines = [
-        f"Similarity of each layer to itself at the end of training, mean of seeds {', '.join(map(str, seeds))}; "
-        f"{tokens:,} tokens. The Jaccard index is over chance; with a fit of the same layer in another order it is "
-        f"{floor:.3f}."
+        "Similarity of each layer to itself at the end of training, mean of seeds "
+        f"{', '.join(map(str, result['seeds']))}; {result['tokens']:,} tokens. The Jaccard index is over chance; with "
+        f"a fit of the same layer in another order it is {sum(floors) / len(floors):.3f}."
     ]
-    for measure, rows in means.items():
+    for measure, rows in means_of(result).items():
         lines += [
             "",
             f"**{measure}**",

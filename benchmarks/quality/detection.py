@@ -167,16 +167,25 @@ def run(dictionary: str, hook_name: str | None = None, results: str = str(RESULT
         "rows": rows,
         "by_token": of_tokens,
     }
-    title = f"# Finding the label of an atom ({loaded.n_atoms:,} atoms, {len(x):,} held-out tokens)"
-    lines = [title, "", environment(result), "", *as_table(rows)]
-    lines += ["", f"The {DETECTIONS} strongest detections per token:", "", *as_table(of_tokens)]
-    write_results(Path(results), "detection", result, "\n".join(lines) + "\n")
+    write_results(Path(results), "detection", result, as_markdown(result))
+
+
+def as_markdown(result: dict[str, Any]) -> str:
+    """Return both tables."""
+    title = f"# Finding the label of an atom ({result['atoms']:,} atoms, {result['heldout']:,} held-out tokens)"
+    lines = [title, "", environment(result), "", *as_table(result["rows"])]
+    lines += ["", f"The {DETECTIONS} strongest detections per token:", "", *as_table(result["by_token"])]
+    return "\n".join(lines) + "\n"
 
 
 def as_table(rows: list[dict[str, Any]]) -> list[str]:
     """Return the lines of a table of rows with the same keys."""
-    cells = [[f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()] for row in rows]
+    cells = [[_cell(value) for value in row.values()] for row in rows]
     return table(list(rows[0]), cells)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 if __name__ == "__main__":

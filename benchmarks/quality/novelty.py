@@ -103,9 +103,14 @@ def run(
         "seconds": time.perf_counter() - start,
         "rows": found,
     }
-    title = f"# Telling other text from the dictionary's own: AUROC ({loaded.n_atoms:,} atoms, {tokens:,} tokens each)"
-    lines = [title, "", environment(result), "", *as_table(found)]
-    write_results(Path(results), "novelty", result, "\n".join(lines) + "\n")
+    write_results(Path(results), "novelty", result, as_markdown(result))
+
+
+def as_markdown(result: dict[str, Any]) -> str:
+    """Return the table."""
+    sizes = f"{result['atoms']:,} atoms, {result['read']:,} tokens each"
+    title = f"# Telling other text from the dictionary's own: AUROC ({sizes})"
+    return "\n".join([title, "", environment(result), "", *as_table(result["rows"])]) + "\n"
 
 
 def read_all(data: ActivationsDataModule, hook: str) -> tuple[Float[Tensor, "m d"], Tensor]:

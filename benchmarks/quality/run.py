@@ -25,6 +25,7 @@ from jsonargparse import auto_cli
 from torch import Tensor
 
 from benchmarks.quality.factors import FACTORS, Built, Cell, at_mean_l0, build, encode
+from benchmarks.quality.side_by_side import side_by_side
 from benchmarks.results import Study, describe, write_results
 from itda_lightning import ActivationsDataModule
 from itda_lightning.activations.shuffled import TrainingRows
@@ -212,7 +213,7 @@ def as_markdown(result: dict[str, Any]) -> str:
             cells = [_cell(here[name], base, measured) for measured in MEASURES]
             lines.append("| " + " | ".join([name, *cells]) + " |")
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join([*lines, *side_by_side(rows, list(FACTORS))])
 
 
 def _cell(own: dict[int, dict[str, Any]], base: dict[int, dict[str, Any]], measured: str) -> str:

@@ -135,13 +135,14 @@ def main(
     study = describe(Study("streaming/expected", model="Llama 3.1", tokens=tokens))
     settings = {"tokens": tokens, "rows": rows, "context": context, "machine": asdict(machine)}
     result = {**study, **settings, "models": [asdict(model) for model in models]}
-    write_results(Path(results), "expected", result, as_markdown(models, settings))
+    write_results(Path(results), "expected", result, as_markdown(result))
 
 
-def as_markdown(models: list[Expected], settings: dict[str, Any]) -> str:
-    machine, tokens = settings["machine"], settings["tokens"]
+def as_markdown(result: dict[str, Any]) -> str:
+    machine, tokens = result["machine"], result["tokens"]
+    models = [Expected(**model) for model in result["models"]]
     lines = [
-        f"{tokens:,} tokens in rows of {settings['context']}, {settings['rows']} rows a batch; the activations after "
+        f"{tokens:,} tokens in rows of {result['context']}, {result['rows']} rows a batch; the activations after "
         f"the last layer, in bfloat16. Assumed, not measured: {machine['products'] / 1e12:.1f} TFLOP/s (half of an RTX "
         f"4090's peak in bfloat16), disk {machine['read'] / 1e9:g} GB/s read and {machine['write'] / 1e9:g} GB/s "
         f"written, {machine['copy'] / 1e9:g} GB/s between CPU and GPU, {machine['gpu_memory'] / 1e9:g} GB of GPU "
@@ -159,7 +160,7 @@ def as_markdown(models: list[Expected], settings: dict[str, Any]) -> str:
             f"{'yes' if it.fits else 'no'} |"
         )
     for it in models:
-        lines += ["", *arithmetic(it, settings)]
+        lines += ["", *arithmetic(it, result)]
     return "\n".join(lines) + "\n"
 
 
