@@ -15,6 +15,7 @@ if not _LISTS_COMMANDS:
     from itda_lightning.dictionary.sharded_dictionary import ShardedDictionary
     from itda_lightning.dictionary.sources import Prompt, Source, Sources
     from itda_lightning.errors import InputError
+    from itda_lightning.fitting.from_python import fit_activations
     from itda_lightning.fitting.loading import load_dictionary
     from itda_lightning.fitting.module import ITDA
     from itda_lightning.fitting.strategy import Replicated
@@ -40,6 +41,7 @@ __all__ = [
     "Sources",
     "SparseCode",
     "cka",
+    "fit_activations",
     "from_sae",
     "generalised_orthogonal_matching_pursuit",
     "jaccard",

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from itda_lightning.activations.batches import NONE_USABLE, ActivationBatch, ActivationLoader, UsableActivations
 from itda_lightning.activations.cache import BITS, SHARD_ROWS, ActivationCache
-from itda_lightning.activations.harvesting import RowActivations, harvest, harvest_among_ranks
+from itda_lightning.activations.harvesting import RowActivations, StoredActivations, harvest, harvest_among_ranks
 from itda_lightning.activations.model_and_rows import ModelAndRows
 from itda_lightning.activations.models.language_model import LanguageModelName, Loader
 from itda_lightning.activations.text.rows import Packing, Rows, draw_rows
@@ -125,7 +125,12 @@ class ActivationsDataModule(ModelAndRows):
     @property
     def widths(self) -> dict[str, int]:
         """The width d_in of every hook point, from the cache if it is complete, else from the language model."""
-        return (self._complete_cache("train") or self.language_model).widths
+        return (self.stored("train") or self.language_model).widths
+
+    @property
+    def rereadable(self) -> bool:
+        """True if activations can be read more than once, without the language model."""
+        return self.hparams["cache_dir"] is not None
 
     def with_settings(self: Data, **changes: Any) -> Data:
         """Return a new DataModule with the same arguments except for ``changes``; nothing is loaded or read yet."""
@@ -200,7 +205,7 @@ class ActivationsDataModule(ModelAndRows):
 
     def reordered(self, order: Int[Tensor, " m"], batch_size: int) -> ActivationLoader:
         """Return batches of training activations of the rows ``order``, in that order, by which sources number rows."""
-        rows, cache = self.rows("train").select(order), self._complete_cache("train")
+        rows, cache = self.rows("train").select(order), self.stored("train")
 
         def read(start: int) -> Iterator[RowActivations]:
             if cache is None:
@@ -241,13 +246,14 @@ class ActivationsDataModule(ModelAndRows):
                 "it was fitted on another model"
             )
 
-    def _complete_cache(self, split: Split) -> ActivationCache | None:
+    def stored(self, split: Split) -> StoredActivations | None:
+        """Return the activations of a split that can be read without the language model; None if there are none yet."""
         cache = self.cache(split)
         return cache if cache is not None and cache.complete else None
 
     def _loader(self, split: Split) -> ActivationLoader:
-        rows, cache = self.rows(split), self._complete_cache(split)
-        in_memory = split == "heldout" and self.cache(split) is None
+        rows, cache = self.rows(split), self.stored(split)
+        in_memory = split == "heldout" and not self.rereadable
 
         def read(start: int) -> Iterator[RowActivations]:
             if cache is not None:

@@ -2,11 +2,11 @@
 
 import warnings
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from datasets import Dataset
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from sae_lens.training.activations_store import ActivationsStore
 from torch import Tensor
 
@@ -21,6 +21,21 @@ class RowActivations(NamedTuple):
 
     first_row: int
     activations: dict[str, Float[Tensor, "rows positions d"]]
+
+
+@runtime_checkable
+class StoredActivations(Protocol):
+    """The activations of all rows of a split that can be read again: a cache on disk, or an array."""
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The width d_in of every hook point."""
+
+    def read(self, start_row: int, stop_row: int) -> RowActivations:
+        """Return the float32 activations of consecutive rows."""
+
+    def read_at(self, rows: Int[Tensor, " m"]) -> dict[str, Float[Tensor, "m positions d"]]:
+        """Return the float32 activations of rows anywhere, in that order, by hook point."""
 
 
 def make_store(

@@ -32,7 +32,7 @@ class TrainingRows:
     def __init__(self, data: ActivationsDataModule, hook_name: str, tokens: int | None = None) -> None:
         if hook_name not in data.hook_names:
             raise InputError(f"the data hold no activations of {hook_name!r}: give one of {data.hook_names}")
-        if data.hparams["cache_dir"] is None:
+        if not data.rereadable:
             raise InputError("activations are read more than once, so they must be on disk: set data.cache_dir")
         self.rows = data.rows("train")
         context, available = self.rows.context_size, self.rows.tokens.numel()
@@ -42,12 +42,12 @@ class TrainingRows:
         if not self.kept.any():
             raise InputError(f"the first {self.n_rows} training rows keep no activation: ask for more tokens")
         data.prepare_data()
-        cache = data.cache("train")
-        assert cache is not None
+        stored = data.stored("train")
+        assert stored is not None
         # It may hold more rows after those that a fit reads.
-        self.cache, self.hook_name = cache, hook_name
+        self.stored, self.hook_name = stored, hook_name
         self.seed: int = data.hparams["seed"]
-        self.d_in = cache.widths[hook_name]
+        self.d_in = stored.widths[hook_name]
         self.blocks = [(row, min(row + SHARD_ROWS, self.n_rows)) for row in range(0, self.n_rows, SHARD_ROWS)]
 
     @property
@@ -61,7 +61,7 @@ class TrainingRows:
 
     def usable(self, start: int, stop: int) -> UsableActivations:
         """Return the usable activations of the rows ``start..stop``, in order, with their sources."""
-        x = self.cache.read(start, stop).activations[self.hook_name]
+        x = self.stored.read(start, stop).activations[self.hook_name]
         return kept_activations(self.rows, RowActivations(start, {self.hook_name: x})).usable(self.hook_name)
 
     def first(self, n: int) -> Float[Tensor, "m d"]:
@@ -76,7 +76,7 @@ class TrainingRows:
             inside = ((places[:, 0] >= start) & (places[:, 0] < stop)).nonzero()[:, 0]
             if len(inside):
                 row, position = (places[inside] - torch.tensor([start, self.rows.first_position])).T
-                x[inside] = self.cache.read(start, stop).activations[self.hook_name][row, position]
+                x[inside] = self.stored.read(start, stop).activations[self.hook_name][row, position]
         return x
 
     def sample(self, n: int = CALIBRATION) -> Float[Tensor, "m d"]:
@@ -86,7 +86,7 @@ class TrainingRows:
         bias of an ITDA. Raises InputError if none of them is usable.
         """
         drawn = draw_rows(self.kept, n, self.seed + 1)
-        read = RowActivations(0, {self.hook_name: self.cache.read_at(drawn)[self.hook_name]})
+        read = RowActivations(0, {self.hook_name: self.stored.read_at(drawn)[self.hook_name]})
         x = kept_activations(self.rows.select(drawn), read).usable(self.hook_name).x
         if not len(x):
             raise InputError(f"all {n} activations drawn at {self.hook_name} are zero or not finite: {NONE_USABLE}")

@@ -79,7 +79,7 @@ class RefinementSettings:
         if self.unmix is not None and not 0 < self.unmix < 1:
             raise InputError(f"refine.unmix must be a cosine above 0 and below 1, got {self.unmix}: null for none")
         check_seed({"refine.seed": self.seed})
-        if data.hparams["cache_dir"] is None:
+        if not data.rereadable:
             raise InputError(
                 "refinement reads the activations more than once, so they must be on disk: set data.cache_dir, or "
                 "refine to null for atoms as grown"

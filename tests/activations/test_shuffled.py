@@ -115,14 +115,14 @@ def test_activations_at_places_come_in_their_order(make_cached):
 def test_what_is_not_usable_is_skipped(make_cached, monkeypatch):
     rows = TrainingRows(make_cached(), HOOK)
     whole = rows.read(0, 64)
-    cached = rows.cache.read
+    cached = rows.stored.read
 
     def damaged(start, stop):
         part = cached(start, stop)
         part.activations[HOOK][0, :2] = torch.tensor([[torch.nan], [0.0]])
         return part
 
-    monkeypatch.setattr(rows.cache, "read", damaged)
+    monkeypatch.setattr(rows.stored, "read", damaged)
     assert len(rows.read(0, 64)) == len(whole) - 2
 
     def all_zero(start, stop):
@@ -130,8 +130,8 @@ def test_what_is_not_usable_is_skipped(make_cached, monkeypatch):
         part.activations[HOOK].zero_()
         return part
 
-    monkeypatch.setattr(rows.cache, "read", all_zero)
-    monkeypatch.setattr(rows.cache, "read_at", lambda index: {HOOK: torch.zeros(len(index), 15, 32)})
+    monkeypatch.setattr(rows.stored, "read", all_zero)
+    monkeypatch.setattr(rows.stored, "read_at", lambda index: {HOOK: torch.zeros(len(index), 15, 32)})
     with pytest.raises(InputError, match="holds a usable activation"):
         next(shuffled_batches(rows, 10, 0, 2**24))
     with pytest.raises(InputError, match="zero or not finite"):
@@ -170,7 +170,7 @@ def test_rows_of_the_cache_beyond_those_of_the_fit_are_not_read(make_cached):
     make_cached().prepare_data()
     data = make_cached(first_tokens=70 * 16)
     rows = TrainingRows(data, HOOK)
-    assert len(rows.cache.rows) == 140
+    assert len(rows.stored.rows) == 140
     assert rows.n_rows == 70
     assert torch.equal(torch.cat([rows.read(*block) for block in rows.blocks]), of_fit(data))
     assert torch.equal(rows.sample(200), data.calibration_batch(200).activations[HOOK])

@@ -1,0 +1,111 @@
+"""Fit from Python: the same growth, refinement and labels as the command, without a run directory."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+
+from itda_lightning.activations.arrays import SITE, Array, ArrayActivations
+from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.errors import InputError
+from itda_lightning.fitting.arguments import COMMAND_DEFAULTS
+from itda_lightning.fitting.module import ITDA
+from itda_lightning.fitting.refinement import RefinementSettings, refine
+from itda_lightning.fitting.relabelling import relabel
+from itda_lightning.fitting.trainer import StopWhenDone
+
+# None for atoms as grown, True for the recommended settings, or some of the settings by name.
+Refine = bool | Mapping[str, Any] | None
+
+
+def fit_activations(
+    x: Array,
+    *,
+    max_atoms: int = 4096,
+    k: int = 48,
+    sources: Sequence[object] | None = None,
+    refine: Refine = True,
+    holdout_fraction: float = 0.1,
+    seed: int = 0,
+    batch_size: int = 1024,
+    device: str = "auto",
+    **settings: Any,
+) -> Dictionary:
+    """Fit a dictionary on activations of any model: vision, proteins, a harvest of one's own.
+
+    Args:
+        x: (rows, d) of any floating dtype: a tensor, a numpy array or a memory map, read block by block.
+        max_atoms, k: size and sparsity, as of ``ITDA``; k is a maximum, codes have two thirds of it on average.
+        sources: one name per row, such as a file or a label, kept as text; None for the row numbers. The number of an
+            atom's row is ``dictionary.sources[atom].document``, its name ``dictionary.sources.prompts[atom].token``.
+        refine: True for the recommended refinement, the ``refine.`` settings of the command by name, or None for atoms
+            as grown.
+        holdout_fraction: share of the rows, drawn at random, on which FVU and mean L0 are measured.
+        seed: decides which rows are held out and the order of the others.
+        batch_size: activations per step of growth.
+        device: where refinement runs: auto, cpu, cuda or cuda:N.
+        settings: further arguments of ``ITDA``. Defaults are those of the command: generalised pursuit, non-negative.
+
+    Returns:
+        The dictionary. ``metadata`` holds its settings and figures.
+
+    Raises:
+        InputError: an array or settings that do not fit; a memory map that changes during the fit.
+
+    Example:
+        >>> import torch
+        >>> import itda_lightning as il
+        >>> directions = torch.nn.functional.normalize(torch.randn(32, 16), dim=1)
+        >>> x = torch.rand(2000, 32).where(torch.rand(2000, 32) < 0.1, 0) @ directions + 0.01 * torch.randn(2000, 16)
+        >>> dictionary = il.fit_activations(x, max_atoms=64, k=6, refine=None)
+        >>> dictionary.encode(x[:5]).support.shape
+        torch.Size([5, 6])
+    """
+    refinement = _refinement(refine)
+    data = ArrayActivations(x, sources, holdout_fraction, seed, batch_size, device)
+    return _fit(data, {"max_atoms": max_atoms, "k": k} | settings, refinement).finished_dictionary(SITE)
+
+
+def _refinement(refine: Refine) -> RefinementSettings | None:
+    if refine is None or refine is False:
+        return None
+    if refine is True:
+        return RefinementSettings()
+    names = tuple(RefinementSettings.__dataclass_fields__)
+    if not isinstance(refine, Mapping) or not set(refine) <= set(names):
+        raise InputError(f"refine must be None, True or some of {names} by name, got {refine!r}")
+    return RefinementSettings(**refine)
+
+
+def _fit(data: ActivationsDataModule, settings: Mapping[str, Any], refinement: RefinementSettings | None) -> ITDA:
+    """Grow, refine and name the atoms of a new module, whose settings are the command's unless given."""
+    defaults = {name.removeprefix("model."): value for name, value in COMMAND_DEFAULTS.items() if "model." in name}
+    try:
+        module = ITDA(**defaults | dict(settings))
+    except TypeError as error:
+        raise InputError(f"{error}: settings are the arguments of il.ITDA") from error
+    if refinement is not None:
+        refinement.check(data)
+    trainer = L.Trainer(
+        max_epochs=1,
+        accelerator="cuda" if torch.cuda.is_available() else "cpu",  # Apple's GPUs have no float64
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        check_val_every_n_epoch=None,
+        val_check_interval=None,
+        callbacks=[StopWhenDone()],
+    )
+    trainer.fit(module, datamodule=data)
+    module.calibrate_l0()
+    trainer.validate(module, datamodule=data, verbose=False)
+    if refinement is not None:
+        refine(module, data, refinement)
+        module.calibrate_l0()
+        relabel(module, data)
+        trainer.validate(module, datamodule=data, verbose=False)
+    return module

@@ -1,0 +1,107 @@
+"""Fits of arrays from Python."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+import itda_lightning as il
+from itda_lightning.activations.arrays import ArrayActivations
+
+OPTIONS = {"max_atoms": 48, "k": 4, "batch_size": 256, "calibration_tokens": 512}
+REFINE = {"passes": 1, "batch_size": 256}
+
+
+@pytest.fixture(scope="module")
+def x():
+    random = torch.Generator().manual_seed(0)
+    directions = normalize(torch.randn(64, 16, generator=random), dim=1)
+    fired = torch.rand(1500, 64, generator=random) < 0.05
+    strengths = torch.rand(1500, 64, generator=random) + 0.5
+    return strengths.where(fired, 0) @ directions + 0.01 * torch.randn(1500, 16, generator=random) + 0.3
+
+
+@pytest.fixture(scope="module")
+def fitted(x):
+    return il.fit_activations(x, sources=[f"kind {i % 7}" for i in range(len(x))], refine=REFINE, **OPTIONS)
+
+
+def test_every_atom_is_named_by_the_row_that_it_came_from(x, fitted):
+    assert 20 < fitted.n_atoms <= 48
+    numbers = fitted.sources.table[:, 0]
+    grown = normalize(x[numbers].double() - fitted.bias, dim=1)
+    torch.testing.assert_close((grown * fitted.grown_atoms).sum(1), torch.ones(fitted.n_atoms).double())
+    assert [prompt.token for prompt in fitted.sources.prompts] == [f"kind {number % 7}" for number in numbers.tolist()]
+    labels = fitted.relabelled
+    near = normalize(x[labels.table[:, 0]].double() - fitted.bias, dim=1)
+    torch.testing.assert_close((near * normalize(fitted.atoms.double(), dim=1)).sum(1), labels.cosines)
+    assert {prompt.token for prompt in labels.prompts} <= {f"kind {i}" for i in range(7)}
+
+
+def test_figures_are_of_rows_that_are_held_out(x, fitted):
+    heldout = ArrayActivations(x).rows("heldout").document[:, 0]
+    assert len(heldout) == 150
+    assert not set(heldout.tolist()) & set(fitted.sources.table[:, 0].tolist())
+    validation = fitted.metadata["refinement"]["validation"]
+    rows = x[heldout].double()
+    error = (rows - fitted(x[heldout])).square().sum() / (rows - rows.mean(0)).square().sum()
+    assert validation["fvu"] == pytest.approx(float(error), abs=1e-3)
+    assert validation["l0"] == pytest.approx(4 * 2 / 3, abs=0.1)
+    json.dumps(fitted.metadata)
+
+
+def test_a_memory_map_of_other_precision_gives_the_same_bits_and_numbers_as_names(x, fitted, tmp_path):
+    np.save(tmp_path / "x.npy", x.double().numpy())
+    again = il.fit_activations(np.load(tmp_path / "x.npy", mmap_mode="r"), refine=None, **OPTIONS)
+    assert torch.equal(again.atoms, fitted.grown_atoms)
+    assert torch.equal(again.source_table[:, :3], fitted.source_table[:, :3])
+    assert again.sources.prompts[0].token == str(again.sources[0].document)
+
+
+def test_a_dictionary_of_an_array_is_saved_and_exported_as_any_other(fitted, x, tmp_path):
+    fitted.save(tmp_path / "d")
+    loaded = il.load_dictionary(tmp_path / "d")
+    assert torch.equal(loaded.encode(x[:9]).coefficients, fitted.encode(x[:9]).coefficients)
+    assert loaded.sources.prompts == fitted.sources.prompts
+    assert il.to_sae(fitted).cfg.metadata.model_name is None
+
+
+def test_rows_that_are_not_finite_are_skipped_and_counted(x):
+    broken = x.clone()
+    broken[::100] = torch.nan
+    fitted = il.fit_activations(broken, refine=None, **OPTIONS)
+    held_out = set(ArrayActivations(broken).rows("heldout").document[:, 0].tolist())
+    assert fitted.metadata["activations_skipped"] == len(set(range(0, 1500, 100)) - held_out)
+
+
+def test_rows_that_change_during_the_fit_are_told(x):
+    data = ArrayActivations(x.clone())
+    reader = data.stored("train")
+    reader.read(0, 64)
+    data.x[int(data.rows("train").document[5])] += 1
+    with pytest.raises(il.InputError, match=r"row \d+ of the array, or one of the 64 read with it, changed"):
+        reader.read(0, 64)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": torch.ones(5)}, r"shape \(rows, d\), got \(5,\)"),
+        ({"x": torch.ones(2, 3, 4)}, r"got \(2, 3, 4\): reshape\(-1, d\)"),
+        ({"x": torch.ones(0, 4)}, r"got \(0, 4\)"),
+        ({"x": torch.ones(9, 4, dtype=torch.int64)}, "floating dtype, got torch.int64: convert it to float32"),
+        ({"sources": ["one"]}, r"one name per row of x \(1,500\), got 1"),
+        ({"holdout_fraction": 0.0}, "holdout_fraction 0 of 1,500 rows leaves none"),
+        ({"holdout_fraction": float("nan")}, "holdout_fraction nan of 1,500 rows leaves none"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"device": "cuda:9"}, "cuda:9 was asked for"),
+        ({"atoms": 5}, "unexpected keyword argument 'atoms': settings are the arguments of il.ITDA"),
+        ({"refine": {"steps": 5}}, r"refine must be None, True or some of \('anchor', "),
+        ({"refine": {"anchor": 2.0}}, "refine.anchor must lie between 0 and 1, got 2"),
+    ],
+)
+def test_what_does_not_fit_is_told_before_the_fit(x, change, message):
+    with pytest.raises(il.InputError, match=message):
+        il.fit_activations(**{"x": x} | OPTIONS | change)
