@@ -4,7 +4,12 @@ Importing this registers the SAELens architecture ``itda``.
 """
 
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from itda_lightning.fitting.from_python import fit
 
 # ``itda`` and ``python -m itda_lightning`` alone print a list of commands and need not wait seconds for torch.
 _LISTS_COMMANDS = sys.orig_argv[1:] == ["-m", "itda_lightning"] or [Path(part).stem for part in sys.argv] == ["itda"]
@@ -29,6 +34,14 @@ if not _LISTS_COMMANDS:
     )
     from itda_lightning.saelens import from_sae, to_sae
 
+
+def __getattr__(name: str) -> Any:
+    """Return ``fit``: the module of the command, which is called like the function ``fitting.from_python.fit``."""
+    if name == "fit":
+        return import_module("itda_lightning.fit")
+    raise AttributeError(f"module 'itda_lightning' has no attribute {name!r}")
+
+
 __all__ = [
     "ITDA",
     "ActivationsDataModule",
@@ -41,6 +54,7 @@ __all__ = [
     "Sources",
     "SparseCode",
     "cka",
+    "fit",
     "fit_activations",
     "from_sae",
     "generalised_orthogonal_matching_pursuit",

@@ -12,6 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.fitting.arguments import COMMAND_DEFAULTS, REFINE_HELP, RESUME_HELP
 from itda_lightning.fitting.fit_run import fit_run
+from itda_lightning.fitting.from_python import CallableModule
 from itda_lightning.fitting.module import ITDA
 from itda_lightning.fitting.refinement import RefinementSettings
 from itda_lightning.fitting.run_directory import RunSettings
@@ -91,6 +92,8 @@ def main(args: list[str] | None = None) -> Path:
         print_metrics(metrics)
     return directory
 
+
+sys.modules[__name__].__class__ = CallableModule
 
 if __name__ == "__main__":
     run_command(main)

@@ -61,8 +61,8 @@ class ArrayActivations(ActivationsDataModule):
         device: str = "auto",
     ) -> None:
         ModelAndRows.__init__(self)
-        self.hparams.update(holdout_fraction=holdout_fraction, seed=seed, batch_size=batch_size)
         self.x, self.names = _checked(x), None if names is None else [str(name) for name in names]
+        self.hparams.update(rows=len(x), holdout_fraction=holdout_fraction, seed=seed, batch_size=batch_size)
         if self.names is not None and len(self.names) != len(x):
             raise InputError(f"sources must be one name per row of x ({len(x):,}), got {len(self.names):,}")
         check_at_least(1, {"batch_size": batch_size})
@@ -174,9 +174,10 @@ class ArrayReader:
         x = self._at(self._numbers[start_row:stop_row])
         digest = xxhash.xxh3_64_intdigest(_as_bytes(x))
         if self._digests.setdefault((start_row, stop_row), digest) != digest:
+            first = int(self._numbers[start_row])
             raise InputError(
-                f"row {int(self._numbers[start_row])} of the array, or one of the {len(x)} read with it, changed during "
-                "the fit: give a copy, or a memory map that nothing writes to"
+                f"row {first} of the array, or one of the {len(x)} read with it, changed during the fit: give a copy, "
+                "or a memory map that nothing writes to"
             )
         return RowActivations(start_row, {SITE: x})
 

