@@ -230,7 +230,10 @@ class FitState(L.LightningModule):
     def _data(self) -> ActivationsDataModule:
         data = getattr(self._trainer, "datamodule", None)
         if not isinstance(data, ActivationsDataModule):
-            raise InputError("an ITDA is fitted on an ActivationsDataModule: call trainer.fit(module, datamodule=...)")
+            raise InputError(
+                "an ITDA is fitted on an ActivationsDataModule: call trainer.fit(module, datamodule=...), or "
+                "il.fit_activations(x, ...) for an array"
+            )
         return data
 
     @cached_property

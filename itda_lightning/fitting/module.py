@@ -95,6 +95,13 @@ class ITDA(FitState):
         self.growth_seconds, self.growth_activations = 0.0, 0  # in this process: a resumed fit begins anew
         self._sums: list[ValidationSums] = []
 
+    def fit(self, *_: Any, **__: Any) -> None:
+        """Raise InputError: functions and a Trainer fit, the module does not."""
+        raise InputError(
+            "call il.fit_activations(x, ...) for an array, il.fit(model, hook_name, texts, ...) for texts, or "
+            "lightning.Trainer(max_epochs=1).fit(module, datamodule=il.ActivationsDataModule(...))"
+        )
+
     def setup(self, stage: str) -> None:
         """Make the empty dictionaries, now that the widths are known, or check that the data are those of before."""
         check_strategy(self.trainer)

@@ -144,3 +144,10 @@ def test_what_is_no_text_is_told(tiny_model_dir):
             given_texts(texts)
     with pytest.raises(il.InputError, match="unexpected keyword argument 'tokens'"):
         il.fit(str(tiny_model_dir), HOOK, ["one", "two"], tokens=3)
+
+
+def test_who_calls_fit_on_a_module_is_told_of_the_functions(x):
+    with pytest.raises(
+        il.InputError, match=r"il.fit_activations\(x, ...\) for an array, il.fit\(model, hook_name, texts"
+    ):
+        il.ITDA().fit(x)
