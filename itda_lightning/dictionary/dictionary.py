@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from itda_lightning.dictionary.described_atoms import DescribedAtoms
 from itda_lightning.dictionary.dictionary_files import IN_INDEX, read_dictionary, write_dictionary
-from itda_lightning.dictionary.named_atoms import Labels, NamedAtoms
+from itda_lightning.dictionary.named_atoms import Labels
 from itda_lightning.dictionary.sources import Sources
 from itda_lightning.errors import InputError
 from itda_lightning.machine.checks import check_choice, check_kind, check_wanted_l0
@@ -32,7 +33,7 @@ from itda_lightning.pursuit import (
 REFINEMENT: Final = "refinement"  # the metadata's entry about a refinement
 
 
-class Dictionary(NamedAtoms):
+class Dictionary(DescribedAtoms):
     """Atoms that are real activations, each with its source (arXiv 2505.17769, Section 3).
 
     The atoms of a refined dictionary are close to those that were grown, which it keeps: ``grown_atoms``, ``cosines``.

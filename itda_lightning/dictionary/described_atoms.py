@@ -1,0 +1,89 @@
+"""Atoms described in words: one line per atom, a search by token, and what a notebook shows of a dictionary."""
+
+import html
+from typing import Any
+
+from torch import Tensor
+
+from itda_lightning.dictionary.named_atoms import NamedAtoms
+from itda_lightning.dictionary.sources import Prompt
+from itda_lightning.errors import InputError
+
+AROUND = 30  # characters of the text before and after a token in one line
+SHOWN = 10  # atoms in a notebook's table
+
+
+class DescribedAtoms(NamedAtoms):
+    """Named atoms that say who they are."""
+
+    k: int
+    pursuit: str
+    nonnegative: bool
+    metadata: dict[str, Any]
+    _atoms: Tensor
+
+    def label(self, atom: int) -> str:
+        """Return one line that names an atom: its token in brackets, some text around it, and the label's cosine.
+
+        Raises InputError for an atom that is not there.
+
+        Example:
+            >>> import torch
+            >>> import itda_lightning as il
+            >>> table = torch.tensor([[0, 0, 3, 17, 8, 12]])
+            >>> prompt = il.Prompt("the cat sat on the", " mat", " and slept")
+            >>> dictionary = il.Dictionary(torch.eye(4)[:1], sources=il.Sources(table, "a dataset", (prompt,)), k=1)
+            >>> dictionary.label(0)
+            'the cat sat on the[ mat] and slept (cosine 1.00)'
+        """
+        if not -self.n_atoms <= atom < self.n_atoms:
+            raise InputError(f"there is no atom {atom}: the dictionary has {self.n_atoms:,}, from 0 on")
+        cosines, prompts = self.label_cosines, self.label_prompts
+        cosine = 1.0 if cosines is None else float(cosines[atom])
+        if prompts is None:
+            document, _, position, token, *_ = self.labels[atom].tolist()
+            named = f"token {token} at position {position} of document {document}" if document >= 0 else "no label"
+        else:
+            named = in_one_line(prompts[atom])
+        return f"{named} (cosine {cosine:.2f})"
+
+    def find(self, token: str) -> list[int]:
+        """Return the atoms whose label is this token, case and outer spaces apart, the largest label cosine first.
+
+        Raises InputError for a dictionary whose labels have no text.
+        """
+        prompts, cosines = self.label_prompts, self.label_cosines
+        if prompts is None:
+            raise InputError("the labels of this dictionary have no text: load it from its run directory")
+        sought = token.strip().casefold()
+        found = [atom for atom, prompt in enumerate(prompts) if prompt.token.strip().casefold() == sought]
+        return found if cosines is None else sorted(found, key=lambda atom: -float(cosines[atom]))
+
+    def summary(self) -> dict[str, str]:
+        """Return what a dictionary is, name by name: size, codes, origin, and the figures of its last validation."""
+        facts = self.metadata
+        codes = f"{self.pursuit}, {'non-negative' if self.nonnegative else 'signed'}, k = {self.k}"
+        rows = {"atoms": f"{self.n_atoms:,} of width {self._atoms.shape[1]}", "codes": codes}
+        origin = {"hook point": "hook_name", "model": "model_name", "text": "dataset_path"}
+        rows |= {name: facts[field] for name, field in origin.items() if facts.get(field) is not None}
+        figures = (facts.get("refinement") or {}).get("validation") or (facts.get("validation") or [None])[-1]
+        if figures is not None:
+            rows["held out"] = f"FVU {figures['fvu']:.3f}, mean L0 {figures['l0']:.1f}"
+        return rows
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({'; '.join(f'{name}: {value}' for name, value in self.summary().items())})"
+
+    def _repr_html_(self) -> str:
+        """Return the summary and the first labels as a table, for notebooks."""
+        labels = {f"atom {atom}": self.label(atom) for atom in range(min(SHOWN, self.n_atoms))}
+        rows = (self.summary() | labels).items()
+        cells = "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in rows)
+        return f"<table>{cells}</table>"
+
+
+def in_one_line(prompt: Prompt, around: int = AROUND) -> str:
+    """Return a prompt's token in brackets with some text around it, line breaks as spaces."""
+    before, after = prompt.before[-around:], prompt.after[:around]
+    start, end = "…" * (len(before) < len(prompt.before)), "…" * (len(after) < len(prompt.after))
+    return f"{start}{before}[{prompt.token}]{after}{end}".replace("\n", " ")
