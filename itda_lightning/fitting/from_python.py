@@ -83,7 +83,7 @@ class CallableModule(ModuleType):
     __call__ = staticmethod(fit)
 
 
-def given_texts(texts: str | Path | Sequence[str] | Dataset) -> str:
+def given_texts(texts: str | Path | Sequence[object] | Dataset) -> str:
     """Return the path or hub name of texts; a list or a Dataset is written to the cache directory first.
 
     Raises InputError for what is not text, or an empty list.
@@ -92,9 +92,8 @@ def given_texts(texts: str | Path | Sequence[str] | Dataset) -> str:
         return str(texts)
     place = cache_directory() / "given"
     if isinstance(texts, Dataset):
-        return str(
-            made_once(place / texts._fingerprint, lambda directory: texts.save_to_disk(str(directory / "d"))) / "d"
-        )
+        saved = made_once(place / texts._fingerprint, lambda directory: texts.save_to_disk(str(directory / "texts")))
+        return str(saved / "texts")
     documents = list(texts)
     if not documents or not all(isinstance(text, str) for text in documents):
         kinds = sorted({type(text).__name__ for text in documents})
