@@ -8,7 +8,6 @@ from types import ModuleType
 from typing import Any
 
 import lightning as L
-import torch
 from datasets import Dataset
 
 from itda_lightning.activations.arrays import SITE, Array, ArrayActivations
@@ -22,6 +21,7 @@ from itda_lightning.fitting.module import ITDA
 from itda_lightning.fitting.refinement import RefinementSettings, refine
 from itda_lightning.fitting.relabelling import relabel
 from itda_lightning.fitting.trainer import StopWhenDone
+from itda_lightning.fitting.trainer_options import TRAINER_DEFAULTS
 from itda_lightning.machine.atomic_files import write_text
 from itda_lightning.machine.made_once import hash_of, made_once
 
@@ -175,16 +175,7 @@ def _fit(data: ActivationsDataModule, settings: Mapping[str, Any], refinement: R
     if refinement is not None:
         refinement.check(data)
     trainer = L.Trainer(
-        max_epochs=1,
-        accelerator="cuda" if torch.cuda.is_available() else "cpu",  # Apple's GPUs have no float64
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        check_val_every_n_epoch=None,
-        val_check_interval=None,
-        callbacks=[StopWhenDone()],
+        **TRAINER_DEFAULTS, val_check_interval=None, enable_checkpointing=False, callbacks=[StopWhenDone()]
     )
     trainer.fit(module, datamodule=data)
     module.calibrate_l0()

@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 import itda_lightning as il
 from itda_lightning.activations.arrays import ArrayActivations
 from itda_lightning.activations.bundled import cache_directory
+from itda_lightning.evaluation.data_of import data_for
 from itda_lightning.fitting.from_python import given_texts
 from tests.fits import HOOK
 
@@ -70,6 +71,8 @@ def test_a_dictionary_of_an_array_is_saved_and_exported_as_any_other(fitted, x, 
     assert torch.equal(loaded.encode(x[:9]).coefficients, fitted.encode(x[:9]).coefficients)
     assert loaded.sources.prompts == fitted.sources.prompts
     assert il.to_sae(fitted).cfg.metadata.model_name is None
+    with pytest.raises(il.InputError, match=r"fitted on an array \(il.fit_activations\), so there is no text"):
+        data_for(loaded, None, "activations")
 
 
 def test_rows_that_are_not_finite_are_skipped_and_counted(x):
