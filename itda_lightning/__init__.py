@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from itda_lightning.fitting.from_python import fit
+    from itda_lightning.fitting.from_python import CallableModule
+
+    fit: CallableModule
 
 # ``itda`` and ``python -m itda_lightning`` alone print a list of commands and need not wait seconds for torch.
 _LISTS_COMMANDS = sys.orig_argv[1:] == ["-m", "itda_lightning"] or [Path(part).stem for part in sys.argv] == ["itda"]

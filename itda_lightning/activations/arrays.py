@@ -107,8 +107,8 @@ class ArrayActivations(ActivationsDataModule):
         return digest.hexdigest()
 
     @property
-    def documents(self) -> "ArrayActivations":
-        """What has the fingerprint of the data."""
+    def documents(self) -> "ArrayActivations":  # type: ignore[override]  # there are none, but they are what is hashed
+        """What has the fingerprint of the data: this."""
         return self
 
     def rows(self, split: Split) -> Rows:
@@ -203,7 +203,7 @@ def _checked(x: Array) -> Array:
     return x
 
 
-def _as_bytes(x: Array) -> np.ndarray:
+def _as_bytes(x: Array) -> memoryview:
     if isinstance(x, Tensor):
         x = x.detach().cpu().contiguous().view(torch.uint8).numpy()
-    return np.ascontiguousarray(x).view(np.uint8)
+    return np.ascontiguousarray(x).view(np.uint8).data

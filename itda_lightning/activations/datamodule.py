@@ -2,17 +2,18 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from jaxtyping import Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from itda_lightning.activations.arguments import check_arguments
 from itda_lightning.activations.batches import NONE_USABLE, ActivationBatch, ActivationLoader, UsableActivations
-from itda_lightning.activations.cache import BITS, SHARD_ROWS, ActivationCache
+from itda_lightning.activations.cache import SHARD_ROWS, ActivationCache
 from itda_lightning.activations.harvesting import RowActivations, StoredActivations, harvest, harvest_among_ranks
 from itda_lightning.activations.model_and_rows import ModelAndRows
 from itda_lightning.activations.models.language_model import LanguageModelName, Loader
@@ -20,8 +21,6 @@ from itda_lightning.activations.text.rows import Packing, Rows, draw_rows
 from itda_lightning.activations.text.split import SPLITS, Split
 from itda_lightning.dictionary.facts import settings
 from itda_lightning.errors import InputError
-from itda_lightning.machine.checks import check_at_least, check_choice, check_seed
-from itda_lightning.machine.paths import user_path
 from itda_lightning.machine.processes import n_ranks
 
 logger = logging.getLogger(__name__)
@@ -110,7 +109,7 @@ class ActivationsDataModule(ModelAndRows):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        _check_arguments(self.hparams)
+        check_arguments(self.hparams)
         self.hook_names = list(hook_names)
         self.model_name = LanguageModelName(model, loader, model_revision, model_dtype, device)
         self.model_name.torch_device()
@@ -279,28 +278,3 @@ class ActivationsDataModule(ModelAndRows):
                 return
             self.harvested_tokens += len(next(iter(part.activations.values()))) * rows.context_size
             yield part
-
-
-def _check_arguments(arguments: Mapping[str, Any]) -> None:
-    """Raise InputError unless every argument is in its range."""
-    check_at_least(1, {f"data.{name}": arguments[name] for name in ("model_batch_size", "batch_size")})
-    check_at_least(4, {"data.context_size": arguments["context_size"]})
-    context, training, first = (arguments[name] for name in ("context_size", "training_tokens", "first_tokens"))
-    tokens = {"data.training_tokens": training, "data.validation_tokens": arguments["validation_tokens"]}
-    check_at_least(context, tokens, "that is one row of data.context_size")
-    if first is not None and not context <= first <= training:
-        raise InputError(
-            f"data.first_tokens must lie between one row of {context} and data.training_tokens ({training:,}), "
-            f"got {first:,}"
-        )
-    if not 0 < arguments["holdout_fraction"] < 1:
-        raise InputError(f"data.holdout_fraction must lie between 0 and 1, got {arguments['holdout_fraction']}")
-    if arguments["cache_dir"] is not None:
-        user_path(arguments["cache_dir"], "data.cache_dir")
-    check_seed({"data.seed": arguments["seed"]})
-    check_choice(get_args(Packing), {"data.packing": arguments["packing"]})
-    check_choice(get_args(Loader), {"data.loader": arguments["loader"]})
-    check_choice(BITS, {"data.cache_dtype": arguments["cache_dtype"]})
-    hook_names = arguments["hook_names"]
-    if not hook_names or len(set(hook_names)) != len(hook_names):
-        raise InputError(f"data.hook_names must name at least one hook point, each once, got {hook_names}")

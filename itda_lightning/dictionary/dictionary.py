@@ -72,7 +72,6 @@ class Dictionary(DescribedAtoms):
     """
 
     bias: Tensor
-    _atoms: Tensor
     _grown: Tensor | None
 
     def __init__(

@@ -167,7 +167,9 @@ def _refinement(refine: Refine) -> RefinementSettings | None:
 
 def _fit(data: ActivationsDataModule, settings: Mapping[str, Any], refinement: RefinementSettings | None) -> ITDA:
     """Grow, refine and name the atoms of a new module, whose settings are the command's unless given."""
-    defaults = {name.removeprefix("model."): value for name, value in COMMAND_DEFAULTS.items() if "model." in name}
+    defaults: dict[str, Any] = {
+        name.removeprefix("model."): value for name, value in COMMAND_DEFAULTS.items() if "model." in name
+    }
     try:
         module = ITDA(**defaults | dict(settings))
     except TypeError as error:

@@ -10,7 +10,7 @@ import torch
 from itda_lightning.errors import InputError
 from itda_lightning.machine.checks import check_seed
 
-TRAINER_DEFAULTS = {
+TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": 1,
     "accelerator": "cuda" if torch.cuda.is_available() else "cpu",  # Apple's GPUs have no float64
     "devices": 1,

@@ -170,7 +170,7 @@ def test_rows_of_the_cache_beyond_those_of_the_fit_are_not_read(make_cached):
     make_cached().prepare_data()
     data = make_cached(first_tokens=70 * 16)
     rows = TrainingRows(data, HOOK)
-    assert len(rows.stored.rows) == 140
+    assert len(make_cached().cache("train").rows) == 140
     assert rows.n_rows == 70
     assert torch.equal(torch.cat([rows.read(*block) for block in rows.blocks]), of_fit(data))
     assert torch.equal(rows.sample(200), data.calibration_batch(200).activations[HOOK])

@@ -1,5 +1,7 @@
 """Labels in one line, atoms found by token, and what is shown of a dictionary."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -16,7 +18,11 @@ PROMPTS = (
 @pytest.fixture
 def dictionary():
     table = torch.tensor([[i, i, 3, 40 + i, 8, 12] for i in range(3)])
-    metadata = {"hook_name": "blocks.1.hook_resid_post", "model_name": "a model", "dataset_path": "texts.jsonl"}
+    metadata: dict[str, Any] = {
+        "hook_name": "blocks.1.hook_resid_post",
+        "model_name": "a model",
+        "dataset_path": "texts.jsonl",
+    }
     metadata["validation"] = [{"fvu": 0.5, "l0": 2.0}, {"fvu": 0.25, "l0": 1.5}]
     sources = il.Sources(table, "a dataset", PROMPTS)
     return il.Dictionary(torch.eye(4)[:3], sources=sources, k=2, pursuit="omp", metadata=metadata)

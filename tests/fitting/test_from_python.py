@@ -1,6 +1,7 @@
 """Fits from Python, of arrays and of texts."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,10 +117,16 @@ def test_what_does_not_fit_is_told_before_the_fit(x, change, message):
 
 def test_texts_of_a_model_give_the_bits_of_the_command(tiny_model_dir, prose, prose_file, tmp_path, monkeypatch):
     monkeypatch.setenv("ITDA_LIGHTNING_CACHE", str(tmp_path / "cache"))
-    settings = {"max_atoms": 40, "k": 4, "context_size": 32, "training_tokens": 2048, "validation_tokens": 512}
+    settings: dict[str, Any] = {
+        "max_atoms": 40,
+        "k": 4,
+        "context_size": 32,
+        "training_tokens": 2048,
+        "validation_tokens": 512,
+    }
     settings["cache_dir"] = str(tmp_path / "activations")
     fitted = il.fit(str(tiny_model_dir), HOOK, prose, refine=REFINE, calibration_tokens=512, **settings)
-    options = {"model.max_atoms": 40, "model.k": 4, "model.calibration_tokens": 512, "refine.passes": 1}
+    options: dict[str, Any] = {"model.max_atoms": 40, "model.k": 4, "model.calibration_tokens": 512, "refine.passes": 1}
     options |= {"refine.batch_size": 256, "data.model": tiny_model_dir, "data.hook_names": f"[{HOOK}]"}
     options |= {f"data.{name}": settings[name] for name in settings if name not in ("max_atoms", "k")}
     options |= {"data.dataset": prose_file, "run.directory": tmp_path / "run"}
