@@ -16,10 +16,9 @@ NOTICED = ("killed", "endless")
 
 def main() -> None:
     """Read outcomes and verdicts, write ``results/score.json`` and ``results/score.md``."""
-    mutants = json.loads((FOLDER / "results" / "mutants.json").read_text(encoding="utf-8"))
-    verdicts = json.loads((FOLDER / "verdicts.json").read_text(encoding="utf-8"))
-    results = describe(Study("mutation", seed=0)) | {"rooms": scores(mutants, verdicts)}
-    write_results(FOLDER / "results", "score", results, markdown(results, mutants, verdicts))
+    mutants, verdicts = _outcomes()
+    results = describe(Study("mutation/report", seed=0)) | {"rooms": scores(mutants, verdicts)}
+    write_results(FOLDER / "results", "score", results, as_markdown(results))
 
 
 def scores(mutants: dict[str, dict[str, Any]], verdicts: dict[str, str]) -> dict[str, dict[str, int]]:
@@ -34,8 +33,9 @@ def scores(mutants: dict[str, dict[str, Any]], verdicts: dict[str, str]) -> dict
     return dict(rooms)
 
 
-def markdown(results: dict[str, Any], mutants: dict[str, dict[str, Any]], verdicts: dict[str, str]) -> str:
-    """Lay out the tables."""
+def as_markdown(results: dict[str, Any]) -> str:
+    """Lay out the scores, and the survivors of the outcomes beside them."""
+    mutants, verdicts = _outcomes()
     rows = []
     for room, counts in results["rooms"].items():
         total = counts["mutants"] - counts["equivalent"]
@@ -58,6 +58,12 @@ def markdown(results: dict[str, Any], mutants: dict[str, dict[str, Any]], verdic
         ],
     )
     return "\n".join(lines) + "\n"
+
+
+def _outcomes() -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    paths = FOLDER / "results" / "mutants.json", FOLDER / "verdicts.json"
+    mutants, verdicts = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
+    return {key: value for key, value in mutants.items() if not key.startswith("commit")}, verdicts
 
 
 def _cell(text: str) -> str:

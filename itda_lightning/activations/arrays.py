@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.activations.harvesting import RowActivations
+from itda_lightning.activations.harvesting import RowActivations, StoredActivations
 from itda_lightning.activations.model_and_rows import ActivationIdentity, ModelAndRows
 from itda_lightning.activations.models.language_model import LanguageModelName
 from itda_lightning.activations.text.rows import Rows
@@ -158,7 +158,7 @@ class RowNumbers(Mapping[int, str]):
         return str(number)
 
 
-class ArrayReader:
+class ArrayReader(StoredActivations):
     """The rows ``numbers`` of an array, read as those of a cache are; a block that changes between reads is refused."""
 
     def __init__(self, x: Array, numbers: Int[Tensor, " m"]) -> None:

@@ -31,7 +31,7 @@ from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
 from itda_lightning.activations.cache_files import STATE, check_facts, covered_by
-from itda_lightning.activations.harvesting import RowActivations
+from itda_lightning.activations.harvesting import RowActivations, StoredActivations
 from itda_lightning.activations.model_and_rows import ActivationIdentity
 from itda_lightning.activations.text.rows import PARTS, Rows
 from itda_lightning.errors import InputError
@@ -69,7 +69,7 @@ BITS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bf
 ReadRows = Callable[[int, int], Iterable[RowActivations]]
 
 
-class ActivationCache:
+class ActivationCache(StoredActivations):
     """The activations of all rows at some hook points, on disk, in a directory below ``root``.
 
     Raises InputError for a dtype that is not stored.

@@ -11,9 +11,9 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from itda_lightning.activations.arguments import check_arguments
 from itda_lightning.activations.batches import NONE_USABLE, ActivationBatch, ActivationLoader, UsableActivations
 from itda_lightning.activations.cache import SHARD_ROWS, ActivationCache
+from itda_lightning.activations.data_arguments import check_arguments
 from itda_lightning.activations.harvesting import RowActivations, StoredActivations, harvest, harvest_among_ranks
 from itda_lightning.activations.model_and_rows import ModelAndRows
 from itda_lightning.activations.models.language_model import LanguageModelName, Loader

@@ -1,8 +1,9 @@
 """Harvest activations at several hook points in one pass, with SAELens's ActivationsStore."""
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import torch
 from datasets import Dataset
@@ -23,17 +24,19 @@ class RowActivations(NamedTuple):
     activations: dict[str, Float[Tensor, "rows positions d"]]
 
 
-@runtime_checkable
-class StoredActivations(Protocol):
+class StoredActivations(ABC):
     """The activations of all rows of a split that can be read again: a cache on disk, or an array."""
 
     @property
+    @abstractmethod
     def widths(self) -> dict[str, int]:
         """The width d_in of every hook point."""
 
+    @abstractmethod
     def read(self, start_row: int, stop_row: int) -> RowActivations:
         """Return the float32 activations of consecutive rows."""
 
+    @abstractmethod
     def read_at(self, rows: Int[Tensor, " m"]) -> dict[str, Float[Tensor, "m positions d"]]:
         """Return the float32 activations of rows anywhere, in that order, by hook point."""
 

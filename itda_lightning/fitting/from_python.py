@@ -38,6 +38,7 @@ def fit(
     max_atoms: int = 4096,
     k: int = 48,
     refine: Refine = True,
+    progress: bool = True,
     **settings: Any,
 ) -> Dictionary:
     """Fit a dictionary on the activations of a language model, as ``python -m itda_lightning.fit`` does, bit for bit.
@@ -50,6 +51,7 @@ def fit(
         max_atoms, k: size and sparsity, as of ``ITDA``; k is a maximum, codes have two thirds of it on average.
         refine: True for the recommended refinement, the ``refine.`` settings of the command by name, or None for atoms
             as grown.
+        progress: show Lightning's progress bar.
         settings: further arguments of ``ITDA`` and of ``ActivationsDataModule``. By default all tokens of the texts are
             read, at most a million, and a tenth of the documents is held out.
 
@@ -74,7 +76,7 @@ def fit(
         if name not in of_data
     }
     data = data.with_settings(**shorter)
-    return _fit(data, {"max_atoms": max_atoms, "k": k} | settings, refinement).finished_dictionary(hook_name)
+    return _fit(data, {"max_atoms": max_atoms, "k": k} | settings, refinement, progress).finished_dictionary(hook_name)
 
 
 class CallableModule(ModuleType):
@@ -117,6 +119,7 @@ def fit_activations(
     seed: int = 0,
     batch_size: int = 1024,
     device: str = "auto",
+    progress: bool = True,
     **settings: Any,
 ) -> Dictionary:
     """Fit a dictionary on activations of any model: vision, proteins, a harvest of one's own.
@@ -132,6 +135,7 @@ def fit_activations(
         seed: decides which rows are held out and the order of the others.
         batch_size: activations per step of growth.
         device: where refinement runs: auto, cpu, cuda or cuda:N.
+        progress: show Lightning's progress bar.
         settings: further arguments of ``ITDA``. Defaults are those of the command: generalised pursuit, non-negative.
 
     Returns:
@@ -145,13 +149,13 @@ def fit_activations(
         >>> import itda_lightning as il
         >>> directions = torch.nn.functional.normalize(torch.randn(32, 16), dim=1)
         >>> x = torch.rand(2000, 32).where(torch.rand(2000, 32) < 0.1, 0) @ directions + 0.01 * torch.randn(2000, 16)
-        >>> dictionary = il.fit_activations(x, max_atoms=64, k=6, refine=None)
+        >>> dictionary = il.fit_activations(x, max_atoms=64, k=6, refine=None, progress=False)
         >>> dictionary.encode(x[:5]).support.shape
         torch.Size([5, 6])
     """
     refinement = _refinement(refine)
     data = ArrayActivations(x, sources, holdout_fraction, seed, batch_size, device)
-    return _fit(data, {"max_atoms": max_atoms, "k": k} | settings, refinement).finished_dictionary(SITE)
+    return _fit(data, {"max_atoms": max_atoms, "k": k} | settings, refinement, progress).finished_dictionary(SITE)
 
 
 def _refinement(refine: Refine) -> RefinementSettings | None:
@@ -165,7 +169,9 @@ def _refinement(refine: Refine) -> RefinementSettings | None:
     return RefinementSettings(**refine)
 
 
-def _fit(data: ActivationsDataModule, settings: Mapping[str, Any], refinement: RefinementSettings | None) -> ITDA:
+def _fit(
+    data: ActivationsDataModule, settings: Mapping[str, Any], refinement: RefinementSettings | None, progress: bool
+) -> ITDA:
     """Grow, refine and name the atoms of a new module, whose settings are the command's unless given."""
     defaults: dict[str, Any] = {
         name.removeprefix("model."): value for name, value in COMMAND_DEFAULTS.items() if "model." in name
@@ -177,7 +183,11 @@ def _fit(data: ActivationsDataModule, settings: Mapping[str, Any], refinement: R
     if refinement is not None:
         refinement.check(data)
     trainer = L.Trainer(
-        **TRAINER_DEFAULTS, val_check_interval=None, enable_checkpointing=False, callbacks=[StopWhenDone()]
+        **TRAINER_DEFAULTS,
+        val_check_interval=None,
+        enable_checkpointing=False,
+        enable_progress_bar=progress,
+        callbacks=[StopWhenDone()],
     )
     trainer.fit(module, datamodule=data)
     module.calibrate_l0()

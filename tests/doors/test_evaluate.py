@@ -185,8 +185,8 @@ def test_nothing_says_on_what_to_evaluate(tiny_run, tmp_path):
 
 
 def test_fewer_tokens_than_a_row(tiny_run, tmp_path):
-    for tokens in (-1, CONTEXT - 1):
-        with pytest.raises(InputError, match=f"--tokens must be at least {CONTEXT}, got {tokens}: that is one row"):
+    for tokens, least in ((-1, 1), (CONTEXT - 1, CONTEXT)):
+        with pytest.raises(InputError, match=f"--tokens must be at least {least}, got {tokens}"):
             evaluated(tiny_run, tmp_path / "e.json", tokens=tokens)
 
 

@@ -11,7 +11,9 @@ import itda_lightning as il
 
 def examples(name: str) -> list[doctest.DocTest]:
     finder = doctest.DocTestFinder(exclude_empty=True)
-    return [test for test in finder.find(inspect.unwrap(getattr(il, name)), name, globs={}) if test.examples]
+    public = getattr(il, name)
+    public = public.__call__ if inspect.ismodule(public) else public  # il.fit is the command's module and a function
+    return [test for test in finder.find(inspect.unwrap(public), name, globs={}) if test.examples]
 
 
 @pytest.mark.parametrize("name", il.__all__)

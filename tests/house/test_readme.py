@@ -18,7 +18,6 @@ SMALLER_EXAMPLE = {
     "training_tokens=8_192": "training_tokens=384",
     "validation_tokens=2_048": "validation_tokens=128",
     "max_atoms=256": "max_atoms=32",
-    "calibration_tokens=2_048": "calibration_tokens=128",
 }
 SMALLER_COMMANDS = {
     "--data.training_tokens 16384": "--data.training_tokens 512",

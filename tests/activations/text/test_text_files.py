@@ -151,7 +151,7 @@ def test_a_byte_order_mark_is_no_text(streaming: bool, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["x" * 300, "~nobody-of-this-name/a.jsonl", "a\0b", "."])
 def test_a_name_that_is_no_path_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"cannot load the dataset|holds files of types \[\]"):
+    with pytest.raises(InputError, match=r"which no path can have|255 bytes|home directory|holds files of types \[\]"):
         load_documents(name)
 
 
