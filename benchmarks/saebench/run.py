@@ -152,7 +152,7 @@ def check_words(words: int, settings: dict[str, Any]) -> None:
 
 
 def check_text(module: Any, text: str, tokens: int, settings: dict[str, Any], tokenizer: Any) -> None:
-    """Raise InputError if SAEBench does not get so many tokens from a text, of which it only asserts that it does."""
+    """Raise InputError if a text gives SAEBench fewer tokens than it asks for, which it only asserts."""
     length = _config(module, settings | {"model_name": ""}).llm_context_size
     try:
         module.dataset_utils.load_and_tokenize_dataset(text, length, tokens, tokenizer)

@@ -41,7 +41,7 @@ class ArrayActivations(ActivationsDataModule):
         device: where refinement runs: auto, cpu, cuda or cuda:N.
 
     Raises:
-        InputError: an array of another shape or dtype, as many names as there are not rows, arguments out of range.
+        InputError: an array of another shape or dtype, another number of names than of rows, arguments out of range.
 
     Example:
         >>> import torch
@@ -97,7 +97,7 @@ class ArrayActivations(ActivationsDataModule):
         raise InputError("these activations are an array: there is no language model to run")
 
     @cached_property
-    def fingerprint(self) -> str:
+    def dataset_fingerprint(self) -> str:
         """A hash of all rows, of their names if they have some, and of the dtype."""
         digest = xxhash.xxh3_128(f"{self.x.dtype} {tuple(self.x.shape)}".encode())
         for start in range(0, len(self.x), HASHED_ROWS):
@@ -105,11 +105,6 @@ class ArrayActivations(ActivationsDataModule):
         for name in self.names or ():
             digest.update(len(name.encode()).to_bytes(8, "little") + name.encode())
         return digest.hexdigest()
-
-    @property
-    def documents(self) -> "ArrayActivations":  # type: ignore[override]  # there are none, but they are what is hashed
-        """What has the fingerprint of the data: this."""
-        return self
 
     def rows(self, split: Split) -> Rows:
         """Return the rows of a split, each of one token; ``document`` is the row's number in the array."""
@@ -128,7 +123,7 @@ class ArrayActivations(ActivationsDataModule):
         """Do nothing: the activations are there."""
 
     def _identity(self, rows: Rows) -> ActivationIdentity:
-        text = self.fingerprint, rows.fingerprint()
+        text = self.dataset_fingerprint, rows.fingerprint()
         return ActivationIdentity("an array", "array", "float32", "float32", self.hook_names, *text)
 
     def _rows_of(self, numbers: Int[Tensor, " m"]) -> Rows:
@@ -139,7 +134,7 @@ class ArrayActivations(ActivationsDataModule):
             tokens = torch.tensor([ids[self.names[number]] for number in numbers.tolist()])
         zeros, kept = torch.zeros(len(numbers), 1, dtype=torch.int64), torch.ones(len(numbers), 1, dtype=torch.bool)
         spans = zeros, lengths[:, None]
-        return Rows(tokens[:, None], numbers[:, None], *spans, kept, 0, self.fingerprint, names, {})
+        return Rows(tokens[:, None], numbers[:, None], *spans, kept, 0, self.dataset_fingerprint, names, {})
 
 
 class RowNumbers(Mapping[int, str]):

@@ -82,6 +82,11 @@ class ModelAndRows(L.LightningDataModule):
             revision=hp["dataset_revision"],
         )
 
+    @cached_property
+    def dataset_fingerprint(self) -> str:
+        """The fingerprint of the documents, by which sources of different fits are known to be of the same."""
+        return self.documents.fingerprint
+
     def rows(self, split: Split) -> Rows:
         """Return the rows of a split that a fit or a metric reads; no document has rows in both splits.
 

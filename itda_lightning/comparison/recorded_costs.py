@@ -1,4 +1,4 @@
-"""What it took to make a loaded entry, read where it was recorded: in its metadata, its run, or SAELens's run."""
+"""Read the cost of a loaded entry where it was recorded: in its metadata, its run, or SAELens's run."""
 
 import json
 import math

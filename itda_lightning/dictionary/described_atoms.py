@@ -42,7 +42,9 @@ class DescribedAtoms(NamedAtoms):
         cosine = 1.0 if cosines is None else float(cosines[atom])
         if prompts is None:
             document, _, position, token, *_ = self.labels[atom].tolist()
-            named = f"token {token} at position {position} of document {document}" if document >= 0 else "no label"
+            if document < 0:
+                return "no label"
+            named = f"token {token} at position {position} of document {document}"
         else:
             named = in_one_line(prompts[atom])
         return f"{named} (cosine {cosine:.2f})"

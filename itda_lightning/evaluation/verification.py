@@ -27,7 +27,7 @@ State = Literal["whole", "damaged", "no digest", "unfinished"]
 
 
 class Verdict(NamedTuple):
-    """What is known about one file."""
+    """Say of one file if it is whole."""
 
     path: Path
     state: State

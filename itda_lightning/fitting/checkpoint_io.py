@@ -4,6 +4,8 @@ The file holds data only, no pickle; it is written in one step, and a digest in 
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ from itda_lightning.machine.schema import check_known
 from itda_lightning.machine.signed_tensors import header_bytes
 
 HEADER = "itda_lightning.checkpoint"
+# What a state raises that has not the parts of a fit.
+NOT_A_STATE = (LookupError, TypeError, ValueError, AttributeError, RuntimeError)
 REMEDY = "take an earlier one of the same run"
 # Types of what Lightning and a fit restore.
 KNOWN = {
@@ -83,6 +87,19 @@ def checked_checkpoint(path: Path) -> tuple[dict[str, Any], Signature]:
         raise InputError(f"there is no checkpoint {path}: give the path of a file in a run's checkpoints/") from error
     except (OSError, SafetensorError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"the checkpoint {path} is truncated or foreign ({reason(error)}): {REMEDY}") from error
+
+
+@contextmanager
+def state_of_a_fit(name: str) -> Iterator[None]:
+    """Raise InputError for a checkpoint, called ``name``, whose state turns out not to be that of a fit."""
+    try:
+        yield
+    except InputError:
+        raise
+    except NOT_A_STATE as error:
+        raise InputError(
+            f"{name} does not hold the state of a fit ({type(error).__name__}: {reason(error)}): {REMEDY}"
+        ) from error
 
 
 class SafetensorsCheckpointIO(CheckpointIO):

@@ -18,9 +18,9 @@ from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.arguments import check_sizes
 from itda_lightning.fitting.checkpoint_io import SafetensorsCheckpointIO
+from itda_lightning.fitting.growing_and_refining import grow_and_refine
 from itda_lightning.fitting.module import ITDA
-from itda_lightning.fitting.refinement import RefinementSettings, refine
-from itda_lightning.fitting.relabelling import relabel
+from itda_lightning.fitting.refinement import RefinementSettings
 from itda_lightning.fitting.run_directory import (
     CHECKPOINTS,
     CONFIG,
@@ -150,30 +150,21 @@ def _fit(
     refinement: RefinementSettings | None,
     checkpoint_every: int,
 ) -> float:
-    """Grow, refine if asked to, and validate; return the seconds of refinement."""
-    refining = 0.0
+    """Fit with checkpoints of the refinement, and say how to resume if it is ended; return its seconds."""
+    callback = trainer.checkpoint_callback
+    assert isinstance(callback, ModelCheckpoint)
+
+    def save() -> None:
+        trainer.save_checkpoint(Path(str(callback.dirpath)) / "refinement.ckpt")
+
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
-        if not module.refinements:
-            module.calibrate_l0()
-            trainer.validate(module, datamodule=data, verbose=False)
-        if refinement is not None:
-            callback = trainer.checkpoint_callback
-            assert isinstance(callback, ModelCheckpoint)
-            path = Path(str(callback.dirpath)) / "refinement.ckpt"
-            refining = refine(module, data, refinement, lambda: trainer.save_checkpoint(path), checkpoint_every)
-            module.calibrate_l0()
-            refining += relabel(module, data)
-            trainer.validate(module, datamodule=data, verbose=False)
-        elif module.refinements:
-            raise InputError("the checkpoint is of a fit that refines its atoms: resume with its own config.yaml")
+        return grow_and_refine(trainer, module, data, refinement, checkpoint, save, checkpoint_every)
     except Terminated:
         logger.info("terminated: --ckpt_path last resumes from the last checkpoint of this run")
         raise
     except (SystemExit, KeyboardInterrupt) as error:  # Lightning turns an interrupt from the keyboard into an exit
         logger.info("interrupted: --ckpt_path last resumes from the last checkpoint of this run")
         raise KeyboardInterrupt from error
-    return refining
 
 
 def _write(

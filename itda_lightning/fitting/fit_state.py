@@ -14,7 +14,7 @@ from itda_lightning.dictionary.facts import FitMetadata, fit_metadata, settings
 from itda_lightning.dictionary.sources import COLUMNS, Prompt, Sources
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.arguments import check_sizes
-from itda_lightning.machine.digests import reason
+from itda_lightning.fitting.checkpoint_io import state_of_a_fit
 from itda_lightning.pursuit import check_unit_rows
 
 # Arguments of a fit that decide neither which atoms it finds nor their order.
@@ -107,15 +107,8 @@ class FitState(L.LightningModule):
         saved = checkpoint.get("itda")
         if saved is None:
             raise InputError("the checkpoint is not one of an ITDA fit: give one of a run's checkpoints/ directory")
-        try:
+        with state_of_a_fit("the checkpoint"):
             self._restore(checkpoint, saved)
-        except InputError:
-            raise
-        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise InputError(
-                f"the checkpoint does not hold the state of a fit ({type(error).__name__}: {reason(error)}): take an "
-                "earlier one of the same run"
-            ) from error
 
     def _restore(self, checkpoint: dict[str, Any], saved: dict[str, Any]) -> None:
         if self._trainer is not None:

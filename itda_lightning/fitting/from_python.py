@@ -7,7 +7,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import lightning as L
 from datasets import Dataset
 
 from itda_lightning.activations.arrays import SITE, Array, ArrayActivations
@@ -17,11 +16,10 @@ from itda_lightning.activations.text.split import TOKENS, most_tokens
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.arguments import COMMAND_DEFAULTS
+from itda_lightning.fitting.growing_and_refining import grow_and_refine
 from itda_lightning.fitting.module import ITDA
-from itda_lightning.fitting.refinement import RefinementSettings, refine
-from itda_lightning.fitting.relabelling import relabel
-from itda_lightning.fitting.trainer import StopWhenDone
-from itda_lightning.fitting.trainer_options import TRAINER_DEFAULTS
+from itda_lightning.fitting.refinement import RefinementSettings
+from itda_lightning.fitting.trainer import plain_trainer
 from itda_lightning.machine.atomic_files import write_text
 from itda_lightning.machine.made_once import hash_of, made_once
 
@@ -182,19 +180,6 @@ def _fit(
         raise InputError(f"{error}: settings are the arguments of il.ITDA") from error
     if refinement is not None:
         refinement.check(data)
-    trainer = L.Trainer(
-        **TRAINER_DEFAULTS,
-        val_check_interval=None,
-        enable_checkpointing=False,
-        enable_progress_bar=progress,
-        callbacks=[StopWhenDone()],
-    )
-    trainer.fit(module, datamodule=data)
-    module.calibrate_l0()
-    trainer.validate(module, datamodule=data, verbose=False)
-    if refinement is not None:
-        refine(module, data, refinement)
-        module.calibrate_l0()
-        relabel(module, data)
-        trainer.validate(module, datamodule=data, verbose=False)
+    trainer = plain_trainer(val_check_interval=None, enable_progress_bar=progress)
+    grow_and_refine(trainer, module, data, refinement)
     return module

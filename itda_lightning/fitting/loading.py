@@ -11,7 +11,7 @@ from itda_lightning.dictionary.dictionary_files import INDEX_FILE, TENSORS_FILE
 from itda_lightning.dictionary.named_atoms import Labels
 from itda_lightning.dictionary.sources import Sources
 from itda_lightning.errors import InputError
-from itda_lightning.fitting.checkpoint_io import read_checkpoint
+from itda_lightning.fitting.checkpoint_io import read_checkpoint, state_of_a_fit
 from itda_lightning.fitting.run_directory import DICTIONARIES, is_run
 from itda_lightning.machine.digests import reason
 from itda_lightning.machine.part_files import is_part
@@ -87,15 +87,8 @@ def _from_checkpoint(path: Path, hook_name: str | None, device: str | torch.devi
     checkpoint = read_checkpoint(path)
     if "itda" not in checkpoint:
         raise InputError(f"{path} is not a checkpoint of a dictionary: its keys are {sorted(map(str, checkpoint))}")
-    try:
+    with state_of_a_fit(f"the checkpoint {path}"):
         return _of_checkpoint(checkpoint["state_dict"], checkpoint["itda"], hook_name, path, device)
-    except InputError:
-        raise
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise InputError(
-            f"the checkpoint {path} does not hold the state of a fit ({type(error).__name__}: {reason(error)}): take "
-            "an earlier one of the same run"
-        ) from error
 
 
 def _of_checkpoint(

@@ -108,13 +108,13 @@ class ITDA(FitState):
         data = self._data()
         self.__dict__.pop("_identity", None)
         if not self.hook_names:
-            self.dataset = data.documents.fingerprint
+            self.dataset = data.dataset_fingerprint
             self._data_settings = settings(data.hparams)
             self._make_dictionaries({hook: data.widths[hook] for hook in data.hook_names})
-        elif (self.hook_names, self.dataset) != (data.hook_names, data.documents.fingerprint):
+        elif (self.hook_names, self.dataset) != (data.hook_names, data.dataset_fingerprint):
             raise InputError(
                 f"the dictionaries are of {self.hook_names} on documents {self.dataset}, the data are of "
-                f"{data.hook_names} on {data.documents.fingerprint}: make a new ITDA for other data"
+                f"{data.hook_names} on {data.dataset_fingerprint}: make a new ITDA for other data"
             )
 
     def configure_optimizers(self) -> None:

@@ -4,10 +4,10 @@ import logging
 from typing import Any
 
 import lightning as L
-import torch
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.fitting.module import ITDA
+from itda_lightning.fitting.trainer_options import TRAINER_DEFAULTS
 
 logger = logging.getLogger(__name__)
 
@@ -71,16 +71,11 @@ def end_on_sigterm(trainer: Any) -> None:
     trainer._signal_connector._sigterm_notifier_fn = end
 
 
+def plain_trainer(**others: Any) -> L.Trainer:
+    """Return a trainer with the command's options that writes nothing; ``others`` are further arguments."""
+    return L.Trainer(**TRAINER_DEFAULTS, enable_checkpointing=False, callbacks=[StopWhenDone()], **others)
+
+
 def fit_in_memory(module: ITDA, data: ActivationsDataModule) -> None:
     """Grow the module's dictionaries on the training activations, without checkpoints, logs or validation."""
-    trainer = L.Trainer(
-        max_epochs=1,
-        accelerator="cuda" if torch.cuda.is_available() else "cpu",  # Apple's GPUs have no float64
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        callbacks=[StopWhenDone()],
-    )
-    trainer.fit(module, datamodule=data)
+    plain_trainer(val_check_interval=None, limit_val_batches=0).fit(module, datamodule=data)

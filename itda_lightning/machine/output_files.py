@@ -1,4 +1,4 @@
-"""Where results may be written: regular files are replaced, devices are written into, all else is refused in time."""
+"""Check where results are written: regular files are replaced, devices written into, all else is refused in time."""
 
 import errno
 import os

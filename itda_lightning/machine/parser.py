@@ -42,7 +42,7 @@ class OneLineParser(ArgumentParser):
             if namespace.get(action.dest, action.default) is None:
                 raise TypeError(f'Parser key "{action.dest}": null is none of its values, leave it out for its default')
 
-    def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
+    def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]  # jsonargparse adds options of its own
         """Parse as ``ArgumentParser`` does; what a value makes a library raise is a refusal, too."""
         try:
             return super().parse_args(*args, **kwargs)

@@ -51,7 +51,7 @@ UNPROCESSED: dict[str, Any] = {"center_writing_weights": False}
 
 
 class Content(dict[str, Any]):
-    """What stands under ``KEY``: a dict whose repr is one line, since programs print configurations."""
+    """Hold the metadata under ``KEY``: a dict whose repr is one line, since programs print configurations."""
 
     def __repr__(self) -> str:
         facts = (f"{name}: {self[name]!r}" for name in ("version", "n_atoms", "k", "pursuit") if name in self)

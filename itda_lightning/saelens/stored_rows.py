@@ -13,13 +13,13 @@ from torch import Tensor
 from itda_lightning.errors import InputError
 from itda_lightning.pursuit import PreparedAtoms
 
-# Rows whose norm is within so many roundings of 1 are unit rows.
+# Rows whose norm is within this number of roundings of 1 are unit rows.
 ROUNDINGS = 32
 PART_ENTRIES = 2**22
 
 
 class StoredRows:
-    """What was prepared from the rows that an SAE stores, for as long as they hold the same numbers.
+    """Keep what was prepared from an SAE's rows, as long as they hold the same numbers.
 
     Rows may be written in ways that leave no trace (``W_dec.data[3] = ...``), so every call compares a checksum of all
     of them, which takes as long as the correlations of one activation. A copy starts empty: a Gram is large.

@@ -43,7 +43,7 @@ def test_a_label_without_text_says_where_it_is(dictionary):
     sources = il.Sources(dictionary.source_table, "a dataset")
     bare = il.Dictionary(dictionary.atoms, sources=sources, k=1)
     assert bare.label(1) == "token 41 at position 3 of document 1 (cosine 1.00)"
-    assert il.Dictionary(dictionary.atoms, k=1).label(1) == "no label (cosine 1.00)"
+    assert il.Dictionary(dictionary.atoms, k=1).label(1) == "no label"
     with pytest.raises(il.InputError, match="labels of this dictionary have no text"):
         bare.find("peace")
 

@@ -1,4 +1,4 @@
-"""What the fit command refuses, before anything is loaded or written, in one line."""
+"""The fit command refuses wrong settings in one line, before anything is loaded or written."""
 
 import re
 

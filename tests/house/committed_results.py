@@ -32,7 +32,7 @@ class Record:
     written: list[Figure] = field(default_factory=list)
 
     def rounded(self, decimals: int, scale: float) -> set[int]:
-        """Return all values times ``scale`` in units of the last of so many digits, signs left out, ties both ways."""
+        """Return all values times ``scale``, rounded to a number of digits: unsigned, ties both ways."""
         values = [abs(value) * scale for value in self.values]
         for other in self.written:
             if other.unit and scale == 1 / UNITS[other.unit]:

@@ -24,7 +24,7 @@ INPUTS = ("input", "hidden_states", "input_ids", "query_input", "x", "inputs_emb
 
 
 class ModuleRun(NamedTuple):
-    """What a module read and gave on the tokens of the trial run, and its name in the model."""
+    """Hold a module's name, its input and its output on the tokens of the trial run."""
 
     name: str
     read: Tensor | None
