@@ -13,10 +13,18 @@ if TYPE_CHECKING:
 
     fit: CallableModule
 
-# ``itda`` and ``python -m itda_lightning`` alone print a list of commands and need not wait seconds for torch.
-_LISTS_COMMANDS = sys.orig_argv[1:] == ["-m", "itda_lightning"] or [Path(part).stem for part in sys.argv] == ["itda"]
+# These need not wait ten seconds for torch, SAELens and TransformerLens: the list of commands, and `itda doctor`.
+_WITHOUT_THEM = ("", "-h", "--help", "doctor")
 
-if not _LISTS_COMMANDS:
+
+def _imports_nothing() -> bool:
+    """Return True if this process is ``itda`` or ``python -m itda_lightning`` with one of those arguments, or none."""
+    module = sys.orig_argv[sys.orig_argv.index("-m") + 1] if sys.argv[:1] == ["-m"] else Path(sys.argv[0] or ".").stem
+    first = sys.argv[1] if len(sys.argv) > 1 else ""
+    return module == "itda_lightning.doctor" or (module in ("itda", "itda_lightning") and first in _WITHOUT_THEM)
+
+
+if not _imports_nothing():
     from itda_lightning.activations.datamodule import ActivationsDataModule
     from itda_lightning.dictionary.dictionary import Dictionary
     from itda_lightning.dictionary.sharded_dictionary import ShardedDictionary

@@ -7,6 +7,7 @@ from itda_lightning.errors import InputError
 from itda_lightning.machine.command_line import run_command
 
 COMMANDS = {
+    "demo": "fit, evaluate, export and show a first dictionary on the bundled model",
     "fit": "fit an ITDA and write a run directory",
     "harvest": "write the activations that fits read into a cache",
     "evaluate": "run SAELens's evals for an ITDA or an SAE on held-out documents",
@@ -19,6 +20,7 @@ COMMANDS = {
     "diff": "rank the atoms of two models' dictionaries by what the other does not explain",
     "similarity": "compare models layer by layer on the same tokens",
     "verify": "verify that files are as they were written",
+    "doctor": "say what is installed, which devices and engines are used, and what is missing",
 }
 
 

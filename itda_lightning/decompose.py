@@ -14,7 +14,7 @@ from itda_lightning.report.terminal import print_decomposition
 def decompose_text(
     dictionary: str,
     text: str,
-    positions: list[int] | None = None,
+    positions: list[int] | int | None = None,
     hook_name: str | None = None,
     max_terms: int | None = None,
     device: str = "auto",
@@ -25,8 +25,8 @@ def decompose_text(
     Args:
         dictionary: a run directory, a checkpoint, or a saved or exported dictionary.
         text: any text; the language model of the dictionary reads it.
-        positions: tokens of the text to decompose, counted from 0 or, if negative, from the end, as in "[0,-1]"; by
-            default the last one.
+        positions: tokens of the text to decompose, counted from 0 or, if negative, from the end, one as in -1 or
+            several as in "[0,-1]"; by default the last one.
         hook_name: the hook point of the dictionary; needed if there are several.
         max_terms: largest number of atoms to print per token.
         device: device of the language model: auto, cpu, cuda or cuda:N.
@@ -34,7 +34,8 @@ def decompose_text(
     """
     check_at_least(1, {"--max_terms": max_terms})
     loaded, hook, data = load_with_data(dictionary, hook_name, data_config, device)
-    decompositions = decompose_tokens(loaded, data, hook, text, positions or [-1])
+    chosen = [positions] if isinstance(positions, int) else positions or [-1]
+    decompositions = decompose_tokens(loaded, data, hook, text, chosen)
     console = Console(file=sys.stdout)
     cosines = None if loaded.label_cosines is None else loaded.label_cosines.tolist()
     for decomposition in decompositions:

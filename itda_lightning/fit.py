@@ -11,6 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.fitting.arguments import COMMAND_DEFAULTS, REFINE_HELP, RESUME_HELP
+from itda_lightning.fitting.fit_parser import FitParser
 from itda_lightning.fitting.fit_run import fit_run
 from itda_lightning.fitting.from_python import CallableModule
 from itda_lightning.fitting.module import ITDA
@@ -19,12 +20,7 @@ from itda_lightning.fitting.run_directory import RunSettings
 from itda_lightning.fitting.strategy import Replicated
 from itda_lightning.fitting.trainer_options import TRAINER_DEFAULTS, check_options, making_trainer
 from itda_lightning.machine.command_line import run_command, start_logging
-from itda_lightning.machine.parser import OneLineParser
 from itda_lightning.report.terminal import print_metrics
-
-
-class FitParser(OneLineParser, LightningArgumentParser):
-    """Lightning's parser, whose refusals are one line."""
 
 
 class FitCLI(LightningCLI):
@@ -64,6 +60,7 @@ def parse(args: list[str] | None = None) -> FitCLI:
         parser_kwargs={
             "description": "Fit an ITDA and write a run directory.",
             "prog": "python -m itda_lightning.fit",
+            "usage": "python -m itda_lightning.fit [--config CONFIG] [--OPTION VALUE ...]",
             "allow_abbrev": False,  # or a mistyped name is taken for the beginning of another
         },
         trainer_defaults=TRAINER_DEFAULTS,

@@ -42,7 +42,8 @@ def transfer_command(
 
     Args:
         dictionary: a run directory, a checkpoint, or a saved or exported dictionary, with sources.
-        model: the other model: a hub name, a local directory, or bundled:smollm2-135m.
+        model: the other model: a hub name, a local directory, or bundled:smollm2-135m (SmolLM2-135M-Instruct,
+            dequantised from 4 bits).
         output: the directory to make; one that a killed run of the same command left is taken up again.
         hook_name: hook point of the dictionary, if there are several.
         target_hook_name: hook point of the other model; by default that of the dictionary.

@@ -40,7 +40,7 @@ from itda_lightning.saelens.saebench import for_saebench
 Eval = Literal["sparse_probing", "absorption", "autointerp"]
 ABSORPTION = "sae_bench.evals.absorption"
 SEED_OF_WORDS = 0
-TOO_FEW_WORDS, ENOUGH_WORDS = 800, 6000  # tried with SmolLM2-135M at layer 14
+TOO_FEW_WORDS, ENOUGH_WORDS = 800, 6000  # tried with SmolLM2-135M-Instruct at layer 14
 
 
 def saebench(
@@ -147,7 +147,7 @@ def check_words(words: int, settings: dict[str, Any]) -> None:
     if words <= TOO_FEW_WORDS and not {"min_feats_for_eval", "min_GT_probe_f1"} & set(settings):
         raise InputError(
             f"absorption wants good first-letter probes of 20 letters, for which {TOO_FEW_WORDS} words are too few, "
-            f"got words {words}: {ENOUGH_WORDS:,} gave 22 letters on SmolLM2-135M; or set min_feats_for_eval"
+            f"got words {words}: {ENOUGH_WORDS:,} gave 22 letters on SmolLM2-135M-Instruct; or set min_feats_for_eval"
         )
 
 

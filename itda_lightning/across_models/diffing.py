@@ -15,6 +15,7 @@ from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.sources import Source, Sources
 from itda_lightning.evaluation.data_of import load_with_data
 from itda_lightning.evaluation.facts_strip import machine_facts
+from itda_lightning.machine.bundled_names import in_words
 from itda_lightning.machine.paths import is_directory
 from itda_lightning.results.difference import AtomDifference, Difference, Direction
 
@@ -46,7 +47,7 @@ class Side:
     def heading(self) -> str:
         """The model (the last part of a directory) and the hook point, as in a heading."""
         name = self.data.model_name.name
-        return f"{Path(name).name if is_directory(name) else name} at {self.hook_name}"
+        return f"{Path(name).name if is_directory(name) else in_words(name)} at {self.hook_name}"
 
 
 def check_sides(base: Side, other: Side) -> None:

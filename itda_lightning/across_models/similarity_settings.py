@@ -24,7 +24,8 @@ class ModelSettings:
     Attributes:
         name: its name in tables and on the page.
         run: a run directory or a saved dictionary, compared with the model and data of its fit.
-        model: a language model: a hub name, a local directory, or bundled:smollm2-135m.
+        model: a language model: a hub name, a local directory, or bundled:smollm2-135m (SmolLM2-135M-Instruct,
+            dequantised from 4 bits).
         hook_names: hook points from the first layer to the last; by default all of a run.
         loader: loader of the model: bridge, hooked_transformer or huggingface.
         model_revision: branch, tag or commit of the model on the hub.

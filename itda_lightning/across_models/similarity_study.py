@@ -28,6 +28,7 @@ from itda_lightning.errors import InputError
 from itda_lightning.evaluation.facts_strip import machine_facts, short
 from itda_lightning.fitting.module import ITDA
 from itda_lightning.machine.atomic_files import explained
+from itda_lightning.machine.bundled_names import described
 from itda_lightning.machine.output_files import make_writable_directory
 from itda_lightning.machine.paths import user_path
 from itda_lightning.results.model_similarity import MeasuredSites, ModelSimilarity, Site
@@ -148,7 +149,7 @@ def _facts(study: Study, activations: AlignedActivations) -> dict[str, str]:
     for model in study.models:
         name = model.data.model_name
         revision = name.revision or short(name.fingerprint())
-        facts[f"model {model.name}"] = f"{name.name} ({revision}, {name.loader}, {name.dtype})"
+        facts[f"model {model.name}"] = f"{described(name.name)} ({revision}, {name.loader}, {name.dtype})"
         facts[f"hook points of {model.name}"] = summary_of(model.hook_names)
         if settings.of_sources:
             facts[f"training tokens of {model.name}"] = f"{model.data.rows('train').n_kept:,} activations"

@@ -26,6 +26,7 @@ from itda_lightning.errors import InputError
 from itda_lightning.evaluation.entries import Entry
 from itda_lightning.fitting.run_directory import DICTIONARIES
 from itda_lightning.machine.atomic_files import write_json
+from itda_lightning.machine.bundled_names import in_words
 from itda_lightning.machine.versions import versions_and_hardware
 from itda_lightning.results.comparison import Comparison, Row
 from itda_lightning.saelens import to_sae
@@ -68,7 +69,7 @@ def transfer_and_measure(
     logger.info("; ".join(f"{name}: {value}" for name, value in facts.items()))
     entries = (transferred, *rivals(rebuilt, rebuilt.n_atoms))
     return Comparison(
-        title=f"A dictionary of {facts['dictionary of']} in {target.model_name.name} at {hook}",
+        title=f"A dictionary of {facts['dictionary of']} in {in_words(target.model_name.name)} at {hook}",
         facts=facts | facts_of(bench),
         rows=tuple(_measure(entry, rebuilt.n_atoms, bench, directory / "made") for entry in entries),
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import write_text
+from itda_lightning.machine.bundled_names import described
 from itda_lightning.machine.made_once import made_once
 from itda_lightning.machine.paths import user_path
 
@@ -57,7 +58,7 @@ def _smollm2() -> Path:
 
 
 def _convert_smollm2(source: Path, target: Path) -> None:
-    logger.info("converting the bundled model (about half a minute, once)")
+    logger.info("converting %s (about half a minute, once)", described(f"{PREFIX}smollm2-135m"))
     _package_directory("gguf", "gguf", "pip install 'itda-lightning[demo]'")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer

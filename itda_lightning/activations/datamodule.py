@@ -32,8 +32,9 @@ class ActivationsDataModule(ModelAndRows):
     """Activations of a language model on documents, with their sources, read through SAELens's ActivationsStore.
 
     Args:
-        model: the language model: a hub name, a local directory, or bundled:smollm2-135m.
-        hook_names: the hook points to read in one pass, e.g. [blocks.14.hook_resid_post].
+        model: the language model: a hub name, a local directory, or bundled:smollm2-135m (SmolLM2-135M-Instruct,
+            dequantised from 4 bits).
+        hook_names: the hook point to read, such as blocks.14.hook_resid_post, or [several] in one pass.
         dataset: the documents: a hub name, a local jsonl/json/parquet/csv/txt file or directory, a saved Dataset, or
             bundled:sotu.
         loader: bridge, hooked_transformer or huggingface (see LanguageModelName).
@@ -70,7 +71,7 @@ class ActivationsDataModule(ModelAndRows):
 
     Example:
         >>> import itda_lightning as il
-        >>> data = il.ActivationsDataModule("bundled:smollm2-135m", ["blocks.14.hook_resid_post"], "bundled:sotu")
+        >>> data = il.ActivationsDataModule("bundled:smollm2-135m", "blocks.14.hook_resid_post", "bundled:sotu")
         >>> data.hparams.training_tokens
         1000000
         >>> data.with_settings(training_tokens=20_000, seed=1).hparams.training_tokens
@@ -80,7 +81,7 @@ class ActivationsDataModule(ModelAndRows):
     def __init__(
         self,
         model: str,
-        hook_names: list[str],
+        hook_names: list[str] | str,
         dataset: str,
         loader: Loader = "bridge",
         model_revision: str | None = None,
@@ -108,9 +109,11 @@ class ActivationsDataModule(ModelAndRows):
         cache_dtype: str = "float32",
     ) -> None:
         super().__init__()
+        hook_names = [hook_names] if isinstance(hook_names, str) else list(hook_names)
         self.save_hyperparameters()
+        self.save_hyperparameters({"hook_names": hook_names})  # LightningCLI gives a single name as it was written
         check_arguments(self.hparams)
-        self.hook_names = list(hook_names)
+        self.hook_names = hook_names
         self.model_name = LanguageModelName(model, loader, model_revision, model_dtype, device)
         self.model_name.torch_device()
         self.model_name.torch_dtype()

@@ -21,6 +21,7 @@ from itda_lightning.comparison.latents import latent_view
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.facts_strip import data_facts, machine_facts
 from itda_lightning.machine.atomic_files import explained
+from itda_lightning.machine.bundled_names import in_words
 from itda_lightning.machine.output_files import make_writable_directory
 from itda_lightning.machine.part_files import remove_parts
 from itda_lightning.machine.paths import user_path
@@ -52,7 +53,9 @@ def compare(
     data.prepare_data()
     rows = _rows(settings, bench, directory)
     comparison = Comparison(
-        title=settings.title or f"{data.model_name.name} at {bench.hook_name}", facts=facts_of(bench), rows=rows
+        title=settings.title or f"{in_words(data.model_name.name)}, at {bench.hook_name}",
+        facts=facts_of(bench),
+        rows=rows,
     )
     # The figures are written before the latents, which may fail.
     _write(comparison, directory, publish)

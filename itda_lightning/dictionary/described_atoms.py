@@ -8,6 +8,7 @@ from torch import Tensor
 from itda_lightning.dictionary.named_atoms import NamedAtoms
 from itda_lightning.dictionary.sources import Prompt
 from itda_lightning.errors import InputError
+from itda_lightning.machine.bundled_names import described
 
 AROUND = 30  # characters of the text before and after a token in one line
 SHOWN = 10  # atoms in a notebook's table
@@ -67,7 +68,7 @@ class DescribedAtoms(NamedAtoms):
         codes = f"{self.pursuit}, {'non-negative' if self.nonnegative else 'signed'}, k = {self.k}"
         rows = {"atoms": f"{self.n_atoms:,} of width {self._atoms.shape[1]}", "codes": codes}
         origin = {"hook point": "hook_name", "model": "model_name", "text": "dataset_path"}
-        rows |= {name: facts[field] for name, field in origin.items() if facts.get(field) is not None}
+        rows |= {name: described(facts[field]) for name, field in origin.items() if facts.get(field) is not None}
         figures = (facts.get("refinement") or {}).get("validation") or (facts.get("validation") or [None])[-1]
         if figures is not None:
             rows["held out"] = f"FVU {figures['fvu']:.3f}, mean L0 {figures['l0']:.1f}"

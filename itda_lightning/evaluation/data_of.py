@@ -23,7 +23,7 @@ KINDS = {
     name: str if get_origin(kind) is Literal else kind
     for name, kind in get_type_hints(ActivationsDataModule.__init__).items()
     if name != "return"
-}
+} | {"hook_names": list[str]}  # as saved, also of one
 
 
 def data_for(

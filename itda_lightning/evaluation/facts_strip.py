@@ -1,6 +1,7 @@
 """The facts that every page shows of what was measured on what, and by what."""
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.machine.bundled_names import described
 from itda_lightning.machine.versions import versions_and_hardware
 
 
@@ -8,10 +9,10 @@ def data_facts(data: ActivationsDataModule, hook_name: str) -> dict[str, str]:
     """Describe the activations at a hook point: name -> text, in the order shown."""
     rows, settings, name = data.rows("heldout"), data.hparams, data.model_name
     return {
-        "model": name.name if name.revision is None else f"{name.name} at {name.revision}",
+        "model": described(name.name) + (f" at {name.revision}" if name.revision else ""),
         "model fingerprint": short(name.fingerprint()),
         "hook point": hook_name,
-        "dataset": str(settings["dataset"]),
+        "dataset": described(str(settings["dataset"])),
         "dataset fingerprint": short(data.documents.fingerprint),
         "training tokens": f"{settings['training_tokens']:,}",
         "held-out activations": f"{rows.n_kept:,} of {len(rows.document[rows.kept].unique()):,} documents",

@@ -11,6 +11,7 @@ from itda_lightning.dictionary.sources import Source
 from itda_lightning.evaluation.decomposition import decompose
 from itda_lightning.evaluation.facts_strip import data_facts, machine_facts, short
 from itda_lightning.evaluation.usage import UsageMeter
+from itda_lightning.machine.bundled_names import described, in_words
 from itda_lightning.pursuit import PURSUITS
 from itda_lightning.results.run_results import RunResults, TokenDecomposition, Usage
 
@@ -40,7 +41,7 @@ def measure_for_page(
     growth = tuple((seen, n_atoms) for seen, n_atoms in dictionary.metadata.get("growth", []))
     fvu_curve = tuple((entry["seen"], entry["fvu"]) for entry in dictionary.metadata.get("validation", []))
     return RunResults(
-        title=f"{data.model_name.name} at {hook_name}",
+        title=f"{in_words(data.model_name.name)}, at {hook_name}",
         facts=_facts(dictionary, data, hook_name, usage),
         metrics={
             "n_atoms": dictionary.n_atoms,
@@ -81,7 +82,7 @@ def _facts(dictionary: Dictionary, data: ActivationsDataModule, hook_name: str, 
     strip, budget = data_facts(data, hook_name), settings.get("training_tokens")
     facts = {
         **{name: strip[name] for name in ("model", "model fingerprint", "hook point")},
-        "dataset": str(settings.get("dataset", strip["dataset"])),
+        "dataset": described(str(settings["dataset"])) if "dataset" in settings else strip["dataset"],
         "dataset fingerprint": short(dictionary.dataset or data.documents.fingerprint),
         "activations read": f"{metadata.get('activations_seen', 0):,} of {budget:,} tokens" if budget else "",
         "held-out activations": f"{usage.n_tokens:,} of {data.rows('heldout').tokens.numel():,} tokens",

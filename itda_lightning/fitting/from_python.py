@@ -42,7 +42,7 @@ def fit(
     """Fit a dictionary on the activations of a language model, as ``python -m itda_lightning.fit`` does, bit for bit.
 
     Args:
-        model: a hub name, a directory, or "bundled:smollm2-135m".
+        model: a hub name, a directory, or "bundled:smollm2-135m" (SmolLM2-135M-Instruct, dequantised from 4 bits).
         hook_name: such as "blocks.14.hook_resid_post".
         texts: a list of documents, a Dataset with a column "text", a path or a hub name. Lists and Datasets are kept in
             the cache directory, so that pages and decompositions find them again.

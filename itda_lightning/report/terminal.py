@@ -57,6 +57,16 @@ def print_metrics(metrics: Mapping[str, float | int], console: Console | None = 
     (console or Console()).print(table)
 
 
+def print_seconds(seconds: Mapping[str, float], title: str, console: Console | None = None) -> None:
+    """Print the seconds of each part of some work, and their sum."""
+    table = _table(title, "seconds", text=(title,))
+    for part, value in seconds.items():
+        table.add_row(Text(visible(part)), f"{value:.0f}")
+    table.add_section()
+    table.add_row("all", f"{sum(seconds.values()):.0f}")
+    (console or Console()).print(table)
+
+
 def print_decomposition(
     decomposition: TokenDecomposition,
     console: Console | None = None,

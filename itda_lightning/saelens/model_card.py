@@ -10,6 +10,7 @@ from sae_lens import SAE
 from sae_lens.constants import SAE_CFG_FILENAME
 from sae_lens.training.upload_saes_to_huggingface import upload_saes_to_huggingface
 
+from itda_lightning.machine.bundled_names import in_words
 from itda_lightning.saelens.architecture import ARCHITECTURE
 
 PACKAGE, IMPORT = "itda-lightning", "import itda_lightning.saelens"
@@ -65,7 +66,7 @@ def model_card(configs: Mapping[str, Mapping[str, Any]], loading: str) -> str:
         metadata = config["metadata"]
         lines.append(
             f"- `{name}`: architecture `{config['architecture']}`, {config['d_sae']:,} latents of dimension "
-            f"{config['d_in']} at `{metadata.get('hook_name')}` of `{metadata.get('model_name')}`"
+            f"{config['d_in']} at `{metadata.get('hook_name')}` of {_named(metadata.get('model_name'))}"
         )
     own = ARCHITECTURE in (config["architecture"] for config in configs.values())
     if own:
@@ -92,3 +93,8 @@ def model_card(configs: Mapping[str, Mapping[str, Any]], loading: str) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _named(model: str | None) -> str:
+    words = in_words(str(model))
+    return f"`{model}`" if words == model else f"{words} (`{model}`)"

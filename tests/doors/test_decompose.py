@@ -120,7 +120,7 @@ def test_one_of_several_hook_points(tiny_run_of_two, tiny_model_dir, capsys):
     "text", ["a [red]b[/red] [/]", "[bold", "{{ x }} \x1b[31m", "שלום 🙂", "\n\n", "null", "[1, 2]", "1.5"]
 )
 def test_text_is_text(tiny_run, capsys, text):
-    arguments = ["--dictionary", str(tiny_run), f"--text={text}", "--positions=[-1]", "--device=cpu"]
+    arguments = ["--dictionary", str(tiny_run), f"--text={text}", "--positions=-1", "--device=cpu"]
     auto_cli(decompose_text, as_positional=False, args=arguments)
     out = capsys.readouterr().out
     assert len(tables(out)) == 1

@@ -48,7 +48,7 @@ def test_an_unknown_command_is_refused(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["fitt"])
     assert ended.value.code == 2
-    assert capsys.readouterr().err.startswith("error: there is no command 'fitt': choose one of fit, harvest")
+    assert capsys.readouterr().err.startswith("error: there is no command 'fitt': choose one of demo, fit, harvest")
 
 
 @pytest.mark.parametrize("door", DOORS)

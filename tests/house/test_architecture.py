@@ -35,6 +35,7 @@ LAYERS = [
 ]
 # The commands: imported by nothing, each may import every room.
 DOORS = [
+    "demo",
     "fit",
     "harvest",
     "evaluate",
@@ -47,6 +48,7 @@ DOORS = [
     "diff",
     "similarity",
     "verify",
+    "doctor",
 ]
 
 # What some rooms may import at most: of this package (their own room and ``errors`` are always allowed) and of others

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from itda_lightning import demo
 from itda_lightning.activations.bundled import resolve
 from tests.processes import run_python
 
@@ -58,10 +59,13 @@ def test_the_two_commands_are_make_targets_and_ci_runs_the_tests_by_one() -> Non
 
 
 def test_the_demo_runs_the_commands_that_the_readme_shows() -> None:
-    demo = re.search(r"^demo:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
-    assert demo is not None
-    shown = set(re.findall(r"itda_lightning\.(\w+)", blocks("bash")[2]))
-    assert set(re.findall(r"itda_lightning\.(\w+)", demo.group(1))) <= shown
+    recipes = dict(
+        re.findall(r"^(demo|results):.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    )
+    assert re.findall(r"itda_lightning\.(\w+)", recipes["demo"]) == ["demo"]
+    run = re.findall(r'_timed\("(\w+)"', Path(demo.__file__).read_text(encoding="utf-8"))
+    assert run == re.findall(r"itda_lightning\.(\w+)", recipes["results"])
+    assert set(run) <= set(re.findall(r"itda_lightning\.(\w+)", blocks("bash")[2]))
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from itda_lightning.activations.models.quantised import quantizer_of
 from itda_lightning.activations.models.trial_run import n_embeddings
 from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import write_json
+from itda_lightning.machine.bundled_names import described
 from itda_lightning.machine.checks import check_choice
 from itda_lightning.machine.digests import read_signed_json
 from itda_lightning.machine.memory import TOO_LITTLE_MEMORY, is_out_of_memory
@@ -160,7 +161,7 @@ class LanguageModel:
         self.name = name
         device, dtype = name.torch_device(), name.torch_dtype()
         own = OwnModel(device)
-        logger.info("loading the language model %s (%s, %s, %s)", name.name, name.loader, name.dtype, device)
+        logger.info("loading the language model %s (%s, %s, %s)", described(name.name), name.loader, name.dtype, device)
         try:
             with no_foreign_code(name.name):
                 self.model: Any = _load(name, device, dtype, hook_names, own)
