@@ -16,6 +16,7 @@ from itda_lightning.activations.cache import SHARD_ROWS, ActivationCache
 from itda_lightning.activations.data_arguments import check_arguments
 from itda_lightning.activations.harvesting import RowActivations, StoredActivations, harvest, harvest_among_ranks
 from itda_lightning.activations.model_and_rows import ModelAndRows
+from itda_lightning.activations.models.given_model import GivenModel
 from itda_lightning.activations.models.language_model import LanguageModelName, Loader
 from itda_lightning.activations.text.rows import Packing, Rows, draw_rows
 from itda_lightning.activations.text.split import SPLITS, Split
@@ -137,6 +138,7 @@ class ActivationsDataModule(ModelAndRows):
     def with_settings(self: Data, **changes: Any) -> Data:
         """Return a new DataModule with the same arguments except for ``changes``; nothing is loaded or read yet."""
         data = type(self)(**{**settings(self.hparams), **changes})
+        data.model_name = self.model_name if isinstance(self.model_name, GivenModel) else data.model_name
         data.own_cache_dir = None if "cache_dir" in changes else self.own_cache_dir
         return data
 

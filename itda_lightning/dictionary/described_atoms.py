@@ -1,16 +1,15 @@
 """Atoms described in words: one line per atom, a search by token, and what a notebook shows of a dictionary."""
 
 import html
+import operator
 from typing import Any
 
 from torch import Tensor
 
 from itda_lightning.dictionary.named_atoms import NamedAtoms
-from itda_lightning.dictionary.sources import Prompt
 from itda_lightning.errors import InputError
 from itda_lightning.machine.bundled_names import described
 
-AROUND = 30  # characters of the text before and after a token in one line
 SHOWN = 10  # atoms in a notebook's table
 
 
@@ -37,8 +36,7 @@ class DescribedAtoms(NamedAtoms):
             >>> dictionary.label(0)
             'the cat sat on the[ mat] and slept (cosine 1.00)'
         """
-        if not -self.n_atoms <= atom < self.n_atoms:
-            raise InputError(f"there is no atom {atom}: the dictionary has {self.n_atoms:,}, from 0 on")
+        atom = self.check_atom(atom)
         cosines, prompts = self.label_cosines, self.label_prompts
         cosine = 1.0 if cosines is None else float(cosines[atom])
         if prompts is None:
@@ -47,13 +45,31 @@ class DescribedAtoms(NamedAtoms):
                 return "no label"
             named = f"token {token} at position {position} of document {document}"
         else:
-            named = in_one_line(prompts[atom])
+            named = prompts[atom].in_one_line()
         return f"{named} (cosine {cosine:.2f})"
+
+    def check_atom(self, atom: int) -> int:
+        """Return the index of an atom, counted from 0 if it was from the end. Raises InputError if it is not there."""
+        try:
+            number = operator.index(atom)  # numpy's integers, too
+        except TypeError as error:
+            raise InputError(f"an atom has a number below {self.n_atoms:,}, got {atom!r}: give that") from error
+        if not -self.n_atoms <= number < self.n_atoms:
+            raise InputError(f"there is no atom {number}: the dictionary has {self.n_atoms:,}, from 0 on")
+        return number % self.n_atoms
 
     def find(self, token: str) -> list[int]:
         """Return the atoms whose label is this token, case and outer spaces apart, the largest label cosine first.
 
         Raises InputError for a dictionary whose labels have no text.
+
+        Example:
+            >>> import torch
+            >>> import itda_lightning as il
+            >>> prompts = (il.Prompt("the", " cat", " sat"), il.Prompt("on the", " mat", ""))
+            >>> sources = il.Sources(torch.zeros(2, 6, dtype=torch.int64), "a dataset", prompts)
+            >>> il.Dictionary(torch.eye(4)[:2], sources=sources, k=1).find("mat")
+            [1]
         """
         prompts, cosines = self.label_prompts, self.label_cosines
         if prompts is None:
@@ -83,10 +99,3 @@ class DescribedAtoms(NamedAtoms):
         rows = (self.summary() | labels).items()
         cells = "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in rows)
         return f"<table>{cells}</table>"
-
-
-def in_one_line(prompt: Prompt, around: int = AROUND) -> str:
-    """Return a prompt's token in brackets with some text around it, line breaks as spaces."""
-    before, after = prompt.before[-around:], prompt.after[:around]
-    start, end = "…" * (len(before) < len(prompt.before)), "…" * (len(after) < len(prompt.after))
-    return f"{start}{before}[{prompt.token}]{after}{end}".replace("\n", " ")

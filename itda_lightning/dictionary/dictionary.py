@@ -1,6 +1,6 @@
 """The dictionary: atoms, bias and sources, with encode, decode, append and refine."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -8,32 +8,25 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from itda_lightning.dictionary.described_atoms import DescribedAtoms
 from itda_lightning.dictionary.dictionary_files import IN_INDEX, read_dictionary, write_dictionary
+from itda_lightning.dictionary.encoding_atoms import EncodingAtoms
 from itda_lightning.dictionary.named_atoms import Labels
 from itda_lightning.dictionary.sources import Sources
 from itda_lightning.errors import InputError
-from itda_lightning.machine.checks import check_choice, check_kind, check_wanted_l0
+from itda_lightning.machine.checks import check_choice, check_kind
 from itda_lightning.machine.digests import reason
 from itda_lightning.pursuit import (
     PreparedAtoms,
-    Pruned,
     PursuitName,
-    SparseCode,
-    check_finite,
     check_least_gain,
     check_sparsity,
     check_unit_rows,
-    combine,
-    correlate,
-    encode_in_parts,
-    gain_for_l0,
 )
 
 REFINEMENT: Final = "refinement"  # the metadata's entry about a refinement
 
 
-class Dictionary(DescribedAtoms):
+class Dictionary(EncodingAtoms):
     """Atoms that are real activations, each with its source (arXiv 2505.17769, Section 3).
 
     The atoms of a refined dictionary are close to those that were grown, which it keeps: ``grown_atoms``, ``cosines``.
@@ -54,6 +47,12 @@ class Dictionary(DescribedAtoms):
             memory. It decides whether the n x n Gram of the atoms is kept; codes do not depend on it.
         grown: (n, d) atoms before refinement, if ``atoms`` are refined.
         labels: activations that name refined atoms instead of their sources.
+
+    Attributes:
+        atoms, bias, k, pursuit, nonnegative, least_gain, metadata, memory_budget: as given; ``metadata`` of a fit has
+            ``model_name``, ``hook_name``, the settings of ``data`` and ``fit``, and the figures of each ``validation``.
+        sources, labels, cosines, label_cosines: what each atom was grown from, what names it, and how like it is.
+        prompts, label_prompts: the text of both, a ``Prompt`` per atom.
 
     Example:
         >>> import torch
@@ -207,69 +206,6 @@ class Dictionary(DescribedAtoms):
             memory_budget=self.memory_budget,
         )
 
-    def encode(self, x: Float[Tensor, "batch d"], error_threshold: float | None = None) -> SparseCode:
-        """Compute sparse codes by this dictionary's pursuit, pruned by ``least_gain``, in at least single precision.
-
-        Args:
-            x: activations of any floating dtype; encoded in parts, so the batch may be long.
-            error_threshold: stop once the unexplained share of an activation's ``|x - bias|^2`` is at most this.
-
-        Raises:
-            ValueError: x of another width or with non-finite rows.
-        """
-        return SparseCode.concatenate(pruned.code for pruned in self._codes(x, self.least_gain, error_threshold))
-
-    def calibrate_l0(self, x: Float[Tensor, "batch d"], l0: float) -> float:
-        """Set ``least_gain`` such that codes have ``l0`` atoms on average over these activations; return it.
-
-        If they have fewer atoms without pruning, nothing is pruned. Raises InputError for an ``l0`` that is not above 0
-        and at most k, or no activations.
-        """
-        check_wanted_l0("the wanted mean L0", l0, self.k)
-        if len(x) == 0:
-            raise InputError("the mean L0 is measured on activations, got none: give some held-out ones")
-        bears = torch.cat([pruned.bears for pruned in self._codes(x, torch.inf, None)])
-        self.least_gain = 0.0 if (bears > 0).sum() <= l0 * len(x) else gain_for_l0(bears, l0)
-        return self.least_gain
-
-    def _codes(self, x: Tensor, least_gain: float, error_threshold: float | None) -> Iterator[Pruned]:
-        self._check(x)
-        options = self.pursuit, self.k, self.nonnegative, least_gain, error_threshold
-        return encode_in_parts(x, self.centre, self.prepared(), *options)
-
-    def detect(self, x: Tensor) -> Float[Tensor, "batch n"]:
-        """Tell how strongly the meaning of each atom is there: the cosine of ``x - bias`` with it; 0 if x is the bias.
-
-        ``encode`` explains x (batch, d) by few atoms together: of several that are alike it takes one. This looks at
-        each atom alone (``benchmarks/quality/detection.py`` compares them). Raises as ``encode``.
-        """
-        self._check(x)
-        centred = torch.nn.functional.normalize(self.centre(x), dim=1)
-        return correlate(centred, self.atoms).clamp(-1, 1)
-
-    def novelty(self, x: Tensor) -> Float[Tensor, " batch"]:
-        """Tell how little of x (batch, d) the atoms explain: the share of ``|x - bias|^2`` left; 0 if x is the bias.
-
-        Large for text unlike that of the fit; the mean over some tokens of a text tells more than one token
-        (``benchmarks/quality/novelty.py``). Raises as ``encode``.
-        """
-        left = self.encode(x).residual_energy
-        energy = torch.linalg.vector_norm(self.centre(x), dim=1).square().to(left.dtype)
-        return torch.where(energy > 0, left / energy, 0.0)
-
-    def centre(self, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch d"]:
-        """Return ``x - bias`` in at least single precision, which the pursuit encodes."""
-        return x.to(torch.promote_types(x.dtype, torch.float32)) - self.bias
-
-    def decode(self, code: SparseCode) -> Float[Tensor, "batch d"]:
-        """Return the reconstruction ``coefficients @ atoms[support] + bias``."""
-        rows = self.atoms if self.atoms.dtype == torch.bfloat16 else self.atoms.to(code.coefficients.dtype)
-        return combine(code.support, code.coefficients, rows) + self.bias
-
-    def forward(self, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch d"]:
-        """Return the reconstruction of x."""
-        return self.decode(self.encode(x))
-
     def save(self, path: str | Path) -> None:
         """Write a new directory in one step. Raises InputError if it exists, is not writable or the disk is full."""
         tensors = {"atoms": self.atoms, "bias": self.bias, "sources": self.source_table}
@@ -289,11 +225,6 @@ class Dictionary(DescribedAtoms):
             return cls(**saved)
         except (TypeError, ValueError) as error:
             raise InputError(f"{path} does not hold a valid dictionary: {reason(error)}; save it again") from error
-
-    def _check(self, x: Tensor) -> None:
-        if x.ndim != 2 or x.shape[1] != self.d_in:
-            raise ValueError(f"x must have shape (batch, {self.d_in}), got {tuple(x.shape)}")
-        check_finite(x)
 
     def _identity(self) -> tuple[int, int]:
         """Return what changes when the buffer of atoms is replaced (another device or dtype) or written to."""

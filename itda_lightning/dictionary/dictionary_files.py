@@ -67,6 +67,7 @@ class KnownMetadata(TypedDict, total=False):
     validation: list[dict[str, float | int | str | None]]
     refinement: dict[str, Any]
     transfer: dict[str, Any]
+    typical_coefficients: list[float]
 
 
 def write_dictionary(path: Path, index: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from itda_lightning.errors import InputError
 
+AROUND = 30  # characters of the text before and after a token in one line
 COLUMNS = ("document", "row", "position", "token", "start", "end")
 
 
@@ -50,6 +51,12 @@ class Prompt(NamedTuple):
     before: str
     token: str
     after: str
+
+    def in_one_line(self, around: int = AROUND) -> str:
+        """Return the token in brackets with some text around it, line breaks as spaces."""
+        before, after = self.before[-around:], self.after[:around]
+        start, end = "…" * (len(before) < len(self.before)), "…" * (len(after) < len(self.after))
+        return f"{start}{before}[{self.token}]{after}{end}".replace("\n", " ")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Decompose single activations into weighted atoms."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -13,6 +14,7 @@ from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.sources import Prompt, Source
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.data_of import add_prompts
+from itda_lightning.results.decomposed_text import DecomposedText, DecomposedToken, WeightedAtom
 from itda_lightning.results.run_results import Term, TokenDecomposition
 
 
@@ -53,7 +55,7 @@ def decompose(
 
 
 def decompose_tokens(
-    dictionary: Dictionary, data: ActivationsDataModule, hook_name: str, text: str, positions: list[int]
+    dictionary: Dictionary, data: ActivationsDataModule, hook_name: str, text: str, positions: Sequence[int]
 ) -> list[TokenDecomposition]:
     """Run a text through the language model and decompose the activations of some of its tokens.
 
@@ -64,8 +66,55 @@ def decompose_tokens(
         InputError: a text that is not Unicode, has no tokens or more than the model can read; a position outside the
             text or one that the fit left out; activations of another width than the atoms.
     """
+    read = read_text(dictionary, data, hook_name, text, positions)
+    return decompose(dictionary, read.x, read.prompts)
+
+
+def decomposed_text(
+    dictionary: Dictionary,
+    data: ActivationsDataModule,
+    hook_name: str,
+    text: str,
+    positions: Sequence[int] | None = None,
+) -> DecomposedText:
+    """Decompose as ``decompose_tokens``, with labels and shares; ``positions`` None for all that the fit read."""
+    read = read_text(dictionary, data, hook_name, text, positions)
+    centred = dictionary.centre(read.x.to(dictionary.bias.device)).double()
+    tokens = []
+    decompositions = decompose(dictionary, read.x, read.prompts)
+    for position, decomposition, x in zip(read.positions, decompositions, centred, strict=True):
+        rows = dictionary.atoms[[term.atom for term in decomposition.terms]].double()
+        projections = (rows @ x / x.square().sum().clamp_min(torch.finfo(torch.float64).tiny)).tolist()
+        atoms = [
+            WeightedAtom(term.atom, dictionary.label(term.atom), term.coefficient, term.coefficient * projection)
+            for term, projection in zip(decomposition.terms, projections, strict=True)
+        ]
+        token, (norm, unexplained) = decomposition.prompt.token, (decomposition.norm, decomposition.unexplained)
+        tokens.append(DecomposedToken(position, token, norm, unexplained, tuple(atoms)))
+    return DecomposedText(text, tuple(tokens))
+
+
+class ReadTokens(NamedTuple):
+    """Activations of some tokens of a text, with their prompts and their positions in the text."""
+
+    x: Float[Tensor, "tokens d"]
+    prompts: list[Prompt]
+    positions: list[int]
+
+
+def read_text(
+    dictionary: Dictionary,
+    data: ActivationsDataModule,
+    hook_name: str,
+    text: str,
+    positions: Sequence[int] | None,
+) -> ReadTokens:
+    """Run a text through the language model; ``positions`` None for all tokens that the fit read. Raises as above."""
     rows = _row_of(text, data)
-    places = _places(rows, positions, data)
+    bos = int(data.hparams["prepend_bos"])
+    if positions is None:
+        positions = list(range(int(data.hparams["exclude_first_position"] and not bos), rows.context_size - bos))
+    places = _places(rows, list(positions), data)
     language_model = data.language_model
     data.check_width(hook_name, dictionary.d_in)
     longest = language_model.longest_context
@@ -78,7 +127,7 @@ def decompose_tokens(
     activations = next(iter(harvest(language_model, rows, 1))).activations[hook_name][0]
     table = rows.source_table(torch.zeros_like(places), places)
     prompts = [rows.prompt(Source(*source)) for source in table.tolist()]
-    return decompose(dictionary, activations[places].float(), prompts)
+    return ReadTokens(activations[places].float(), prompts, (places - bos).tolist())
 
 
 def _row_of(text: str, data: ActivationsDataModule) -> Rows:

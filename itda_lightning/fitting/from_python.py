@@ -12,7 +12,9 @@ from datasets import Dataset
 from itda_lightning.activations.arrays import SITE, Array, ArrayActivations
 from itda_lightning.activations.bundled import cache_directory
 from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.activations.models.given_model import GivenModel
 from itda_lightning.activations.text.split import TOKENS, most_tokens
+from itda_lightning.dictionary.atoms_with_model import READ_BY
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.arguments import COMMAND_DEFAULTS
@@ -29,10 +31,11 @@ Refine = bool | Mapping[str, Any] | None
 
 
 def fit(
-    model: str,
+    model: Any,
     hook_name: str,
     texts: str | Path | Sequence[str] | Dataset,
     *,
+    tokenizer: Any = None,
     max_atoms: int = 4096,
     k: int = 48,
     refine: Refine = True,
@@ -42,14 +45,18 @@ def fit(
     """Fit a dictionary on the activations of a language model, as ``python -m itda_lightning.fit`` does, bit for bit.
 
     Args:
-        model: a hub name, a directory, or "bundled:smollm2-135m" (SmolLM2-135M-Instruct, dequantised from 4 bits).
-        hook_name: such as "blocks.14.hook_resid_post".
+        model: a hub name, a directory, or "bundled:smollm2-135m" (SmolLM2-135M-Instruct, dequantised from 4 bits); or
+            a loaded model, which is run as it is: TransformerLens's bridge or HookedTransformer, or a model of
+            `transformers`.
+        hook_name: such as "blocks.14.hook_resid_post"; for a model of `transformers` a module such as
+            "model.layers.14".
         texts: a list of documents, a Dataset with a column "text", a path or a hub name. Lists and Datasets are kept in
             the cache directory, so that pages and decompositions find them again.
+        tokenizer: that of a loaded model of `transformers`.
         max_atoms, k: size and sparsity, as of ``ITDA``; k is a maximum, codes have two thirds of it on average.
         refine: True for the recommended refinement, the ``refine.`` settings of the command by name, or None for atoms
             as grown.
-        progress: show Lightning's progress bar.
+        progress: show progress bars, in notebooks and on terminals.
         settings: further arguments of ``ITDA`` and of ``ActivationsDataModule``. By default all tokens of the texts are
             read, at most a million, and a tenth of the documents is held out.
 
@@ -62,19 +69,32 @@ def fit(
     Example:
         >>> import itda_lightning as il
         >>> # dictionary = il.fit("bundled:smollm2-135m", "blocks.14.hook_resid_post", "bundled:sotu", max_atoms=512)
-        >>> # dictionary.sources.prompts[0].token
+        >>> # model = AutoModelForCausalLM.from_pretrained("gpt2").eval()
+        >>> # dictionary = il.fit(model, "transformer.h.8", texts, tokenizer=AutoTokenizer.from_pretrained("gpt2"))
     """
     refinement = _refinement(refine)
     of_data = {name: settings.pop(name) for name in list(settings) if name in DATA_SETTINGS}
     of_data.setdefault("cache_dir", COMMAND_DEFAULTS["data.cache_dir"])
-    data = ActivationsDataModule(model, [hook_name], given_texts(texts), **of_data)
+    given = None if isinstance(model, (str, Path)) else GivenModel.of(model, tokenizer)
+    if given is not None:
+        own = {"loader": given.loader, "model_dtype": given.dtype, "device": given.device}
+        if not_its := {name for name in own if of_data.get(name, own[name]) != own[name]}:
+            raise InputError(f"{sorted(not_its)} are those of the loaded model ({own}): leave them out")
+        of_data |= own
+    name = str(model) if given is None else given.name
+    data = ActivationsDataModule(name, [hook_name], given_texts(texts), **of_data)
+    data.model_name = data.model_name if given is None else given
     shorter = {
         name: most_tokens(split, data.documents, data.tokenizer, data.hparams)
         for split, name in TOKENS.items()
         if name not in of_data
     }
     data = data.with_settings(**shorter)
-    return _fit(data, {"max_atoms": max_atoms, "k": k} | settings, refinement, progress).finished_dictionary(hook_name)
+    fitted = _fit(data, {"max_atoms": max_atoms, "k": k} | settings, refinement, progress)
+    dictionary = fitted.finished_dictionary(hook_name)
+    if given is not None:
+        READ_BY[dictionary] = None, data
+    return dictionary
 
 
 class CallableModule(ModuleType):

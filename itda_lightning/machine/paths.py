@@ -39,6 +39,17 @@ def user_path(text: str | Path, what: str = "the path") -> Path:
     return expanded
 
 
+def is_meant_as_path(text: str | Path) -> bool:
+    """Return True for a name that is a path by its form, and none of the hub: absolute, in ``.`` or ``~``, or deep.
+
+    Example:
+        >>> from itda_lightning.machine.paths import is_meant_as_path
+        >>> [is_meant_as_path(name) for name in ("./mine", "/data/mine", "runs/a/b", "owner/name", "gpt2")]
+        [True, True, True, False, False]
+    """
+    return str(text).startswith(("/", "~", "./", "../")) or str(text).strip("/").count("/") > 1
+
+
 def is_directory(text: str | Path) -> bool:
     """Return True if a name that may be a path, or something else such as a name on the hub, is a directory."""
     try:

@@ -191,10 +191,10 @@ def test_an_empty_dictionary_reconstructs_the_bias():
 
 def test_activations_of_another_width_or_not_finite_are_refused():
     dictionary = Dictionary(unit_rows(4, 3), k=2)
-    with pytest.raises(ValueError, match=r"^x must have shape \(batch, 3\), got \(2, 5\)$"):
+    with pytest.raises(ValueError, match=r"^x must have shape \(\.\.\., 3\), got \(2, 5\)$"):
         dictionary.encode(torch.ones(2, 5))
-    with pytest.raises(ValueError, match=r"^x must have shape \(batch, 3\), got \(3,\)$"):
-        unwrap(Dictionary.encode)(dictionary, torch.ones(3))
+    with pytest.raises(ValueError, match=r"^x must have shape \(\.\.\., 3\), got \(4,\)$"):
+        dictionary.encode(torch.ones(4))
     x = torch.ones(4, 3)
     x[2, 1] = float("nan")
     with pytest.raises(ValueError, match=r"^x has 1 non-finite rows, the first is row 2: drop them$"):

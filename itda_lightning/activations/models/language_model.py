@@ -30,7 +30,7 @@ from itda_lightning.machine.bundled_names import described
 from itda_lightning.machine.checks import check_choice
 from itda_lightning.machine.digests import read_signed_json
 from itda_lightning.machine.memory import TOO_LITTLE_MEMORY, is_out_of_memory
-from itda_lightning.machine.paths import is_directory, user_path
+from itda_lightning.machine.paths import is_directory, is_meant_as_path, user_path
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +122,8 @@ class LanguageModelName:
                     f"{first_line(error)}): put tokenizer.json and tokenizer_config.json into it, as "
                     "tokenizer.save_pretrained writes them"
                 ) from error
+            if is_meant_as_path(path):
+                raise InputError(f"{reason}: there is no such directory; check the spelling") from error
             raise InputError(
                 f"{reason}: it is neither a model directory nor available from the hub ({type(error).__name__}): check "
                 "the spelling, the network, or give a directory"
@@ -141,6 +143,10 @@ class LanguageModelName:
             ) from error
         return f"{hub_name}@{Path(config).parent.name}"
 
+    def load(self, hook_names: list[str], own: OwnModel) -> Any:
+        """Load the model. Raises anything, of the libraries that load it."""
+        return _load(self, self.torch_device(), self.torch_dtype(), hook_names, own)
+
 
 class LanguageModel:
     """A loaded language model with the hook points to read and their widths.
@@ -159,12 +165,13 @@ class LanguageModel:
 
     def __init__(self, name: LanguageModelName, hook_names: list[str]) -> None:
         self.name = name
-        device, dtype = name.torch_device(), name.torch_dtype()
+        device = name.torch_device()
+        name.torch_dtype()
         own = OwnModel(device)
         logger.info("loading the language model %s (%s, %s, %s)", described(name.name), name.loader, name.dtype, device)
         try:
             with no_foreign_code(name.name):
-                self.model: Any = _load(name, device, dtype, hook_names, own)
+                self.model: Any = name.load(hook_names, own)
         except InputError:
             raise
         except Exception as error:  # loaders raise anything from KeyError to OSError for an unknown name

@@ -11,10 +11,10 @@ import xxhash
 from datasets import Dataset, IterableDataset, load_dataset
 
 from itda_lightning.activations.bundled import resolve
-from itda_lightning.activations.text.text_files import TextFiles, is_saved, load_saved
+from itda_lightning.activations.text.text_files import TextFiles, is_saved, load_saved, suffix_of
 from itda_lightning.errors import InputError
 from itda_lightning.machine.memory import TOO_LITTLE_MEMORY, is_out_of_memory
-from itda_lightning.machine.paths import user_path
+from itda_lightning.machine.paths import is_meant_as_path, user_path
 
 FINGERPRINT_DOCUMENTS = 256
 
@@ -91,6 +91,11 @@ def load_documents(
             if not files.files:
                 raise empty
             loaded = files.load(split, streaming)
+        elif is_meant_as_path(dataset) or suffix_of(path):
+            raise InputError(
+                f"cannot load the dataset {dataset!r}: there is no such file or directory; check the spelling, or the "
+                "directory that this runs in"
+            )
         else:
             loaded = load_dataset(dataset, config, split=split, streaming=streaming, revision=revision)
         documents = Documents(loaded, text_column, dataset)

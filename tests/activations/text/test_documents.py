@@ -155,8 +155,11 @@ def test_a_name_that_is_nowhere_says_what_can_be_given(tmp_path: Path) -> None:
         InputError, match=r"cannot load the dataset 'nobody/nothing' \(split 'train'\).*give a hub name"
     ):
         load_documents("nobody/nothing")
-    with pytest.raises(InputError, match=r"cannot load the dataset '.*missing.jsonl'"):
-        load_documents(str(tmp_path / "missing.jsonl"))
+    for missing in (str(tmp_path / "missing.jsonl"), "missing.jsonl", "./missing", str(tmp_path / "missing")):
+        with pytest.raises(
+            InputError, match=rf"cannot load the dataset '{missing}': there is no such file or directory"
+        ):
+            load_documents(missing)
     with pytest.raises(InputError, match=r"'bundled:nothing' is not bundled"):
         load_documents("bundled:nothing")
 

@@ -1,0 +1,80 @@
+"""A language model that the user has loaded, in the place of one that is loaded by its name."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import xxhash
+from sae_lens.load_model import HookedProxyLM
+from transformer_lens import HookedTransformer
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import PreTrainedModel
+
+from itda_lightning.activations.models.hook_points import no_such_hook_point
+from itda_lightning.activations.models.language_model import DTYPES, LanguageModelName
+from itda_lightning.activations.models.own_activations import OwnModel
+from itda_lightning.errors import InputError
+
+UNNAMED = "a model without a name"
+
+
+@dataclass(frozen=True, eq=False)
+class GivenModel(LanguageModelName):
+    """A loaded model with its tokenizer; ``name`` is where it came from, by which it may be loaded again.
+
+    Attributes:
+        model: TransformerLens's bridge or HookedTransformer, or a model of `transformers`. It is run as it is.
+        tokenizer: its fast tokenizer.
+    """
+
+    model: Any = None
+    tokenizer: Any = None
+
+    @classmethod
+    def of(cls, model: Any, tokenizer: Any = None) -> "GivenModel":
+        """Name a loaded model. Raises InputError for what is none, is in training mode or has no tokenizer."""
+        tokenizer = getattr(model, "tokenizer", None) if tokenizer is None else tokenizer
+        if isinstance(model, TransformerBridge):
+            config, loader = model.original_model.config, "bridge"
+        elif isinstance(model, HookedTransformer):
+            config, loader = model.cfg, "hooked_transformer"
+        elif isinstance(model, PreTrainedModel):
+            config, loader = model.config, "huggingface"
+        else:
+            raise InputError(
+                "model must be a name, a directory, a HookedTransformer, TransformerLens's bridge or a model of "
+                f"transformers, got {type(model).__name__}"
+            )
+        if model.training:
+            raise InputError("the model is in training mode, in which activations are random: call model.eval() first")
+        if tokenizer is None:
+            raise InputError(f"the {type(model).__name__} has no tokenizer: give it as tokenizer=...")
+        name = str(getattr(config, "_name_or_path", None) or getattr(config, "model_name", None) or UNNAMED)
+        parameter = next(model.parameters())
+        dtype = next((known for known, value in DTYPES.items() if value == parameter.dtype), str(parameter.dtype))
+        return cls(name, loader, None, dtype, str(parameter.device), model, tokenizer)  # type: ignore[arg-type]
+
+    def load_tokenizer(self) -> Any:
+        """Return the tokenizer that was given."""
+        return self.tokenizer
+
+    def fingerprint(self) -> str:
+        """Return a hash of the weights, their names and the class."""
+        digest = xxhash.xxh3_128(type(self.model).__name__.encode())
+        for name, value in self.model.state_dict().items():
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return f"given {digest.hexdigest()}"
+
+    def load(self, hook_names: list[str], own: OwnModel) -> Any:  # noqa: ARG002  a bridge's modules are wrapped already
+        """Return the model as what SAELens's store runs. Raises InputError for an unknown hook point."""
+        if self.loader == "huggingface":
+            modules = [module for module, _ in self.model.named_modules() if module]
+            for hook_name in hook_names:
+                if hook_name not in modules:
+                    raise no_such_hook_point(self.name, hook_name, modules)
+            return HookedProxyLM(self.model, self.tokenizer, hook_names=hook_names)
+        if self.loader == "bridge" and not self.model.compatibility_mode:
+            # Without this, the usual hook names (aliases) silently cache nothing.
+            self.model.enable_compatibility_mode(disable_warnings=True, no_processing=True)
+        return self.model
