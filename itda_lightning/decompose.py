@@ -5,20 +5,26 @@ import sys
 from rich.console import Console
 
 from itda_lightning.evaluation.data_of import load_with_data
-from itda_lightning.evaluation.decomposition import decompose_tokens
+from itda_lightning.evaluation.decomposition import decompose_tokens, decomposed_text
+from itda_lightning.evaluation.prompts import prompts_of
+from itda_lightning.machine.atomic_files import write_json
 from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.command_line import run_command, run_function
+from itda_lightning.machine.output_files import check_output
+from itda_lightning.machine.paths import user_path
 from itda_lightning.report.terminal import print_decomposition
 
 
 def decompose_text(
     dictionary: str,
-    text: str,
+    text: str = "",
     positions: list[int] | int | None = None,
     hook_name: str | None = None,
     max_terms: int | None = None,
     device: str = "auto",
     data_config: str | None = None,
+    texts: str | None = None,
+    output: str | None = None,
 ) -> None:
     """Print the activations of a text as tables of atoms: index, coefficient, the atom's prompt with its token marked.
 
@@ -26,20 +32,31 @@ def decompose_text(
         dictionary: a run directory, a checkpoint, or a saved or exported dictionary.
         text: any text; the language model of the dictionary reads it.
         positions: tokens of the text to decompose, counted from 0 or, if negative, from the end, one as in -1 or
-            several as in "[0,-1]"; by default the last one.
+            several as in "[0,-1]"; by default the last one, and all of them with --output.
         hook_name: the hook point of the dictionary; needed if there are several.
         max_terms: largest number of atoms to print per token.
         device: device of the language model: auto, cpu, cuda or cuda:N.
         data_config: the fit config whose data section names the model; by default that of the dictionary's own fit.
+        texts: a file of texts instead of one: the lines of a .txt file, or jsonl with {"text": ...} per line.
+        output: JSON file to write instead of printing: of each text its tokens, of each token its atoms with label,
+            coefficient and share.
     """
     check_at_least(1, {"--max_terms": max_terms})
+    prompts, path = prompts_of(text, texts, ("--text", "--texts")), None
+    if output is not None:
+        check_output(path := user_path(output, "--output"))
     loaded, hook, data = load_with_data(dictionary, hook_name, data_config, device)
-    chosen = [positions] if isinstance(positions, int) else positions or [-1]
-    decompositions = decompose_tokens(loaded, data, hook, text, chosen)
+    chosen = [positions] if isinstance(positions, int) else positions or None
+    if path is not None:
+        shown = [decomposed_text(loaded, data, hook, prompt, chosen).as_dict() for prompt in prompts]
+        write_json(path, {"hook_name": hook, "texts": shown})
+        sys.stdout.write(f"decompositions: {path}\n")
+        return
     console = Console(file=sys.stdout)
     cosines = None if loaded.label_cosines is None else loaded.label_cosines.tolist()
-    for decomposition in decompositions:
-        print_decomposition(decomposition, console, max_terms=max_terms, cosines=cosines)
+    for prompt in prompts:
+        for decomposition in decompose_tokens(loaded, data, hook, prompt, chosen or [-1]):
+            print_decomposition(decomposition, console, max_terms=max_terms, cosines=cosines)
 
 
 def main(args: list[str] | None = None) -> None:

@@ -1,5 +1,6 @@
 """The decompose command: the table of a text's activations, and what cannot be decomposed."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -218,3 +219,45 @@ def test_in_a_process_of_its_own(tiny_run, tmp_path):
     assert done.returncode == 0, done.stderr
     assert [len(terms) for _, _, terms in tables(done.stdout)] == [1, 1]
     assert "Warning" not in done.stderr
+
+
+def test_a_file_of_texts_is_printed_and_written_as_json(tiny_run, tmp_path, capsys):
+    (tmp_path / "texts.txt").write_text(f"{TEXT}\n\na second one\n")
+    (tmp_path / "texts.jsonl").write_text(json.dumps({"text": TEXT}) + "\n" + json.dumps({"text": "a second one"}))
+    decompose_text(str(tiny_run), texts=str(tmp_path / "texts.txt"), device="cpu")
+    assert len(tables(capsys.readouterr().out)) == 2
+    for file in ("texts.txt", "texts.jsonl"):
+        decompose_text(str(tiny_run), texts=str(tmp_path / file), device="cpu", output=str(tmp_path / f"{file}.json"))
+    assert capsys.readouterr().out == "".join(
+        f"decompositions: {tmp_path / file}.json\n" for file in ("texts.txt", "texts.jsonl")
+    )
+    written = json.loads((tmp_path / "texts.txt.json").read_text())
+    assert written == json.loads((tmp_path / "texts.jsonl.json").read_text())
+    assert [one["text"] for one in written["texts"]] == [TEXT, "a second one"]
+    shown = load_dictionary(tiny_run).decompose(TEXT)
+    assert written["texts"][0] == json.loads(shown.to_json())
+    decompose_text(str(tiny_run), TEXT, positions=[-1], device="cpu", output=str(tmp_path / "one.json"))
+    (one,) = json.loads((tmp_path / "one.json").read_text())["texts"]
+    assert one["tokens"] == written["texts"][0]["tokens"][-1:]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "the text '' has no tokens: give some"),
+        ({"text": "a", "texts": "b"}, "--text 'a' and --texts 'b' are both given: leave one out"),
+        ({"texts": "nowhere.jsonl"}, r"nowhere.jsonl: no such file; give a .txt file with a prompt per line"),
+        ({"text": "a", "output": "/proc/none/x"}, "while writing /proc/none/x"),
+    ],
+)
+def test_texts_and_outputs_that_are_none(tiny_run, options, message):
+    with pytest.raises(InputError, match=message):
+        decompose_text(str(tiny_run), device="cpu", **options)
+
+
+def test_a_file_without_texts(tiny_run, tmp_path):
+    refusals = ((b"\n \n", "holds no prompt: write one per line"), (b"\xff\xfe\xfa", "write it in UTF-8"))
+    for content, message in refusals:
+        (tmp_path / "texts.txt").write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            decompose_text(str(tiny_run), texts=str(tmp_path / "texts.txt"), device="cpu")
