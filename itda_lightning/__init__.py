@@ -1,6 +1,7 @@
 """Dictionaries of real activations (ITDA) for reading language models, beside SAEs in SAELens.
 
-Importing this registers the SAELens architecture ``itda``.
+Importing this registers the SAELens architecture ``itda``. ``fit`` and ``fit_activations`` make a ``Dictionary``,
+``load_dictionary`` loads one; ``help`` of these, of ``steer`` and of ``Dictionary`` tells what can be done with it.
 """
 
 import sys
@@ -9,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from itda_lightning.evaluation.steering import SteeringModule
     from itda_lightning.fitting.from_python import CallableModule
 
     fit: CallableModule
+    steer: SteeringModule
 
 # These need not wait ten seconds for torch, SAELens and TransformerLens: the list of commands, and `itda doctor`.
 _WITHOUT_THEM = ("", "-h", "--help", "doctor")
@@ -30,6 +33,9 @@ if not _imports_nothing():
     from itda_lightning.dictionary.sharded_dictionary import ShardedDictionary
     from itda_lightning.dictionary.sources import Prompt, Source, Sources
     from itda_lightning.errors import InputError
+    from itda_lightning.evaluation.reading import load_model
+    from itda_lightning.evaluation.steered_texts import steered_text
+    from itda_lightning.evaluation.steering import ablate
     from itda_lightning.fitting.from_python import fit_activations
     from itda_lightning.fitting.loading import load_dictionary
     from itda_lightning.fitting.module import ITDA
@@ -46,9 +52,9 @@ if not _imports_nothing():
 
 
 def __getattr__(name: str) -> Any:
-    """Return ``fit``: the module of the command, which is called like the function ``fitting.from_python.fit``."""
-    if name == "fit":
-        return import_module("itda_lightning.fit")
+    """Return ``fit`` or ``steer``: the module of the command, which is called like the function of that name."""
+    if name in ("fit", "steer"):
+        return import_module(f"itda_lightning.{name}")
     raise AttributeError(f"module 'itda_lightning' has no attribute {name!r}")
 
 
@@ -63,6 +69,7 @@ __all__ = [
     "Source",
     "Sources",
     "SparseCode",
+    "ablate",
     "cka",
     "fit",
     "fit_activations",
@@ -70,10 +77,13 @@ __all__ = [
     "generalised_orthogonal_matching_pursuit",
     "jaccard",
     "load_dictionary",
+    "load_model",
     "matching_pursuit",
     "orthogonal_matching_pursuit",
     "prune",
     "relative_similarity",
+    "steer",
+    "steered_text",
     "svcca",
     "to_sae",
 ]

@@ -4,8 +4,11 @@ import sys
 from typing import Literal
 
 from itda_lightning.activations.shuffled import TrainingRows
+from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.facts import without_local_paths
-from itda_lightning.evaluation.data_of import load_with_data
+from itda_lightning.errors import InputError
+from itda_lightning.evaluation.data_of import data_for, load_with_data
+from itda_lightning.evaluation.plain_pursuit import growth_of_error
 from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.command_line import run_command, run_function
@@ -22,6 +25,7 @@ def export(
     data_config: str | None = None,
     tokens: int = 131_072,
     nonnegative_view: bool = False,
+    pursuit: Literal["mp"] | None = None,
 ) -> None:
     """Write a dictionary to a new directory that SAELens loads, sources included. Nothing is overwritten.
 
@@ -41,6 +45,8 @@ def export(
         tokens: how many of the first training tokens "jumprelu" and "topk" imitate, at most.
         nonnegative_view: for "itda": give a signed dictionary two latents per atom with non-negative codes, those of
             negative coefficients last, for programs that count what is above zero.
+        pursuit: mp encodes the atoms by plain matching pursuit, unpruned, which "matching_pursuit" needs if the
+            dictionary has another one; by how much the error grows on held-out activations is printed.
     """
     check_at_least(1, {"--tokens": tokens})
     path, activations = user_path(output, "--output"), None
@@ -49,14 +55,25 @@ def export(
     else:
         loaded, hook, data = load_with_data(dictionary, hook_name, data_config, "auto")
         activations = TrainingRows(data, hook).first(tokens)
+    growth = None if pursuit is None else _growth(loaded, data_config)
     loaded.metadata = without_local_paths(loaded.metadata)
-    save_export(loaded, path, architecture, dtype, activations, signed=not nonnegative_view)
+    save_export(loaded, path, architecture, dtype, activations, signed=not nonnegative_view, pursuit=pursuit)
     imports = "import itda_lightning.saelens; " if architecture == "itda" else ""
     sys.stdout.write(
         f"wrote {output}: {loaded.n_atoms} atoms of dimension {loaded.d_in} as a SAELens SAE of architecture "
         f"{architecture} ({dtype})\n"
+        f"{'' if growth is None else f'by mp: {growth}' + chr(10)}"
         f"load it with: {imports}from sae_lens import SAE; sae = SAE.load_from_disk({output!r})\n"
     )
+
+
+def _growth(dictionary: Dictionary, data_config: str | None) -> str:
+    """Say by how much the error grows, or why that is not known."""
+    try:
+        hook = dictionary.metadata.get("hook_name") or ""
+        return growth_of_error(dictionary, data_for(dictionary, data_config, hook), hook)
+    except InputError as error:
+        return f"by how much the error grows is not known: {error}"
 
 
 def main(args: list[str] | None = None) -> None:

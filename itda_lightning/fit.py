@@ -75,15 +75,9 @@ def main(args: list[str] | None = None) -> Path:
     if cli.trainer.is_global_zero:
         start_logging()
     options, config = cli.config_init, cli.parser.dump(cli.config, skip_none=False)
-    directory, figures = fit_run(
-        cli.trainer,
-        cli.model,
-        cli.datamodule,
-        options["run"],
-        options["refine"],
-        ckpt_path=options["ckpt_path"],
-        config=config if isinstance(config, str) else json.dumps(config),
-    )
+    content = config if isinstance(config, str) else json.dumps(config)
+    made = cli.trainer, cli.model, cli.datamodule, options["run"], options["refine"]
+    directory, figures = fit_run(*made, ckpt_path=options["ckpt_path"], config=content)
     for hook, metrics in figures.items():
         sys.stdout.write(f"\n{hook}\n")
         print_metrics(metrics)
@@ -91,6 +85,7 @@ def main(args: list[str] | None = None) -> Path:
 
 
 sys.modules[__name__].__class__ = CallableModule
+__doc__ = f"{__doc__}\n\nAs a function, il.fit(model, hook_name, texts, ...):\n\n{CallableModule.__call__.__doc__}"
 
 if __name__ == "__main__":
     run_command(main)

@@ -19,6 +19,7 @@ import sae_lens.evals  # noqa: F401
 from itda_lightning.activations.bundled import resolve
 from tests.browser import browser  # noqa: F401  a fixture
 from tests.comparisons import config_of, data_section, on_disk  # noqa: F401  fixtures
+from tests.hub import hub  # noqa: F401  a fixture
 from tests.runs import tiny_run, tiny_run_of_two  # noqa: F401  fixtures
 from tests.tiny_model import save_tokenizer, save_weights
 

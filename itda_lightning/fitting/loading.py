@@ -17,6 +17,7 @@ from itda_lightning.machine.digests import reason
 from itda_lightning.machine.part_files import is_part
 from itda_lightning.machine.paths import user_path
 from itda_lightning.saelens import load_export
+from itda_lightning.saelens.hub import download, is_repository
 
 EXPORT_FILES = ("cfg.json", "sae_weights.safetensors")
 
@@ -26,13 +27,14 @@ def load_dictionary(path: str | Path, hook_name: str | None = None, device: str 
 
     Args:
         path: a directory written by ``Dictionary.save``, a run directory (``dictionaries/<hook name>/``), a Lightning
-            checkpoint, or a SAELens export of architecture "itda" or "matching_pursuit".
+            checkpoint, a SAELens export of architecture "itda" or "matching_pursuit", or hf://owner/name, a repository
+            of the hub that ``push_to_hub`` filled, with @revision for another one than the newest.
         hook_name: which of several dictionaries; not needed for a single one.
         device: where its tensors go.
 
     Raises:
-        InputError: no such path, nothing of this kind in it, damaged files, no dictionary of that hook point, or
-            several and no ``hook_name``.
+        InputError: no such path or repository, nothing of this kind in it, damaged files, no dictionary of that hook
+            point, or several and no ``hook_name``.
 
     Example:
         >>> import torch
@@ -41,13 +43,13 @@ def load_dictionary(path: str | Path, hook_name: str | None = None, device: str 
         >>> il.load_dictionary("saved").n_atoms
         4
     """
-    path = user_path(path)
-    check_readable(path)
+    path = downloaded(path)
     if path.is_file():
         return _from_checkpoint(path, hook_name, device)
     if not path.exists():
         raise InputError(
-            f"{path} does not exist: give a run directory, a checkpoint, or a saved or exported dictionary"
+            f"{path} does not exist: give a run directory, a checkpoint, a saved or exported dictionary, or "
+            "hf://owner/name for one on the hub"
         )
     if any((path / name).is_file() for name in (INDEX_FILE, TENSORS_FILE)):
         dictionary = Dictionary.load(path, device)
@@ -68,6 +70,32 @@ def load_dictionary(path: str | Path, hook_name: str | None = None, device: str 
             f"{path} holds the dictionary of {held!r}, not of {hook_name!r}: leave out hook_name or fix it"
         )
     return dictionary
+
+
+def load_all(path: str | Path, hook_name: str | None = None) -> list[Dictionary]:
+    """Load all dictionaries of a run directory, or one as ``load_dictionary``, which raises in the same cases."""
+    if hook_name is None and not is_repository(path) and is_run(path):
+        names = [entry.name for entry in sorted((user_path(path) / DICTIONARIES).iterdir()) if not is_part(entry)]
+        if names:
+            return [load_dictionary(path, name) for name in names]
+    return [load_dictionary(path, hook_name)]
+
+
+def downloaded(path: str | Path) -> Path:
+    """Return a readable path, or the directory into which a repository of the hub is downloaded.
+
+    Raises InputError for one that may not be read, or a repository without a dictionary.
+    """
+    if not is_repository(path):
+        check_readable(path := user_path(path))
+        return path
+    directory = download(path, [f"{DICTIONARIES}/*"])
+    if not is_run(directory):
+        raise InputError(
+            f"{path} holds no dictionary that push_to_hub wrote ({DICTIONARIES}/): load its SAEs by SAELens's "
+            "SAE.from_pretrained, and il.from_sae"
+        )
+    return directory
 
 
 def check_readable(path: Path) -> None:

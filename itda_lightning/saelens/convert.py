@@ -22,6 +22,7 @@ from sae_lens.util import dtype_to_str
 from safetensors import SafetensorError
 from torch import Tensor
 
+from itda_lightning.dictionary.copies import as_matching_pursuit
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import new_directory
@@ -44,6 +45,7 @@ def to_sae(
     activations: Float[Tensor, "tokens d"] | None = None,
     *,
     signed: bool = True,
+    pursuit: Literal["mp"] | None = None,
 ) -> SAE[Any]:
     """Convert a dictionary to a SAELens SAE: with the same codes, or with a linear encoder that imitates them.
 
@@ -62,6 +64,8 @@ def to_sae(
             are [D; -D], and codes are the positive parts of the signed ones, then the sizes of their negative parts.
             Programs that are written for SAEs count ``codes > 0`` and take ``codes.max()``. No other architecture, and
             no non-negative dictionary, has signed codes.
+        pursuit: "mp" to encode by plain matching pursuit of as many steps, unpruned, with a larger error, as
+            "matching_pursuit" has to; None for the dictionary's own.
 
     Returns:
         The SAE, on the dictionary's device, with its sources in ``cfg.metadata.itda``.
@@ -83,7 +87,14 @@ def to_sae(
         tensor([[0., 0., 1., 0., 0., 3., 0., 0.]])
     """
     _check_architecture(architecture)
-    return _converted(dictionary, architecture, activations, signed, unfinished=None)
+    return _converted(_encoded_by(dictionary, pursuit), architecture, activations, signed, unfinished=None)
+
+
+def _encoded_by(dictionary: Dictionary, pursuit: str | None) -> Dictionary:
+    if pursuit is None:
+        return dictionary
+    check_choice(("mp",), {"pursuit": pursuit})
+    return as_matching_pursuit(dictionary)
 
 
 def _check_architecture(architecture: str) -> None:
@@ -105,7 +116,9 @@ def _converted(
         pruned = " and pruned codes" if dictionary.least_gain > 0 else ""
         raise InputError(
             f"a dictionary with pursuit {dictionary.pursuit!r}{pruned} cannot be exported as 'matching_pursuit', "
-            "which would give other coefficients: use architecture='itda', with signed=False for non-negative codes"
+            "which would give other coefficients: use architecture='itda', with signed=False for non-negative codes; "
+            "for who has SAELens only, pursuit='mp' (--pursuit mp) encodes the same atoms with a larger error, and "
+            "architecture='jumprelu' imitates the codes"
         )
     metadata = dictionary_metadata(dictionary)
     atoms = dictionary.atoms.detach()
@@ -209,6 +222,7 @@ def save_export(
     activations: Float[Tensor, "tokens d"] | None = None,
     *,
     signed: bool = True,
+    pursuit: Literal["mp"] | None = None,
 ) -> SAE[Any]:
     """Write a dictionary to a new directory that ``SAE.load_from_disk`` reads, in one step, and return the SAE.
 
@@ -218,7 +232,7 @@ def save_export(
     Raises InputError for a path that exists or cannot be written, a bias that overflows ``dtype``, or as ``to_sae``.
     """
     _check_architecture(architecture)
-    path = Path(path)
+    dictionary, path = _encoded_by(dictionary, pursuit), Path(path)
     unfinished = path.with_name(f"{path.name}.encoder.safetensors")
     with new_directory(path) as directory:  # which refuses one that exists, before minutes of regression
         sae = _converted(dictionary, architecture, activations, signed, unfinished).to(dtype=getattr(torch, dtype))

@@ -1,5 +1,6 @@
 """The export command, end to end in processes of its own and in this one."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from jsonargparse import auto_cli
 from sae_lens import SAE
 
 from itda_lightning import ActivationsDataModule
+from itda_lightning.dictionary.copies import copied
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
+from itda_lightning.evaluation.data_of import data_for
 from itda_lightning.export import export
 from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.saelens import amortised
@@ -139,3 +142,28 @@ def test_a_bias_that_overflows_is_refused_and_leaves_nothing(saved, tmp_path):
     with pytest.raises(InputError, match=r"bias of the dictionary overflows float16: use float32 or bfloat16"):
         export(str(saved), str(tmp_path / "export"), dtype="float16")
     assert [path.name for path in tmp_path.iterdir()] == ["saved"]
+
+
+def test_an_orthogonal_fit_reaches_who_has_saelens_only_and_the_error_is_told(tiny_run, tmp_path, capsys):
+    own = load_dictionary(tiny_run)
+    omp = copied(own, pursuit="omp", least_gain=0.02)
+    omp.save(tmp_path / "omp")
+    with pytest.raises(InputError, match=r"'omp' and pruned codes cannot be .* pursuit='mp' \(--pursuit mp\) encodes"):
+        export(str(tmp_path / "omp"), str(tmp_path / "refused"), "matching_pursuit")
+    export(str(tmp_path / "omp"), str(tmp_path / "plain"), "matching_pursuit", pursuit="mp")
+    out = capsys.readouterr().out
+    told = re.search(r"by mp: FVU ([\d.]+) with ([\d.]+) atoms by omp, ([\d.]+) \(\+([\d.]+)%\) with ([\d.]+) by", out)
+    assert told is not None, out
+    x = torch.cat([x for x, _ in data_for(own, None, HOOK).heldout_batches(HOOK)])
+    variance = (x - x.mean(0)).double().square().sum()
+    for one, (fvu, l0) in zip((omp, own), ((told[1], told[2]), (told[3], told[5])), strict=True):
+        assert float(fvu) == pytest.approx(float((x - one(x)).double().square().sum() / variance), abs=1e-3)
+        assert float(l0) == pytest.approx(float(one.encode(x).l0().double().mean()), abs=0.06)
+    assert float(told[4]) == pytest.approx(100 * (float(told[3]) / float(told[1]) - 1), abs=0.2)
+    sae = SAE.load_from_disk(tmp_path / "plain")
+    torch.testing.assert_close(sae(x[:50]), own(x[:50]), rtol=1e-3, atol=1e-3)
+
+
+def test_an_error_that_cannot_be_measured_is_told(saved, tmp_path, capsys):
+    export(str(saved), str(tmp_path / "plain"), "matching_pursuit", pursuit="mp")
+    assert "by mp: by how much the error grows is not known: nothing says which model" in capsys.readouterr().out

@@ -41,7 +41,9 @@ DOORS = [
     "evaluate",
     "compare",
     "export",
+    "push",
     "decompose",
+    "steer",
     "page",
     "neuronpedia",
     "transfer",
@@ -67,7 +69,7 @@ OF_OTHERS = {
     "pursuit": {"torch", "jaxtyping", "numpy", "numba", "llvmlite", "triton"},
     "growth": {"torch", "jaxtyping"},
     "measures": {"torch", "jaxtyping"},
-    "dictionary": {"torch", "jaxtyping", "safetensors"},
+    "dictionary": {"torch", "jaxtyping", "numpy", "safetensors"},
 }
 # What some rooms may not import of the standard library: pursuit and growth know nothing of files.
 NOT_OF_THE_STANDARD_LIBRARY = {"pursuit": {"json", "os", "io"}, "growth": {"pathlib", "json", "os", "io"}}

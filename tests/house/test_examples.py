@@ -2,6 +2,7 @@
 
 import doctest
 import inspect
+import pydoc
 
 import pytest
 import torch
@@ -27,3 +28,17 @@ def test_the_examples_of_public_names_run(name, tmp_path, monkeypatch):
         said: list[str] = []
         runner.run(test, out=said.append)
         assert runner.failures == 0, "".join(said)
+
+
+def test_help_tells_of_everything_public():
+    names = ("encode", "detect", "decompose", "top_contexts", "typical_coefficient", "label", "find", "push_to_hub")
+    attributes = ("metadata", "prompts", "label_prompts", "pursuit", "bias", "least_gain")
+    told = pydoc.plain(pydoc.render_doc(il.Dictionary))
+    assert not [name for name in (*names, *attributes) if name not in told]
+    for module, sentence in (
+        (il.fit, "Fit a dictionary on the activations of"),
+        (il.steer, "Steer a language model by"),
+    ):
+        assert sentence in pydoc.plain(pydoc.render_doc(module))
+    for name in names:
+        assert ">>>" in inspect.getdoc(getattr(il.Dictionary, name)), name
