@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from datasets import Dataset
@@ -16,6 +16,7 @@ from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.harvesting import harvest
 from itda_lightning.activations.text.documents import load_documents
 from itda_lightning.activations.text.rows import Rows, pack
+from itda_lightning.activations.text.tokenizer import encode
 from itda_lightning.dictionary.atoms_with_model import READ_BY, does
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
@@ -28,7 +29,7 @@ from itda_lightning.results.decomposed_text import DecomposedText
 
 TYPICAL = "typical_coefficients"  # the metadata's entry about them, one per atom
 LONGEST_ROW = 1024  # tokens of a row of given texts, if the model reads more
-Texts = str | Path | Sequence[str] | Dataset
+Texts: TypeAlias = str | Path | Sequence[str] | Dataset
 
 
 def data_of(dictionary: Dictionary, device: str = "auto") -> tuple[str, ActivationsDataModule]:
@@ -178,8 +179,8 @@ def rows_of_texts(texts: Texts, data: ActivationsDataModule) -> Rows:
     column = "text" if isinstance(texts, (list, tuple)) else data.hparams["text_column"]
     documents = load_documents(given_texts(texts), text_column=column)
     listed = list(documents.in_order())
-    ids = data.tokenizer([text for _, text in listed], add_special_tokens=False)["input_ids"]
-    total, bos = sum(len(tokens) + 1 for tokens in ids if tokens), int(data.hparams["prepend_bos"])
+    lengths = [encode(data.tokenizer, text, index).shape[1] for index, text in listed]
+    total, bos = sum(length + 1 for length in lengths if length), int(data.hparams["prepend_bos"])
     if not total:
         raise InputError(f"the {len(listed)} texts have no tokens: give some")
     longest = min(data.language_model.longest_context or LONGEST_ROW, LONGEST_ROW) - bos

@@ -83,8 +83,9 @@ def steered_text(
     losses = [functional.cross_entropy(part[0, :-1], before[0, 1:]).item() for part in (logits, steered_logits)]
     one, other = (functional.log_softmax(part[0], dim=-1) for part in (logits, steered_logits))
     kl = functional.kl_div(other, one, log_target=True, reduction="none").sum(1).mean().item()
-    texts = [tokenizer.decode(part[0, tokens.shape[1] :].tolist()) for part in (before, after)]
-    return SteeredText(prompt, *texts, *losses, kl, tuple(edits.describe()), fired, n_tokens, lines)
+    one_text, other_text = (tokenizer.decode(part[0, tokens.shape[1] :].tolist()) for part in (before, after))
+    described = tuple(edits.describe())
+    return SteeredText(prompt, one_text, other_text, losses[0], losses[1], kl, described, fired, n_tokens, lines)
 
 
 def _tokens(model: Any, tokenizer: Any, prompt: str, bos: bool, max_new_tokens: int) -> Int[Tensor, "1 tokens"]:

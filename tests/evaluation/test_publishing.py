@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -76,7 +77,7 @@ def test_the_card_says_what_it_is_and_its_lines_run(hub, dictionary):
         assert part in card
     lines = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
     assert len(lines) == 2
-    names = {"activations": torch.zeros(2, dictionary.d_in)}
+    names: dict[str, Any] = {"activations": torch.zeros(2, dictionary.d_in)}
     for block in lines:
         exec(block, names)
     assert names["code"].support.shape == (2, dictionary.k)

@@ -7,6 +7,7 @@ import torch
 from datasets import Dataset
 
 import itda_lightning as il
+from itda_lightning.activations.text.tokenizer import encode
 from itda_lightning.evaluation.data_of import data_for
 from itda_lightning.evaluation.decomposition import decompose_tokens
 from itda_lightning.evaluation.reading import data_of, rows_of_texts, typical_coefficients
@@ -77,10 +78,10 @@ def test_contexts_of_other_texts_and_of_texts_longer_than_the_model_reads(dictio
     data = data_of(dictionary)[1]
     rows = rows_of_texts(prose[:3], data)
     assert rows.context_size <= LONGEST_CONTEXT
-    tokens = sum(len(ids) + 1 for ids in data.tokenizer(prose[:3], add_special_tokens=False)["input_ids"])
+    tokens = sum(encode(data.tokenizer, text, 0).shape[1] + 1 for text in prose[:3])
     assert tokens - len(rows) <= len(rows) * (rows.context_size - 1) <= tokens
     (context,) = dictionary.top_contexts(2, 1, texts=["a treaty of peace"])
-    ids = data.tokenizer("a treaty of peace", add_special_tokens=False)["input_ids"]
+    ids = encode(data.tokenizer, "a treaty of peace", 0)[0].tolist()
     x = activations(tiny_model_dir, LAYER, torch.tensor([[0, *ids]]))[0, 1:]
     assert context.strength == pytest.approx(float(dictionary.detect(x)[:, 2].max()), abs=1e-5)
 

@@ -1,5 +1,7 @@
 """Steering: what each edit does to activations, on all kinds of models, with and without a cache."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -110,7 +112,7 @@ def test_added_clamped_and_swapped_atoms(kind, models, dictionary):
 def test_a_cache_of_keys_and_values_changes_nothing_and_is_steered(kind, models, dictionary):
     model, _ = models[kind]
     name = "use_cache" if kind == "huggingface" else "use_past_kv_cache"
-    options = {"max_new_tokens": 12, "do_sample": False}
+    options: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False}
     options |= {} if kind == "huggingface" else {"return_type": "tokens", "verbose": False, "stop_at_eos": False}
     plain = model.generate(TOKENS, **options)
     x, _ = stream(model, kind, plain)
