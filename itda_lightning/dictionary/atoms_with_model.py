@@ -30,12 +30,13 @@ class AtomsWithModel(DescribedAtoms):
     The model is loaded once, and kept as long as the dictionary.
     """
 
-    def decompose(self, text: str, positions: Sequence[int] | None = None, *, device: str = "auto") -> Any:
+    def decompose(self, text: str, positions: Sequence[int] | int | None = None, *, device: str = "auto") -> Any:
         """Explain a text token by token as sums of atoms, as the command ``decompose`` does.
 
         Args:
             text: any text; the language model of the metadata reads it.
-            positions: tokens of the text, counted from 0 or, if negative, from the end; None for all that the fit read.
+            positions: one token of the text or several, counted from 0 or, if negative, from the end; None for all that
+                the fit read.
             device: where the language model runs: auto, cpu, cuda or cuda:N.
 
         Returns:

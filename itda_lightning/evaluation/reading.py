@@ -79,9 +79,10 @@ def load_model(dictionary: Dictionary, device: str = "auto") -> Any:
 
 
 @does("decompose")
-def decompose_by_model(dictionary: Dictionary, text: str, positions: Sequence[int] | None, device: str) -> Any:
+def decompose_by_model(dictionary: Dictionary, text: str, positions: Sequence[int] | int | None, device: str) -> Any:
     """Do the work of ``Dictionary.decompose``."""
     hook, data = data_of(dictionary, device)
+    positions = [positions] if isinstance(positions, int) else positions
     result: DecomposedText = decomposed_text(dictionary, data, hook, text, positions)
     return result
 

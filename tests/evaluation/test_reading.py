@@ -40,6 +40,7 @@ def test_a_text_is_decomposed_as_by_the_command(dictionary):
         assert (token.norm, token.unexplained) == (decomposition.norm, decomposition.unexplained)
         assert token.atoms[0].label == dictionary.label(token.atoms[0].atom)
     assert [token.position for token in dictionary.decompose(TEXT, [-1, 0])] == [len(shown) - 1, 0]
+    assert dictionary.decompose(TEXT, -1).tokens == shown.tokens[-1:]
 
 
 def test_shares_of_an_orthogonal_pursuit_add_up_to_what_is_explained(dictionary):
