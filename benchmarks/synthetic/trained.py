@@ -75,7 +75,7 @@ def _train(world: World, training: Training, samples: int, seed: int) -> Any:
         d_in=size.width,
         d_sae=size.atoms,
         normalize_activations="expected_average_only_in",
-        **_options(training.architecture, k, size.atoms, settings.steps),
+        **options(training.architecture, k, size.atoms, settings.steps),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -109,7 +109,7 @@ def _batches(world: World, training: Training, samples: int, seed: int) -> Itera
             yield from part[torch.randperm(len(part), generator=generator)].split(training.batch_size)
 
 
-def _options(architecture: Architecture, k: int, n: int, steps: int) -> dict[str, Any]:
+def options(architecture: Architecture, k: int, n: int, steps: int) -> dict[str, Any]:
     if architecture in ("topk", "abstopk"):
         return {"k": k}
     if architecture == "matching_pursuit":

@@ -16,6 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from itda_lightning.pursuit.tensor_cores import product
+
 # Lengths of the pieces into which rows of a part of a matrix are cut; shorter ones cost more than a copy.
 SHORTEST_PIECE, LONGEST_PIECE = 128, 1024
 # Bytes of half-precision rows that are widened at a time.
@@ -27,6 +29,8 @@ def correlate(
 ) -> Float[Tensor, "batch n"]:
     """Return ``x @ atoms.T`` in the precision of x, which is at least that of the atoms."""
     out = x.new_empty(len(x), len(atoms)) if out is None else out
+    if x.device.type == "cuda" and atoms.dtype == x.dtype == torch.float32:
+        return product(x, atoms, out)
     if atoms.dtype == x.dtype:
         return torch.mm(x, atoms.T, out=out)
     size = max(1, WIDENED_BYTES // (x.itemsize * max(1, x.shape[1])))

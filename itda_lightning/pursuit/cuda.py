@@ -1,8 +1,6 @@
 """Pursuits in the Gram form on CUDA devices, by the Triton kernel. Importing this module needs Triton."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -16,6 +14,7 @@ from itda_lightning.pursuit.gram import padded
 from itda_lightning.pursuit.kernels import triton_kernels
 from itda_lightning.pursuit.prepared import PreparedAtoms
 from itda_lightning.pursuit.problem import MIN_NEW_DIRECTION, Problem
+from itda_lightning.pursuit.tensor_cores import multiplying
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +22,9 @@ logger = logging.getLogger(__name__)
 BLOCK_BYTES = 256 * 2**20
 # Scores a program works on at a time. Not fewer than its threads: see the kernels' module.
 BLOCK, WARPS = 1024, 4
+# Scores that a program can hold through all steps, and how many of them each of its threads holds.
+MOST_RESIDENT, PER_THREAD = 32_768, 32
+UNROLL = 2  # rows of the Gram that an orthogonal pursuit subtracts at a time
 
 
 def encode(pursuit: Pursuit, problem: Problem, prepared: PreparedAtoms) -> SparseCode:
@@ -89,14 +91,25 @@ def _run(
     energy, floor, target = problem.limits()
     best, history = (path.best, path.history) if path is not None else (coefficients, coefficients)  # else never used
     alpha = x.new_zeros(batch, width)
-    with _full_precision(x.device):
+    with multiplying("ieee", x.device):  # of half-precision atoms; those of float32 see to it themselves
         correlate(x, atoms, out=alpha[:, :n])
+    room, k_room = max(BLOCK, 1 << (width - 1).bit_length()), 1 << (k - 1).bit_length()  # powers of two only
+    resident = room <= MOST_RESIDENT
+    block, warps = (room, max(WARPS, room // (32 * PER_THREAD))) if resident else (BLOCK, WARPS)
+    limits = visible.contiguous(), energy, target, floor
     with torch.cuda.device_of(x):  # Triton launches on the current device
-        triton_kernels.pursue_rows[(batch,)](
-            alpha, gram, inverse, visible.contiguous(), energy, target, floor, support, coefficients, best, history,
-            width, gram.stride(0), k, ORTHOGONAL=orthogonal, NONNEGATIVE=problem.nonnegative, PATH=path is not None,
-            MIN_NEW_DIRECTION=MIN_NEW_DIRECTION, BLOCK=BLOCK, K=1 << (k - 1).bit_length(), num_warps=WARPS,
-        )  # fmt: skip
+        if resident and not orthogonal:
+            triton_kernels.match_rows[(batch,)](
+                alpha, gram, *limits, support, coefficients, best, history, width, gram.stride(0), k,
+                NONNEGATIVE=problem.nonnegative, PATH=path is not None, BLOCK=block, K=k_room, num_warps=warps,
+            )  # fmt: skip
+        else:
+            triton_kernels.pursue_rows[(batch,)](
+                alpha, gram, inverse, *limits, support, coefficients, best, history, width, gram.stride(0), k,
+                ORTHOGONAL=orthogonal, NONNEGATIVE=problem.nonnegative, PATH=path is not None,
+                MIN_NEW_DIRECTION=MIN_NEW_DIRECTION, RESIDENT=resident, UNROLL=UNROLL, BLOCK=block, K=k_room,
+                num_warps=warps,
+            )  # fmt: skip
     return support, coefficients.to(x.dtype)
 
 
@@ -105,17 +118,3 @@ def _readable_width(gram: Float[Tensor, "n n"]) -> int:
     n, width = len(gram), padded(len(gram))
     end = gram.storage_offset() + (n - 1) * gram.stride(0) + width
     return width if end * gram.itemsize <= gram.untyped_storage().nbytes() else n
-
-
-@contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
-    """Multiply in full float32: TF32 and autocast would round the correlations that decide which atom is picked."""
-    matmul = torch.backends.cuda.matmul
-    name, full = ("fp32_precision", "ieee") if hasattr(matmul, "fp32_precision") else ("allow_tf32", False)
-    before = getattr(matmul, name)
-    setattr(matmul, name, full)
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        setattr(matmul, name, before)

@@ -142,6 +142,20 @@ def factor_of(
 
     An atom that is linearly dependent on those before it is not.
     """
+    both = kept[:, :, None] & kept[:, None, :]
+    identity = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+    factor, failed = torch.linalg.cholesky_ex(torch.where(both, gram, identity))
+    dependent = (failed > 0) | (factor.diagonal(dim1=1, dim2=2).square() <= MIN_NEW_DIRECTION).any(1)
+    if dependent.any():
+        kept = kept.clone()
+        factor[dependent], kept[dependent] = _factor_in_order(gram[dependent], kept[dependent])
+    return factor, kept
+
+
+def _factor_in_order(
+    gram: Float[Tensor, "batch used used"], kept: Bool[Tensor, "batch used"]
+) -> tuple[Float[Tensor, "batch used used"], Bool[Tensor, "batch used"]]:
+    """Factor column by column, leaving out each atom that is linearly dependent on those before it."""
     kept = kept.clone()
     factor = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device).repeat(len(gram), 1, 1)
     for column in range(gram.shape[1]):

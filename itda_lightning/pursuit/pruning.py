@@ -24,8 +24,9 @@ from itda_lightning.pursuit.problem import Problem
 from itda_lightning.pursuit.public import check_finite, check_unit_rows, pursue
 from itda_lightning.pursuit.table import PURSUITS, PursuitName
 
-# Entries of the chosen atoms that are gathered at a time.
-BLOCK_ENTRIES = 2**23
+# Entries of the chosen atoms that are gathered at a time, in float64: on a GPU, as many as keep it busy.
+BLOCK_ENTRIES = {"cpu": 2**23}
+BLOCK_ENTRIES_ELSEWHERE = 2**28
 ENCODED_ROWS = 8192
 
 
@@ -136,7 +137,8 @@ def leave_one_out(
         return Pruned(code, torch.zeros_like(coefficients, dtype=torch.float64))
     if prepared.compiled:
         return _compiled(code, x.contiguous(), prepared, least_gain, nonnegative)
-    rows = max(1, BLOCK_ENTRIES // (support.shape[1] * x.shape[1]))
+    entries = min(BLOCK_ENTRIES.get(x.device.type, BLOCK_ENTRIES_ELSEWHERE), prepared.budget // 64)
+    rows = max(1, entries // (support.shape[1] * x.shape[1]))
     parts = []
     for block in (slice(start, start + rows) for start in range(0, len(x), rows)):
         chosen = prepared.rows[support[block].clamp(min=0)].to(x.dtype)

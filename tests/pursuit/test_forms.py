@@ -107,7 +107,7 @@ def test_pruning_is_compiled_where_pursuits_are(calls, form):
     code = pursue("omp", case.x, ready, case.k)
     calls.clear()
     leave_one_out(code, case.x, ready, 0.05, False)
-    assert calls == ([Call("prune rows", "float32")] if form in COMPILED else [])
+    assert set(calls) == ({Call("prune rows", "float32")} if form in COMPILED else set())
 
 
 @forms

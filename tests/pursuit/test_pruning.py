@@ -74,7 +74,7 @@ def test_codes_do_not_depend_on_the_size_of_blocks(monkeypatch, entries):
     case = make_case("random", 20, 40, 16, 8, 1.0, seed=0)
     code, prepared = code_of(case, "torch gram", "mp", False)
     whole = leave_one_out(code, case.x, prepared, 0.05, False)
-    monkeypatch.setattr(pruning, "BLOCK_ENTRIES", entries)  # one row at a time, and five
+    monkeypatch.setattr(pruning, "BLOCK_ENTRIES", {"cpu": entries})  # one row at a time, and five
     parts = leave_one_out(code, case.x, prepared, 0.05, False)
     assert torch.equal(parts.code.support, whole.code.support)
     torch.testing.assert_close(parts.code.coefficients, whole.code.coefficients)

@@ -1,8 +1,9 @@
 """Both pursuits in the Gram form as one Triton kernel; ``cuda.py`` calls it. Importing this module needs Triton.
 
 A program encodes one activation, through all steps of its pursuit, so one launch encodes a batch, and a row that ends
-early costs nothing more. A step is one pass over the row's scores, in blocks that stay in registers: it subtracts the
-Gram's rows of the chosen atoms and finds the next winner on the way.
+early costs nothing more. A step subtracts the Gram's rows of the chosen atoms from the row's scores and finds the next
+winner. Scores of a dictionary that a program's registers can hold stay there through all steps (RESIDENT); those of a
+larger one pass through them in blocks.
 
 Threads of a program share through global memory what a later step needs, so every step ends in a barrier. Between two
 barriers no address is both read and written by different threads: a block has at least one score per thread, and the
@@ -54,6 +55,58 @@ def strongest(
 
 @triton.jit
 @no_type_check
+def strongest_of(scores, seen, NONNEGATIVE: tl.constexpr, BLOCK: tl.constexpr):
+    """Return what ``strongest`` does, of scores (BLOCK,) of all atoms."""
+    column = tl.arange(0, BLOCK)
+    rank = tl.maximum(scores, 0.0) if NONNEGATIVE else tl.abs(scores)
+    rank = tl.where(column < seen, rank, 0.0)
+    top, winner = tl.max(rank, axis=0, return_indices=True, return_indices_tie_break_left=True)
+    return top, tl.sum(tl.where(column == winner, scores, 0.0), axis=0), winner
+
+
+@triton.jit
+@no_type_check
+def match_rows(
+    alpha, gram, visible, energy, target, floor, support, coefficients, best, history, width, gram_stride, k,
+    NONNEGATIVE: tl.constexpr, PATH: tl.constexpr, BLOCK: tl.constexpr, K: tl.constexpr,
+):  # fmt: skip
+    """Encode one row as ``MatchingPursuit.run`` does, with all scores in registers; arguments as of ``pursue_rows``.
+
+    Nothing that a program stores is read again, so its steps need no barrier.
+    """
+    index = tl.program_id(0).to(tl.int64)
+    support += index * k
+    coefficients += index * k
+    best += index * k
+    history += index * k * k
+    seen = tl.load(visible + index).to(tl.int32)
+    left, limit, noise = tl.load(energy + index), tl.load(target + index), tl.load(floor + index)
+    column, lane = tl.arange(0, BLOCK), tl.arange(0, K)
+    scores = tl.load(alpha + index * width + column, mask=column < width, other=0.0)
+    code = tl.zeros((K,), tl.float32)
+    step = 0
+    going = left > limit
+    while going & (step < k):
+        top, score, atom = strongest_of(scores, seen, NONNEGATIVE, BLOCK)
+        if PATH:
+            tl.store(best + step, tl.maximum(top, noise.to(tl.float32)))
+            tl.store(history + step * k + lane, code, mask=lane < step)
+        going = top.to(tl.float64) > noise
+        atom = tl.where(going, atom, 0).to(tl.int64)
+        row = gram + atom * gram_stride
+        square_norm = tl.load(row + atom).to(tl.float64)
+        amount = tl.where(going, score, 0.0)
+        scores -= amount * tl.load(row + column, mask=column < width, other=0.0).to(tl.float32)
+        code = tl.where(lane == step, amount, code)
+        tl.store(support + step, atom, mask=going)
+        tl.store(coefficients + step, amount.to(tl.float64), mask=going)
+        left -= amount.to(tl.float64) * amount.to(tl.float64) * (2.0 - square_norm)  # atoms are not quite of unit norm
+        going = going & (left > limit)
+        step += 1
+
+
+@triton.jit
+@no_type_check
 def new_direction(gram, gram_stride, inverse, atom, picked, square_norm, step, k, K: tl.constexpr):
     """Return row ``step`` (K,) of the inverse of the Cholesky factor of the support's Gram, and its squared length.
 
@@ -77,11 +130,12 @@ def new_direction(gram, gram_stride, inverse, atom, picked, square_norm, step, k
 def pursue_rows(
     alpha, gram, inverse, visible, energy, target, floor, support, coefficients, best, history, width, gram_stride, k,
     ORTHOGONAL: tl.constexpr, NONNEGATIVE: tl.constexpr, PATH: tl.constexpr, MIN_NEW_DIRECTION: tl.constexpr,
-    BLOCK: tl.constexpr, K: tl.constexpr,
+    RESIDENT: tl.constexpr, UNROLL: tl.constexpr, BLOCK: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
     """Encode one row as ``MatchingPursuit.run`` or ``OrthogonalMatchingPursuit.run`` does.
 
-    ``alpha`` (batch, width) holds the inner products of activations and atoms, and a matching pursuit writes to it;
+    ``alpha`` (batch, width) holds the inner products of activations and atoms; a matching pursuit in blocks writes to
+    it. With RESIDENT a block has room for all atoms.
     ``inverse`` (batch, k, k) is scratch. Of each row of the Gram, in float32 or float16, ``width`` entries can be read.
     Support and coefficients (float64) come filled with -1 and 0; ``best`` and ``history`` count with PATH only.
     """
@@ -99,13 +153,22 @@ def pursue_rows(
     code = tl.zeros((K,), tl.float64)
     step = 0
     going = left > limit
+    column = tl.arange(0, BLOCK)
     while going & (step < k):
         # Scores of a matching pursuit go on from the last step's; others begin anew, since all coefficients changed.
         first = 0 if ORTHOGONAL else tl.maximum(step - 1, 0)
-        top, score, atom = strongest(
-            alpha, gram, gram_stride, support, coefficients, first, step, seen, width,
-            not ORTHOGONAL, NONNEGATIVE, BLOCK,
-        )  # fmt: skip
+        if RESIDENT:
+            scores = tl.load(alpha + column, mask=column < width, other=0.0)
+            for s in tl.range(first, step, loop_unroll_factor=UNROLL):
+                row = gram + tl.load(support + s) * gram_stride
+                weight = tl.load(coefficients + s).to(tl.float32)
+                scores -= weight * tl.load(row + column, mask=column < width, other=0.0).to(tl.float32)
+            top, score, atom = strongest_of(scores, seen, NONNEGATIVE, BLOCK)
+        else:
+            top, score, atom = strongest(
+                alpha, gram, gram_stride, support, coefficients, first, step, seen, width,
+                not ORTHOGONAL, NONNEGATIVE, BLOCK,
+            )  # fmt: skip
         if PATH:
             tl.store(best + step, tl.maximum(top, noise.to(tl.float32)))
             tl.store(history + step * k + lane, code.to(tl.float32), mask=lane < step)
