@@ -181,7 +181,7 @@ def main(activations: Path | None = None, seed: int = 0) -> None:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     result = {
-        **describe(Study("pursuit on a GPU", dataset="mixtures and activations", seed=seed)),
+        **describe(Study("pursuit/on_gpu", dataset="mixtures and activations", seed=seed)),
         "rates": machine_rates(),
         "rows": rows,
     }

@@ -118,7 +118,7 @@ def main(
             trainer.sae, model.feature_dict, model.activation_generator, heldout, batch_size=min(heldout, 2048)
         )
     detection = scored.classification
-    study = Study("synthetic on a GPU", dataset=f"SynthSAEBench {world}", tokens=seen, seed=seed)
+    study = Study("synthetic/on_gpu", dataset=f"SynthSAEBench {world}", tokens=seen, seed=seed)
     result = describe(study) | {
         "architecture": architecture,
         "rate": rate,

@@ -9,14 +9,14 @@ Atoms in half precision are widened when they enter a sum, a part at a time, so 
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
-
-from itda_lightning.pursuit.tensor_cores import product
 
 # Lengths of the pieces into which rows of a part of a matrix are cut; shorter ones cost more than a copy.
 SHORTEST_PIECE, LONGEST_PIECE = 128, 1024
@@ -27,16 +27,29 @@ WIDENED_BYTES = 32 * 2**20
 def correlate(
     x: Float[Tensor, "batch d"], atoms: Float[Tensor, "n d"], out: Float[Tensor, "batch n"] | None = None
 ) -> Float[Tensor, "batch n"]:
-    """Return ``x @ atoms.T`` in the precision of x, which is at least that of the atoms."""
+    """Return ``x @ atoms.T`` in the precision of x, at least that of the atoms, whatever is set for other products."""
     out = x.new_empty(len(x), len(atoms)) if out is None else out
-    if x.device.type == "cuda" and atoms.dtype == x.dtype == torch.float32:
-        return product(x, atoms, out)
-    if atoms.dtype == x.dtype:
-        return torch.mm(x, atoms.T, out=out)
-    size = max(1, WIDENED_BYTES // (x.itemsize * max(1, x.shape[1])))
-    for start in range(0, len(atoms), size):
-        torch.mm(x, atoms[start : start + size].to(x.dtype).T, out=out[:, start : start + size])
-    return out
+    with _full_precision(x.device):
+        if atoms.dtype == x.dtype:
+            return torch.mm(x, atoms.T, out=out)
+        size = max(1, WIDENED_BYTES // (x.itemsize * max(1, x.shape[1])))
+        for start in range(0, len(atoms), size):
+            torch.mm(x, atoms[start : start + size].to(x.dtype).T, out=out[:, start : start + size])
+        return out
+
+
+@contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """Multiply in full float32: TF32 and autocast would round the correlations that decide which atom is picked."""
+    matmul = torch.backends.cuda.matmul
+    name, full = ("fp32_precision", "ieee") if hasattr(matmul, "fp32_precision") else ("allow_tf32", False)
+    before = getattr(matmul, name)
+    setattr(matmul, name, full)
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        setattr(matmul, name, before)
 
 
 def combine(

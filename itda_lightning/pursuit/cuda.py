@@ -14,7 +14,6 @@ from itda_lightning.pursuit.gram import padded
 from itda_lightning.pursuit.kernels import triton_kernels
 from itda_lightning.pursuit.prepared import PreparedAtoms
 from itda_lightning.pursuit.problem import MIN_NEW_DIRECTION, Problem
-from itda_lightning.pursuit.tensor_cores import multiplying
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +23,6 @@ BLOCK_BYTES = 256 * 2**20
 BLOCK, WARPS = 1024, 4
 # Scores that a program can hold through all steps, and how many of them each of its threads holds.
 MOST_RESIDENT, PER_THREAD = 32_768, 32
-UNROLL = 2  # rows of the Gram that an orthogonal pursuit subtracts at a time
 
 
 def encode(pursuit: Pursuit, problem: Problem, prepared: PreparedAtoms) -> SparseCode:
@@ -91,8 +89,7 @@ def _run(
     energy, floor, target = problem.limits()
     best, history = (path.best, path.history) if path is not None else (coefficients, coefficients)  # else never used
     alpha = x.new_zeros(batch, width)
-    with multiplying("ieee", x.device):  # of half-precision atoms; those of float32 see to it themselves
-        correlate(x, atoms, out=alpha[:, :n])
+    correlate(x, atoms, out=alpha[:, :n])
     room, k_room = max(BLOCK, 1 << (width - 1).bit_length()), 1 << (k - 1).bit_length()  # powers of two only
     resident = room <= MOST_RESIDENT
     block, warps = (room, max(WARPS, room // (32 * PER_THREAD))) if resident else (BLOCK, WARPS)
@@ -107,7 +104,7 @@ def _run(
             triton_kernels.pursue_rows[(batch,)](
                 alpha, gram, inverse, *limits, support, coefficients, best, history, width, gram.stride(0), k,
                 ORTHOGONAL=orthogonal, NONNEGATIVE=problem.nonnegative, PATH=path is not None,
-                MIN_NEW_DIRECTION=MIN_NEW_DIRECTION, RESIDENT=resident, UNROLL=UNROLL, BLOCK=block, K=k_room,
+                MIN_NEW_DIRECTION=MIN_NEW_DIRECTION, RESIDENT=resident, BLOCK=block, K=k_room,
                 num_warps=warps,
             )  # fmt: skip
     return support, coefficients.to(x.dtype)

@@ -130,7 +130,7 @@ def new_direction(gram, gram_stride, inverse, atom, picked, square_norm, step, k
 def pursue_rows(
     alpha, gram, inverse, visible, energy, target, floor, support, coefficients, best, history, width, gram_stride, k,
     ORTHOGONAL: tl.constexpr, NONNEGATIVE: tl.constexpr, PATH: tl.constexpr, MIN_NEW_DIRECTION: tl.constexpr,
-    RESIDENT: tl.constexpr, UNROLL: tl.constexpr, BLOCK: tl.constexpr, K: tl.constexpr,
+    RESIDENT: tl.constexpr, BLOCK: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
     """Encode one row as ``MatchingPursuit.run`` or ``OrthogonalMatchingPursuit.run`` does.
 
@@ -159,7 +159,7 @@ def pursue_rows(
         first = 0 if ORTHOGONAL else tl.maximum(step - 1, 0)
         if RESIDENT:
             scores = tl.load(alpha + column, mask=column < width, other=0.0)
-            for s in tl.range(first, step, loop_unroll_factor=UNROLL):
+            for s in range(first, step):
                 row = gram + tl.load(support + s) * gram_stride
                 weight = tl.load(coefficients + s).to(tl.float32)
                 scores -= weight * tl.load(row + column, mask=column < width, other=0.0).to(tl.float32)
