@@ -10,6 +10,7 @@ repetitions. Codes are checked against plain float64. Writes results/pursuit_gpu
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ def main(activations: Path | None = None, seed: int = 0) -> None:
     """Run the benchmark; ``activations``: a file with those of a language model, encoded as well."""
     rows = []
     problems: list[tuple[str, Callable[[], tuple[Tensor, Tensor]]]] = [
-        ("mixtures", lambda d=d, n=n: mixtures(d, n, seed)) for d, n in SIZES
+        ("mixtures", partial(mixtures, d, n, seed)) for d, n in SIZES
     ]
     if activations is not None:
         given = load_file(activations, device="cuda")
@@ -161,14 +162,15 @@ def main(activations: Path | None = None, seed: int = 0) -> None:
     for name, problem in problems:
         x, atoms = problem()
         entries = contenders(x, atoms)
-        row = {
+        times = time_all(entries)
+        row: dict[str, Any] = {
             "activations": name,
             "d": x.shape[1],
             "n": len(atoms),
             "k": K,
             "batch": len(x),
             "gram": len(atoms) <= LARGEST_GRAM,
-            "ms": time_all(entries),
+            "ms": times,
             "check": check(x, atoms),
             "memory_gb": torch.cuda.max_memory_allocated() / 2**30,
             "where time goes": {
@@ -176,7 +178,7 @@ def main(activations: Path | None = None, seed: int = 0) -> None:
             },
         }
         rows.append(row)
-        print({key: spread["median"] for key, spread in row["ms"].items()}, row["check"], flush=True)
+        print({key: spread["median"] for key, spread in times.items()}, row["check"], flush=True)
         del x, atoms, entries
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
