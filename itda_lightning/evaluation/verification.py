@@ -14,7 +14,7 @@ from itda_lightning.errors import InputError
 from itda_lightning.fitting.checkpoint_io import checked_checkpoint
 from itda_lightning.fitting.run_directory import DICTIONARIES, SIGNED
 from itda_lightning.machine.checksums import CHECKSUMS, are_whole, read_checksums
-from itda_lightning.machine.digests import Signature, check_signed, file_checksum, reason
+from itda_lightning.machine.digests import Signature, check_in_place, check_signed, file_checksum, reason
 from itda_lightning.machine.part_files import is_part
 from itda_lightning.machine.signed_tensors import read_tensors
 from itda_lightning.results.as_json import check_results
@@ -22,6 +22,7 @@ from itda_lightning.saelens.export_files import SAE_CFG_FILENAME, SAE_FILES, SAE
 
 # An entry that a comparison made: a directory beside the record of its cost, whose digest covers it.
 ENTRY, RECORD = "entry", "cost.json"
+PAGE_HEAD_BYTES = 160  # of a page: where its digest stands
 
 State = Literal["whole", "damaged", "no digest", "unfinished"]
 
@@ -97,6 +98,11 @@ def _signature(file: Path) -> Signature:
         content = json.loads(raw)
         signature = check_signed(raw, files_of_entry(file.parent) if file.name == RECORD else ())
         check_results(raw.decode(), content)
+        return signature
+    if file.suffix == ".html":
+        signature = check_in_place(file, PAGE_HEAD_BYTES)
+        if signature == "none" and not file.read_bytes().rstrip().endswith(b"</html>"):
+            raise InputError("the page has no end")
         return signature
     if file.suffix == ".safetensors":
         return read_tensors(file)[2]

@@ -25,6 +25,7 @@ from itda_lightning.fitting.run_directory import (
     CHECKPOINTS,
     CONFIG,
     DICTIONARIES,
+    LOG,
     METRICS,
     SIGNED,
     RunSettings,
@@ -33,6 +34,7 @@ from itda_lightning.fitting.run_directory import (
 )
 from itda_lightning.fitting.strategy import check_strategy
 from itda_lightning.fitting.trainer import StopWhenDone, end_on_sigterm
+from itda_lightning.fitting.trainer_options import check_sees_data, refusals_of_trainer
 from itda_lightning.fitting.wandb_logger import log_dictionary, make_wandb_logger
 from itda_lightning.machine.atomic_files import write_json, write_text
 from itda_lightning.machine.checksums import CHECKSUMS, write_checksums
@@ -89,8 +91,7 @@ def fit_run(
     if refinement is not None:
         refinement.check(data)
     checkpoint = run.checkpoint(ckpt_path)
-    for split in ("train", "heldout"):
-        data.rows(split)
+    check_sees_data(trainer, data)  # packs the rows of both splits
     check_sizes(module.hparams, data.widths)  # loads the model, unless the cache is complete; checks the hook points
     if not trainer.is_global_zero:
         _equip(trainer, run, None)
@@ -123,7 +124,7 @@ def fit_run(
         for wandb_logger in _wandb_loggers(trainer):
             wandb_logger.experiment.finish()
     # The dictionaries and checkpoints have digests of their own.
-    files = [directory / name for name in SIGNED if (directory / name).exists()]
+    files = [directory / name for name in (*SIGNED, LOG) if (directory / name).exists()]
     write_checksums(directory, {file.name: file_checksum(file) for file in files})
     return directory, metrics
 
@@ -158,7 +159,8 @@ def _fit(
         trainer.save_checkpoint(Path(str(callback.dirpath)) / "refinement.ckpt")
 
     try:
-        return grow_and_refine(trainer, module, data, refinement, checkpoint, save, checkpoint_every)
+        with refusals_of_trainer():
+            return grow_and_refine(trainer, module, data, refinement, checkpoint, save, checkpoint_every)
     except Terminated:
         logger.info("terminated: --ckpt_path last resumes from the last checkpoint of this run")
         raise

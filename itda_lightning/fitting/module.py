@@ -15,6 +15,7 @@ from itda_lightning.fitting.checkpoint_io import read_checkpoint
 from itda_lightning.fitting.fit_state import FitState
 from itda_lightning.fitting.strategy import check_strategy
 from itda_lightning.fitting.threshold import find_threshold, typical_energy
+from itda_lightning.fitting.trainer_options import check_sees_data
 from itda_lightning.fitting.validation import ValidationSums, named_metrics
 from itda_lightning.growth import GrowthRule, Step, grow_among_ranks
 from itda_lightning.machine.processes import n_ranks, rank
@@ -106,6 +107,8 @@ class ITDA(FitState):
         """Make the empty dictionaries, now that the widths are known, or check that the data are those of before."""
         check_strategy(self.trainer)
         data = self._data()
+        if stage == "fit":
+            check_sees_data(self.trainer, data)
         self.__dict__.pop("_identity", None)
         if not self.hook_names:
             self.dataset = data.dataset_fingerprint

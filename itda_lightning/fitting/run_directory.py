@@ -25,7 +25,9 @@ CHECKPOINTS = "checkpoints"
 UNFINISHED = "unfinished.json"
 CONFIG = "config.yaml"
 METRICS = "metrics.json"
-# Files that get a checksum when the run is finished; the others have digests of their own, or are free text.
+LOG = "fit.log"
+# Files that get a checksum when the run is finished; so does the log, which earlier versions left out. The
+# others have digests of their own.
 SIGNED = (CONFIG, "versions.json", METRICS, "metrics.csv", "hparams.yaml")
 
 
@@ -58,7 +60,9 @@ def make_run_directory(given: str | None, runs_directory: str, name: str) -> Pat
             try:
                 path.mkdir()
             except FileExistsError as error:
-                raise InputError(f"the run directory {path} exists already: a run never overwrites another") from error
+                raise InputError(
+                    f"the run directory {path} exists already: a run never overwrites another; {_way_on(path)}"
+                ) from error
         return path
     root = user_path(runs_directory)
     with explained(root, "making a run directory in"):
@@ -71,6 +75,20 @@ def make_run_directory(given: str | None, runs_directory: str, name: str) -> Pat
                 continue
             return path
     raise InputError(f"{root} is full of runs named {name}: choose another run.name")
+
+
+def _way_on(path: Path) -> str:
+    """Say what to do about a directory in which a run was to start."""
+    if (path / METRICS).is_file():
+        return "it is finished: choose another run.directory"
+    if any(path.glob(f"{CHECKPOINTS}/*.ckpt")):
+        return "--ckpt_path last resumes it in a directory beside it"
+    if (path / CONFIG).is_file():
+        return (
+            "it has no checkpoint yet: --ckpt_path last starts the fit in a directory beside it, or remove it if no "
+            "process is at work in it"
+        )
+    return "choose another run.directory"
 
 
 @contextmanager
@@ -88,7 +106,12 @@ def result_directory(given: str, arguments: Mapping[str, Any]) -> Iterator[Path]
             logger.info("going on in %s, which the same command began", path)
             shutil.rmtree(path / DICTIONARIES, ignore_errors=True)
         elif path.exists():
-            raise InputError(f"the run directory {path} exists already: a run never overwrites another")
+            raise InputError(
+                f"the run directory {path} exists already: a run never overwrites another; choose another output, or "
+                "call the command that began it again"
+                if mark.is_file()
+                else f"the run directory {path} exists already: a run never overwrites another; choose another output"
+            )
         else:
             with new_directory(path) as made:
                 write_text(made / UNFINISHED, text)
@@ -193,7 +216,7 @@ def logged(directory: Path) -> Iterator[None]:
     A bug ends the log with its traceback. A full disk does not end the fit: it goes on without the log.
     """
     with explained(directory, "writing the log in"):
-        log = RunLog(directory / "fit.log", encoding="utf-8")
+        log = RunLog(directory / LOG, encoding="utf-8")
     log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     package = logging.getLogger("itda_lightning")
     package.addHandler(log)

@@ -5,8 +5,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import lightning as L
 import torch
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.errors import InputError
 from itda_lightning.machine.checks import check_seed
 
@@ -51,6 +55,37 @@ def check_options(seed: bool | int, options: Mapping[str, Any]) -> None:
             raise InputError(
                 f"trainer.{name} of a fit must be {allowed[0]}, got {options[name]!r}: {reason}; leave it out"
             )
+
+
+def check_sees_data(trainer: L.Trainer, data: ActivationsDataModule) -> None:
+    """Raise InputError for a trainer with which a fit would see no activations, or validate on none it was told to."""
+    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]
+    limits: dict[str, Any] = {name: getattr(trainer, name) for name in ("max_steps", "max_epochs")}
+    if any(left is not None and left <= 0 for left in (timer.time_remaining() for timer in timers)):
+        limits["max_time"] = 0
+    limits["limit_train_batches"] = trainer.limit_train_batches
+    for name, value in limits.items():
+        if value == 0:
+            raise InputError(
+                f"trainer.{name} is 0: the fit would see no activations and its dictionary would be empty; leave it "
+                "out, or give at least 1"
+            )
+    for name, loader in (("train", data.train_dataloader), ("val", data.val_dataloader)):
+        share, batches = getattr(trainer, f"limit_{name}_batches"), len(loader())
+        if isinstance(share, float) and 0 < share * batches < 1:
+            raise InputError(
+                f"trainer.limit_{name}_batches {share:g} of {batches:,} batches is less than one: give at least "
+                f"{1 / batches:.2g}, or the number of batches"
+            )
+
+
+@contextmanager
+def refusals_of_trainer() -> Iterator[None]:
+    """Turn what Lightning finds wrong in the trainer's options while it runs into an InputError."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise InputError(f"the trainer refuses its options: {error}; leave out the option that it names") from error
 
 
 @contextmanager

@@ -90,6 +90,21 @@ def test_required_settings_are_named(capsys):
             r"trainer.fast_dev_run of a fit must be False, got True: a small",
         ),
         ({"trainer__check_val_every_n_epoch": 0}, r"must be None, got 0: run.validate_every is the number of steps"),
+        (
+            {"trainer__max_steps": 0},
+            r"trainer.max_steps is 0: the fit would see no activations and its dictionary would",
+        ),
+        ({"trainer__max_epochs": 0}, r"trainer.max_epochs is 0: .* leave it out, or give at least 1"),
+        ({"trainer__max_time": "00:00:00:00"}, r"trainer.max_time is 0: the fit would see no activations"),
+        (
+            {"trainer__limit_train_batches": "0.0"},
+            r"trainer.limit_train_batches is 0: the fit would see no activations",
+        ),
+        (
+            {"trainer__limit_train_batches": 0.06},
+            r"trainer.limit_train_batches 0.06 of 16 batches is less than one: give at least 0.062",
+        ),
+        ({"trainer__limit_val_batches": 0.2}, r"trainer.limit_val_batches 0.2 of 4 batches is less than one: give at"),
         ({"seed_everything": -1}, r"seed_everything must lie between 0 and 4,294,967,295, got -1: it is a seed of 32"),
         ({"data__seed": -1}, r"data.seed must lie between 0 and 4,294,967,295, got -1"),
         ({"data__batch_size": 2**70}, r"data.batch_size must be at most 9,007,199,254,740,992, got 1,180,591,620,717"),

@@ -11,7 +11,7 @@ import torch
 from itda_lightning import ITDA, ActivationsDataModule, InputError
 from itda_lightning.activations import datamodule
 from itda_lightning.activations.harvesting import RowActivations
-from tests.fits import HOOK, data_settings, fitted, sharing_models
+from tests.fits import HOOK, data_settings, fitted, sharing_models, trainer
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,12 @@ def test_nothing_but_unusable_activations(data_of, monkeypatch):
     spoil(monkeypatch, {(row, position): math.nan for row in range(70) for position in range(1, 32)})
     with pytest.raises(InputError, match=rf"all \d+ calibration activations at {HOOK} are zero or not finite"):
         fitted(data_of())
+
+
+@pytest.mark.parametrize("limit", [{"max_steps": 0}, {"limit_train_batches": 0}, {"max_time": {"seconds": 0}}])
+def test_a_trainer_that_would_show_no_activations(data_of, limit):
+    with pytest.raises(InputError, match=rf"trainer.{next(iter(limit))} is 0: the fit would see no activations"):
+        trainer(**limit).fit(ITDA(max_atoms=150, k=4), datamodule=data_of())
 
 
 def test_activations_that_are_all_alike(data_of, monkeypatch):

@@ -39,6 +39,24 @@ def test_a_wanted_directory_is_made_with_its_parents_and_taken_once(tmp_path):
         make_run_directory(str(wanted), "unused", "unused")
 
 
+def test_a_directory_that_is_taken_is_refused_with_the_way_on(tmp_path):
+    """A fit killed in its harvest leaves one without a checkpoint, in which another process may still be at work."""
+    begun = ["config.yaml", "checkpoints/step3.ckpt", "metrics.json"]
+    ways = [
+        r"--ckpt_path last starts the fit .* or remove it if no process",
+        r"--ckpt_path last resumes it",
+        "finished",
+    ]
+    run, other = tmp_path / "run", RunSettings(directory=str(tmp_path / "run"))
+    for number, (file, way) in enumerate(zip(begun, ways, strict=True), 1):
+        (run / file).parent.mkdir(parents=True, exist_ok=True)
+        (run / file).touch()
+        with pytest.raises(InputError, match=rf"a run never overwrites another; .*{way}"):
+            other.make_directory(resumed=False)
+        assert other.make_directory(resumed=True) == tmp_path / f"run-resumed-00{number}"
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "config.yaml", "metrics.json"]
+
+
 def test_what_a_kill_left_in_a_run_is_removed_when_it_is_resumed(tmp_path):
     (tmp_path / "fit-001" / "checkpoints").mkdir(parents=True)
     (tmp_path / "fit-001" / "checkpoints" / "step3.ckpt").touch()

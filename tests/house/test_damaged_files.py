@@ -21,6 +21,7 @@ from itda_lightning.fitting.checkpoint_io import read_checkpoint
 from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.machine.atomic_files import write_json
 from itda_lightning.machine.digests import DIGEST
+from itda_lightning.report.pages.comparison_page import write_dashboard
 from itda_lightning.results.as_json import read_results, write_results
 from itda_lightning.results.comparison import Comparison
 from itda_lightning.saelens import save_export
@@ -41,6 +42,7 @@ class Written:
         for architecture in ("itda", "matching_pursuit"):
             save_export(load_dictionary(self.run), root / architecture, architecture)
         write_results(root / "comparison.json", COMPARISON)
+        write_dashboard(COMPARISON, root / "comparison.html")
         data = load_dictionary(self.run).metadata["data"]
         loaders: dict[str, Load] = {
             "run/dictionaries": lambda: load_dictionary(self.run),
@@ -53,7 +55,7 @@ class Written:
             "comparison.json": lambda: read_results(root / "comparison.json", Comparison),
             "cache": lambda: [list(load()) for load in loaders_of(ActivationsDataModule(**data))],
         }
-        files = [file for file in sorted(root.rglob("*")) if file.is_file() and file.suffix not in (".log", ".md")]
+        files = [file for file in sorted(root.rglob("*")) if file.is_file() and file.suffix != ".md"]
         self.files = [file for file in files if "wandb" not in file.parts]
         self.loaders = {
             file: next((load for name, load in loaders.items() if (root / name) in (file, *file.parents)), None)
@@ -162,8 +164,8 @@ def test_every_file_is_whole_or_has_no_digest(written: Written, capsys: pytest.C
     assert main([str(written.root)]) == 0
     lines = capsys.readouterr().out.splitlines()
     unsigned = {line.rsplit("/", 1)[1] for line in lines if line.startswith("no digest: ")}
-    assert unsigned == {"fit.log", "README.md"}
-    assert lines[-1] == f"{len(lines) - 4} whole, 0 damaged, 3 no digest"
+    assert unsigned == {"README.md"}
+    assert lines[-1] == f"{len(lines) - 3} whole, 0 damaged, 2 no digest"
 
 
 @pytest.mark.parametrize("missing", ["dictionary.safetensors", "data-00000-of-00002.arrow", "metrics.json"])

@@ -6,13 +6,12 @@ from pathlib import Path
 from humanize import ordinal
 from markupsafe import Markup
 
-from itda_lightning.machine.atomic_files import write_text
 from itda_lightning.report.figures.comparison_figures import cost_figures, pareto_figures
 from itda_lightning.report.figures.densities import density_overlay
 from itda_lightning.report.figures.methods import marker, method_label, methods_of
 from itda_lightning.report.figures.probing_plot import BASELINE, probes_of, probing_plot
 from itda_lightning.report.figures.scatter import radius
-from itda_lightning.report.pages.inline import json_for_html, render
+from itda_lightning.report.pages.inline import json_for_html, render, write_html
 from itda_lightning.report.pages.latent_data import latent_lines, overview
 from itda_lightning.report.words.columns import columns_of, shared_columns
 from itda_lightning.report.words.verdict import cost_line, failures_line, headline, shown, verdicts
@@ -22,7 +21,7 @@ from itda_lightning.results.comparison import Comparison, Row
 
 def write_dashboard(comparison: Comparison, path: str | Path) -> None:
     """Write ``render_dashboard(comparison)`` to ``path`` in one step."""
-    write_text(Path(path), render_dashboard(comparison))
+    write_html(path, render_dashboard(comparison))
 
 
 def render_dashboard(comparison: Comparison) -> str:

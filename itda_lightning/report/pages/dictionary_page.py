@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from itda_lightning.dictionary.sources import COLUMNS
-from itda_lightning.machine.atomic_files import write_text
 from itda_lightning.report.figures.densities import density_plot
 from itda_lightning.report.figures.plots import curve, l0_plot
-from itda_lightning.report.pages.inline import json_for_html, render
+from itda_lightning.report.pages.inline import json_for_html, render, write_html
 from itda_lightning.report.pages.latent_data import cut, filled_bins
 from itda_lightning.report.words.excerpt import excerpt
 from itda_lightning.results.run_results import AtomUsage, Example, RunResults, TokenDecomposition
@@ -23,7 +22,7 @@ SHOWN_TERMS = 12
 
 def write_page(results: RunResults, path: str | Path, cosines: Sequence[float] | None = None) -> None:
     """Write ``render_page(results, cosines)`` to ``path`` in one step."""
-    write_text(Path(path), render_page(results, cosines))
+    write_html(path, render_page(results, cosines))
 
 
 def render_page(results: RunResults, cosines: Sequence[float] | None = None) -> str:

@@ -5,11 +5,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from itda_lightning.machine.atomic_files import write_file
+from itda_lightning.machine.digests import BLANK, DIGEST, sign_in_place
 from itda_lightning.report.words.columns import measure_words
 from itda_lightning.report.words.excerpt import pieces, visible
 from itda_lightning.report.words.model_words import show_overlap
@@ -23,6 +26,9 @@ from itda_lightning.report.words.wording import (
 )
 
 FOLDER = "itda_lightning.report.pages"
+# The second line of a page, by which damage shows; a page that is cut has the digest of the whole one.
+SIGNATURE = f'<!-- "{DIGEST}": "{BLANK}" -->'
+HEAD_BYTES = 160  # the first two lines, at least
 FILTERS = {
     "number": show_number,
     "coefficient": show_coefficient,
@@ -57,6 +63,17 @@ def render(template: str, styles: Sequence[str], scripts: Sequence[str] = (), **
         f"style-src {_digest(style)}; script-src {_digest(script)}"
     )
     return ENVIRONMENT.get_template(template).render(style=style, script=script, policy=policy, **values)
+
+
+def write_html(path: str | Path, page: str) -> None:
+    """Write a page in one step, with its digest behind the document type. Raises like ``write_file``."""
+    kind, rest = page.split("\n", 1)
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(f"{kind}\n{SIGNATURE}\n{rest}", encoding="utf-8")
+        sign_in_place(temporary, HEAD_BYTES)
+
+    write_file(Path(path), write)
 
 
 def json_for_html(content: Any) -> Markup:

@@ -4,9 +4,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from itda_lightning.machine.atomic_files import write_text
 from itda_lightning.report.figures.heat_map import Shades, heat_map, sites_of_models
-from itda_lightning.report.pages.inline import render
+from itda_lightning.report.pages.inline import render, write_html
 from itda_lightning.report.words.excerpt import excerpt
 from itda_lightning.report.words.model_words import SIMILARITIES, noise_floor, ranking_summary, size_line
 from itda_lightning.results.difference import Difference, Direction
@@ -20,7 +19,7 @@ LONGEST_LABEL = 3
 
 def write_difference_page(difference: Difference, path: str | Path, shown: int) -> None:
     """Write ``render_difference(difference, shown)`` to ``path`` in one step."""
-    write_text(Path(path), render_difference(difference, shown))
+    write_html(path, render_difference(difference, shown))
 
 
 def render_difference(difference: Difference, shown: int) -> str:
@@ -36,7 +35,7 @@ def render_difference(difference: Difference, shown: int) -> str:
 
 def write_similarity(results: ModelSimilarity, path: str | Path) -> None:
     """Write ``render_similarity(results)`` to ``path`` in one step."""
-    write_text(Path(path), render_similarity(results))
+    write_html(path, render_similarity(results))
 
 
 def render_similarity(results: ModelSimilarity) -> str:
