@@ -22,6 +22,7 @@ from itda_lightning.activations.text.rows import Packing, Rows, draw_rows
 from itda_lightning.activations.text.split import SPLITS, Split
 from itda_lightning.dictionary.facts import settings
 from itda_lightning.errors import InputError
+from itda_lightning.machine.paths import without_home
 from itda_lightning.machine.processes import n_ranks
 
 logger = logging.getLogger(__name__)
@@ -112,10 +113,12 @@ class ActivationsDataModule(ModelAndRows):
         super().__init__()
         hook_names = [hook_names] if isinstance(hook_names, str) else list(hook_names)
         self.save_hyperparameters()
-        self.save_hyperparameters({"hook_names": hook_names})  # LightningCLI gives a single name as it was written
+        # LightningCLI gives a single hook point as it was written. What is saved, and shown, tells no home directory.
+        paths = {name: without_home(self.hparams[name]) for name in ("model", "dataset", "cache_dir")}
+        self.save_hyperparameters({"hook_names": hook_names} | paths)
         check_arguments(self.hparams)
         self.hook_names = hook_names
-        self.model_name = LanguageModelName(model, loader, model_revision, model_dtype, device)
+        self.model_name = LanguageModelName(self.hparams["model"], loader, model_revision, model_dtype, device)
         self.model_name.torch_device()
         self.model_name.torch_dtype()
         self._caches: dict[Split, ActivationCache] = {}

@@ -24,7 +24,7 @@ from itda_lightning.machine.atomic_files import explained
 from itda_lightning.machine.bundled_names import in_words
 from itda_lightning.machine.output_files import make_writable_directory
 from itda_lightning.machine.part_files import remove_parts
-from itda_lightning.machine.paths import user_path
+from itda_lightning.machine.paths import text_without_home, user_path
 from itda_lightning.results.as_json import read_results, write_results
 from itda_lightning.results.comparison import Comparison, LatentView, Row
 
@@ -109,7 +109,7 @@ def _row(entry: EntrySettings, bench: Bench, directory: Path) -> Row:
         known = isinstance(error, InputError)
         logger.error("%s failed: %s", entry.name, error, exc_info=not known)
         reason = str(error) if known else f"{type(error).__name__}: {error}"
-        return Row(entry.name, KINDS.get(entry.way, "sae"), failure=reason)
+        return Row(entry.name, KINDS.get(entry.way, "sae"), failure=text_without_home(reason))
 
 
 def _read_row(directory: Path, identity: str) -> Row | None:

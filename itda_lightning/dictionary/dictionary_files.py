@@ -15,6 +15,7 @@ from itda_lightning.dictionary.sources import Prompt, Sources
 from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import new_directory, write_json
 from itda_lightning.machine.digests import DIGEST, DamagedError, Signature, check_signed, reason, warn_unsigned
+from itda_lightning.machine.paths import without_home
 from itda_lightning.machine.schema import check_known, check_schema
 from itda_lightning.pursuit import PursuitName
 
@@ -83,7 +84,8 @@ def write_dictionary(path: Path, index: Mapping[str, Any], tensors: Mapping[str,
     version = FORMAT_VERSION if index["least_gain"] > 0 or "labels" in tensors else version
     with new_directory(path) as directory:
         save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, directory / TENSORS_FILE)
-        write_json(directory / INDEX_FILE, {"format": FORMAT, "version": version, **index}, [directory / TENSORS_FILE])
+        content = {"format": FORMAT, "version": version, **index, "metadata": without_home(index["metadata"])}
+        write_json(directory / INDEX_FILE, content, [directory / TENSORS_FILE])
 
 
 def check_metadata(metadata: Mapping[str, Any], what: str, remedy: str) -> None:

@@ -23,6 +23,7 @@ from itda_lightning.errors import InputError
 from itda_lightning.evaluation.entries import Entry
 from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.digests import read_signed_json
+from itda_lightning.machine.paths import without_home
 from itda_lightning.machine.schema import check_schema
 from itda_lightning.machine.versions import versions_and_hardware
 
@@ -180,7 +181,7 @@ def evaluation_content(
     """Return the content of the file of an evaluation, which took so many seconds."""
     rows = data.rows("heldout")
     return {
-        "dictionary": entry.name,
+        "dictionary": without_home(entry.name),
         "architecture": entry.sae.cfg.architecture(),
         "hook_name": entry.sae.cfg.metadata.hook_name,
         "model": data.model_name.name,

@@ -26,6 +26,7 @@ from itda_lightning.machine.digests import (
     sign_in_place,
     warn_unsigned,
 )
+from itda_lightning.machine.paths import without_home
 from itda_lightning.machine.schema import check_known
 from itda_lightning.machine.signed_tensors import header_bytes
 
@@ -108,6 +109,8 @@ class SafetensorsCheckpointIO(CheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write a checkpoint in one step. Raises TypeError for what is neither JSON nor a tensor."""
         tensors: dict[str, torch.Tensor] = {}
+        if "callbacks" in checkpoint:  # Lightning's say where the checkpoints are
+            checkpoint = {**checkpoint, "callbacks": without_home(checkpoint["callbacks"])}
         header = json.dumps({**_extract(checkpoint, tensors, ""), DIGEST: BLANK})
 
         def write(temporary: Path) -> None:

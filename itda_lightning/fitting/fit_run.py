@@ -40,6 +40,7 @@ from itda_lightning.machine.atomic_files import write_json, write_text
 from itda_lightning.machine.checksums import CHECKSUMS, write_checksums
 from itda_lightning.machine.command_line import Terminated
 from itda_lightning.machine.digests import file_checksum
+from itda_lightning.machine.paths import text_without_home
 from itda_lightning.machine.processes import together
 from itda_lightning.machine.versions import versions_and_hardware
 
@@ -102,7 +103,7 @@ def fit_run(
     try:
         with removed_if_nothing_began(directory), logged(directory), _explained(directory), together():
             (directory / CHECKSUMS).unlink(missing_ok=True)
-            write_text(directory / CONFIG, config)
+            write_text(directory / CONFIG, text_without_home(config))
             write_json(directory / "versions.json", versions_and_hardware(), ())
             logger.info("run directory: %s", directory)
             if trainer.world_size > 1:

@@ -16,7 +16,7 @@ from itda_lightning.machine.atomic_files import explained, new_directory, write_
 from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.command_line import Terminated
 from itda_lightning.machine.part_files import remove_parts
-from itda_lightning.machine.paths import user_path
+from itda_lightning.machine.paths import text_without_home, user_path
 
 logger = logging.getLogger(__name__)
 
@@ -217,7 +217,7 @@ def logged(directory: Path) -> Iterator[None]:
     """
     with explained(directory, "writing the log in"):
         log = RunLog(directory / LOG, encoding="utf-8")
-    log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.setFormatter(LogFormat("%(asctime)s %(levelname)s %(message)s"))
     package = logging.getLogger("itda_lightning")
     package.addHandler(log)
     try:
@@ -234,6 +234,14 @@ def logged(directory: Path) -> Iterator[None]:
     finally:
         package.removeHandler(log)
         log.close()
+
+
+class LogFormat(logging.Formatter):
+    """The format of a log that says ``~`` for the home directory."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line or lines of a record."""
+        return text_without_home(super().format(record))
 
 
 class RunLog(logging.FileHandler):

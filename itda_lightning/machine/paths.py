@@ -1,10 +1,17 @@
-"""Paths as users write them: ``~`` is expanded, and what no file system can hold is refused before it is used."""
+"""Paths as users write them: ``~`` is expanded, and what no file system can hold is refused before it is used.
+
+What is saved says ``~`` for the home directory: it tells no name of a user, and is right for another one's.
+"""
 
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 from itda_lightning.errors import InputError
 
+Facts = TypeVar("Facts")
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes; the limits of Linux's file systems and system calls
 
 
@@ -48,6 +55,43 @@ def is_meant_as_path(text: str | Path) -> bool:
         [True, True, True, False, False]
     """
     return str(text).startswith(("/", "~", "./", "../")) or str(text).strip("/").count("/") > 1
+
+
+def without_home(facts: Facts) -> Facts:
+    """Return a path, or JSON with paths in it, with ``~`` for the user's home directory.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from itda_lightning.machine.paths import without_home
+        >>> without_home({"model": str(Path.home() / "models" / "base"), "dataset": "c4"})
+        {'model': '~/models/base', 'dataset': 'c4'}
+    """
+    changed: Any = facts
+    if isinstance(facts, Mapping):
+        changed = {without_home(name): without_home(value) for name, value in facts.items()}
+    elif isinstance(facts, list | tuple):
+        changed = [without_home(value) for value in facts]
+    elif isinstance(facts, str):
+        for home in _homes():
+            if facts == home or facts.startswith(f"{home}/"):
+                return f"~/{facts[len(home) :].lstrip('/')}"
+    return changed
+
+
+def text_without_home(text: str) -> str:
+    """Return text in which every path in the user's home directory begins with ``~``."""
+    for home in _homes():
+        text = re.sub(rf"(?<![\w.~/-]){re.escape(home)}(?![\w-]|\.\w)/?", "~/", text)
+    return text
+
+
+def _homes() -> list[str]:
+    """Return the home directory as it is called and as it is; none for the root, or without one."""
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return []
+    return [str(path) for path in dict.fromkeys([home, home.resolve()]) if len(path.parts) > 1]
 
 
 def is_directory(text: str | Path) -> bool:

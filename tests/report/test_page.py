@@ -181,6 +181,8 @@ def test_points_that_could_not_be_measured_are_left_out(results):
 
 def test_write_page_writes_what_render_page_gives(results, tmp_path):
     write_page(results, tmp_path / "deep" / "page.html")
-    assert (tmp_path / "deep" / "page.html").read_text(encoding="utf-8") == render_page(results)
+    kind, digest, rest = (tmp_path / "deep" / "page.html").read_text(encoding="utf-8").split("\n", 2)
+    assert f"{kind}\n{rest}" == render_page(results)
+    assert re.fullmatch(r'<!-- "itda_lightning.digest": "xxh128:[0-9a-f]{32}" -->', digest)
     with pytest.raises(InputError, match=r"while writing .*page.html"):
         write_page(results, tmp_path / "deep" / "page.html" / "page.html")
