@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import lightning as L
 import torch
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -57,7 +56,7 @@ def check_options(seed: bool | int, options: Mapping[str, Any]) -> None:
             )
 
 
-def check_sees_data(trainer: L.Trainer, data: ActivationsDataModule) -> None:
+def check_sees_data(trainer: Any, data: ActivationsDataModule) -> None:
     """Raise InputError for a trainer with which a fit would see no activations, or validate on none it was told to."""
     timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]
     limits: dict[str, Any] = {name: getattr(trainer, name) for name in ("max_steps", "max_epochs")}

@@ -74,7 +74,7 @@ def without_home(facts: Facts) -> Facts:
     elif isinstance(facts, str):
         for home in _homes():
             if facts == home or facts.startswith(f"{home}/"):
-                return f"~/{facts[len(home) :].lstrip('/')}"
+                changed = f"~/{facts[len(home) :].lstrip('/')}"
     return changed
 
 

@@ -7,28 +7,35 @@ from typing import Any
 import torch
 from sae_lens.util import extract_stop_at_layer_from_tlens_hook_name
 
-from itda_lightning.activations.models.own_activations import OwnModel, check_agreement, comparable
-from itda_lightning.activations.models.trial_run import TRIAL_ROWS, TRIAL_TOKENS, trial_tokens
+from itda_lightning.activations.models.own_activations import (
+    OwnModel,
+    check_agreement,
+    comparable,
+    comparable_layer,
+)
+from itda_lightning.activations.models.trial_run import trial_tokens
 from itda_lightning.errors import InputError
 from itda_lightning.machine.memory import TOO_LITTLE_MEMORY, is_out_of_memory
 
 
 def widths_of(
-    model: Any, name: str, loader: str, hook_names: list[str], n_tokens: int, own: OwnModel
+    model: Any, name: str, loader: str, hook_names: list[str], n_tokens: int, longest: int | None, own: OwnModel
 ) -> dict[str, int]:
-    """Return d_in at the hook points by running a few of a model's ``n_tokens`` tokens through it.
+    """Return d_in at the hook points by running two rows of a model's ``n_tokens`` tokens through it.
 
-    ``own`` are the model's own runs on these tokens, if TransformerLens's bridge wraps its modules.
+    ``longest`` is the longest row that it reads. ``own`` are the model's own runs on these tokens, if TransformerLens
+    wraps or converts its modules.
 
     Raises:
         InputError: an unknown hook point, one that does not hold one activation per token, a model that cannot be run,
-            or a bridge whose activations there are not those of the model's own modules.
+            or activations there that are not those of the model's own modules.
     """
     if not hook_names:
         return {}
-    found = {hook: comparable(model, own, hook) for hook in hook_names} if own.runs else {}
+    compared_by = comparable_layer if loader == "hooked_transformer" else comparable
+    found = {hook: compared_by(model, own, hook) for hook in hook_names} if own.runs else {}
     comparisons = {hook: comparison for hook, comparison in found.items() if comparison is not None}
-    tokens = trial_tokens(n_tokens, own.device)
+    tokens = trial_tokens(n_tokens, own.device, longest) if own.tokens is None else own.tokens.to(own.device)
     stops = [extract_stop_at_layer_from_tlens_hook_name(hook) for hook in hook_names]
     try:
         with torch.no_grad():
@@ -58,11 +65,11 @@ def widths_of(
             raise _unknown(model, name, loader, hook) from error
         if activation.ndim < 3 or activation.shape[:2] != tokens.shape:
             raise InputError(
-                f"the hook point {hook!r} of {name!r} does not hold one activation per token: {TRIAL_ROWS} rows of "
-                f"{TRIAL_TOKENS} tokens give the shape {tuple(activation.shape)}"
+                f"the hook point {hook!r} of {name!r} does not hold one activation per token: {len(tokens)} rows of "
+                f"{tokens.shape[1]} tokens give the shape {tuple(activation.shape)}"
             )
         widths[hook] = int(activation[0, 0].numel())
-    check_agreement(comparisons, cache, tokens, name)
+    check_agreement(comparisons, cache, tokens, name, loader)
     return widths
 
 

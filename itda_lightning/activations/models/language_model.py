@@ -160,14 +160,14 @@ class LanguageModel:
 
     Raises:
         InputError: a model that cannot be loaded or run, an unavailable device, an unknown hook point or one that does
-            not hold one activation per token, or a bridge that does not give the model's own activations there.
+            not hold one activation per token, or one where TransformerLens does not give the model's own activations.
     """
 
     def __init__(self, name: LanguageModelName, hook_names: list[str]) -> None:
         self.name = name
         device = name.torch_device()
         name.torch_dtype()
-        own = OwnModel(device)
+        own = OwnModel(device, hook_names)
         logger.info("loading the language model %s (%s, %s, %s)", described(name.name), name.loader, name.dtype, device)
         try:
             with no_foreign_code(name.name):
@@ -191,7 +191,8 @@ class LanguageModel:
         self.longest_context: int | None = getattr(config, limit, None)
         hf_model = {"huggingface": "model", "bridge": "original_model"}.get(name.loader)
         self.n_tokens: int = self.model.cfg.d_vocab if hf_model is None else n_embeddings(getattr(self.model, hf_model))
-        self.widths = widths_of(self.model, name.name, name.loader, hook_names, self.n_tokens, own)
+        longest = self.longest_context
+        self.widths = widths_of(self.model, name.name, name.loader, hook_names, self.n_tokens, longest, own)
 
 
 def _load(
@@ -202,8 +203,9 @@ def _load(
     if name.loader == "hooked_transformer":
         if is_directory(path):
             raise ValueError("it loads the models that TransformerLens names, no directories: set loader=bridge")
+        weights = _weights(path, plainly | options, own)
         revision = {"revision": name.revision} if name.revision else {}
-        return load_model("HookedTransformer", path, device, options | revision)
+        return load_model("HookedTransformer", path, device, options | revision | weights)
     check_no_adapter(path, name.revision)
     quantizer_of(AutoConfig.from_pretrained(path, **plainly), path, dtype)
     spread = BALANCED if name.device == BALANCED else None
@@ -224,6 +226,17 @@ def _load(
     # Without this, the usual hook names (aliases) silently cache nothing.
     bridge.enable_compatibility_mode(disable_warnings=True, no_processing=True)
     return bridge
+
+
+def _weights(path: str, options: dict[str, Any], own: OwnModel) -> dict[str, Any]:
+    """Load and run the model whose weights a ``HookedTransformer`` takes; nothing for one not of `transformers`."""
+    try:
+        AutoConfig.from_pretrained(path, **options)
+    except Exception:  # transformers raises anything; loading the HookedTransformer says what is wrong
+        return {}
+    hf_model: Any = AutoModelForCausalLM.from_pretrained(path, **options)
+    own.record(hf_model)
+    return {"hf_model": hf_model}
 
 
 def directory_fingerprint(directory: Path) -> str:

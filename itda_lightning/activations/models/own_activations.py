@@ -1,14 +1,18 @@
-"""Check that TransformerLens's bridge gives the activations of the model's own modules.
+"""Check that TransformerLens gives the activations of the model's own modules.
 
-The bridge puts components of its own around a model's modules, and computes attention itself for some architectures.
-The modules are run on a few tokens before it does, and what they read and gave is compared with its hook points.
+Its bridge puts components of its own around a model's modules, and computes attention itself for some architectures.
+``HookedTransformer`` is another implementation, which reads the model's weights and some of its configuration. The
+modules are run on two rows before that, and what they read and gave is compared with TransformerLens's hook points.
 """
 
+import re
+from collections import defaultdict
 from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Int
+from sae_lens.util import extract_layer_from_tlens_hook_name
 from torch import Tensor, nn
 from transformer_lens.model_bridge.sources.transformers import (
     determine_architecture_from_hf_config,
@@ -32,14 +36,17 @@ class ModuleRun(NamedTuple):
 
 
 class OwnModel:
-    """A model of `transformers` as it is before the bridge wraps its modules; given to the bridge as its class.
+    """A model of `transformers` as it is before TransformerLens takes it; given to the bridge as its class.
 
-    ``runs`` are the runs of its modules; modules that run more than once or not at all have none.
+    ``runs`` are the runs of its modules on ``tokens``; modules that run more than once or not at all have none, and
+    those of layers without a hook point are not kept.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, hook_names: list[str]) -> None:
         self.device = device
         self.runs: dict[nn.Module, ModuleRun] = {}
+        self.tokens: Tensor | None = None
+        self._layers = {extract_layer_from_tlens_hook_name(name) for name in hook_names}
 
     def from_pretrained(self, path: str, **options: Any) -> Any:
         """Load the model as the bridge does without a class, and run it."""
@@ -49,10 +56,15 @@ class OwnModel:
         return model
 
     def record(self, model: Any) -> None:
-        """Run a model on the tokens of the trial run and keep what its modules read and gave."""
+        """Run a model, where it is, on the tokens of the trial run and keep what its modules read and gave."""
         model.eval()
         handles = []
+        longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.tokens = trial_tokens(n_embeddings(model), model.device, longest)
         for name, module in model.named_modules():
+            numbers = {int(number) for number in re.findall(r"(?<=\.)\d+", name)}
+            if numbers and None not in self._layers and not numbers & self._layers:
+                continue
 
             def keep(module: nn.Module, args: Any, options: dict[str, Any], output: Any, name: str = name) -> None:
                 read = next((options[key] for key in INPUTS if isinstance(options.get(key), Tensor)), args)
@@ -62,7 +74,7 @@ class OwnModel:
             handles.append(module.register_forward_hook(keep, with_kwargs=True))
         try:
             with torch.no_grad():
-                model(trial_tokens(n_embeddings(model), self.device), use_cache=False)
+                model(self.tokens, use_cache=False)
         finally:
             for handle in handles:
                 handle.remove()
@@ -112,22 +124,47 @@ def comparable(bridge: Any, own: OwnModel, hook_name: str) -> Comparison | None:
     return Comparison(f"{component}.hook_out", *outputs[component]) if component else None
 
 
+def comparable_layer(model: Any, own: OwnModel, hook_name: str) -> Comparison | None:
+    """Find what a hook point of a ``HookedTransformer`` is compared by: the residual stream at it, or after its layer.
+
+    None for a model whose layers are no list of modules.
+    """
+    lists: dict[str, dict[int, ModuleRun]] = defaultdict(dict)
+    for run in own.runs.values():
+        if found := re.fullmatch(r"([^\d]+)\.(\d+)", run.name):
+            lists[found[1]][int(found[2])] = run
+    if not lists:
+        return None
+    layers, layer = lists[min(lists, key=len)], extract_layer_from_tlens_hook_name(hook_name)
+    before = hook_name.endswith(".hook_resid_pre")
+    if layer is None:  # of the embedding, or of what comes after the last layer
+        before = "embed" in hook_name and "unembed" not in hook_name
+        layer = 0 if before else model.cfg.n_layers - 1
+    if layer not in layers:
+        return None
+    module, read, gave = layers[layer]
+    values, place = (read, "pre") if before else (gave, "post")
+    return None if values is None else Comparison(f"blocks.{layer}.hook_resid_{place}", module, values)
+
+
 def check_agreement(
-    comparisons: dict[str, Comparison], cache: Any, tokens: Int[Tensor, "rows tokens"], model: str
+    comparisons: dict[str, Comparison], cache: Any, tokens: Int[Tensor, "rows tokens"], model: str, loader: str
 ) -> None:
-    """Raise InputError if an activation of the bridge differs from the model's own; by the names of hook points."""
+    """Raise InputError if an activation differs from the model's own; ``comparisons`` by the names of hook points."""
+    who = "TransformerLens's bridge" if loader == "bridge" else f"loader={loader}"
     for hook_name, (compared, module, own) in comparisons.items():
         activation = cache[compared]
         if activation.shape[:2] != own.shape[:2] or own.shape[:2] != tokens.shape or activation.numel() != own.numel():
             continue  # heads in another order
-        found, expected = (values.reshape(tokens.numel(), -1).double() for values in (activation, own))
+        there = own.to(activation.device)
+        found, expected = (values.reshape(tokens.numel(), -1).double() for values in (activation, there))
         finite = expected.isfinite().all(1)  # a model may overflow, which is said where activations are read
         norms = torch.linalg.vector_norm(expected, dim=1).clamp_min(torch.finfo(torch.float64).tiny)
         error = float((torch.linalg.vector_norm(found - expected, dim=1) / norms)[finite].mean()) if finite.any() else 0
         if not error <= TOLERANCE.get(own.dtype, SMALL_FLOATS):
             at = "" if compared == hook_name else f" (at {compared}, which depends on it)"
             raise InputError(
-                f"TransformerLens's bridge does not give the activations of {model!r} at {hook_name!r}: they differ "
+                f"{who} does not give the activations of {model!r} at {hook_name!r}: they differ "
                 f"from those of the model's own module {module} by {error:.2g} of their norm{at}; set "
                 f"loader=huggingface, whose hook points are module names, e.g. {module}"
             )

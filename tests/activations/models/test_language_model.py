@@ -79,7 +79,7 @@ def test_a_misspelt_hook_point_names_the_nearest(tiny_model_dir: Path, loader: A
 def test_a_hook_point_without_one_activation_a_token_is_refused(tiny_model_dir: Path) -> None:
     with pytest.raises(
         InputError,
-        match=r"'blocks.1.attn.hook_pattern' .* does not hold one activation per token: .* shape \(2, 4, 7, 7\)",
+        match=r"'blocks.1.attn.hook_pattern' .* does not hold one activation per token: .* shape \(2, 4, 61, 61\)",
     ):
         LanguageModel(LanguageModelName(str(tiny_model_dir)), ["blocks.1.attn.hook_pattern"])
 

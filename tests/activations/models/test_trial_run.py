@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from tokenizers import AddedToken
@@ -13,6 +14,7 @@ from transformers import AutoTokenizer
 from itda_lightning.activations.harvesting import harvest
 from itda_lightning.activations.models import own_activations
 from itda_lightning.activations.models.language_model import LanguageModel, LanguageModelName
+from itda_lightning.activations.models.own_activations import OwnModel
 from itda_lightning.errors import InputError
 from tests.activations.conftest import MakeData
 from tests.activations.models.architectures import save_model
@@ -37,7 +39,7 @@ def model_of(tiny_model_dir: Path, tmp_path: Path) -> Callable[..., LanguageMode
 )
 def test_a_module_without_an_axis_of_rows_is_refused(model_of: Any, architecture: str, hook: str) -> None:
     with pytest.raises(
-        InputError, match=rf"'{hook}' .* does not hold one activation per token: 2 rows of 7 tokens give"
+        InputError, match=rf"'{hook}' .* does not hold one activation per token: 2 rows of 61 tokens give"
     ):
         model_of(architecture, [hook], "huggingface")
 
@@ -113,6 +115,59 @@ def test_a_bridge_that_gives_other_activations_is_refused(model_of: Any, tmp_pat
         LanguageModel(name, ["blocks.1.attn.hook_rot_q"])
     own = LanguageModelName(str(tmp_path), "huggingface", device="cpu")
     assert LanguageModel(own, ["model.layers.1"]).widths == {"model.layers.1": 16}
+
+
+@pytest.fixture
+def at_hub(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., LanguageModel]:
+    """Put a tiny model into an empty hub cache under a name that TransformerLens knows, and load it as it does."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+
+    def make(hook_names: list[str], **settings: Any) -> LanguageModel:
+        repository = tmp_path / "models--EleutherAI--pythia-14m"
+        for file in tiny_model_dir.glob("tokenizer*"):
+            (repository / "snapshots" / "0").mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, repository / "snapshots" / "0")
+        save_model("GPTNeoX", repository / "snapshots" / "0", **settings)
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / "main").write_text("0")
+        return LanguageModel(LanguageModelName("EleutherAI/pythia-14m", "hooked_transformer", device="cpu"), hook_names)
+
+    return make
+
+
+OF_LAYERS = ["hook_embed", "blocks.0.hook_resid_post", "blocks.1.hook_resid_pre", "blocks.1.attn.hook_z"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_hooked_transformer_is_compared_with_the_model_whose_weights_it_takes(at_hub: Any) -> None:
+    assert set(at_hub([*OF_LAYERS, "ln_final.hook_normalized"]).widths.values()) == {16}
+    # HookedTransformer takes 10,000 whatever the configuration says.
+    other = {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 1.0}}
+    assert at_hub(["blocks.0.hook_resid_pre"], **other).widths == {"blocks.0.hook_resid_pre": 16}
+    for hook, at in [
+        ("blocks.1.hook_resid_pre", r"by [\d.]+ of their norm; set"),
+        ("blocks.0.attn.hook_z", r"\(at blo"),
+    ]:
+        with pytest.raises(
+            InputError,
+            match=rf"^loader=hooked_transformer does not give the activations of '.*' at '{hook}': .*{at}",
+        ):
+            at_hub([hook], **other)
+
+
+def test_a_difference_that_only_later_tokens_show_is_seen(model_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short row is run: seven tokens would not show a window of attention."""
+    model_of("Mistral", ["blocks.1.hook_resid_post"], sliding_window=32)
+    record = OwnModel.record
+
+    def without_window(self: OwnModel, model: Any) -> None:
+        model.config.sliding_window = None
+        record(self, model)
+        model.config.sliding_window = 32
+
+    monkeypatch.setattr(OwnModel, "record", without_window)
+    with pytest.raises(InputError, match="bridge does not give the activations"):
+        model_of("Mistral", ["blocks.1.hook_resid_post"], sliding_window=32)
 
 
 def test_activations_that_are_not_finite_are_no_difference(model_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
