@@ -27,7 +27,7 @@ def arguments(tiny_model_dir, prose_file, tmp_path):
         (["--runs.name", "x"], r"runs"),
         (["--model.k", "many"], r"model\.k.*many"),
         (["--model.pursuit", "gradient"], r"model.pursuit.*gradient"),
-        (["--data.hook_names", "3"], r"hook_names"),
+        (["--data.context_size", "long"], r"context_size.*long"),
         (["--run.patience", "0.5"], r"run\.patience.*0\.5"),
         (["--model.center", "perhaps"], r"center.*perhaps"),
         (["--config", "nowhere.yaml"], r"nowhere.yaml"),
