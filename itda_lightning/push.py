@@ -30,8 +30,9 @@ def push(
     loaded = load_all(dictionary, hook_name)
     address = publishing.push_to_hub(loaded, repository, private, prompts, text_licence)
     text = "with the prompts of all atoms, text of your corpus" if prompts else "without prompts"
+    what = "1 dictionary" if len(loaded) == 1 else f"{len(loaded)} dictionaries"
     sys.stdout.write(
-        f"pushed {len(loaded)} dictionaries {text}: {address} ({'private' if private else 'public'})\n"
+        f"pushed {what} {text}: {address} ({'private' if private else 'public'})\n"
         f'load with: import itda_lightning as il; il.load_dictionary("hf://{repository}")\n'
     )
 

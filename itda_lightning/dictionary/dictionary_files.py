@@ -69,6 +69,7 @@ class KnownMetadata(TypedDict, total=False):
     refinement: dict[str, Any]
     transfer: dict[str, Any]
     typical_coefficients: list[float]
+    typical_of: str
 
 
 def write_dictionary(path: Path, index: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
-from itda_lightning.evaluation.reading import typical_coefficient
+from itda_lightning.evaluation.typical_uses import typical_coefficient
 from itda_lightning.machine.checks import check_choice
 
 Units = Literal["typical", "coefficient"]

@@ -12,7 +12,8 @@ from itda_lightning.dictionary.facts import without_local_paths
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.data_of import add_prompts
 from itda_lightning.evaluation.plain_pursuit import growth_of_error
-from itda_lightning.evaluation.reading import data_of, typical_coefficients
+from itda_lightning.evaluation.reading import data_of
+from itda_lightning.evaluation.typical_uses import typical_coefficients
 from itda_lightning.fitting.run_directory import DICTIONARIES
 from itda_lightning.machine.atomic_files import write_text
 from itda_lightning.saelens import save_export

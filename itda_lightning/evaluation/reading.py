@@ -27,7 +27,6 @@ from itda_lightning.machine.checks import check_at_least, check_choice
 from itda_lightning.results.contexts import Context, Contexts
 from itda_lightning.results.decomposed_text import DecomposedText
 
-TYPICAL = "typical_coefficients"  # the metadata's entry about them, one per atom
 LONGEST_ROW = 1024  # tokens of a row of given texts, if the model reads more
 Texts: TypeAlias = str | Path | Sequence[str] | Dataset
 
@@ -127,49 +126,6 @@ def _strength(dictionary: Dictionary, x: Float[Tensor, "batch d"], atom: int, by
         return cosine.clamp(min=0).float()
     code = dictionary.encode(x)
     return torch.where(code.support == atom, code.coefficients, 0.0).sum(1).float()
-
-
-@does("typical_coefficient")
-def typical_coefficient(dictionary: Dictionary, atom: int, x: Tensor | None = None) -> float:
-    """Do the work of ``Dictionary.typical_coefficient``."""
-    atom = dictionary.check_atom(atom)
-    if x is not None:
-        return float(_medians(dictionary, [x.reshape(-1, dictionary.d_in)])[atom])
-    return typical_coefficients(dictionary)[atom]
-
-
-def typical_coefficients(dictionary: Dictionary) -> list[float]:
-    """Return the typical coefficient of every atom, measured once and kept in the metadata, so saved with them.
-
-    Raises InputError without held-out activations of the fit.
-    """
-    known: list[float] | None = dictionary.metadata.get(TYPICAL)
-    if known is None or len(known) != dictionary.n_atoms:
-        try:
-            hook, data = data_of(dictionary)
-            heldout = (x for x, _ in data.heldout_batches(hook, d_in=dictionary.d_in))
-            known = _medians(dictionary, heldout).tolist()
-        except InputError as error:
-            raise InputError(f"typical uses are measured on activations, give some as x: {error}") from error
-        dictionary.metadata[TYPICAL] = known
-    return known
-
-
-def _medians(dictionary: Dictionary, batches: Any) -> Float[Tensor, " n"]:
-    """Return the median magnitude of the coefficients of each atom, 0 for an atom that is never used."""
-    atoms, sizes = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0)]
-    for x in batches:
-        code = dictionary.encode(x.to(dictionary.bias.device)).distinct()
-        used = code.support >= 0
-        atoms.append(code.support[used].cpu())
-        sizes.append(code.coefficients[used].abs().float().cpu())
-    atom, size = torch.cat(atoms), torch.cat(sizes)
-    order = size.argsort(stable=True)
-    order = order[atom[order].argsort(stable=True)]
-    counts = torch.bincount(atom, minlength=dictionary.n_atoms)
-    middle = counts.cumsum(0) - counts + (counts - 1).clamp(min=0) // 2
-    middle = middle.clamp(max=max(len(order) - 1, 0))
-    return torch.where(counts > 0, size[order][middle], 0.0) if len(order) else torch.zeros(dictionary.n_atoms)
 
 
 def rows_of_texts(texts: Texts, data: ActivationsDataModule) -> Rows:

@@ -76,6 +76,8 @@ def fit(
     of_data = {name: settings.pop(name) for name in list(settings) if name in DATA_SETTINGS}
     of_data.setdefault("cache_dir", COMMAND_DEFAULTS["data.cache_dir"])
     given = None if isinstance(model, (str, Path)) else GivenModel.of(model, tokenizer)
+    if given is None and tokenizer is not None:
+        raise InputError(f"tokenizer is for a loaded model, {model!r} is loaded with its own: leave it out")
     if given is not None:
         own = {"loader": given.loader, "model_dtype": given.dtype, "device": given.device}
         if not_its := {name for name in own if of_data.get(name, own[name]) != own[name]}:

@@ -95,7 +95,7 @@ def test_hostile_labels_and_names_stay_text(hub):
 
 
 def test_typical_coefficients_and_the_growth_of_the_error_are_shared_if_activations_are_on_disk(
-    hub, tiny_run, data_section
+    hub, tiny_run, data_section, isolated_cache
 ):
     dictionary = il.load_dictionary(tiny_run)
     dictionary.metadata["data"] = data_section

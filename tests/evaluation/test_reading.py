@@ -8,9 +8,11 @@ from datasets import Dataset
 
 import itda_lightning as il
 from itda_lightning.activations.text.tokenizer import encode
+from itda_lightning.dictionary.copies import copied
 from itda_lightning.evaluation.data_of import data_for
 from itda_lightning.evaluation.decomposition import decompose_tokens
-from itda_lightning.evaluation.reading import data_of, rows_of_texts, typical_coefficients
+from itda_lightning.evaluation.reading import data_of, rows_of_texts
+from itda_lightning.evaluation.typical_uses import TYPICAL, typical_coefficients
 from tests.by_hand import activations
 from tests.runs import HOOK, LAYER, fit_tiny
 from tests.tiny_model import LONGEST_CONTEXT
@@ -98,10 +100,29 @@ def test_a_typical_coefficient_is_the_median_size_over_uses(dictionary, heldout)
     assert dictionary.typical_coefficient(0, never) == 0
 
 
-def test_typical_coefficients_are_saved(dictionary, tmp_path):
+def test_typical_coefficients_are_saved_and_belong_to_their_codes(dictionary, heldout, tmp_path):
     known = typical_coefficients(dictionary)
     dictionary.save(tmp_path / "d")
-    assert il.load_dictionary(tmp_path / "d").metadata["typical_coefficients"] == known
+    loaded = il.load_dictionary(tmp_path / "d")
+    loaded.metadata["data"] = None
+    assert typical_coefficients(loaded) == known
+    other = copied(dictionary, pursuit="omp")
+    atom = max(range(other.n_atoms), key=lambda atom: known[atom])
+    assert other.typical_coefficient(atom) == other.typical_coefficient(atom, heldout[0]) != known[atom]
+    assert typical_coefficients(dictionary) is known
+
+
+def test_typical_coefficients_are_measured_once_on_cached_activations(tiny_run, data_section, isolated_cache):
+    first, again = il.load_dictionary(tiny_run), il.load_dictionary(tiny_run)
+    first.metadata["data"] = again.metadata["data"] = data_section
+    assert data_of(first)[1].stored("heldout") is not None
+    measured = typical_coefficients(first)
+    (file,) = (isolated_cache / "typical").iterdir()
+    assert json.loads(file.read_text())[TYPICAL] == typical_coefficients(again) == measured
+    damaged = file.read_text().replace(str(measured[0]), "7.5", 1)
+    file.write_text(damaged)
+    with pytest.raises(il.InputError, match="remove it, it is measured again"):
+        typical_coefficients(il.Dictionary(first.atoms, first.bias, k=4, metadata={**again.metadata, "typical_of": ""}))
 
 
 def test_the_model_is_loaded_once_and_runs(dictionary, tiny_run):

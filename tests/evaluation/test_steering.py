@@ -9,6 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import itda_lightning as il
 from itda_lightning.activations.models.editing import edited
+from itda_lightning.evaluation.typical_uses import OF_CODES, TYPICAL, codes_of
 from tests.loaded_models import HOOKS, KINDS, loaded
 from tests.tiny_model import VOCABULARY, WIDTH
 
@@ -23,8 +24,10 @@ def models(tiny_model_dir):
 @pytest.fixture(scope="module")
 def dictionary():
     atoms = normalize(torch.randn(40, WIDTH, generator=torch.Generator().manual_seed(3)), dim=1)
-    metadata = {"hook_name": "blocks.1.hook_resid_post", "typical_coefficients": [2.0] * 39 + [0.0]}
-    return il.Dictionary(atoms, 0.1 * torch.ones(WIDTH), k=6, pursuit="omp", metadata=metadata)
+    metadata = {"hook_name": "blocks.1.hook_resid_post", TYPICAL: [2.0] * 39 + [0.0]}
+    made = il.Dictionary(atoms, 0.1 * torch.ones(WIDTH), k=6, pursuit="omp", metadata=metadata)
+    made.metadata[OF_CODES] = codes_of(made)
+    return made
 
 
 def stream(model, kind, tokens=TOKENS):

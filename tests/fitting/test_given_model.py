@@ -39,6 +39,11 @@ def test_what_is_no_model_that_can_be_read_is_one_line(tiny_model_dir, prose, is
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir).eval()
     hook = HOOKS["huggingface"]
     for given, options, message in (
+        (
+            "gpt2",
+            {"tokenizer": object()},
+            "tokenizer is for a loaded model, 'gpt2' is loaded with its own",
+        ),
         (model, {}, "the LlamaForCausalLM has no tokenizer: give it as tokenizer="),
         (torch.nn.Linear(2, 2), {}, "a model of transformers, got Linear"),
         (3, {}, "a model of transformers, got int"),
