@@ -10,6 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from itda_lightning.dictionary.dictionary import REFINEMENT
+from itda_lightning.machine.paths import is_here, is_meant_as_path
 
 # SAELens's names of the loaders; the bridge has the hook names of a HookedTransformer.
 MODEL_CLASSES = {
@@ -47,12 +48,15 @@ class FitMetadata(TypedDict):
 
 
 def without_local_paths(facts: Any) -> Any:
-    """Return JSON facts for others: of absolute paths only the last part is left, of a directory of caches nothing."""
+    """Return JSON facts for others: of paths only the last part is left, of a directory of caches nothing.
+
+    A path is what has its form (``is_meant_as_path``), and what has a slash and is on this disk.
+    """
     if isinstance(facts, Mapping):
         return {key: None if key == "cache_dir" else without_local_paths(value) for key, value in facts.items()}
     if isinstance(facts, list):
         return [without_local_paths(item) for item in facts]
-    if isinstance(facts, str) and facts.startswith(("/", "~")):
+    if isinstance(facts, str) and "://" not in facts and (is_meant_as_path(facts) or ("/" in facts and is_here(facts))):
         return Path(facts).name or "/"
     return facts
 

@@ -94,6 +94,14 @@ def _homes() -> list[str]:
     return [str(path) for path in dict.fromkeys([home, home.resolve()]) if len(path.parts) > 1]
 
 
+def is_here(text: str | Path) -> bool:
+    """Return True if a name that may be a path, or something else such as a name on the hub, is on this disk."""
+    try:
+        return user_path(text).exists()
+    except (InputError, OSError):
+        return False
+
+
 def is_directory(text: str | Path) -> bool:
     """Return True if a name that may be a path, or something else such as a name on the hub, is a directory."""
     try:

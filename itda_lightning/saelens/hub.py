@@ -72,7 +72,7 @@ def hub_errors(repo_id: str, action: str) -> Iterator[None]:
         raise
     except OfflineModeIsEnabled as error:
         raise InputError(f"cannot {action} {repo_id}: the hub is switched off, unset HF_HUB_OFFLINE") from error
-    except (HFValidationError, ValueError) as error:
+    except HFValidationError as error:
         raise InputError(f"{repo_id!r} is not the name of a repository ({_line(error)}): give owner/name") from error
     except LocalTokenNotFoundError as error:
         raise InputError(f"cannot {action} {repo_id}: nobody is logged in, run `hf auth login`") from error

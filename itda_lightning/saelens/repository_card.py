@@ -1,12 +1,14 @@
 """The model card of dictionaries on the hub: what they are of, how good, some labels, whose text, and how to load."""
 
+import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.machine.paths import is_here
 from itda_lightning.saelens.model_card import IMPORT, PACKAGE
 
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 EXAMPLES = 8  # labels shown
 LONGEST_CELL = 200
 
@@ -28,7 +30,7 @@ def repository_card(shared: Sequence[Shared], repo_id: str, text_licence: str | 
         text_licence: licence of the text that prompts are from, None if not known.
     """
     base = {dictionary.metadata.get("model_name") for dictionary, _, _ in shared}
-    on_the_hub = sorted(name for name in base if name and "/" in name and not Path(name).is_absolute())
+    on_the_hub = sorted(name for name in base if name and HUB_NAME.fullmatch(name) and not is_here(name))
     lines = ["---", "library_name: saelens", "tags: [itda, sae, dictionary-learning, interpretability]"]
     lines += [f"base_model: {on_the_hub[0]}"] if len(on_the_hub) == 1 else []
     lines += ["---", "", "# Dictionaries of activations (ITDA)", ""]

@@ -90,6 +90,7 @@ def test_hostile_labels_and_names_stay_text(hub):
     metadata = {"hook_name": "blocks.0.hook_resid_post", "model_name": "an | <b>odd</b>\nname"}
     il.Dictionary(torch.eye(4), sources=sources, k=1, metadata=metadata).push_to_hub(NAME)
     card = hub.repositories[NAME]["files"]["README.md"].decode()
+    assert "base_model" not in card
     assert card.count("```") == 6
     assert "an \\| &lt;b>odd&lt;/b> name" in card
 
