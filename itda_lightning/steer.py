@@ -1,6 +1,7 @@
 """Command: continue prompts while atoms are added or taken out (``python -m itda_lightning.steer --help``)."""
 
 import sys
+from typing import Any
 
 from itda_lightning.dictionary.atoms_with_model import READ_BY
 from itda_lightning.evaluation.atom_edits import AtomEdits
@@ -21,7 +22,7 @@ def steer_texts(
     prompt: str = "",
     add: dict[int, float] | None = None,
     clamp: dict[int, float] | None = None,
-    ablate: list[int] | None = None,
+    ablate: list[int] | int | None = None,
     swap: dict[int, int] | None = None,
     units: str = "typical",
     max_new_tokens: int = 40,
@@ -41,7 +42,7 @@ def steer_texts(
         prompt: the text to continue.
         add: strength to add to every activation, by atom, as in "{174: 2.0}"; negative ones steer away from the label.
         clamp: strength that an atom's coefficient is set to in every activation, by atom.
-        ablate: atoms to take out of the codes that use them, as in "[12,90]".
+        ablate: atoms to take out of the codes that use them, one as in 12 or several as in "[12,90]".
         swap: the atom that takes the place of another, as in "{12: 90}".
         units: typical (a strength of 1 is the atom's median coefficient on held-out text) or coefficient.
         max_new_tokens: tokens to write, at most.
@@ -58,27 +59,15 @@ def steer_texts(
     if output is not None:
         check_output(path := user_path(output, "--output"))
     loaded, hook, data = load_with_data(dictionary, hook_name, data_config, device)
-    AtomEdits(
-        loaded, add or {}, clamp or {}, ablate or (), swap or {}, "coefficient", skip_first
-    )  # before a model runs
+    taken_out = [ablate] if isinstance(ablate, int) else ablate or []
+    edits: dict[str, Any] = {"clamp": clamp or {}, "ablate": taken_out, "swap": swap or {}, "skip_first": skip_first}
+    AtomEdits(loaded, add or {}, **edits, units="coefficient")  # refuses what is wrong before a model is loaded
+    edits |= {"units": units, "hook_name": hook}
+    writing: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     READ_BY[loaded] = None, data
     model, shown = load_model(loaded), []
     for text in texts:
-        result = steered_text(
-            model,
-            loaded,
-            text,
-            add,
-            clamp=clamp,
-            ablate=ablate or (),
-            swap=swap,
-            units=units,
-            skip_first=skip_first,
-            hook_name=hook,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            seed=seed,
-        )
+        result = steered_text(model, loaded, text, add, **edits, **writing)
         sys.stdout.write("\n".join(map(visible, repr(result).split("\n"))) + "\n\n")
         shown.append(result.as_dict())
     if path is not None:

@@ -91,7 +91,7 @@ def ablate(model: Any, dictionary: Dictionary, atoms: int | Iterable[int], **opt
         >>> #     model.generate("The treaty", max_new_tokens=20)
         >>> # edits.fired
     """
-    listed = [atoms] if isinstance(atoms, int) else list(atoms)
+    listed = list(atoms) if isinstance(atoms, Iterable) else [atoms]
     return steer(model, dictionary, ablate=listed, **options)
 
 

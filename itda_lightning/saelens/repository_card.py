@@ -9,6 +9,7 @@ from itda_lightning.machine.paths import is_here
 from itda_lightning.saelens.model_card import IMPORT, PACKAGE
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+KNOWN_LICENCES = {"bundled:sotu": "public domain"}
 EXAMPLES = 8  # labels shown
 LONGEST_CELL = 200
 
@@ -79,7 +80,8 @@ def _facts(dictionary: Dictionary, text_licence: str | None) -> dict[str, Any]:
     facts: dict[str, Any] = {name: summary[name] for name in ("model", "hook point", "text") if name in summary}
     read = {"loader": data.get("loader"), "revision": data.get("model_revision"), "dtype": data.get("model_dtype")}
     facts["model as read"] = ", ".join(f"{name} {value}" for name, value in read.items() if value is not None)
-    facts |= {"licence of the text": text_licence or "not stated", "atoms": summary["atoms"], "codes": summary["codes"]}
+    known = KNOWN_LICENCES.get(str(metadata.get("dataset_path")), "not stated")
+    facts |= {"licence of the text": text_licence or known, "atoms": summary["atoms"], "codes": summary["codes"]}
     facts["activations read"] = f"{metadata['activations_seen']:,}" if "activations_seen" in metadata else None
     facts["held out"] = summary.get("held out")
     facts["prompts"] = (

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import itda_lightning as il
-from itda_lightning.steer import steer_texts
+from itda_lightning.steer import main, steer_texts
 from tests.runs import HOOK
 
 PROMPT = "The Senate ratified the treaty"
@@ -35,6 +35,29 @@ def test_both_texts_are_printed_and_written(tiny_run, used, tmp_path, capsys):
     written = json.loads((tmp_path / "out.json").read_text())
     assert written == {"hook_name": HOOK, "texts": [json.loads(one.to_json()) for one in expected]}
     assert expected[0].before != expected[0].after
+
+
+def test_the_command_line_takes_one_or_several(tiny_run, capsys):
+    options = [
+        "--add",
+        "{3: 1.0}",
+        "--clamp",
+        "{5: -2.5}",
+        "--ablate",
+        "1",
+        "--swap",
+        "{7: 9}",
+        "--units",
+        "coefficient",
+    ]
+    main(["--dictionary", str(tiny_run), "--prompt", "a", "--max_new_tokens", "2", "--device", "cpu", *options])
+    lines = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert lines[1:5] == [
+        "add atom 3, 1 in coefficients",
+        "clamp atom 5 to -2.5 in coefficients",
+        "ablate atom 1",
+        "swap atom 7 for 9",
+    ]
 
 
 def test_control_characters_do_not_reach_the_terminal(tiny_run, capsys):

@@ -84,8 +84,8 @@ def find_place(model: Any, hook_name: str) -> Place:
         return Place(point, False, int(model.cfg.d_model) if STREAM.match(name) else None)
     if not isinstance(model, PreTrainedModel):
         raise InputError(
-            "the model must be a HookedTransformer, TransformerLens's bridge or a model of transformers, got "
-            f"{type(model).__name__}"
+            "the model must be loaded (il.load_model): a HookedTransformer, TransformerLens's bridge or a model of "
+            f"transformers, got {type(model).__name__}"
         )
     modules, config = dict(model.named_modules()), model.config.get_text_config()
     if hook_name in modules and hook_name:
