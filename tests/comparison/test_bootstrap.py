@@ -47,6 +47,8 @@ def test_the_error_of_a_mean_is_near_the_one_known() -> None:
 def test_no_resamples_give_no_error_and_one_document_none_either() -> None:
     assert DocumentGroups(torch.tensor([1, 2]), resamples=0).times.shape == (0, 1)
     assert torch.isnan(standard_error(torch.zeros(0, 3))).all()
+    assert torch.isnan(standard_error(torch.zeros(1, 3))).all()
+    assert float(standard_error(torch.tensor([1.0, 3.0]))) == pytest.approx(2**0.5)  # two are enough
     assert DocumentGroups(torch.tensor([7, 7]), resamples=0).n_groups == 1
     with pytest.raises(
         InputError, match=r"are of 1 document, so no standard error can be computed: raise data\.validation"

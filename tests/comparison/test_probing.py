@@ -80,12 +80,14 @@ def test_long_texts_are_cut_on_the_left(language_model):
     torch.testing.assert_close(found[0], found[1])
 
 
-def test_activations_are_computed_once(language_model, settings, monkeypatch):
+def test_activations_are_computed_once(language_model, settings, monkeypatch, caplog):
     datasets = load_datasets(settings)
+    assert tuple(dataset.name for dataset in datasets) == NAMES
     first = cached_activations(language_model, HOOK, datasets, settings)
     monkeypatch.setattr(probing_data, "last_token_activations", lambda *_: pytest.fail("computed again"))
     for one, other in zip(first, cached_activations(language_model, HOOK, datasets, settings), strict=True):
         assert torch.equal(one, other)
+    assert "digest" not in caplog.text
 
 
 def test_other_facts_are_another_cache(language_model, settings, tmp_path):
@@ -280,6 +282,18 @@ def test_a_dataset_with_too_few_examples():
         InputError, match=r"96_spam_is has 747 examples of its smaller class, but 1400 .* need 751: lower"
     ):
         load_datasets(ProbeSettings(("96_spam_is",), train_examples=1400, test_examples=101))
+    (dataset,) = load_datasets(ProbeSettings(("96_spam_is",), train_examples=1392, test_examples=101, seeds=1))
+    assert int(dataset.labels.sum()) == 747 or int((1 - dataset.labels).sum()) == 747  # all of them
+
+
+def test_a_probe_of_all_latents_sees_those_that_any_training_example_has():
+    codes, train = torch.zeros(6, 4), np.arange(4)
+    codes[:, 0] = torch.arange(1.0, 7)  # of all
+    codes[1, 1], codes[5, 2] = 1.0, 1.0  # of one to learn from, of one to be judged by; and one of none
+    features = dict(probing._features(codes, torch.ones(6, 2), np.arange(6) % 2, train, (1,)))
+    assert features["all"].tolist() == codes[:, :2].tolist()
+    assert features["dense"].shape == (6, 2)
+    assert list(features) == ["k=1", "all", "dense"]
 
 
 def test_more_latents_than_there_are(language_model, monkeypatch):

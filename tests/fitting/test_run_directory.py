@@ -4,12 +4,19 @@ import json
 import logging
 import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 
 from itda_lightning.errors import InputError
-from itda_lightning.fitting.run_directory import RunSettings, logged, make_run_directory, removed_if_nothing_began
+from itda_lightning.fitting.run_directory import (
+    RunSettings,
+    logged,
+    make_run_directory,
+    output_path,
+    removed_if_nothing_began,
+)
 from itda_lightning.machine.command_line import Terminated
 from itda_lightning.machine.part_files import _machine
 from itda_lightning.machine.versions import versions_and_hardware
@@ -23,6 +30,14 @@ def test_numbering_takes_the_first_free_number(tmp_path):
     (tmp_path / "runs" / "fit-001").rmdir()
     assert make_run_directory(None, str(tmp_path / "runs"), "fit") == tmp_path / "runs" / "fit-001"
     assert make_run_directory(None, str(tmp_path / "runs"), "fit") == tmp_path / "runs" / "fit-004"
+
+
+def test_what_a_command_writes_is_where_it_was_asked_for_or_in_the_run_or_here(tmp_path):
+    run = tmp_path / "run"
+    assert output_path(str(run), "blocks.1", "page.html") == Path("page.html")  # no run, such as a checkpoint
+    (run / "dictionaries").mkdir(parents=True)
+    assert output_path(str(run), "blocks.1", "page.html") == run / "page-blocks.1.html"
+    assert output_path(str(run), "blocks.1", "page.html", str(tmp_path / "x.html")) == tmp_path / "x.html"
 
 
 def test_runs_that_start_together_get_directories_of_their_own(tmp_path):

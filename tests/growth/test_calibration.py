@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from itda_lightning.growth import GrowthRule, calibrate_threshold, forecast, grow_frozen_batch, grow_sequential
+from itda_lightning.growth import (
+    GrowthRule,
+    calibrate_threshold,
+    calibration,
+    forecast,
+    grow_frozen_batch,
+    grow_sequential,
+)
 from itda_lightning.pursuit import PreparedAtoms
 from tests.growth.naive import mixtures
 
@@ -111,3 +118,32 @@ def test_logarithmic_growth_is_not_taken_for_a_power_law():
     new = {3 * 2**j: j + 1 for j in range(9)}
     x = torch.eye(10, dtype=torch.float64)[[new.get(i, 0) for i in range(1, 1025)]]
     assert forecast(x, RULE, 900, 2**20).n_atoms == pytest.approx(20)
+
+
+@pytest.mark.parametrize(
+    ("n_low", "n_high", "share"),
+    [
+        (1000, 10, 0.5),  # 100 atoms are half of the way, in logarithms
+        (101, 1e-6, 0.1),
+        (1e12, 99.0, 0.9),
+        (math.inf, 10, 0.5),
+        (200, 0, 0.5),
+    ],
+)
+def test_the_next_threshold_lies_in_the_middle_four_fifths(n_low, n_high, share):
+    log_threshold = calibration._between(calibration.Trial(-2.0, n_low), calibration.Trial(3.0, n_high), 100)
+    assert log_threshold == pytest.approx(-2 + 5 * share)
+
+
+@pytest.mark.parametrize("batch_size", [None, 64])
+def test_growth_on_a_sample_starts_with_nothing_and_is_counted_after_each_batch(batch_size):
+    x = mixtures(256, 32, seed=0, dtype=torch.float32)
+    seen, grown = calibration._grow_on(x, RULE, 200, batch_size)
+    assert (seen[0], grown[0]) == (0, 0)
+    assert seen[-1] == len(x) or grown[-1] == 200
+    assert seen == sorted(set(seen))
+    assert len(grown) == len(seen)
+    prepared = PreparedAtoms(x.new_zeros(200, 32), 0)
+    for start, stop, n in zip(seen[:-1], seen[1:], grown[1:], strict=True):
+        prepared.place(prepared.n, grow_frozen_batch(x[start:stop], prepared, RULE).atoms)
+        assert prepared.n == n

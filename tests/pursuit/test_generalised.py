@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from itda_lightning import generalised_orthogonal_matching_pursuit as gomp
 from itda_lightning.pursuit import PURSUITS, SparseCode, orthogonal_matching_pursuit, pursue
-from itda_lightning.pursuit.generalised import STEPS
+from itda_lightning.pursuit.generalised import STEPS, _least_squares
 from tests import oracle
 from tests.pursuit.cases import Case, cases, make_case
 from tests.pursuit.forms import GOMP_FORMS, prepare
@@ -181,3 +181,13 @@ def test_a_larger_error_threshold_never_makes_a_longer_code(case):
     lengths = [run(case, "no gram, single", False, share).l0() for share in (0.0, 0.2, 0.5, 1.0)]
     assert all((short <= long).all() for long, short in itertools.pairwise(lengths))
     assert (lengths[-1] == 0).all()
+
+
+def test_an_atom_whose_coefficient_is_exactly_zero_stays_in_the_support():
+    """Non-negative codes leave out what is negative, and zero is not: as in the compiled loops."""
+    gram = torch.tensor([[[1.0, 0.6], [0.6, 1.0]]], dtype=torch.float64)
+    projections, kept = torch.tensor([[1.0, 0.6]], dtype=torch.float64), torch.ones(1, 2, dtype=torch.bool)
+    solved, left = _least_squares(gram, projections, kept, True)
+    assert solved.tolist() == [[1.0, 0.0]]
+    assert left.tolist() == [[True, True]]
+    assert _least_squares(gram, projections - torch.tensor([[0.0, 0.25]]), kept, True)[1].tolist() == [[True, False]]
