@@ -6,8 +6,9 @@ Importing this registers the SAELens architecture ``itda``. ``fit`` and ``fit_ac
 
 import sys
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from itda_lightning.machine.first_imports import explain_imports, program
 
 if TYPE_CHECKING:
     from itda_lightning.evaluation.steering import SteeringModule
@@ -22,11 +23,11 @@ _WITHOUT_THEM = ("", "-h", "--help", "doctor")
 
 def _imports_nothing() -> bool:
     """Return True if this process is ``itda`` or ``python -m itda_lightning`` with one of those arguments, or none."""
-    module = sys.orig_argv[sys.orig_argv.index("-m") + 1] if sys.argv[:1] == ["-m"] else Path(sys.argv[0] or ".").stem
-    first = sys.argv[1] if len(sys.argv) > 1 else ""
+    module, first = program(), sys.argv[1] if len(sys.argv) > 1 else ""
     return module == "itda_lightning.doctor" or (module in ("itda", "itda_lightning") and first in _WITHOUT_THEM)
 
 
+explain_imports()
 if not _imports_nothing():
     from itda_lightning.activations.datamodule import ActivationsDataModule
     from itda_lightning.dictionary.dictionary import Dictionary

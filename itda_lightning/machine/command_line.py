@@ -16,6 +16,7 @@ from pathlib import Path
 from jsonargparse import auto_cli
 
 from itda_lightning.errors import InputError
+from itda_lightning.machine.first_imports import unimportable
 from itda_lightning.machine.parser import OneLineParser
 
 ISSUES = "https://github.com/itda-lightning/itda-lightning/issues"
@@ -88,6 +89,8 @@ def refusal_of(error: BaseException) -> str | None:
     """Return what a user can do about an exception, in words; None for a bug."""
     if isinstance(error, InputError):
         return str(error)
+    if (unimported := unimportable(error) if isinstance(error, ImportError) else None) is not None:
+        return unimported
     # These import torch, for which a list of commands cannot wait.
     from itda_lightning.machine.memory import is_out_of_memory
     from itda_lightning.machine.processes import lost_others

@@ -277,25 +277,6 @@ def test_an_unknown_dataset_has_near_names():
         load_datasets(ProbeSettings(("87_glue_colla",)))
 
 
-def test_a_dataset_with_too_few_examples():
-    with pytest.raises(
-        InputError, match=r"96_spam_is has 747 examples of its smaller class, but 1400 .* need 751: lower"
-    ):
-        load_datasets(ProbeSettings(("96_spam_is",), train_examples=1400, test_examples=101))
-    (dataset,) = load_datasets(ProbeSettings(("96_spam_is",), train_examples=1392, test_examples=101, seeds=1))
-    assert int(dataset.labels.sum()) == 747 or int((1 - dataset.labels).sum()) == 747  # all of them
-
-
-def test_a_probe_of_all_latents_sees_those_that_any_training_example_has():
-    codes, train = torch.zeros(6, 4), np.arange(4)
-    codes[:, 0] = torch.arange(1.0, 7)  # of all
-    codes[1, 1], codes[5, 2] = 1.0, 1.0  # of one to learn from, of one to be judged by; and one of none
-    features = dict(probing._features(codes, torch.ones(6, 2), np.arange(6) % 2, train, (1,)))
-    assert features["all"].tolist() == codes[:, :2].tolist()
-    assert features["dense"].shape == (6, 2)
-    assert list(features) == ["k=1", "all", "dense"]
-
-
 def test_more_latents_than_there_are(language_model, monkeypatch):
     monkeypatch.setattr(probing, "load_datasets", lambda _: pytest.fail("worked before it was checked"))
     with pytest.raises(InputError, match="the SAE has 9 latents, too few for a probe of 16"):

@@ -1,6 +1,5 @@
 """Worst-first growth ends with about the dictionary of its definition, which encodes the batch again for every atom."""
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -317,26 +316,3 @@ def test_the_order_of_a_batch_does_not_matter_where_norms_differ(pursuit, seed):
     one, other = grow(x, 250, rule).accepted, order[grow(x[order], 250, rule).accepted]
     assert len(one) > 30
     assert set(one.tolist()) == set(other.tolist())
-
-
-def test_how_large_a_removed_component_is_follows_from_what_failed_again(monkeypatch):
-    """The share from which on components are removed changes by how many of those taken for explained still fail."""
-    seen: list[tuple[int, float, int]] = []  # of each round: how many fail, the bound, how many become atoms
-    pivots = module._pivots
-
-    def watched(residual: Tensor, share: Tensor, atoms: Tensor, rule: GrowthRule, bound: float, room: int) -> Tensor:
-        n_failing = len(share)
-        chosen = pivots(residual, share, atoms, rule, bound, room)
-        seen.append((n_failing, bound, len(chosen)))
-        return chosen
-
-    monkeypatch.setattr(module, "_pivots", watched)
-    x = mixtures(600, 48, seed=0, dtype=torch.float32)
-    grow(x, 600, GrowthRule(4, "mp", False, 0.3))
-    bounds = [bound for _, bound, _ in seen]
-    assert bounds[0] == module.STANDS_OUT / 48
-    assert len(set(bounds)) >= 3
-    for (failing, bound, chosen), (again, following, _) in itertools.pairwise(seen):
-        share = max(again / (failing - chosen), module.LEAST_FAILING)
-        expected = min(bound * share / module.FAILING_AGAIN, module.LARGEST_BOUND)
-        assert following in (pytest.approx(expected, rel=1e-6), float("inf"))  # infinite if all that fail become atoms
