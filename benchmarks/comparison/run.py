@@ -74,9 +74,9 @@ def as_markdown(result: dict[str, Any]) -> str:
         "",
         "The same for all: "
         + ", ".join(f"{name} {show_estimate(estimate.value, estimate.error)}" for name, estimate in same.items())
-        + ". Errors are standard errors over documents, of probes over draws, of each row alone. All rows are measured on "
-        "the same documents, so a difference between two is known better than both errors together say; its own error is "
-        "not in this table.",
+        + ". Errors are standard errors over documents, of probes over draws, of each row alone. All rows are measured "
+        "on the same documents, so a difference between two is known better than both errors together say; its own "
+        "error is not in this table.",
         "",
         "| entry | "
         + " | ".join(COLUMNS)

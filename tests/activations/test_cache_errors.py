@@ -1,6 +1,7 @@
 """Failures of a cache are explained and never leave a wrong cache behind."""
 
 import errno
+import json
 import os
 import shutil
 from pathlib import Path
@@ -17,6 +18,7 @@ from itda_lightning.activations.cache import ActivationCache
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.shuffled import TrainingRows
 from itda_lightning.errors import InputError
+from itda_lightning.machine.digests import DIGEST
 from tests.activations.conftest import HOOK, MakeData
 from tests.tiny_model import save_weights
 
@@ -256,3 +258,27 @@ def test_too_little_memory_is_not_told_as_damage(
     monkeypatch.setattr(cache_module, "load_from_disk", fail)
     with pytest.raises(InputError, match=r"reading the activation cache .* takes more memory .*; nothing is damaged"):
         read()
+
+
+def test_a_cache_without_a_digest_is_warned_of_and_a_whole_one_is_not(
+    filled: Path, read, caplog: pytest.LogCaptureFixture
+) -> None:
+    read()
+    assert "digest" not in caplog.text
+    facts = json.loads((filled / "state.json").read_text())
+    del facts[DIGEST]
+    (filled / "state.json").write_text(json.dumps(facts))
+    read()
+    assert caplog.text.count(f"{filled / 'state.json'} has no digest (an earlier version") == 1
+
+
+def test_a_file_is_verified_once(
+    filled: Path, make_data: MakeData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verified: list[str] = []
+    checksum = cache_module.file_checksum
+    monkeypatch.setattr(cache_module, "file_checksum", lambda path: verified.append(path.name) or checksum(path))
+    cache = train_cache(make_data(cache_dir=str(tmp_path)))
+    for _ in range(2):
+        cache.read(0, 140)
+    assert sorted(verified) == [f"data-0000{number}-of-00003.arrow" for number in range(3)]
