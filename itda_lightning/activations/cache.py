@@ -49,6 +49,7 @@ from itda_lightning.machine.memory import TOO_LITTLE_MEMORY, is_out_of_memory
 from itda_lightning.machine.part_files import remove_parts
 from itda_lightning.machine.paths import user_path
 from itda_lightning.machine.processes import gather_json, n_ranks, rank, wait_for_all
+from itda_lightning.machine.progress import bars_are_hidden
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +140,7 @@ class ActivationCache(StoredActivations):
             )
         wait_for_all()
         total = sum(len(self._rows_of(shard)) for shard in missing) * self.rows.context_size
-        with tqdm(total=total, unit=" tokens", unit_scale=True, desc="Harvest", disable=rank() > 0) as bar:
+        with tqdm(total=total, unit=" tokens", unit_scale=True, desc="Harvest", disable=bars_are_hidden()) as bar:
             for turn in range(0, len(missing), n_ranks()):
                 together = missing[turn : turn + n_ranks()]
                 checksum = None

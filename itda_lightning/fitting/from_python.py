@@ -24,6 +24,7 @@ from itda_lightning.fitting.refinement import RefinementSettings
 from itda_lightning.fitting.trainer import plain_trainer
 from itda_lightning.machine.atomic_files import write_text
 from itda_lightning.machine.made_once import hash_of, made_once
+from itda_lightning.machine.progress import quietly
 
 DATA_SETTINGS = frozenset(inspect.signature(ActivationsDataModule).parameters)
 # None for atoms as grown, True for the recommended settings, or some of the settings by name.
@@ -202,6 +203,7 @@ def _fit(
         raise InputError(f"{error}: settings are the arguments of il.ITDA") from error
     if refinement is not None:
         refinement.check(data)
-    trainer = plain_trainer(val_check_interval=None, enable_progress_bar=progress)
-    grow_and_refine(trainer, module, data, refinement)
+    with quietly(hide_bars=not progress):
+        trainer = plain_trainer(val_check_interval=None, enable_progress_bar=progress)
+        grow_and_refine(trainer, module, data, refinement)
     return module

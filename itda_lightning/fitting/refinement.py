@@ -27,7 +27,7 @@ from itda_lightning.growth import (
     unmixing_steps,
 )
 from itda_lightning.machine.checks import check_at_least, check_between, check_seed
-from itda_lightning.machine.processes import rank
+from itda_lightning.machine.progress import bars_are_hidden
 from itda_lightning.pursuit import pursue_among_ranks
 
 logger = logging.getLogger(__name__)
@@ -152,7 +152,7 @@ class _Run:
     def go(self, save: Callable[[], None] | None, save_every: int) -> None:
         start, begun = time.perf_counter(), int(self.state.step)
         name = f"Refine {self.hook}"
-        with tqdm(total=self.rule.steps, initial=begun, unit=" steps", desc=name, disable=rank() > 0) as bar:
+        with tqdm(total=self.rule.steps, initial=begun, unit=" steps", desc=name, disable=bars_are_hidden()) as bar:
             for done, x in enumerate(self._batches(begun), begun + 1):
                 self._step(x)
                 bar.update()

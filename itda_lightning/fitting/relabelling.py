@@ -17,6 +17,7 @@ from itda_lightning.dictionary.named_atoms import Labels
 from itda_lightning.dictionary.sources import COLUMNS
 from itda_lightning.fitting.module import ITDA
 from itda_lightning.machine.processes import gather_rows, n_ranks, rank
+from itda_lightning.machine.progress import bars_are_hidden
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def typical_uses(dictionary: Dictionary, rows: TrainingRows) -> Labels:
         torch.zeros(n, NEAREST, dtype=torch.int64),
         dictionary.source_table.cpu()[:, None].repeat(1, NEAREST, 1),
     )
-    for number, block in enumerate(tqdm(rows.blocks, desc=f"Relabel {rows.hook_name}", disable=rank() > 0)):
+    for number, block in enumerate(tqdm(rows.blocks, desc=f"Relabel {rows.hook_name}", disable=bars_are_hidden())):
         if number % n_ranks() != rank():
             continue
         activations = rows.usable(*block)

@@ -8,6 +8,7 @@ from tqdm.auto import tqdm
 
 from itda_lightning.errors import InputError
 from itda_lightning.growth import Forecast, GrowthRule, calibrate_threshold, forecast, unexplained_threshold
+from itda_lightning.machine.progress import bars_are_hidden
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ def find_threshold(
 def _calibrate(
     x: Tensor, rule: GrowthRule, hook_name: str, max_atoms: int, budget: int, batch_size: int | None
 ) -> tuple[float, Forecast]:
-    with tqdm(desc=f"Calibrate {hook_name}", unit=" steps") as bar:
+    with tqdm(desc=f"Calibrate {hook_name}", unit=" steps", disable=bars_are_hidden()) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total

@@ -1,6 +1,8 @@
 """Fits from Python, of arrays and of texts."""
 
 import json
+import logging
+import re
 from typing import Any
 
 import numpy as np
@@ -161,3 +163,15 @@ def test_who_calls_fit_on_a_module_is_told_of_the_functions(x):
         il.InputError, match=r"il.fit_activations\(x, ...\) for an array, il.fit\(model, hook_name, texts"
     ):
         il.ITDA().fit(x)
+
+
+def test_bars_are_hidden_on_request_and_nothing_is_advertised(x, capfd):
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    il.fit_activations(x, refine=REFINE, progress=False, **OPTIONS)
+    assert not re.search(r"it/s|steps|Relabel|Tip|available|litlogger", capfd.readouterr().err)
+    il.fit_activations(x, refine=REFINE, **OPTIONS)
+    told = capfd.readouterr().err
+    assert "Refine activations" in told
+    assert not re.search(r"Tip|GPU available|litlogger", told)
+    assert logger.level == level
