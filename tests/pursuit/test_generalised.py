@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from itda_lightning import generalised_orthogonal_matching_pursuit as gomp
-from itda_lightning.pursuit import PURSUITS, SparseCode, orthogonal_matching_pursuit, pursue
+from itda_lightning.pursuit import PURSUITS, SparseCode, compiled, orthogonal_matching_pursuit, pursue
 from itda_lightning.pursuit.generalised import STEPS, _least_squares
 from tests import oracle
 from tests.pursuit.cases import Case, cases, make_case
@@ -191,3 +191,16 @@ def test_an_atom_whose_coefficient_is_exactly_zero_stays_in_the_support():
     assert solved.tolist() == [[1.0, 0.0]]
     assert left.tolist() == [[True, True]]
     assert _least_squares(gram, projections - torch.tensor([[0.0, 0.25]]), kept, True)[1].tolist() == [[True, False]]
+
+
+@pytest.mark.parametrize("nonnegative", [False, True])
+def test_codes_do_not_depend_on_how_many_atoms_are_screened_at_a_time(monkeypatch, nonnegative):
+    """Nor on what the row before took at the edge of a part: the compiled loops write into rows of scores."""
+    generator = torch.Generator().manual_seed(0)
+    atoms = torch.nn.functional.normalize(torch.randn(192, 24, generator=generator), dim=1)
+    x = torch.randn(400, 24, generator=generator) + 2 * atoms[torch.randint(60, 68, (400,), generator=generator)]
+    whole = gomp(x, atoms, 9, nonnegative=nonnegative)
+    monkeypatch.setattr(compiled, "PART", 64)
+    parts = gomp(x, atoms, 9, nonnegative=nonnegative)
+    assert torch.equal(whole.support, parts.support)
+    assert torch.equal(whole.coefficients, parts.coefficients)
