@@ -188,12 +188,6 @@ def _of_expression(node: ast.expr) -> Iterator[tuple[ast.expr, str, str]]:
                 yield from _of_expression(inner)
 
 
-def _other_number(value: bool | int | float) -> bool | int | float:
-    if isinstance(value, bool):
-        return not value
-    return value + 1 if isinstance(value, int) else value * 2 or 1.0
-
-
 def _is_text(node: ast.BinOp) -> bool:
     """Tell sums of strings and paths, which fail at once with any other operator."""
     parts = (node.left, node.right)

@@ -139,6 +139,17 @@ def test_another_programs_json_is_refused(saved, content):
         Dictionary.load(saved)
 
 
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+def test_numbers_that_json_does_not_have_are_refused(saved, constant):
+    edit_index(saved, metadata={"note": "here"}, **{"itda_lightning.digest": "none"})
+    text = (saved / INDEX_FILE).read_text().replace('"here"', constant)
+    (saved / INDEX_FILE).write_text(text)
+    with pytest.raises(
+        InputError, match=rf"does not hold a whole dictionary \(.*\): {constant} is no JSON; save it again"
+    ):
+        Dictionary.load(saved)
+
+
 def test_a_newer_version_is_refused_even_if_it_has_other_fields(saved):
     newer = {"format": "itda_lightning.dictionary", "version": FORMAT_VERSION + 1}
     (saved / INDEX_FILE).write_text(json.dumps(newer))
