@@ -81,6 +81,8 @@ def main(args: list[str] | None = None) -> Path:
     for hook, metrics in figures.items():
         sys.stdout.write(f"\n{hook}\n")
         print_metrics(metrics)
+    if figures:
+        sys.stdout.write(f"next, with --dictionary {directory}: itda evaluate, page, decompose --text ..., export\n")
     return directory
 
 

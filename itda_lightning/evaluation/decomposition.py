@@ -14,6 +14,7 @@ from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.sources import Prompt, Source
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.data_of import add_prompts
+from itda_lightning.evaluation.usage import unexplained_shares
 from itda_lightning.results.decomposed_text import DecomposedText, DecomposedToken, WeightedAtom
 from itda_lightning.results.run_results import Term, TokenDecomposition
 
@@ -31,12 +32,12 @@ def decompose(
         raise InputError(f"{len(prompts)} prompts for {len(x)} activations: give one prompt per activation")
     x = x.to(dictionary.bias.device)
     code = dictionary.encode(x).distinct()
-    energy = dictionary.centre(x).double().square().sum(-1)
-    unexplained = torch.where(energy > 0, code.residual_energy.double() / energy, 0.0)
+    energy, norms = dictionary.centre(x).double().square().sum(-1), x.double().norm(dim=-1)
+    unexplained = unexplained_shares(dictionary, x, code)
     order = code.coefficients.abs().argsort(dim=1, descending=True, stable=True)
     support = code.support.gather(1, order).tolist()
     coefficients = code.coefficients.gather(1, order).tolist()
-    names = dictionary.label_prompts
+    names, centred = dictionary.label_prompts, bool(dictionary.bias.any())
     return [
         TokenDecomposition(
             prompt,
@@ -47,9 +48,10 @@ def decompose(
                 for atom, coefficient in zip(atoms, row, strict=True)
                 if atom >= 0
             ),
+            distance if centred else None,
         )
-        for prompt, share, norm, atoms, row in zip(
-            prompts, unexplained.tolist(), energy.sqrt().tolist(), support, coefficients, strict=True
+        for prompt, share, norm, distance, atoms, row in zip(
+            prompts, unexplained.tolist(), norms.tolist(), energy.sqrt().tolist(), support, coefficients, strict=True
         )
     ]
 

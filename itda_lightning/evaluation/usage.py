@@ -13,11 +13,21 @@ from itda_lightning.dictionary.sources import Prompt, Source
 from itda_lightning.evaluation.held_out_codes import CodesMeter, HeldOutCodes, best_of_groups
 from itda_lightning.evaluation.used_latents import used_of
 from itda_lightning.machine.checks import check_at_least
+from itda_lightning.pursuit import SparseCode
 from itda_lightning.results.run_results import AtomUsage, CoefficientRange, Detection, Example, Usage
 
 BINS_PER_RANGE = 8
+SHARES = 20  # bins of the unexplained share
 # Of the order in which examples of a range are drawn: the same tokens are shown each time.
 SEED = 0
+
+
+def unexplained_shares(
+    dictionary: Dictionary, x: Float[Tensor, "batch d"], code: SparseCode
+) -> Float[Tensor, " batch"]:
+    """Return the share of ``|x - bias|^2`` that the code of each activation leaves, 0 for the bias itself."""
+    energy = dictionary.centre(x).double().square().sum(-1)
+    return torch.where(energy > 0, code.residual_energy.double() / energy, 0.0)
 
 
 class UsageMeter:
@@ -34,19 +44,26 @@ class UsageMeter:
         self.ranges, self.examples_per_range, self.top = ranges, examples_per_range, top
         self._reconstruction = ReconstructionSums(dictionary.d_in)
         self._l0_counts = torch.zeros(dictionary.k + 1, dtype=torch.int64)
+        self._shares = torch.zeros(SHARES, dtype=torch.int64)
         self._codes = CodesMeter(dictionary.n_atoms)
         self._cosines = torch.full((dictionary.n_atoms, top), -torch.inf)
         self._detected = torch.full((dictionary.n_atoms, top), -1)
 
-    def update(self, x: Float[Tensor, "batch d"], table: Int[Tensor, "batch 6"]) -> None:
-        """Encode a batch with its sources. Raises ValueError for another width than the atoms', or non-finite rows."""
+    def update(self, x: Float[Tensor, "batch d"], table: Int[Tensor, "batch 6"]) -> Float[Tensor, " batch"]:
+        """Encode a batch with its sources; return the unexplained share of each activation.
+
+        Raises ValueError for another width than the atoms', or non-finite rows.
+        """
         x = x.to(self.dictionary.bias.device)
         code = self.dictionary.encode(x).distinct()
         l0 = (code.support >= 0).sum(-1)
         self._reconstruction.update(self.dictionary.centre(x), code.residual_energy, l0)
         self._l0_counts += torch.bincount(l0.cpu(), minlength=len(self._l0_counts))
+        shares = unexplained_shares(self.dictionary, x, code).cpu()
+        self._shares += torch.bincount((shares * SHARES).long().clamp(0, SHARES - 1), minlength=SHARES)
         self._detect(x)
         self._codes.update([used_of(code)], table)
+        return shares
 
     def _detect(self, x: Float[Tensor, "batch d"]) -> None:
         """Keep the largest cosine with each atom so far, and their tokens."""
@@ -70,6 +87,7 @@ class UsageMeter:
             variance=max(0.0, reconstruction.variance),
             l0_histogram=tuple(self._l0_counts.tolist()),
             atoms=tuple(self._atoms(codes, prompt_of)),
+            unexplained=tuple(self._shares.tolist()),
         )
 
     def _atoms(self, codes: HeldOutCodes, prompt_of: Callable[[Source], Prompt]) -> Iterator[AtomUsage]:

@@ -14,7 +14,9 @@ from itda_lightning.report.words.excerpt import excerpt, visible
 from itda_lightning.report.words.model_words import SIMILARITIES, noise_floor, ranking_summary, show_overlap, size_line
 from itda_lightning.report.words.verdict import failures_line, headline, verdicts
 from itda_lightning.report.words.wording import (
+    NEGATIVE,
     describe_metric,
+    from_mean,
     show_coefficient,
     show_cosine,
     show_known,
@@ -81,7 +83,7 @@ def print_decomposition(
     console = console or Console()
     console.print(_marked(decomposition.prompt, console.width, console))
     unexplained = show_share(decomposition.unexplained)
-    _print_dim(console, f"norm {show_number(decomposition.norm)} with the bias subtracted, {unexplained} unexplained")
+    _print_dim(console, f"norm {show_number(decomposition.norm)}{from_mean(decomposition)}, {unexplained} unexplained")
     table = _table("atom", "coefficient", *([] if cosines is None else ["cosine"]), PROMPT, text=(PROMPT,))
     room = console.width - BESIDE_A_TERM - (COSINE_COLUMN if cosines is not None else 0)
     for term in decomposition.terms[:max_terms]:
@@ -91,6 +93,8 @@ def print_decomposition(
     console.print(table)
     if cosines is not None:
         _print_dim(console, "cosine: of the refined atom with the activation of the marked token")
+    if any(term.coefficient < 0 for term in decomposition.terms):
+        _print_dim(console, NEGATIVE)
     left_out = len(decomposition.terms[max_terms:]) if max_terms is not None else 0
     if left_out:
         _print_dim(console, f"and {left_out} more")

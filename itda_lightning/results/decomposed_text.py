@@ -26,7 +26,7 @@ class DecomposedToken:
 
     position: int  # in the text, from 0
     token: str
-    norm: float  # ``|x - bias|``
+    norm: float  # ``|x|``, of the activation itself
     unexplained: float  # share of ``|x - bias|^2``
     atoms: tuple[WeightedAtom, ...]  # by falling ``|coefficient|``
 

@@ -21,8 +21,36 @@ class TokenDecomposition:
 
     prompt: Prompt  # cut at the token whose activation this is
     unexplained: float  # share of ``|x - bias|^2`` that the terms do not explain, 0 for an activation equal to the bias
-    norm: float  # ``|x - bias|``, the scale of the coefficients
+    norm: float  # ``|x|``, of the activation itself
     terms: tuple[Term, ...]  # by falling ``|coefficient|``
+    distance: float | None = None  # ``|x - bias|``, the scale of the coefficients; None if the bias is zero
+
+
+@dataclass(frozen=True)
+class TokenCode:
+    """The code of one token of a text that is read on the page: what ``TokenDecomposition`` says of more."""
+
+    unexplained: float
+    norm: float
+    atoms: tuple[int, ...]  # by falling ``|coefficient|``
+    coefficients: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ReadRow:
+    """One held-out row to read: joined, the pieces are its text; tokens that metrics leave out have no code."""
+
+    pieces: tuple[str, ...]
+    codes: tuple[TokenCode | None, ...]
+
+
+@dataclass(frozen=True)
+class AtomMeaning:
+    """What an atom is like and what it does to the model's output, independent of any text."""
+
+    nearest: tuple[tuple[int, float], ...]  # (other atom, cosine), largest cosine first
+    promoted: tuple[str, ...] = ()  # tokens whose logits its direction raises most
+    suppressed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,6 +104,7 @@ class Usage:
     variance: float  # sum of ``|x - mean|^2``, with the mean over these activations
     l0_histogram: tuple[int, ...]  # numbers of activations whose code has 0, 1, ..., k distinct atoms
     atoms: tuple[AtomUsage, ...]  # in the order of the dictionary
+    unexplained: tuple[int, ...] = ()  # numbers of activations by unexplained share, in equal bins from 0 to 1
 
     @property
     def fvu(self) -> float:
@@ -117,3 +146,7 @@ class RunResults:
     decompositions: tuple[TokenDecomposition, ...] = ()  # of a few held-out tokens
     growth: tuple[tuple[int, int], ...] = ()  # (activations read, atoms) over the fit; empty if unknown
     fvu_curve: tuple[tuple[int, float], ...] = ()  # (activations read, FVU) over the fit; empty if unknown
+    worst: tuple[TokenDecomposition, ...] = ()  # the held-out tokens with the largest unexplained shares
+    reading: tuple[ReadRow, ...] = ()  # held-out rows to read token by token
+    meanings: tuple[AtomMeaning, ...] = ()  # of every atom, or empty
+    signed: bool = True  # coefficients may be negative

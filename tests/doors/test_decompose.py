@@ -15,6 +15,7 @@ from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.machine.command_line import run_command
+from itda_lightning.report.words.wording import show_number
 from itda_lightning.saelens import save_export
 from tests import by_hand
 from tests.processes import run_python
@@ -24,7 +25,7 @@ from tests.tiny_model import BOS, LONGEST_CONTEXT, WIDTH
 TEXT = "The Senate ratified the treaty of peace."
 MINUS = "\N{MINUS SIGN}"
 ROW = re.compile(rf"^\s*(\d+)\s+([{MINUS}\d.,]+)\s\s+(\S.*)$")
-SUMMARY = re.compile(r"^norm ([\d.,]+) with the bias subtracted, ([\d.]+)% unexplained$", re.MULTILINE)
+SUMMARY = re.compile(r"^norm [\d.,]+ \(([\d.,]+) from the dictionary's mean\), ([\d.]+)% unexplained$", re.MULTILINE)
 
 
 def number(text: str) -> float:
@@ -54,11 +55,12 @@ def test_the_terms_printed_add_up_to_the_activation(tiny_run, tiny_model_dir, ca
     decompose_text(str(tiny_run), TEXT, positions=[0, 3, -1], device="cpu")
     dictionary = load_dictionary(tiny_run)
     x = by_hand.activations(tiny_model_dir, LAYER, tokens_of(tiny_model_dir, TEXT))[0, 1:]
-    printed = tables(capsys.readouterr().out)
+    printed = tables(out := capsys.readouterr().out)
     assert len(printed) == 3
     for position, (norm, unexplained, terms) in zip((0, 3, -1), printed, strict=True):
         centred = x[position] - dictionary.bias
         assert norm == pytest.approx(float(centred.norm()), rel=1e-3)
+        assert f"norm {show_number(float(x[position].norm()))} (" in out
         assert 1 <= len(terms) <= K
         sizes = [abs(coefficient) for _, coefficient in terms]
         assert sizes == sorted(sizes, reverse=True)

@@ -162,6 +162,16 @@ def test_fvu_is_a_ratio_of_sums_over_all_tokens(dictionary, activations):
     assert usage.fvu == pytest.approx(float(residual.square().sum() / about_mean.square().sum()))
 
 
+def test_unexplained_shares_are_counted_and_returned(dictionary, activations):
+    meter = UsageMeter(dictionary)
+    shares = torch.cat([meter.update(x, make_table(len(x))) for x in activations.split(64)])
+    left = (activations - dictionary(activations)).square().sum(1) / dictionary.centre(activations).square().sum(1)
+    assert shares.tolist() == pytest.approx(left.tolist(), abs=1e-5)
+    counts = meter.compute(prompt_of).unexplained
+    assert sum(counts) == len(activations)
+    assert counts == tuple(torch.histc(shares, 20, 0, 1).int().tolist())
+
+
 # Batches of one token: see test_neuronpedia.py.
 @pytest.mark.parametrize("batch", [7, TOKENS])
 def test_batches_of_any_size_give_the_same_usage(dictionary, activations, batch):
@@ -240,14 +250,15 @@ def test_decompose_gives_terms_that_sum_to_the_reconstruction(dictionary, activa
         assert sizes == sorted(sizes, reverse=True)
         x_hat = sum(term.coefficient * dictionary.atoms[term.atom] for term in got.terms) + dictionary.bias
         centred = row - dictionary.bias
-        assert got.norm == pytest.approx(float(centred.norm()))
+        assert (got.norm, got.distance) == pytest.approx((float(row.norm()), float(centred.norm())))
         assert got.unexplained == pytest.approx(float((row - x_hat).square().sum() / centred.square().sum()))
         assert all(term.prompt == dictionary.prompts[term.atom] for term in got.terms)
 
 
 def test_decompose_of_the_bias_itself_has_no_terms(dictionary):
     (got,) = decompose(dictionary, dictionary.bias[None], [Prompt("", "x", "")])
-    assert (got.terms, got.unexplained, got.norm) == ((), 0.0, 0.0)
+    assert (got.terms, got.unexplained, got.distance) == ((), 0.0, 0.0)
+    assert got.norm == pytest.approx(float(dictionary.bias.norm()))
 
 
 def test_decompose_needs_one_prompt_per_activation(dictionary, activations):

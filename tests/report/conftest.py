@@ -4,12 +4,15 @@ import pytest
 
 from itda_lightning.dictionary.sources import Prompt, Source
 from itda_lightning.results.run_results import (
+    AtomMeaning,
     AtomUsage,
     CoefficientRange,
     Detection,
     Example,
+    ReadRow,
     RunResults,
     Term,
+    TokenCode,
     TokenDecomposition,
     Usage,
 )
@@ -50,10 +53,23 @@ def results() -> RunResults:
         title="A <b>run</b> & more",
         facts={"model": "<i>m</i>", "hook point": "blocks.3.hook_resid_post", "dataset": "https://example.org/d"},
         metrics={"n_atoms": 90, "fvu": 0.123456789, "model/ce_loss_score": 0.98765, "<u>": float("nan")},
-        usage=Usage(400, 10.0, 81.0, (0, 100, 250, 50), tuple(usage_of(atom) for atom in range(90))),
+        usage=Usage(
+            400, 10.0, 81.0, (0, 100, 250, 50), tuple(usage_of(atom) for atom in range(90)), (40, 300, 60, 0, 0)
+        ),
         decompositions=tuple(
             TokenDecomposition(prompt, 0.0625, 12.75, (*terms, Term(5, -0.375, None))) for prompt in HOSTILE
         ),
         growth=((1000, 40), (2000, 70), (3000, 90)),
         fvu_curve=((1000, 0.5), (2000, 0.25), (3000, 0.125)),
+        worst=tuple(TokenDecomposition(prompt, 0.75, 25000.0, terms[:1]) for prompt in HOSTILE),
+        reading=tuple(reading_of(prompt, number) for number, prompt in enumerate(HOSTILE)),
+        meanings=tuple(
+            AtomMeaning(((89 - atom, 0.75),), (HOSTILE[atom % 5].token, " on"), ("<b>off</b>",)) for atom in range(90)
+        ),
     )
+
+
+def reading_of(prompt: Prompt, number: int) -> ReadRow:
+    """A text whose first token has no code; its last uses atom 40 and another one, that with a negative coefficient."""
+    codes = (None, TokenCode(0.5, 10.0, (number,), (4.0,)), TokenCode(0.125, 20.0, (40, 41 + number), (8.0, -2.0)))
+    return ReadRow((prompt.before, prompt.token, prompt.after), codes)

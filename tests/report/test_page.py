@@ -2,17 +2,30 @@
 
 import dataclasses
 import html
-import json
+import random
 import re
 from html.parser import HTMLParser
 
 import pytest
 
-from itda_lightning.dictionary.sources import Prompt
+from itda_lightning.dictionary.sources import Prompt, Source
 from itda_lightning.errors import InputError
 from itda_lightning.report.pages.dictionary_page import render_page, write_page
-from itda_lightning.results.run_results import RunResults, Term, TokenDecomposition, Usage
-from tests.report.conftest import HOSTILE, usage_of
+from itda_lightning.results.run_results import (
+    AtomMeaning,
+    AtomUsage,
+    CoefficientRange,
+    Detection,
+    Example,
+    ReadRow,
+    RunResults,
+    Term,
+    TokenCode,
+    TokenDecomposition,
+    Usage,
+)
+from tests.pages import data_in
+from tests.report.conftest import BINS, HOSTILE, usage_of
 
 
 class Page(HTMLParser):
@@ -68,8 +81,7 @@ def test_characters_that_would_not_show_are_shown(results):
 
 
 def test_embedded_data_is_that_of_the_results(results):
-    page = Page(render_page(results))
-    data = json.loads(page.scripts[0])
+    data = data_in(render_page(results))
     assert data["tokens"] == 400
     assert len(data["atoms"]) == 90
     for atom, given in zip(data["atoms"], results.usage.atoms, strict=True):
@@ -97,7 +109,7 @@ def test_numbers_on_the_page_are_those_of_the_results(results):
 
 
 def test_every_atom_of_a_decomposition_is_linked(results):
-    links = [attributes["href"] for tag, attributes in Page(render_page(results)).tags if tag == "a"]
+    links = [attributes["href"] for tag, attributes in Page(render_page(results)).tags if "href" in attributes]
     assert links.count("#atom-5") == len(results.decompositions)
 
 
@@ -119,7 +131,7 @@ def test_the_page_refers_to_nothing_outside_itself(results):
 def test_a_prompt_is_cut_around_its_token(results):
     usage = results.usage
     long = dataclasses.replace(usage.atoms[0], prompt=Prompt("b" * 5000, "token", "a" * 5000))
-    page = render_page(dataclasses.replace(results, usage=dataclasses.replace(usage, atoms=(long,))))
+    page = render_page(dataclasses.replace(results, usage=dataclasses.replace(usage, atoms=(long,)), meanings=()))
     assert "b" * 300 not in page
     assert "a" * 300 not in page
 
@@ -156,8 +168,8 @@ def test_small_terms_are_folded_and_counted(results):
 def test_results_without_curves_decompositions_or_use_still_make_a_page():
     dead = Usage(10, 1.0, 1.0, (10, 0), (usage_of(5),))
     text = render_page(RunResults("Nothing", {}, {}, dead))
-    assert 'data-plot="l0"' in text
-    assert 'data-plot="growth"' not in text
+    assert not re.findall('data-plot="(?:growth|unexplained|l0)"', text)  # all codes have as many atoms: no plot
+    assert 'id="reading"' not in text
     assert "None of 10 held-out tokens used any atom." in text
 
 
@@ -186,3 +198,46 @@ def test_write_page_writes_what_render_page_gives(results, tmp_path):
     assert re.fullmatch(r'<!-- "itda_lightning.digest": "xxh128:[0-9a-f]{32}" -->', digest)
     with pytest.raises(InputError, match=r"while writing .*page.html"):
         write_page(results, tmp_path / "deep" / "page.html" / "page.html")
+
+
+def test_shares_that_are_left_unexplained_are_drawn(results):
+    text = render_page(results)
+    assert "Unexplained shares of 400 tokens; the median lies between 20% and 40%." in text
+    assert "300 tokens (75%) with 20% to 40% unexplained" in text
+
+
+def test_the_data_take_little_room(results):
+    """4,096 atoms with 34 examples each of 16,384 held-out tokens, and texts to read: at most 4 MB."""
+    words = [f"w{number * 7919 % 5003}" for number in range(128 * 128)]
+    prompts = [
+        Prompt(" ".join(words[row * 128 : token]), f" {words[token]}", " ".join(words[token + 1 : row * 128 + 128]))
+        for row in range(128)
+        for token in range(row * 128, row * 128 + 128)
+    ]
+    pick = random.Random(0)
+
+    def examples(count: int, high: float) -> tuple[Example, ...]:
+        return tuple(Example(high * pick.random(), pick.choice(prompts)) for _ in range(count))
+
+    def atom(number: int) -> AtomUsage:
+        ranges = tuple(CoefficientRange(float(low), low + 1.0, 9, examples(3, 1.0)) for low in range(8))
+        detected = tuple(Detection(found.coefficient, found.prompt) for found in examples(5, 1.0))
+        histogram = tuple(pick.randrange(99) for _ in range(BINS))
+        source = Source(number, number, 7, number, 100, 104)
+        return AtomUsage(number, source, prompts[number], 99, 0.1, 8.0, histogram, examples(5, 9.0), ranges, detected)
+
+    code = tuple(
+        TokenCode(pick.random(), 90.0, tuple(range(32)), tuple(pick.random() for _ in range(32))) for _ in words[:128]
+    )
+    large = dataclasses.replace(
+        results,
+        usage=dataclasses.replace(results.usage, atoms=tuple(map(atom, range(4096)))),
+        reading=(ReadRow(tuple(words[:128]), code),) * 24,
+        meanings=tuple(
+            AtomMeaning(
+                tuple((pick.randrange(4096), pick.random()) for _ in range(6)), tuple(words[:8]), tuple(words[8:16])
+            )
+            for _ in range(4096)
+        ),
+    )
+    assert len(render_page(large).encode()) < 4_000_000

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from itda_lightning.dictionary.sources import Prompt
-from itda_lightning.report.terminal import print_decomposition, print_metrics
+from itda_lightning.report.terminal import print_decomposition, print_metrics, print_seconds
 from itda_lightning.report.words.excerpt import LONGEST_TOKEN, excerpt, visible
 from itda_lightning.report.words.wording import METRICS, show_share
 from itda_lightning.results.run_results import Term, TokenDecomposition
@@ -34,13 +34,25 @@ def test_metrics_are_printed_in_their_order(console):
 
 def test_a_decomposition_shows_atoms_coefficients_and_prompts(console):
     terms = (Term(12, 9.5, Prompt("the ", "cat", " sat")), Term(7, -0.25, None))
-    print_decomposition(TokenDecomposition(Prompt("a ", "dog", " ran"), 0.125, 10.0, terms), console)
+    print_decomposition(TokenDecomposition(Prompt("a ", "dog", " ran"), 0.125, 10.0, terms, 7.5), console)
     text = printed(console)
     assert "a [dog] ran" in text
-    assert "norm 10 with the bias subtracted, 12% unexplained" in text
+    assert "norm 10 (7.5 from the dictionary's mean), 12% unexplained" in text
+    assert "negative coefficient: the activation points away from the atom" in text
     rows = [line.split(maxsplit=2) for line in text.splitlines()]
     assert ["12", "9.50", "the [cat] sat"] in [[cell.strip() for cell in row] for row in rows]
     assert ["7", "\N{MINUS SIGN}0.250", "unknown"] in [[cell.strip() for cell in row] for row in rows]
+
+
+def test_seconds_are_printed_with_their_sum(console):
+    print_seconds({"fit": 70.4, "page [red]": 9.3}, "where the time went", console)
+    rows = [line.strip().rsplit(maxsplit=1) for line in printed(console).splitlines() if line.strip()]
+    assert [cell.strip() for cell in rows[0]] == ["where the time went", "seconds"]
+    assert [[cell.strip() for cell in row] for row in rows if row[-1].isdigit()] == [
+        ["fit", "70"],
+        ["page [red]", "9"],
+        ["all", "80"],
+    ]
 
 
 def test_tables_fit_80_columns_line_by_line():

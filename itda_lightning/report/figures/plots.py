@@ -98,6 +98,30 @@ def l0_plot(counts: Sequence[int]) -> Plot:
     )
 
 
+def unexplained_plot(counts: Sequence[int]) -> Plot:
+    """Lay out how many tokens are left unexplained by what share, in equal bins from 0 to 1."""
+    total, edges = sum(counts), [place / len(counts) for place in range(len(counts) + 1)]
+    titles = [
+        f"{count:,} tokens ({show_share(count / total)}) with {show_share(low)} to {show_share(high)} unexplained"
+        for low, high, count in zip(edges, edges[1:], counts, strict=False)
+    ]
+    half, middle = 0, 0.0
+    for low, count in zip(edges, counts, strict=False):
+        if half < total / 2 <= half + count:
+            middle = low
+        half += count
+    return histogram(
+        Axis(0, 1, LEFT, WIDTH - RIGHT).with_ticks(round_values_within(0, 1)),
+        edges,
+        counts,
+        titles,
+        x_label="share of a token's activation left unexplained",
+        y_label="tokens",
+        summary=f"Unexplained shares of {total:,} tokens; the median lies between {show_share(middle)} and "
+        f"{show_share(middle + 1 / len(counts))}.",
+    )
+
+
 def histogram(
     x: Axis,
     edges: Sequence[Number],

@@ -66,7 +66,7 @@ const atomList = ({ numbers, prompts, orders, perPage, ends, cells, byNumber = f
     addEventListener("hashchange", addressed);
     byId("browser").hidden = false;
     search();
-    if (numbers.length) show(0);
+    if (numbers.length) show(found[0]);
     addressed();
   }
 

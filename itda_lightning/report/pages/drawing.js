@@ -31,6 +31,7 @@ const drawing = (() => {
     if (value === 0) return "never";
     return value < 0.995 ? `${(100 * value).toPrecision(2)}%` : "100%";
   };
+  const percent = (value) => (value < 0.995 && value !== 0 ? `${(100 * value).toPrecision(2)}%` : `${Math.round(100 * value)}%`);
   const coefficient = (value) => make("data", { value: String(value) },
     Math.abs(value) >= 100 ? whole(Math.round(value)) : minus(value.toPrecision(3)));
 
@@ -94,5 +95,11 @@ const drawing = (() => {
   const examples = (contexts) => make("table", {}, make("tbody", {}, ...contexts.map(([value, prompt]) =>
     make("tr", {}, make("td", { class: "number" }, coefficient(value)), make("td", {}, marked(prompt))))));
 
-  return { make, byId, whole, short, share, coefficient, marked, quiet, ending, heading, histogram, examples };
+  // The text of a script element that inline.py packed: base64 of gzip, opened by the browser itself.
+  async function unpack(id) {
+    const bytes = Uint8Array.from(atob(byId(id).textContent), (character) => character.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  }
+
+  return { make, byId, whole, short, share, percent, coefficient, marked, quiet, ending, heading, histogram, examples, unpack };
 })();

@@ -1,6 +1,7 @@
 """Render pages as one file each: inline style, script and data, and a policy that allows nothing else."""
 
 import base64
+import gzip
 import hashlib
 import json
 from collections.abc import Sequence
@@ -74,6 +75,14 @@ def write_html(path: str | Path, page: str) -> None:
         sign_in_place(temporary, HEAD_BYTES)
 
     write_file(Path(path), write)
+
+
+def packed(content: Any) -> Markup:
+    """Return JSON compressed for a script element: gzip in base64, which the page's script opens (``drawing.js``)."""
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    # A lone half of a surrogate pair, which a damaged text can hold, has no UTF-8.
+    compressed = gzip.compress(text.encode("utf-8", errors="replace"), mtime=0)
+    return Markup(base64.b64encode(compressed).decode())
 
 
 def json_for_html(content: Any) -> Markup:

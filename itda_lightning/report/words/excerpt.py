@@ -24,13 +24,18 @@ def excerpt(prompt: Prompt, before: int, after: int) -> Prompt:
         start = special.end() if special.start() < start < special.end() else start
     for special in SPECIAL.finditer(prompt.after):
         stop = special.start() if special.start() < stop < special.end() else stop
-    token = visible(prompt.token)
-    token = token if token.strip() else "␣" * len(token) or "∅"
     return Prompt(
         ("…" if start else "") + visible(prompt.before[start:]),
-        token if len(token) <= LONGEST_TOKEN else token[:LONGEST_TOKEN] + "…",
+        shown_token(prompt.token),
         visible(prompt.after[:stop]) + ("…" if stop < len(prompt.after) else ""),
     )
+
+
+def shown_token(token: str) -> str:
+    """Return a token made visible and cut: spaces alone as open boxes, an empty one as ∅."""
+    token = visible(token)
+    token = token if token.strip() else "␣" * len(token) or "∅"
+    return token if len(token) <= LONGEST_TOKEN else token[:LONGEST_TOKEN] + "…"
 
 
 def pieces(text: str) -> list[tuple[str, bool]]:

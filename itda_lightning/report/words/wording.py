@@ -3,8 +3,11 @@
 import math
 import re
 
+from itda_lightning.results.run_results import TokenDecomposition
+
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
+NEGATIVE = "negative coefficient: the activation points away from the atom"
 
 # Metric -> (name, meaning). Others are shown under their own name.
 METRICS = {
@@ -16,6 +19,9 @@ METRICS = {
     "tokens_evaluated": ("Tokens", "for variance and sparsity"),
     "loss_tokens_evaluated": ("Tokens, CE loss and KL", "for the losses"),
     "fvu": ("FVU", "fraction of variance unexplained"),
+    "fvu_random": ("FVU, random atoms", "activations drawn at random as atoms"),
+    "unexplained": ("Unexplained", "mean over tokens of the share left over"),
+    "unexplained_random": ("Unexplained, random", "the same for random atoms"),
     "fvu_unrefined": ("FVU, unrefined", "of the atoms before refinement"),
     "mean_cosine": ("Cosine with sources", "mean over the refined atoms"),
     "mean_label_cosine": ("Cosine with labels", "mean over the relabelled atoms"),
@@ -61,6 +67,13 @@ def describe_metric(key: str) -> tuple[str, str]:
     latents = "latent" if k == 1 else "latents"
     name, by = (f"{name}, {k} detected", " by cosine") if probe["detected"] else (f"{name}, {k} {latents}", "")
     return name, f"{score} of a probe on the {f'{k} ' if k > 1 else ''}best {latents}{by}"
+
+
+def from_mean(decomposition: TokenDecomposition) -> str:
+    """Say how far an activation is from the mean that the dictionary subtracts, the scale of its coefficients."""
+    if decomposition.distance is None:
+        return ""
+    return f" ({show_number(decomposition.distance)} from the dictionary's mean)"
 
 
 def show_number(value: float | int) -> str:
