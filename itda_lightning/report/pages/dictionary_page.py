@@ -59,12 +59,13 @@ def render_page(results: RunResults, cosines: Sequence[float] | None = None) -> 
 def _data(results: RunResults, cosines: Sequence[float] | None) -> dict[str, Any]:
     """Return what the page's script reads."""
     usage = results.usage
-    contexts = Contexts(
-        prompt
+    used = [
+        example.prompt
         for atom in usage.atoms
-        for examples in (atom.top, *(part.examples for part in atom.ranges), atom.detected)
-        for prompt in (example.prompt for example in examples)
-    )
+        for examples in (atom.top, *(part.examples for part in atom.ranges))
+        for example in examples
+    ]
+    contexts = Contexts([*used, *(found.prompt for atom in usage.atoms for found in atom.detected)])
     meanings = results.meanings or (None,) * len(usage.atoms)
     return {
         "title": results.title,

@@ -97,7 +97,9 @@ const drawing = (() => {
 
   // The text of a script element that inline.py packed: base64 of gzip, opened by the browser itself.
   async function unpack(id) {
-    const bytes = Uint8Array.from(atob(byId(id).textContent), (character) => character.charCodeAt(0));
+    const binary = atob(byId(id).textContent);
+    const bytes = new Uint8Array(binary.length);
+    for (let i = 0; i < binary.length; i += 1) bytes[i] = binary.charCodeAt(i);
     return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
   }
 
