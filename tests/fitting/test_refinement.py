@@ -25,6 +25,7 @@ from itda_lightning.page import page
 from itda_lightning.report.words.wording import MINUS
 from tests.fits import HOOK, copies, data_settings, fit_arguments, fit_in_child, fitted
 from tests.fitting.test_refined_dictionary import assert_same
+from tests.pages import data_in
 from tests.tiny_model import save_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
@@ -268,9 +269,7 @@ def test_the_cosine_stands_beside_every_label(refined_run, tmp_path, capsys):
     page(str(refined_run), output=str(tmp_path / "page.html"), device="cpu")
     printed = capsys.readouterr().out
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
-    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
-    assert data is not None
-    assert [atom["cosine"] for atom in json.loads(data[1])["atoms"]] == cosines
+    assert [atom["cosine"] for atom in data_in(text)["atoms"]] == pytest.approx(cosines, rel=1e-7)
     shown = re.findall(r'href="#atom-(\d+)".*?<data class="cosine" value="([\d.]+)">([\d.]+)<', text, re.DOTALL)
     assert len(shown) > 6
     for atom, value, rounded in shown:

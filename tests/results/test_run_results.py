@@ -20,12 +20,15 @@ from itda_lightning.results.comparison import (
     Row,
 )
 from itda_lightning.results.run_results import (
+    AtomMeaning,
     AtomUsage,
     CoefficientRange,
     Detection,
     Example,
+    ReadRow,
     RunResults,
     Term,
+    TokenCode,
     TokenDecomposition,
     Usage,
 )
@@ -52,6 +55,10 @@ RESULTS = RunResults(
     decompositions=(TokenDecomposition(PROMPT, 0.25, 7.5, (Term(0, 3.0, PROMPT), Term(1, -0.5, None))),),
     growth=((128, 1), (256, 2)),
     fvu_curve=((128, 0.5), (256, 0.25)),
+    worst=(TokenDecomposition(PROMPT, 0.75, 7.5, (), 6.5),),
+    reading=(ReadRow(("<s>", " a"), (None, TokenCode(0.5, 3.0, (1, 0), (2.0, -1.0)))),),
+    meanings=(AtomMeaning(((1, 0.5),), (" x",), (" y",)), AtomMeaning(())),
+    signed=False,
 )
 
 
@@ -59,6 +66,18 @@ def test_json_and_back_is_the_same():
     text = to_json(RESULTS)
     assert from_json(text, RunResults) == RESULTS
     assert list(json.loads(text)["results"]["metrics"]) == list(RESULTS.metrics)
+
+
+def test_results_of_version_3_have_the_distance_from_the_mean_as_their_norm():
+    content = json.loads(to_json(RESULTS)) | {"version": 3}
+    results = content["results"]
+    for name in ("worst", "reading", "meanings", "signed"):
+        del results[name]
+    del results["usage"]["unexplained"], results["decompositions"][0]["distance"]
+    read = from_json(json.dumps(content), RunResults)
+    assert math.isnan(read.decompositions[0].norm)
+    assert read.decompositions[0].distance == RESULTS.decompositions[0].norm
+    assert (read.worst, read.reading, read.meanings, read.signed) == ((), (), (), True)
 
 
 def test_numbers_that_are_not_finite_come_back_as_nan():

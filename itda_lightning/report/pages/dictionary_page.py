@@ -164,6 +164,6 @@ def _atom(usage: AtomUsage, contexts: Contexts, cosine: float | None) -> dict[st
             }
             for part in usage.ranges
         ],
-        "cosine": None if cosine is None else _short(cosine),
+        "cosine": None if cosine is None else _short(cosine, 8),  # or it could be shown as larger than it is
         "detected": contexts.refer((found.cosine, found.prompt) for found in usage.detected),
     }
