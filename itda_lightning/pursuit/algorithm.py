@@ -30,6 +30,7 @@ class Pursuit(ABC):
     takes_gram: ClassVar[bool] = True  # moves along rows of the Gram; else each step is a product with all atoms
     judged_by_itself: ClassVar[bool] = True  # its residuals decide about growth; else those of ``omp`` do
     shared_by_processes: ClassVar[bool] = True  # runs over atoms that are split over processes
+    atoms_leave: ClassVar[bool] = False  # an atom of an earlier step may leave the support again
     exports_as_matching_pursuit: ClassVar[bool] = False  # SAELens's ``matching_pursuit`` gives the same codes
 
     @abstractmethod

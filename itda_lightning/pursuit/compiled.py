@@ -198,7 +198,7 @@ def _without_gram(pursuit: Pursuit, problem: Problem, prepared: PreparedAtoms, r
             screened = screen(moving, prepared, part, room, prepared.coarse.used)
             in_threads(kernels.select, len(rows), loops, screened, progress, choice)
         in_threads(kernels.take, len(rows), columns.start, loops, progress, choice, path)
-    if len(steps) < k:
+    if pursuit.atoms_leave:
         support, coefficients = unused_last(support, coefficients)
     return SparseCode(support, coefficients.float(), energy.float())
 

@@ -34,6 +34,7 @@ class GeneralisedOrthogonalMatchingPursuit(Pursuit):
     takes_gram = False
     judged_by_itself = False
     shared_by_processes = False
+    atoms_leave = True
 
     def steps(self, k: int) -> list[slice]:
         per_step = -(-k // STEPS)

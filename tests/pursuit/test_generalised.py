@@ -193,6 +193,18 @@ def test_an_atom_whose_coefficient_is_exactly_zero_stays_in_the_support():
     assert _least_squares(gram, projections - torch.tensor([[0.0, 0.25]]), kept, True)[1].tolist() == [[True, False]]
 
 
+def test_an_atom_that_leaves_is_behind_the_others_with_one_atom_per_step_too():
+    """Up to three atoms are as many steps as atoms, in which an earlier one may leave all the same."""
+    case = make_case("random", 2, 5, 3, 3, 1.0, 1)
+    compiled_code, torch_code = (
+        pursue("gomp", case.x.float(), prepare(case.atoms.float(), form), 3, True)
+        for form in ("no gram, single", "torch residual")
+    )
+    assert torch_code.support.tolist() == [[3, -1, -1], [3, 4, -1]]
+    assert compiled_code.support.tolist() == torch_code.support.tolist()
+    assert bool((compiled_code.coefficients[torch_code.support < 0] == 0).all())
+
+
 @pytest.mark.parametrize("nonnegative", [False, True])
 def test_codes_do_not_depend_on_how_many_atoms_are_screened_at_a_time(monkeypatch, nonnegative):
     """Nor on what the row before took at the edge of a part: the compiled loops write into rows of scores."""
