@@ -128,7 +128,7 @@ def generalised_orthogonal_matching_pursuit(
             break
         gaps = -np.diff(score[order[: len(best) + 1]]) / norm
         margin = min([margin, float(gaps.min()) if len(gaps) else margin, abs(energy - target) / norm**2])
-        support = _independent([*support, *best], atoms)
+        support = independent([*support, *best], atoms)
         while True:
             coefficients, residual = _least_squares(x, atoms[support])
             margin = min(margin, float(np.abs(coefficients).min()) / norm) if nonnegative else margin
@@ -138,7 +138,8 @@ def generalised_orthogonal_matching_pursuit(
     return GeneralisedCode(support, coefficients.tolist(), residual, margin)
 
 
-def _independent(support: list[int], atoms: Array) -> list[int]:
+def independent(support: list[int], atoms: Array) -> list[int]:
+    """The atoms of a support that do not depend linearly on those before them."""
     kept: list[int] = []
     for atom in support:
         _, outside = _least_squares(atoms[atom], atoms[kept])
