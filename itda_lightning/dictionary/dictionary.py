@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +16,7 @@ from itda_lightning.errors import InputError
 from itda_lightning.machine.checks import check_choice, check_kind
 from itda_lightning.machine.digests import reason
 from itda_lightning.pursuit import (
+    PURSUITS,
     PreparedAtoms,
     PursuitName,
     check_least_gain,
@@ -96,7 +97,7 @@ class Dictionary(EncodingAtoms):
         check_kind(bool, {"nonnegative": nonnegative})
         check_least_gain(least_gain)
         check_unit_rows(atoms)
-        check_choice(get_args(PursuitName), {"pursuit": pursuit})
+        check_choice(tuple(PURSUITS), {"pursuit": pursuit})
         if bias is not None and bias.shape != (d,):
             raise InputError(f"the bias must have shape ({d},) like an atom, got {tuple(bias.shape)}")
         if sources is not None and len(sources) != n:

@@ -1,6 +1,6 @@
 """Check the arguments of a fit before anything is loaded."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, get_args
 
 import torch
@@ -8,15 +8,21 @@ from humanize import naturalsize
 
 from itda_lightning.activations.batches import BadActivations
 from itda_lightning.errors import InputError
+from itda_lightning.growth import GROWTH_POLICIES
 from itda_lightning.machine.checks import check_at_least, check_between, check_choice, check_wanted_l0
 from itda_lightning.machine.memory import total_memory
-from itda_lightning.pursuit import SMALLEST_BUDGET, PursuitName
+from itda_lightning.pursuit import PURSUITS, SMALLEST_BUDGET
 
 GrowthPolicy = Literal["sequential", "frozen_batch", "worst_first"]
 AtomsDtype = Literal["float32", "bfloat16"]
 
 LEAST = {"max_atoms": 1, "k": 1, "calibration_tokens": 1, "memory_budget": SMALLEST_BUDGET}
-CHOICES = {"pursuit": PursuitName, "growth": GrowthPolicy, "bad_activations": BadActivations, "atoms_dtype": AtomsDtype}
+CHOICES: dict[str, Collection[str]] = {
+    "pursuit": PURSUITS.keys(),  # of the tables as they are then: whoever adds a row may use it
+    "growth": GROWTH_POLICIES.keys(),
+    "bad_activations": get_args(BadActivations),
+    "atoms_dtype": get_args(AtomsDtype),
+}
 
 # The command refines, so activations are kept on disk; codes are the ones that measured best with refined atoms
 # (``benchmarks/comparison``, layer14.yaml). The class, which does not refine, has defaults for atoms as grown.
@@ -41,7 +47,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     for name, least in LEAST.items():
         check_at_least(least, {f"model.{name}": arguments[name]})
     for name, choices in CHOICES.items():
-        check_choice(get_args(choices), {f"model.{name}": arguments[name]})
+        check_choice(tuple(choices), {f"model.{name}": arguments[name]})
     check_between(0, 1, {"model.energy_exponent": arguments["energy_exponent"]})
     least_gain, l0 = arguments["least_gain"], arguments["l0"]
     check_between(0, 1, {"model.least_gain": least_gain})

@@ -1,8 +1,6 @@
 """Growth: which activations become atoms, and how atoms are refined. Knows pursuit and torch, no files."""
 
-from collections.abc import Callable
-
-from itda_lightning.growth.across_processes import Step, grow_among_ranks
+from itda_lightning.growth.across_processes import GROWTH_POLICIES, Step, grow_among_ranks
 from itda_lightning.growth.calibration import Forecast, calibrate_threshold, forecast
 from itda_lightning.growth.cone_descent import (
     RefinementRule,
@@ -16,12 +14,6 @@ from itda_lightning.growth.rule import DUPLICATE_COSINE, Growth, GrowthRule, une
 from itda_lightning.growth.sequential import grow_sequential
 from itda_lightning.growth.unmixing import Unmixed, unmix, unmixing_steps
 from itda_lightning.growth.worst_first import grow_worst_first
-
-GROWTH_POLICIES: dict[str, Callable[..., Growth]] = {
-    "frozen_batch": grow_frozen_batch,
-    "sequential": grow_sequential,
-    "worst_first": grow_worst_first,
-}
 
 __all__ = [
     "DUPLICATE_COSINE",

@@ -1,6 +1,6 @@
 """Run one step of growth in all processes, after which all know the same atoms, whatever their number."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,9 +14,14 @@ from itda_lightning.growth.worst_first import grow_worst_first
 from itda_lightning.machine.processes import broadcast, n_ranks, rank
 from itda_lightning.pursuit import PreparedAtoms, pursue_among_ranks
 
-# Policies that encode many activations at once, so that each process can take a part of them. Sequential growth
-# judges each activation after those before it, so one process does all of it, one dictionary per process.
-SHARED = {"frozen_batch": grow_frozen_batch, "worst_first": grow_worst_first}
+# Most policies encode many activations at once and take the function that does so as their last argument, so that each
+# process can take a part. Sequential growth judges each activation after those before it, so one process does all of
+# it, one dictionary per process.
+GROWTH_POLICIES: dict[str, Callable[..., Growth]] = {
+    "frozen_batch": grow_frozen_batch,
+    "sequential": grow_sequential,
+    "worst_first": grow_worst_first,
+}
 
 
 class Step(NamedTuple):
@@ -34,8 +39,8 @@ def grow_among_ranks(policy: str, steps: Sequence[Step]) -> list[Growth]:
     """
     for step in steps:
         step.prepared.build_gram()
-    if policy in SHARED:
-        return [SHARED[policy](*step, pursue_among_ranks) for step in steps]
+    if policy != "sequential":
+        return [GROWTH_POLICIES[policy](*step, pursue_among_ranks) for step in steps]
     grown = {number: grow_sequential(*steps[number]) for number in range(rank(), len(steps), n_ranks())}
     return [_shared(grown.get(number), step.x, number % n_ranks()) for number, step in enumerate(steps)]
 

@@ -28,6 +28,7 @@ class Pursuit(ABC):
     title: ClassVar[str]  # its name in full
     orthogonal: ClassVar[bool]  # whether coefficients are the least-squares ones on the support
     takes_gram: ClassVar[bool] = True  # moves along rows of the Gram; else each step is a product with all atoms
+    compiled: ClassVar[bool] = True  # has loops for CPUs; else it takes no Gram and runs in plain torch
     judged_by_itself: ClassVar[bool] = True  # its residuals decide about growth; else those of ``omp`` do
     shared_by_processes: ClassVar[bool] = True  # runs over atoms that are split over processes
     atoms_leave: ClassVar[bool] = False  # an atom of an earlier step may leave the support again

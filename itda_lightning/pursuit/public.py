@@ -46,7 +46,7 @@ def pursue(
         support, coefficients = x.new_full((len(x), k), -1, dtype=torch.int64), x.new_zeros(len(x), k)
         energy = torch.linalg.vector_norm(problem.x, dim=1, dtype=torch.float64).square()
         return SparseCode(support, coefficients.to(prepared.dtype), energy.to(prepared.dtype))
-    if prepared.compiled:
+    if prepared.compiled and method.compiled:
         from itda_lightning.pursuit import compiled  # needs numba, which is there then
 
         return compiled.encode(method, problem, prepared)

@@ -1,7 +1,7 @@
 """The architecture ``itda`` of SAELens: a dictionary as an SAE, whose encoder is a pursuit."""
 
 from dataclasses import dataclass, field
-from typing import Any, get_args, no_type_check
+from typing import Any, no_type_check
 
 import torch
 from jaxtyping import Float
@@ -67,7 +67,7 @@ class ITDASAEConfig(SAEConfig):
         check_sparsity(self.k)
         check_kind(bool, {"nonnegative": self.nonnegative})
         check_least_gain(self.least_gain)
-        check_choice(get_args(PursuitName), {"pursuit": self.pursuit})
+        check_choice(tuple(PURSUITS), {"pursuit": self.pursuit})
         if self.mirrored and (self.nonnegative or self.d_sae % 2):
             raise InputError(
                 "mirrored is for the rows [D; -D] of signed codes, got "
