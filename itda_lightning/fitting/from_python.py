@@ -2,12 +2,14 @@
 
 import inspect
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from datasets import Dataset
+from lightning.pytorch.callbacks import TQDMProgressBar
 
 from itda_lightning.activations.arrays import SITE, Array, ArrayActivations
 from itda_lightning.activations.bundled import cache_directory
@@ -204,6 +206,8 @@ def _fit(
     if refinement is not None:
         refinement.check(data)
     with quietly(hide_bars=not progress):
-        trainer = plain_trainer(val_check_interval=None, enable_progress_bar=progress)
+        # Lightning's own bar, by rich, stays empty in a notebook without ipywidgets.
+        bars = [TQDMProgressBar()] if progress and "ipykernel" in sys.modules else []
+        trainer = plain_trainer(*bars, val_check_interval=None, enable_progress_bar=progress)
         grow_and_refine(trainer, module, data, refinement)
     return module

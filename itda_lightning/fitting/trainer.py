@@ -71,9 +71,9 @@ def end_on_sigterm(trainer: Any) -> None:
     trainer._signal_connector._sigterm_notifier_fn = end
 
 
-def plain_trainer(**others: Any) -> L.Trainer:
+def plain_trainer(*callbacks: L.Callback, **others: Any) -> L.Trainer:
     """Return a trainer with the command's options that writes nothing; ``others`` are further arguments."""
-    return L.Trainer(**TRAINER_DEFAULTS, enable_checkpointing=False, callbacks=[StopWhenDone()], **others)
+    return L.Trainer(**TRAINER_DEFAULTS, enable_checkpointing=False, callbacks=[StopWhenDone(), *callbacks], **others)
 
 
 def fit_in_memory(module: ITDA, data: ActivationsDataModule) -> None:

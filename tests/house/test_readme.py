@@ -55,7 +55,7 @@ def test_the_two_commands_are_make_targets_and_ci_runs_the_tests_by_one() -> Non
         for target in re.findall(r"\bmake ([a-z][a-z.]+)", (ROOT / document).read_text(encoding="utf-8")):
             assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), f"{document}: there is no make {target}"
     ci = (ROOT / ".ci" / "run").read_text().splitlines()
-    assert [line for line in ci if line.startswith("make")] == ["make test", "make lint", "make types"]
+    assert [line for line in ci if line.startswith("make")] == ["make test", "make lint", "make types", "make docs"]
 
 
 def test_the_demo_runs_the_commands_that_the_readme_shows() -> None:
