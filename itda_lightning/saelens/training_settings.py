@@ -11,7 +11,11 @@ from sae_lens.saes.sae import SAEMetadata, TrainingSAEConfig
 from itda_lightning.errors import InputError
 from itda_lightning.machine.checks import check_at_least, check_between, check_choice, check_seed
 
-TrainedArchitecture = Literal["standard", "topk", "batchtopk", "jumprelu", "matching_pursuit"]
+TrainedArchitecture = Literal[
+    "standard", "topk", "abstopk", "batchtopk", "matryoshka_batchtopk", "jumprelu", "matching_pursuit"
+]
+# SAELens's Matryoshka SAEs take the widths of their nested parts; these are shares of all latents.
+NESTED = (1 / 32, 1 / 8, 1 / 2, 1)
 STARTED = ("topk", "jumprelu")  # what dictionaries are exported as
 # The norm, and the share of the training in which its coefficient rises, by SAELens's documentation: 5% of a standard
 # SAE's training; for the tanh loss of JumpReLU all of it, as Anthropic does.
@@ -31,10 +35,11 @@ class TrainingSettings:
     """Settings of one training; everything else has SAELens's defaults or recommendations.
 
     Attributes:
-        architecture: standard (ReLU with an L1 penalty), topk, batchtopk, jumprelu (with the tanh penalty) or
+        architecture: standard (ReLU with an L1 penalty), topk, abstopk (signed codes), batchtopk, matryoshka_batchtopk
+            (whose first 1/32, 1/8 and 1/2 of the latents reconstruct, too), jumprelu (with the tanh penalty) or
             matching_pursuit (SAELens's trained atoms, non-negative codes).
         n_latents: width of the SAE.
-        k: sparsity of topk, batchtopk (on average) and matching_pursuit.
+        k: sparsity of topk, abstopk, batchtopk and matryoshka_batchtopk (on average) and matching_pursuit.
         sparsity_coefficient: weight of the penalty of standard and jumprelu; SAELens's examples take 5. Activations are
             scaled to a mean norm of sqrt(d) in training, so one value suits many models.
         samples: number of activations in all steps, repetitions included; rounded down to whole batches.
@@ -118,12 +123,14 @@ class TrainingSettings:
             options = {f"{norm}_coefficient": self.sparsity_coefficient, f"{norm}_warm_up_steps": warm_up}
         if self.architecture == "jumprelu":
             options |= JUMPRELU
-        elif self.architecture == "topk":
+        elif self.architecture in ("topk", "abstopk"):
             options = {"k": self.k}
-        elif self.architecture == "batchtopk":
+        elif self.architecture in ("batchtopk", "matryoshka_batchtopk"):
             # The threshold for inference is a running mean that starts at zero: in a short training SAELens's rate of
             # 0.01 would leave it too low, and far more than k latents active.
             options = {"k": float(self.k or 0), "topk_threshold_lr": max(0.01, min(1.0, 10 / self.steps))}
+            if self.architecture == "matryoshka_batchtopk":
+                options["matryoshka_widths"] = sorted({max(1, round(share * self.n_latents)) for share in NESTED})
         elif self.architecture == "matching_pursuit":
             options = {"max_iterations": self.k, "residual_threshold": 0.0, "stop_on_duplicate_support": False}
             options["decoder_init_norm"] = 1.0

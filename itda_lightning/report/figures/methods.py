@@ -9,7 +9,9 @@ from itda_lightning.results.comparison import Row
 
 SAE_LABELS = {
     "topk": "TopK SAE",
+    "abstopk": "AbsTopK SAE",
     "batchtopk": "BatchTopK SAE",
+    "matryoshka_batchtopk": "Matryoshka BatchTopK SAE",
     "jumprelu": "JumpReLU SAE",
     "matching_pursuit": "matching pursuit SAE",
 }
