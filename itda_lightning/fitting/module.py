@@ -32,7 +32,7 @@ class ITDA(FitState):
     Args:
         max_atoms: the dictionary stops growing at this many atoms.
         k: sparsity: the number of pursuit steps and so the largest L0.
-        pursuit: omp (orthogonal matching pursuit), mp (matching pursuit: faster, worse) or gomp (generalised: several
+        pursuit: how codes are made: omp (orthogonal matching pursuit), mp (faster, worse) or gomp (generalised: several
             atoms per step, a larger error, codes that probes read better; growth is judged by omp).
         nonnegative: allow non-negative coefficients only.
         growth: sequential (each activation is judged after all before it were appended: Algorithm 1 of the paper),

@@ -129,7 +129,7 @@ def test_the_model_is_converted_once(
     caplog.set_level("INFO", "itda_lightning")
     path = Path(resolve("bundled:smollm2-135m"))
     assert path.parent == isolated_cache / "models"
-    assert caplog.text.count("converting the bundled model") == 1
+    assert caplog.text.count("converting bundled:smollm2-135m") == 1
     ours, theirs = (
         transformers.AutoModelForCausalLM.from_pretrained(directory).state_dict()
         for directory in (path, tiny_model_dir)
@@ -137,7 +137,7 @@ def test_the_model_is_converted_once(
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert resolve("bundled:smollm2-135m") == str(path)
-    assert caplog.text.count("converting the bundled model") == 1
+    assert caplog.text.count("converting bundled:smollm2-135m") == 1
 
 
 def test_another_process_that_converts_faster_is_no_error(

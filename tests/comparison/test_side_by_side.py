@@ -83,7 +83,7 @@ def test_what_is_written(finished, all_ways, on_disk, tiny_model_dir, prose_file
     assert {row.name: row for row in kept} == {row.name: row for row in comparison.rows}
     page = (directory / "comparison.html").read_text()
     assert all(name in page for name in all_ways)
-    assert comparison.title == f"{tiny_model_dir} at {HOOK}"
+    assert comparison.title == f"{tiny_model_dir}, at {HOOK}"
     assert comparison.facts["loss tokens"] == "128"
     assert comparison.facts["training tokens"] == "1,920"
     assert comparison.facts["held-out tokens' hash"] == comparison.rows[0].tokens_hash

@@ -163,7 +163,7 @@ def test_help_explains_every_setting(capsys):
         names = [name for name in inspect.signature(settings).parameters if name != "self"]
         assert len(names) >= 7
         for name in names:
-            found = re.search(rf"--{group}\.{name}\+? [^\n]*?\n?\s+(\S.*?)\(", text, re.DOTALL)
+            found = re.search(rf"--{group}\.{name}\+? [^\n]*?\n?\s+(\S.*?)\((?:type|required|default)", text, re.DOTALL)
             assert found, f"{group}.{name} is not in --help"
             assert len(found[1].split()) >= 3, f"{group}.{name} has no help text: {found[0]!r}"
     assert "Resume from this checkpoint" in text
