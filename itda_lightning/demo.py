@@ -32,7 +32,7 @@ NEXT = """next:
   open the page in a browser; it needs no server
   itda decompose --dictionary {directory} --text "The Senate ratified the treaty of peace"
   python -c "import itda_lightning as il; print(il.load_dictionary('{directory}').find('treaty'))"
-  make results    the run of the README's figures: three times the tokens, seven minutes
+  make results    in a clone: the run of the README's figures, three times the tokens, seven minutes
   itda --help     all commands; itda doctor says what is installed
 """
 

@@ -193,8 +193,7 @@ def _config(module: Any, fields: dict[str, Any]) -> Any:
 def _given(module: Any, model: Any, judge: Judge | None) -> Iterator[None]:
     """Give one eval the loaded model instead of loading one, and the judge instead of a client; nothing else."""
     with contextlib.ExitStack() as stack:
-        loads: Callable[..., Any] = lambda *_, **__: model  # noqa: E731
-        given = SimpleNamespace(from_pretrained_no_processing=loads)
+        given = SimpleNamespace(from_pretrained_no_processing=lambda *_, **__: model)
         stack.enter_context(mock.patch.object(module, "HookedTransformer", given))
         if judge is not None and hasattr(module, "OpenAI"):
             stack.enter_context(mock.patch.object(module, "OpenAI", _client(judge, module.OpenAI)))

@@ -20,10 +20,9 @@ from sae_lens.training.sae_trainer import SAETrainer
 from torch import Tensor
 
 from benchmarks.results import Study, describe
-from benchmarks.synthetic.trained import Architecture, options
 from benchmarks.synthetic.worlds import SIZES, orthogonalise, recipe
 from itda_lightning.machine.atomic_files import write_text
-from itda_lightning.saelens.training_settings import TrainingSettings
+from itda_lightning.saelens.training_settings import TrainedArchitecture, TrainingSettings
 
 RESULTS = Path(__file__).parent / "results"
 DRAWN = 8192  # samples drawn at a time: many small steps, which hardly take longer for more
@@ -48,7 +47,7 @@ def samples_of(model: SyntheticModel, batch_size: int) -> Iterator[Tensor]:
 
 def main(
     samples: int = 20_000_000,
-    architecture: Architecture = "topk",
+    architecture: TrainedArchitecture = "topk",
     world: str = "16k",
     seed: int = 42,
     rate: float = 1e-3,
@@ -79,14 +78,14 @@ def main(
 
     def trainer_of(count: int) -> SAETrainer[Any, Any]:
         shared: dict[str, Any] = {"learning_rate": rate, "batch_size": batch_size, "seed": seed}
-        settings = TrainingSettings("topk", size.atoms, k=size.k, samples=count, **shared)
+        settings = TrainingSettings(architecture, size.atoms, k=size.k, samples=count, **shared)
         sae_class, config_class = get_sae_training_class(architecture)
         config = config_class(
             d_in=size.width,
             d_sae=size.atoms,
             normalize_activations="expected_average_only_in",
             device=device,
-            **options(architecture, size.k, size.atoms, settings.steps),
+            **settings.sparsity_options(),
         )
         trainer: SAETrainer[Any, Any] = SAETrainer(
             settings.trainer_config(torch.device(device)), sae_class(config), iter(())

@@ -8,11 +8,12 @@ from sae_lens import SAE
 from torch.nn.functional import normalize
 
 from benchmarks.synthetic.atoms import Atoms, dictionary_of
-from benchmarks.synthetic.trained import Architecture, Training, sae_of
+from benchmarks.synthetic.trained import Training, sae_of
 from benchmarks.synthetic.worlds import World
 from itda_lightning import Dictionary, to_sae
 from itda_lightning.pursuit import PursuitName
 from itda_lightning.saelens.amortised import AmortisedArchitecture
+from itda_lightning.saelens.training_settings import TrainedArchitecture
 
 # The least share of energy that an atom must explain, in units of what a random direction does: 1 / d. It is .02 in the
 # small world, as on the worlds of earlier studies, and .005 in the 16k world.
@@ -94,7 +95,7 @@ def _signed(atoms: Atoms, pursuit: PursuitName) -> Atoms:
 
 
 def _trainings(k: int, least_gain: float, most: int) -> dict[str, Row]:
-    architectures: dict[str, Architecture] = {
+    architectures: dict[str, TrainedArchitecture] = {
         "TopK": "topk",
         "BatchTopK": "batchtopk",
         "Matryoshka BatchTopK": "matryoshka_batchtopk",

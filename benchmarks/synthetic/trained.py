@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,12 +18,10 @@ from torch.nn.functional import normalize
 from benchmarks.synthetic.worlds import World
 from itda_lightning.growth import project_on_cones
 from itda_lightning.machine.made_once import hash_of, made_once
-from itda_lightning.saelens.training_settings import TrainingSettings
+from itda_lightning.saelens.training_settings import TrainedArchitecture, TrainingSettings
 
 # A world's features are drawn with its seed: an SAE that begins with the same random numbers begins at the truth.
 APART = 2**20
-
-Architecture = Literal["topk", "batchtopk", "matryoshka_batchtopk", "abstopk", "matching_pursuit"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class Training:
             unfinished after so few samples.
     """
 
-    architecture: Architecture
+    architecture: TrainedArchitecture
     k: int | None = None
     passes: int = 1
     held: float | None = None
@@ -69,13 +67,13 @@ def _train(world: World, training: Training, samples: int, seed: int) -> Any:
     size, seen = world.size, samples * training.passes
     k = training.k or size.k
     shared: dict[str, Any] = {"learning_rate": training.rate, "batch_size": training.batch_size, "seed": seed}
-    settings = TrainingSettings("topk", size.atoms, k=k, samples=seen, **shared)
+    settings = TrainingSettings(training.architecture, size.atoms, k=k, samples=seen, **shared)
     sae_class, config_class = get_sae_training_class(training.architecture)
     config = config_class(
         d_in=size.width,
         d_sae=size.atoms,
         normalize_activations="expected_average_only_in",
-        **options(training.architecture, k, size.atoms, settings.steps),
+        **settings.sparsity_options(),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -107,16 +105,3 @@ def _batches(world: World, training: Training, samples: int, seed: int) -> Itera
         generator = torch.Generator().manual_seed((seed << 16) + number)
         for part in world.activations("train", samples):
             yield from part[torch.randperm(len(part), generator=generator)].split(training.batch_size)
-
-
-def options(architecture: Architecture, k: int, n: int, steps: int) -> dict[str, Any]:
-    if architecture in ("topk", "abstopk"):
-        return {"k": k}
-    if architecture == "matching_pursuit":
-        exact = {"residual_threshold": 0.0, "stop_on_duplicate_support": False}
-        return {"max_iterations": k, "decoder_init_norm": 1.0, **exact}
-    # The running mean of the threshold starts at zero; see TrainingSettings.
-    options: dict[str, Any] = {"k": float(k), "topk_threshold_lr": max(0.01, min(1.0, 10 / steps))}
-    if architecture == "matryoshka_batchtopk":
-        options["matryoshka_widths"] = [n // 32, n // 8, n // 2, n]
-    return options

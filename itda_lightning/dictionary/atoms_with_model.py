@@ -1,4 +1,4 @@
-"""What a dictionary does with its model, its text or the hub: methods whose work is done in the rooms above."""
+"""Give a dictionary the methods that need its model, its text or the hub; the rooms above do their work."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What atoms are without any text: the atoms most like each, and the tokens that its direction promotes."""
+"""Describe atoms without any text: the atoms most like each, and the tokens that its direction promotes."""
 
 import logging
 from collections.abc import Iterator

@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from itda_lightning.dictionary.atoms_with_model import does
 from itda_lightning.dictionary.copies import copied, without_prompts
@@ -17,10 +17,12 @@ from itda_lightning.evaluation.typical_uses import typical_coefficients
 from itda_lightning.fitting.run_directory import DICTIONARIES
 from itda_lightning.machine.atomic_files import write_text
 from itda_lightning.saelens import save_export
+from itda_lightning.saelens.convert import Architecture
 from itda_lightning.saelens.hub import make_repository, upload_directory
 from itda_lightning.saelens.repository_card import Shared, repository_card
 
-ARCHITECTURES = ("itda", "matching_pursuit")
+# Architecture of an export -> the pursuit that it needs, None for the dictionary's own.
+EXPORTS: dict[Architecture, Literal["mp"] | None] = {"itda": None, "matching_pursuit": "mp"}
 UNNAMED = "dictionary"
 
 
@@ -55,10 +57,9 @@ def fill(
         growth = _measured(dictionary)
         ready = copied(dictionary, metadata=without_local_paths(dictionary.metadata))
         ready = ready if prompts else without_prompts(ready)
-        exports = {architecture: f"{architecture}/{name}" for architecture in ARCHITECTURES}
-        for architecture, folder in exports.items():
-            pursuit: Any = "mp" if architecture == "matching_pursuit" else None
-            save_export(ready, directory / folder, architecture, pursuit=pursuit)  # type: ignore[arg-type]
+        exports: dict[str, str] = {architecture: f"{architecture}/{name}" for architecture in EXPORTS}
+        for architecture, pursuit in EXPORTS.items():
+            save_export(ready, directory / exports[architecture], architecture, pursuit=pursuit)
         ready.save(directory / DICTIONARIES / name)
         shared.append(Shared(ready, exports, growth))
     write_text(directory / "README.md", repository_card(shared, repo_id, text_licence))

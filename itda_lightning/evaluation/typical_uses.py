@@ -1,4 +1,4 @@
-"""How strongly atoms are used when they are: the median size of their coefficients, measured once."""
+"""Measure how strongly atoms are used: the median size of the coefficients of each, over the codes that use it."""
 
 from collections.abc import Iterable
 from pathlib import Path

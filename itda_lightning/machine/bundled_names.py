@@ -1,4 +1,4 @@
-"""What the bundled model and text are, wherever a reader meets their names."""
+"""Name the bundled model and text for what they are."""
 
 BUNDLED = {
     "bundled:smollm2-135m": "SmolLM2-135M-Instruct, dequantised from 4 bits",

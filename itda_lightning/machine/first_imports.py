@@ -1,4 +1,4 @@
-"""What a command says if a package that all commands import is missing, too old or broken: one line.
+"""Explain in one line that a package which all commands import is missing, too old or broken.
 
 Python imports the package of a module before the module, so nothing of a command's own runs yet.
 """

@@ -20,7 +20,7 @@ class Package:
 
 @dataclass(frozen=True)
 class Extra:
-    """What an optional part of this package needs."""
+    """The packages that an optional part of this package needs, and how to install them."""
 
     name: str
     purpose: str

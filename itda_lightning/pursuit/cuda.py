@@ -38,6 +38,7 @@ def gram_pursuit(
     atoms: Float[Tensor, "n d"],
     gram: Float[Tensor, "n n"],
     block_bytes: int = BLOCK_BYTES,
+    most_resident: int = MOST_RESIDENT,
 ) -> SparseCode:
     """Encode in single precision, on a CUDA device (in Triton's interpreter: anywhere); a path is contiguous float32.
 
@@ -47,7 +48,7 @@ def gram_pursuit(
     rows = max(1, block_bytes // (4 * padded(len(atoms)) + (8 * k * k if orthogonal else 0)))
     codes = []
     for block in problem.blocks(rows, torch.promote_types(atoms.dtype, torch.float32)):
-        support, coefficients = _run(orthogonal, block, atoms, gram)
+        support, coefficients = _run(orthogonal, block, atoms, gram, most_resident)
         residual = block.x - combine(support, coefficients, atoms)
         codes.append(SparseCode(support, coefficients, residual.double().square().sum(-1).to(block.x.dtype)))
     return SparseCode.concatenate(codes)
@@ -55,10 +56,10 @@ def gram_pursuit(
 
 @cache
 def works_on(device: torch.device) -> bool:
-    """Check that the kernel compiles on this device and gives exact codes there; if not, log it: torch does the work.
+    """Check that the kernels compile on this device and give exact codes there; if not, log it: torch does the work.
 
     A problem with a known answer, larger than the device can run at once: combinations of orthonormal atoms, which a
-    pursuit of either kind finds exactly, largest first. It takes as long as compiling the kernel.
+    pursuit of either kind finds exactly, largest first. It takes as long as compiling the kernels.
     """
     generator = torch.Generator().manual_seed(0)
     n, batch, k = 512, 2048, 8
@@ -67,7 +68,11 @@ def works_on(device: torch.device) -> bool:
     atoms = torch.eye(n, device=device)
     x = torch.zeros(batch, n, device=device).scatter_(1, support, coefficients)
     try:
-        codes = [gram_pursuit(orthogonal, Problem(x, k), atoms, atoms) for orthogonal in (False, True)]
+        codes = [
+            gram_pursuit(orthogonal, Problem(x, k), atoms, atoms, most_resident=most_resident)
+            for orthogonal in (False, True)
+            for most_resident in (MOST_RESIDENT, 0)  # in registers, and in blocks
+        ]
         right = all(torch.equal(c.support, support) and torch.equal(c.coefficients, coefficients) for c in codes)
         problem = "it gives wrong codes"
     except Exception as error:  # an unsupported device, a missing compiler
@@ -78,7 +83,7 @@ def works_on(device: torch.device) -> bool:
 
 
 def _run(
-    orthogonal: bool, problem: Problem, atoms: Float[Tensor, "n d"], gram: Float[Tensor, "n n"]
+    orthogonal: bool, problem: Problem, atoms: Float[Tensor, "n d"], gram: Float[Tensor, "n n"], most_resident: int
 ) -> tuple[Int[Tensor, "batch k"], Float[Tensor, "batch k"]]:
     x, k, path = problem.x, problem.k, problem.path
     batch, n, width = len(x), len(atoms), _readable_width(gram)
@@ -91,7 +96,7 @@ def _run(
     alpha = x.new_zeros(batch, width)
     correlate(x, atoms, out=alpha[:, :n])
     room, k_room = max(BLOCK, 1 << (width - 1).bit_length()), 1 << (k - 1).bit_length()  # powers of two only
-    resident = room <= MOST_RESIDENT
+    resident = room <= most_resident
     block, warps = (room, max(WARPS, room // (32 * PER_THREAD))) if resident else (BLOCK, WARPS)
     limits = visible.contiguous(), energy, target, floor
     with torch.cuda.device_of(x):  # Triton launches on the current device

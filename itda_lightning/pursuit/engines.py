@@ -13,7 +13,7 @@ LOOPS = Path(__file__).parent / "kernels" / "__pycache__"
 
 @dataclass(frozen=True)
 class Engine:
-    """What encodes activations on a device."""
+    """A device, and the engine that encodes activations there."""
 
     device: str
     name: str

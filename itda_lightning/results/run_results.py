@@ -46,7 +46,7 @@ class ReadRow:
 
 @dataclass(frozen=True)
 class AtomMeaning:
-    """What an atom is like and what it does to the model's output, independent of any text."""
+    """The nearest atoms of an atom and the tokens that it promotes, independent of any text."""
 
     nearest: tuple[tuple[int, float], ...]  # (other atom, cosine), largest cosine first
     promoted: tuple[str, ...] = ()  # tokens whose logits its direction raises most

@@ -1,4 +1,4 @@
-"""What a model writes after a prompt, and what it writes while it is steered, side by side."""
+"""Show what a model writes after a prompt beside what it writes while it is steered."""
 
 import dataclasses
 import json

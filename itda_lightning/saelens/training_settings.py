@@ -112,10 +112,8 @@ class TrainingSettings:
         """The number of optimiser steps."""
         return self.samples // self.batch_size
 
-    def sae_config(
-        self, d_in: int, hook_name: str, metadata: dict[str, Any], device: torch.device
-    ) -> TrainingSAEConfig:
-        """Return SAELens's configuration of the SAE."""
+    def sparsity_options(self) -> dict[str, Any]:
+        """Return SAELens's options that decide the sparsity of this architecture."""
         options: dict[str, Any] = {}
         if self.architecture in PENALTIES:
             norm, share = PENALTIES[self.architecture]
@@ -134,6 +132,12 @@ class TrainingSettings:
         elif self.architecture == "matching_pursuit":
             options = {"max_iterations": self.k, "residual_threshold": 0.0, "stop_on_duplicate_support": False}
             options["decoder_init_norm"] = 1.0
+        return options
+
+    def sae_config(
+        self, d_in: int, hook_name: str, metadata: dict[str, Any], device: torch.device
+    ) -> TrainingSAEConfig:
+        """Return SAELens's configuration of the SAE."""
         config: TrainingSAEConfig = get_sae_training_class(self.architecture)[1](
             d_in=d_in,
             d_sae=self.n_latents,
@@ -141,7 +145,7 @@ class TrainingSettings:
             normalize_activations="expected_average_only_in",
             reshape_activations="hook_z" if hook_name.endswith("hook_z") else "none",
             metadata=SAEMetadata(**metadata),
-            **options,
+            **self.sparsity_options(),
         )
         return config
 

@@ -1,4 +1,4 @@
-"""What others are told of a fit: no paths of this disk."""
+"""Facts that are shared with others name no path of this disk."""
 
 from itda_lightning.dictionary.facts import without_local_paths
 

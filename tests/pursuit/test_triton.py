@@ -57,7 +57,7 @@ def on_gram(
     pursuit: PursuitName, case: Case, gram: Tensor, *arguments, block_bytes: int = 2**28, **options
 ) -> SparseCode:
     problem = Problem(case.x, case.k, *arguments, **options)
-    return cuda.gram_pursuit(PURSUITS[pursuit].orthogonal, problem, case.atoms, gram, block_bytes)
+    return cuda.gram_pursuit(PURSUITS[pursuit].orthogonal, problem, case.atoms, gram, block_bytes, cuda.MOST_RESIDENT)
 
 
 def in_torch(pursuit: str, case: Case, nonnegative: bool, *arguments) -> SparseCode:
@@ -82,12 +82,15 @@ def check_against_oracle(pursuit, code, case, nonnegative, error_threshold):
 
 def test_the_kernel_is_trusted_only_where_it_is_right(monkeypatch, caplog):
     cuda.works_on.cache_clear()
-    monkeypatch.setattr(
-        cuda,
-        "_run",
-        lambda *_: (torch.zeros(2048, 8, dtype=torch.int64, device=DEVICE), torch.ones(2048, 8, device=DEVICE)),
-    )
+    tried = []
+
+    def wrong(orthogonal, *arguments):
+        tried.append((orthogonal, arguments[-1]))
+        return torch.zeros(2048, 8, dtype=torch.int64, device=DEVICE), torch.ones(2048, 8, device=DEVICE)
+
+    monkeypatch.setattr(cuda, "_run", wrong)
     assert not cuda.works_on(DEVICE)
+    assert set(tried) == {(orthogonal, most) for orthogonal in (False, True) for most in (cuda.MOST_RESIDENT, 0)}
     assert "run in plain torch, slower: the Triton kernel fails there (it gives wrong codes)" in caplog.text
     cuda.works_on.cache_clear()
 

@@ -99,7 +99,7 @@ def find_place(model: Any, hook_name: str) -> Place:
 
 
 class _Reads:
-    """What the forward pass under way reads: how many tokens came before, and which are padding."""
+    """Remember what the forward pass under way reads: how many tokens came before, and which are padding."""
 
     def __init__(self) -> None:
         self.past = 0

@@ -11,7 +11,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
 from itda_lightning.activations.models.hook_points import no_such_hook_point
-from itda_lightning.activations.models.language_model import DTYPES, LanguageModelName
+from itda_lightning.activations.models.language_model import DTYPES, LanguageModelName, Loader
 from itda_lightning.activations.models.own_activations import OwnModel
 from itda_lightning.errors import InputError
 
@@ -34,6 +34,7 @@ class GivenModel(LanguageModelName):
     def of(cls, model: Any, tokenizer: Any = None) -> "GivenModel":
         """Name a loaded model. Raises InputError for what is none, is in training mode or has no tokenizer."""
         tokenizer = getattr(model, "tokenizer", None) if tokenizer is None else tokenizer
+        loader: Loader
         if isinstance(model, TransformerBridge):
             config, loader = model.original_model.config, "bridge"
         elif isinstance(model, HookedTransformer):
@@ -52,7 +53,7 @@ class GivenModel(LanguageModelName):
         name = str(getattr(config, "_name_or_path", None) or getattr(config, "model_name", None) or UNNAMED)
         parameter = next(model.parameters())
         dtype = next((known for known, value in DTYPES.items() if value == parameter.dtype), str(parameter.dtype))
-        return cls(name, loader, None, dtype, str(parameter.device), model, tokenizer)  # type: ignore[arg-type]
+        return cls(name, loader, None, dtype, str(parameter.device), model, tokenizer)
 
     def load_tokenizer(self) -> Any:
         """Return the tokenizer that was given."""
