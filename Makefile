@@ -48,9 +48,9 @@ mutants: $(VENV)/installed
 docs: $(VENV)/installed
 	NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --quiet --strict
 
-# Run the notebooks anew and keep what they print.
+# Run the notebooks anew and keep what they print, without warnings, which name paths of this machine.
 notebooks: $(VENV)/installed
-	$(OFFLINE) $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ClearMetadataPreprocessor.enabled=True docs/notebooks/*.ipynb
+	$(OFFLINE) PYTHONWARNINGS=ignore HF_HUB_DISABLE_PROGRESS_BARS=1 $(BIN)/jupyter nbconvert --log-level ERROR --to notebook --execute --inplace --ClearMetadataPreprocessor.enabled=True docs/notebooks/*.ipynb
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
