@@ -1,0 +1,107 @@
+"""In how many steps should the generalised pursuit take a code? Chosen on text and probes that no table reports.
+
+    python -m benchmarks.quality.steps [--directory runs/steps] [--numbers '[2, 3, 4, 8]']
+
+One fit for each number, all else by steps.yaml: grown, refined and measured with that number of steps. The text is
+that of the comparisons without the documents held out there. What is finished is not made again.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import auto_cli
+
+from benchmarks.bundled import DATASET, MODEL
+from benchmarks.results import Study, describe, environment, table, write_results
+from itda_lightning.activations.bundled import resolve
+from itda_lightning.activations.text.split import is_held_out
+from itda_lightning.compare import main as compare
+from itda_lightning.machine.atomic_files import write_text
+from itda_lightning.pursuit import generalised
+from itda_lightning.report.words.wording import show_estimate
+from itda_lightning.results.as_json import read_results
+from itda_lightning.results.comparison import Comparison, Row
+
+HERE = Path(__file__).parent
+# The share of documents that the comparisons hold out.
+REPORTED = 0.05
+COLUMNS = ("l0", "fvu", "cossim", "ce_loss_increase", "kl_div_with_sae", "probing/k=1", "probing/k=16")
+
+
+def unreported_text(directory: Path) -> Path:
+    """Write the bundled text without the documents that the comparisons hold out, as JSON lines."""
+    path = directory / "unreported.jsonl"
+    lines = Path(resolve(DATASET)).read_text(encoding="utf-8").splitlines(keepends=True)
+    write_text(path, "".join(line for line in lines if not is_held_out(json.loads(line)["text"], REPORTED)))
+    return path
+
+
+def row_of(steps: int, directory: Path, text: Path, options: list[str]) -> Row:
+    """Fit and measure with that number of steps, in a directory of its own: results do not name the number."""
+    default, generalised.STEPS = generalised.STEPS, steps
+    try:
+        place = directory / f"{steps}-steps"
+        chosen = ["--data.dataset", str(text), "--directory", str(place), "--title", f"{steps} steps"]
+        if compare(["--config", str(HERE / "steps.yaml"), *chosen, *options]):
+            raise SystemExit(f"the fit in {steps} steps failed")
+    finally:
+        generalised.STEPS = default
+    (row,) = read_results(place / "comparison.json", Comparison).rows
+    return row
+
+
+def run(
+    directory: str = "runs/steps",
+    numbers: tuple[int, ...] = (2, 3, 4, 8),
+    options: tuple[str, ...] = (),
+    results: str = str(HERE / "results"),
+) -> None:
+    """Fit with each number of steps and write steps.json and steps.md.
+
+    Args:
+        directory: where the text and the fits are kept.
+        numbers: of steps.
+        options: further options of ``compare``, e.g. ``--data.cache_dir=PLACE``.
+        results: directory of the results.
+    """
+    torch.set_num_threads(1)
+    place = Path(directory)
+    place.mkdir(parents=True, exist_ok=True)
+    text = unreported_text(place)
+    rows = {steps: row_of(steps, place, text, list(options)) for steps in numbers}
+    first = next(iter(rows.values()))
+    study = Study("quality/steps", MODEL, None, "blocks.14.hook_resid_post", f"{DATASET}, unreported", 65_536, 0)
+    result = {
+        **describe(study),
+        "tokens_hash": first.tokens_hash,
+        "settings": first.settings,
+        "rows": [as_json(steps, row) for steps, row in rows.items()],
+    }
+    write_results(Path(results), "steps", result, as_markdown(result))
+
+
+def as_json(steps: int, row: Row) -> dict[str, Any]:
+    """Return what is kept of a row."""
+    measures = {name: vars(row.measures[name]) for name in COLUMNS}
+    return {
+        "name": f"{steps} steps",
+        "steps": steps,
+        "identity": row.identity,
+        "atoms": row.width,
+        "measures": measures,
+    }
+
+
+def as_markdown(result: dict[str, Any]) -> str:
+    """Return the table."""
+    rows = [
+        [str(row["steps"]), *(show_estimate(**row["measures"][name]) for name in COLUMNS)] for row in result["rows"]
+    ]
+    lines = [environment(result), "", *table(["steps", *COLUMNS], rows)]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    auto_cli(run, as_positional=False)
