@@ -15,11 +15,12 @@ from typing import Any
 
 import yaml
 
-from benchmarks.results import Study, commit, describe, write_results
+from benchmarks.results import Study, commit, describe, table, write_results
 from itda_lightning.compare import main
 from itda_lightning.report.words.wording import show_bytes, show_estimate, show_seconds
-from itda_lightning.results.as_json import CONVERTER, from_json
+from itda_lightning.results.as_json import CONVERTER, UNPAIRED, from_json
 from itda_lightning.results.comparison import Comparison, Row
+from itda_lightning.results.paired import paired_difference
 
 HERE = Path(__file__).parent
 COLUMNS = (
@@ -45,6 +46,7 @@ def as_json(comparison: Comparison, seconds: float, earlier: dict[str, Any] | No
     for row in comparison.rows:
         content = dataclasses.asdict(row)
         del content["densities"]
+        content["measures"] = {name: {"value": e.value, "error": e.error} for name, e in row.measures.items()}
         rows.append(content | {"commit": known.get(row.identity) if row.reused else commit()})
     return {
         **describe(Study("comparison")),
@@ -52,13 +54,34 @@ def as_json(comparison: Comparison, seconds: float, earlier: dict[str, Any] | No
         "facts": comparison.facts,
         "seconds of the last run": seconds,
         "rows": rows,
+        "differences": differences(comparison),
     }
+
+
+def differences(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return the paired differences of each row to the first ITDA: what sums by document, which are not kept, give."""
+    rows = [row for row in comparison.rows if row.failure is None]
+    itda = next((row for row in rows if row.kind == "itda"), None)
+    if itda is None:
+        return []
+    gaps = []
+    for row in rows:
+        found = {name: paired_difference(row, itda, name) for name in COLUMNS} if row is not itda else {}
+        known = {name: {"value": e.value, "error": e.error} for name, e in found.items() if e is not None}
+        if known:
+            gaps.append({"name": f"{row.name} less {itda.name}", "measures": known})
+    return gaps
 
 
 def from_results(content: dict[str, Any]) -> Comparison:
     """Read what ``as_json`` returned, today or before rows had an encoding."""
-    rows = tuple(CONVERTER.structure({"densities": [], "encoding": None} | row, Row) for row in content["rows"])
+    rows = tuple(map(_row_from, content["rows"]))
     return Comparison(content["title"], content["facts"], rows)
+
+
+def _row_from(content: dict[str, Any]) -> Row:
+    measures = {name: estimate | UNPAIRED for name, estimate in content["measures"].items()}
+    return CONVERTER.structure({"densities": [], "encoding": None} | content | {"measures": measures}, Row)
 
 
 def as_markdown(result: dict[str, Any]) -> str:
@@ -75,15 +98,29 @@ def as_markdown(result: dict[str, Any]) -> str:
         "The same for all: "
         + ", ".join(f"{name} {show_estimate(estimate.value, estimate.error)}" for name, estimate in same.items())
         + ". Errors are standard errors over documents, of probes over draws, of each row alone. All rows are measured "
-        "on the same documents, so a difference between two is known better than both errors together say; its own "
-        "error is not in this table.",
+        "on the same documents, so a difference between two is known better than both errors together say"
+        + (
+            "; those to the first ITDA follow."
+            if result.get("differences")
+            else "; its own error is not in this table."
+        ),
         "",
         "| entry | "
         + " | ".join(COLUMNS)
         + " | activations seen | seconds, made | seconds, harvest | peak memory | codes/s |",
         "|---" * (len(COLUMNS) + 6) + "|",
     ]
-    return "\n".join([*lines, *map(as_line, comparison.rows)]) + "\n"
+    lines += map(as_line, comparison.rows)
+    if result.get("differences"):
+        lines += ["", "Differences, of the same resampled documents, or the same draws of probes:", ""]
+        lines += table(["", *COLUMNS], map(as_difference, result["differences"]))
+    return "\n".join(lines) + "\n"
+
+
+def as_difference(difference: dict[str, Any]) -> list[str]:
+    """Return the cells of a row less the first ITDA."""
+    measures = difference["measures"]
+    return [difference["name"], *(show_estimate(**measures[name]) if name in measures else "" for name in COLUMNS)]
 
 
 def as_line(row: Row) -> str:

@@ -8,10 +8,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from itda_lightning.errors import InputError
-from itda_lightning.results.comparison import Estimate
+from itda_lightning.results.comparison import ByDocument, Estimate
+from itda_lightning.results.paired import RESAMPLES, drawn_counts
 
-# Resamples in a comparison, and resampled sums that are formed at a time: (resamples, width) numbers.
-RESAMPLES, BLOCK_NUMBERS = 1000, 2**22
+# Resampled sums that are formed at a time: (resamples, width) numbers.
+BLOCK_NUMBERS = 2**22
 
 
 class DocumentGroups:
@@ -45,9 +46,7 @@ class DocumentGroups:
     @cached_property
     def times(self) -> Int[Tensor, "resamples groups"]:
         """How often each resample draws each group."""
-        shape = (self.resamples, self.n_groups)
-        drawn = torch.randint(self.n_groups, shape, generator=self._generator)
-        return torch.zeros(shape, dtype=torch.int64).scatter_add_(1, drawn, torch.ones_like(drawn))
+        return drawn_counts(self.n_groups, self.resamples, self._generator)
 
     def of(self, documents: Int[Tensor, " tokens"]) -> Int[Tensor, " tokens"]:
         """Return the group of each token by its document, which must be known."""
@@ -105,3 +104,9 @@ class DocumentSums:
             for times in self.documents.times.split(max(1, BLOCK_NUMBERS // width))
         ]
         return Estimate(value, float(standard_error(torch.cat(resampled))))
+
+    def ratio(self, above: Float[Tensor, " documents"], below: Float[Tensor, " documents"]) -> Estimate:
+        """Compute the ratio of two sums over all documents, with its standard error, and keep both in it."""
+        value, resampled = self.documents.ratios(above, below)
+        sums = ByDocument(tuple(above.tolist()), tuple(below.tolist()))
+        return Estimate(float(value), float(standard_error(resampled)), sums)

@@ -53,16 +53,19 @@ class LossMeter:
 
             self._add(sums, part, "with_sae", self._logits(part, replaced), self._own_logits(part))
         sums.sums |= self._baseline.sums
+        own, with_sae, ablated = (sums.sums[f"ce_{name}"] for name in ("without_sae", "with_sae", "with_ablation"))
+        kl, kl_ablated = sums.sums["kl_with_sae"], sums.sums["kl_with_ablation"]
+        predictions, tokens = sums.sums["predictions"], sums.sums["tokens"]
         measures = {
-            "ce_loss_without_sae": sums.estimate(torch.div, "ce_without_sae", "predictions"),
-            "ce_loss_with_sae": sums.estimate(torch.div, "ce_with_sae", "predictions"),
+            "ce_loss_without_sae": sums.ratio(own, predictions),
+            "ce_loss_with_sae": sums.ratio(with_sae, predictions),
             # Documents differ far more than entries do, so the difference within each document is the precise figure.
-            "ce_loss_increase": sums.estimate(_increase, "ce_with_sae", "ce_without_sae", "predictions"),
-            "ce_loss_with_ablation": sums.estimate(torch.div, "ce_with_ablation", "predictions"),
-            "ce_loss_score": sums.estimate(_score, "ce_with_sae", "ce_with_ablation", "ce_without_sae"),
-            "kl_div_with_sae": sums.estimate(torch.div, "kl_with_sae", "tokens"),
-            "kl_div_with_ablation": sums.estimate(torch.div, "kl_with_ablation", "tokens"),
-            "kl_div_score": sums.estimate(lambda kl, ablated: 1 - kl / ablated, "kl_with_sae", "kl_with_ablation"),
+            "ce_loss_increase": sums.ratio(with_sae - own, predictions),
+            "ce_loss_with_ablation": sums.ratio(ablated, predictions),
+            "ce_loss_score": sums.ratio(ablated - with_sae, ablated - own),
+            "kl_div_with_sae": sums.ratio(kl, tokens),
+            "kl_div_with_ablation": sums.ratio(kl_ablated, tokens),
+            "kl_div_score": sums.ratio(kl_ablated - kl, kl_ablated),
         }
         if not all(torch.isfinite(torch.tensor(estimate.value)) for estimate in measures.values()):
             raise InputError("its reconstructions make the model's loss infinite or undefined: check its weights")
@@ -112,11 +115,3 @@ class LossMeter:
             expected = torch.log_softmax(own.float(), dim=-1)
             kl = torch.nn.functional.kl_div(predicted, expected, reduction="none", log_target=True).sum(-1).cpu()
             sums.update(document[mask], **{f"kl_{name}": kl[mask]})
-
-
-def _increase(loss: Tensor, own: Tensor, predictions: Tensor) -> Tensor:
-    return (loss - own) / predictions
-
-
-def _score(loss: Tensor, ablated: Tensor, own: Tensor) -> Tensor:
-    return (ablated - loss) / (ablated - own)

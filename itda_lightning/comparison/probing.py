@@ -9,9 +9,9 @@ Kantamneni et al., "Are Sparse Autoencoders Useful? A Case Study in Sparse Probi
 """
 
 import logging
-import math
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,12 +27,14 @@ from itda_lightning.comparison.probing_data import (
     ProbeDataset,
     ProbeSettings,
     cached_activations,
+    hash_of_examples,
     load_datasets,
     sae_probes,
 )
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.saelens_evals import check_site
-from itda_lightning.results.comparison import Estimate
+from itda_lightning.results.comparison import ByDraw, Estimate
+from itda_lightning.results.paired import mean_over_draws
 from itda_lightning.saelens.anatomy import decoder_rows
 
 logger = logging.getLogger(__name__)
@@ -78,8 +80,9 @@ def measure_probing(
             }
         for name, pairs in found.items():
             scores.setdefault(name, []).append(pairs)
+    read = hash_of_examples(datasets)
     return {
-        f"{measure}/{name}": estimate([[pair[column] for pair in draws] for draws in by_dataset])
+        f"{measure}/{name}": _estimate([[pair[column] for pair in draws] for draws in by_dataset], read)
         for column, measure in enumerate(("probing", "probing_auc"))
         for name, by_dataset in scores.items()
     }
@@ -108,17 +111,9 @@ def probe_scores(
     return scores
 
 
-def estimate(scores: list[list[float]]) -> Estimate:
-    """Compute the mean of scores (datasets, draws), all datasets weighted equally, and its standard error over draws.
-
-    Differences between easy and hard datasets do not add to the error, which is None for a single draw.
-    """
-    table = np.asarray(scores)
-    n_datasets, n_draws = table.shape
-    if n_draws < 2:
-        return Estimate(float(table.mean()))
-    variances = table.var(axis=1, ddof=1) / n_draws
-    return Estimate(float(table.mean()), math.sqrt(variances.sum()) / n_datasets)
+def _estimate(scores: list[list[float]], examples: str) -> Estimate:
+    draws = ByDraw(tuple(map(tuple, scores)), examples)
+    return replace(mean_over_draws(torch.tensor(scores, dtype=torch.float64)), draws=draws)
 
 
 def _features(

@@ -24,6 +24,7 @@ from itda_lightning.activations.text.tokenizer import special_tokens
 from itda_lightning.errors import InputError
 from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.digests import reason, warn_unsigned
+from itda_lightning.machine.made_once import hash_of
 from itda_lightning.machine.paths import user_path
 from itda_lightning.machine.signed_tensors import read_tensors, write_tensors
 
@@ -149,6 +150,12 @@ def _draw(name: str, settings: ProbeSettings, data: Any) -> ProbeDataset:
     texts = data.read_numbered_dataset_df(name)["prompt"].iloc[used].astype(str).tolist()
     places = tuple((np.searchsorted(used, train), np.searchsorted(used, test)) for train, test in draws)
     return ProbeDataset(name, texts, labels[used], places)
+
+
+def hash_of_examples(datasets: list[ProbeDataset]) -> str:
+    """Return the hash of the examples of every draw, by which scores of two entries are known to be of the same."""
+    draws = [[[part.tolist() for part in draw] for draw in dataset.draws] for dataset in datasets]
+    return hash_of([[dataset.name, dataset.texts, draw] for dataset, draw in zip(datasets, draws, strict=True)])
 
 
 def cached_activations(

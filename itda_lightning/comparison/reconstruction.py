@@ -1,6 +1,7 @@
 """Reconstruction of held-out activations by an entry, and the use of its latents, summed by document."""
 
 import time
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -50,11 +51,16 @@ def measure_reconstruction(
             l0=l0,
         )
     densities = counts.double() / sums.sums["tokens"].sum()
+    tokens, total, squares = (sums.sums[name] for name in ("tokens", "x", "squares"))
+    fvu = sums.estimate(lambda errors, *moments: errors / variance(*moments), "errors", "squares", "x", "tokens")
+    # Squared distances from the mean of all activations, which is not that of each document.
+    mean = total.sum(0) / tokens.sum()
+    distances = squares - 2 * total @ mean + tokens * mean.square().sum()
     measures = {
-        "l0": sums.estimate(torch.div, "l0", "tokens"),
-        "fvu": sums.estimate(lambda errors, *moments: errors / variance(*moments), "errors", "squares", "x", "tokens"),
-        "cossim": sums.estimate(torch.div, "cosine", "tokens"),
-        "norm_ratio": sums.estimate(torch.div, "norm_out", "norm_in"),
+        "l0": sums.ratio(sums.sums["l0"], tokens),
+        "fvu": replace(fvu, documents=sums.ratio(sums.sums["errors"], distances).documents),
+        "cossim": sums.ratio(sums.sums["cosine"], tokens),
+        "norm_ratio": sums.ratio(sums.sums["norm_out"], sums.sums["norm_in"]),
         "dead_share": Estimate(float((counts == 0).double().mean())),
         "dense_share": Estimate(float((densities > DENSE).double().mean())),
     }

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.comparison.bench import Bench
-from itda_lightning.comparison.bootstrap import RESAMPLES
 from itda_lightning.comparison.candidates import KINDS, identity_of, make_candidate
 from itda_lightning.comparison.comparison_settings import (
     ComparisonSettings,
@@ -27,6 +26,7 @@ from itda_lightning.machine.part_files import remove_parts
 from itda_lightning.machine.paths import text_without_home, user_path
 from itda_lightning.results.as_json import read_results, write_results
 from itda_lightning.results.comparison import Comparison, LatentView, Row
+from itda_lightning.results.paired import RESAMPLES
 
 logger = logging.getLogger(__name__)
 

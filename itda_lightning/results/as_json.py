@@ -28,8 +28,11 @@ FORMATS: dict[type, str] = {
     Difference: "itda_lightning.difference",
 }
 # Version 2 gave rows of comparisons their ``encoding``; version 3 gave that its ``least_gain``, and atoms ``detected``;
-# version 4 gave results of a run the activations' own norms, texts to read and the meanings of atoms.
-FORMAT_VERSION = 4
+# version 4 gave results of a run the activations' own norms, texts to read and the meanings of atoms; version 5 gave
+# measures of rows the sums by document or scores by draw that they were computed from.
+FORMAT_VERSION = 5
+# The fields of a measure that versions before 5 lack.
+UNPAIRED: dict[str, None] = {"documents": None, "draws": None}
 
 
 def to_json(results: RunResults | Row | Comparison | Difference | ModelSimilarity) -> str:
@@ -101,7 +104,7 @@ def from_json(text: str, kind: type[Results]) -> Results:
 
 
 def _upgraded(results: Any, kind: type, version: int) -> Any:
-    """Give rows of version 1, which told how an entry encodes only in words, and of version 2 the fields of today."""
+    """Give results of earlier versions the fields of today; version 1 told how an entry encodes only in words."""
     rows = [results] if kind is Row else results["rows"] if kind is Comparison else []
     for row in rows if version < 2 else []:
         words = row["settings"]
@@ -112,6 +115,8 @@ def _upgraded(results: Any, kind: type, version: int) -> Any:
     for row in rows if version < 3 else []:
         if row["encoding"] is not None:
             row["encoding"]["least_gain"] = 0.0
+    for row in rows if version < 5 else []:
+        row["measures"] = {name: estimate | UNPAIRED for name, estimate in row["measures"].items()}
     for atom in results["usage"]["atoms"] if kind is RunResults and version < 3 else []:
         atom["detected"] = []
     if kind is RunResults and version < 4:

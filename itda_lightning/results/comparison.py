@@ -5,16 +5,55 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from itda_lightning.dictionary.sources import Prompt
+from itda_lightning.errors import InputError
 
 Kind = Literal["itda", "sae", "random", "pca"]
 
 
 @dataclass(frozen=True)
+class ByDocument:
+    """The two sums by held-out document whose totals a measure is the ratio of, in the order of the documents.
+
+    Raises:
+        InputError: not as many of both, or none.
+    """
+
+    above: tuple[float, ...]
+    below: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.above) == len(self.below) > 0:
+            raise InputError(f"expected as many sums above as below, got {len(self.above)} and {len(self.below)}")
+
+
+@dataclass(frozen=True)
+class ByDraw:
+    """The scores whose mean a measure is: of each dataset one per draw.
+
+    Raises:
+        InputError: not as many draws of each dataset, or none.
+    """
+
+    scores: tuple[tuple[float, ...], ...]
+    examples: str  # hash of the datasets and of what each draw takes
+
+    def __post_init__(self) -> None:
+        if len({len(draws) for draws in self.scores}) != 1 or not self.scores[0]:
+            raise InputError(f"expected as many draws of each dataset, got {[len(draws) for draws in self.scores]}")
+
+
+@dataclass(frozen=True)
 class Estimate:
-    """A measured number, nan if it could not be measured."""
+    """A measured number, nan if it could not be measured.
+
+    What it was computed from is kept where another entry's can be subtracted (``results.paired``); results of earlier
+    versions lack it.
+    """
 
     value: float
     error: float | None = None  # standard error over documents (bootstrap) or seeds; None for a count
+    documents: ByDocument | None = None
+    draws: ByDraw | None = None
 
 
 @dataclass(frozen=True)

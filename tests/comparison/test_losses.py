@@ -140,6 +140,23 @@ def test_predictions_of_the_model_are_kept_where_they_can_be(data, rows, saes, o
     assert None not in passes
 
 
+def test_what_is_kept_of_a_document_is_of_its_tokens_alone(data, rows, saes, of_topk):
+    """The sums of two documents are the same beside others and without them."""
+    numbers = rows.document[rows.kept].unique().tolist()
+    few = rows.select(rows.document.isin(torch.tensor(numbers[1:3])).all(1).nonzero()[:, 0])
+    cut = rows.select(torch.arange(len(rows)))
+    cut.kept &= cut.document.isin(few.document)
+    alone = LossMeter(data.language_model, cut, HOOK).measure(saes["topk"])
+    for name, found in of_topk.items():
+        above, below = found.documents.above, found.documents.below
+        assert len(above) == len(numbers) > 3
+        assert sum(above) / sum(below) == pytest.approx(found.value, rel=1e-9)
+        assert above[1:3] == pytest.approx(alone[name].documents.above, rel=1e-4, abs=1e-4), name
+        assert below[1:3] == pytest.approx(alone[name].documents.below, rel=1e-4), name
+    assert of_topk["ce_loss_increase"].documents.below == of_topk["ce_loss_with_sae"].documents.below
+    assert sum(of_topk["kl_div_with_sae"].documents.below) == int(rows.kept.sum())
+
+
 def test_a_perfect_replacement_loses_nothing(meter, monkeypatch):
     sae = topk()
     monkeypatch.setattr(sae, "encode", lambda x: x)

@@ -11,11 +11,12 @@ from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 
 from itda_lightning.activations.models.language_model import LanguageModel, LanguageModelName
 from itda_lightning.comparison import probing, probing_data
-from itda_lightning.comparison.probing import estimate, measure_probing, probe_scores
+from itda_lightning.comparison.probing import measure_probing, probe_scores
 from itda_lightning.comparison.probing_data import (
     ProbeDataset,
     ProbeSettings,
     cached_activations,
+    hash_of_examples,
     last_token_activations,
     load_datasets,
 )
@@ -23,6 +24,7 @@ from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.results.comparison import Estimate
+from itda_lightning.results.paired import mean_over_draws
 from itda_lightning.saelens import to_sae
 from tests import by_hand
 from tests.runs import HOOK, LAYER
@@ -225,11 +227,18 @@ def test_what_is_detected_is_the_cosine_with_the_decoder():
 
 
 def test_the_estimate_by_hand():
-    found = estimate([[0.5, 0.7], [0.9, 0.9], [0.8, 0.6]])
+    found = mean_over_draws(torch.tensor([[0.5, 0.7], [0.9, 0.9], [0.8, 0.6]], dtype=torch.float64))
     assert found.value == pytest.approx((0.6 + 0.9 + 0.7) / 3)
     # Variances of the datasets' means: 0.01, 0, 0.01; of their mean: the sum over nine.
     assert found.error == pytest.approx(math.sqrt(0.02) / 3)
-    assert estimate([[0.5], [0.75]]) == Estimate(0.625, None)
+    assert mean_over_draws(torch.tensor([[0.5], [0.75]])) == Estimate(0.625, None)
+
+
+def test_the_hash_of_examples_is_that_of_what_is_drawn():
+    one = draw(8, 4)
+    hashes = [hash_of_examples(datasets) for datasets in ([one], [one, one], [draw(8, 5)], [draw(9, 4)])]
+    assert len(set(hashes)) == 4
+    assert hash_of_examples([draw(8, 4)]) == hashes[0]
 
 
 def test_everything_together(language_model, settings, tiny_run):
@@ -248,6 +257,9 @@ def test_everything_together(language_model, settings, tiny_run):
         assert 0 <= found.value <= 1
         assert found.error is not None
         assert found.error >= 0
+        assert np.shape(found.draws.scores) == (1, settings.seeds)
+        assert np.mean(found.draws.scores) == pytest.approx(found.value)
+    assert len({found.draws.examples for found in (*itda.values(), *other.values())}) == 1
     sparse = measure_probing(topk(), language_model, HOOK, replace(settings, references=False, detected=True))
     probes = ("k=4", "detected k=4")
     assert list(sparse) == [f"{kind}/{probe}" for kind in ("probing", "probing_auc") for probe in probes]

@@ -104,6 +104,20 @@ def test_every_measure_is_that_of_its_definition(entries, data, x, kind):
         assert 0 < measures["dense_share"].value < 1
 
 
+def test_errors_and_variance_are_kept_by_document(entries, data, x):
+    """The variance is about the mean of all activations, so that its sum is that of the measure."""
+    rows = data.rows("heldout")
+    document, known = rows.document[rows.kept], x.double()
+    _, x_hat = dense(entries["topk"], x)
+    found = measure_reconstruction(entries["topk"], data, HOOK)[0]["fvu"]
+    parts = [document == number for number in document.unique().tolist()]
+    errors, distances = (known - x_hat).square().sum(1), (known - known.mean(0)).square().sum(1)
+    assert len(parts) > 1
+    assert found.documents.above == pytest.approx([float(errors[part].sum()) for part in parts], rel=1e-5)
+    assert found.documents.below == pytest.approx([float(distances[part].sum()) for part in parts], rel=1e-9)
+    assert sum(found.documents.above) / sum(found.documents.below) == pytest.approx(found.value, rel=1e-9)
+
+
 def test_an_export_has_the_measures_of_its_dictionary(entries, data):
     for one, other in zip(
         *(measure_reconstruction(entries[name], data, HOOK) for name in ("re-picks", "export")), strict=True

@@ -11,6 +11,7 @@ from itda_lightning.dictionary.sources import Prompt
 from itda_lightning.errors import InputError
 from itda_lightning.report.pages.comparison_page import render_dashboard, write_dashboard
 from itda_lightning.report.pages.latent_data import latent_lines, overview
+from itda_lightning.report.words.wording import MINUS
 from itda_lightning.results.comparison import Comparison, Estimate, LatentSummary, LatentView, Row
 from tests.report.comparisons import latent_view, realistic, row
 from tests.report.conftest import HOSTILE
@@ -94,6 +95,18 @@ def test_the_table_has_every_figure_and_every_cost(text):
     for words in ("7.41 min", "2.1 GiB", "198,354", "9 MiB", "4.72M"):
         assert f">{words}<" in table
     assert len(re.findall(r'<th scope="col" data-key="[^"]+" data-type="\w+"[^>]*><button type="button"', table)) >= 24
+
+
+def test_differences_are_there_with_what_their_errors_are(text):
+    tables = re.findall(r'<details class="differences">.*?</details>', text, re.DOTALL)
+    assert [re.search("<summary>(.*)</summary>", table)[1] for table in tables] == [
+        "Differences to the best entry",
+        "Differences to itda-mp-1k",
+    ]
+    assert all(table.count('<th scope="row">') == 15 for table in tables)
+    assert '<th scope="col">FVU</th>' in tables[0]
+    assert f'itda-mp-4k</th><td class="number">{MINUS}0.0900 ± 0.0038 *</td>' in tables[1]
+    assert "(itda-mp-1k, itda-omp-1k, itda-mp-4k and 12 more): there errors are taken as independent" in text
 
 
 def test_failed_rows_say_why_and_reused_ones_that_they_are(text):

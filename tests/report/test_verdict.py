@@ -3,16 +3,10 @@
 import dataclasses
 import math
 
-from itda_lightning.report.words.verdict import (
-    Tally,
-    cost_line,
-    difference,
-    failures_line,
-    headline,
-    listed,
-    verdicts,
-)
-from itda_lightning.results.comparison import Estimate, Kind, Row
+from itda_lightning.report.words.differences import Gap, gap, note, tables_of_differences
+from itda_lightning.report.words.verdict import Tally, cost_line, failures_line, headline, verdicts
+from itda_lightning.report.words.wording import DASH, MINUS, listed
+from itda_lightning.results.comparison import ByDocument, Estimate, Kind, Row
 from tests.report.comparisons import realistic_rows
 
 
@@ -35,7 +29,7 @@ def test_the_best_itda_is_ranked_by_what_is_better_beyond_two_errors():
     assert verdict.against_controls == Tally(1, 0, 0)
     assert headline(verdict) == (
         "FVU: b is best at 0.200 ± 0.010. The best ITDA, a at 0.300 ± 0.010, is 2nd of 4, worse by "
-        "0.100 ± 0.014. ITDAs lose 1 of 2 comparisons with SAEs of similar L0."
+        "0.100 ± 0.014, errors taken as independent. ITDAs lose 1 of 2 comparisons with SAEs of similar L0."
     )
 
 
@@ -43,7 +37,8 @@ def test_differences_within_two_errors_are_ties():
     verdict = fvu_verdict(entry("a", "itda", 0.21), entry("b", "sae", 0.20))
     assert (verdict.outcome, verdict.rank) == ("ties", 1)
     assert headline(verdict) == (
-        "FVU: b is best at 0.200 ± 0.010, within error of the best ITDA, a at 0.210 ± 0.010. "
+        "FVU: b is best at 0.200 ± 0.010, within error of the best ITDA, a at 0.210 ± 0.010 (worse by "
+        "0.010 ± 0.014, errors taken as independent). "
         "ITDAs lose 0 of 1 comparisons with SAEs of similar L0."
     )
 
@@ -98,10 +93,66 @@ def test_without_an_itda_or_without_others_nobody_is_judged():
     assert verdicts([]) == []
 
 
-def test_a_difference_has_the_errors_of_both():
-    assert difference(Estimate(1.0, 3.0), Estimate(2.0, 4.0)) == Estimate(-1.0, 5.0)
-    assert difference(Estimate(1.0, None), Estimate(2.0, 4.0)).error == 4
-    assert difference(Estimate(1.0, None), Estimate(2.0, math.nan)).error is None
+def test_an_unpaired_difference_has_the_errors_of_both():
+    assert gap(entry("a", "itda", 1.0, 3.0), entry("b", "sae", 2.0, 4.0), "fvu") == Gap(-1.0, 5.0, paired=False)
+    assert gap(entry("a", "itda", 1.0, None), entry("b", "sae", 2.0, 4.0), "fvu").error == 4
+    assert gap(entry("a", "itda", 1.0, None), entry("b", "sae", 2.0, math.nan), "fvu").error is None
+
+
+def paired(name: str, kind: Kind, *errors: float) -> Row:
+    """An entry whose FVU is one of easy and of hard documents, so that its own error is large."""
+    below = (10.0,) * len(errors)
+    value = sum(errors) / sum(below)
+    found = Estimate(value, 0.05, ByDocument(errors, below))
+    return Row(name, kind, "topk", 64, measures={"l0": Estimate(32.0), "fvu": found})
+
+
+ITDA = paired("a", "itda", 1.0, 2.0, 4.0, 5.0)
+
+
+def test_words_rest_on_paired_errors():
+    """Errors of .05 each hide a difference of .05; in every document it is nearly the same."""
+    sae = paired("b", "sae", 0.4, 1.5, 3.6, 4.5)
+    verdict = fvu_verdict(ITDA, sae)
+    assert (verdict.outcome, verdict.rank, verdict.against_saes) == ("loses", 2, Tally(0, 0, 1))
+    error = gap(ITDA, sae, "fvu").error
+    assert 0.001 < error < 0.005
+    assert headline(verdict) == (
+        "FVU: b is best at 0.250 ± 0.050. The best ITDA, a at 0.300 ± 0.050, is 2nd of 2, worse by "
+        f"0.0500 ± {error:.4f}. ITDAs lose 1 of 1 comparisons with SAEs of similar L0."
+    )
+    alone = [dataclasses.replace(row, measures=unpaired(row)) for row in (ITDA, sae)]
+    assert fvu_verdict(*alone).outcome == "ties"
+
+
+def unpaired(row: Row) -> dict[str, Estimate]:
+    return {name: Estimate(found.value, found.error) for name, found in row.measures.items()}
+
+
+def test_an_itda_within_error_of_the_best_may_be_beyond_it_of_another():
+    """The best is better in some documents only, the second in all."""
+    best, second = paired("best", "sae", 4.0, 0.2, 3.0, 2.0), paired("second", "sae", 0.62, 1.58, 3.6, 4.6)
+    verdict = fvu_verdict(ITDA, best, second)
+    assert [row.name for row in verdict.ties] == ["second", "a"]
+    assert [row.name for row in verdict.ahead] == ["second"]
+    assert verdict.outcome == "loses"
+    assert "), and of second. It is beyond error worse than second, by 0.04000 ± " in headline(verdict)
+
+
+def test_differences_stand_in_tables_to_the_best_and_to_the_first_itda():
+    sae, failed = paired("b", "sae", 0.4, 1.5, 3.6, 4.5), Row("c", "sae", failure="gone")
+    earlier = dataclasses.replace(sae, name="d", measures=unpaired(sae) | {"kl_div_with_sae": Estimate(1.0)})
+    best, first = tables = tables_of_differences([sae, ITDA, failed, earlier])
+    assert (best.reference, first.reference) == ("the best entry", "a")
+    assert best.measures == first.measures == ("fvu",)  # of KL there is nothing to subtract
+    assert [name for name, _ in best.lines] == ["b", "a", "d"]
+    assert best.lines[0][1] == (DASH,)
+    assert best.lines[1][1][0].startswith("+0.0500 ± 0.00")
+    assert first.lines[0][1][0].startswith(f"{MINUS}0.0500 ± 0.00")
+    assert first.lines[2][1] == (f"{MINUS}0.050 ± 0.071 *",)
+    assert "earlier version lack what it takes (d): there errors are taken as independent" in note(tables)
+    assert "independent" not in note(tables_of_differences([sae, ITDA]))
+    assert tables_of_differences([ITDA]) == tables_of_differences([failed]) == []
 
 
 def test_costs_and_failures_are_said():
@@ -118,7 +169,7 @@ def test_costs_and_failures_are_said():
 
 
 def test_long_lists_are_counted():
-    rows = [entry(name, "sae", 0.1) for name in "abcde"]
-    assert listed(rows) == "a, b, c and 2 more"
-    assert listed(rows[:2]) == "a and b"
-    assert listed(rows[:1]) == "a"
+    names = list("abcde")
+    assert listed(names) == "a, b, c and 2 more"
+    assert listed(names[:2]) == "a and b"
+    assert listed(names[:1]) == "a"

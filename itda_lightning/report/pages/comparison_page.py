@@ -14,6 +14,7 @@ from itda_lightning.report.figures.scatter import radius
 from itda_lightning.report.pages.inline import json_for_html, render, write_html
 from itda_lightning.report.pages.latent_data import latent_lines, overview
 from itda_lightning.report.words.columns import columns_of, shared_columns
+from itda_lightning.report.words.differences import note, tables_of_differences
 from itda_lightning.report.words.verdict import cost_line, failures_line, headline, shown, verdicts
 from itda_lightning.report.words.wording import show_number
 from itda_lightning.results.comparison import Comparison, Row
@@ -31,6 +32,7 @@ def render_dashboard(comparison: Comparison) -> str:
     methods = methods_of(measured)
     columns = columns_of(rows)
     shared = shared_columns(rows, columns)
+    differences = tables_of_differences(rows)
     used = [(number, row) for number, row in enumerate(rows, 1) if row.failure is None and row.densities]
     return render(
         "dashboard.html",
@@ -44,6 +46,8 @@ def render_dashboard(comparison: Comparison) -> str:
         state=failures_line(rows),
         cost=cost_line(rows),
         verdicts=[(verdict, headline(verdict)) for verdict in verdicts(rows)],
+        differences=differences,
+        note=note(differences),
         methods=methods,
         legend=list(dict.fromkeys(methods.values())),
         sizes=_sizes(measured),

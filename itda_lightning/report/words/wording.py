@@ -2,11 +2,14 @@
 
 import math
 import re
+from collections.abc import Sequence
 
 from itda_lightning.results.run_results import TokenDecomposition
 
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
+# This many names are listed, the others counted.
+NAMED = 3
 NEGATIVE = "negative coefficient: the activation points away from the atom"
 
 # Metric -> (name, meaning). Others are shown under their own name.
@@ -153,3 +156,9 @@ def show_share(share: float) -> str:
     if not share:
         return "0%"
     return f"{100 * share:#.2g}".rstrip(".") + "%" if 100 * share < 99.5 else f"{100 * share:.0f}%"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return at least one name for a sentence: ``a, b, c and 2 more``."""
+    shown = [*names[:NAMED], *([f"{len(names) - NAMED} more"] if len(names) > NAMED else [])]
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
