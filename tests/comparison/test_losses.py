@@ -140,21 +140,25 @@ def test_predictions_of_the_model_are_kept_where_they_can_be(data, rows, saes, o
     assert None not in passes
 
 
-def test_what_is_kept_of_a_document_is_of_its_tokens_alone(data, rows, saes, of_topk):
-    """The sums of two documents are the same beside others and without them."""
-    numbers = rows.document[rows.kept].unique().tolist()
-    few = rows.select(rows.document.isin(torch.tensor(numbers[1:3])).all(1).nonzero()[:, 0])
-    cut = rows.select(torch.arange(len(rows)))
-    cut.kept &= cut.document.isin(few.document)
-    alone = LossMeter(data.language_model, cut, HOOK).measure(saes["topk"])
+def test_sums_are_kept_by_document(data, rows, saes, of_topk):
+    """Where two documents are called one, their sums are added."""
+    numbers = rows.document[rows.kept].unique()
+    joined = rows.select(torch.arange(len(rows)))
+    joined.document[joined.document == numbers[1]] = numbers[0]
+    fewer = LossMeter(data.language_model, joined, HOOK, 4).measure(saes["topk"])
     for name, found in of_topk.items():
-        above, below = found.documents.above, found.documents.below
-        assert len(above) == len(numbers) > 3
-        assert sum(above) / sum(below) == pytest.approx(found.value, rel=1e-9)
-        assert above[1:3] == pytest.approx(alone[name].documents.above, rel=1e-4, abs=1e-4), name
-        assert below[1:3] == pytest.approx(alone[name].documents.below, rel=1e-4), name
-    assert of_topk["ce_loss_increase"].documents.below == of_topk["ce_loss_with_sae"].documents.below
-    assert sum(of_topk["kl_div_with_sae"].documents.below) == int(rows.kept.sum())
+        assert len(found.documents.above) == len(numbers) > 2
+        assert sum(found.documents.above) / sum(found.documents.below) == pytest.approx(found.value, rel=1e-9)
+        for part in ("above", "below"):
+            first, second, *others = getattr(found.documents, part)
+            assert getattr(fewer[name].documents, part) == pytest.approx((first + second, *others), rel=1e-6), name
+    kept = rows.document[:, :-1][rows.kept[:, :-1]]
+    counts = [int((kept == number).sum()) for number in numbers]
+    assert list(of_topk["ce_loss_increase"].documents.below) == counts
+    assert (
+        list(of_topk["kl_div_with_sae"].documents.below)
+        == rows.document[rows.kept].unique(return_counts=True)[1].tolist()
+    )
 
 
 def test_a_perfect_replacement_loses_nothing(meter, monkeypatch):

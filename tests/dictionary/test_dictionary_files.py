@@ -14,6 +14,7 @@ from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.dictionary_files import FORMAT_VERSION, INDEX_FILE, TENSORS_FILE
 from itda_lightning.dictionary.sources import Sources
 from itda_lightning.errors import InputError
+from itda_lightning.machine.digests import DIGEST
 from tests.dictionary.test_dictionary import activations, sources_of, table_of, unit_rows
 
 
@@ -205,3 +206,14 @@ def test_tensors_that_make_no_dictionary_are_refused(saved, changes):
     save_file(load_file(saved / TENSORS_FILE) | changes, saved / TENSORS_FILE)
     with pytest.raises(InputError, match=r"saved does not hold a valid dictionary: (?s:.*); save it again$"):
         Dictionary.load(saved)
+
+
+def test_a_dictionary_without_a_digest_is_read_with_one_line_of_warning(saved, caplog):
+    index = json.loads((saved / INDEX_FILE).read_text())
+    Dictionary.load(saved)
+    assert caplog.messages == []
+    (saved / INDEX_FILE).write_text(json.dumps({name: index[name] for name in index if name != DIGEST}))
+    assert Dictionary.load(saved).n_atoms == 5
+    assert caplog.messages == [
+        f"{saved} has no digest (an earlier version or another program wrote it): damage would not show"
+    ]

@@ -15,7 +15,7 @@ import itda_lightning as il
 from itda_lightning.activations.arrays import ArrayActivations
 from itda_lightning.activations.bundled import cache_directory
 from itda_lightning.evaluation.data_of import data_for
-from itda_lightning.fitting.from_python import given_texts
+from itda_lightning.fitting.from_python import _refinement, given_texts
 from tests.fits import HOOK
 
 OPTIONS = {"max_atoms": 48, "k": 4, "batch_size": 256, "calibration_tokens": 512}
@@ -175,3 +175,9 @@ def test_bars_are_hidden_on_request_and_nothing_is_advertised(x, capfd):
     assert "Refine activations" in told
     assert not re.search(r"Tip|GPU available|litlogger", told)
     assert logger.level == level
+
+
+@pytest.mark.parametrize(("refine", "passes"), [(None, None), (False, None), (True, 3), ({"passes": 1}, 1)])
+def test_refinement_is_of_the_commands_setting_of_given_fields_or_none(refine, passes):
+    settings = _refinement(refine)
+    assert (settings and settings.passes) == passes

@@ -304,3 +304,15 @@ def test_atoms_may_be_kept_in_half_precision_from_the_start(data_of, usual):
     assert half.dictionary().atoms.dtype == half.finished_dictionary().atoms.dtype == torch.bfloat16
     assert half.dictionary().bias.dtype == torch.float32
     assert half.history[-1]["fvu"] == pytest.approx(usual().history[-1]["fvu"], rel=0.1)
+
+
+def test_a_checkpoint_of_before_pruning_has_codes_that_are_not_pruned(usual):
+    module, checkpoint = usual(), {}
+    module.on_save_checkpoint(checkpoint)
+    checkpoint["state_dict"] = module.state_dict()
+    assert checkpoint["itda"].pop("least_gains") == [0.0]
+    restored = ITDA(**module.hparams)
+    restored.on_load_checkpoint(checkpoint)
+    restored.load_state_dict(checkpoint["state_dict"])
+    assert restored.dictionary().least_gain == 0.0
+    assert_same(restored.dictionary(), module.dictionary())

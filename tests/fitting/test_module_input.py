@@ -11,6 +11,11 @@ import torch
 from itda_lightning import ITDA, ActivationsDataModule, InputError
 from itda_lightning.activations import datamodule
 from itda_lightning.activations.harvesting import RowActivations
+from itda_lightning.fitting import arguments
+from itda_lightning.fitting.arguments import PER_ATOM
+from itda_lightning.fitting.fit_run import fit_run
+from itda_lightning.fitting.refinement import RefinementSettings
+from itda_lightning.fitting.run_directory import RunSettings
 from tests.fits import HOOK, data_settings, fitted, sharing_models, trainer
 
 
@@ -137,3 +142,20 @@ def test_a_budget_below_the_number_of_atoms(data_of):
         InputError, match=r"cannot calibrate a threshold at blocks.1.*1,\d\d\d activations cannot fill 5,000"
     ):
         fitted(data_of(), threshold=None, max_atoms=5000)
+
+
+def test_dictionaries_may_take_all_of_the_memory_and_no_byte_more(monkeypatch):
+    settings, widths = ITDA(max_atoms=100).hparams, {"one": 64, "other": 32}
+    needed = 100 * ((64 + 32) * 4 + 2 * PER_ATOM)
+    monkeypatch.setattr(arguments, "total_memory", lambda device: needed)
+    arguments.check_sizes(settings, widths)
+    monkeypatch.setattr(arguments, "total_memory", lambda device: needed - 1)
+    with pytest.raises(InputError, match=r"model.max_atoms 100 takes .* at 2 hook points, but there are .*: lower it"):
+        arguments.check_sizes(settings, widths)
+
+
+def test_a_refinement_that_cannot_be_is_refused_before_anything_is_written(data_of, tmp_path):
+    run, refinement = RunSettings(directory=str(tmp_path / "run")), RefinementSettings(rate=2.0)
+    with pytest.raises(InputError, match=r"refine.rate must be above 0 and at most 1 radian, got 2"):
+        fit_run(trainer(), ITDA(max_atoms=8), data_of(), run, refinement)
+    assert not list(tmp_path.iterdir())

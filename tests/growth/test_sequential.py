@@ -11,6 +11,7 @@ from torch import Tensor
 
 from itda_lightning.growth import Growth, GrowthRule, grow_sequential
 from itda_lightning.growth import sequential as module
+from itda_lightning.growth.across_processes import Step, grow_among_ranks
 from itda_lightning.pursuit import PursuitName, compiled, pursue
 from itda_lightning.pursuit.gram import UNIT
 from tests.growth.naive import ROUNDING, NaiveGrowth, grow_one_by_one, mixtures
@@ -232,3 +233,13 @@ def test_tiny_batches(form, n):
     grown = grow(torch.ones(n, 3, dtype=DTYPES[form]), 4, GrowthRule(2, "mp", False, 0.5), form)
     assert grown.accepted.tolist() == list(range(n))
     assert grown.residual_energy.shape == (n,)
+
+
+def test_one_process_alone_grows_as_without_others():
+    """What is sent to other processes holds all that a step of growth is."""
+    x, rule = mixtures(40, 12, seed=3, dtype=torch.float32), GrowthRule(4, "omp", False, 0.3)
+    expected = grow(x, 60, rule, "gram, single")
+    (found,) = grow_among_ranks("sequential", [Step(x, with_room(x[:0], 60, "gram, single"), rule)])
+    assert 0 < len(expected.accepted) < len(x)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from itda_lightning import generalised_orthogonal_matching_pursuit as gomp
 from itda_lightning.pursuit import PURSUITS, SparseCode, compiled, orthogonal_matching_pursuit, pursue
 from itda_lightning.pursuit.generalised import STEPS, _least_squares
+from itda_lightning.pursuit.kernels.screening import GROUP
 from tests import oracle
 from tests.pursuit.cases import Case, cases, make_case
 from tests.pursuit.forms import GOMP_FORMS, prepare
@@ -216,3 +217,13 @@ def test_codes_do_not_depend_on_how_many_atoms_are_screened_at_a_time(monkeypatc
     parts = gomp(x, atoms, 9, nonnegative=nonnegative)
     assert torch.equal(whole.support, parts.support)
     assert torch.equal(whole.coefficients, parts.coefficients)
+
+
+def test_an_atom_of_the_next_part_is_hidden_there_alone(monkeypatch):
+    """Atoms are screened in parts; the first atom behind one is not in it, and its place is the next activation's."""
+    monkeypatch.setattr(compiled, "PART", GROUP)
+    atoms = torch.eye(2 * GROUP)
+    x = torch.zeros(2, 2 * GROUP)
+    x[0, [GROUP, 1]], x[1, [5, 0]] = torch.tensor([3.0, 1.0]), torch.tensor([3.0, 2.0])
+    code = pursue("gomp", x, prepare(atoms, "no gram, single"), 3)
+    assert code.support.tolist() == [[GROUP, 1, -1], [5, 0, -1]]

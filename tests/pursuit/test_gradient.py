@@ -87,3 +87,12 @@ def test_half_precision_gets_gradients_in_its_own_dtype():
     differentiable(SUPPORT, torch.ones(3, 3), x, rows, False).sum().backward()
     assert x.grad.dtype == rows.grad.dtype == torch.bfloat16
     assert torch.isfinite(rows.grad).all()
+
+
+def test_derivatives_are_computed_for_a_block_at_a_time_unless_a_graph_is_traced(monkeypatch):
+    """A graph is for batches of any size, so it has no loop over blocks."""
+    monkeypatch.setattr(gradient, "BLOCK_ENTRIES", 70)
+    support, x = torch.zeros(5, 3, dtype=torch.int64), torch.zeros(5, 10)
+    assert list(gradient._blocks(support, x)) == [slice(0, 2), slice(2, 4), slice(4, 6)]
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert list(gradient._blocks(support, x)) == [slice(None)]

@@ -158,3 +158,16 @@ def test_no_codes():
         il.orthogonal_matching_pursuit(torch.zeros(2, 3), torch.eye(3), 2), torch.zeros(2, 3), torch.eye(3), 0.1
     )
     assert nothing.support.tolist() == [[-1, -1]] * 2
+
+
+@forms
+def test_an_atom_whose_coefficient_is_negative_leaves_first_however_much_it_gains(form):
+    """Without the second atom the error is a fifth of the activation's energy, which is far more than the limit."""
+    atoms = torch.tensor([[1.0, 0.0], [0.6, 0.8]], dtype=DTYPES[form])
+    x = torch.tensor([[2.0, -1.0], [2.0, 1.0]], dtype=DTYPES[form])
+    both = il.SparseCode(torch.tensor([[0, 1], [0, 1]]), torch.ones(2, 2, dtype=x.dtype), torch.ones(2, dtype=x.dtype))
+    left = leave_one_out(both, x, prepare(atoms, form), 0.02, nonnegative=True).code
+    assert left.support.tolist() == [[0, -1], [0, 1]]
+    torch.testing.assert_close(left.coefficients, torch.tensor([[2.0, 0.0], [1.25, 1.25]], dtype=x.dtype))
+    signed = leave_one_out(both, x, prepare(atoms, form), 0.02, nonnegative=False).code
+    torch.testing.assert_close(signed.coefficients[0], torch.tensor([2.75, -1.25], dtype=x.dtype))

@@ -105,7 +105,7 @@ def test_differences_are_there_with_what_their_errors_are(text):
     ]
     assert all(table.count('<th scope="row">') == 15 for table in tables)
     assert '<th scope="col">FVU</th>' in tables[0]
-    assert f'itda-mp-4k</th><td class="number">{MINUS}0.0900 ± 0.0038 *</td>' in tables[1]
+    assert f'itda-mp-4k</th><td class="number">{MINUS}0.0900 ± 0.0039 *</td>' in tables[1]
     assert "(itda-mp-1k, itda-omp-1k, itda-mp-4k and 12 more): there errors are taken as independent" in text
 
 
