@@ -22,7 +22,8 @@ from itda_lightning.machine.atomic_files import write_text
 from itda_lightning.pursuit import generalised
 from itda_lightning.report.words.wording import show_estimate
 from itda_lightning.results.as_json import read_results
-from itda_lightning.results.comparison import Comparison, Row
+from itda_lightning.results.comparison import Comparison, Estimate, Row
+from itda_lightning.results.paired import paired_difference
 
 HERE = Path(__file__).parent
 # The share of documents that the comparisons hold out.
@@ -43,7 +44,7 @@ def row_of(steps: int, directory: Path, text: Path, options: list[str]) -> Row:
     default, generalised.STEPS = generalised.STEPS, steps
     try:
         place = directory / f"{steps}-steps"
-        chosen = ["--data.dataset", str(text), "--directory", str(place), "--title", f"{steps} steps"]
+        chosen = ["--data.dataset", str(text), "--directory", str(place), "--title", _name(steps)]
         if compare(["--config", str(HERE / "steps.yaml"), *chosen, *options]):
             raise SystemExit(f"the fit in {steps} steps failed")
     finally:
@@ -62,7 +63,7 @@ def run(
 
     Args:
         directory: where the text and the fits are kept.
-        numbers: of steps.
+        numbers: of steps, among them today's.
         options: further options of ``compare``, e.g. ``--data.cache_dir=PLACE``.
         results: directory of the results.
     """
@@ -71,36 +72,50 @@ def run(
     place.mkdir(parents=True, exist_ok=True)
     text = unreported_text(place)
     rows = {steps: row_of(steps, place, text, list(options)) for steps in numbers}
-    first = next(iter(rows.values()))
+    today = rows[generalised.STEPS]
     study = Study("quality/steps", MODEL, None, "blocks.14.hook_resid_post", f"{DATASET}, unreported", 65_536, 0)
     result = {
         **describe(study),
-        "tokens_hash": first.tokens_hash,
-        "settings": first.settings,
+        "tokens_hash": today.tokens_hash,
+        "settings": today.settings,
         "rows": [as_json(steps, row) for steps, row in rows.items()],
+        "differences": [as_difference(steps, row, today) for steps, row in rows.items() if row is not today],
     }
     write_results(Path(results), "steps", result, as_markdown(result))
 
 
 def as_json(steps: int, row: Row) -> dict[str, Any]:
     """Return what is kept of a row."""
-    measures = {name: vars(row.measures[name]) for name in COLUMNS}
-    return {
-        "name": f"{steps} steps",
-        "steps": steps,
-        "identity": row.identity,
-        "atoms": row.width,
-        "measures": measures,
-    }
+    measures = {name: _figures(row.measures[name]) for name in COLUMNS}
+    return {"name": _name(steps), "identity": row.identity, "atoms": row.width, "measures": measures}
+
+
+def as_difference(steps: int, row: Row, today: Row) -> dict[str, Any]:
+    """Return what a row has more than that of today's number of steps, with paired errors."""
+    gaps = {name: paired_difference(row, today, name) for name in COLUMNS}
+    measures = {name: _figures(found) for name, found in gaps.items() if found is not None}
+    return {"name": f"{_name(steps)} less {_name(generalised.STEPS)}", "measures": measures}
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    """Return the table."""
-    rows = [
-        [str(row["steps"]), *(show_estimate(**row["measures"][name]) for name in COLUMNS)] for row in result["rows"]
-    ]
-    lines = [environment(result), "", *table(["steps", *COLUMNS], rows)]
+    """Return both tables."""
+    lines = [environment(result)]
+    for part, title in (("rows", "fit and code"), ("differences", "difference")):
+        cells = [[row["name"], *(_shown(row, name) for name in COLUMNS)] for row in result[part]]
+        lines += ["", *table([title, *COLUMNS], cells)]
     return "\n".join(lines) + "\n"
+
+
+def _name(steps: int) -> str:
+    return f"{steps} steps"
+
+
+def _figures(estimate: Estimate) -> dict[str, float | None]:
+    return {"value": estimate.value, "error": estimate.error}
+
+
+def _shown(row: dict[str, Any], name: str) -> str:
+    return show_estimate(**row["measures"][name]) if name in row["measures"] else ""
 
 
 if __name__ == "__main__":
