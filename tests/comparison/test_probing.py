@@ -235,10 +235,9 @@ def test_the_estimate_by_hand():
 
 
 def test_the_hash_of_examples_is_that_of_what_is_drawn():
-    one = draw(8, 4)
-    hashes = [hash_of_examples(datasets) for datasets in ([one], [one, one], [draw(8, 5)], [draw(9, 4)])]
-    assert len(set(hashes)) == 4
-    assert hash_of_examples([draw(8, 4)]) == hashes[0]
+    one = [hash_of_examples([draw(8, 4)]) for _ in range(2)]
+    others = [hash_of_examples(datasets) for datasets in ([draw(8, 4)] * 2, [draw(8, 5)], [draw(9, 4)])]
+    assert len({*one, *others}) == 4
 
 
 def test_everything_together(language_model, settings, tiny_run):
@@ -257,8 +256,7 @@ def test_everything_together(language_model, settings, tiny_run):
         assert 0 <= found.value <= 1
         assert found.error is not None
         assert found.error >= 0
-        assert np.shape(found.draws.scores) == (1, settings.seeds)
-        assert np.mean(found.draws.scores) == pytest.approx(found.value)
+        assert sum(found.draws.scores[0]) / settings.seeds == pytest.approx(found.value)
     assert len({found.draws.examples for found in (*itda.values(), *other.values())}) == 1
     sparse = measure_probing(topk(), language_model, HOOK, replace(settings, references=False, detected=True))
     probes = ("k=4", "detected k=4")
