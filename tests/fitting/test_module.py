@@ -307,7 +307,8 @@ def test_atoms_may_be_kept_in_half_precision_from_the_start(data_of, usual):
 
 
 def test_a_checkpoint_of_before_pruning_has_codes_that_are_not_pruned(usual):
-    module, checkpoint = usual(), {}
+    module = usual()
+    checkpoint: dict[str, Any] = {}
     module.on_save_checkpoint(checkpoint)
     checkpoint["state_dict"] = module.state_dict()
     assert checkpoint["itda"].pop("least_gains") == [0.0]

@@ -60,12 +60,12 @@ def test_the_error_is_that_of_whole_documents_drawn_anew() -> None:
     """With other draws, of tokens and not of sums."""
     chance = np.random.default_rng(0)
     tokens = [chance.normal(chance.normal(size=2), 0.3, (size, 2)) for size in chance.integers(5, 40, 30)]
-    rows = [of_documents(name, [(d[:, i].sum(), len(d)) for d in tokens]) for i, name in enumerate("ab")]
+    one, other = (of_documents(name, [(d[:, i].sum(), len(d)) for d in tokens]) for i, name in enumerate("ab"))
     gaps = []
     for _ in range(4000):
         drawn = np.concatenate([tokens[i] for i in chance.integers(len(tokens), size=len(tokens))])
         gaps.append(drawn[:, 0].mean() - drawn[:, 1].mean())
-    found = paired_difference(*rows, "fvu")
+    found = paired_difference(one, other, "fvu")
     assert found is not None
     assert found.error == pytest.approx(np.std(gaps, ddof=1), rel=0.08)
 
