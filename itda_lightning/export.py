@@ -7,13 +7,13 @@ from itda_lightning.activations.shuffled import TrainingRows
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.facts import without_local_paths
 from itda_lightning.errors import InputError
-from itda_lightning.evaluation.data_of import data_for, load_with_data
+from itda_lightning.evaluation.data_of import data_for, load_with_data, stored_heldout
 from itda_lightning.evaluation.plain_pursuit import growth_of_error
 from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.command_line import run_command, run_function
 from itda_lightning.machine.paths import user_path
-from itda_lightning.saelens import save_export
+from itda_lightning.saelens import HeldOut, save_export
 
 
 def export(
@@ -55,9 +55,12 @@ def export(
     else:
         loaded, hook, data = load_with_data(dictionary, hook_name, data_config, "auto")
         activations = TrainingRows(data, hook).first(tokens)
-    growth = None if pursuit is None else _growth(loaded, data_config)
+    growth, heldout = (None, None) if pursuit is None else _growth(loaded, data_config)
+    if pursuit is None and (architecture != "itda" or nonnegative_view):  # other latents than the fit validated
+        heldout = stored_heldout(loaded, data_config)
     loaded.metadata = without_local_paths(loaded.metadata)
-    save_export(loaded, path, architecture, dtype, activations, signed=not nonnegative_view, pursuit=pursuit)
+    signed = not nonnegative_view
+    save_export(loaded, path, architecture, dtype, activations, signed=signed, pursuit=pursuit, heldout=heldout)
     imports = "import itda_lightning.saelens; " if architecture == "itda" else ""
     sys.stdout.write(
         f"wrote {output}: {loaded.n_atoms} atoms of dimension {loaded.d_in} as a SAELens SAE of architecture "
@@ -67,13 +70,14 @@ def export(
     )
 
 
-def _growth(dictionary: Dictionary, data_config: str | None) -> str:
-    """Say by how much the error grows, or why that is not known."""
+def _growth(dictionary: Dictionary, data_config: str | None) -> tuple[str, HeldOut | None]:
+    """Say by how much the error grows, or why that is not known; return the activations that tell it, too."""
     try:
         hook = dictionary.metadata.get("hook_name") or ""
-        return growth_of_error(dictionary, data_for(dictionary, data_config, hook), hook)
+        data = data_for(dictionary, data_config, hook)
+        return growth_of_error(dictionary, data, hook), (x for x, _ in data.heldout_batches(hook))
     except InputError as error:
-        return f"by how much the error grows is not known: {error}"
+        return f"by how much the error grows is not known: {error}", None
 
 
 def main(args: list[str] | None = None) -> None:

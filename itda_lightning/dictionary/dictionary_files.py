@@ -66,6 +66,7 @@ class KnownMetadata(TypedDict, total=False):
     activations_skipped: int
     growth: list[tuple[int, int]]
     validation: list[dict[str, float | int | str | None]]
+    codes: dict[str, Any]
     refinement: dict[str, Any]
     transfer: dict[str, Any]
     typical_coefficients: list[float]

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from itda_lightning.dictionary.dictionary import REFINEMENT
+from itda_lightning.dictionary.dictionary import REFINEMENT, Dictionary
 from itda_lightning.machine.paths import is_here, is_meant_as_path
 
 # SAELens's names of the loaders; the bridge has the hook names of a HookedTransformer.
@@ -44,6 +44,7 @@ class FitMetadata(TypedDict):
     activations_skipped: int
     growth: list[list[int]]
     validation: list[Validation]
+    codes: NotRequired[dict[str, Any]]
     refinement: NotRequired[dict[str, Any]]
 
 
@@ -59,6 +60,11 @@ def without_local_paths(facts: Any) -> Any:
     if isinstance(facts, str) and "://" not in facts and (is_meant_as_path(facts) or ("/" in facts and is_here(facts))):
         return Path(facts).name or "/"
     return facts
+
+
+def codes_of(dictionary: Dictionary) -> dict[str, Any]:
+    """Return the settings that decide the codes of given atoms."""
+    return {name: getattr(dictionary, name) for name in ("k", "pursuit", "nonnegative", "least_gain")}
 
 
 def settings(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,6 +88,7 @@ def fit_metadata(
     history: Sequence[Validation],
     refinement: Mapping[str, Any] | None = None,
     typical_energy: float | None = None,
+    codes: Mapping[str, Any] | None = None,
 ) -> FitMetadata:
     """Return the facts that are saved beside the dictionary of one hook point.
 
@@ -92,6 +99,7 @@ def fit_metadata(
         appended_at: activations seen when each atom was appended.
         history: validations of all hook points before any refinement.
         refinement: the facts of a refinement, its validation among them.
+        codes: the settings of the codes that were validated, as ``codes_of`` returns them.
     """
     grown_at, counts = appended_at.unique(return_counts=True)
     metadata = FitMetadata(
@@ -111,6 +119,8 @@ def fit_metadata(
         growth=torch.stack([grown_at, counts.cumsum(0)], dim=1).tolist(),  # [activations seen, atoms]
         validation=[entry for entry in history if entry["hook_name"] == hook_name],
     )
+    if codes is not None:
+        metadata["codes"] = dict(codes)
     if refinement is not None:
         metadata[REFINEMENT] = dict(refinement)
     return metadata

@@ -1,10 +1,13 @@
 """The data on which a dictionary is evaluated: those of its own fit, or of a config."""
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_origin, get_type_hints
 
 import yaml
+from jaxtyping import Float
+from torch import Tensor
 
 from itda_lightning.activations.bundled import cache_directory
 from itda_lightning.activations.datamodule import ActivationsDataModule
@@ -15,6 +18,7 @@ from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.machine.parser import load_config
 from itda_lightning.machine.paths import user_path
 from itda_lightning.machine.schema import check_known
+from itda_lightning.machine.single_values import listed
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +101,19 @@ def load_with_data(
     return dictionary, hook, data_for(dictionary, config, hook, device)
 
 
+def stored_heldout(dictionary: Dictionary, config: str | None = None) -> Iterator[Float[Tensor, "batch d"]] | None:
+    """Iterate over the held-out activations of a dictionary's data, or of a config's, if a cache on disk has them."""
+    hook = str(dictionary.metadata.get("hook_name"))
+    try:
+        data = data_for(dictionary, config, hook)
+        stored = data.stored("heldout")
+        if stored is None or stored.widths.get(hook) != dictionary.d_in:
+            return None
+    except InputError:
+        return None
+    return (x for x, _ in data.heldout_batches(hook))
+
+
 def add_prompts(dictionary: Dictionary, data: ActivationsDataModule) -> None:
     """Give a dictionary of a checkpoint, whose sources have no text, its prompts if ``data`` are those of its fit."""
     if dictionary.prompts is not None or dictionary.sources is None:
@@ -118,7 +135,7 @@ def _read(path: Path) -> dict[str, Any]:
     data: dict[str, Any] = content["data"]
     if not isinstance(data.get("model"), str):
         raise InputError(f"the data section of {path} names no model: give data.model")
-    return data
+    return {name: listed(value, KINDS.get(name)) for name, value in data.items()}
 
 
 def models_agree(one: LanguageModelName, other: LanguageModelName) -> bool | None:

@@ -1,9 +1,12 @@
 """Put dictionaries on the hub: their files, exports for SAELens and a model card, without local paths."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
 
 from itda_lightning.dictionary.atoms_with_model import does
 from itda_lightning.dictionary.copies import copied, without_prompts
@@ -59,7 +62,10 @@ def fill(
         ready = ready if prompts else without_prompts(ready)
         exports: dict[str, str] = {architecture: f"{architecture}/{name}" for architecture in EXPORTS}
         for architecture, pursuit in EXPORTS.items():
-            save_export(ready, directory / exports[architecture], architecture, pursuit=pursuit)
+            measured = growth is not None and architecture != "itda"  # of itda the fit's validation tells
+            heldout = _heldout(dictionary) if measured else None
+            place = directory / exports[architecture]
+            save_export(ready, place, architecture, pursuit=pursuit, heldout=heldout)
         ready.save(directory / DICTIONARIES / name)
         shared.append(Shared(ready, exports, growth))
     write_text(directory / "README.md", repository_card(shared, repo_id, text_licence))
@@ -76,3 +82,8 @@ def _measured(dictionary: Dictionary) -> str | None:
         return growth_of_error(dictionary, data, hook)
     except InputError:
         return None
+
+
+def _heldout(dictionary: Dictionary) -> Iterator[Float[Tensor, "batch d"]]:
+    hook, data = data_of(dictionary)
+    return (x for x, _ in data.heldout_batches(hook))

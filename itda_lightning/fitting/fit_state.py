@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.dictionary.dictionary import REFINEMENT, Dictionary
-from itda_lightning.dictionary.facts import FitMetadata, fit_metadata, settings
+from itda_lightning.dictionary.facts import FitMetadata, codes_of, fit_metadata, settings
 from itda_lightning.dictionary.sources import COLUMNS, Prompt, Sources
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.arguments import check_sizes
@@ -191,7 +191,7 @@ class FitState(L.LightningModule):
 
     def metadata(self, hook_name: str) -> FitMetadata:
         """Return the facts of the fit of one hook point: model, data, settings, and the curves of growth and FVU."""
-        n, index = self.dictionary(hook_name).n_atoms, self.hook_names.index(hook_name)
+        dictionary, index = self.dictionary(hook_name), self.hook_names.index(hook_name)
         return fit_metadata(
             hook_name,
             data=self._data_settings,
@@ -199,10 +199,11 @@ class FitState(L.LightningModule):
             threshold=float(self.thresholds[index]),
             seen=int(self.seen),
             skipped=int(self.skipped[index]),
-            appended_at=self.appended_at[index, :n].cpu(),
+            appended_at=self.appended_at[index, : dictionary.n_atoms].cpu(),
             history=self.history,
             refinement=self.refinements.get(hook_name),
             typical_energy=float(self.typical_energies[index]),
+            codes=codes_of(dictionary),
         )
 
     def _make_dictionaries(self, widths: dict[str, int]) -> None:

@@ -1,4 +1,4 @@
-"""From a dictionary to a SAELens SAE and its files (``cfg.json``, ``sae_weights.safetensors``) and back.
+"""From a dictionary to a SAELens SAE and back; ``export_directory.py`` has its files.
 
 Two architectures compute the codes; those of ``amortised.py`` imitate them. ``itda`` is this package's own and holds
 every dictionary, a signed one also as the rows [D; -D] with non-negative codes. ``matching_pursuit`` is SAELens's and
@@ -7,36 +7,30 @@ loads without this package; it is matching pursuit with non-negative coefficient
 is picked with both signs has two coefficients there, whose difference is the one here.
 """
 
-import json
-import warnings
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
 from sae_lens import SAE
-from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
 from sae_lens.saes.matching_pursuit_sae import MatchingPursuitSAE, MatchingPursuitSAEConfig
 from sae_lens.saes.sae import SAEMetadata
 from sae_lens.util import dtype_to_str
-from safetensors import SafetensorError
 from torch import Tensor
 
 from itda_lightning.dictionary.copies import as_matching_pursuit
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
-from itda_lightning.machine.atomic_files import new_directory
 from itda_lightning.machine.checks import check_choice
 from itda_lightning.pursuit import PURSUITS, PursuitName
 from itda_lightning.saelens.amortised import AmortisedArchitecture, amortised_sae
 from itda_lightning.saelens.architecture import ITDASAE, ITDASAEConfig
-from itda_lightning.saelens.export_files import check_sae_files, write_sae
-from itda_lightning.saelens.model_card import model_card, needs
+from itda_lightning.saelens.final_figures import HeldOut, final_figures
+from itda_lightning.saelens.model_card import needs
 from itda_lightning.saelens.sae_metadata import KEY, Provenance, dictionary_metadata, read_provenance
 from itda_lightning.saelens.stored_rows import positive_half, unit_rows
 
 Architecture = Literal["itda", "matching_pursuit"]
-DtypeName = Literal["float32", "bfloat16", "float16"]
 
 
 def to_sae(
@@ -46,6 +40,7 @@ def to_sae(
     *,
     signed: bool = True,
     pursuit: Literal["mp"] | None = None,
+    heldout: HeldOut | None = None,
 ) -> SAE[Any]:
     """Convert a dictionary to a SAELens SAE: with the same codes, or with a linear encoder that imitates them.
 
@@ -66,9 +61,12 @@ def to_sae(
             no non-negative dictionary, has signed codes.
         pursuit: "mp" to encode by plain matching pursuit of as many steps, unpruned, with a larger error, as
             "matching_pursuit" has to; None for the dictionary's own.
+        heldout: (tokens, d_in) activations, whole or in batches, on which mean L0 and dead latents are measured for
+            the metadata; None for those of the fit's last validation if the SAE has the codes that it measured.
 
     Returns:
-        The SAE, on the dictionary's device, with its sources in ``cfg.metadata.itda``.
+        The SAE, on the dictionary's device, with its sources in ``cfg.metadata.itda``; what is known of
+        ``training_tokens``, ``l0`` and ``num_dead_features`` is there as SAELens's own trainer names it.
 
     Raises:
         InputError: an unknown architecture, no activations or too few for "jumprelu" and "topk", a pursuit other than
@@ -86,26 +84,29 @@ def to_sae(
         >>> to_sae(dictionary, signed=False).encode(torch.tensor([[0.0, -3.0, 1.0, 0.5]])).detach()
         tensor([[0., 0., 1., 0., 0., 3., 0., 0.]])
     """
-    _check_architecture(architecture)
-    return _converted(_encoded_by(dictionary, pursuit), architecture, activations, signed, unfinished=None)
+    check_architecture(architecture)
+    return converted(encoded_by(dictionary, pursuit), architecture, activations, signed, heldout, unfinished=None)
 
 
-def _encoded_by(dictionary: Dictionary, pursuit: str | None) -> Dictionary:
+def encoded_by(dictionary: Dictionary, pursuit: str | None) -> Dictionary:
+    """Return the dictionary, or a copy with another pursuit. Raises InputError for one other than "mp"."""
     if pursuit is None:
         return dictionary
     check_choice(("mp",), {"pursuit": pursuit})
     return as_matching_pursuit(dictionary)
 
 
-def _check_architecture(architecture: str) -> None:
+def check_architecture(architecture: str) -> None:
+    """Raise InputError for an architecture that ``to_sae`` does not know."""
     check_choice((*get_args(Architecture), *get_args(AmortisedArchitecture)), {"architecture": architecture})
 
 
-def _converted(
+def converted(
     dictionary: Dictionary,
     architecture: Architecture | AmortisedArchitecture,
     activations: Float[Tensor, "tokens d"] | None,
     signed: bool,
+    heldout: HeldOut | None,
     unfinished: Path | None,
 ) -> SAE[Any]:
     """Convert as ``to_sae``, with a regression that goes on from the file ``unfinished``."""
@@ -142,6 +143,7 @@ def _converted(
             options |= {"max_iterations": dictionary.k, "residual_threshold": 0.0, "stop_on_duplicate_support": False}
             sae = MatchingPursuitSAE(MatchingPursuitSAEConfig(**options, d_sae=len(rows)))
         sae.load_state_dict({"W_dec": rows, "b_dec": dictionary.bias.detach().clone()}, assign=True)
+    metadata |= final_figures(dictionary, sae, heldout)
     # Set last: SAELens's constructor warns of models with processed weights, which is for those who load the SAE.
     sae.cfg.metadata = SAEMetadata(**metadata, **needs(architecture))
     return sae.to(device=atoms.device)
@@ -212,80 +214,6 @@ def from_sae(sae: SAE[Any]) -> Dictionary:
     except ValueError as error:
         remedy = "; or call sae.fold_W_dec_norm() first" if architecture == "itda" else ""
         raise InputError(f"the SAE of architecture {architecture!r} is not a dictionary: {error}{remedy}") from error
-
-
-def save_export(
-    dictionary: Dictionary,
-    path: str | Path,
-    architecture: Architecture | AmortisedArchitecture = "itda",
-    dtype: DtypeName = "float32",
-    activations: Float[Tensor, "tokens d"] | None = None,
-    *,
-    signed: bool = True,
-    pursuit: Literal["mp"] | None = None,
-) -> SAE[Any]:
-    """Write a dictionary to a new directory that ``SAE.load_from_disk`` reads, in one step, and return the SAE.
-
-    Its README.md says how to load it. A regression that was killed goes on where it was, from
-    ``PATH.encoder.safetensors``, which is removed at the end.
-
-    Raises InputError for a path that exists or cannot be written, a bias that overflows ``dtype``, or as ``to_sae``.
-    """
-    _check_architecture(architecture)
-    dictionary, path = _encoded_by(dictionary, pursuit), Path(path)
-    unfinished = path.with_name(f"{path.name}.encoder.safetensors")
-    with new_directory(path) as directory:  # which refuses one that exists, before minutes of regression
-        sae = _converted(dictionary, architecture, activations, signed, unfinished).to(dtype=getattr(torch, dtype))
-        if not torch.isfinite(sae.b_dec).all():
-            raise InputError(f"the bias of the dictionary overflows {dtype}: use float32 or bfloat16")
-        write_sae(sae, directory)
-        card = model_card({path.name: sae.cfg.to_dict()}, f'SAE.load_from_disk("{path.name}")')
-        (directory / "README.md").write_text(card, encoding="utf-8")
-    unfinished.unlink(missing_ok=True)
-    return sae
-
-
-def load_export(path: str | Path, device: str | torch.device = "cpu") -> Dictionary:
-    """Load a dictionary from the directory of an SAE of either architecture, comparing the digest if it has one.
-
-    Raises InputError for any other files, and for damaged ones.
-    """
-    path = Path(path)
-    try:
-        architecture = json.loads((path / SAE_CFG_FILENAME).read_text(encoding="utf-8"))["architecture"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path / SAE_CFG_FILENAME} is not the configuration of a SAELens SAE ({type(error).__name__}: {error}): "
-            "export the dictionary again"
-        ) from error
-    if architecture not in get_args(Architecture):
-        raise InputError(
-            f"{path} holds an SAE of architecture {architecture!r}, which is not a dictionary: give an export of "
-            f"architecture {' or '.join(get_args(Architecture))}"
-        )
-    try:
-        (path / SAE_WEIGHTS_FILENAME).open("rb").close()  # safetensors calls a file missing that this user may not read
-        with warnings.catch_warnings():  # of processed weights: this package loads models as they are
-            warnings.filterwarnings("ignore", r"\s*This SAE has non-empty model_from_pretrained_kwargs")
-            sae = SAE.load_from_disk(path, device=str(device))
-        check_sae_files(path)
-    except InputError:
-        raise
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        ArithmeticError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:
-        raise InputError(
-            f"{path} does not hold a complete SAE ({SAE_CFG_FILENAME} and {SAE_WEIGHTS_FILENAME}): "
-            f"{type(error).__name__}: {' '.join(str(error).split())}; export the dictionary again"
-        ) from error
-    return from_sae(sae)
 
 
 def _matching_pursuit_sparsity(sae: MatchingPursuitSAE) -> int:

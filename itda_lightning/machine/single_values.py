@@ -1,0 +1,63 @@
+"""A single value where a list is meant is a list of one: on the command line, in YAML and in nested settings."""
+
+import argparse
+from collections.abc import Iterable, Sequence
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from jsonargparse import get_loader
+from jsonargparse._typehints import ActionTypeHint
+
+LISTS = (list, Sequence, Iterable)
+SINGLE = (str, bool, int, float, dict, argparse.Namespace)
+
+
+class _ListAction(ActionTypeHint):  # type: ignore[misc]  # jsonargparse has no types here
+    """The action of an option that holds a list."""
+
+    def _check_type_(self, value: Any, append: bool = False, **others: Any) -> Any:
+        return super()._check_type_(value if append else listed(value, self._typehint), append=append, **others)
+
+
+def take_single_values(action: argparse.Action) -> argparse.Action:
+    """Make an action of jsonargparse take a single value for a list of one, if its type holds nothing but lists."""
+    if type(action) is ActionTypeHint and items_of(action._typehint):
+        action.__class__ = _ListAction
+    return action
+
+
+def listed(value: Any, hint: Any) -> Any:
+    """Return a list of one for a single value of an option whose type holds nothing but lists; others as they are.
+
+    Example:
+        >>> listed("cka", list[str]), listed("[cka]", list[str]), listed(3, tuple[int, ...] | None)
+        (['cka'], '[cka]', [3])
+    """
+    items = items_of(hint)
+    if not items or not isinstance(value, SINGLE):
+        return value
+    if isinstance(value, str):
+        try:
+            loaded = get_loader("yaml")(value)
+        except (yaml.YAMLError, ValueError, RecursionError):
+            return value
+        if loaded is None or isinstance(loaded, list):
+            return value
+        # A name may look like a number.
+        return [value] if any(str in (item, *get_args(item)) for item in items) else [loaded]
+    return [value]
+
+
+def items_of(hint: Any) -> list[Any]:
+    """Return the types of the items if a type holds nothing but lists of any length, or None, else nothing."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    found = []
+    for kind in kinds:
+        origin, arguments = get_origin(kind), get_args(kind)
+        if kind is NoneType:
+            continue
+        if not arguments or not (origin in LISTS or (origin is tuple and arguments[1:] == (...,))):
+            return []
+        found.append(arguments[0])
+    return found
