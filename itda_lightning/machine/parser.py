@@ -1,6 +1,5 @@
 """The parser of every command: a refusal is one line, and a config is plain data of a reasonable shape."""
 
-import argparse
 import sys
 from types import NoneType
 from typing import Any, NoReturn, get_args
@@ -9,7 +8,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 
 from itda_lightning.errors import InputError
-from itda_lightning.machine.single_values import take_single_values
+from itda_lightning.machine.single_values import Group, ListsOfOne
 
 LONGEST_REFUSAL = 600  # characters
 DEEPEST, LARGEST = 64, 100_000  # levels and values of a config
@@ -17,17 +16,13 @@ DEEPEST, LARGEST = 64, 100_000  # levels and values of a config
 _load = get_loader("yaml")
 
 
-class OneLineParser(ArgumentParser):
+class OneLineParser(ListsOfOne, ArgumentParser):
     """A parser that refuses in one line with exit code 2, whatever a value is, and reads YAML by ``load_config``."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._group_class = Group  # of the options of classes and functions
         set_loader("yaml", load_config, (yaml.YAMLError,))
-
-    # jsonargparse gives groups this method, too, and parsers of nested settings are of this class.
-    def add_argument(self, *args: Any, **kwargs: Any) -> argparse.Action:  # type: ignore[override]
-        """Add an option as ``ArgumentParser`` does; one of a list takes a single value for a list of one."""
-        return take_single_values(super().add_argument(*args, **kwargs))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Write the message as one line and exit with code 2."""

@@ -7,6 +7,7 @@ from typing import Any, Union, get_args, get_origin
 
 import yaml
 from jsonargparse import get_loader
+from jsonargparse._core import ArgumentGroup
 from jsonargparse._typehints import ActionTypeHint
 
 LISTS = (list, Sequence, Iterable)
@@ -20,11 +21,22 @@ class _ListAction(ActionTypeHint):  # type: ignore[misc]  # jsonargparse has no 
         return super()._check_type_(value if append else listed(value, self._typehint), append=append, **others)
 
 
-def take_single_values(action: argparse.Action) -> argparse.Action:
-    """Make an action of jsonargparse take a single value for a list of one, if its type holds nothing but lists."""
-    if type(action) is ActionTypeHint and items_of(action._typehint):
-        action.__class__ = _ListAction
-    return action
+class ListsOfOne:
+    """A parser or group of jsonargparse whose options that hold nothing but lists take a single value, too.
+
+    Parsers of nested settings are of the class of the parser that they are nested in.
+    """
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> argparse.Action:
+        """Add an option as jsonargparse does."""
+        action: argparse.Action = super().add_argument(*args, **kwargs)  # type: ignore[misc]
+        if type(action) is ActionTypeHint and items_of(action._typehint):
+            action.__class__ = _ListAction
+        return action
+
+
+class Group(ListsOfOne, ArgumentGroup):
+    """A group of options of such a parser."""
 
 
 def listed(value: Any, hint: Any) -> Any:

@@ -42,9 +42,9 @@ def test_every_option_with_a_list_takes_one_value(door):
             continue
         found.append(action.dest)
         if items := items_of(hint):
-            one, many = (
-                action._check_type_(value, cfg=Namespace()) for value in (sample(items[0]), [sample(items[0])])
-            )
+            alone = OneLineParser(exit_on_error=False)
+            assert type(action) is type(alone.add_argument("--option", type=hint))
+            one, many = (alone.parse_object({"option": x}).option for x in (sample(items[0]), [sample(items[0])]))
             assert one == many
         else:  # a single value is one of its types, and the command makes a list of it
             assert {str, int} & set(typing.get_args(hint)), (action.dest, hint)
