@@ -18,6 +18,7 @@ COMMANDS = {
     "steer": "continue a prompt while atoms are added or taken out",
     "page": "write an HTML page about a dictionary",
     "neuronpedia": "write the atoms of a dictionary in Neuronpedia's format",
+    "delphi": "write which token uses which atom, as delphi caches latents",
     "transfer": "rebuild a dictionary of one model in another",
     "diff": "rank the atoms of two models' dictionaries by what the other does not explain",
     "similarity": "compare models layer by layer on the same tokens",

@@ -142,9 +142,14 @@ def codes_of(
     """
     meter = CodesMeter(dictionary.n_atoms)
     for x, table in batches:
-        x = x.to(dictionary.bias.device)
-        meter.update([used_of(dictionary.encode(x)) if strength == "coefficient" else _detected(dictionary, x)], table)
+        meter.update([uses_of(dictionary, x, strength)], table)
     return meter.compute()
+
+
+def uses_of(dictionary: Dictionary, x: Float[Tensor, "batch d"], strength: Strength) -> Used:
+    """Return which atoms activations use, with coefficients, or the cosines of the k atoms that are detected most."""
+    x = x.to(dictionary.bias.device)
+    return used_of(dictionary.encode(x)) if strength == "coefficient" else _detected(dictionary, x)
 
 
 def _detected(dictionary: Dictionary, x: Float[Tensor, "batch d"]) -> Used:

@@ -105,7 +105,7 @@ def top_contexts(
     else:
         rows = rows_of_texts(texts, data)
         data.check_width(hook, dictionary.d_in)
-        batches = _activations(rows, data, hook)
+        batches = activations_of_rows(rows, data, hook)
     strengths, tables = [torch.zeros(0)], [torch.zeros(0, 6, dtype=torch.int64)]
     for x, table in batches:
         strength = _strength(dictionary, x.to(dictionary.bias.device), atom, by).cpu()
@@ -155,7 +155,8 @@ def rows_of_texts(texts: Texts, data: ActivationsDataModule) -> Rows:
     )
 
 
-def _activations(rows: Rows, data: ActivationsDataModule, hook: str) -> Iterator[UsableActivations]:
+def activations_of_rows(rows: Rows, data: ActivationsDataModule, hook: str) -> Iterator[UsableActivations]:
+    """Iterate over the usable activations of any rows at a hook point, by the language model, with their sources."""
     for part in harvest(data.language_model, rows, data.hparams["model_batch_size"]):
         usable = kept_activations(rows, part).usable(hook)
         if len(usable.x):

@@ -14,7 +14,7 @@ LISTS = (list, Sequence, Iterable)
 SINGLE = (str, bool, int, float, dict, argparse.Namespace)
 
 
-class _ListAction(ActionTypeHint):  # type: ignore[misc]  # jsonargparse has no types here
+class _ListAction(ActionTypeHint):
     """The action of an option that holds a list."""
 
     def _check_type_(self, value: Any, append: bool = False, **others: Any) -> Any:

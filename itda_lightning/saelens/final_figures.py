@@ -46,9 +46,10 @@ def _recorded(dictionary: Dictionary) -> dict[str, float | int]:
     last = validations[-1] if refinement is None else refinement.get("validation")
     if not isinstance(last, dict) or facts.get("codes") != codes_of(dictionary):
         return {}
-    n_atoms, l0, dead = (last.get(name) for name in ("n_atoms", L0, "dead_atoms"))
-    known = n_atoms == dictionary.n_atoms and isinstance(l0, (int, float)) and isinstance(dead, int)
-    return {L0: float(l0), DEAD: dead} if known else {}
+    l0, dead = last.get("l0"), last.get("dead_atoms")
+    if last.get("n_atoms") != dictionary.n_atoms or not isinstance(l0, (int, float)) or not isinstance(dead, int):
+        return {}
+    return {L0: float(l0), DEAD: dead}
 
 
 @torch.no_grad()

@@ -55,6 +55,7 @@ WHOLE: dict[str, dict[str, Any]] = {
     "steer": {"dictionary": RUN, "prompt": "a text", "add": {3: 1.0}},
     "page": {"dictionary": RUN},
     "neuronpedia": {"dictionary": RUN, "output": "o"},
+    "delphi": {"dictionary": RUN, "output": "o"},
     "transfer": {"dictionary": RUN, "model": "/proc/none/m", "output": "o"},
     "diff": {"base": RUN, "other": RUN, "output": "o"},
 }

@@ -46,6 +46,7 @@ DOORS = [
     "steer",
     "page",
     "neuronpedia",
+    "delphi",
     "transfer",
     "diff",
     "similarity",
