@@ -6,11 +6,16 @@ import json
 import re
 from typing import Any
 
-DATA = re.compile(r'<script type="application/octet-stream" id="data">([A-Za-z0-9+/=]*)</script>')
+PACKED = r'<script type="application/octet-stream" id="{}">([A-Za-z0-9+/=]*)</script>'
+
+
+def packed_in(page: str, name: str) -> str:
+    """Return a packed text of a page, opened as its script opens it."""
+    match = re.search(PACKED.format(name), page)
+    assert match is not None
+    return gzip.decompress(base64.b64decode(match[1])).decode()
 
 
 def data_in(page: str) -> Any:
-    """The data of a page, opened as its script opens them."""
-    match = DATA.search(page)
-    assert match is not None
-    return json.loads(gzip.decompress(base64.b64decode(match[1])))
+    """The data of a page."""
+    return json.loads(packed_in(page, "data"))

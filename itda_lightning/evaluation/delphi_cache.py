@@ -50,7 +50,7 @@ class _Split:
         self._file = self._uses.open("wb")
         self._count, self._highest, self._largest = 0, 0, 0.0
 
-    def add(self, uses: np.ndarray[Any, Any]) -> None:
+    def add(self, uses: np.ndarray) -> None:
         if len(uses):
             uses.tofile(self._file)
             self._count += len(uses)
@@ -70,16 +70,16 @@ class _Split:
         write_parts(self.path, tensors)
         self._uses.unlink()
 
-    def _parts(self) -> Iterator[np.ndarray[Any, Any]]:
+    def _parts(self) -> Iterator[np.ndarray]:
         with self._uses.open("rb") as file:
             while len(part := np.fromfile(file, USE, USES_AT_ONCE)):
                 yield part
 
-    def _locations(self) -> Iterator[np.ndarray[Any, Any]]:
+    def _locations(self) -> Iterator[np.ndarray]:
         for part in self._parts():
             yield np.stack([part["row"], part["position"], part["latent"]], axis=1)
 
-    def _activations(self) -> Iterator[np.ndarray[Any, Any]]:
+    def _activations(self) -> Iterator[np.ndarray]:
         for part in self._parts():
             yield part["activation"]
 
@@ -87,7 +87,7 @@ class _Split:
 def write_latent_cache(
     directory: Path,
     dictionary: Dictionary,
-    batches: Iterable[tuple[Float[Tensor, "batch d"], Int[Tensor, "batch 6"]]],
+    batches: Iterable[tuple[Float[Tensor, "_ d"], Int[Tensor, "_ 6"]]],
     tokens: Int[Tensor, "rows context"],
     *,
     splits: int = 5,

@@ -17,7 +17,7 @@ class Parts(NamedTuple):
 
     dtype: str
     shape: tuple[int, ...]
-    parts: Iterable[np.ndarray[Any, Any]]
+    parts: Iterable[np.ndarray]
 
 
 def write_parts(path: Path, tensors: Mapping[str, Parts]) -> None:

@@ -13,6 +13,7 @@ from itda_lightning.report.pages.comparison_page import render_dashboard, write_
 from itda_lightning.report.pages.latent_data import latent_lines, overview
 from itda_lightning.report.words.wording import MINUS
 from itda_lightning.results.comparison import Comparison, Estimate, LatentSummary, LatentView, Row
+from tests.pages import packed_in
 from tests.report.comparisons import latent_view, realistic, row
 from tests.report.conftest import HOSTILE
 from tests.report.test_page import Page
@@ -185,9 +186,17 @@ def test_latents_are_embedded_as_they_are():
     words = "cosine with the\n    activation of its marked token"
     assert words in render_dashboard(Comparison("t", {}, (), refined))
     assert words not in render_dashboard(Comparison("t", {}, (), view))
-    scripts = Page(render_dashboard(Comparison("t", {}, (), view))).scripts
-    assert json.loads(scripts[0])["atoms"] == [7, 9]
-    assert [json.loads(line)[0] for line in scripts[1].split("\n")] == [7, 9, 40]
+    page = render_dashboard(Comparison("t", {}, (), view))
+    assert json.loads(packed_in(page, "data"))["atoms"] == [7, 9]
+    assert [json.loads(line)[0] for line in packed_in(page, "lines").split("\n")] == [7, 9, 40]
+
+
+def test_a_large_page_is_small():
+    """Texts of one text stand together and compress to a fraction (512 atoms, 2 other entries)."""
+    text = render_dashboard(Comparison("t", {}, (), latent_view(512, ("a", "b"))))
+    data = len(packed_in(text, "data")) + len(packed_in(text, "lines"))
+    assert data > 500_000
+    assert len(text) < 60_000 + data / 2
 
 
 def test_write_dashboard_writes_what_render_dashboard_gives(tmp_path):

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import Select
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from itda_lightning.report.pages.comparison_page import write_dashboard
 from itda_lightning.report.pages.latent_data import SOURCE_WINDOW
@@ -29,11 +29,17 @@ def path(comparison, tmp_path_factory):
     return made
 
 
+def opened(browser, address: str):
+    """The browser with a page open, once its script has unpacked the data."""
+    browser.get("about:blank")
+    browser.get(address)
+    WebDriverWait(browser, 30).until(lambda _: browser.find_elements(By.CSS_SELECTOR, "html[data-ready]"))
+    return browser
+
+
 @pytest.fixture
 def page(browser, path):
-    browser.get("about:blank")
-    browser.get(path.as_uri())
-    yield browser
+    yield opened(browser, path.as_uri())
     assert browser.get_log("browser") == []
 
 
@@ -195,17 +201,15 @@ def test_an_atom_that_is_not_there_is_refused(page):
 
 
 def test_an_address_leads_to_an_atom(browser, path):
-    browser.get("about:blank")
-    browser.get(path.as_uri() + "#atom-77")
+    opened(browser, path.as_uri() + "#atom-77")
     assert text(browser, "#shown-title").startswith("Atom 77:")
-    browser.get("about:blank")
-    browser.get(path.as_uri() + "#atom-777")
+    opened(browser, path.as_uri() + "#atom-777")
     assert text(browser, "#shown-title").startswith("Atom 0:")
 
 
 def test_hostile_text_stays_text(browser, tmp_path):
     write_dashboard(hostile(), tmp_path / "page.html")
-    browser.get((tmp_path / "page.html").as_uri())
+    opened(browser, (tmp_path / "page.html").as_uri())
     for atom, prompt in enumerate(HOSTILE[:4]):
         browser.execute_script("location.hash = arguments[0]", f"atom-{atom}")
         shown = browser.find_element(By.CSS_SELECTOR, "#shown-title .prompt")
@@ -219,7 +223,7 @@ def test_hostile_text_stays_text(browser, tmp_path):
 
 def test_without_plots_and_latents_the_script_has_nothing_to_do(browser, tmp_path):
     write_dashboard(Comparison("Nothing", {}, ()), tmp_path / "page.html")
-    browser.get((tmp_path / "page.html").as_uri())
+    opened(browser, (tmp_path / "page.html").as_uri())
     assert text(browser, "h1") == "Nothing"
     assert browser.get_log("browser") == []
 
@@ -239,7 +243,7 @@ def test_the_main_parts_are_read_without_scripts(browser, path):
 def test_nothing_runs_over_the_edge(browser, comparison, tmp_path):
     long = dataclasses.replace(comparison, title="t" * 150, facts={"revision": "0" * 200})
     write_dashboard(long, tmp_path / "page.html")
-    browser.get((tmp_path / "page.html").as_uri())
+    opened(browser, (tmp_path / "page.html").as_uri())
     assert [width for width in (1400, 500) if not fits(browser, width)] == []
 
 
@@ -261,8 +265,8 @@ def test_a_large_dictionary_opens_quickly_and_is_walked_through_smoothly(
     """The limits, for slow and busy machines, are far above what was measured (0.6 s to open, 15 ms per atom)."""
     names = ("topk-4000k", "batchtopk-4000k", "matching_pursuit-4000k", "random-4k")
     write_dashboard(Comparison("Large", FACTS, realistic_rows(), latent_view(16_384, names)), tmp_path / "page.html")
-    browser.get((tmp_path / "page.html").as_uri())
-    opened = browser.execute_script("return performance.getEntriesByType('navigation')[0].loadEventEnd")
+    opened(browser, (tmp_path / "page.html").as_uri())
+    ready = float(browser.find_element(By.TAG_NAME, "html").get_attribute("data-ready"))
     step = browser.execute_script(
         """const next = document.getElementById("after");
         const times = [];
@@ -281,10 +285,10 @@ def test_a_large_dictionary_opens_quickly_and_is_walked_through_smoothly(
         find.dispatchEvent(new Event("input"));
         return performance.now() - start;"""
     )
-    record_property("opened_ms", opened)
+    record_property("opened_ms", ready)
     record_property("step_ms", step)
     record_property("found_ms", found)
     assert text(browser, "#shown-title").startswith("Atom ")
-    assert 0 < opened < 10_000
+    assert 0 < ready < 10_000
     assert step < 1_000
     assert found < 2_000

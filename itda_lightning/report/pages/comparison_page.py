@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from humanize import ordinal
-from markupsafe import Markup
 
 from itda_lightning.report.figures.comparison_figures import cost_figures, pareto_figures
 from itda_lightning.report.figures.densities import density_overlay
 from itda_lightning.report.figures.methods import marker, method_label, methods_of
 from itda_lightning.report.figures.probing_plot import BASELINE, probes_of, probing_plot
 from itda_lightning.report.figures.scatter import radius
-from itda_lightning.report.pages.inline import json_for_html, render, write_html
+from itda_lightning.report.pages.inline import packed, packed_lines, render, write_html
 from itda_lightning.report.pages.latent_data import latent_lines, overview
 from itda_lightning.report.words.columns import columns_of, shared_columns
 from itda_lightning.report.words.differences import note, tables_of_differences
@@ -60,8 +59,8 @@ def render_dashboard(comparison: Comparison) -> str:
         probes=[*probes_of(rows), BASELINE],
         columns=[column for column in columns if column not in shared],
         shared=[(column, column.text(measured[0])) for column in shared],
-        overview=None if latents is None else json_for_html(overview(latents)),
-        latents=None if latents is None else Markup("\n").join(map(json_for_html, latent_lines(latents))),
+        overview=None if latents is None else packed(overview(latents)),
+        latents=None if latents is None else packed_lines(latent_lines(latents)),
     )
 
 

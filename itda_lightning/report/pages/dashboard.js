@@ -1,8 +1,8 @@
 // Links entries across plots, and draws atoms beside their nearest latents from the data in the page.
 "use strict";
 
-(() => {
-  const { make, byId, whole, share, marked, quiet, heading, histogram, examples } = drawing;
+(async () => {
+  const { make, byId, whole, share, marked, quiet, heading, histogram, examples, unpack } = drawing;
   const all = (selector) => [...document.querySelectorAll(selector)];
 
   // ---- one entry in all plots
@@ -26,9 +26,10 @@
   if (byId("data")) {
     // ---- atoms, found and listed
 
-    const data = JSON.parse(byId("data").textContent);
+    const [overview, latents] = await Promise.all([unpack("data"), unpack("lines")]);
+    const data = JSON.parse(overview);
     // One line per latent, parsed when it is shown.
-    const lines = byId("lines").textContent.split("\n");
+    const lines = latents.split("\n");
     const { atoms, densities, prompts, refined, others, nearest } = data;
     const cosines = atoms.map((_, place) => others.map((other) => other.cosines[place]));
     const farthest = cosines.map((row) => (row.length ? Math.min(...row.map(Math.abs)) : null));
@@ -156,4 +157,8 @@
 
     list.start(show, follow, show);
   }
-})();
+  // The milliseconds from the start of the navigation until everything is drawn.
+  document.documentElement.dataset.ready = String(Math.round(performance.now()));
+})().catch((error) => {
+  document.getElementById("failed").textContent = `Latents cannot be drawn by this browser (${error.message}): use one of 2023 or newer.`;
+});

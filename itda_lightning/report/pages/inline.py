@@ -4,7 +4,7 @@ import base64
 import gzip
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -79,18 +79,22 @@ def write_html(path: str | Path, page: str) -> None:
 
 def packed(content: Any) -> Markup:
     """Return JSON compressed for a script element: gzip in base64, which the page's script opens (``drawing.js``)."""
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return _compressed(_json(content))
+
+
+def packed_lines(contents: Iterable[Any]) -> Markup:
+    """Return lines of JSON, each parsed by itself, compressed like ``packed``."""
+    return _compressed("\n".join(map(_json, contents)))
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _compressed(text: str) -> Markup:
     # A lone half of a surrogate pair, which a damaged text can hold, has no UTF-8.
     compressed = gzip.compress(text.encode("utf-8", errors="replace"), mtime=0)
     return Markup(base64.b64encode(compressed).decode())
-
-
-def json_for_html(content: Any) -> Markup:
-    """Return JSON for a script element: without characters that could end the element or open a comment."""
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
 
 
 def _joined(names: Sequence[str]) -> Markup:

@@ -143,7 +143,8 @@
   }
 
   list.start(show, follow);
-  document.documentElement.dataset.ready = "true";
+  // The milliseconds from the start of the navigation until everything is drawn.
+  document.documentElement.dataset.ready = String(Math.round(performance.now()));
 })().catch((error) => {
   document.getElementById("failed").textContent = `The list of atoms cannot be drawn by this browser (${error.message}): use one of 2023 or newer.`;
 });
