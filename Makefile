@@ -15,7 +15,7 @@ PYTEST := $(OFFLINE) OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m
 # The rooms that need neither a browser nor many fits; first those that need no compiled loops.
 FAST := tests/machine tests/results tests/measures tests/pursuit tests/growth tests/dictionary tests/house
 
-.PHONY: demo results check fast test nightly mutants docs notebooks lint types hooks browser
+.PHONY: demo results check fast test nightly mutants docs docs-version notebooks lint types hooks browser
 
 demo: $(VENV)/installed
 	$(OFFLINE) $(BIN)/python -m itda_lightning.demo --directory $(RUN)
@@ -47,6 +47,11 @@ mutants: $(VENV)/installed
 # The site, in build/site; opens from disk, and fetches nothing.
 docs: $(VENV)/installed
 	NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --quiet --strict
+
+# Add the site of this version to the local branch gh-pages, beside those of earlier versions, as the newest one.
+docs-version: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=true PATH="$(abspath $(BIN)):$$PATH" mike deploy --update-aliases "$$($(BIN)/python -c 'from importlib.metadata import version; print(version("itda-lightning"))')" latest
+	PATH="$(abspath $(BIN)):$$PATH" mike set-default latest
 
 # Run the notebooks anew and keep what they print, without warnings, which name paths of this machine.
 notebooks: $(VENV)/installed

@@ -1,10 +1,15 @@
 """Command: write atoms as features of Neuronpedia (``python -m itda_lightning.neuronpedia --help``)."""
 
+import re
 import sys
+from datetime import UTC, datetime
 
+from itda_lightning.errors import InputError
 from itda_lightning.evaluation.data_of import add_prompts, load_with_data
 from itda_lightning.evaluation.held_out_codes import Strength
-from itda_lightning.evaluation.neuronpedia_batches import place_of, write_features
+from itda_lightning.evaluation.neuronpedia_batches import place_of
+from itda_lightning.evaluation.neuronpedia_export import Release
+from itda_lightning.evaluation.neuronpedia_files import write_features
 from itda_lightning.machine.atomic_files import new_directory
 from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.command_line import run_command, run_function
@@ -24,12 +29,19 @@ def neuronpedia(
     top: int = 10,
     per_interval: int = 2,
     strength: Strength = "coefficient",
+    release: str | None = None,
+    creator: str = "",
+    creator_id: str = "",
+    url: str = "",
+    hub_repository: str = "",
+    hub_folder: str = "",
 ) -> None:
     """Measure a dictionary on held-out documents and write its atoms in the format of SAEDashboard for Neuronpedia.
 
-    Writes batch-0.json, batch-1.json, ... with all atoms, and explanations/batch-0.jsonl, ... with the source of each
-    atom as its description. Coefficients keep their signs: top activations are those of the largest magnitude. Nothing
-    is uploaded and nothing is overwritten.
+    Writes batch-0.json, batch-1.json, ... with all atoms, which Neuronpedia's converter reads, and
+    explanations/batch-0.jsonl, ... with the source of each atom as its description; with --release, what the converter
+    makes of them, too: exports/MODEL/LAYER-SET, the folder of Neuronpedia's import. Coefficients keep their signs: top
+    activations are those of the largest magnitude. Nothing is uploaded and nothing is overwritten.
 
     Args:
         dictionary: a run directory, a checkpoint, or a saved or exported dictionary.
@@ -46,7 +58,18 @@ def neuronpedia(
         per_interval: number of examples to write per interval; an atom's coefficients have five intervals.
         strength: what activations are: "coefficient" in the codes, or "cosine" with the atom, of the k atoms that each
             token is most like. By the cosine an atom's label is found far better (``Dictionary.detect``).
+        release: Neuronpedia's name of the release, to write the folder of its import, too.
+        creator: name of the author or the team, for the release.
+        creator_id: Neuronpedia's id of the account that imports, for the release.
+        url: address of the paper or repository, for the release.
+        hub_repository: owner/name of the weights on the Hugging Face hub, for the release.
+        hub_folder: the folder of the weights in it.
     """
+    if release is not None and not (re.fullmatch(r"[\w.-]+", release) and creator and creator_id):
+        raise InputError(
+            f"a release needs a name of letters, digits and dashes, --creator and --creator_id, got {release!r}, "
+            f"{creator!r} and {creator_id!r}"
+        )
     check_at_least(1, {"--atoms_per_batch": atoms_per_batch})
     check_at_least(0, {"--top": top, "--per_interval": per_interval})
     path = user_path(output, "--output")
@@ -55,7 +78,13 @@ def neuronpedia(
     with new_directory(path) as directory:
         add_prompts(loaded, data)
         shown = {"top": top, "per_interval": per_interval}
-        write_features(directory, place, loaded, data, hook, atoms_per_batch, strength=strength, **shown)
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        published = None
+        if release is not None:
+            published = Release(release, creator, creator_id, url, hub_repository, hub_folder, now)
+        write_features(
+            directory, place, loaded, data, hook, atoms_per_batch, strength=strength, release=published, **shown
+        )
     sys.stdout.write(f"wrote {output}: {loaded.n_atoms} atoms of {place.source} for {place.model_id}\n")
 
 

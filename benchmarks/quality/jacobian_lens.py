@@ -1,6 +1,6 @@
 """Measure whether what an atom does by the layers above says more of the next token than its direct effect; no judge.
 
-    python -m benchmarks.quality.jacobian_lens
+    python -m benchmarks.quality.jacobian_lens --dictionaries "[RUN, RUN]"
 
 The direct effect of an atom ``a`` on the logits is ``W_U a``, with the final norm's weights, as pages show it. The
 Jacobian lens carries the atom up first: ``W_U J a``, where J is the mean Jacobian of the final residual stream with
@@ -25,18 +25,18 @@ from jsonargparse import auto_cli
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-import itda_lightning as il
 from benchmarks.bundled import DATASET, MODEL
 from benchmarks.results import Study, describe, environment, table, write_results
 from itda_lightning.activations.bundled import resolve
+from itda_lightning.activations.text.rows import Rows
 from itda_lightning.dictionary.sources import COLUMNS
+from itda_lightning.evaluation.data_of import load_with_data
 from itda_lightning.evaluation.logit_effects import Unembedding
-from itda_lightning.evaluation.reading import data_of
 
 RESULTS = Path(__file__).parent / "results"
 DOCUMENT, ROW, POSITION = (COLUMNS.index(name) for name in ("document", "row", "position"))
 TOP, RESAMPLES = 20, 500
-DIMENSIONS_AT_ONCE = 16
+DIMENSIONS_AT_ONCE, ATOMS_AT_ONCE = 16, 256
 FIGURES = ("top 10", "top 50", "log2 rank")
 
 
@@ -83,15 +83,16 @@ def mean_jacobians(
 
 
 def uses_of(
-    dictionary: il.Dictionary, x: Float[Tensor, "tokens d"], table_: Int[Tensor, "tokens 6"], rows: Any
+    directions: Float[Tensor, "n d"], centred: Float[Tensor, "tokens d"], sources: Int[Tensor, "tokens 6"], rows: Rows
 ) -> Uses:
-    """Find the tokens that each atom is detected most in, of those with a next one."""
-    inside = table_[:, POSITION] + 1 < rows.context_size
-    x, table_ = x[inside], table_[inside]
-    strength, token = dictionary.detect(x).T.topk(TOP, dim=1)
+    """Find the tokens that each atom is detected most in, by the cosine, of those with a next one in their row."""
+    inside = sources[:, POSITION] + 1 < rows.context_size
+    x, sources = torch.nn.functional.normalize(centred[inside], dim=1), sources[inside]
+    found = [(part @ x.T).topk(min(TOP, len(x)), dim=1) for part in directions.split(ATOMS_AT_ONCE)]
+    strength, token = (torch.cat(parts) for parts in zip(*found, strict=True))
     atom, place = (strength > 0).nonzero().T
-    found = table_[token[atom, place]]
-    return Uses(atom, rows.tokens[found[:, ROW], found[:, POSITION] + 1], found[:, DOCUMENT])
+    used = sources[token[atom, place]]
+    return Uses(atom, rows.tokens[used[:, ROW], used[:, POSITION] + 1], used[:, DOCUMENT])
 
 
 def measured(effects: Float[Tensor, "n vocabulary"], uses: Uses) -> Float[Tensor, "uses 3"]:
@@ -136,79 +137,64 @@ def compared(effects: dict[str, Float[Tensor, "n vocabulary"]], uses: Uses) -> l
 
 
 def run(
-    layers: tuple[int, ...] = (4, 14),
-    rows: int = 3,
-    context: int = 64,
-    max_atoms: int = 1024,
-    training_tokens: int = 32_768,
-    validation_tokens: int = 16_384,
-    results: str = str(RESULTS),
+    dictionaries: list[str], rows: int = 2, context: int = 48, atoms: int = 1024, results: str = str(RESULTS)
 ) -> None:
-    """Fit, estimate and measure at each layer, and write the table.
+    """Estimate and measure for dictionaries of the bundled model's residual stream; write the table after each.
 
     Args:
-        layers: layers whose residual stream is read.
+        dictionaries: runs, or saved dictionaries, whose names of hook points have the layer.
         rows, context: of the training text, over which the Jacobian is averaged.
-        max_atoms, training_tokens: of the dictionaries, which are not refined.
-        validation_tokens: of the held-out text.
+        atoms: how many of each dictionary are drawn at random.
         results: directory for jacobian_lens.json and jacobian_lens.md.
     """
     model = AutoModelForCausalLM.from_pretrained(resolve(MODEL), attn_implementation="eager").eval()
     model.requires_grad_(requires_grad=False)
-    found, study = [], None
-    for layer in layers:
-        hook = f"blocks.{layer}.hook_resid_post"
-        tokens = {"training_tokens": training_tokens, "validation_tokens": validation_tokens}
-        dictionary = il.fit(
-            MODEL, hook, DATASET, max_atoms=max_atoms, refine=None, progress=False, cache_dir=None, **tokens
-        )
-        _, data = data_of(dictionary, "cpu")
-        parts = list(data.heldout_batches(hook))
+    layers: list[dict[str, Any]] = []
+    for path in dictionaries:
+        dictionary, hook, data = load_with_data(path, None, None, "cpu")
+        layer = int(hook.split(".")[1])
+        parts = list(data.heldout_batches(hook, d_in=dictionary.d_in))
         x, sources = torch.cat([part.x for part in parts]), torch.cat([part.table for part in parts])
-        uses = uses_of(dictionary, x, sources, data.rows("heldout"))
-        start = time.perf_counter()
+        drawn = torch.randperm(dictionary.n_atoms, generator=torch.Generator().manual_seed(0))[:atoms]
+        directions = dictionary.atoms[drawn].float()
+        uses = uses_of(directions, dictionary.centre(x).float(), sources, data.rows("heldout"))
+        start = time.perf_counter(), time.process_time()
         same, later = mean_jacobians(model, layer, data.rows("train").tokens[:rows, :context])
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - start[0], time.process_time() - start[1]
         unembedding = Unembedding.of(data.language_model, hook)
         assert unembedding is not None
-        atoms = dictionary.atoms.float()
         effects = {
-            "direct": unembedding.logits(atoms),
-            "Jacobian, same position": unembedding.logits(atoms @ same.T),
-            "Jacobian, all later positions": unembedding.logits(atoms @ later.T),
+            "direct": unembedding.logits(directions),
+            "Jacobian, same position": unembedding.logits(directions @ same.T),
+            "Jacobian, all later positions": unembedding.logits(directions @ later.T),
         }
-        study = study or Study(
-            "quality/jacobian_lens", data.model_name.name, data.model_name.fingerprint(), "blocks.*.hook_resid_post",
-            DATASET, training_tokens, 0,
-        )  # fmt: skip
-        found.append(
+        layers.append(
             {
                 "layer": layer,
                 "atoms": dictionary.n_atoms,
+                "drawn": len(directions),
                 "uses": len(uses.atom),
+                "heldout tokens": len(x),
                 "documents": len(uses.document.unique()),
-                "seconds of the Jacobians": seconds,
+                "seconds of the Jacobians": seconds[0],
+                "processor seconds of the Jacobians": seconds[1],
                 "rows": compared(effects, uses),
             }
         )
-    assert study is not None
-    result = {
-        **describe(study),
-        "jacobian_tokens": rows * context,
-        "heldout_tokens": validation_tokens,
-        "layers": found,
-    }
-    write_results(Path(results), "jacobian_lens", result, as_markdown(result))
+        tokens, name = data.rows("train").n_kept, data.model_name
+        study = Study("quality/jacobian_lens", name.name, name.fingerprint(), hook, DATASET, tokens, 0)
+        result = {**describe(study), "jacobian_tokens": rows * context, "layers": layers}
+        write_results(Path(results), "jacobian_lens", result, as_markdown(result))
 
 
 def as_markdown(result: dict[str, Any]) -> str:
     """Return a table per layer."""
     lines = ["# Next tokens by direct effects and by the Jacobian lens", "", environment(result)]
     for layer in result["layers"]:
-        head = f"Layer {layer['layer']}: {layer['uses']:,} uses of {layer['atoms']:,} atoms"
+        head = f"Layer {layer['layer']}: {layer['uses']:,} uses of {layer['drawn']:,} atoms"
         lines += [
             "",
-            f"{head}, Jacobians of {result['jacobian_tokens']} tokens in {layer['seconds of the Jacobians']:.0f} s",
+            f"{head}, Jacobians of {result['jacobian_tokens']} tokens",
         ]
         heads = [part for figure in FIGURES for part in (figure, "more than direct", "by chance")]
         cells = [
