@@ -56,8 +56,7 @@ def delphi(
             batches = activations_of_rows(rows, data, hook)
         place = directory / hook
         place.mkdir()
-        options = {"splits": splits, "strength": strength, "signed": signed}
-        uses = write_latent_cache(place, loaded, batches, rows.tokens, **options)
+        uses = write_latent_cache(place, loaded, batches, rows.tokens, splits=splits, strength=strength, signed=signed)
         write_config(place, config_of(data, rows.tokens, splits))
     sys.stdout.write(
         f"wrote {output}: {uses:,} uses of {loaded.n_atoms:,} atoms by {rows.n_kept:,} tokens, for delphi\n"

@@ -62,7 +62,7 @@ def write_features(
                     feature(atom, direction, codes, texts, table, dataset, top=top, per_interval=per_interval)
                 )
                 bar.update()
-            name, explanations = f"batch-{number}", _explanations(place, dictionary, atoms.tolist())
+            name, explanations = f"batch-{number}", explanations_of(place, dictionary, atoms.tolist())
             (directory / f"{name}.json").write_text(_json(batch(place, features)), encoding="utf-8")
             if explanations:
                 (directory / "explanations").mkdir(exist_ok=True)
@@ -72,7 +72,8 @@ def write_features(
                 write_batch(exported, name, place, release, site, features, explanations)
 
 
-def _explanations(place: Place, dictionary: Dictionary, atoms: list[int]) -> list[dict[str, Any]]:
+def explanations_of(place: Place, dictionary: Dictionary, atoms: list[int]) -> list[dict[str, Any]]:
+    """Return the rows that describe atoms by their labels; none if there is no text."""
     prompts, cosines = dictionary.label_prompts, dictionary.label_cosines
     if prompts is None:
         return []

@@ -1,6 +1,5 @@
 """Relabelling after refinement: by its definition on the activations of a fit, and what is shown of it."""
 
-import json
 import re
 from collections import Counter
 from dataclasses import replace
@@ -16,7 +15,8 @@ from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.sources import COLUMNS
 from itda_lightning.evaluation.data_of import add_prompts
 from itda_lightning.evaluation.decomposition import decompose_tokens
-from itda_lightning.evaluation.neuronpedia_batches import Place, _write_explanations
+from itda_lightning.evaluation.neuronpedia_batches import Place
+from itda_lightning.evaluation.neuronpedia_files import explanations_of
 from itda_lightning.evaluation.page_results import measure_for_page
 from itda_lightning.fitting import relabelling
 from itda_lightning.fitting.checkpoint_io import SafetensorsCheckpointIO
@@ -121,8 +121,7 @@ def test_labels_are_what_is_shown(data, module, tmp_path, capsys):
     rows = re.findall(rf"^ *(\d+) +{MINUS}?[\d.,]+ +([01]\.\d{{3}}) ", capsys.readouterr().out, re.MULTILINE)
     assert [int(atom) for atom, _ in rows] == [term.atom for term in shown.terms]
     assert [cosine for _, cosine in rows] == [show_cosine(expected[term.atom]) for term in shown.terms]
-    _write_explanations(tmp_path / "new" / "batch.jsonl", Place("m", 1, "itda"), dictionary, [0, 3])
-    lines = [json.loads(line)["description"] for line in (tmp_path / "new" / "batch.jsonl").read_text().splitlines()]
+    lines = [row["description"] for row in explanations_of(Place("m", 1, "itda"), dictionary, [0, 3])]
     for atom, line in zip((0, 3), lines, strict=True):
         assert line.startswith(f"refined, cosine {show_cosine(expected[atom])} with the activation of [[")
         assert f"[[{dictionary.label_prompts[atom].token}]]" in line
