@@ -13,11 +13,10 @@ from sae_lens import SAE
 from sae_lens.registry import get_sae_training_class
 from sae_lens.training.sae_trainer import SAETrainer
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from benchmarks.synthetic.worlds import World
-from itda_lightning.growth import project_on_cones
 from itda_lightning.machine.made_once import hash_of, made_once
+from itda_lightning.saelens.held_decoder import HeldDecoder
 from itda_lightning.saelens.training_settings import TrainedArchitecture, TrainingSettings
 
 # A world's features are drawn with its seed: an SAE that begins with the same random numbers begins at the truth.
@@ -83,16 +82,13 @@ def _train(world: World, training: Training, samples: int, seed: int) -> Any:
     scale = size.width**0.5 / float(sample.norm(dim=1).mean())
     trainer.activation_scaler.scaling_factor = scale
     sae.b_dec.data.copy_(sample.mean(0) * scale)
-    random = normalize(torch.randn(sae.W_dec.shape, generator=torch.Generator().manual_seed(seed)), dim=1)
-    if training.held is not None:
-        sae.W_dec.data.copy_(random)
-        sae.W_enc.data.copy_(random.T)
+    decoder = None if training.held is None else HeldDecoder(sae, seed, training.held)
     for x in islice(_batches(world, training, samples, seed), settings.steps):
         trainer.maybe_reset_sparsity()
         trainer.step(x)
         trainer.n_training_steps += 1
-        if training.held is not None:
-            sae.W_dec.data.copy_(project_on_cones(sae.W_dec.data, random, training.held))
+        if decoder is not None:
+            decoder.hold()
     sae.fold_activation_norm_scaling_factor(scale)
     trainer.set_final_sae_metadata()
     sae.cfg.metadata["seconds"] = time.perf_counter() - start

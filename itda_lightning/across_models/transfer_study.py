@@ -137,7 +137,7 @@ def transfer(dictionary: Dictionary, data: ActivationsDataModule, target: Activa
 
 
 def rivals(dictionary: Dictionary, n_atoms: int) -> tuple[EntrySettings, EntrySettings]:
-    """Return settings of the rivals of a transferred dictionary: a native fit and random activations, encoding alike.
+    """Return settings of the rivals of a transferred dictionary: a native fit and random atoms, encoding alike.
 
     The native fit has some more atoms, to be cropped.
     """
@@ -145,7 +145,8 @@ def rivals(dictionary: Dictionary, n_atoms: int) -> tuple[EntrySettings, EntrySe
     encoding = _encoding(dictionary) | {"center": bool(dictionary.bias.any())}
     rule = {name: fit[name] for name in ("growth", "energy_exponent") if name in fit}
     native = FitSettings(max_atoms=int(ROOM * n_atoms), **encoding, **rule)
-    return EntrySettings("native fit", fit=native), EntrySettings("random", random=RandomSettings(n_atoms, **encoding))
+    random = RandomSettings(n_atoms, **encoding)
+    return EntrySettings("native fit", fit=native), EntrySettings("random atoms", random=random)
 
 
 def _encoding(dictionary: Dictionary) -> dict[str, Any]:

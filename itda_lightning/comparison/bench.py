@@ -15,7 +15,6 @@ from itda_lightning.comparison.losses import LossMeter
 from itda_lightning.comparison.probing import measure_probing
 from itda_lightning.comparison.reconstruction import encoding_rate, measure_reconstruction
 from itda_lightning.errors import InputError
-from itda_lightning.evaluation.used_latents import directions_of
 from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.made_once import hash_of
 from itda_lightning.machine.versions import versions_and_hardware
@@ -83,6 +82,8 @@ class Bench:
         if entry.dictionary is not None:  # it encodes in place of the SAE, so it must be on the same device
             entry.dictionary.to(device)
         measures, densities = measure_reconstruction(entry, self.data, self.hook_name)
+        if candidate.kind == "pca":  # the two signs of a component are latents of their own, never used together
+            densities = densities.view(2, -1).sum(0)
         measures |= self._losses.measure(entry.sae)
         measures = {key: measures[key] for key in MEASURES}
         if self.settings.probes is not None:
@@ -98,7 +99,7 @@ class Bench:
             kind=candidate.kind,
             # The architecture in training: SAELens saves a batchtopk SAE for inference as a jumprelu one.
             architecture=candidate.settings.get("architecture", entry.sae.cfg.architecture()),
-            width=len(directions_of(entry)),
+            width=len(densities),
             settings=candidate.settings,
             tokens_hash=self.tokens_hash,
             identity=identity,
@@ -106,6 +107,7 @@ class Bench:
             cost=cost,
             densities=tuple(densities.tolist()),
             curve=candidate.curve,
+            decay_from=candidate.decay_from,
             measured_seconds=time.perf_counter() - start,
             encoding=encoding_of(entry.dictionary),
         )

@@ -12,7 +12,7 @@ from sae_lens import SAE
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.comparison.comparison_settings import EntrySettings
-from itda_lightning.comparison.recorded_costs import cost_files, known_of
+from itda_lightning.comparison.recorded_costs import cost_files, known_of, training_of
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.evaluation.entries import Entry, load_entry
 from itda_lightning.evaluation.verification import ENTRY, RECORD, files_of_entry
@@ -27,14 +27,23 @@ from itda_lightning.machine.memory import PeakMemory
 from itda_lightning.machine.part_files import is_part
 from itda_lightning.machine.paths import user_path
 from itda_lightning.machine.schema import check_schema
-from itda_lightning.results.comparison import Cost, Encoding, Kind
+from itda_lightning.results.comparison import CONTROLS, Cost, Encoding, Kind
 from itda_lightning.saelens.anatomy import is_of_dictionary
+from itda_lightning.saelens.centroids import kmeans_dictionary
 from itda_lightning.saelens.controls import pca_sae, random_dictionary
 from itda_lightning.saelens.training import train_sae
 
-KINDS: dict[str, Kind] = {"fit": "itda", "train": "sae", "random": "random", "pca": "pca"}
+KINDS: dict[str, Kind] = {"fit": "itda", "train": "sae", "random": "random", "kmeans": "kmeans", "pca": "pca"}
 
-LATER_DEFAULTS = {"least_gain": 0.0, "l0": None, "unmix": None, "relabel": False, "start": None, "detected": False}
+LATER_DEFAULTS = {
+    "least_gain": 0.0,
+    "l0": None,
+    "unmix": None,
+    "relabel": False,
+    "start": None,
+    "decoder": "trained",
+    "detected": False,
+}
 
 
 class CostFields(TypedDict, total=False):
@@ -61,7 +70,7 @@ class Candidate(NamedTuple):
     """An entry ready to be measured.
 
     ``cost`` is what making it took, without the harvest; ``curve`` are (activations seen, FVU) while it was made;
-    ``settings`` are for readers.
+    ``settings`` are for readers; ``decay_from`` is the share of a training from which on its learning rate falls.
     """
 
     entry: Entry
@@ -69,6 +78,7 @@ class Candidate(NamedTuple):
     cost: Cost
     curve: tuple[tuple[int, float], ...]
     settings: dict[str, str]
+    decay_from: float | None = None
 
 
 def identity_of(settings: EntrySettings, data: ActivationsDataModule) -> str:
@@ -100,14 +110,15 @@ def make_candidate(
     """Load an entry, or make it unless ``made/IDENTITY`` holds it already; ``identity`` is its ``identity_of``.
 
     Raises:
-        InputError: as ``load_entry``, ``train_sae``, ``random_dictionary``, ``pca_sae`` and a fit.
+        InputError: as ``load_entry``, ``train_sae``, ``random_dictionary``, ``kmeans_dictionary``, ``pca_sae`` and a
+            fit.
     """
     chosen: dict[str, str] = {}
     if settings.way == "load":
         place = user_path(str(settings.load))
         entry = load_entry(str(settings.load), hook_name)
-        kind: Kind = "itda" if is_of_dictionary(entry.sae) else "sae"
-        cost, curve = known_of(entry, place)
+        kind = _kind_of_loaded(entry)
+        cost, curve = known_of(entry, str(settings.load))
     else:
 
         def make(directory: Path) -> None:
@@ -122,7 +133,7 @@ def make_candidate(
         facts = read_signed_json(place.with_name(RECORD), remedy, files_of_entry(place.parent))
         check_schema(facts, Record, str(place.with_name(RECORD)), remedy)
         entry = load_entry(str(place), hook_name)._replace(name=settings.name)
-        kind = KINDS[settings.way]
+        kind = kind_of(settings)
         cost, curve = Cost(**facts["cost"]), facts["curve"]
         chosen = {name: str(value) for name, value in dataclasses.asdict(settings.chosen).items() if value is not None}
     # Atoms count once even if an export as [D; -D] stores them twice.
@@ -134,7 +145,30 @@ def make_candidate(
         parameters=sum(part.numel() for part in parts),
         disk_bytes=sum(file.stat().st_size for file in _files(place)) if place.exists() else None,
     )
-    return Candidate(entry, kind, cost, tuple((seen, fvu) for seen, fvu in curve), _described(entry) | chosen)
+    points = tuple((seen, fvu) for seen, fvu in curve)
+    return Candidate(entry, kind, cost, points, _described(entry) | chosen, _decay_from(entry))
+
+
+def kind_of(settings: EntrySettings) -> Kind:
+    """Return the kind of an entry that its settings tell; of one that is loaded an SAE, until it is loaded."""
+    if settings.train is not None and settings.train.decoder == "frozen":
+        return "frozen"
+    return KINDS.get(settings.way, "sae")
+
+
+def _kind_of_loaded(entry: Entry) -> Kind:
+    """Return what an entry is by its metadata, which name the controls."""
+    training, fit = training_of(entry), {} if entry.dictionary is None else entry.dictionary.metadata.get("fit") or {}
+    frozen = "frozen" if training.get("settings", {}).get("decoder") == "frozen" else None
+    control = fit.get("control") or training.get("control") or frozen
+    if control in CONTROLS:
+        return control
+    return "itda" if is_of_dictionary(entry.sae) else "sae"
+
+
+def _decay_from(entry: Entry) -> float | None:
+    decay = training_of(entry).get("settings", {}).get("decay")
+    return 1.0 - decay if isinstance(decay, int | float) else None
 
 
 def _make(
@@ -145,7 +179,7 @@ def _make(
         trained = train_sae(settings.train, data, hook_name, place)
         seen, read = trained.activations_seen, trained.activations_read
         return Cost(trained.seconds, None, seen, read, trained.peak_bytes), trained.curve
-    fit, random = settings.fit, settings.random
+    fit, atoms = settings.fit, settings.random or settings.kmeans
     if fit is not None:
         data = data.with_settings(first_tokens=data.hparams["first_tokens"] if fit.tokens is None else fit.tokens)
         data.prepare_data()  # tokenising counts neither in the time of a fit nor in that of a training
@@ -162,11 +196,12 @@ def _make(
             dictionary = module.finished_dictionary()
             read = dictionary.metadata["activations_seen"]
             dictionary.save(place)
-        elif random is not None:
-            chosen = dataclasses.asdict(random)
+        elif atoms is not None:
+            chosen = dataclasses.asdict(atoms)
             bias = None if chosen.pop("center") else torch.zeros(data.widths[hook_name])
-            dictionary = random_dictionary(data, hook_name, bias=bias, **chosen)
-            read = dictionary.n_atoms
+            make = random_dictionary if settings.kmeans is None else kmeans_dictionary
+            dictionary = make(data, hook_name, bias=bias, **chosen)
+            read = dictionary.metadata["activations_seen"]
             dictionary.save(place)
         else:
             assert settings.pca is not None

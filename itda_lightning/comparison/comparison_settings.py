@@ -1,7 +1,7 @@
 """Settings of a comparison: its entries, each loaded, made on the spot, or a control, and how they are measured."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from itda_lightning.comparison.probing_data import ProbeSettings
 from itda_lightning.errors import InputError
@@ -82,6 +82,45 @@ class RandomSettings:
 
 
 @dataclass(frozen=True)
+class KMeansSettings:
+    """A control of an ITDA: the centroids of mini-batch k-means as atoms, one per cluster of training activations.
+
+    Activations are centred and scaled to unit norm before they are clustered, and the centroids to unit norm. It needs
+    scikit-learn (``pip install 'itda-lightning[kmeans]'``).
+
+    Attributes:
+        n_atoms: the number of centroids.
+        k: sparsity of a code.
+        pursuit: how activations are encoded: mp, omp or gomp.
+        nonnegative: non-negative coefficients only.
+        center: subtract the mean activation, as an ITDA does by default.
+        tokens: cluster this many training tokens, from the first on; null for all.
+        passes: how often the activations are read.
+        seed: seed of the first centroids and of the order of activations.
+        l0: prune codes to this mean number of atoms on held-out activations; null for codes that are not pruned.
+
+    Raises:
+        InputError: fewer than one centroid, pursuit step or pass, or ``l0`` not above 0 and at most k.
+    """
+
+    n_atoms: int
+    k: int = 32
+    pursuit: PursuitName = "omp"
+    nonnegative: bool = False
+    center: bool = True
+    tokens: int | None = None
+    passes: int = 3
+    seed: int = 0
+    l0: float | None = None
+
+    def __post_init__(self) -> None:
+        positive = {f"kmeans.{name}": getattr(self, name) for name in ("n_atoms", "k", "tokens", "passes")}
+        check_at_least(1, positive)
+        check_seed({"kmeans.seed": self.seed})
+        check_wanted_l0("kmeans.l0", self.l0, self.k)
+
+
+@dataclass(frozen=True)
 class PCASettings:
     """The best reconstruction by k fixed directions: the mean and k principal components.
 
@@ -102,7 +141,7 @@ class PCASettings:
 
 @dataclass(frozen=True)
 class EntrySettings:
-    """One entry: exactly one of ``load``, ``fit``, ``train``, ``random`` and ``pca``.
+    """One entry: exactly one of ``load``, ``fit``, ``train``, ``random``, ``kmeans`` and ``pca``.
 
     Attributes:
         name: the entry's name in tables and on the page.
@@ -111,10 +150,11 @@ class EntrySettings:
         fit: fit an ITDA.
         train: train an SAE with SAELens.
         random: draw atoms at random.
+        kmeans: take the centroids of k-means as atoms.
         pca: take principal components.
 
     Raises:
-        InputError: no name, or not exactly one of the five ways.
+        InputError: no name, or not exactly one of the six ways.
     """
 
     name: str
@@ -123,6 +163,7 @@ class EntrySettings:
     fit: FitSettings | None = None
     train: TrainingSettings | None = None
     random: RandomSettings | None = None
+    kmeans: KMeansSettings | None = None
     pca: PCASettings | None = None
 
     def __post_init__(self) -> None:
@@ -130,7 +171,8 @@ class EntrySettings:
             raise InputError("every entry needs a name: it stands in tables and on the page")
         if len(self.ways) != 1:
             raise InputError(
-                f"the entry {self.name!r} must have exactly one of load, fit, train, random and pca, got {self.ways}"
+                f"the entry {self.name!r} must have exactly one of load, fit, train, random, kmeans and pca, got "
+                f"{self.ways}"
             )
 
     @property
@@ -150,6 +192,10 @@ class EntrySettings:
         return getattr(self, self.way)
 
 
+Control = Literal["random", "pca", "kmeans", "frozen"]
+CHEAP_CONTROLS: tuple[Control, ...] = ("random", "pca")
+
+
 @dataclass(frozen=True)
 class ComparisonSettings:
     """The entries to compare, and how to measure them.
@@ -159,7 +205,9 @@ class ComparisonSettings:
         directory: directory of the rows, of what is fitted and trained, of the results and of the page. A second run in
             the same directory takes over the rows whose entry, data and measurements are the same.
         title: heading of the page; null for the model and the hook point.
-        controls: add a random dictionary of each ITDA's size, and principal components for each of their sparsities.
+        controls: true: as many random atoms as each ITDA has, and as many principal components as its codes have atoms.
+            false: none. A list chooses: random, pca, kmeans (as many centroids of k-means as each ITDA has atoms) and
+            frozen (each trained SAE again, its decoder frozen at random).
         loss_tokens: held-out tokens to measure CE and KL on: two passes of the whole model, and one more per entry.
         model_batch_size: rows in one forward pass of the whole model.
         probes: sparse probing of every entry by sae-probes; null for none.
@@ -175,7 +223,7 @@ class ComparisonSettings:
     entries: list[EntrySettings]
     directory: str
     title: str | None = None
-    controls: bool = True
+    controls: bool | list[Control] = True
     loss_tokens: int = 4096
     model_batch_size: int = 4
     probes: ProbeSettings | None = None
@@ -194,3 +242,10 @@ class ComparisonSettings:
         user_path(self.directory, "directory")
         names_of_counts = ("loss_tokens", "model_batch_size", "atoms_shown", "latents_of")
         check_at_least(1, {name: getattr(self, name) for name in names_of_counts})
+
+    @property
+    def chosen_controls(self) -> tuple[str, ...]:
+        """The kinds of controls to add."""
+        if isinstance(self.controls, list):
+            return tuple(self.controls)
+        return CHEAP_CONTROLS if self.controls else ()

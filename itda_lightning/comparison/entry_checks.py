@@ -10,6 +10,7 @@ from itda_lightning.errors import InputError
 from itda_lightning.evaluation.data_of import models_agree
 from itda_lightning.evaluation.entries import Entry, load_entry
 from itda_lightning.saelens.anatomy import is_of_dictionary
+from itda_lightning.saelens.centroids import check_sklearn
 
 # Settings of TransformerLens that change the residual stream, so that an SAE of one cannot read the other.
 PROCESSING = ("center_writing_weights", "fold_ln", "fold_value_biases", "refactor_factored_attn_matrices")
@@ -24,6 +25,8 @@ def check_entries(settings: ComparisonSettings, data: ActivationsDataModule, hoo
     if settings.probes is not None:
         load_datasets(settings.probes)
     problems: list[str] = []
+    if "kmeans" in settings.chosen_controls or any(entry.way == "kmeans" for entry in settings.entries):
+        check_sklearn()
     cached = [entry.name for entry in settings.entries if entry.way != "load"]
     for entry in settings.entries:
         reasons = _problems_of_settings(entry, data)
@@ -34,7 +37,7 @@ def check_entries(settings: ComparisonSettings, data: ActivationsDataModule, hoo
                 reasons.append(str(error))
             else:
                 reasons += differences(loaded, data, hook_name, data.widths[hook_name], entry.same_model)
-                if settings.controls and is_of_dictionary(loaded.sae):
+                if settings.chosen_controls and is_of_dictionary(loaded.sae):
                     cached.append(f"the controls of {entry.name}")
         problems += [f"{entry.name}: {reason}" for reason in reasons]
     if data.hparams["cache_dir"] is None and cached:

@@ -2,19 +2,15 @@
 
 import logging
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import astuple, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.comparison.added_controls import controls_of, unused_name
 from itda_lightning.comparison.bench import Bench
-from itda_lightning.comparison.candidates import KINDS, identity_of, make_candidate
-from itda_lightning.comparison.comparison_settings import (
-    ComparisonSettings,
-    EntrySettings,
-    PCASettings,
-    RandomSettings,
-)
+from itda_lightning.comparison.candidates import identity_of, kind_of, make_candidate
+from itda_lightning.comparison.comparison_settings import ComparisonSettings, EntrySettings
 from itda_lightning.comparison.entry_checks import check_entries
 from itda_lightning.comparison.latents import latent_view
 from itda_lightning.errors import InputError
@@ -25,7 +21,7 @@ from itda_lightning.machine.output_files import make_writable_directory
 from itda_lightning.machine.part_files import remove_parts
 from itda_lightning.machine.paths import text_without_home, user_path
 from itda_lightning.results.as_json import read_results, write_results
-from itda_lightning.results.comparison import Comparison, LatentView, Row
+from itda_lightning.results.comparison import CONTROLS, Comparison, LatentView, Row
 from itda_lightning.results.paired import RESAMPLES
 
 logger = logging.getLogger(__name__)
@@ -75,19 +71,18 @@ def _rows(settings: ComparisonSettings, bench: Bench, directory: Path) -> tuple[
     rows = []
     waiting = list(settings.entries)
     names = {entry.name for entry in waiting}
-    chosen = {(entry.way, entry.chosen) for entry in waiting if entry.way in ("random", "pca")}
+    chosen = {(entry.way, entry.chosen) for entry in waiting if entry.way != "load"}
     while waiting:
         entry = waiting.pop(0)
         row = _row(entry, bench, directory)
         rows.append(row)
-        for control in _controls_of(entry, row) if settings.controls else ():
+        for control in controls_of(entry, row, settings.chosen_controls):
             if (control.way, control.chosen) not in chosen:
                 chosen.add((control.way, control.chosen))
-                # Controls of the same kind can differ in their tokens; an entry can have a control's name.
-                while control.name in names:
-                    control = replace(control, name=f"{control.name}, again")
-                names.add(control.name)
-                waiting.append(control)
+                # Controls of one kind and number can differ in their tokens; an entry can have a control's name.
+                name = unused_name(control.name, entry.name, names)
+                names.add(name)
+                waiting.append(replace(control, name=name))
     return tuple(rows)
 
 
@@ -109,7 +104,7 @@ def _row(entry: EntrySettings, bench: Bench, directory: Path) -> Row:
         known = isinstance(error, InputError)
         logger.error("%s failed: %s", entry.name, error, exc_info=not known)
         reason = str(error) if known else f"{type(error).__name__}: {error}"
-        return Row(entry.name, KINDS.get(entry.way, "sae"), failure=text_without_home(reason))
+        return Row(entry.name, kind_of(entry), failure=text_without_home(reason))
 
 
 def _read_row(directory: Path, identity: str) -> Row | None:
@@ -125,25 +120,11 @@ def _read_row(directory: Path, identity: str) -> Row | None:
     return None
 
 
-def _controls_of(entry: EntrySettings, row: Row) -> Iterator[EntrySettings]:
-    """Yield the controls of an ITDA: one random activation per atom, and one principal component per step of a code.
-
-    Of a pruned ITDA both have its mean L0: the random atoms are pruned to it, the components are as many, rounded.
-    """
-    if row.kind == "itda" and row.encoding is not None:
-        k, pursuit, nonnegative, centred, least_gain = astuple(row.encoding)
-        tokens = None if entry.fit is None else entry.fit.tokens
-        l0 = round(row.value("l0"), 2) if least_gain > 0 else None
-        drawn = RandomSettings(row.width, k, pursuit, nonnegative, centred, tokens, l0=l0)
-        yield EntrySettings(f"random, for {entry.name}", random=drawn)
-        components = k if l0 is None else max(round(l0), 1)
-        yield EntrySettings(f"PCA, {components} components", pca=PCASettings(components, tokens))
-
-
 def _latents(settings: ComparisonSettings, rows: tuple[Row, ...], bench: Bench, directory: Path) -> LatentView | None:
     """Show atoms of the first ITDA beside latents of other entries; None without an ITDA."""
     measured = {row.name: row for row in rows if row.failure is None}
-    shown = [entry for entry in settings.entries if entry.name in measured and entry.way not in ("random", "pca")]
+    shown = [entry for entry in settings.entries if entry.name in measured]
+    shown = [entry for entry in shown if measured[entry.name].kind not in CONTROLS]
     first = next((entry for entry in shown if measured[entry.name].kind == "itda"), None)
     if first is None:
         return None

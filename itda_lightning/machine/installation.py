@@ -39,6 +39,7 @@ PURPOSES = {
     "wandb": ("--run.wandb_project of fit and compare", ()),
     "remote": ("harvest --backend remote", ()),
     "quantised": ("models quantised with bitsandbytes", ()),
+    "kmeans": ("k-means centroids in compare", ()),
     "probes": ("probing in compare", ("sae-probes==0.4.2",)),
 }
 

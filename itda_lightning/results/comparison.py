@@ -7,7 +7,10 @@ from typing import Literal
 from itda_lightning.dictionary.sources import Prompt
 from itda_lightning.errors import InputError
 
-Kind = Literal["itda", "sae", "random", "pca"]
+Kind = Literal["itda", "sae", "random", "pca", "kmeans", "frozen"]
+# Entries beside which others are judged: atoms drawn at random, principal components, centroids of k-means, and SAEs
+# whose decoder is frozen at random.
+CONTROLS: tuple[Kind, ...] = ("random", "pca", "kmeans", "frozen")
 
 
 @dataclass(frozen=True)
@@ -86,9 +89,9 @@ class Row:
     """One entry of a comparison."""
 
     name: str  # its name in the config; no two rows of a comparison share one
-    kind: Kind  # an ITDA, an SAE, or a control (random activations as atoms, principal components)
+    kind: Kind  # an ITDA, an SAE, or one of ``CONTROLS``
     architecture: str = ""  # SAELens's name of it
-    width: int = 0  # number of latents, of a signed dictionary the number of atoms
+    width: int = 0  # number of latents, or of atoms or components whose coefficients have both signs
     # Text for readers: sparsity, pursuit, learning rate, path; ``encoding`` has typed values.
     settings: dict[str, str] = field(default_factory=dict)
     tokens_hash: str = ""  # hash of the held-out token ids and masks on which everything is measured
@@ -99,10 +102,11 @@ class Row:
     cost: Cost = field(default_factory=Cost)
     densities: tuple[float, ...] = ()  # the share of held-out tokens that use each latent; empty if unknown
     curve: tuple[tuple[int, float], ...] = ()  # (activations seen, FVU) while it was made; empty if unknown
+    decay_from: float | None = None  # share of the training from which on its learning rate fell; None if unknown
     measured_seconds: float = 0.0  # time that measuring took
     reused: bool = False  # the row is from an earlier run
     failure: str | None = None  # the reason if there are no figures
-    encoding: Encoding | None = None  # of an ITDA or a control; None for other SAEs
+    encoding: Encoding | None = None  # of an ITDA or of atoms of a control; None for SAEs
 
     def value(self, measure: str) -> float:
         """Return the value of a measure, nan if the row has none."""

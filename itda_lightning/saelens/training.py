@@ -24,10 +24,13 @@ from itda_lightning.machine.atomic_files import new_directory
 from itda_lightning.machine.memory import PeakMemory
 from itda_lightning.machine.paths import user_path
 from itda_lightning.saelens.export_files import check_sae_files
+from itda_lightning.saelens.held_decoder import HeldDecoder
 from itda_lightning.saelens.sae_metadata import site_metadata
 from itda_lightning.saelens.training_settings import TrainingSettings
 
-CURVE_POINTS = 15
+# Points of a curve: most at equal ratios of the steps, for drawing; the others evenly over the last fifth before the
+# learning rate decays, where a loss that still falls is told from one that has settled.
+CURVE_POINTS, LAST_POINTS, LAST_SHARE = 15, 5, 0.2
 CURVE_ACTIVATIONS = 4096
 CURVE_CHUNK = 512
 
@@ -78,7 +81,7 @@ def train_sae(
         heldout = _heldout(data, hook_name).to(device)
         trainer = _trainer(settings, rows, site_metadata(data, hook_name), device, start)
         with PeakMemory() as peak:
-            seconds, curve = _train(trainer, batches, settings.steps, heldout)
+            seconds, curve = _train(trainer, batches, settings, heldout)
         seen = trainer.n_training_samples
         trained = TrainedSAE(output, seconds, seen, min(seen, rows.n_kept), peak.bytes, curve)
         sae = _finished(trainer)
@@ -143,10 +146,11 @@ def _start_from(sae: TrainingSAE[Any], start: SAE[Any], scale: float) -> None:
 
 
 def _train(
-    trainer: SAETrainer[Any, Any], batches: Iterator[Tensor], steps: int, heldout: Float[Tensor, "m d"]
+    trainer: SAETrainer[Any, Any], batches: Iterator[Tensor], settings: TrainingSettings, heldout: Float[Tensor, "m d"]
 ) -> tuple[float, tuple[tuple[int, float], ...]]:
     """Run the public steps of ``SAETrainer.fit``, for a curve without W&B; return the seconds and the curve."""
-    measured_at = {round(steps ** (point / (CURVE_POINTS - 1))) for point in range(CURVE_POINTS)}
+    steps, measured_at = settings.steps, _steps_of_curve(settings)
+    decoder = HeldDecoder(trainer.sae, settings.seed) if settings.decoder == "frozen" else None
     curve: list[tuple[int, float]] = []
     start, measuring = time.perf_counter(), 0.0
     name = f"Train {trainer.sae.cfg.architecture()} of {trainer.sae.cfg.d_sae:,}"
@@ -154,6 +158,8 @@ def _train(
         while trainer.n_training_steps < steps:
             trainer.maybe_reset_sparsity()
             trainer.step(next(batches))
+            if decoder is not None:
+                decoder.hold()
             trainer.n_training_steps += 1
             bar.update(trainer.n_training_samples - bar.n)
             if trainer.n_training_steps in measured_at:
@@ -162,6 +168,13 @@ def _train(
                 bar.set_postfix(fvu=f"{curve[-1][1]:.3f}")
                 measuring += time.perf_counter() - before
     return time.perf_counter() - start - measuring, tuple(curve)
+
+
+def _steps_of_curve(settings: TrainingSettings) -> set[int]:
+    steps, ratios = settings.steps, CURVE_POINTS - LAST_POINTS
+    last = (1 - settings.decay - LAST_SHARE * point / (LAST_POINTS - 1) for point in range(LAST_POINTS))
+    measured_at = {round(steps ** (point / (ratios - 1))) for point in range(ratios)}
+    return measured_at | {max(1, round(steps * share)) for share in last}
 
 
 def _finished(trainer: SAETrainer[Any, Any]) -> TrainingSAE[Any]:

@@ -16,6 +16,7 @@ TrainedArchitecture = Literal[
 ]
 # SAELens's Matryoshka SAEs take the widths of their nested parts; these are shares of all latents.
 NESTED = (1 / 32, 1 / 8, 1 / 2, 1)
+Decoder = Literal["trained", "frozen"]
 STARTED = ("topk", "jumprelu")  # what dictionaries are exported as
 # The norm, and the share of the training in which its coefficient rises, by SAELens's documentation: 5% of a standard
 # SAE's training; for the tanh loss of JumpReLU all of it, as Anthropic does.
@@ -56,6 +57,8 @@ class TrainingSettings:
         buffer_bytes: memory for activations, in bytes; those that do not fit are read again in each epoch.
         start: directory of a topk or jumprelu SAE of this architecture and width to train on, such as the export of a
             dictionary (``itda_lightning.export --architecture topk``); null for new weights.
+        decoder: trained, or frozen at random directions, a control: what it reaches needs no learned latents
+            (arXiv 2602.14111).
 
     Raises:
         InputError: a value out of range, or a sparsity that the architecture does not have or lacks.
@@ -75,6 +78,7 @@ class TrainingSettings:
     seed: int = 0
     buffer_bytes: int = 2**30
     start: str | None = None
+    decoder: Decoder = "trained"
 
     def __post_init__(self) -> None:
         check_choice(get_args(TrainedArchitecture), {"training.architecture": self.architecture})
@@ -85,6 +89,12 @@ class TrainingSettings:
         check_seed({"training.seed": self.seed})
         if self.start is not None:
             check_choice(STARTED, {"training.architecture, with a training.start": self.architecture})
+        check_choice(get_args(Decoder), {"training.decoder": self.decoder})
+        if self.decoder == "frozen" and (self.start is not None or self.architecture == "matching_pursuit"):
+            reason = "it encodes by its decoder" if self.start is None else "training.start gives the decoder"
+            raise InputError(
+                f"training.decoder of a {self.architecture} SAE cannot be frozen at random, {reason}: leave one out"
+            )
         if not 0 < self.learning_rate < float("inf"):
             raise InputError(f"training.learning_rate must be positive, got {self.learning_rate}")
         shares = {f"training.{name}": getattr(self, name) for name in ("warm_up", "decay", "sparsity_warm_up")}

@@ -12,7 +12,13 @@ from itda_lightning import ActivationsDataModule
 from itda_lightning.activations import model_and_rows
 from itda_lightning.comparison import candidates
 from itda_lightning.comparison.candidates import Candidate, identity_of, make_candidate
-from itda_lightning.comparison.comparison_settings import EntrySettings, FitSettings, PCASettings, RandomSettings
+from itda_lightning.comparison.comparison_settings import (
+    EntrySettings,
+    FitSettings,
+    KMeansSettings,
+    PCASettings,
+    RandomSettings,
+)
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.refinement import RefinementSettings
@@ -27,9 +33,10 @@ MADE = {
     "fit": EntrySettings("a fit", fit=FIT),
     "train": EntrySettings("a training", train=TRAIN),
     "random": EntrySettings("a draw", random=RandomSettings(20, k=3)),
+    "kmeans": EntrySettings("centroids", kmeans=KMeansSettings(20, k=3, passes=1)),
     "pca": EntrySettings("components", pca=PCASettings(5)),
 }
-KINDS = {"fit": "itda", "train": "sae", "random": "random", "pca": "pca"}
+KINDS = {"fit": "itda", "train": "sae", "random": "random", "kmeans": "kmeans", "pca": "pca"}
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +87,7 @@ def test_what_is_made_is_made_once(way, made, data, places, monkeypatch):
 def test_its_cost_is_recorded(way, made, data, places):
     candidate = made[way]
     n_kept = data.rows("train").n_kept
-    seen = {"train": 1024, "random": 20, "pca": n_kept}.get(way)
+    seen = {"train": 1024, "random": 20, "kmeans": n_kept, "pca": n_kept}.get(way)
     if way == "fit":  # until the dictionary is full
         seen = candidate.entry.dictionary.metadata["activations_seen"]
         assert 0 < seen < n_kept
@@ -91,12 +98,16 @@ def test_its_cost_is_recorded(way, made, data, places):
     assert cost.harvest_seconds is cost.encoded_per_second is None
     place = next(places[way].iterdir())
     assert cost.disk_bytes == sum(path.stat().st_size for path in (place / "entry").rglob("*"))
-    n = len(candidate.entry.dictionary.atoms) if way == "fit" else {"train": 24, "random": 20, "pca": 10}[way]
+    n = (
+        len(candidate.entry.dictionary.atoms)
+        if way == "fit"
+        else {"train": 24, "random": 20, "kmeans": 20, "pca": 10}[way]
+    )
     own = {"train": 2 * 24 * WIDTH + 24 + WIDTH, "pca": 2 * 10 * WIDTH + 10 + WIDTH}
     assert cost.parameters == own.get(way, n * WIDTH + WIDTH)
     assert (len(candidate.curve) > 3) == (way == "train")
     assert candidate.settings["k"] == ("5" if way == "pca" else "3")
-    if way in ("fit", "random"):
+    if way in ("fit", "random", "kmeans"):
         assert candidate.settings["centred"] == "True"
         assert candidate.settings["pursuit"] == "omp"
 
@@ -151,7 +162,7 @@ def test_seconds_are_those_of_the_fit_alone(arguments, tmp_path, monkeypatch):
 
     monkeypatch.setattr(model_and_rows, "split_rows", slow)
     monkeypatch.setattr(candidates, "time", SimpleNamespace(perf_counter=lambda: clock.now))
-    for way in ("fit", "random", "pca"):
+    for way in ("fit", "random", "kmeans", "pca"):
         data = ActivationsDataModule(**arguments)
         data.prepare_data()
         assert make(MADE[way], data, tmp_path).cost.seconds == 0
@@ -160,6 +171,28 @@ def test_seconds_are_those_of_the_fit_alone(arguments, tmp_path, monkeypatch):
 
 class KilledError(Exception):
     pass
+
+
+def test_an_sae_with_a_frozen_decoder_is_a_control(data, made, tmp_path):
+    entry = EntrySettings("frozen", train=dataclasses.replace(TRAIN, decoder="frozen"))
+    candidate = make(entry, data, tmp_path)
+    assert (candidate.kind, candidate.settings["decoder"], candidate.decay_from) == ("frozen", "frozen", 0.8)
+    assert not torch.equal(candidate.entry.sae.W_dec, made["train"].entry.sae.W_dec)
+    loaded = make(EntrySettings("loaded", load=str(next(tmp_path.iterdir()) / "entry")), data, tmp_path)
+    assert loaded.kind == "frozen"
+
+
+@pytest.mark.parametrize("way", ["random", "kmeans", "pca"])
+def test_a_control_that_is_loaded_is_one(way, made, data, places):
+    place = next(places[way].iterdir()) / "entry"
+    assert make(EntrySettings("loaded", load=str(place)), data, places[way]).kind == way
+
+
+def test_later_settings_do_not_change_the_identity_of_what_was_made_before(data, monkeypatch):
+    now = identity_of(MADE["train"], data)
+    fields = {name: value for name, value in dataclasses.asdict(TRAIN).items() if name not in ("decoder", "start")}
+    monkeypatch.setattr(dataclasses, "asdict", lambda *_, **__: fields)
+    assert identity_of(MADE["train"], data) == now
 
 
 @pytest.mark.parametrize("way", MADE)

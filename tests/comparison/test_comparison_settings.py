@@ -8,6 +8,7 @@ from itda_lightning.comparison.comparison_settings import (
     ComparisonSettings,
     EntrySettings,
     FitSettings,
+    KMeansSettings,
     PCASettings,
     RandomSettings,
 )
@@ -20,6 +21,7 @@ WAYS = {
     "fit": FitSettings(),
     "train": TrainingSettings("topk", 64, k=4),
     "random": RandomSettings(64),
+    "kmeans": KMeansSettings(64),
     "pca": PCASettings(),
 }
 
@@ -33,7 +35,9 @@ def test_an_entry_has_one_way(way):
 
 @pytest.mark.parametrize("ways", [[], ["load", "fit"], ["train", "random", "pca"]])
 def test_no_way_and_several_are_refused(ways):
-    with pytest.raises(InputError, match=r"entry 'x' must have exactly one of load, fit, train, random and pca, got"):
+    with pytest.raises(
+        InputError, match=r"entry 'x' must have exactly one of load, fit, train, random, kmeans and pca, got"
+    ):
         EntrySettings("x", **{way: WAYS[way] for way in ways})
 
 
@@ -60,6 +64,10 @@ def test_the_module_of_a_fit_has_its_settings():
         (lambda: RandomSettings(0), r"random\.n_atoms must be at least 1, got 0"),
         (lambda: RandomSettings(5, k=-1), r"random\.k must be at least 1, got -1"),
         (lambda: PCASettings(0), r"pca\.k must be at least 1, got 0"),
+        (lambda: KMeansSettings(0), r"kmeans\.n_atoms must be at least 1, got 0"),
+        (lambda: KMeansSettings(5, passes=0), r"kmeans\.passes must be at least 1, got 0"),
+        (lambda: KMeansSettings(5, k=4, l0=5.0), r"kmeans\.l0 .* 5"),
+        (lambda: KMeansSettings(5, seed=-1), r"kmeans\.seed must lie between 0 and .*, got -1"),
     ],
 )
 def test_what_could_not_be_made_is_refused_at_once(make, text):
@@ -79,3 +87,12 @@ def test_a_comparison_needs_entries_of_different_names():
 def test_numbers_out_of_range_are_refused(name):
     with pytest.raises(InputError, match=f"^{name} must be at least 1, got 0"):
         ComparisonSettings([EntrySettings("a", pca=PCASettings())], "out", **{name: 0})
+
+
+@pytest.mark.parametrize(
+    ("controls", "kinds"),
+    [(True, ("random", "pca")), (False, ()), ([], ()), (["kmeans", "frozen"], ("kmeans", "frozen"))],
+)
+def test_controls_are_the_quick_ones_or_those_that_are_listed(controls, kinds):
+    settings = ComparisonSettings([EntrySettings("a", pca=PCASettings())], "out", controls=controls)
+    assert settings.chosen_controls == kinds

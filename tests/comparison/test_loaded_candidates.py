@@ -144,3 +144,33 @@ def test_the_tokens_of_an_sae_are_read_from_its_runner(places, data, tmp_path, n
     (sae / "runner_cfg.json").write_text(json.dumps(content))
     cost = loaded(sae, data).cost
     assert (cost.activations_seen, cost.activations_read, cost.seconds) == (seen, None, None)
+
+
+def test_the_tokens_of_saes_that_were_trained_together_are_read_above_them(places, data, tmp_path):
+    sae = shutil.copytree(places["foreign"], tmp_path / "3000" / "layer 1")
+    alone = identity_of(EntrySettings("a", load=str(sae)), data)
+    runner = tmp_path / "3000" / "runner_cfg.json"
+    for saes, seen in (({"layer 1": {}, "layer 2": {}}, 3000), ({"layer 2": {}}, None), (3, None), (None, None)):
+        runner.write_text(json.dumps({"training_tokens": 5000, "saes": saes}))
+        assert loaded(sae, data).cost.activations_seen == seen
+        assert (identity_of(EntrySettings("a", load=str(sae)), data) == alone) is (seen is None)
+
+
+@pytest.mark.parametrize("name", ["training_tokens", "total_training_tokens"])
+def test_the_tokens_of_an_sae_of_an_earlier_saelens_are_read_from_its_configuration(places, data, tmp_path, name):
+    sae = shutil.copytree(places["foreign"], tmp_path / "sae")
+    config = json.loads((sae / "cfg.json").read_text())
+    (sae / "cfg.json").write_text(json.dumps(config | {name: 300_000_000}))
+    assert loaded(sae, data).cost.activations_seen == 300_000_000
+    (sae / "runner_cfg.json").write_text(json.dumps({"training_tokens": 5000}))
+    assert loaded(sae, data).cost.activations_seen == 5000
+
+
+@pytest.mark.parametrize("training", ["long ago", {"settings": "none"}, ["a"]])
+def test_what_others_record_of_a_training_is_left_alone(places, data, tmp_path, training):
+    sae = shutil.copytree(places["foreign"], tmp_path / "sae")
+    config = json.loads((sae / "cfg.json").read_text())
+    config["metadata"]["training"] = training
+    (sae / "cfg.json").write_text(json.dumps(config))
+    candidate = loaded(sae, data)
+    assert (candidate.kind, candidate.cost.seconds, candidate.decay_from) == ("sae", None, None)

@@ -55,10 +55,11 @@ def written(directory: Path) -> Comparison:
 
 def test_all_kinds_of_entries_are_measured_and_controls_are_added_once(finished, all_ways, on_disk):
     rows = {row.name: row for row in written(finished[0]).rows}
-    assert list(rows) == [*all_ways, "random, for A run", "PCA, 4 components", "random, for ITDA, OMP"]
+    n, of_fit = load_dictionary(on_disk["run"]).n_atoms, rows["ITDA, OMP"].width
+    drawn = [f"{n} random atoms", f"{of_fit} random atoms"]
+    assert list(rows) == [*all_ways, drawn[0], "4 principal components", drawn[1]]
     assert [row.kind for row in rows.values()] == ["itda"] * 3 + ["sae", "itda", "sae", "random", "pca", "random"]
-    n = load_dictionary(on_disk["run"]).n_atoms
-    widths = [n, n, n, 24, rows["ITDA, OMP"].width, 24, n, 8, rows["ITDA, OMP"].width]
+    widths = [n, n, n, 24, of_fit, 24, n, 4, of_fit]
     assert [row.width for row in rows.values()] == widths
     for row in rows.values():
         assert row.failure is None
@@ -70,7 +71,7 @@ def test_all_kinds_of_entries_are_measured_and_controls_are_added_once(finished,
     assert len({row.tokens_hash for row in rows.values()}) == 1
     assert len({row.identity for row in rows.values()}) == len(rows)
     assert rows["As itda"].measures == rows["A run"].measures
-    assert rows["random, for ITDA, OMP"].settings["pursuit"] == "omp"
+    assert rows[drawn[1]].settings["pursuit"] == "omp"
     assert rows["TopK"].curve[-1][0] == rows["Trained before"].curve[-1][0] == 1024
 
 
@@ -228,19 +229,19 @@ def names_and_tokens(monkeypatch, data_section, tmp_path):
 def test_controls_of_other_tokens_have_names_of_their_own(names_and_tokens):
     some = EntrySettings("A", fit=FitSettings(30, K, tokens=640))
     rows = names_and_tokens(
-        some, EntrySettings("B", fit=FitSettings(30, K)), EntrySettings("PCA, 4 components", pca=PCASettings(2))
+        some, EntrySettings("B", fit=FitSettings(30, K)), EntrySettings("4 principal components", pca=PCASettings(2))
     )
     assert rows[3:] == [
-        ("random, for A", "random", "640"),
-        ("PCA, 4 components, again", "pca", "640"),
-        ("random, for B", "random", "None"),
-        ("PCA, 4 components, again, again", "pca", "None"),
+        ("30 random atoms", "random", "640"),
+        ("4 principal components, for A", "pca", "640"),
+        ("30 random atoms, for B", "random", "None"),
+        ("4 principal components, for B", "pca", "None"),
     ]
 
 
 def test_a_control_that_was_asked_for_is_not_added(names_and_tokens):
     rows = names_and_tokens(EntrySettings("A", fit=FitSettings(30, K)), EntrySettings("My own", pca=PCASettings(K)))
-    assert [name for name, _, _ in rows] == ["A", "My own", "random, for A"]
+    assert [name for name, _, _ in rows] == ["A", "My own", "30 random atoms"]
 
 
 def test_controls_of_a_pruned_itda_have_its_mean_l0(config_of, tmp_path):
@@ -251,8 +252,24 @@ def test_controls_of_a_pruned_itda_have_its_mean_l0(config_of, tmp_path):
     assert itda.value("l0") == pytest.approx(2.2, abs=0.1)
     assert drawn.encoding.least_gain > 0
     assert drawn.value("l0") == pytest.approx(itda.value("l0"), abs=0.1)
-    assert components.name == "PCA, 2 components"
-    assert components.value("l0") == 2
+    assert components.name == "2 principal components"
+    assert components.value("l0") == pytest.approx(2)
+    assert sum(components.densities) == pytest.approx(2)
+
+
+def test_controls_that_are_listed_are_added(config_of, tmp_path):
+    entries = {"ITDA": {"fit": FIT}, "TopK": {"train": TRAIN}}
+    config = config_of(tmp_path / "out", entries, controls=["kmeans", "frozen"])
+    assert main(["--config", str(config)]) == 0
+    rows = written(tmp_path / "out").rows
+    n = rows[0].width
+    assert [row.name for row in rows] == ["ITDA", "TopK", f"{n} k-means centroids", "TopK, frozen decoder"]
+    assert [row.kind for row in rows] == ["itda", "sae", "kmeans", "frozen"]
+    assert (rows[2].width, rows[2].encoding) == (n, rows[0].encoding)
+    assert (rows[3].width, rows[3].architecture) == (24, "topk")
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    for label in ("k-means centroids, OMP", "TopK SAE, frozen decoder"):
+        assert label in page
 
 
 def test_an_sae_that_does_not_say_its_hook_point_is_of_the_one_compared(config_of, tmp_path):

@@ -26,6 +26,7 @@ from itda_lightning.across_models.similarity_settings import ModelSettings
 from itda_lightning.comparison.comparison_settings import (
     EntrySettings,
     FitSettings,
+    KMeansSettings,
     PCASettings,
     RandomSettings,
 )
@@ -68,6 +69,7 @@ NESTED: dict[str, list[tuple[str, type, Callable[[dict[str, Any]], Any]]]] = {
         ("entries", FitSettings, lambda field: [{"name": "a", "fit": field}]),
         ("entries", RefinementSettings, lambda field: [{"name": "a", "fit": {"refine": field}}]),
         ("entries", RandomSettings, lambda field: [{"name": "a", "random": {"n_atoms": 3} | field}]),
+        ("entries", KMeansSettings, lambda field: [{"name": "a", "kmeans": {"n_atoms": 3} | field}]),
         ("entries", PCASettings, lambda field: [{"name": "a", "pca": field}]),
         ("entries", TrainingSettings, lambda field: [{"name": "a", "train": TRAINED | field}]),
     ],

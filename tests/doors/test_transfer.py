@@ -44,7 +44,7 @@ def test_it_measures_three_dictionaries_of_one_size(transferred, tiny_run) -> No
     output, printed = transferred
     comparison = from_json((output / "transfer.json").read_text(), Comparison)
     rows = {row.name: row for row in comparison.rows}
-    assert list(rows) == ["transferred", "native fit", "random"]
+    assert list(rows) == ["transferred", "native fit", "random atoms"]
     n = load_dictionary(output).n_atoms
     assert [row.width for row in rows.values()] == [n] * 3
     assert len({row.tokens_hash for row in rows.values()}) == 1

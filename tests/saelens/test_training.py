@@ -71,6 +71,34 @@ def test_a_training_goes_on_from_an_exported_dictionary(data, tmp_path, architec
     assert fvu_and_l0(SAE.load_from_disk(trained.path), x)[0] < fvu_and_l0(before, x)[0]
 
 
+@pytest.mark.parametrize("architecture", ["topk", "jumprelu"])
+def test_a_frozen_decoder_stays_at_its_random_directions_and_the_encoder_learns(data, tmp_path, architecture):
+    frozen, free = (
+        training.train_sae(
+            settings_of(architecture, samples=6000, decoder=decoder, seed=3), data, HOOK, tmp_path / decoder
+        )
+        for decoder in ("frozen", "trained")
+    )
+    directions, learned = (torch.nn.functional.normalize(SAE.load_from_disk(one.path).W_dec) for one in (frozen, free))
+    random = torch.randn(96, 32, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(directions, torch.nn.functional.normalize(random))
+    assert float((learned * directions).sum(1).detach().max()) < 0.95
+    fvus = [one.curve[-1][1] for one in (frozen, free)]
+    assert fvus[1] < fvus[0] < 0.9 * frozen.curve[0][1]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "others", "reason"),
+    [
+        ("matching_pursuit", {}, "it encodes by its decoder"),
+        ("topk", {"start": "x"}, "training.start gives the decoder"),
+    ],
+)
+def test_a_decoder_that_cannot_be_frozen_is_refused(architecture, others, reason):
+    with pytest.raises(InputError, match=rf"decoder of a {architecture} SAE cannot be frozen at random, {reason}"):
+        settings_of(architecture, decoder="frozen", **others)
+
+
 def test_a_start_that_does_not_fit(data, tmp_path):
     with pytest.raises(InputError, match=r"with a training\.start must be one of .* got 'standard'"):
         settings_of("standard", start="anywhere")

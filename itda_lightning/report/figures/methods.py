@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from itertools import count
 from typing import NamedTuple
 
-from itda_lightning.results.comparison import Row
+from itda_lightning.results.comparison import CONTROLS, Row
 
 SAE_LABELS = {
     "topk": "TopK SAE",
@@ -25,8 +25,10 @@ SAE_STYLES = (
     ("yellow", "star"),
     ("ink", "square"),
 )
-CONTROL_STYLES = (("grey", "cross"), ("grey", "plus"))
-FAMILIES = {"itda": ITDA_STYLES, "sae": SAE_STYLES, "random": CONTROL_STYLES, "pca": CONTROL_STYLES}
+CONTROL_STYLES = (("grey", "cross"), ("grey", "plus"), ("grey", "star"), ("grey", "square"))
+FAMILIES = {"itda": ITDA_STYLES, "sae": SAE_STYLES} | dict.fromkeys(CONTROLS, CONTROL_STYLES)
+# What has atoms and a pursuit, in plain English.
+OF_ATOMS = {"itda": "ITDA", "random": "random atoms", "kmeans": "k-means centroids"}
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 2", "12 4", "1 2")
 # Polygons: number of corners, angle of the first (0 is to the right, clockwise), radius that looks as large as a
 # circle of radius 1.
@@ -53,10 +55,11 @@ def method_label(row: Row) -> str:
     """Return the name of an entry's method, as in a legend."""
     if row.kind == "pca":
         return "principal components"
+    if row.kind in ("sae", "frozen"):
+        label = SAE_LABELS.get(row.architecture, f"{row.architecture} SAE".strip())
+        return label if row.kind == "sae" else f"{label}, frozen decoder"
     pursuit = row.settings.get("pursuit", "").upper()
-    if row.kind == "sae":
-        return SAE_LABELS.get(row.architecture, f"{row.architecture} SAE".strip())
-    return ("ITDA" if row.kind == "itda" else "random activations") + (f", {pursuit}" if pursuit else "")
+    return OF_ATOMS[row.kind] + (f", {pursuit}" if pursuit else "")
 
 
 def methods_of(rows: Iterable[Row]) -> dict[str, Method]:
