@@ -11,6 +11,7 @@ from rich.text import Text
 from itda_lightning.dictionary.sources import Prompt
 from itda_lightning.report.words.columns import Column, columns_of
 from itda_lightning.report.words.excerpt import excerpt, visible
+from itda_lightning.report.words.falling_loss import under_trained
 from itda_lightning.report.words.model_words import SIMILARITIES, noise_floor, ranking_summary, show_overlap, size_line
 from itda_lightning.report.words.verdict import failures_line, headline, verdicts
 from itda_lightning.report.words.wording import (
@@ -119,6 +120,8 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
             console.print(Text.assemble((visible(row.name), "bold"), (" failed: ", "bold red"), visible(row.failure)))
     for verdict in verdicts(rows):
         console.print(Text(visible(headline(verdict))))
+    for words in under_trained(rows):
+        console.print(Text(visible(words)))
     _print_dim(console, failures_line(rows))
 
 

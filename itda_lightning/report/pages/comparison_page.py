@@ -14,6 +14,7 @@ from itda_lightning.report.pages.inline import packed, packed_lines, render, wri
 from itda_lightning.report.pages.latent_data import latent_lines, overview
 from itda_lightning.report.words.columns import columns_of, shared_columns
 from itda_lightning.report.words.differences import note, tables_of_differences
+from itda_lightning.report.words.falling_loss import still_falling, under_trained
 from itda_lightning.report.words.verdict import cost_line, failures_line, headline, shown, verdicts
 from itda_lightning.report.words.wording import show_number
 from itda_lightning.results.comparison import Comparison, Row
@@ -44,6 +45,8 @@ def render_dashboard(comparison: Comparison) -> str:
         ordinal=ordinal,
         state=failures_line(rows),
         cost=cost_line(rows),
+        under_trained=under_trained(rows),
+        still_falling=still_falling,
         verdicts=[(verdict, headline(verdict)) for verdict in verdicts(rows)],
         differences=differences,
         note=note(differences),
