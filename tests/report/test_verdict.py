@@ -6,7 +6,7 @@ import math
 from itda_lightning.report.words.differences import Gap, gap, note, tables_of_differences
 from itda_lightning.report.words.verdict import Tally, cost_line, failures_line, headline, verdicts
 from itda_lightning.report.words.wording import DASH, MINUS, listed
-from itda_lightning.results.comparison import ByDocument, Estimate, Kind, Row
+from itda_lightning.results.comparison import ByDocument, Cost, Estimate, Kind, Row
 from tests.report.comparisons import realistic_rows
 
 
@@ -39,7 +39,7 @@ def test_differences_within_two_errors_are_ties():
     assert headline(verdict) == (
         "FVU: b is best at 0.200 ± 0.010, within error of the best ITDA, a at 0.210 ± 0.010 (worse by "
         "0.010 ± 0.014, errors taken as independent). "
-        "ITDAs lose 0 of 1 comparisons with SAEs of similar L0."
+        "The ITDA ties the only comparison with an SAE of similar L0."
     )
 
 
@@ -119,7 +119,7 @@ def test_words_rest_on_paired_errors():
     assert 0.001 < error < 0.005
     assert headline(verdict) == (
         "FVU: b is best at 0.250 ± 0.050. The best ITDA, a at 0.300 ± 0.050, is 2nd of 2, worse by "
-        f"0.0500 ± {error:.4f}. ITDAs lose 1 of 1 comparisons with SAEs of similar L0."
+        f"0.0500 ± {error:.4f}. The ITDA loses the only comparison with an SAE of similar L0."
     )
     alone = [dataclasses.replace(row, measures=unpaired(row)) for row in (ITDA, sae)]
     assert fvu_verdict(*alone).outcome == "ties"
@@ -166,6 +166,20 @@ def test_costs_and_failures_are_said():
         failures_line(rows)
         == "15 of 16 entries have results, 2 of them reused from an earlier run. Failed: gemma-scope."
     )
+
+
+def test_one_entry_of_a_kind_and_several_read_as_such():
+    def timed(name: str, kind: Kind, seconds: float | None) -> Row:
+        return dataclasses.replace(entry(name, kind, 0.3), cost=Cost(seconds=seconds))
+
+    itda, sae, untimed = timed("ITDA", "itda", 30.0), timed("TopK SAE", "sae", 18.7), timed("other", "sae", None)
+    assert cost_line([itda, sae]) == "Cost, harvest included: ITDA took 30 s; TopK SAE took 18.7 s."
+    assert cost_line([sae, untimed]) == "Cost, harvest included: TopK SAE, the only timed SAE, took 18.7 s."
+    assert failures_line([itda]) == "The entry has results."
+    reused = dataclasses.replace(itda, reused=True)
+    assert failures_line([reused]) == "The entry has results, reused from an earlier run."
+    assert failures_line([itda, sae]) == "All 2 entries have results."
+    assert failures_line([itda, Row("gone", "sae", failure="x")]) == "1 of 2 entries has results. Failed: gone."
 
 
 def test_long_lists_are_counted():

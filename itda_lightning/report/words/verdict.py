@@ -92,24 +92,33 @@ def headline(verdict: Verdict) -> str:
         other = verdict.ahead[0]
         words += f". It is beyond error worse than {other.name}, by {gap(itda, other, measure).words()}"
     if verdict.against_saes.pairs:
-        lost, pairs = verdict.against_saes.lost, verdict.against_saes.pairs
-        words += f". ITDAs lose {lost} of {pairs} comparisons with SAEs of similar L0"
+        words += f". {_against_saes(verdict.against_saes)}"
     if not verdict.decided:
         words += ". There are no errors to judge the difference by"
     return f"{words}."
+
+
+def _against_saes(tally: Tally) -> str:
+    if tally.pairs > 1:
+        return f"ITDAs lose {tally.lost} of {tally.pairs} comparisons with SAEs of similar L0"
+    outcome = "wins" if tally.won else "ties" if tally.tied else "loses"
+    return f"The ITDA {outcome} the only comparison with an SAE of similar L0"
 
 
 def cost_line(rows: Sequence[Row]) -> str:
     """Say what the fastest ITDA and the fastest SAE took; "" if neither is known."""
     parts = []
     for kind, name in (("itda", "ITDA"), ("sae", "SAE")):
-        timed = [row for row in rows if row.kind == kind and row.failure is None and wall_seconds(row) > 0]
+        of_kind = [row for row in rows if row.kind == kind and row.failure is None]
+        timed = [row for row in of_kind if wall_seconds(row) > 0]
         if timed:
             fastest = min(timed, key=wall_seconds)
             seen = fastest.cost.activations_seen
             source = f" for {show_number(seen)} activations seen" if seen is not None else ""
-            which = f"the fastest {name}" if len(timed) > 1 else f"the only timed {name}"
-            parts.append(f"{which}, {fastest.name}, took {show_seconds(wall_seconds(fastest))}{source}")
+            who = fastest.name
+            if len(of_kind) > 1:
+                who = f"the fastest {name}, {who}," if len(timed) > 1 else f"{who}, the only timed {name},"
+            parts.append(f"{who} took {show_seconds(wall_seconds(fastest))}{source}")
     words = "; ".join(parts)
     return f"Cost, harvest included: {words}." if words else ""
 
@@ -118,8 +127,11 @@ def failures_line(rows: Sequence[Row]) -> str:
     """Say how many entries have results, and which have none."""
     failed = [row for row in rows if row.failure is not None]
     reused = sum(row.reused for row in rows)
-    words = f"{len(rows) - len(failed)} of {len(rows)} entries have results"
-    words += f", {reused} of them reused from an earlier run" if reused else ""
+    left = len(rows) - len(failed)
+    words = f"{left} of {len(rows)} entries {'has' if left == 1 else 'have'} results"
+    if left and not failed:
+        words = "The entry has results" if left == 1 else f"All {left} entries have results"
+    words += f", {'' if left == 1 else f'{reused} of them '}reused from an earlier run" if reused else ""
     return f"{words}. Failed: {listed([row.name for row in failed])}." if failed else f"{words}."
 
 
