@@ -1,10 +1,13 @@
 """Command: ITDAs beside SAEs on the same held-out tokens (``python -m itda_lightning.compare --help``)."""
 
 import sys
+from typing import Any
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.comparison.comparison_settings import ComparisonSettings
+from itda_lightning.comparison.given_places import directory_of, entries_of, recorded_data
 from itda_lightning.comparison.side_by_side import compare
+from itda_lightning.evaluation.data_of import own_cache
 from itda_lightning.machine.command_line import run_command, start_logging
 from itda_lightning.machine.parser import OneLineParser
 from itda_lightning.machine.paths import user_path
@@ -16,22 +19,51 @@ PAGE = "comparison.html"
 SOME_FAILED = 1
 
 
+# What must be given, and what stands for it while it is not.
+MISSING = {"data.model": "", "data.hook_names": [], "data.dataset": "", "entries": [], "directory": ""}
+DATA = ("data.model", "data.hook_names", "data.dataset")
+
+
 def parse(args: list[str] | None = None) -> tuple[ComparisonSettings, ActivationsDataModule]:
-    """Parse the command line and the config; nothing is loaded yet.
+    """Parse the command line and the config; of the places given, those are loaded that may record the data.
 
     Raises:
-        InputError: a value out of range. An option that does not parse ends the process with exit code 2.
+        InputError: a value out of range, or as ``entries_of`` and ``recorded_data``. An option that does not parse ends
+            the process with exit code 2.
     """
+    parser = _parser()
+    parser.set_defaults(MISSING)
+    given = parser.parse_args(args)
+    parser, entries, own = _parser(), entries_of(given.places), None
+    if entries:
+        defaults: dict[str, Any] = {"entries": [], "directory": directory_of(entries)}
+        if not all(given[name] for name in DATA):
+            recorded = recorded_data(given.places, given.data.hook_names)
+            defaults |= {f"data.{name}": value for name, value in recorded.items()}
+            own = own_cache()
+        parser.set_defaults(defaults)
+    config = parser.instantiate_classes(parser.parse_args(args))
+    settings = {name: config[name] for name in ComparisonSettings.__dataclass_fields__}
+    config.data.own_cache_dir = own if given.data.cache_dir is None else None
+    return ComparisonSettings(**settings | {"entries": [*entries, *config.entries]}), config.data
+
+
+def _parser() -> OneLineParser:
     parser = OneLineParser(
         prog="python -m itda_lightning.compare",
         description="Compare ITDAs with SAEs, and with controls, on the same held-out tokens.",
         allow_abbrev=False,
     )
+    parser.add_argument(
+        "places",
+        nargs="*",
+        help="Runs, dictionaries or SAEs, by path or release:sae_id, before any option. Model and text are those of "
+        "the first that records them, unless they are given.",
+    )
     parser.add_argument("--config", action="config", help="A file of these settings, e.g. configs/compare/NAME.yaml.")
     parser.add_class_arguments(ActivationsDataModule, "data")
     parser.add_class_arguments(ComparisonSettings)
-    config = parser.instantiate_classes(parser.parse_args(args))
-    return ComparisonSettings(**{name: config[name] for name in ComparisonSettings.__dataclass_fields__}), config.data
+    return parser
 
 
 def main(args: list[str] | None = None) -> int:
