@@ -74,14 +74,16 @@ def differences(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def from_results(content: dict[str, Any]) -> Comparison:
-    """Read what ``as_json`` returned, today or before rows had an encoding."""
+    """Read what ``as_json`` returned, today or before rows had all fields."""
     rows = tuple(map(_row_from, content["rows"]))
     return Comparison(content["title"], content["facts"], rows)
 
 
 def _row_from(content: dict[str, Any]) -> Row:
     measures = {name: estimate | UNPAIRED for name, estimate in content["measures"].items()}
-    return CONVERTER.structure({"densities": [], "encoding": None} | content | {"measures": measures}, Row)
+    return CONVERTER.structure(
+        {"densities": [], "encoding": None, "decay_from": None} | content | {"measures": measures}, Row
+    )
 
 
 def as_markdown(result: dict[str, Any]) -> str:
