@@ -7,7 +7,7 @@ from typing import Any, Literal
 from sae_lens import SAE
 from torch.nn.functional import normalize
 
-from benchmarks.synthetic.atoms import Atoms, dictionary_of
+from benchmarks.synthetic.atoms import PRUNED, Atoms, Start, dictionary_of
 from benchmarks.synthetic.trained import Training, sae_of
 from benchmarks.synthetic.worlds import World
 from itda_lightning import Dictionary, to_sae
@@ -15,9 +15,6 @@ from itda_lightning.pursuit import PursuitName
 from itda_lightning.saelens.amortised import AmortisedArchitecture
 from itda_lightning.saelens.training_settings import TrainedArchitecture
 
-# The least share of energy that an atom must explain, in units of what a random direction does: 1 / d. It is .02 in the
-# small world, as on the worlds of earlier studies, and .005 in the 16k world.
-PRUNED = 3.84
 # Cosines of random directions have a standard deviation of 1 / sqrt(d); atoms are unmixed above this many of them.
 UNMIXED = 3.5
 # Codes may have half as many atoms again as those that the atoms are made for: pruned, they have fewer on average. The
@@ -81,6 +78,10 @@ def _dictionaries(width: int) -> dict[str, Atoms]:
             made[f"refined, {name}"] = replace(refined, pursuit=pursuit)
         made[f"refined, {name}, signed"] = _signed(refined, pursuit)
     unmixed = replace(refined, unmix=round(UNMIXED / width**0.5, 3))
+    windows: tuple[Start, ...] = ("oddest", "typical", "oddest, pruned", "typical, pruned")
+    for start in windows:
+        name = start.replace("pruned", "by pruned residuals")
+        made |= {f"grown in windows: {name}": Atoms(start), f"unmixed, from {name}": replace(unmixed, start=start)}
     made |= {"unmixed": unmixed, "unmixed above .35": replace(refined, unmix=0.35)}
     made["unmixed, from random activations"] = replace(unmixed, start="random")
     made["unmixed, not centred"] = replace(unmixed, center=False)
