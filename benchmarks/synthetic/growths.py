@@ -50,19 +50,19 @@ def grow_in_windows(
             residual = window - known.decode(known.encode(window))
         share = residual.square().sum(1) / window.square().sum(1)
         failures = share.argsort(descending=True, stable=True)[: FAILURES * count]
-        chosen = failures[:count] if choice == "oddest" else failures[_densest(residual[failures], count)]
+        chosen = failures[:count] if choice == "oddest" else failures[densest(residual[failures], count)]
         taken = torch.cat([taken, places[chosen]])
     return taken
 
 
-def _densest(residuals: Float[Tensor, "m d"], count: int) -> Int[Tensor, " count"]:
+def densest(residuals: Float[Tensor, "m d"], count: int) -> Int[Tensor, " count"]:
     """Return the rows of highest density, leaving out those like one that was taken while there are others."""
     cosines = normalize(residuals, dim=1) @ normalize(residuals, dim=1).T
-    density = cosines.fill_diagonal_(-1).topk(min(NEIGHBOURS, len(residuals) - 1), dim=1).values.mean(1)
+    density = cosines.fill_diagonal_(-1).topk(min(NEIGHBOURS, len(residuals)), dim=1).values.mean(1)
     taken: list[int] = []
     for _ in range(count):
         best = int(density.argmax())
         taken.append(best)
         density[cosines[best] > ALIKE] -= 2  # behind all of other kinds
         density[best] = -torch.inf
-    return torch.tensor(taken)
+    return torch.tensor(taken, dtype=torch.int64)
