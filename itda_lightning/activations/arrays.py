@@ -72,7 +72,7 @@ class ArrayActivations(ActivationsDataModule):
                 f"holdout_fraction {holdout_fraction:g} of {len(x):,} rows leaves none to hold out or to fit on: give "
                 "more rows, or another share between 0 and 1"
             )
-        self.hook_names = [SITE]
+        self.hook_names = self.read_points = [SITE]
         self.model_name = LanguageModelName("an array", device=device)
         self.model_name.torch_device()
         order = torch.from_numpy(np.random.default_rng(seed).permutation(len(x)))

@@ -34,3 +34,5 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     hook_names = arguments["hook_names"]
     if not hook_names or len(set(hook_names)) != len(hook_names):
         raise InputError(f"data.hook_names must name at least one hook point, each once, got {hook_names}")
+    if arguments["joint"] and len(hook_names) < 2:
+        raise InputError(f"data.joint joins several hook points, but data.hook_names has one, {hook_names[0]}")

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,17 +15,21 @@ from itda_lightning.activations.batches import NONE_USABLE, ActivationBatch, Act
 from itda_lightning.activations.cache import SHARD_ROWS, ActivationCache
 from itda_lightning.activations.data_arguments import check_arguments
 from itda_lightning.activations.harvesting import RowActivations, StoredActivations, harvest, harvest_among_ranks
+from itda_lightning.activations.joint import JointActivations, joined, measured_sites
 from itda_lightning.activations.model_and_rows import ModelAndRows
 from itda_lightning.activations.models.given_model import GivenModel
 from itda_lightning.activations.models.language_model import LanguageModelName, Loader
 from itda_lightning.activations.text.rows import Packing, Rows, draw_rows
 from itda_lightning.activations.text.split import SPLITS, Split
 from itda_lightning.dictionary.facts import settings
+from itda_lightning.dictionary.sites import Sites, joint_name
 from itda_lightning.errors import InputError
 from itda_lightning.machine.paths import without_home
 from itda_lightning.machine.processes import n_ranks
 
 logger = logging.getLogger(__name__)
+
+SCALING_TOKENS = 8192  # of the sample by which joint sites are scaled
 
 Data = TypeVar("Data", bound="ActivationsDataModule")
 
@@ -66,6 +70,7 @@ class ActivationsDataModule(ModelAndRows):
         batch_size: activations per training step.
         cache_dir: directory in which activations are kept and found again; null for no cache.
         cache_dtype: dtype of the activations on disk: float32, float16, or bfloat16 (which SAELens cannot read).
+        joint: fit one dictionary of all hook points together, with one code, instead of one for each.
 
     Raises:
         InputError: an argument out of range; when data is prepared, before the language model runs, a model, hook
@@ -109,6 +114,7 @@ class ActivationsDataModule(ModelAndRows):
         batch_size: int = 1024,
         cache_dir: str | None = None,
         cache_dtype: str = "float32",
+        joint: bool = False,
     ) -> None:
         super().__init__()
         hook_names = [hook_names] if isinstance(hook_names, str) else list(hook_names)
@@ -117,7 +123,8 @@ class ActivationsDataModule(ModelAndRows):
         paths = {name: without_home(self.hparams[name]) for name in ("model", "dataset", "cache_dir")}
         self.save_hyperparameters({"hook_names": hook_names} | paths)
         check_arguments(self.hparams)
-        self.hook_names = hook_names
+        self.read_points, self.joint = hook_names, joint
+        self.hook_names = [joint_name(hook_names)] if joint else hook_names
         self.model_name = LanguageModelName(self.hparams["model"], loader, model_revision, model_dtype, device)
         self.model_name.torch_device()
         self.model_name.torch_dtype()
@@ -131,7 +138,20 @@ class ActivationsDataModule(ModelAndRows):
     @property
     def widths(self) -> dict[str, int]:
         """The width d_in of every hook point, from the cache if it is complete, else from the language model."""
-        return (self.stored("train") or self.language_model).widths
+        widths = (self._complete("train") or self.language_model).widths
+        return {self.hook_names[0]: sum(widths.values())} if self.joint else widths
+
+    @cached_property
+    def sites(self) -> Sites:
+        """The sites of a joint fit, measured on the calibration sample unless they are set; none without ``joint``."""
+        if not self.joint:
+            return Sites()
+        rows, cache = self.rows("train"), self._complete("train")
+        order = draw_rows(rows.kept, SCALING_TOKENS, self.hparams["seed"] + 1)
+        drawn, of_model = rows.select(order), self.hparams["model_batch_size"]
+        if cache is None:
+            return measured_sites(harvest_among_ranks(self.language_model, drawn, of_model, 0), drawn)
+        return measured_sites([RowActivations(0, cache.read_at(order))], drawn)
 
     @property
     def rereadable(self) -> bool:
@@ -190,6 +210,7 @@ class ActivationsDataModule(ModelAndRows):
             self.fill_caches()
         for split in SPLITS:
             self.rows(split)
+        self.sites  # noqa: B018  all processes measure them together
 
     def train_dataloader(self) -> ActivationLoader:
         """Return batches of ``batch_size`` training activations with their sources, in a fixed order."""
@@ -244,17 +265,12 @@ class ActivationsDataModule(ModelAndRows):
         if not left:
             raise InputError(f"all held-out activations at {hook_name} are zero or not finite: {NONE_USABLE}")
 
-    def check_width(self, hook_name: str, d_in: int, width: int | None = None) -> None:
-        """Raise InputError unless activations at a hook point (of a known width) are as wide as a dictionary."""
-        width = self.widths[hook_name] if width is None else width
-        if width != d_in:
-            raise InputError(
-                f"the dictionary has d_in {d_in} but {hook_name} of {self.model_name.name} has {width} dimensions: "
-                "it was fitted on another model"
-            )
-
     def stored(self, split: Split) -> StoredActivations | None:
         """Return the activations of a split that can be read without the language model; None if there are none yet."""
+        cache = self._complete(split)
+        return cache if cache is None or not self.joint else JointActivations(cache, self.sites)
+
+    def _complete(self, split: Split) -> ActivationCache | None:
         cache = self.cache(split)
         return cache if cache is not None and cache.complete else None
 
@@ -285,4 +301,4 @@ class ActivationsDataModule(ModelAndRows):
             if part is None:
                 return
             self.harvested_tokens += len(next(iter(part.activations.values()))) * rows.context_size
-            yield part
+            yield joined(part, self.sites) if self.joint else part

@@ -1,5 +1,6 @@
 """A language model and the rows that it reads, each opened on first use, and the identity of their activations."""
 
+from abc import abstractmethod
 from functools import cached_property
 from typing import NamedTuple
 
@@ -40,7 +41,9 @@ class ModelAndRows(L.LightningDataModule):
     """The part of ``ActivationsDataModule`` that opens what activations are computed from."""
 
     model_name: LanguageModelName
-    hook_names: list[str]
+    hook_names: list[str]  # that activations are given of
+    read_points: list[str]  # that the model is read at; another list than ``hook_names`` if these are joint
+    joint: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +52,7 @@ class ModelAndRows(L.LightningDataModule):
     @cached_property
     def language_model(self) -> LanguageModel:
         """The language model, loaded on first use."""
-        loaded = LanguageModel(self.model_name, self.hook_names)
+        loaded = LanguageModel(self.model_name, self.read_points)
         self.check_context(loaded.longest_context)
         for rows in self._rows.values():
             check_tokens(rows, loaded.n_tokens, self.model_name.name)
@@ -63,6 +66,20 @@ class ModelAndRows(L.LightningDataModule):
         """Raise InputError if rows have more than ``longest`` tokens, the most that the model reads; None for any."""
         if longest is not None and (size := self.hparams["context_size"]) > longest:
             raise InputError(f"data.context_size is {size} but {self.model_name.name} reads at most {longest} tokens")
+
+    @property
+    @abstractmethod
+    def widths(self) -> dict[str, int]:
+        """The width d_in of every hook point."""
+
+    def check_width(self, hook_name: str, d_in: int, width: int | None = None) -> None:
+        """Raise InputError unless activations at a hook point (of a known width) are as wide as a dictionary."""
+        width = self.widths[hook_name] if width is None else width
+        if width != d_in:
+            raise InputError(
+                f"the dictionary has d_in {d_in} but {hook_name} of {self.model_name.name} has {width} dimensions: "
+                "it was fitted on another model"
+            )
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -120,7 +137,7 @@ class ModelAndRows(L.LightningDataModule):
         hp = self.hparams
         stored = hp["cache_dtype"] if hp["cache_dir"] is not None else "float32"
         name, text = self.model_name, (rows.dataset, rows.fingerprint())
-        return ActivationIdentity(self._model_fingerprint, name.loader, name.dtype, stored, self.hook_names, *text)
+        return ActivationIdentity(self._model_fingerprint, name.loader, name.dtype, stored, self.read_points, *text)
 
     @cached_property
     def _model_fingerprint(self) -> str:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from itda_lightning.dictionary.dictionary_files import IN_INDEX, read_dictionary, write_dictionary
-from itda_lightning.dictionary.encoding_atoms import EncodingAtoms
+from itda_lightning.dictionary.joint_atoms import SITES, JointAtoms
 from itda_lightning.dictionary.named_atoms import Labels
 from itda_lightning.dictionary.sources import Sources
 from itda_lightning.errors import InputError
@@ -25,9 +25,11 @@ from itda_lightning.pursuit import (
 )
 
 REFINEMENT: Final = "refinement"  # the metadata's entry about a refinement
+# Facts that do not hold for a view of some sites.
+OF_WHOLE_ATOMS = (REFINEMENT, "typical_coefficients", "typical_of", "novelty")
 
 
-class Dictionary(EncodingAtoms):
+class Dictionary(JointAtoms):
     """Atoms that are real activations, each with its source (arXiv 2505.17769, Section 3).
 
     The atoms of a refined dictionary are close to those that were grown, which it keeps: ``grown_atoms``, ``cosines``.
@@ -205,6 +207,41 @@ class Dictionary(EncodingAtoms):
             least_gain=self.least_gain,
             metadata={name: value for name, value in self.metadata.items() if name != REFINEMENT},
             memory_budget=self.memory_budget,
+        )
+
+    def view(self, *hook_names: str) -> "Dictionary":
+        """Return the dictionary of one site of a joint one, in the units of its activations, or of several sites.
+
+        It has the same atoms in the same order, as unit rows, with the same sources and labels, whose cosines stay
+        those of the whole atoms. Raises InputError for a hook point that is no site, or an atom without a part there.
+
+        Example:
+            >>> import torch
+            >>> import itda_lightning as il
+            >>> sites = [["blocks.0.hook_resid_post", 2, 1.0], ["blocks.1.hook_resid_post", 1, 1.0]]
+            >>> dictionary = il.Dictionary(torch.tensor([[0.6, 0.0, 0.8]]), k=1, metadata={"sites": sites})
+            >>> dictionary.view("blocks.0.hook_resid_post").atoms
+            tensor([[1., 0.]])
+        """
+        sites = self.sites.some(hook_names)
+        columns = torch.cat([torch.arange(self.d_in)[self.sites.columns(hook)] for hook in sites.hook_names])
+        norms = self._norms(sites.hook_names)
+        if bool((norms == 0).any()):
+            raise InputError(
+                f"atom {int(norms.argmin())} has no part at {sites.name}, so there is no dictionary of that site"
+            )
+        single = len(sites) == 1
+        own = {"hook_name": sites.name, "view_of": self.sites.name, "validation": []}
+        own |= {"data": {**(self.metadata.get("data") or {}), "joint": not single}}
+        kept = {name: value for name, value in self.metadata.items() if name not in (SITES, *OF_WHOLE_ATOMS)}
+        options = {name: getattr(self, name) for name in ("k", "pursuit", "nonnegative", "least_gain", "memory_budget")}
+        return Dictionary(
+            torch.nn.functional.normalize(self.atoms[:, columns], dim=1),
+            self.bias[columns] / sites[0].scale if single else self.bias[columns],
+            self.sources,
+            metadata=kept | own | ({} if single else {SITES: [list(site) for site in sites]}),
+            labels=self.relabelled,
+            **options,
         )
 
     def save(self, path: str | Path) -> None:

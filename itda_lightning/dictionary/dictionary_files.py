@@ -71,6 +71,8 @@ class KnownMetadata(TypedDict, total=False):
     transfer: dict[str, Any]
     typical_coefficients: list[float]
     typical_of: str
+    sites: list[tuple[str, int, float]]
+    view_of: str
 
 
 def write_dictionary(path: Path, index: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

@@ -10,6 +10,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from itda_lightning.dictionary.dictionary import REFINEMENT, Dictionary
+from itda_lightning.dictionary.joint_atoms import SITES
+from itda_lightning.dictionary.sites import Sites
 from itda_lightning.machine.paths import is_here, is_meant_as_path
 
 # SAELens's names of the loaders; the bridge has the hook names of a HookedTransformer.
@@ -18,6 +20,8 @@ MODEL_CLASSES = {
     "hooked_transformer": "HookedTransformer",
     "huggingface": "AutoModelForCausalLM",
 }
+
+NO_SITES = Sites()
 
 # One validation on held-out documents: hook_name, seen, n_atoms, fvu, l0, dead_atoms, validation_activations.
 Validation = dict[str, float | int | str]
@@ -46,6 +50,7 @@ class FitMetadata(TypedDict):
     validation: list[Validation]
     codes: NotRequired[dict[str, Any]]
     refinement: NotRequired[dict[str, Any]]
+    sites: NotRequired[list[list[str | int | float]]]
 
 
 def without_local_paths(facts: Any) -> Any:
@@ -89,6 +94,7 @@ def fit_metadata(
     refinement: Mapping[str, Any] | None = None,
     typical_energy: float | None = None,
     codes: Mapping[str, Any] | None = None,
+    sites: Sites = NO_SITES,
 ) -> FitMetadata:
     """Return the facts that are saved beside the dictionary of one hook point.
 
@@ -100,6 +106,7 @@ def fit_metadata(
         history: validations of all hook points before any refinement.
         refinement: the facts of a refinement, its validation among them.
         codes: the settings of the codes that were validated, as ``codes_of`` returns them.
+        sites: of a joint fit.
     """
     grown_at, counts = appended_at.unique(return_counts=True)
     metadata = FitMetadata(
@@ -123,4 +130,6 @@ def fit_metadata(
         metadata["codes"] = dict(codes)
     if refinement is not None:
         metadata[REFINEMENT] = dict(refinement)
+    if sites:
+        metadata[SITES] = [list(site) for site in sites]
     return metadata

@@ -13,6 +13,7 @@ from itda_lightning.activations.bundled import cache_directory
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.models.language_model import LanguageModelName
 from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.dictionary.sites import Sites
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.machine.parser import load_config
@@ -63,8 +64,10 @@ def data_for(
         )
     # A cache is valid for the hook points of its fit together.
     hook_names = settings.get("hook_names") or []
-    hook_names = hook_names if hook_name in hook_names else [hook_name]
-    settings = {**settings, "hook_names": hook_names, "device": device}
+    sites = Sites() if dictionary is None else dictionary.sites
+    wanted = sites.hook_names or [hook_name]
+    hook_names = hook_names if set(wanted) <= set(hook_names) and (not sites or wanted == hook_names) else wanted
+    settings = {**settings, "hook_names": hook_names, "device": device, "joint": bool(sites)}
     check_settings(settings)
     try:
         data = ActivationsDataModule(**settings)
@@ -73,6 +76,8 @@ def data_for(
     except TypeError as error:
         raise InputError(f"the data section lacks a setting or has an unknown one: {error}") from error
     data.own_cache_dir = None if config is not None else own_cache()
+    if sites:
+        data.sites = sites
     return data
 
 

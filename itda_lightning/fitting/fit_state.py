@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.dictionary.dictionary import REFINEMENT, Dictionary
 from itda_lightning.dictionary.facts import FitMetadata, codes_of, fit_metadata, settings
+from itda_lightning.dictionary.joint_atoms import SITES
+from itda_lightning.dictionary.sites import Sites
 from itda_lightning.dictionary.sources import COLUMNS, Prompt, Sources
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.arguments import check_sizes
@@ -29,6 +31,7 @@ def fit_identity(fit: Mapping[str, Any], data: ActivationsDataModule) -> dict[st
     return {
         **{f"model.{key}": value for key, value in fit.items() if key not in NOT_OF_ATOMS},
         **{f"data.{key}": value for key, value in data.identity._asdict().items()},
+        **({"data.joint": True} if data.joint else {}),
         "data.batch_size": data.hparams["batch_size"],
     }
 
@@ -52,6 +55,7 @@ class FitState(L.LightningModule):
         seen: activations seen in training.
         skipped: (hook points,) activations that could not be used.
         appended_at: (hook points, max_atoms) activations seen when each atom was appended.
+        sites: of a joint fit; its one dictionary is of all of them.
     """
 
     thresholds: Tensor
@@ -69,6 +73,7 @@ class FitState(L.LightningModule):
         self.refinements: dict[str, dict[str, Any]] = {}
         self.refinement_states: dict[str, dict[str, Tensor]] = {}
         self.dataset = ""
+        self.sites = Sites()
         self._data_settings: dict[str, Any] = {}
 
     @property
@@ -119,6 +124,9 @@ class FitState(L.LightningModule):
         else:
             self.dataset, self._data_settings = saved["dataset"], saved["data"]
             self._make_dictionaries(dict(zip(saved["hook_names"], saved["d_in"], strict=True)))
+        self.sites = Sites.of(saved["metadata"][0].get(SITES) or []) if saved.get("metadata") else Sites()
+        if self._trainer is not None and self.sites:
+            self._data().sites = self.sites  # as they were measured when the fit began
         for hook, least_gain in zip(saved["hook_names"], saved.get("least_gains", []), strict=False):
             self.dictionary(hook).least_gain = least_gain
         self.history = saved["history"]
@@ -204,6 +212,7 @@ class FitState(L.LightningModule):
             refinement=self.refinements.get(hook_name),
             typical_energy=float(self.typical_energies[index]),
             codes=codes_of(dictionary),
+            sites=self.sites,
         )
 
     def _make_dictionaries(self, widths: dict[str, int]) -> None:

@@ -29,7 +29,7 @@ def load_dictionary(path: str | Path, hook_name: str | None = None, device: str 
         path: a directory written by ``Dictionary.save``, a run directory (``dictionaries/<hook name>/``), a Lightning
             checkpoint, a SAELens export of architecture "itda" or "matching_pursuit", or hf://owner/name, a repository
             of the hub that ``push_to_hub`` filled, with @revision for another one than the newest.
-        hook_name: which of several dictionaries; not needed for a single one.
+        hook_name: which of several dictionaries; not needed for a single one. Of a joint one also one of its sites.
         device: where its tensors go.
 
     Raises:
@@ -56,7 +56,7 @@ def load_dictionary(path: str | Path, hook_name: str | None = None, device: str 
     elif is_run(path):
         entries = [entry for entry in (path / DICTIONARIES).iterdir() if not is_part(entry)]
         names = sorted(entry.name for entry in entries if (entry / INDEX_FILE).is_file())
-        return Dictionary.load(path / DICTIONARIES / _choose(names, hook_name, path), device)
+        return _of_run(path, names, hook_name, device)
     elif any((path / name).is_file() for name in EXPORT_FILES):
         dictionary = load_export(path, device)
     else:
@@ -65,11 +65,23 @@ def load_dictionary(path: str | Path, hook_name: str | None = None, device: str 
             f"{EXPORT_FILES[0]} (a SAELens export)"
         )
     held = dictionary.metadata.get("hook_name")
+    if hook_name in dictionary.sites.hook_names:
+        return dictionary.view(hook_name)
     if hook_name is not None and held is not None and held != hook_name:
         raise InputError(
             f"{path} holds the dictionary of {held!r}, not of {hook_name!r}: leave out hook_name or fix it"
         )
     return dictionary
+
+
+def _of_run(path: Path, names: list[str], hook_name: str | None, device: str | torch.device) -> Dictionary:
+    """Load one of the dictionaries of a run, or the view of a site of a joint one."""
+    if hook_name is not None and hook_name not in names:
+        for name in names:
+            dictionary = Dictionary.load(path / DICTIONARIES / name, device)
+            if hook_name in dictionary.sites.hook_names:
+                return dictionary.view(hook_name)
+    return Dictionary.load(path / DICTIONARIES / _choose(names, hook_name, path), device)
 
 
 def load_all(path: str | Path, hook_name: str | None = None) -> list[Dictionary]:

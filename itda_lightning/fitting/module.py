@@ -114,6 +114,7 @@ class ITDA(FitState):
             self.dataset = data.dataset_fingerprint
             self._data_settings = settings(data.hparams)
             self._make_dictionaries({hook: data.widths[hook] for hook in data.hook_names})
+            self.sites = data.sites
         elif (self.hook_names, self.dataset) != (data.hook_names, data.dataset_fingerprint):
             raise InputError(
                 f"the dictionaries are of {self.hook_names} on documents {self.dataset}, the data are of "

@@ -86,7 +86,7 @@ class HarvestPlan:
     def of(cls, data: ActivationsDataModule, width: int, **needs: int) -> "HarvestPlan":
         """Plan the harvest of all rows, at hook points of one width."""
         rows = [data.cached_rows(split) for split in SPLITS]
-        stored = [cache_bytes(part, len(data.hook_names) * width, data.hparams["cache_dtype"]) for part in rows]
+        stored = [cache_bytes(part, len(data.read_points) * width, data.hparams["cache_dtype"]) for part in rows]
         return cls(tokens=data.hparams["context_size"] * sum(map(len, rows)), cache=sum(stored), **needs)
 
     def check_memory(self, settings: HarvestSettings, device: torch.device) -> None:

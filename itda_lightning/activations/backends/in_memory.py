@@ -47,7 +47,7 @@ class InMemoryBackend:
         if data.model_name.device == BALANCED:  # layers that do not fit stay on disk
             held = min(held, psutil.virtual_memory().available)
         taken = held + batch_bytes(text, data.hparams["model_batch_size"], context, dtype.itemsize) + working
-        shard = SHARD_ROWS * context * width * dtype.itemsize * len(data.hook_names)
+        shard = SHARD_ROWS * context * width * dtype.itemsize * len(data.read_points)
         # The CPU loads a model on its way to a GPU.
         cpu, gpu = PROCESS_BYTES + taken + 2 * shard, 0 if device.type == "cpu" else taken
         return HarvestPlan.of(data, width, weights=self.stored, cpu=cpu, gpu=gpu)

@@ -124,7 +124,7 @@ class RemoteBackend:
     def __init__(self, data: ActivationsDataModule, remote: bool | str = True) -> None:
         self.data = data
         self.model = ServedModel(data.model_name, remote)
-        self.levels = self.model.levels(data.hook_names)
+        self.levels = self.model.levels(data.read_points)
         self.needed_levels = sorted(set(self.levels.values()))
         data.check_context(self.model.longest_context)
         for split in SPLITS:

@@ -54,7 +54,7 @@ class StreamedBackend:
         self.data, self.settings = data, settings
         self.root, self.spill = settings.directories(data)
         self.decoder = decoder = StreamedDecoder(data.model_name)
-        self.levels = decoder.levels(data.hook_names)
+        self.levels = decoder.levels(data.read_points)
         self.needed_levels = sorted(set(self.levels.values()))
         self.batch_rows: int = data.hparams["model_batch_size"]
         data.check_context(decoder.longest_context)
