@@ -53,7 +53,7 @@ def export(
     if architecture in ("itda", "matching_pursuit"):
         loaded = load_dictionary(dictionary, hook_name)
     else:
-        loaded, hook, data = load_with_data(dictionary, hook_name, data_config, "auto")
+        loaded, hook, data = load_with_data(dictionary, hook_name, data_config, "auto", joint=True)
         activations = TrainingRows(data, hook).first(tokens)
     growth, heldout = (None, None) if pursuit is None else _growth(loaded, data_config)
     if pursuit is None and (architecture != "itda" or nonnegative_view):  # other latents than the fit validated

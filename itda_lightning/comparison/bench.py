@@ -38,6 +38,11 @@ class Bench:
 
     def __init__(self, data: ActivationsDataModule, settings: ComparisonSettings) -> None:
         self.data, self.settings = data, settings
+        if data.joint:
+            raise InputError(
+                f"a comparison is of one hook point, not of {data.read_points} joined: leave out data.joint and name "
+                "one of them, at which joint runs can be loaded"
+            )
         if len(data.hook_names) != 1:
             raise InputError(f"a comparison is of one hook point: give one of data.hook_names, got {data.hook_names}")
         self.hook_name = data.hook_names[0]

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from itda_lightning.dictionary.dictionary_files import IN_INDEX, read_dictionary, write_dictionary
-from itda_lightning.dictionary.joint_atoms import SITES, JointAtoms
+from itda_lightning.dictionary.joint_atoms import SITE_SHARES, SITES, JointAtoms
 from itda_lightning.dictionary.named_atoms import Labels
 from itda_lightning.dictionary.sources import Sources
 from itda_lightning.errors import InputError
@@ -212,8 +212,9 @@ class Dictionary(JointAtoms):
     def view(self, *hook_names: str) -> "Dictionary":
         """Return the dictionary of one site of a joint one, in the units of its activations, or of several sites.
 
-        It has the same atoms in the same order, as unit rows, with the same sources and labels, whose cosines stay
-        those of the whole atoms. Raises InputError for a hook point that is no site, or an atom without a part there.
+        It has the same atoms in the same order, as unit rows, with the same sources and labels. Cosines with labels
+        stay those of the whole atoms, with sources they are those at the sites. Raises InputError for a hook point that
+        is no site, or an atom without a part there.
 
         Example:
             >>> import torch
@@ -231,7 +232,8 @@ class Dictionary(JointAtoms):
                 f"atom {int(norms.argmin())} has no part at {sites.name}, so there is no dictionary of that site"
             )
         single = len(sites) == 1
-        own = {"hook_name": sites.name, "view_of": self.sites.name, "validation": []}
+        shares = dict(zip(self.sites.hook_names, self.site_shares.T.tolist(), strict=True))
+        own = {"hook_name": sites.name, "view_of": self.sites.name, SITE_SHARES: shares, "validation": []}
         own |= {"data": {**(self.metadata.get("data") or {}), "joint": not single}}
         kept = {name: value for name, value in self.metadata.items() if name not in (SITES, *OF_WHOLE_ATOMS)}
         options = {name: getattr(self, name) for name in ("k", "pursuit", "nonnegative", "least_gain", "memory_budget")}
@@ -240,6 +242,7 @@ class Dictionary(JointAtoms):
             self.bias[columns] / sites[0].scale if single else self.bias[columns],
             self.sources,
             metadata=kept | own | ({} if single else {SITES: [list(site) for site in sites]}),
+            grown=None if self._grown is None else torch.nn.functional.normalize(self.grown_atoms[:, columns], dim=1),
             labels=self.relabelled,
             **options,
         )

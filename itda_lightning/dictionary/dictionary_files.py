@@ -20,7 +20,8 @@ from itda_lightning.machine.schema import check_known, check_schema
 from itda_lightning.pursuit import PursuitName
 
 FORMAT = "itda_lightning.dictionary"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4  # of joint dictionaries: a package that reads only the next one knows one hook point
+PRUNED_VERSION = 3
 REFINED_VERSION = 2  # a package that reads only this would not prune, and lose labels
 UNREFINED_VERSION = 1  # a package that reads only this would take refined atoms for the activations of their sources
 TENSORS_FILE = "dictionary.safetensors"
@@ -73,6 +74,7 @@ class KnownMetadata(TypedDict, total=False):
     typical_of: str
     sites: list[tuple[str, int, float]]
     view_of: str
+    site_shares: dict[str, list[float]]
 
 
 def write_dictionary(path: Path, index: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -85,7 +87,8 @@ def write_dictionary(path: Path, index: Mapping[str, Any], tensors: Mapping[str,
     """
     check_metadata(index["metadata"], "cannot save metadata.", "commands read it: name it otherwise")
     version = REFINED_VERSION if "grown" in tensors else UNREFINED_VERSION
-    version = FORMAT_VERSION if index["least_gain"] > 0 or "labels" in tensors else version
+    version = PRUNED_VERSION if index["least_gain"] > 0 or "labels" in tensors else version
+    version = FORMAT_VERSION if index["metadata"].get("sites") else version
     with new_directory(path) as directory:
         save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, directory / TENSORS_FILE)
         content = {"format": FORMAT, "version": version, **index, "metadata": without_home(index["metadata"])}

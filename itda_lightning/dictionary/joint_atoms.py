@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from itda_lightning.dictionary.dictionary import Dictionary
 
 SITES: Final = "sites"  # the metadata's entry about them
+SITE_SHARES: Final = "site_shares"  # and that of a view about the energy of the whole atoms
 ENTRIES = 2**24  # of gathered parts at a time
 # Activations of a joint dictionary may come by hook point.
 AtSites = Mapping[str, Tensor]
@@ -38,6 +39,11 @@ class JointAtoms(EncodingAtoms):
         parts = [self.atoms[:, self.sites.columns(hook)].float().square().sum(1) for hook in self.sites.hook_names]
         energy = torch.stack(parts, dim=1) if parts else self.atoms.new_ones(len(self.atoms), 1, dtype=torch.float32)
         return energy / energy.sum(1, keepdim=True)
+
+    def check_one_site(self, remedy: str = "take dictionary.view(hook_name) of one of them") -> None:
+        """Raise InputError if the dictionary is joint, for what is done at one hook point."""
+        if self.sites:
+            raise InputError(f"the dictionary is joint, of {self.sites.hook_names}: {remedy}")
 
     @abstractmethod
     def view(self, *hook_names: str) -> "Dictionary":

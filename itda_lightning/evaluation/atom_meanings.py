@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.models.skeleton import directory_of
 from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.dictionary.joint_atoms import SITE_SHARES
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.logit_effects import IN_THE_STREAM, Unembedding, token_texts
 from itda_lightning.machine.memory import total_memory
@@ -28,7 +29,12 @@ def atom_meanings(dictionary: Dictionary, data: ActivationsDataModule, hook_name
     """Return the nearest atoms of every atom and, if the model can be loaded for it, the tokens that it promotes."""
     effects = _effects(dictionary, data, hook_name)
     nearest = nearest_atoms(dictionary.atoms)
-    return tuple(AtomMeaning(near, *effect) for near, effect in zip(nearest, effects, strict=True))
+    shares: dict[str, list[float]] = dictionary.metadata.get(SITE_SHARES) or {}
+    sites = zip(*shares.values(), strict=True) if shares else [()] * dictionary.n_atoms
+    return tuple(
+        AtomMeaning(near, *effect, sites=tuple(zip(shares, of_atom, strict=True)))
+        for near, effect, of_atom in zip(nearest, effects, sites, strict=True)
+    )
 
 
 def nearest_atoms(atoms: Float[Tensor, "n d"]) -> Iterator[tuple[tuple[int, float], ...]]:

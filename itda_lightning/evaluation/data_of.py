@@ -92,14 +92,16 @@ def own_cache() -> Path:
 
 
 def load_with_data(
-    path: str, hook_name: str | None, config: str | None, device: str
+    path: str, hook_name: str | None, config: str | None, device: str, joint: bool = False
 ) -> tuple[Dictionary, str, ActivationsDataModule]:
     """Load a dictionary, its hook point, which is its own or the one given, and its data as ``data_for`` makes them.
 
     Raises:
-        InputError: no hook point, or as ``load_dictionary`` and ``data_for``.
+        InputError: no hook point, or unless ``joint`` several joint ones, or as ``load_dictionary`` and ``data_for``.
     """
     dictionary = load_dictionary(path, hook_name)
+    if not joint:
+        dictionary.check_one_site("name one of them by --hook_name")
     hook: str | None = dictionary.metadata.get("hook_name") or hook_name
     if hook is None:
         raise InputError(f"{path} does not name its hook point: give --hook_name")

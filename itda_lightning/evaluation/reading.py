@@ -36,6 +36,7 @@ def data_of(dictionary: Dictionary, device: str = "auto") -> tuple[str, Activati
 
     Raises InputError for a dictionary that does not name its model.
     """
+    dictionary.check_one_site()
     hook, settings = dictionary.metadata.get("hook_name"), dictionary.metadata.get("data")
     if hook is None or not settings:
         raise InputError(

@@ -97,6 +97,7 @@ def ablate(model: Any, dictionary: Dictionary, atoms: int | Iterable[int], **opt
 
 def hook_of(dictionary: Dictionary, hook_name: str | None) -> str:
     """Return the hook point given, or that of the dictionary. Raises InputError if neither is known."""
+    dictionary.check_one_site()
     hook: str | None = hook_name or dictionary.metadata.get("hook_name")
     if hook is None:
         raise InputError("the dictionary does not name its hook point: give hook_name")

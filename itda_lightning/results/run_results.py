@@ -51,6 +51,9 @@ class AtomMeaning:
     nearest: tuple[tuple[int, float], ...]  # (other atom, cosine), largest cosine first
     promoted: tuple[str, ...] = ()  # tokens whose logits its direction raises most
     suppressed: tuple[str, ...] = ()
+    sites: tuple[
+        tuple[str, float], ...
+    ] = ()  # (hook point, share of its energy there) of an atom of a joint dictionary
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Joint dictionaries: one code for several sites, or from some of them, against what the definition says."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from itda_lightning import Dictionary, InputError, to_sae
+from itda_lightning.dictionary.dictionary_files import FORMAT_VERSION, INDEX_FILE
 from itda_lightning.dictionary.sites import Site, Sites, joint_name
 
 A, B, C = "blocks.0.hook_resid_post", "blocks.2.hook_resid_post", "blocks.2.hook_mlp_out"
@@ -96,13 +99,26 @@ def test_shares_of_sites_are_shares_of_energy() -> None:
 def test_files_keep_the_sites_and_a_view_is_a_plain_dictionary(tmp_path) -> None:
     dictionary = joint()
     dictionary.save(tmp_path / "joint")
+    assert json.loads((tmp_path / "joint" / INDEX_FILE).read_text())["version"] == FORMAT_VERSION
     loaded = Dictionary.load(tmp_path / "joint")
     assert loaded.sites == SITES
     view = loaded.view(B)
+    view.save(tmp_path / "view")
+    assert json.loads((tmp_path / "view" / INDEX_FILE).read_text())["version"] < FORMAT_VERSION
     assert (view.d_in, view.sites, view.metadata["hook_name"]) == (4, (), B)
     assert view.metadata["data"]["joint"] is False
     x = at_sites()[B]
     torch.testing.assert_close(to_sae(view)(x), view(x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_view_of_refined_atoms_knows_how_far_they_are_from_their_sources_there() -> None:
+    dictionary = joint()
+    grown = dictionary.atoms.clone()
+    turned = torch.nn.functional.normalize(grown + 0.1 * torch.randn(grown.shape, generator=torch.Generator()), dim=1)
+    dictionary.refine(turned)
+    view = dictionary.view(B)
+    wanted = torch.nn.functional.cosine_similarity(turned[:, 6:10].double(), grown[:, 6:10].double())
+    torch.testing.assert_close(view.cosines, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_what_is_wrong_is_said() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from itda_lightning import ActivationsDataModule, InputError, load_dictionary
+from itda_lightning.evaluation.atom_meanings import atom_meanings
 from itda_lightning.evaluation.data_of import load_with_data
 from itda_lightning.fit import main
 from tests.fits import data_settings, fit_arguments, fit_in_child, fitted
@@ -81,7 +82,14 @@ def test_a_killed_joint_run_ends_as_if_it_had_not_been_and_is_read_site_by_site(
     view, hook, data = load_with_data(str(tmp_path / "whole"), HOOKS[1], None, "cpu")
     assert (hook, view.metadata["view_of"], view.n_atoms) == (HOOKS[1], JOINT, whole.n_atoms)
     assert next(data.heldout_batches(hook, d_in=view.d_in)).x.shape[1] == view.d_in
-    joint, name, both = load_with_data(str(tmp_path / "whole"), None, None, "cpu")
+    assert dict(atom_meanings(view, data, hook)[3].sites) == pytest.approx(
+        dict(zip(HOOKS, whole.site_shares[3].tolist(), strict=True))
+    )
+    with pytest.raises(InputError, match=r"the dictionary is joint, of .*: name one of them by --hook_name"):
+        load_with_data(str(tmp_path / "whole"), None, None, "cpu")
+    with pytest.raises(InputError, match=r"is joint, of .*: take dictionary.view\(hook_name\) of one of them"):
+        whole.decompose("the Congress")
+    joint, name, both = load_with_data(str(tmp_path / "whole"), None, None, "cpu", joint=True)
     assert (name, both.sites) == (JOINT, whole.sites)
     assert next(both.heldout_batches(name, d_in=joint.d_in)).x.shape[1] == joint.d_in
 

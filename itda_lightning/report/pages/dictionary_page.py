@@ -106,11 +106,12 @@ def _code(code: TokenCode) -> list[Any]:
 
 def _meaning(meaning: AtomMeaning | None) -> dict[str, Any]:
     if meaning is None:
-        return {"nearest": [], "promoted": [], "suppressed": []}
+        return {"nearest": [], "promoted": [], "suppressed": [], "sites": []}
     return {
         "nearest": [[atom, _short(cosine)] for atom, cosine in meaning.nearest],
         "promoted": [shown_token(token) for token in meaning.promoted],
         "suppressed": [shown_token(token) for token in meaning.suppressed],
+        "sites": [f"{visible(site)} {share:.0%}" for site, share in meaning.sites],
     }
 
 

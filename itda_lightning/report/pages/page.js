@@ -77,6 +77,7 @@
       make("td", { class: "number" }, cosine.toFixed(2)),
       make("td", {}, make("a", { href: `#atom-${other}` }, String(other)), " ", marked(shortened(labels.get(other))))));
     return [
+      ...part("Sites", "share of the atom’s energy at each", atom.sites),
       ...(effects.length ? [make("div", { class: "effects" }, ...effects)] : []),
       ...(near.length ? [heading("Nearest atoms", "cosine"), make("table", { class: "nearest" }, make("tbody", {}, ...near))] : []),
     ];
