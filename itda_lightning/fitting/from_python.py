@@ -11,7 +11,7 @@ from typing import Any
 from datasets import Dataset
 from lightning.pytorch.callbacks import TQDMProgressBar
 
-from itda_lightning.activations.arrays import SITE, Array, ArrayActivations
+from itda_lightning.activations.arrays import Array, ArrayActivations
 from itda_lightning.activations.bundled import cache_directory
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.models.given_model import GivenModel
@@ -132,7 +132,7 @@ def given_texts(texts: str | Path | Sequence[object] | Dataset) -> str:
 
 
 def fit_activations(
-    x: Array,
+    x: Array | Mapping[str, Array],
     *,
     max_atoms: int = 4096,
     k: int = 48,
@@ -148,7 +148,8 @@ def fit_activations(
     """Fit a dictionary on activations of any model: vision, proteins, a harvest of one's own.
 
     Args:
-        x: (rows, d) of any floating dtype: a tensor, a numpy array or a memory map, read block by block.
+        x: (rows, d) of any floating dtype: a tensor, a numpy array or a memory map, read block by block. Several arrays
+            by name, of the same rows (layers or models that read the same tokens), get one joint dictionary.
         max_atoms, k: size and sparsity, as of ``ITDA``; k is a maximum, codes have two thirds of it on average.
         sources: one name per row, such as a file or a label, kept as text; None for the row numbers. The number of an
             atom's row is ``dictionary.sources[atom].document``, its name ``dictionary.sources.prompts[atom].token``.
@@ -178,7 +179,7 @@ def fit_activations(
     """
     refinement = _refinement(refine)
     data = ArrayActivations(x, sources, holdout_fraction, seed, batch_size, device)
-    return _fit(data, {"max_atoms": max_atoms, "k": k} | settings, refinement, progress).finished_dictionary(SITE)
+    return _fit(data, {"max_atoms": max_atoms, "k": k} | settings, refinement, progress).finished_dictionary()
 
 
 def _refinement(refine: Refine) -> RefinementSettings | None:

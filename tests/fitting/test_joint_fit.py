@@ -5,7 +5,7 @@ import signal
 import pytest
 import torch
 
-from itda_lightning import ActivationsDataModule, InputError, load_dictionary
+from itda_lightning import ActivationsDataModule, InputError, fit_activations, load_dictionary
 from itda_lightning.evaluation.atom_meanings import atom_meanings
 from itda_lightning.evaluation.data_of import load_with_data
 from itda_lightning.fit import main
@@ -97,3 +97,36 @@ def test_a_killed_joint_run_ends_as_if_it_had_not_been_and_is_read_site_by_site(
 def test_one_hook_point_is_not_joined(tiny_model_dir, prose_file) -> None:
     with pytest.raises(InputError, match=r"data.joint joins several hook points, but data.hook_names has one"):
         ActivationsDataModule(**data_settings(tiny_model_dir, prose_file, joint=True))
+
+
+def test_arrays_of_the_same_rows_get_one_dictionary() -> None:
+    generator = torch.Generator().manual_seed(0)
+    meaning = torch.randn(600, 12, generator=generator).where(torch.rand(600, 12, generator=generator) < 0.2, 0)
+    arrays = {
+        name: meaning @ torch.randn(12, width, generator=generator) * width for name, width in (("a", 9), ("b", 7))
+    }
+    arrays["b"] = arrays["b"].numpy()
+    dictionary = fit_activations(arrays, max_atoms=40, k=6, refine=None, progress=False)
+    assert [site[:2] for site in dictionary.sites] == [("a", 9), ("b", 7)]
+    atom = 5
+    row = dictionary.sources[atom].document
+    joined = dictionary.sites.join({"a": arrays["a"][[row]], "b": torch.from_numpy(arrays["b"][[row]])})
+    torch.testing.assert_close(
+        torch.nn.functional.normalize(dictionary.centre(joined), dim=1)[0], dictionary.atoms[atom], rtol=1e-4, atol=1e-5
+    )
+    translated = dictionary.decode(
+        dictionary.encode({"a": arrays["a"]}), "b"
+    )  # one model's activations read in another
+    error = (translated - torch.from_numpy(arrays["b"])).square().sum()
+    assert error < 0.5 * (torch.from_numpy(arrays["b"]) - arrays["b"].mean(0)).square().sum()
+    with pytest.raises(
+        InputError, match=r"must have the same rows, such as the same tokens, but they have \{'a': 600, 'b': 599\}"
+    ):
+        fit_activations({**arrays, "b": arrays["b"][1:]})
+    with pytest.raises(InputError, match=r"joint arrays are at least two, by name, got \['a'\]"):
+        fit_activations({"a": arrays["a"]})
+    dead = {**arrays, "b": torch.ones(600, 7)}
+    with pytest.raises(
+        InputError, match=r"activations at b are the same in the sample .*: a dead site cannot be joined"
+    ):
+        fit_activations(dead, progress=False)
