@@ -26,7 +26,7 @@ from itda_lightning.pursuit import (
 
 REFINEMENT: Final = "refinement"  # the metadata's entry about a refinement
 # Facts that do not hold for a view of some sites.
-OF_WHOLE_ATOMS = (REFINEMENT, "typical_coefficients", "typical_of", "novelty")
+OF_WHOLE_ATOMS = (REFINEMENT, "codes", "typical_coefficients", "typical_of")
 
 
 class Dictionary(JointAtoms):
