@@ -12,6 +12,7 @@ results/<layers>.json, so the study may be stopped and started again.
 import json
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ K, ATOMS, T = 32, 4096, 65_536
 ROW, POSITION, DOCUMENT = (COLUMNS.index(name) for name in ("row", "position", "document"))
 # Rates and batches are those of ``benchmarks/comparison`` for T and 10 T.
 TRAINED = {"T": (T, 3e-3, 512), "10 T": (10 * T, 2e-3, 1024)}
-Explain = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+AtLayers = dict[str, Tensor]
+# The explanation of activations, the seconds that it took to make, and atoms per token and layer.
+Row = tuple[Callable[[AtLayers], AtLayers], float, Callable[[AtLayers], Tensor]]
 
 
 class Layers:
@@ -91,27 +94,29 @@ class Layers:
         if joint:
             data.sites = self.joint.sites
         k = K * len(self.hooks) if joint else K
-        settings = TrainingSettings("batchtopk", ATOMS, k=k, tokens=tokens, lr=rate, batch_size=batch_size)
+        settings = TrainingSettings(
+            "batchtopk", ATOMS, k, samples=tokens, tokens=tokens, learning_rate=rate, batch_size=batch_size
+        )
         place = made_once(
             self.directory / f"sae-{hook}-{budget.replace(' ', '')}",
             lambda directory: train_sae(settings, data, hook, directory / "sae"),
         )
         return SAE.load_from_disk(place / "sae")
 
-    def explainers(self) -> dict[str, Callable[[], tuple[Explain, float, Callable[[dict[str, Tensor]], Tensor]]]]:
-        """Return for each row what makes it: the explanation of activations, seconds, and atoms per token and layer."""
-        rows: dict[str, Callable[[], Any]] = {}
+    def explainers(self) -> dict[str, Callable[[], Row]]:
+        """Return for each row what makes it."""
+        rows: dict[str, Callable[[], Row]] = {}
         for refined in (False, True):
             word = ", refined" if refined else ""
-            rows[f"joint ITDA{word}"] = lambda refined=refined: self._joint_dictionary(refined, own=False)
-            rows[f"joint ITDA{word}, own coefficients"] = lambda refined=refined: self._joint_dictionary(refined, True)
-            rows[f"ITDA of each layer{word}"] = lambda refined=refined: self._separate_dictionaries(refined)
+            rows[f"joint ITDA{word}"] = partial(self._joint_dictionary, refined, own=False)
+            rows[f"joint ITDA{word}, own coefficients"] = partial(self._joint_dictionary, refined, own=True)
+            rows[f"ITDA of each layer{word}"] = partial(self._separate_dictionaries, refined)
         for budget in TRAINED:
-            rows[f"BatchTopK SAE of all layers, {budget}"] = lambda budget=budget: self._joint_sae(budget)
-            rows[f"BatchTopK SAE of each layer, {budget}"] = lambda budget=budget: self._separate_saes(budget)
+            rows[f"BatchTopK SAE of all layers, {budget}"] = partial(self._joint_sae, budget)
+            rows[f"BatchTopK SAE of each layer, {budget}"] = partial(self._separate_saes, budget)
         return rows
 
-    def _joint_dictionary(self, refined: bool, own: bool) -> Any:
+    def _joint_dictionary(self, refined: bool, own: bool) -> Row:
         dictionary = self.dictionary(True, self.joint.hook_names[0], refined)
 
         def explain(x: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -121,7 +126,7 @@ class Layers:
 
         return explain, dictionary.metadata["seconds"], lambda x: dictionary.encode(x).l0() / len(x)
 
-    def _separate_dictionaries(self, refined: bool) -> Any:
+    def _separate_dictionaries(self, refined: bool) -> Row:
         dictionaries = {hook: self.dictionary(False, hook, refined) for hook in self.hooks}
         return (
             lambda x: {hook: dictionaries[hook](x[hook]) for hook in x},
@@ -129,7 +134,7 @@ class Layers:
             lambda x: torch.stack([dictionaries[hook].encode(x[hook]).l0() for hook in x]).double().mean(0),
         )
 
-    def _joint_sae(self, budget: str) -> Any:
+    def _joint_sae(self, budget: str) -> Row:
         sae, sites = self.sae(True, self.joint.hook_names[0], budget), self.joint.sites
         return (
             lambda x: sites.split(sae(sites.join(x))),
@@ -137,7 +142,7 @@ class Layers:
             lambda x: (sae.encode(sites.join(x)) != 0).sum(1) / len(x),
         )
 
-    def _separate_saes(self, budget: str) -> Any:
+    def _separate_saes(self, budget: str) -> Row:
         saes = {hook: self.sae(False, hook, budget) for hook in self.hooks}
         return (
             lambda x: {hook: saes[hook](x[hook]) for hook in x},
@@ -163,7 +168,7 @@ class Replay:
         return part
 
 
-def measure(layers: Layers, meters: dict[str, LossMeter], row: Any) -> dict[str, Any]:
+def measure(layers: Layers, meters: dict[str, LossMeter], row: Row) -> dict[str, Any]:
     """Return the figures of a row, by layer."""
     explain, seconds, l0 = row
     joint, rows = layers.joint.hook_names[0], layers.joint.rows("heldout")

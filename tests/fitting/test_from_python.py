@@ -87,10 +87,11 @@ def test_rows_that_are_not_finite_are_skipped_and_counted(x):
 
 
 def test_rows_that_change_during_the_fit_are_told(x):
-    data = ArrayActivations(x.clone())
+    rows = x.clone()
+    data = ArrayActivations(rows)
     reader = data.stored("train")
     reader.read(0, 64)
-    data.x[int(data.rows("train").document[5])] += 1
+    rows[int(data.rows("train").document[5])] += 1
     with pytest.raises(il.InputError, match=r"row \d+ of the array, or one of the 64 read with it, changed during"):
         reader.read(0, 64)
 

@@ -1,6 +1,7 @@
 """A joint fit: one dictionary of several hook points, as for one; the views of its sites in commands."""
 
 import signal
+from typing import Any
 
 import pytest
 import torch
@@ -68,7 +69,7 @@ def test_with_and_without_a_cache_the_activations_are_the_same(module, tmp_path)
 def test_a_killed_joint_run_ends_as_if_it_had_not_been_and_is_read_site_by_site(
     tiny_model_dir, prose_file, tmp_path
 ) -> None:
-    changes = {"data.hook_names": str(HOOKS).replace("'", ""), "data.joint": "true", "refine": None}
+    changes: dict[str, Any] = {"data.hook_names": str(HOOKS).replace("'", ""), "data.joint": "true", "refine": None}
     changes |= {"refine.passes": 1, "refine.batch_size": 256, "data.cache_dir": str(tmp_path / "cache")}
     arguments = fit_arguments(tiny_model_dir, prose_file, tmp_path, **{"model.max_atoms": 60, **changes})
     main([*arguments, "--run.directory", str(tmp_path / "whole")])
@@ -102,29 +103,24 @@ def test_one_hook_point_is_not_joined(tiny_model_dir, prose_file) -> None:
 def test_arrays_of_the_same_rows_get_one_dictionary() -> None:
     generator = torch.Generator().manual_seed(0)
     meaning = torch.randn(600, 12, generator=generator).where(torch.rand(600, 12, generator=generator) < 0.2, 0)
-    arrays = {
-        name: meaning @ torch.randn(12, width, generator=generator) * width for name, width in (("a", 9), ("b", 7))
-    }
-    arrays["b"] = arrays["b"].numpy()
+    a, b = (meaning @ torch.randn(12, width, generator=generator) * width for width in (9, 7))
+    arrays = {"a": a, "b": b.numpy()}
     dictionary = fit_activations(arrays, max_atoms=40, k=6, refine=None, progress=False)
     assert [site[:2] for site in dictionary.sites] == [("a", 9), ("b", 7)]
     atom = 5
     row = dictionary.sources[atom].document
-    joined = dictionary.sites.join({"a": arrays["a"][[row]], "b": torch.from_numpy(arrays["b"][[row]])})
+    joined = dictionary.sites.join({"a": a[[row]], "b": b[[row]]})
     torch.testing.assert_close(
         torch.nn.functional.normalize(dictionary.centre(joined), dim=1)[0], dictionary.atoms[atom], rtol=1e-4, atol=1e-5
     )
-    translated = dictionary.decode(
-        dictionary.encode({"a": arrays["a"]}), "b"
-    )  # one model's activations read in another
-    error = (translated - torch.from_numpy(arrays["b"])).square().sum()
-    assert error < 0.5 * (torch.from_numpy(arrays["b"]) - arrays["b"].mean(0)).square().sum()
+    translated = dictionary.decode(dictionary.encode({"a": a}), "b")  # one model's activations read in another
+    assert (translated - b).square().sum() < 0.5 * (b - b.mean(0)).square().sum()
     with pytest.raises(
         InputError, match=r"must have the same rows, such as the same tokens, but they have \{'a': 600, 'b': 599\}"
     ):
-        fit_activations({**arrays, "b": arrays["b"][1:]})
+        fit_activations({"a": a, "b": b[1:]})
     with pytest.raises(InputError, match=r"joint arrays are at least two, by name, got \['a'\]"):
-        fit_activations({"a": arrays["a"]})
+        fit_activations({"a": a})
     dead = {**arrays, "b": torch.ones(600, 7)}
     with pytest.raises(
         InputError, match=r"activations at b are the same in the sample .*: a dead site cannot be joined"
