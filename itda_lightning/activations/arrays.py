@@ -10,9 +10,9 @@ import xxhash
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from itda_lightning.activations.datamodule import SCALING_TOKENS, ActivationsDataModule
+from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.harvesting import RowActivations, StoredActivations
-from itda_lightning.activations.joint import JointActivations, measured_sites
+from itda_lightning.activations.joint import SCALING_TOKENS, JointActivations, measured_sites
 from itda_lightning.activations.model_and_rows import ActivationIdentity, ModelAndRows
 from itda_lightning.activations.models.language_model import LanguageModelName
 from itda_lightning.activations.text.rows import Rows, draw_rows

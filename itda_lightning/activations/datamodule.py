@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from jaxtyping import Int
 from torch import Tensor
@@ -15,7 +15,7 @@ from itda_lightning.activations.batches import NONE_USABLE, ActivationBatch, Act
 from itda_lightning.activations.cache import SHARD_ROWS, ActivationCache
 from itda_lightning.activations.data_arguments import check_arguments
 from itda_lightning.activations.harvesting import RowActivations, StoredActivations, harvest, harvest_among_ranks
-from itda_lightning.activations.joint import JointActivations, joined, measured_sites
+from itda_lightning.activations.joint import SCALING_TOKENS, JointActivations, joined, measured_sites
 from itda_lightning.activations.model_and_rows import ModelAndRows
 from itda_lightning.activations.models.given_model import GivenModel
 from itda_lightning.activations.models.language_model import LanguageModelName, Loader
@@ -28,10 +28,6 @@ from itda_lightning.machine.paths import without_home
 from itda_lightning.machine.processes import n_ranks
 
 logger = logging.getLogger(__name__)
-
-SCALING_TOKENS = 8192  # of the sample by which joint sites are scaled
-
-Data = TypeVar("Data", bound="ActivationsDataModule")
 
 
 class ActivationsDataModule(ModelAndRows):
@@ -132,8 +128,7 @@ class ActivationsDataModule(ModelAndRows):
         # Where activations are written that are not in ``cache_dir``; None for there. See ``data_of.py``.
         self.own_cache_dir: Path | None = None
         self._heldout_in_memory: list[RowActivations] = []
-        self.harvest_seconds = 0.0
-        self.harvested_tokens = 0
+        self.harvest_seconds, self.harvested_tokens = 0.0, 0
 
     @property
     def widths(self) -> dict[str, int]:
@@ -148,17 +143,17 @@ class ActivationsDataModule(ModelAndRows):
             return Sites()
         rows, cache = self.rows("train"), self._complete("train")
         order = draw_rows(rows.kept, SCALING_TOKENS, self.hparams["seed"] + 1)
-        drawn, of_model = rows.select(order), self.hparams["model_batch_size"]
-        if cache is None:
-            return measured_sites(harvest_among_ranks(self.language_model, drawn, of_model, 0), drawn)
-        return measured_sites([RowActivations(0, cache.read_at(order))], drawn)
+        if cache is not None:
+            return measured_sites([RowActivations(0, cache.read_at(order))], rows.select(order))
+        of_model = self.language_model, rows.select(order), self.hparams["model_batch_size"], 0
+        return measured_sites(harvest_among_ranks(*of_model), rows.select(order))
 
     @property
     def rereadable(self) -> bool:
         """True if activations can be read more than once, without the language model."""
         return self.hparams["cache_dir"] is not None
 
-    def with_settings(self: Data, **changes: Any) -> Data:
+    def with_settings(self, **changes: Any) -> Self:
         """Return a new DataModule with the same arguments except for ``changes``; nothing is loaded or read yet."""
         data = type(self)(**{**settings(self.hparams), **changes})
         data.model_name = self.model_name if isinstance(self.model_name, GivenModel) else data.model_name

@@ -12,6 +12,8 @@ from itda_lightning.activations.text.rows import Rows
 from itda_lightning.dictionary.sites import Site, Sites
 from itda_lightning.errors import InputError
 
+SCALING_TOKENS = 8192  # of the sample by which sites are scaled
+
 
 class JointActivations(StoredActivations):
     """Stored activations, joined as they are read."""

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 from jaxtyping import Float
@@ -12,9 +12,6 @@ from itda_lightning.dictionary.encoding_atoms import Activations, EncodingAtoms
 from itda_lightning.dictionary.sites import Sites
 from itda_lightning.errors import InputError
 from itda_lightning.pursuit import SparseCode, combine
-
-if TYPE_CHECKING:
-    from itda_lightning.dictionary.dictionary import Dictionary
 
 SITES: Final = "sites"  # the metadata's entry about them
 SITE_SHARES: Final = "site_shares"  # and that of a view about the energy of the whole atoms
@@ -46,7 +43,7 @@ class JointAtoms(EncodingAtoms):
             raise InputError(f"the dictionary is joint, of {self.sites.hook_names}: {remedy}")
 
     @abstractmethod
-    def view(self, *hook_names: str) -> "Dictionary":
+    def view(self, *hook_names: str) -> "JointAtoms":
         """Return the dictionary of one site, in the units of its activations, or the joint one of several."""
 
     def parts(self, hook_name: str) -> Float[Tensor, "n width"]:

@@ -62,13 +62,13 @@ def data_for(
             "the dictionary was fitted on an array (il.fit_activations), so there is no text to read again: use "
             "dictionary.encode and dictionary.detect on arrays, or give --data_config of a language model's fit"
         )
+    check_settings(settings)
     # A cache is valid for the hook points of its fit together.
     hook_names = settings.get("hook_names") or []
     sites = Sites() if dictionary is None else dictionary.sites
     wanted = sites.hook_names or [hook_name]
     hook_names = hook_names if set(wanted) <= set(hook_names) and (not sites or wanted == hook_names) else wanted
     settings = {**settings, "hook_names": hook_names, "device": device, "joint": bool(sites)}
-    check_settings(settings)
     try:
         data = ActivationsDataModule(**settings)
         if data.hparams["validation_tokens"] < validation_tokens:
