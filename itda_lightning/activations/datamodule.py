@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jaxtyping import Int
 from torch import Tensor
@@ -28,6 +28,7 @@ from itda_lightning.machine.paths import without_home
 from itda_lightning.machine.processes import n_ranks
 
 logger = logging.getLogger(__name__)
+Data = TypeVar("Data", bound="ActivationsDataModule")
 
 
 class ActivationsDataModule(ModelAndRows):
@@ -153,7 +154,7 @@ class ActivationsDataModule(ModelAndRows):
         """True if activations can be read more than once, without the language model."""
         return self.hparams["cache_dir"] is not None
 
-    def with_settings(self, **changes: Any) -> "ActivationsDataModule":
+    def with_settings(self: Data, **changes: Any) -> Data:
         """Return a new DataModule with the same arguments except for ``changes``; nothing is loaded or read yet."""
         data = type(self)(**{**settings(self.hparams), **changes})
         data.model_name = self.model_name if isinstance(self.model_name, GivenModel) else data.model_name
