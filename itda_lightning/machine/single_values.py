@@ -45,16 +45,20 @@ def listed(value: Any, hint: Any) -> Any:
     Example:
         >>> listed("cka", list[str]), listed("[cka]", list[str]), listed(3, tuple[int, ...] | None)
         (['cka'], '[cka]', [3])
+        >>> listed("pca", bool | list[str]), listed("true", bool | list[str])
+        (['pca'], 'true')
     """
     items = items_of(hint)
     if not items or not isinstance(value, SINGLE):
+        return value
+    if isinstance(value, bool) and bool in _kinds(hint):
         return value
     if isinstance(value, str):
         try:
             loaded = get_loader("yaml")(value)
         except (yaml.YAMLError, ValueError, RecursionError):
             return value
-        if loaded is None or isinstance(loaded, list):
+        if loaded is None or isinstance(loaded, list) or (isinstance(loaded, bool) and bool in _kinds(hint)):
             return value
         # A name may look like a number.
         return [value] if any(str in (item, *get_args(item)) for item in items) else [loaded]
@@ -62,14 +66,18 @@ def listed(value: Any, hint: Any) -> Any:
 
 
 def items_of(hint: Any) -> list[Any]:
-    """Return the types of the items if a type holds nothing but lists of any length, or None, else nothing."""
-    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    """Return the types of the items if a type holds nothing but lists of any length, None or a bool, else nothing."""
     found = []
-    for kind in kinds:
+    for kind in _kinds(hint):
         origin, arguments = get_origin(kind), get_args(kind)
-        if kind is NoneType:
+        if kind in (NoneType, bool):
             continue
         if not arguments or not (origin in LISTS or (origin is tuple and arguments[1:] == (...,))):
             return []
         found.append(arguments[0])
     return found
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """Return the types of a union, or the one type."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)

@@ -24,6 +24,8 @@ OWN = [door for door in DOORS if door in WHOLE]
 
 def sample(hint):
     """Return a value of an item's type; for settings, those that need the fewest fields."""
+    if typing.get_origin(hint) is typing.Literal:
+        return typing.get_args(hint)[0]
     return ONE_OF.get(hint) or {"name": "a", "model": "m", "hook_names": "x"}
 
 
