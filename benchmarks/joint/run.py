@@ -11,7 +11,7 @@ results/<layers>.json, so the study may be stopped and started again.
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -248,12 +248,12 @@ def main(
         study = Study("joint", MODEL, place.joint.model_name.fingerprint(), "+".join(place.hooks), DATASET, T, 0)
         whole = {**describe(study), "heldout": heldout.n_kept, "loss_tokens": loss_tokens, "rows": known}
         whole["scales"] = [list(site) for site in place.joint.sites]
-        write_results(results, name, whole, as_markdown(whole, place.hooks))
+        write_results(results, name, whole, as_markdown(whole))
 
 
-def as_markdown(result: dict[str, Any], hooks: Iterable[str]) -> str:
+def as_markdown(result: dict[str, Any]) -> str:
     """Return the table."""
-    hooks = list(hooks)
+    hooks = result["hook_name"].split("+")
     head = ["row", "atoms per token and layer", "seconds"]
     head += [f"{name} {hook.split('.')[1]}" for hook in hooks for name in ("FVU", "CE increase", "KL")]
     lines = [
