@@ -40,7 +40,8 @@ def joined(part: RowActivations, sites: Sites) -> RowActivations:
 def measured_sites(parts: Iterable[RowActivations], rows: Rows) -> Sites:
     """Return the sites of activations of these rows, each scaled such that its median distance from the mean is 1.
 
-    The median, since a few tokens of enormous norm decide a mean of squares. Activations that are not finite at some site are left out. Raises InputError for a site that is the same everywhere.
+    The median, since a few tokens of enormous norm decide a mean of squares. Activations that are not finite at some
+    site are left out. Raises InputError for a site that is the same everywhere.
     """
     kept = [kept_activations(rows, part).activations for part in parts]
     activations = {hook: torch.cat([part[hook] for part in kept]) for hook in kept[0]}
