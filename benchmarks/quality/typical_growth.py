@@ -69,9 +69,9 @@ def run(dictionary: str, results: str = str(RESULTS)) -> None:
                 found |= {"EV": explained} if strength == "coefficients" else {}
         rows.append({"atoms": name, **found, "commit": commit()})
         print(rows[-1], flush=True)
-    name = data.model_name
+    model = data.model_name
     study = Study(
-        "quality/typical_growth", name.name, name.fingerprint(), hook, data.hparams["dataset"], len(training), 0
+        "quality/typical_growth", model.name, model.fingerprint(), hook, data.hparams["dataset"], len(training), 0
     )
     result = {**describe(study), "atoms": loaded.n_atoms, "heldout": len(x), "rows": rows}
     write_results(Path(results), "typical_growth", result, as_markdown(result))
