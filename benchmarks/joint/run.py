@@ -152,7 +152,7 @@ class Layers:
 
 
 class Replay:
-    """What ``LossMeter`` asks of an SAE: reconstructions that are there already, in the order of the rows."""
+    """Stand in for an SAE in ``LossMeter``: give reconstructions that are there already, in the order of the rows."""
 
     device = "cpu"
 

@@ -47,7 +47,7 @@ TIED = "model.lm_head.weight"  # is the embedding
 
 @dataclass(frozen=True)
 class Settings:
-    """What the models are trained on, and their size."""
+    """Hold what the models are trained on, and their size."""
 
     dataset: str = DATASET
     width: int = 128

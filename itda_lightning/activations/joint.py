@@ -13,6 +13,8 @@ from itda_lightning.dictionary.sites import Site, Sites
 from itda_lightning.errors import InputError
 
 SCALING_TOKENS = 8192  # of the sample by which sites are scaled
+# A site whose activations differ less, as a share of their norm, differs by rounding only.
+ROUNDING = 1e-6
 
 
 class JointActivations(StoredActivations):
@@ -52,7 +54,7 @@ def measured_sites(parts: Iterable[RowActivations], rows: Rows) -> Sites:
     for hook, x in activations.items():
         x = x[good].double()
         median = float((x - x.mean(0)).norm(dim=1).median())
-        if median == 0:
+        if median <= ROUNDING * float(x.norm(dim=1).median()):
             raise InputError(
                 f"most activations at {hook} are the same in the sample of {len(x):,} tokens: a dead site cannot be "
                 "joined, leave it out of data.hook_names"

@@ -143,8 +143,7 @@ class EncodingAtoms(AtomsWithModel):
 
     def _rows(self, x: Activations) -> tuple[Float[Tensor, "rows d"], torch.Size]:
         """Return activations as finite rows, an array's on the device of the atoms, and their leading shape."""
-        if not isinstance(x, Tensor):
-            x = torch.from_numpy(_numbers(x)).to(self.bias.device)
+        x = as_tensor(x, self.bias.device)
         if x.ndim == 0 or x.shape[-1] != len(self.bias):
             raise ValueError(f"x must have shape (..., {len(self.bias)}), got {tuple(x.shape)}")
         rows = x if x.ndim == 2 else x.reshape(-1, len(self.bias))
@@ -152,11 +151,14 @@ class EncodingAtoms(AtomsWithModel):
         return rows, x.shape[:-1]
 
 
-def _numbers(x: np.ndarray | list[Any]) -> np.ndarray:
-    """Return an array that torch takes. Raises InputError for what holds no numbers."""
+def as_tensor(x: Activations, device: torch.device) -> Tensor:
+    """Return a tensor as it is, an array or list on the device. Raises InputError for what holds no numbers."""
+    if isinstance(x, Tensor):
+        return x
     try:
         array = np.asarray(x)
         # Torch takes no reversed or byte-swapped arrays, and warns of those that may not be written to.
-        return np.array(array, dtype=array.dtype if array.dtype in (np.float16, np.float64) else np.float32)
+        numbers = np.array(array, dtype=array.dtype if array.dtype in (np.float16, np.float64) else np.float32)
     except (TypeError, ValueError) as error:
         raise InputError(f"x must hold numbers of shape (..., d), got {type(x).__name__} ({error})") from error
+    return torch.from_numpy(numbers).to(device)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from itda_lightning.dictionary.encoding_atoms import Activations, EncodingAtoms
+from itda_lightning.dictionary.encoding_atoms import Activations, EncodingAtoms, as_tensor
 from itda_lightning.dictionary.sites import Sites
 from itda_lightning.errors import InputError
 from itda_lightning.pursuit import SparseCode, combine
@@ -17,7 +17,7 @@ SITES: Final = "sites"  # the metadata's entry about them
 SITE_SHARES: Final = "site_shares"  # and that of a view about the energy of the whole atoms
 ENTRIES = 2**24  # of gathered parts at a time
 # Activations of a joint dictionary may come by hook point.
-AtSites = Mapping[str, Tensor]
+AtSites = Mapping[str, Activations]
 
 
 class JointAtoms(EncodingAtoms):
@@ -65,6 +65,7 @@ class JointAtoms(EncodingAtoms):
 
         Raises:
             ValueError: x of another width or with non-finite rows, sites of other tokens.
+            InputError: activations by hook point for a dictionary of one, or at a hook point that is no site.
 
         Example:
             >>> import torch
@@ -78,6 +79,7 @@ class JointAtoms(EncodingAtoms):
         """
         if not isinstance(x, Mapping):
             return super().encode(x, error_threshold)
+        x = self._by_site(x)
         if set(x) == set(self.sites.hook_names):
             return super().encode(self.sites.join(x), error_threshold)
         some = self.view(*x)
@@ -136,5 +138,7 @@ class JointAtoms(EncodingAtoms):
         parts = [self.atoms[:, self.sites.columns(hook)].double() for hook in hook_names]
         return torch.cat(parts, dim=1).norm(dim=1)
 
-    def _rows(self, x: Activations | AtSites) -> tuple[Float[Tensor, "rows d"], torch.Size]:
-        return super()._rows(self.sites.join(x) if isinstance(x, Mapping) else x)
+    def _by_site(self, x: AtSites) -> dict[str, Tensor]:
+        if not self.sites:
+            raise InputError(f"the dictionary is of one hook point: give its activations as they are, not by {list(x)}")
+        return {hook: as_tensor(of_site, self.bias.device) for hook, of_site in x.items()}

@@ -85,7 +85,7 @@ class Sites(tuple[Site, ...]):
         return Sites(site for site in self if site.hook_name in hook_names)
 
     def join(self, parts: Mapping[str, Float[Tensor, "..."]]) -> Float[Tensor, "*leading d"]:
-        """Scale the activations (..., width) of each site and put them side by side.
+        """Scale the activations (..., width) of each site and put them side by side, in at least single precision.
 
         Raises InputError for a missing site, a hook point that is none, another width or other leading shapes.
         """
@@ -100,11 +100,15 @@ class Sites(tuple[Site, ...]):
         shapes = {tuple(parts[hook].shape[:-1]) for hook in self.hook_names}
         if len(shapes) > 1:
             raise InputError(f"activations of all sites must be of the same tokens, got the shapes {sorted(shapes)}")
-        return torch.cat([parts[site.hook_name].float() * site.scale for site in self], dim=-1)
+        return torch.cat([_at_least_single(parts[site.hook_name]) * site.scale for site in self], dim=-1)
 
     def split(self, x: Float[Tensor, "*leading d"]) -> dict[str, Float[Tensor, "..."]]:
         """Undo ``join``."""
         return {site.hook_name: x[..., self.columns(site.hook_name)] / site.scale for site in self}
+
+
+def _at_least_single(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def joint_name(hook_names: Sequence[str]) -> str:

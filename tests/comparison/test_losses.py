@@ -141,7 +141,7 @@ def test_predictions_of_the_model_are_kept_where_they_can_be(data, rows, saes, o
 
 
 def test_sums_are_kept_by_document(data, rows, saes, of_topk):
-    """Where two documents are called one, their sums are added."""
+    """If two documents are called one, their sums are added."""
     numbers = rows.document[rows.kept].unique()
     joined = rows.select(torch.arange(len(rows)))
     joined.document[joined.document == numbers[1]] = numbers[0]

@@ -143,6 +143,19 @@ def test_what_is_wrong_is_said() -> None:
         Dictionary(torch.eye(4), k=1).view(A)
 
 
+def test_arrays_and_doubles_are_taken_by_hook_point() -> None:
+    dictionary, parts = joint(), at_sites()
+    arrays = {hook: x.double().numpy() for hook, x in parts.items()}
+    for chosen in ((A, B, C), (A,), (B, C)):
+        of_arrays, of_tensors = (
+            dictionary.decode(dictionary.encode({hook: x[hook] for hook in chosen})) for x in (arrays, parts)
+        )
+        torch.testing.assert_close(of_arrays.double(), of_tensors.double(), rtol=1e-4, atol=1e-4)
+    assert SITES.join({hook: x.double() for hook, x in parts.items()}).dtype == torch.float64
+    with pytest.raises(InputError, match=rf"of one hook point: give its activations as they are, not by \['{A}'\]"):
+        Dictionary(torch.eye(4), k=1).encode({A: torch.ones(1, 4)})
+
+
 def test_long_names_are_refused() -> None:
     names = [f"model.layers.{layer}.mlp.down_proj" for layer in range(3)]
     assert joint_name(names) == "model.layers.0+1+2.mlp.down_proj"

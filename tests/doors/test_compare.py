@@ -100,7 +100,7 @@ def test_two_fits_are_compared_by_their_paths_alone(at_home, tiny_run, tiny_run_
 
 
 def test_data_and_directory_of_places_can_be_given(at_home, tiny_run, tiny_run_of_two, on_disk, data_section):
-    """Those of an SAE that was trained here are recorded in its configuration."""
+    """An SAE that was trained here records them in its configuration."""
     settings, data = compare.parse([str(on_disk["trained"]), str(tiny_run)])
     assert [(entry.name, entry.load) for entry in settings.entries] == [
         ("trained", str(on_disk["trained"])),

@@ -121,7 +121,7 @@ def test_arrays_of_the_same_rows_get_one_dictionary() -> None:
         fit_activations({"a": a, "b": b[1:]})
     with pytest.raises(InputError, match=r"joint arrays are at least two, by name, got \['a'\]"):
         fit_activations({"a": a})
-    dead = {**arrays, "b": torch.ones(600, 7)}
+    dead = {**arrays, "b": torch.full((600, 7), 0.1)}  # whose mean rounds
     with pytest.raises(
         InputError, match=r"activations at b are the same in the sample .*: a dead site cannot be joined"
     ):
