@@ -10,9 +10,11 @@ from itda_lightning.measures.aligned import blocks, check_aligned, check_directi
 # Cosines are compared in steps of 2^-40 (9e-13), above the rounding of a product and below any meaningful difference;
 # of equal ones the earlier token is nearer. So neighbours depend neither on blocks nor on which duplicate rounds up.
 STEPS = 2**40
-# Room for a place in a list of candidates, below the step in one integer.
-PLACES = 2**22
+ABSENT = -2 * STEPS  # below any cosine
+MOST_NEIGHBOURS = 2**21
 QUERIES_AT_A_TIME = 1024
+# Pairs of a query and a reference token whose cosines are computed in float64 at a time.
+PAIRS_AT_A_TIME = 2**14
 
 
 def mutual_neighbours(
@@ -22,7 +24,7 @@ def mutual_neighbours(
 
     Nearest by cosine, without the token itself, as in the paper. About ``k / (n - 1)`` by chance. Symmetric; invariant
     to rotation and isotropic scale of either side (not to translation: cosines are about the origin). Costs n (d1 + d2)
-    multiply-adds per query, in float64.
+    multiply-adds per query in float32; neighbours are exact to float64.
 
     Args:
         x, y: (n, d1) and (n, d2) representations of the same n tokens, any float dtype.
@@ -74,7 +76,7 @@ class MutualNeighbours:
         """
         check_aligned((queries_x, queries_y), min_rows=1)
         check_directions(queries_x, queries_y)
-        if not 1 <= k < PLACES // 2:
+        if not 1 <= k < MOST_NEIGHBOURS:
             raise InputError(f"k must be at least 1 neighbour, got {k}")
         if places is not None and len(places) != len(queries_x):
             raise InputError(f"{len(places)} places for {len(queries_x)} queries: give one per query, -1 for absent")
@@ -111,35 +113,71 @@ class Neighbours:
 
     Searches in one representation; ``shared_neighbours`` compares any two. Reference tokens arrive in batches and must
     have directions, as ``MutualNeighbours`` checks; ``tokens`` (q, k) are their indices in the stream, -1 if absent.
+
+    A product in float32 screens a block: what it puts below the k nearest so far by more than its own error cannot be
+    among them. Only the few others get a cosine in float64, so the result is that of float64 throughout.
     """
 
     def __init__(self, queries: Float[Tensor, "q d"], k: int, places: Int[Tensor, " q"]) -> None:
         """``places``: position of each query itself in the stream of reference tokens; -1 for absent."""
-        self.queries, self.n, self._places = queries, 0, places
+        self.queries, self.n, self._places = directions(queries), 0, places
         self.tokens = torch.full((len(queries), k), -1, dtype=torch.int64, device=queries.device)
-        self._steps = torch.full_like(self.tokens, -STEPS - 1)  # below any cosine
+        self._steps = torch.full_like(self.tokens, ABSENT)
 
     def update(self, reference: Float[Tensor, "batch d"]) -> None:
         """Add a batch of reference tokens."""
         for (block,) in blocks(reference):
-            self._search(directions(block))
+            block = directions(block)
+            screen = block.to(_screening_dtype())
+            for start in range(0, len(self.queries), QUERIES_AT_A_TIME):
+                self._search(slice(start, start + QUERIES_AT_A_TIME), block, screen)
             self.n += len(block)
 
-    def _search(self, reference: Float[Tensor, "block d"]) -> None:
-        count, k = len(reference), self.tokens.shape[1]
-        indices = torch.arange(self.n, self.n + count, device=self.tokens.device)
-        order = torch.arange(k + count, device=self.tokens.device)
-        for start in range(0, len(self.queries), QUERIES_AT_A_TIME):
-            rows = slice(start, start + QUERIES_AT_A_TIME)
-            steps = ((directions(self.queries[rows]) @ reference.T) * STEPS).round_().long()
-            own = self._places[rows] - self.n
-            here = ((own >= 0) & (own < count)).nonzero().squeeze(1)
-            steps[here.to(steps.device), own[here].to(steps.device)] = -STEPS - 1
-            steps = torch.cat([self._steps[rows], steps], dim=1)
-            # Earlier neighbours stand first, so a lower place is an earlier token.
-            best = (steps * PLACES - order).topk(k, dim=1).indices
-            tokens = torch.cat([self.tokens[rows], indices.expand(len(steps), count)], dim=1)
-            self._steps[rows], self.tokens[rows] = steps.gather(1, best), tokens.gather(1, best)
+    def _search(self, rows: slice, reference: Float[Tensor, "block d"], screen: Float[Tensor, "block d"]) -> None:
+        """Put the reference tokens that are nearer than the neighbours so far of some queries among them."""
+        queries, steps, k = self.queries[rows], self._steps[rows], self.tokens.shape[1]
+        cosines = queries.to(screen.dtype) @ screen.T
+        place = self._places[rows] - self.n
+        own = ((place >= 0) & (place < len(reference))).nonzero()[:, 0]
+        cosines[own.to(cosines.device), place[own].to(cosines.device)] = -torch.inf
+        error = screening_error(reference.shape[1])
+        floor = steps[:, -1] / STEPS - error
+        if bool((floor < -1).any()) and len(reference) > k:
+            # The first tokens: a cosine that k of them exceed by twice the error is not among the k largest.
+            floor = torch.maximum(floor, cosines.topk(k, dim=1).values[:, -1].double() - 2 * error)
+        query, token = (cosines >= floor.to(cosines.dtype)[:, None]).nonzero().T
+        if not len(query):
+            return
+        exact = torch.cat(
+            [
+                (queries[one] * reference[other]).sum(1)
+                for one, other in zip(query.split(PAIRS_AT_A_TIME), token.split(PAIRS_AT_A_TIME), strict=True)
+            ]
+        )
+        # Neighbours so far stand before the new ones, and those in their order: stable sorts keep the earlier first.
+        every = torch.arange(len(queries), device=query.device).repeat_interleave(k)
+        query, found = torch.cat([every, query]), torch.cat([self.tokens[rows].flatten(), self.n + token])
+        all_steps = torch.cat([steps.flatten(), (exact * STEPS).round_().long()])
+        order = all_steps.argsort(descending=True, stable=True)
+        order = order[query[order].argsort(stable=True)]
+        ends = query.bincount(minlength=len(queries)).cumsum(0)
+        best = order[(ends - query.bincount(minlength=len(queries)))[:, None] + torch.arange(k, device=query.device)]
+        self._steps[rows], self.tokens[rows] = all_steps[best], found[best]
+
+
+def screening_error(d: int) -> float:
+    """Bound the error of a cosine of d dimensions whose unit vectors and product are rounded to float32.
+
+    Any order of summation errs by at most ``d u`` times the sum of absolute products, which is at most 1 (Higham 2002,
+    Accuracy and Stability of Numerical Algorithms, Section 3.1); rounding the vectors adds ``2 u``. The next steps are
+    rounded up to, and so is the step of ``STEPS``.
+    """
+    return (d + 4) * 2.0**-23
+
+
+def _screening_dtype() -> torch.dtype:
+    """Return float32, or float64 where torch was told to multiply float32 with fewer digits."""
+    return torch.float32 if torch.get_float32_matmul_precision() == "highest" else torch.float64
 
 
 def shared_neighbours(x: Neighbours, y: Neighbours) -> Float[Tensor, " q"]:
