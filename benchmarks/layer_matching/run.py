@@ -247,7 +247,8 @@ def _head(name: str, compared: dict[int, ModelSimilarity]) -> list[str]:
 def _table(name: str, compared: dict[int, ModelSimilarity], rows: list[dict[str, Any]], cell: Any) -> list[str]:
     lines = _head(name, compared)
     for measure in MEASURES:
-        cells = {row["tokens"]: cell(row) for row in rows if row["measure"] == measure}
+        if not (cells := {row["tokens"]: cell(row) for row in rows if row["measure"] == measure}):
+            continue
         lines.append(f"| {measure} | " + " | ".join(cells.get(budget, "") for budget in compared) + " |")
     return lines
 

@@ -16,6 +16,7 @@ from itda_lightning.across_models.similarity_settings import SimilaritySettings
 from itda_lightning.across_models.site_matrix import SiteMatrix
 from itda_lightning.across_models.source_sets import SourceSet, Universe, cropped, equal_atoms
 from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.measures.jaccard import expected_weighted_jaccard
 from itda_lightning.results.model_similarity import Reordered, WholeModels
 
 
@@ -65,8 +66,9 @@ def compare_dictionaries(
     chance = universe.compared(sets[first], sets[first]).expected
     matrices = {}
     if "jaccard" in settings.measures:
-        values, resampled, seconds = _all_pairs(universe, [sets[site] for site in dictionaries], start)
-        matrices["jaccard"] = SiteMatrix(values - chance, resampled - chance, seconds)
+        plain = _all_pairs(universe, [sets[site] for site in dictionaries], start)
+        over = {"values": plain.values - chance, "resampled": plain.resampled - chance}
+        matrices["jaccard"] = plain._replace(**over, null=torch.zeros_like(plain.null).fill_diagonal_(torch.nan))
     if "weighted_jaccard" in settings.measures:
         start = time.perf_counter()
         uses = _count_uses([cropped(one, kept[site]) for site, one in dictionaries.items()], activations)
@@ -109,7 +111,10 @@ def _tables(models: Sequence[ComparedModel], orders: int) -> dict[Fit, Int[Tenso
 
 def _all_pairs(universe: Universe, sets: Sequence[SourceSet], start: float) -> SiteMatrix:
     pairs = [universe.groups.ratios(*universe.overlap(one, other)) for one, other in itertools.combinations(sets, 2)]
-    return SiteMatrix.symmetric(len(sets), pairs, start)
+    nulls = [
+        expected_weighted_jaccard(one.use, other.use, len(universe)) for one, other in itertools.combinations(sets, 2)
+    ]
+    return SiteMatrix.symmetric(len(sets), pairs, nulls, start)
 
 
 def _reordered(

@@ -11,9 +11,13 @@ from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.paths import user_path
 
 OF_SOURCES = ("jaccard", "weighted_jaccard")
-# These decompose a whitened matrix for every resample of every pair of sites.
-SLOW = ("svcca", "pwcca", "regression")
-MEASURES = (*OF_SOURCES, "cka", "debiased_cka", *SLOW, "procrustes", "relative", "neighbours")
+# These decompose a whitened matrix for every resample of every pair of sites, or one rotation of it for each null.
+SLOW = ("svcca", "pwcca", "regression", "aligned_cosine")
+MEASURES = (
+    *OF_SOURCES,
+    *("cka", "debiased_cka", "svcca", "pwcca", "regression", "procrustes", "relative", "neighbours"),
+    *("angular_procrustes", "aligned_cosine", "distance_correlation", "rsa", "second_order_cosine"),
+)
 DEFAULT_MEASURES = tuple(measure for measure in MEASURES if measure not in SLOW)
 
 
@@ -71,7 +75,8 @@ class SimilaritySettings:
         directory: directory for the results, the page and the fitted dictionaries, which a second run reuses.
         title: heading of the page; null for the models' names.
         measures: any of jaccard (over chance), weighted_jaccard (by use), cka, debiased_cka, svcca, pwcca, regression,
-            procrustes, relative, neighbours. svcca, pwcca and regression take much longer than the others.
+            procrustes, relative, neighbours, angular_procrustes, aligned_cosine, distance_correlation, rsa,
+            second_order_cosine. svcca, pwcca, regression and aligned_cosine take much longer than the others.
         alignment: tokens (models that read the same tokens), characters (tokens that end at the same character), or
             auto: tokens if all models read the same ones.
         orders: number of times every dictionary is grown again on the same tokens in another order, to measure how far
@@ -79,6 +84,10 @@ class SimilaritySettings:
         resamples: number of resamples of the documents for standard errors; 0 for none.
         anchors: number of tokens that are anchors of relative representations.
         queries: number of tokens whose nearest neighbours are compared.
+        candidates: number of tokens among which these neighbours are searched, the queries among them; all tokens if
+            there are fewer. With more candidates fewer neighbours are shared by chance.
+        sample: number of tokens of which all pairs are compared (distance_correlation, rsa, second_order_cosine) or
+            which are rotated (aligned_cosine). Takes 8 sample^2 bytes per hook point.
         k: number of nearest neighbours.
         wandb_project: log tables, heat maps and the page to this Weights & Biases project.
 
@@ -96,6 +105,8 @@ class SimilaritySettings:
     resamples: int = 20
     anchors: int = 300
     queries: int = 1000
+    candidates: int = 100_000
+    sample: int = 1000
     k: int = 10
     wandb_project: str | None = None
 
@@ -111,6 +122,9 @@ class SimilaritySettings:
         check_at_least(0, {"orders": self.orders, "resamples": self.resamples})
         check_at_least(1, {"queries": self.queries, "k": self.k})
         check_at_least(2, {"anchors": self.anchors})
+        neighbours = {"candidates": self.candidates, "sample": self.sample}
+        check_at_least(self.k + 2, neighbours, f"k is {self.k}, and of all other tokens the share would always be 1")
+        check_at_least(self.queries, {"candidates": self.candidates}, "the queries are among the candidates")
 
     @property
     def of_sources(self) -> list[str]:

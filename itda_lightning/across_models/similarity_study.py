@@ -131,11 +131,14 @@ def _measure(study: Study) -> ModelSimilarity:
 
 def _plain(name: str, matrix: SiteMatrix, of_models: Sequence[range]) -> MeasuredSites:
     accuracies = [matching_accuracy(values, of_models) for values in matrix.resampled]
-    values, errors = (tuple(map(tuple, x.tolist())) for x in (matrix.values, standard_error(matrix.resampled)))
+    matrices = (matrix.values, standard_error(matrix.resampled), matrix.null, matrix.excess)
+    values, errors, nulls, excesses = (tuple(map(tuple, x.tolist())) for x in matrices)
     return MeasuredSites(
         name,
         values,
         errors,
+        nulls,
+        excesses,
         matrix.seconds,
         matching_accuracy(matrix.values, of_models),
         float(standard_error(torch.tensor(accuracies, dtype=torch.float64))),

@@ -60,3 +60,14 @@ def cka_of(moments: CrossMoments, debiased: bool = False) -> float:
                 "are equally alike or one token dwarfs all others; give more tokens or leave that one out"
             )
     return xy / (xx**0.5 * yy**0.5)
+
+
+def cka_null_of(moments: CrossMoments) -> float:
+    """Return the mean of ``cka`` over all permutations of the rows of y: ``tr K tr L / ((n - 1) |K|_F |L|_F)``.
+
+    Exact, as the off-diagonal entries of a centred kernel sum to minus its trace. That of the debiased form is 0 (its
+    numerator is an unbiased estimate for any pairing).
+    """
+    # |X'X|_F is |K|_F of the n x n kernel K = X X'.
+    x, y = (float(gram.trace() / torch.linalg.matrix_norm(gram)) for gram in (moments.xx, moments.yy))
+    return x * y / (moments.n - 1)

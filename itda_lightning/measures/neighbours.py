@@ -185,3 +185,8 @@ def shared_neighbours(x: Neighbours, y: Neighbours) -> Float[Tensor, " q"]:
     # No index comes twice on a side, so equal ones after sorting are common to both.
     both = torch.cat([x.tokens, y.tokens], dim=1).sort(dim=1).values
     return (both[:, 1:] == both[:, :-1]).double().sum(1) / x.tokens.shape[1]
+
+
+def neighbours_null(k: int, n: int) -> float:
+    """Return the mean share over all permutations of the rows of y: ``k / (n - 1)``, exactly, for tokens among n."""
+    return k / (n - 1)

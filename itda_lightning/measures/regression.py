@@ -47,3 +47,8 @@ def regression_r2_of(moments: CrossMoments) -> float:
     # Scaled before squaring, as the squares of sums of squares may overflow.
     explained = x.T @ moments.xy / moments.yy.trace().sqrt()
     return min(1.0, float(torch.linalg.matrix_norm(explained)) ** 2)
+
+
+def regression_null_of(moments: CrossMoments) -> float:
+    """Return the mean of ``regression_r2`` over all permutations of the rows of y: rank of x / (n - 1), exactly."""
+    return all_directions(moments.xx).whiten.shape[1] / (moments.n - 1)

@@ -55,13 +55,20 @@ class RelativeSimilarity:
         check_directions(anchors_x, anchors_y, ", among its anchors,")
         self._anchors = directions(anchors_x), directions(anchors_y)
         self.n, self._total = 0, 0.0
+        self._sums = [torch.zeros(len(side), dtype=torch.float64, device=side.device) for side in self._anchors]
 
     def update(self, x: Float[Tensor, "batch d1"], y: Float[Tensor, "m d2"]) -> None:
         """Add a batch of tokens. Raises InputError as ``check_aligned``, and for an all-zero row."""
         check_aligned((x, y), [anchors.shape[1] for anchors in self._anchors])
         check_directions(x, y)
         if len(x):
-            self._total += float(torch.cat([self._cosines(*block) for block in blocks(x, y)]).sum())
+            for first, second in blocks(x, y):
+                relative = [
+                    unit_relative(z, anchors) for z, anchors in zip((first, second), self._anchors, strict=True)
+                ]
+                self._total += float((relative[0] * relative[1]).sum())
+                for total, side in zip(self._sums, relative, strict=True):
+                    total += side.sum(0)
             self.n += len(x)
 
     def compute(self) -> float:
@@ -70,7 +77,25 @@ class RelativeSimilarity:
             raise InputError("0 tokens are too few: give at least 1")
         return self._total / self.n
 
-    def _cosines(self, x: Float[Tensor, "block d1"], y: Float[Tensor, "block d2"]) -> Float[Tensor, " block"]:
-        """Return the cosine per token; 0 for a token that is orthogonal to all anchors of one side."""
-        first, second = (directions(z) @ anchors.T for z, anchors in zip((x, y), self._anchors, strict=True))
-        return torch.nn.functional.cosine_similarity(first, second, dim=1, eps=1e-30)
+    def null(self) -> float:
+        """Return the mean of ``compute`` over all pairings of tokens and of anchors; see ``relative_null``.
+
+        Raises InputError if there are no tokens.
+        """
+        self.compute()
+        first, second = (total / self.n for total in self._sums)
+        return relative_null(first, second)
+
+
+def unit_relative(x: Float[Tensor, "block d"], anchors: Float[Tensor, "anchors d"]) -> Float[Tensor, "block anchors"]:
+    """Return the relative representations scaled to norm one; of a token that is orthogonal to all anchors, zeros."""
+    return torch.nn.functional.normalize(directions(x) @ anchors.T, dim=1, eps=1e-30)
+
+
+def relative_null(mean_x: Float[Tensor, " anchors"], mean_y: Float[Tensor, " anchors"]) -> float:
+    """Return the mean similarity when tokens are permuted, and anchors among the anchors, from mean unit vectors.
+
+    Anchors stay anchors: of permuted rows of y other tokens would be. Permuted tokens leave the product of the two mean vectors, permuted anchors the product of their sums over the
+    anchors, divided by the number of anchors; both exactly.
+    """
+    return float(mean_x.sum() * mean_y.sum()) / len(mean_x)

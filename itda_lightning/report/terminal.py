@@ -12,7 +12,14 @@ from itda_lightning.dictionary.sources import Prompt
 from itda_lightning.report.words.columns import Column, columns_of
 from itda_lightning.report.words.excerpt import excerpt, visible
 from itda_lightning.report.words.falling_loss import under_trained
-from itda_lightning.report.words.model_words import SIMILARITIES, noise_floor, ranking_summary, show_overlap, size_line
+from itda_lightning.report.words.model_words import (
+    SIMILARITIES,
+    means_of,
+    noise_floor,
+    ranking_summary,
+    show_overlap,
+    size_line,
+)
 from itda_lightning.report.words.verdict import failures_line, headline, verdicts
 from itda_lightning.report.words.wording import (
     NEGATIVE,
@@ -143,10 +150,12 @@ def print_difference(difference: Difference, console: Console | None = None) -> 
 def print_similarity(results: ModelSimilarity, console: Console | None = None) -> None:
     """Print how well each measure matches layers, how similar whole models are, and what order alone changes."""
     console = console or Console()
-    table = _table("measure", "layers matched", "with self-pairs", "seconds", text=("measure",), title=results.title)
+    headings = ("layers matched", "with self-pairs", "mean value", "permuted", "excess", "seconds")
+    table = _table("measure", *headings, text=("measure",), title=results.title)
     for measured in results.measured:
         accuracy = show_known(measured.accuracy, measured.accuracy_error)
         cells = [SIMILARITIES[measured.measure][0], accuracy, show_known(measured.paper_accuracy)]
+        cells += map(show_known, means_of(measured, results.sites))
         table.add_row(*map(Text, [*cells, show_seconds(measured.seconds)]))
     console.print(table)
     for pair in results.whole_models:

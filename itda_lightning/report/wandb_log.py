@@ -124,9 +124,12 @@ def _similarity(results: ModelSimilarity) -> dict[str, Any]:
     content: dict[str, Any] = {}
     for measured in results.measured:
         content[f"similarity/{measured.measure}"] = wandb.Table(
-            columns=["row", "column", "similarity", "standard error"],
+            columns=["row", "column", "similarity", "standard error", "permuted", "excess"],
             data=[
-                [first, second, measured.values[i][j], _finite(measured.errors[i][j])]
+                [
+                    *(first, second, measured.values[i][j], _finite(measured.errors[i][j])),
+                    *(_finite(m[i][j]) if m else None for m in (measured.nulls, measured.excesses)),
+                ]
                 for i, first in enumerate(names)
                 for j, second in enumerate(names)
             ],

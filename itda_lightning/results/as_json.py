@@ -30,8 +30,9 @@ FORMATS: dict[type, str] = {
 # Version 2 gave rows of comparisons their ``encoding``; version 3 gave that its ``least_gain``, and atoms ``detected``;
 # version 4 gave results of a run the activations' own norms, texts to read and the meanings of atoms; version 5 gave
 # measures of rows the sums by document or scores by draw that they were computed from; version 6 gave rows the share of
-# a training at which its learning rate begins to decay.
-FORMAT_VERSION = 6
+# a training at which its learning rate begins to decay; version 7 gave measures between models what is expected of
+# permuted tokens.
+FORMAT_VERSION = 7
 # The fields of a measure that versions before 5 lack.
 UNPAIRED: dict[str, None] = {"documents": None, "draws": None}
 
@@ -120,6 +121,8 @@ def _upgraded(results: Any, kind: type, version: int) -> Any:
         row["measures"] = {name: estimate | UNPAIRED for name, estimate in row["measures"].items()}
     for row in rows if version < 6 else []:
         row["decay_from"] = None
+    for measured in results["measured"] if kind is ModelSimilarity and version < 7 else []:
+        measured |= {"nulls": [], "excesses": []}
     for atom in results["usage"]["atoms"] if kind is RunResults and version < 3 else []:
         atom["detected"] = []
     if kind is RunResults and version < 4:

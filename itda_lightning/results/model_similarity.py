@@ -23,6 +23,11 @@ class MeasuredSites:
     # chance). If the measure is not symmetric, site i takes the part of x in its definition.
     values: Matrix
     errors: Matrix  # standard errors, documents resampled; nan without resamples and 0 of a site with itself
+    # ``nulls[i][j]``: the value expected if the tokens of one of the two sites are permuted, nan of a site with itself;
+    # of the Jaccard index over chance 0, as chance is subtracted. () in results of versions before 7.
+    nulls: Matrix
+    # ``(value - null) / (1 - null)``, see ``measures.excess``: 0 for permuted tokens; of a site with itself 1.
+    excesses: Matrix
     seconds: float  # time that measuring took, without what several measures share
     # Share of layers whose most similar layer of another model is the same one (Eq. 9 of arXiv 2505.17769), over
     # ordered pairs of different models with equally many sites; nan if there is none.

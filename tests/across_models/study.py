@@ -23,5 +23,5 @@ def data_of(prose: Path, cache: Path, **others: Any) -> dict[str, Any]:
 
 
 def settings_of(directory: Path, models: dict[str, dict[str, Any]], **others: Any) -> SimilaritySettings:
-    options = {"queries": 100, "anchors": 20, "k": 5, "resamples": 4} | others
+    options = {"queries": 100, "anchors": 20, "sample": 120, "k": 5, "resamples": 4} | others
     return SimilaritySettings([ModelSettings(name, **one) for name, one in models.items()], str(directory), **options)

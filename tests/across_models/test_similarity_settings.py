@@ -18,6 +18,8 @@ from tests.across_models.study import HOOKS
         ({"orders": -1}, "orders must be at least 0, got -1"),
         ({"anchors": 1}, "anchors must be at least 2, got 1"),
         ({"k": 0}, "k must be at least 1, got 0"),
+        ({"sample": 11}, "sample must be at least 12, got 11: k is 10, and of all other tokens the share would always"),
+        ({"candidates": 999}, "candidates must be at least 1,000, got 999: the queries are among the candidates"),
     ],
 )
 def test_settings_out_of_range(changes, message) -> None:

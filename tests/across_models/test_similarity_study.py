@@ -16,13 +16,26 @@ from itda_lightning.across_models.similarity_settings import MEASURES, Similarit
 from itda_lightning.across_models.similarity_study import compare_models
 from itda_lightning.dictionary.sources import Sources
 from itda_lightning.measures import (
+    CrossMoments,
+    RelativeSimilarity,
+    aligned_cosine,
+    aligned_cosine_null,
+    angular_procrustes,
     cka,
+    cka_null_of,
+    distance_correlation,
+    excess,
+    expected_weighted_jaccard,
     jaccard_over_chance,
     mutual_neighbours,
+    null_of,
     procrustes,
+    procrustes_of,
     pwcca,
     regression_r2,
     relative_similarity,
+    rsa,
+    second_order_cosine,
     svcca,
     weighted_jaccard,
 )
@@ -72,8 +85,8 @@ def fitted_dictionaries(settings: SimilaritySettings) -> list[list[Dictionary]]:
 
 def test_every_measure_of_activations_is_that_of_all_tokens_at_once(results, activations) -> None:
     tokens = len(activations[0])
-    draw = [torch.randperm(tokens, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
-    anchors, queries = draw[0][:20].sort().values, draw[1][:100].sort().values
+    draw = [torch.randperm(tokens, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1, 2)]
+    anchors, queries, sample = (one[:n].sort().values for one, n in zip(draw, (20, 100, 120), strict=True))
     oracles = {
         "cka": cka,
         "debiased_cka": lambda x, y: cka(x, y, debiased=True),
@@ -83,6 +96,11 @@ def test_every_measure_of_activations_is_that_of_all_tokens_at_once(results, act
         "procrustes": procrustes,
         "relative": lambda x, y: relative_similarity(x, y, anchors),
         "neighbours": lambda x, y: mutual_neighbours(x, y, 5, queries),
+        "angular_procrustes": angular_procrustes,
+        "aligned_cosine": lambda x, y: aligned_cosine(x[sample], y[sample]),
+        "distance_correlation": lambda x, y: distance_correlation(x[sample], y[sample]),
+        "rsa": lambda x, y: rsa(x[sample], y[sample]),
+        "second_order_cosine": lambda x, y: second_order_cosine(x[sample], y[sample], 5),
     }
     by_measure = {measured.measure: measured for measured in results.measured}
     assert list(by_measure) == list(MEASURES)
@@ -93,6 +111,58 @@ def test_every_measure_of_activations_is_that_of_all_tokens_at_once(results, act
                 assert by_measure[name].values[i][j] == pytest.approx(expected, abs=1e-8), (name, i, j)
         assert all(by_measure[name].errors[i][j] > 0 for i in range(4) for j in range(4) if i != j)
         assert [by_measure[name].errors[i][i] for i in range(4)] == [0.0] * 4
+
+
+def test_what_is_expected_of_permuted_tokens_stands_beside_each_measure(results, activations) -> None:
+    sample = torch.randperm(len(activations[0]), generator=torch.Generator().manual_seed(2))[:120].sort().values
+    generator = torch.Generator().manual_seed(5)
+    orders = [torch.randperm(len(activations[0]), generator=generator) for _ in range(30)]
+    anchors = torch.randperm(len(activations[0]), generator=torch.Generator().manual_seed(0))[:20].sort().values
+    by_measure = {measured.measure: measured for measured in results.measured}
+    x, y = activations[0], activations[3]
+    moments = CrossMoments.of(x, y)
+    of_permuted = {
+        "cka": cka_null_of(moments),
+        "debiased_cka": 0.0,
+        "regression": 32 / (len(x) - 1),
+        "procrustes": null_of(procrustes_of, moments),
+        "aligned_cosine": aligned_cosine_null(x[sample], y[sample]),
+        "rsa": 0.0,
+        "neighbours": 5 / (len(x) - 1),
+        "jaccard": 0.0,
+    }
+    relative = RelativeSimilarity(x[anchors], y[anchors])
+    relative.update(x, y)
+    of_permuted["relative"] = relative.null()
+    for name, expected in of_permuted.items():
+        assert by_measure[name].nulls[0][3] == pytest.approx(expected, abs=1e-6), name
+    permuted = {
+        "svcca": svcca,
+        "pwcca": pwcca,
+        "procrustes": procrustes,
+        "angular_procrustes": angular_procrustes,
+    }
+    for name, measure in permuted.items():
+        mean = sum(measure(x, y[order]) for order in orders) / len(orders)
+        assert by_measure[name].nulls[0][3] == pytest.approx(mean, abs=0.02), name
+    for measured in results.measured:
+        assert math.isnan(measured.nulls[1][1])
+        assert measured.excesses[1][1] == 1.0
+        for i, j in ((0, 3), (3, 0)):
+            assert measured.excesses[i][j] == pytest.approx(excess(measured.values[i][j], measured.nulls[i][j]))
+
+
+def test_neighbours_are_searched_among_as_many_candidates(setting, results, activations, tmp_path) -> None:
+    settings, data = setting
+    models = {one.name: one.of_the_model for one in settings.models}
+    few = settings_of(tmp_path / "out", models, measures=["neighbours"], candidates=200)
+    (measured,) = compare_models(few, data, FIT).measured
+    order = torch.randperm(len(activations[0]), generator=torch.Generator().manual_seed(1))
+    chosen, queries = order[:200].sort().values, order[:100].sort().values
+    x, y = activations[0][chosen], activations[3][chosen]
+    expected = mutual_neighbours(x, y, 5, torch.searchsorted(chosen, queries))
+    assert measured.values[0][3] == pytest.approx(expected, abs=1e-9)
+    assert measured.nulls[0][3] == pytest.approx(5 / 199)
 
 
 def test_dictionaries_are_compared_by_as_many_first_atoms(results, setting, activations) -> None:
@@ -110,6 +180,7 @@ def test_dictionaries_are_compared_by_as_many_first_atoms(results, setting, acti
         (one.encode(x).distinct().to_dense(n) != 0).double().sum(0) for one, x in zip(cropped, activations, strict=True)
     ]
     by_measure = {measured.measure: measured.values for measured in results.measured}
+    nulls = {measured.measure: measured.nulls for measured in results.measured}
     for i, one in enumerate(cropped):
         for j, other in enumerate(cropped):
             over = jaccard_over_chance(one.sources, other.sources, results.universe)
@@ -117,6 +188,10 @@ def test_dictionaries_are_compared_by_as_many_first_atoms(results, setting, acti
             assert results.chance == pytest.approx(over.expected, abs=1e-12)
             ruzicka = weighted_jaccard(one.sources, other.sources, uses[i] / uses[i].sum(), uses[j] / uses[j].sum())
             assert by_measure["weighted_jaccard"][i][j] == pytest.approx(ruzicka, abs=1e-9)
+            if i != j:
+                shares = (use / use.sum() for use in (uses[i], uses[j]))
+                null = expected_weighted_jaccard(*shares, results.universe)
+                assert nulls["weighted_jaccard"][i][j] == pytest.approx(null, abs=1e-9)
     unions = [
         Sources(torch.cat([one.source_table[:n] for one in fit]), fit[0].dataset)
         for fit in fitted_dictionaries(setting[0])

@@ -10,8 +10,12 @@ from itda_lightning.measures import (
     Moments,
     MutualNeighbours,
     RelativeSimilarity,
+    aligned_cosine,
+    angular_procrustes,
+    angular_procrustes_of,
     cka,
     cka_of,
+    distance_correlation,
     mutual_neighbours,
     procrustes,
     procrustes_of,
@@ -20,6 +24,8 @@ from itda_lightning.measures import (
     regression_r2,
     regression_r2_of,
     relative_similarity,
+    rsa,
+    second_order_cosine,
     svcca,
     svcca_of,
 )
@@ -57,6 +63,10 @@ def neighbours(x: Tensor, y: Tensor) -> float:
     return mutual_neighbours(x, y, k=5)
 
 
+def second_order(x: Tensor, y: Tensor) -> float:
+    return second_order_cosine(x, y, k=5)
+
+
 OF_MOMENTS: dict[str, Measure] = {
     "cka": cka,
     "debiased cka": debiased_cka,
@@ -65,9 +75,20 @@ OF_MOMENTS: dict[str, Measure] = {
     "pwcca": pwcca,
     "regression": regression_r2,
     "procrustes": procrustes,
+    "angular procrustes": angular_procrustes,
 }
-OF_COSINES: dict[str, Measure] = {"relative": relative, "neighbours": neighbours}
-MEASURES = OF_MOMENTS | OF_COSINES
+OF_COSINES: dict[str, Measure] = {"relative": relative, "neighbours": neighbours, "second order": second_order}
+OF_A_SAMPLE: dict[str, Measure] = {
+    "aligned cosine": aligned_cosine,
+    "distance correlation": distance_correlation,
+    "rsa": rsa,
+}
+CENTRED = OF_MOMENTS | OF_A_SAMPLE
+MEASURES = CENTRED | OF_COSINES
+STREAMED = [*OF_MOMENTS, "relative", "neighbours"]
+NEGATIVE = ("relative", "debiased cka", "aligned cosine", "rsa", "second order")
+# The arc cosine of what is nearly 1 has half the digits.
+ROUNDING = {"angular procrustes": 1e-7}
 SYMMETRIC = [name for name in MEASURES if name not in ("pwcca", "regression")]
 BLIND_TO_INVERTIBLE_MAPS = ["svcca of all", "pwcca", "regression"]
 
@@ -79,6 +100,7 @@ FROM_MOMENTS = {
     "pwcca": pwcca_of,
     "regression": regression_r2_of,
     "procrustes": procrustes_of,
+    "angular procrustes": angular_procrustes_of,
 }
 
 

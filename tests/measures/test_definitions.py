@@ -4,13 +4,27 @@ import numpy as np
 import pytest
 import scipy.linalg
 import scipy.spatial
+import scipy.stats
 import torch
 from sklearn.cross_decomposition import CCA
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics.pairwise import cosine_similarity
 
-from itda_lightning.measures import cka, procrustes, pwcca, regression_r2, relative_similarity, svcca
+from itda_lightning import InputError
+from itda_lightning.measures import (
+    aligned_cosine,
+    angular_procrustes,
+    cka,
+    distance_correlation,
+    procrustes,
+    pwcca,
+    regression_r2,
+    relative_similarity,
+    rsa,
+    second_order_cosine,
+    svcca,
+)
 from tests.measures.representations import draw, related, rotation
 
 
@@ -132,3 +146,81 @@ def test_relative_similarity_from_the_definition() -> None:
     x, y, anchors = draw(0, 12, 4), draw(1, 12, 6), torch.tensor([3, 8, 1])
     r, s = (cosine_similarity(z.numpy(), z[anchors].numpy()) for z in (x, y))
     assert relative_similarity(x, y, anchors) == pytest.approx(np.diag(cosine_similarity(r, s)).mean(), rel=1e-10)
+
+
+def test_the_angle_is_that_of_williams_and_a_metric() -> None:
+    x, y = related(10, 100, 5, 5)
+    a, b = (centred(z) / np.linalg.norm(centred(z)) for z in (x, y))
+    best, _ = scipy.linalg.orthogonal_procrustes(a, b)
+    assert angular_procrustes(x, y) == pytest.approx(1 - np.arccos(np.sum(a @ best * b)) / (np.pi / 2), rel=1e-10)
+    z = y @ draw(11, 5, 5) + draw(12, 100, 5)
+    angles = {pair: 1 - angular_procrustes(*pair) for pair in ((x, y), (y, z), (x, z))}
+    direct, *detour = (angles[pair] for pair in ((x, z), (x, y), (y, z)))
+    assert direct <= sum(detour)
+
+
+def test_distance_correlation_is_the_mean_over_all_pairs_of_doubly_centred_distances() -> None:
+    x, y = related(13, 30, 4, 6)
+    n, centred_distances = len(x), []
+    for z in ((x + 5).numpy(), y.numpy()):
+        far = [[np.sqrt(np.sum((one - other) ** 2)) for other in z] for one in z]
+        rows, grand = [np.mean(row) for row in far], np.mean(far)
+        centred_distances.append([[far[i][j] - rows[i] - rows[j] + grand for j in range(n)] for i in range(n)])
+    a, b = map(np.array, centred_distances)
+    expected = np.sqrt((a * b).mean() / np.sqrt((a * a).mean() * (b * b).mean()))
+    assert distance_correlation(x + 5, y) == pytest.approx(expected, rel=1e-10)
+
+
+def test_distance_correlation_sees_what_is_not_linear() -> None:
+    x = draw(14, 400, 1)
+    assert cka(x, x.abs()) < 0.05
+    assert distance_correlation(x, x.abs()) > 0.4
+
+
+def test_rsa_is_scipys_rank_correlation_of_distances() -> None:
+    x, y = related(15, 40, 4, 6)
+    x[7] = x[9]
+    distances = [scipy.spatial.distance.pdist(z.numpy()) for z in (x, y)]
+    assert rsa(x, y) == pytest.approx(scipy.stats.spearmanr(*distances).statistic, rel=1e-10)
+    tied = x.round()  # many equal distances
+    distances[0] = scipy.spatial.distance.pdist(tied.numpy())
+    assert rsa(tied, y) == pytest.approx(scipy.stats.spearmanr(*distances).statistic, rel=1e-10)
+
+
+@pytest.mark.parametrize(("d1", "d2"), [(5, 5), (3, 5)])
+def test_aligned_cosine_is_the_mean_cosine_after_scipys_rotation(d1: int, d2: int) -> None:
+    x, y = related(16, 60, d1, d2)
+    a, b = np.pad(centred(x), ((0, 0), (0, d2 - d1))), centred(y)
+    best, _ = scipy.linalg.orthogonal_procrustes(a, b)
+    cosines = [
+        one @ best @ other / np.linalg.norm(one) / np.linalg.norm(other) for one, other in zip(a, b, strict=True)
+    ]
+    assert aligned_cosine(x + 3, y) == pytest.approx(np.mean(cosines), rel=1e-10)
+    assert aligned_cosine(x * torch.logspace(0, 3, 60, dtype=x.dtype)[:, None], y) != pytest.approx(procrustes(x, y))
+
+
+def test_second_order_cosine_is_of_the_union_of_both_sides_neighbours() -> None:
+    x, y = related(17, 50, 4, 6)
+    a, b = (cosine_similarity(z.numpy()) for z in (x, y))
+    values = []
+    for token in range(50):
+        near = [sorted(set(range(50)) - {token}, key=lambda other, s=s: -s[token, other])[:7] for s in (a, b)]
+        union = sorted({*near[0], *near[1]})
+        values.append(cosine_similarity(a[token, union][None], b[token, union][None])[0, 0])
+    assert second_order_cosine(x, y, k=7) == pytest.approx(np.mean(values), rel=1e-10)
+
+
+def test_what_measures_of_a_sample_refuse() -> None:
+    x = draw(0, 30, 3)
+    with pytest.raises(InputError, match="30 tokens are too few to align 40 dimensions, as a rotation would fit them"):
+        aligned_cosine(x, draw(1, 30, 40))
+    for k in (0, 30):
+        with pytest.raises(InputError, match=f"k must be from 1 to 29 with 30 tokens, got {k}"):
+            second_order_cosine(x, x, k)
+    with pytest.raises(InputError, match="y has an all-zero row, which has no direction: leave that token out"):
+        second_order_cosine(x, x.index_fill(0, torch.tensor([3]), 0.0))
+    for measure in (distance_correlation, rsa):
+        with pytest.raises(InputError, match="y is the same for every token: it has no distances to compare"):
+            measure(x, torch.full((30, 3), 0.1, dtype=x.dtype))
+    with pytest.raises(InputError, match="2 tokens are too few: give at least 3"):
+        rsa(x[:2], x[:2])

@@ -10,8 +10,12 @@ from itda_lightning import InputError
 from itda_lightning.measures import cka, mutual_neighbours, procrustes, pwcca, regression_r2, svcca
 from tests.measures.representations import (
     BLIND_TO_INVERTIBLE_MAPS,
+    CENTRED,
     MEASURES,
+    NEGATIVE,
     OF_MOMENTS,
+    ROUNDING,
+    STREAMED,
     SYMMETRIC,
     debiased_cka,
     draw,
@@ -31,7 +35,7 @@ third_as_many = settings(max_examples=settings.default.max_examples // 3 or 1)  
 @third_as_many
 def test_identity_gives_one_whatever_the_rotation_and_scale(name: str, seed: int, d: int, scale: float) -> None:
     x = draw(seed, 60, d)
-    assert MEASURES[name](x, x) == pytest.approx(1.0, abs=1e-9)
+    assert MEASURES[name](x, x) == pytest.approx(1.0, abs=ROUNDING.get(name, 1e-9))
     assert MEASURES[name](x, scale * x @ rotation(seed + 1, d)) == pytest.approx(1.0, abs=1e-7)
 
 
@@ -41,7 +45,7 @@ def test_identity_gives_one_whatever_the_rotation_and_scale(name: str, seed: int
 def test_it_stays_in_its_range_and_does_not_see_rotation_and_scale(name: str, seed: int, d1: int, d2: int) -> None:
     x, y = related(seed, 60, d1, d2)
     value = MEASURES[name](x, y)
-    assert (-1.0 if name in ("relative", "debiased cka") else 0.0) <= value <= 1.0 + 1e-12
+    assert (-1.0 if name in NEGATIVE else 0.0) <= value <= 1.0 + 1e-12
     assert MEASURES[name](x, 3.0 * y @ rotation(seed, d2)) == pytest.approx(value, abs=1e-8)
     if name != "pwcca":
         assert MEASURES[name](0.2 * x @ rotation(seed, d1), y) == pytest.approx(value, abs=1e-8)
@@ -71,7 +75,7 @@ def test_the_order_of_tokens_does_not_matter(name: str, seed: int) -> None:
     assert MEASURES[name](x[order], y[order]) == pytest.approx(MEASURES[name](x, y), abs=1e-9)
 
 
-@pytest.mark.parametrize("name", OF_MOMENTS)
+@pytest.mark.parametrize("name", CENTRED)
 @given(seed=seeds, offset=st.floats(-100, 100))
 def test_a_common_offset_of_all_tokens_does_not_matter_to_what_is_centred(name: str, seed: int, offset: float) -> None:
     x, y = related(seed, 60, 4, 5)
@@ -96,7 +100,7 @@ def test_others_see_an_invertible_map(measure) -> None:
     assert measure(x, x * torch.tensor([1.0, 1, 1, 1, 1, 30])) < 0.95
 
 
-@every
+@pytest.mark.parametrize("name", STREAMED)
 @given(seed=seeds, sizes=st.lists(st.integers(1, 40), min_size=1, max_size=6), d1=st.integers(2, 6))
 @third_as_many
 def test_batches_give_the_same_as_all_tokens_at_once(name: str, seed: int, sizes: list[int], d1: int) -> None:

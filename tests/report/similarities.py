@@ -33,7 +33,15 @@ def similarity_of(
         error = 0.05 if math.isfinite(accuracy) else math.nan
         measured.append(
             MeasuredSites(
-                measure, tuple(map(tuple, values)), tuple(map(tuple, errors)), 1.5, accuracy, error, (1 + accuracy) / 2
+                measure,
+                tuple(map(tuple, values)),
+                tuple(map(tuple, errors)),
+                tuple(tuple(math.nan if a == b else 0.05 for b in sites) for a in sites),
+                tuple(tuple(1.0 if x == 1 else (x - 0.05) / 0.95 for x in row) for row in values),
+                1.5,
+                accuracy,
+                error,
+                (1 + accuracy) / 2,
             )
         )
     names = list(layers)

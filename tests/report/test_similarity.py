@@ -17,7 +17,8 @@ from itda_lightning.report.figures.heat_map import SHADES, Shades, heat_map, sit
 from itda_lightning.report.pages.model_pages import render_similarity, write_similarity
 from itda_lightning.report.terminal import print_similarity
 from itda_lightning.report.wandb_log import log_similarity
-from itda_lightning.report.words.model_words import SIMILARITIES, noise_floor
+from itda_lightning.report.words.model_words import SIMILARITIES, means_of, noise_floor
+from itda_lightning.report.words.wording import show_number
 from itda_lightning.results.as_json import from_json, to_json
 from itda_lightning.results.model_similarity import ModelSimilarity
 from tests.report.similarities import similarity_of
@@ -35,10 +36,15 @@ def test_a_page_shows_all_pairs_of_models_and_needs_nothing_else(tmp_path) -> No
     assert not re.search(r"(src|href)=\"(?!#)", page)
     assert "Content-Security-Policy" in page
     # Each with each and itself; both ways round where a measure is not symmetric.
-    assert page.count('<table class="heat"') == 8 * 6 + 2 * 9
+    assert page.count('<table class="heat"') == (len(ALL_MEASURES) - 2) * 6 + 2 * 9
     titles = re.findall(r'title="base blocks.1.hook_resid_post and tuned blocks.2.hook_resid_post: ([^"]*)"', page)
     assert len(titles) == len(results.measured)
-    assert titles[0] == f"{results.measured[0].values[1][6]:.3f} ± 0.012"
+    value, excess = results.measured[0].values[1][6], results.measured[0].excesses[1][6]
+    assert titles[0] == f"{value:.3f} ± 0.012; tokens permuted 0.05, excess {show_number(excess)}"
+    mean = means_of(results.measured[2], results.sites)
+    said = "permuted against the other&#39;s give 0.05 on average where the pairs themselves give "
+    assert page.count(said) == len(ALL_MEASURES) - 1, "all but the Jaccard index, which is over chance itself"
+    assert f"give {show_number(mean.value)}: an excess of {show_number(mean.excess)}, of 1 for identity" in page
     assert page.count("Noise floor: two fits of the same layer") == 2
     assert "first 1,000 atoms, the size of the smallest, out of 16,000 tokens" in page
     assert "0.750 ± 0.050" in page
@@ -119,7 +125,7 @@ def test_one_model_without_dictionaries_has_no_matching_and_no_floor() -> None:
     assert "Noise floor" not in page
     assert "so nothing is matched" in page
     assert "Whole models" not in page
-    assert page.count('<table class="heat"') == 8
+    assert page.count('<table class="heat"') == len(ALL_MEASURES) - 2
 
 
 def test_what_is_from_data_is_escaped() -> None:

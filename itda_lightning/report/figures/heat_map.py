@@ -64,11 +64,15 @@ def heat_map(measured: MeasuredSites, sites: Sequence[Site], rows: range, column
         value, error = measured.values[row][column], None if row == column else measured.errors[row][column]
         # A site is not matched with itself.
         others = [measured.values[row][other] for other in columns if other != row]
+        chance = ""
+        if row != column and measured.nulls and math.isfinite(measured.nulls[row][column]):
+            numbers = (show_number(matrix[row][column]) for matrix in (measured.nulls, measured.excesses))
+            chance = "; tokens permuted {}, excess {}".format(*numbers)
         first, second = (f"{sites[site].model} {sites[site].hook_name}" for site in (row, column))
         return Cell(
             shade=shades.shade(value),
             text=f"{value:.2f}".replace("0.", ".", 1).replace("-", MINUS) if value < 0.995 else f"{value:.1f}",
-            title=f"{first} and {second}: {show_estimate(value, error)}",
+            title=f"{first} and {second}: {show_estimate(value, error)}{chance}",
             best=row != column and value == max(others),
         )
 

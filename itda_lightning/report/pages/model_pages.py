@@ -7,7 +7,14 @@ from typing import Any
 from itda_lightning.report.figures.heat_map import Shades, heat_map, sites_of_models
 from itda_lightning.report.pages.inline import render, write_html
 from itda_lightning.report.words.excerpt import excerpt
-from itda_lightning.report.words.model_words import SIMILARITIES, noise_floor, ranking_summary, size_line
+from itda_lightning.report.words.model_words import (
+    SIMILARITIES,
+    means_of,
+    noise_floor,
+    null_line,
+    ranking_summary,
+    size_line,
+)
 from itda_lightning.results.difference import Difference, Direction
 from itda_lightning.results.model_similarity import MeasuredSites, ModelSimilarity
 
@@ -49,6 +56,7 @@ def render_similarity(results: ModelSimilarity) -> str:
         floor=noise_floor(results),
         matched=any(math.isfinite(measured.accuracy) for measured in results.measured),
         slanted=max(len(site.label) for site in results.sites) > LONGEST_LABEL,
+        means={measured.measure: means_of(measured, results.sites) for measured in results.measured},
         parts=[_part(measured, results) for measured in results.measured],
     )
 
@@ -73,6 +81,7 @@ def _part(measured: MeasuredSites, results: ModelSimilarity) -> dict[str, Any]:
     not_symmetric = measured.measure in ("pwcca", "regression")
     return {
         "key": measured.measure,
+        "null": null_line(measured, results.sites),
         "steps": shades.steps(),
         "maps": [
             heat_map(measured, results.sites, first, second, shades)

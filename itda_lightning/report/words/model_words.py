@@ -1,8 +1,12 @@
 """Say what a comparison of several models shows: the measures of similarity, layer matching, order and chance."""
 
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
 from itda_lightning.report.words.wording import show_estimate, show_number
 from itda_lightning.results.difference import Direction
-from itda_lightning.results.model_similarity import ModelSimilarity, Overlap
+from itda_lightning.results.model_similarity import MeasuredSites, ModelSimilarity, Overlap, Site
 
 # Key -> (name, meaning).
 SIMILARITIES = {
@@ -35,7 +39,57 @@ SIMILARITIES = {
         "Mutual nearest neighbours",
         "Share of a token's nearest tokens in one layer that are also its nearest in the other.",
     ),
+    "angular_procrustes": (
+        "Angular Procrustes",
+        "1 less the angle of centred activations after the best rotation, as a share of a right angle; a metric.",
+    ),
+    "aligned_cosine": (
+        "Aligned cosine",
+        "Mean cosine of a token's two centred activations after the best rotation, of a sample of tokens.",
+    ),
+    "distance_correlation": (
+        "Distance correlation",
+        "Correlation of the doubly centred distances of all pairs of a sample of tokens.",
+    ),
+    "rsa": ("RSA", "Spearman's rank correlation of the distances of all pairs of a sample of tokens."),
+    "second_order_cosine": (
+        "Second-order cosine",
+        "Mean cosine of a token's cosines with its nearest tokens of either layer, in the one and in the other, of a "
+        "sample of tokens.",
+    ),
 }
+
+
+class Means(NamedTuple):
+    """Means of a measure over all pairs of layers of different models, or of different layers of a single model."""
+
+    value: float
+    null: float
+    excess: float
+
+
+def means_of(measured: MeasuredSites, sites: Sequence[Site]) -> Means:
+    """Return the mean value, what is expected of permuted tokens, and the excess; nan where it was not measured."""
+    single = len({site.model for site in sites}) == 1
+    pairs = [
+        (i, j)
+        for i, first in enumerate(sites)
+        for j, second in enumerate(sites)
+        if i != j and (single or first.model != second.model)
+    ]
+    matrices = (measured.values, measured.nulls, measured.excesses)
+    return Means(*(sum(m[i][j] for i, j in pairs) / len(pairs) if m and pairs else math.nan for m in matrices))
+
+
+def null_line(measured: MeasuredSites, sites: Sequence[Site]) -> str:
+    """Say what is expected of permuted tokens, and what is left over; "" if that was not measured."""
+    mean = means_of(measured, sites)
+    if not math.isfinite(mean.null) or measured.measure == "jaccard":
+        return ""
+    return (
+        f"Tokens of one layer permuted against the other's give {show_number(mean.null)} on average where the pairs "
+        f"themselves give {show_number(mean.value)}: an excess of {show_number(mean.excess)}, of 1 for identity."
+    )
 
 
 def show_overlap(overlap: Overlap, part: str = "excess") -> str:
