@@ -11,6 +11,7 @@ share of common neighbours is also measured among fewer candidates. Writes resul
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,11 @@ class InFloat64:
         self.n += count
 
 
+def by_scikit_learn(reference: Tensor, queries: Tensor, k: int) -> None:
+    model = NearestNeighbors(n_neighbors=k, metric="cosine", algorithm="brute")
+    model.fit(reference.numpy()).kneighbors(queries.numpy())
+
+
 def timed(run: Callable[[], Any]) -> float:
     start = time.perf_counter()
     run()
@@ -62,12 +68,11 @@ def cost(x: Tensor, queries: Tensor, k: int) -> tuple[dict[str, list[float]], bo
     """Return the seconds of each search by batch, and whether ours and that in float64 found the same neighbours."""
     ours, whole = Neighbours(x[queries], k, queries), InFloat64(x[queries], k, queries)
     seconds: dict[str, list[float]] = {"ours": [], "float64": [], "scikit-learn": []}
-    chosen = x[queries].numpy()
+    chosen = x[queries]
     for batch in x.split(BLOCK_ROWS):
-        seconds["float64"].append(timed(lambda part=batch: whole.update(part)))
-        seconds["ours"].append(timed(lambda part=batch: ours.update(part)))
-        model = NearestNeighbors(n_neighbors=k, metric="cosine", algorithm="brute")
-        seconds["scikit-learn"].append(timed(lambda part=batch, m=model: m.fit(part.numpy()).kneighbors(chosen)))
+        seconds["float64"].append(timed(partial(whole.update, batch)))
+        seconds["ours"].append(timed(partial(ours.update, batch)))
+        seconds["scikit-learn"].append(timed(partial(by_scikit_learn, batch, chosen, k)))
     return seconds, torch.equal(ours.tokens, whole.tokens)
 
 
@@ -104,7 +109,7 @@ def main(
     data.setup("fit")
     x, y = (torch.cat([b.activations[hook] for b in data.train_dataloader()]).float() for hook in hook_names)
     chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:queries].sort().values
-    rows = []
+    rows: list[dict[str, Any]] = []
     for hook, activations in zip(hook_names, (x, y), strict=True):
         seconds, same = cost(activations, chosen, k)
         # The first batch has no neighbours to screen by, the last one is smaller.
@@ -155,8 +160,8 @@ def as_markdown(result: dict[str, Any]) -> str:
             ),
         ),
         "",
-        f"Medians per batch of {BLOCK_ROWS:,} tokens. Of {projected['layers']} layers at {projected['tokens']:,} tokens, "
-        f"scaled by the number of batches, not measured: {projected['float64']:,.0f} s in float64, "
+        f"Medians per batch of {BLOCK_ROWS:,} tokens. Of {projected['layers']} layers at {projected['tokens']:,} "
+        f"tokens, scaled by the number of batches, not measured: {projected['float64']:,.0f} s in float64, "
         f"{projected['ours']:,.0f} s ours, {projected['ours, candidates']:,.0f} s with {projected['candidates']:,} "
         f"candidates, {projected['share']:.3f} of the first; without reading the activations.",
         "",

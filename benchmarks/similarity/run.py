@@ -4,7 +4,8 @@
 
 Two random representations in float32 that share a part; what they are does not change what they cost. Measures of
 moments are sums over the tokens and something small after them, so the sums are timed once and each measure adds its
-own. Neighbours are those of a sample of tokens among all. Memory is the largest resident set beyond what was there
+own. Neighbours are those of a sample of tokens among all;
+measures of all pairs of tokens are of a sample, too. Memory is the largest resident set beyond what was there
 before, the representations among it; each family runs in a process of its own. Linux only. Writes
 results/similarity.json and similarity.md.
 """
@@ -33,8 +34,16 @@ OF_MOMENTS: dict[str, Callable[[similarity.CrossMoments], float]] = {
     "PWCCA": similarity.pwcca_of,
     "regression R²": similarity.regression_r2_of,
     "orthogonal Procrustes": similarity.procrustes_of,
+    "angular Procrustes": similarity.angular_procrustes_of,
+    "Procrustes of permuted tokens": partial(similarity.null_of, similarity.procrustes_of),
 }
-FAMILIES = ("moments", "relative", "neighbours", "jaccard")
+OF_A_SAMPLE: dict[str, Callable[[torch.Tensor, torch.Tensor], float]] = {
+    "distance correlation": similarity.distance_correlation,
+    "RSA": similarity.rsa,
+    "second-order cosine": similarity.second_order_cosine,
+    "aligned cosine": similarity.aligned_cosine,
+}
+FAMILIES = ("moments", "relative", "neighbours", "sample", "jaccard")
 
 
 def resident(field: str) -> int:
@@ -101,7 +110,17 @@ def of_sources(atoms: int, tokens: int) -> list[dict[str, Any]]:
     ]
 
 
-def rows_of(family: str, tokens: int, d: int, anchors: int, queries: int, k: int, atoms: int) -> list[dict[str, Any]]:
+def of_a_sample(x: torch.Tensor, y: torch.Tensor) -> list[dict[str, Any]]:
+    return [
+        row
+        for name, measure in OF_A_SAMPLE.items()
+        for row in one(f"{name} of {len(x):,} tokens", partial(measure, x, y))
+    ]
+
+
+def rows_of(
+    family: str, tokens: int, d: int, anchors: int, queries: int, k: int, sample: int, atoms: int
+) -> list[dict[str, Any]]:
     if family == "jaccard":
         return of_sources(atoms, tokens)
     x, y = draw(tokens, d, seed=0)
@@ -110,11 +129,13 @@ def rows_of(family: str, tokens: int, d: int, anchors: int, queries: int, k: int
         "moments": of_moments,
         "relative": lambda x, y: similarity.relative_similarity(x, y, chosen[:anchors] % len(x)),
         "neighbours": lambda x, y: similarity.mutual_neighbours(x, y, k, chosen[:queries] % len(x)),
+        "sample": lambda x, y: of_a_sample(x[:sample], y[:sample]),
     }
     # What libraries load and allocate on first use is not the measure's.
     runs[family](x[:2000], y[:2000])
-    if family == "moments":
-        return of_moments(x, y)
+    if family in ("moments", "sample"):
+        rows: list[dict[str, Any]] = runs[family](x, y)
+        return rows
     names = {
         "relative": f"relative representations, {anchors} anchors",
         "neighbours": f"mutual {k} nearest neighbours of {queries:,} tokens",
@@ -128,12 +149,14 @@ def main(
     anchors: int = 300,
     queries: int = 2048,
     k: int = 10,
+    sample: int = 1000,
     atoms: int = 16_384,
     note: str = "",
     family: str | None = None,
 ) -> None:
     """Run the benchmark and write its results; with a family, only print its rows (the script calls itself so)."""
-    settings = {"tokens": tokens, "d": d, "anchors": anchors, "queries": queries, "k": k, "atoms": atoms}
+    settings = {"tokens": tokens, "d": d, "anchors": anchors, "queries": queries, "k": k, "sample": sample}
+    settings |= {"atoms": atoms}
     if family is not None:
         sys.stdout.write(json.dumps(rows_of(family, **settings)) + "\n")
         return

@@ -67,8 +67,10 @@ def compare_dictionaries(
     matrices = {}
     if "jaccard" in settings.measures:
         plain = _all_pairs(universe, [sets[site] for site in dictionaries], start)
-        over = {"values": plain.values - chance, "resampled": plain.resampled - chance}
-        matrices["jaccard"] = plain._replace(**over, null=torch.zeros_like(plain.null).fill_diagonal_(torch.nan))
+        null = torch.zeros_like(plain.null).fill_diagonal_(torch.nan)
+        matrices["jaccard"] = plain._replace(
+            values=plain.values - chance, resampled=plain.resampled - chance, null=null
+        )
     if "weighted_jaccard" in settings.measures:
         start = time.perf_counter()
         uses = _count_uses([cropped(one, kept[site]) for site, one in dictionaries.items()], activations)

@@ -95,7 +95,7 @@ def unit_relative(x: Float[Tensor, "block d"], anchors: Float[Tensor, "anchors d
 def relative_null(mean_x: Float[Tensor, " anchors"], mean_y: Float[Tensor, " anchors"]) -> float:
     """Return the mean similarity when tokens are permuted, and anchors among the anchors, from mean unit vectors.
 
-    Anchors stay anchors, where of permuted rows of y other tokens would be. Permuted tokens leave the product of the two
-    mean vectors, permuted anchors the product of their sums over the anchors, divided by their number; both exactly.
+    Anchors stay anchors, where of permuted rows of y other tokens would be. Permuted tokens leave the product of the
+    two mean vectors, permuted anchors that of their sums over the anchors, divided by their number; both exactly.
     """
     return float(mean_x.sum() * mean_y.sum()) / len(mean_x)

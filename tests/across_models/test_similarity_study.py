@@ -189,8 +189,8 @@ def test_dictionaries_are_compared_by_as_many_first_atoms(results, setting, acti
             ruzicka = weighted_jaccard(one.sources, other.sources, uses[i] / uses[i].sum(), uses[j] / uses[j].sum())
             assert by_measure["weighted_jaccard"][i][j] == pytest.approx(ruzicka, abs=1e-9)
             if i != j:
-                shares = (use / use.sum() for use in (uses[i], uses[j]))
-                null = expected_weighted_jaccard(*shares, results.universe)
+                of_i, of_j = (use / use.sum() for use in (uses[i], uses[j]))
+                null = expected_weighted_jaccard(of_i, of_j, results.universe)
                 assert nulls["weighted_jaccard"][i][j] == pytest.approx(null, abs=1e-9)
     unions = [
         Sources(torch.cat([one.source_table[:n] for one in fit]), fit[0].dataset)

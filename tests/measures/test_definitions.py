@@ -166,7 +166,7 @@ def test_distance_correlation_is_the_mean_over_all_pairs_of_doubly_centred_dista
         far = [[np.sqrt(np.sum((one - other) ** 2)) for other in z] for one in z]
         rows, grand = [np.mean(row) for row in far], np.mean(far)
         centred_distances.append([[far[i][j] - rows[i] - rows[j] + grand for j in range(n)] for i in range(n)])
-    a, b = map(np.array, centred_distances)
+    a, b = (np.array(matrix) for matrix in centred_distances)
     expected = np.sqrt((a * b).mean() / np.sqrt((a * a).mean() * (b * b).mean()))
     assert distance_correlation(x + 5, y) == pytest.approx(expected, rel=1e-10)
 
@@ -204,7 +204,7 @@ def test_second_order_cosine_is_of_the_union_of_both_sides_neighbours() -> None:
     a, b = (cosine_similarity(z.numpy()) for z in (x, y))
     values = []
     for token in range(50):
-        near = [sorted(set(range(50)) - {token}, key=lambda other, s=s: -s[token, other])[:7] for s in (a, b)]
+        near = [sorted(set(range(50)) - {token}, key=(-s[token]).__getitem__)[:7] for s in (a, b)]
         union = sorted({*near[0], *near[1]})
         values.append(cosine_similarity(a[token, union][None], b[token, union][None])[0, 0])
     assert second_order_cosine(x, y, k=7) == pytest.approx(np.mean(values), rel=1e-10)
