@@ -7,7 +7,6 @@ have it in their own file (``cka_null_of``, ``regression_null_of``); ``permuted`
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -59,7 +58,7 @@ def permuted(
     drawn in place of the permutation: only a block of it is needed, and no other pass over the tokens. Roots are those
     of ``square_root``.
     """
-    block = torch.from_numpy(rotation_block(moments.n - 1, root_x.shape[1], root_y.shape[1], seed))
+    block = rotation_block(moments.n - 1, root_x.shape[1], root_y.shape[1], seed)
     norms = float(moments.xx.trace() * moments.yy.trace()) / moments.n
     return moments._replace(xy=root_x @ block.to(root_x.device) @ root_y.T, norms_xy=norms)
 
@@ -71,19 +70,22 @@ def square_root(gram: Float[Tensor, "d d"]) -> Float[Tensor, "d r"]:
     return vectors[:, kept] * values[kept].sqrt()
 
 
-def rotation_block(n: int, rows: int, columns: int, seed: int) -> Float[np.ndarray, "rows columns"]:
+def rotation_block(n: int, rows: int, columns: int, seed: int) -> Float[Tensor, "rows columns"]:
     """Draw the first rows and columns of a random rotation of n dimensions, at a cost that does not depend on n.
 
     Columns of normal numbers, orthonormalised, are those of such a rotation. Of the rows that are not returned only the
     triangular factor is drawn: chi variates on its diagonal, normal ones above (Bartlett 1933).
     """
-    generator = np.random.default_rng(seed)
-    above = generator.standard_normal((rows, columns))
-    left = n - rows
-    if left < columns:
-        below = generator.standard_normal((left, columns))
-    else:
-        below = np.triu(generator.standard_normal((columns, columns)), 1)
-        below[np.diag_indices(columns)] = np.sqrt(generator.chisquare(left - np.arange(columns)))
-    q, r = np.linalg.qr(np.concatenate([above, below]))
-    return q[:rows] * np.sign(np.diag(r))
+    # Distributions of torch draw from its global generator, which is left as it was.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        above = torch.randn(rows, columns, dtype=torch.float64)
+        left = n - rows
+        if left < columns:
+            below = torch.randn(left, columns, dtype=torch.float64)
+        else:
+            below = torch.randn(columns, columns, dtype=torch.float64).triu(1)
+            squares = torch.distributions.Chi2(left - torch.arange(columns, dtype=torch.float64)).sample()
+            below.diagonal().copy_(squares.sqrt())
+    q, r = torch.linalg.qr(torch.cat([above, below]))
+    return q[:rows] * r.diagonal().sign()

@@ -136,12 +136,7 @@ def test_what_is_expected_of_permuted_tokens_stands_beside_each_measure(results,
     of_permuted["relative"] = relative.null()
     for name, expected in of_permuted.items():
         assert by_measure[name].nulls[0][3] == pytest.approx(expected, abs=1e-6), name
-    permuted = {
-        "svcca": svcca,
-        "pwcca": pwcca,
-        "procrustes": procrustes,
-        "angular_procrustes": angular_procrustes,
-    }
+    permuted = {"svcca": svcca, "pwcca": pwcca, "procrustes": procrustes, "angular_procrustes": angular_procrustes}
     for name, measure in permuted.items():
         mean = sum(measure(x, y[order]) for order in orders) / len(orders)
         assert by_measure[name].nulls[0][3] == pytest.approx(mean, abs=0.02), name

@@ -160,7 +160,7 @@ def test_unrelated_wide_representations_have_no_excess() -> None:
 
 @pytest.mark.parametrize(("n", "rows", "columns"), [(6, 2, 3), (6, 4, 3), (6, 6, 6), (40, 3, 2)])
 def test_a_block_of_a_rotation_has_its_variances_and_a_whole_one_is_a_rotation(n: int, rows: int, columns: int) -> None:
-    blocks = np.stack([rotation_block(n, rows, columns, seed) for seed in range(3000)])
+    blocks = np.stack([rotation_block(n, rows, columns, seed).numpy() for seed in range(3000)])
     assert (blocks**2).mean(0) == pytest.approx(np.full((rows, columns), 1 / n), abs=0.012)
     assert blocks.mean(0) == pytest.approx(np.zeros((rows, columns)), abs=0.05)
     assert np.linalg.norm(blocks, 2, axis=(1, 2)).max() <= 1 + 1e-12
