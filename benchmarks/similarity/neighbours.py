@@ -118,7 +118,7 @@ def main(
     per_batch = {name: statistics.mean(row["per_batch"][name] for row in rows) for name in rows[0]["per_batch"]}
     batches = {"all": many_tokens / BLOCK_ROWS, "candidates": candidates / BLOCK_ROWS}
     result = {
-        **describe(study_of("similarity", data, ", ".join(hook_names))),
+        **describe(study_of("similarity/neighbours", data, ", ".join(hook_names))),
         "activations": len(x),
         "width": x.shape[1],
         "queries": queries,

@@ -98,7 +98,7 @@ def main(
             row = {"tokens": count, "measure": name, "value": value, "null": null, "permuted": mean, "error": error}
             rows.append({**row, "excess": excess(value, null)})
     result = {
-        **describe(study_of("similarity", data, ", ".join(hook_names))),
+        **describe(study_of("similarity/nulls", data, ", ".join(hook_names))),
         "permutations": permutations,
         "note": note,
         "rows": rows,
