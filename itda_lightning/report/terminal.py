@@ -150,14 +150,15 @@ def print_difference(difference: Difference, console: Console | None = None) -> 
 def print_similarity(results: ModelSimilarity, console: Console | None = None) -> None:
     """Print how well each measure matches layers, how similar whole models are, and what order alone changes."""
     console = console or Console()
-    headings = ("layers matched", "with self-pairs", "mean value", "permuted", "excess", "seconds")
-    table = _table("measure", *headings, text=("measure",), title=results.title)
+    table = _table("measure", "layers matched", "with self-pairs", "seconds", text=("measure",), title=results.title)
+    chance = _table("measure", "mean value", "tokens permuted", "excess", text=("measure",))
     for measured in results.measured:
         accuracy = show_known(measured.accuracy, measured.accuracy_error)
         cells = [SIMILARITIES[measured.measure][0], accuracy, show_known(measured.paper_accuracy)]
-        cells += map(show_known, means_of(measured, results.sites))
         table.add_row(*map(Text, [*cells, show_seconds(measured.seconds)]))
+        chance.add_row(*map(Text, [cells[0], *map(show_known, means_of(measured, results.sites))]))
     console.print(table)
+    console.print(chance)
     for pair in results.whole_models:
         console.print(
             Text.assemble(

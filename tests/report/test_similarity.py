@@ -141,6 +141,9 @@ def test_the_terminal_says_how_layers_match_and_what_order_changes() -> None:
     print_similarity(similarity_of({"base": 3, "[red]": 3}), Console(file=output, width=160))
     text = output.getvalue()
     assert "Linear CKA" in text
+    mean = means_of(similarity_of({"base": 3, "[red]": 3}).measured[2], similarity_of({"base": 3, "[red]": 3}).sites)
+    (row,) = re.findall(r"^ *Linear CKA +([\d.]+) +([\d.]+) +([\d.]+) *$", text, re.MULTILINE)
+    assert row == tuple(map(show_number, mean))
     assert "0.750 ± 0.050" in text
     assert "base and [red], all layers together: Jaccard index 0.410 ± 0.020, by chance 0.09, over chance 0.320" in text
     assert "in different orders have an excess over chance of 0.0947 to 0.0947" in " ".join(text.split())
