@@ -34,6 +34,7 @@ if not _imports_nothing():
     from itda_lightning.dictionary.sharded_dictionary import ShardedDictionary
     from itda_lightning.dictionary.sources import Prompt, Source, Sources
     from itda_lightning.errors import InputError
+    from itda_lightning.evaluation.publishing import push_to_hub as _  # noqa: F401  does the work of a method
     from itda_lightning.evaluation.reading import load_model
     from itda_lightning.evaluation.steered_texts import steered_text
     from itda_lightning.evaluation.steering import ablate

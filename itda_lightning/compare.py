@@ -57,8 +57,8 @@ def _parser() -> OneLineParser:
     parser.add_argument(
         "places",
         nargs="*",
-        help="Runs, dictionaries or SAEs, by path or release:sae_id, before any option. Model and text are those of "
-        "the first that records them, unless they are given.",
+        help="Runs, dictionaries or SAEs, by path, hf://owner/name or release:sae_id, before any option. Model and "
+        "text are those of the first that records them, unless they are given.",
     )
     parser.add_argument("--config", action="config", help="A file of these settings, e.g. configs/compare/NAME.yaml.")
     parser.add_class_arguments(ActivationsDataModule, "data")

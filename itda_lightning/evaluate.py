@@ -33,8 +33,8 @@ def evaluate(
     dictionary, so the raw CE losses stand beside them. Variance and sparsity are measured on all held-out tokens.
 
     Args:
-        dictionary: a run directory, a checkpoint, a saved or exported dictionary, a SAELens SAE on disk, or
-            release:sae_id of a pretrained SAE.
+        dictionary: a run directory, a checkpoint, a saved or exported dictionary, a SAELens SAE on disk,
+            hf://owner/name, or release:sae_id of a pretrained SAE.
         hook_name: the hook point of the dictionary; needed if there are several.
         data_config: the fit config whose data section names the model and the documents; by default those of the
             dictionary's own fit.

@@ -1,8 +1,8 @@
 """Train GPT-2-style models from several seeds on one half of a corpus, and keep their checkpoints.
 
     python -m benchmarks.layer_matching.train [--seeds [0, 1, 2, 3, 4]] [--directory runs/layer-matching]
-    python -m benchmarks.layer_matching.train --dataset corpus.jsonl --width 192 --heads 6 --tokens 10000000 \
-        --directory runs/layer-matching-large
+    python -m benchmarks.layer_matching.train --dataset corpus.jsonl --width 192 --heads 3 --tokens 10000000 \
+        --fast true --directory runs/layer-matching-large
 
 All models share a tokenizer, which is trained on the same half, and read the same rows in an order of their own, anew
 in each epoch. The other half of the documents (by their text, as ``holdout_fraction: 0.5`` divides them) is never
@@ -52,6 +52,9 @@ class Settings:
     dataset: str = DATASET
     width: int = 128
     heads: int = 4
+    # Compiled, products in bfloat16: 8,500 tokens per second of one core with AMX (width 192) where float32 has 3,400.
+    # Attention is spelled out then: the backward pass of the fused one takes half the step in bfloat16.
+    fast: bool = False
 
 
 @cache
@@ -128,8 +131,12 @@ class Training(LightningModule):
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
         )
+        if settings.fast:
+            config._attn_implementation = "eager"
         self.model = GPT2LMHeadModel(config)
-        self.tokenizer, self.steps, self.directory = tokenizer, steps, directory
+        if settings.fast:
+            self.model.compile()
+        self.tokenizer, self.steps, self.directory, self.settings = tokenizer, steps, directory, settings
         self.checkpoints = {round(share * steps) for share in CHECKPOINTS}
 
     def training_step(self, batch: Int[Tensor, "batch context"]) -> Tensor:
@@ -184,6 +191,7 @@ def main(
     width: int = 128,
     heads: int = 4,
     tokens: int = 0,
+    fast: bool = False,
     threads: int = 0,
 ) -> None:
     """Train the missing models.
@@ -195,11 +203,12 @@ def main(
         dataset: as ``data.dataset``.
         width, heads: of the models.
         tokens: that each model reads, in several epochs if the training half is smaller; instead of ``max_steps``.
+        fast: compile the model and multiply in bfloat16.
         threads: of the processor; 0 for torch's default.
     """
     if threads:
         torch.set_num_threads(threads)
-    settings = Settings(dataset, width, heads)
+    settings = Settings(dataset, width, heads, fast)
     tokenizer = make_tokenizer(dataset)
     rows, unseen = rows_of(tokenizer, dataset, held_out=False), rows_of(tokenizer, dataset, True, HELD_OUT_ROWS)
     steps = tokens // (BATCH * CONTEXT) or max_steps or len(rows) // BATCH
@@ -224,6 +233,7 @@ def train(training: Training, rows: Int[Tensor, "rows context"], seed: int) -> d
         max_epochs=-1,
         accelerator="cpu",
         gradient_clip_val=1.0,
+        precision="bf16-mixed" if training.settings.fast else "32-true",
         plugins=[SafetensorsCheckpointIO()],
         callbacks=[keep],
         **quiet,

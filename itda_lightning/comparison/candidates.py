@@ -16,6 +16,7 @@ from itda_lightning.comparison.recorded_costs import cost_files, known_of, train
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.evaluation.entries import Entry, load_entry
 from itda_lightning.evaluation.verification import ENTRY, RECORD, files_of_entry
+from itda_lightning.fitting.loading import downloaded
 from itda_lightning.fitting.refinement import refine
 from itda_lightning.fitting.relabelling import relabel
 from itda_lightning.fitting.run_directory import DICTIONARIES
@@ -25,7 +26,6 @@ from itda_lightning.machine.digests import read_signed_json
 from itda_lightning.machine.made_once import hash_of, made_once
 from itda_lightning.machine.memory import PeakMemory
 from itda_lightning.machine.part_files import is_part
-from itda_lightning.machine.paths import user_path
 from itda_lightning.machine.schema import check_schema
 from itda_lightning.results.comparison import CONTROLS, Cost, Encoding, Kind
 from itda_lightning.saelens.anatomy import is_of_dictionary
@@ -115,7 +115,7 @@ def make_candidate(
     """
     chosen: dict[str, str] = {}
     if settings.way == "load":
-        place = user_path(str(settings.load))
+        place = downloaded(str(settings.load))
         entry = load_entry(str(settings.load), hook_name)
         kind = _kind_of_loaded(entry)
         cost, curve = known_of(entry, str(settings.load))
@@ -228,8 +228,8 @@ def _described(entry: Entry) -> dict[str, str]:
 
 
 def _contents(reference: str) -> str:
-    """Identify a loaded entry by the hash of the files of a path, or by the name of a release."""
-    path = user_path(reference)
+    """Identify a loaded entry by the hash of the files of a path or repository, or by the name of a release."""
+    path = downloaded(reference)
     if not path.exists():
         return reference
     digest = hashlib.sha256()

@@ -145,7 +145,8 @@ class EntrySettings:
 
     Attributes:
         name: the entry's name in tables and on the page.
-        load: a run directory, a saved or exported dictionary, a SAELens SAE on disk, or release:sae_id.
+        load: a run directory, a saved or exported dictionary, a SAELens SAE on disk,
+            hf://owner/name, or release:sae_id.
         same_model: the entry is of the comparison's model although their names differ (a copy, an alias).
         fit: fit an ITDA.
         train: train an SAE with SAELens.

@@ -9,9 +9,9 @@ from typing import Any
 
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.entries import EXPORT_CONFIG, Entry
+from itda_lightning.fitting.loading import downloaded
 from itda_lightning.fitting.run_directory import DICTIONARIES, METRICS, is_run
 from itda_lightning.machine.digests import DamagedError, check_signed
-from itda_lightning.machine.paths import user_path
 from itda_lightning.results.comparison import Cost
 from itda_lightning.saelens.released import cached_files
 
@@ -24,7 +24,7 @@ TOKENS = ("training_tokens", "total_training_tokens")
 
 def known_of(entry: Entry, reference: str) -> tuple[Cost, Sequence[Sequence[Any]]]:
     """Return the cost and the curve of an entry loaded from a path or a release, as far as they are recorded."""
-    place = user_path(reference)
+    place = downloaded(reference)
     metadata: dict[str, Any] = {} if entry.dictionary is None else entry.dictionary.metadata
     facts = training_of(entry)
     if "activations_seen" in metadata:

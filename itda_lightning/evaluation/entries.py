@@ -7,8 +7,7 @@ from sae_lens import SAE
 
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
-from itda_lightning.fitting.loading import check_readable, load_dictionary
-from itda_lightning.machine.paths import user_path
+from itda_lightning.fitting.loading import downloaded, load_dictionary
 from itda_lightning.saelens import from_sae, to_sae
 from itda_lightning.saelens.export_files import SAE_FILES, check_sae_files
 
@@ -27,17 +26,16 @@ def load_entry(reference: str, hook_name: str | None = None, device: str = "cpu"
     """Load an ITDA or an SAE by its path or release.
 
     Args:
-        reference: a run directory, a checkpoint, a saved or exported dictionary, a SAELens SAE on disk, or
-            ``release:sae_id``.
+        reference: a run directory, a checkpoint, a saved or exported dictionary, a SAELens SAE on disk, hf://owner/name
+            as ``load_dictionary``, or ``release:sae_id``.
         hook_name: which of several dictionaries; the hook point of an SAE that does not name its own.
         device: device of its tensors.
 
     Raises:
-        InputError: no such path or release, damaged files, an architecture that SAELens does not know, a release that
-            is neither reachable nor in the hub cache, another hook point than ``hook_name``, or none.
+        InputError: no such path, repository or release, damaged files, an architecture that SAELens does not know, a
+            release that is neither reachable nor in the hub cache, another hook point than ``hook_name``, or none.
     """
-    path = user_path(reference)
-    check_readable(path)
+    path = downloaded(reference)
     dictionary: Dictionary | None
     if path.exists() and not (path / EXPORT_CONFIG).is_file():
         dictionary = load_dictionary(path, hook_name, device)

@@ -1,11 +1,17 @@
 """Labels in one line, atoms found by token, and what is shown of a dictionary."""
 
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 import itda_lightning as il
+from itda_lightning.dictionary.atoms_with_model import AtomsWithModel
 from itda_lightning.dictionary.named_atoms import Labels
 
 PROMPTS = (
@@ -26,6 +32,15 @@ def dictionary():
     metadata["validation"] = [{"fvu": 0.5, "l0": 2.0}, {"fvu": 0.25, "l0": 1.5}]
     sources = il.Sources(table, "a dataset", PROMPTS)
     return il.Dictionary(torch.eye(4)[:3], sources=sources, k=2, pursuit="omp", metadata=metadata)
+
+
+def test_every_method_that_works_in_another_room_works_after_the_import():
+    """In a process that imports the package alone, as a notebook does: ``push_to_hub`` once did not."""
+    methods = re.findall(r'WORK\["(\w+)"\]', Path(inspect.getfile(AtomsWithModel)).read_text(encoding="utf-8"))
+    assert len(methods) == 4
+    code = "import itda_lightning; from itda_lightning.dictionary.atoms_with_model import WORK; print(*sorted(WORK))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == sorted(methods)
 
 
 def test_a_label_is_one_line_with_its_cosine(dictionary):

@@ -10,6 +10,7 @@ from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 
 from itda_lightning import compare
 from itda_lightning.compare import main
+from itda_lightning.dictionary.copies import copied
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.results.as_json import from_json
@@ -97,6 +98,30 @@ def test_two_fits_are_compared_by_their_paths_alone(at_home, tiny_run, tiny_run_
     page = (directory / "comparison.html").read_text()
     assert all(f'data-plot="{axis}-fvu"' in page for axis in ("pareto", "seen", "seconds"))
     assert capsys.readouterr().out.splitlines()[-1] == f"page: {directory / 'comparison.html'}"
+
+
+def test_a_repository_of_the_hub_is_a_place(hub, at_home, tiny_run, capsys):
+    dictionary = load_dictionary(tiny_run)
+    dictionary.push_to_hub("someone/dictionaries")
+    # A repository leaves out the directories of the model and of the text.
+    entry = '{"name": "theirs", "load": "hf://someone/dictionaries", "same_model": true}'
+    options = [f"--loss_tokens={8 * CONTEXT}", "--latents=false", "--controls=false"]
+    command = [str(tiny_run), f"--entries=[{entry}]", *options]
+    assert main(command) == 0
+    directory = at_home / "runs" / "compare-tiny"
+    mine, theirs = from_json((directory / "comparison.json").read_text(), Comparison).rows
+    assert (theirs.kind, theirs.failure) == ("itda", None)
+    assert theirs.measures == mine.measures
+    # Filled anew, it is another entry.
+    assert copied(dictionary, k=dictionary.k - 1).push_to_hub("someone/dictionaries")
+    assert main(command) == 0
+    _, changed = from_json((directory / "comparison.json").read_text(), Comparison).rows
+    assert changed.measures != mine.measures
+    assert capsys.readouterr().out.splitlines()[-2] == "taken over from an earlier run: tiny"
+    settings, _ = compare.parse([str(tiny_run), "hf://someone/dictionaries"])
+    assert [place.name for place in settings.entries] == ["tiny", "hf://someone/dictionaries"]
+    with pytest.raises(InputError, match="no such repository or owner"):
+        compare.parse(["hf://someone/nothing"])
 
 
 def test_data_and_directory_of_places_can_be_given(at_home, tiny_run, tiny_run_of_two, on_disk, data_section):
