@@ -81,11 +81,16 @@ SLACK = 0.05  # how much larger than requested a dictionary may be before it is 
 class Activations:
     """Activations of all layers of one model at a time; all models read the same rows, as they share a tokenizer."""
 
-    def __init__(self, models: Sequence[ModelSettings], tokens: int, directory: Path) -> None:
-        self._data = [
-            ActivationsDataModule(**data_of(tokens, directory) | {"validation_tokens": HELD_OUT}, **model.of_the_model)
-            for model in models
-        ]
+    def __init__(
+        self,
+        models: Sequence[ModelSettings],
+        tokens: int,
+        directory: Path,
+        dataset: str = DATASET,
+        held_out: int = HELD_OUT,
+    ) -> None:
+        settings = data_of(tokens, directory, dataset) | {"validation_tokens": held_out}
+        self._data = [ActivationsDataModule(**settings, **model.of_the_model) for model in models]
         for data in self._data:
             data.prepare_data()
         rows = self._data[0].rows("train")

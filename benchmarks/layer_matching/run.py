@@ -70,10 +70,10 @@ def hook_names() -> list[str]:
     return [f"blocks.{layer}.hook_resid_post" for layer in range(LAYERS)]
 
 
-def data_of(tokens: int, directory: Path) -> dict[str, Any]:
+def data_of(tokens: int, directory: Path, dataset: str = DATASET) -> dict[str, Any]:
     """Return the data settings that all models of a comparison share; activations are cached in the directory."""
     return {
-        "dataset": DATASET,
+        "dataset": dataset,
         "holdout_fraction": HOLDOUT_FRACTION,
         "context_size": CONTEXT,
         "training_tokens": tokens,
