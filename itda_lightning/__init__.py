@@ -29,6 +29,7 @@ def _imports_nothing() -> bool:
 
 explain_imports()
 if not _imports_nothing():
+    from itda_lightning.across_models.aligned_arrays import aligned_activations
     from itda_lightning.activations.datamodule import ActivationsDataModule
     from itda_lightning.dictionary.dictionary import Dictionary
     from itda_lightning.dictionary.sharded_dictionary import ShardedDictionary
@@ -72,6 +73,7 @@ __all__ = [
     "Sources",
     "SparseCode",
     "ablate",
+    "aligned_activations",
     "cka",
     "fit",
     "fit_activations",

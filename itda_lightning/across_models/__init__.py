@@ -8,4 +8,6 @@ Three studies, one per command. Read their files in this order:
   sources), ``similarity_study``.
 - ``transfer``: ``source_activations`` (prompts of a dictionary's sources read by any model), ``transfer_study``.
 - ``diff``: ``source_activations``, ``diffing``.
+
+``aligned_arrays`` gives the activations that several models have in common, for a joint dictionary.
 """

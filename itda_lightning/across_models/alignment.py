@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.text.rows import Rows
+from itda_lightning.activations.text.split import Split
 from itda_lightning.errors import InputError
 
 Alignment = Literal["auto", "tokens", "characters"]
@@ -117,15 +118,20 @@ def _last_of_each_end(rows: Rows) -> tuple[Int[Tensor, "n 3"], Int[Tensor, "n 2"
 
 
 class AlignedActivations:
-    """Held-out activations of several models, read from their caches; row i of each is the same position of one text.
+    """Activations of several models, read from their caches; row i of each is the same position of one text.
 
     Tokens at which an activation is zero or not finite in some model are left out (``left_out`` of them); ``documents``
     are those of the others. Raises InputError if there are none.
     """
 
-    def __init__(self, models: Sequence[tuple[ActivationsDataModule, list[str]]], tokens: AlignedTokens) -> None:
-        """``models``: data and hook points of each."""
-        self._models, self._tokens = models, tokens
+    def __init__(
+        self,
+        models: Sequence[tuple[ActivationsDataModule, list[str]]],
+        tokens: AlignedTokens,
+        split: Split = "heldout",
+    ) -> None:
+        """``models``: data and hook points of each; ``tokens`` are those of a split's rows."""
+        self._models, self._tokens, self._split = models, tokens, split
         usable = torch.ones(len(tokens.spans), dtype=torch.bool)
         for rows, parts in self.batches("Check activations"):
             for x in parts:
@@ -154,20 +160,27 @@ class AlignedActivations:
         """Return the activations of every hook point of every model at some of the tokens, float32."""
         parts = []
         for (data, hook_names), places in zip(self._models, self._tokens.places, strict=True):
-            parts += _read(data, hook_names, places[index])
+            parts += _read(data, hook_names, places[index], self._split)
         return parts
 
+    @property
+    def places(self) -> Int[Tensor, "n 2"]:
+        """Row and position of each token in the first model's rows."""
+        return self._tokens.places[0]
 
-def _read(data: ActivationsDataModule, hook_names: Sequence[str], places: Int[Tensor, "m 2"]) -> list[Tensor]:
+
+def _read(
+    data: ActivationsDataModule, hook_names: Sequence[str], places: Int[Tensor, "m 2"], split: Split
+) -> list[Tensor]:
     """Return the cached activations at (row, position) of each hook point, reading runs of consecutive rows."""
-    cache = data.cache("heldout")
+    cache = data.cache(split)
     assert cache is not None
     x = {hook: torch.empty(len(places), cache.widths[hook]) for hook in hook_names}
     rows = places[:, 0].unique()
     for run in rows.tensor_split((rows.diff() > 1).nonzero()[:, 0] + 1):
         first, last = int(run[0]), int(run[-1])
         inside = (places[:, 0] >= first) & (places[:, 0] <= last)
-        row, position = (places[inside] - torch.tensor([first, data.rows("heldout").first_position])).T
+        row, position = (places[inside] - torch.tensor([first, data.rows(split).first_position])).T
         read = cache.read(first, last + 1).activations
         for hook, values in x.items():
             values[inside] = read[hook][row, position].float()

@@ -302,7 +302,7 @@ def test_tokens_of_one_document_tell_no_error(setting, tmp_path) -> None:
 
 
 def test_activations_that_are_nowhere_finite_are_refused(setting, monkeypatch) -> None:
-    def not_finite(data, hook_names, places):
+    def not_finite(data, hook_names, places, split):
         return [torch.full((len(places), 2), torch.inf)]
 
     monkeypatch.setattr(alignment, "_read", not_finite)
