@@ -71,7 +71,7 @@ def aligned_activations(
     hooks = {name: [points] if isinstance(points, str) else list(points) for name, (_, points) in models.items()}
     if sum(map(len, hooks.values())) < 2:
         raise InputError(f"joint activations are of at least two hook points, got {hooks}: add a model or a hook point")
-    shared = {"cache_dir": COMMAND_DEFAULTS["data.cache_dir"], "training_tokens": tokens} | settings
+    shared: dict[str, Any] = {"cache_dir": COMMAND_DEFAULTS["data.cache_dir"], "training_tokens": tokens} | settings
     path = given_texts(texts)
     opened = [SameText(str(model), hooks[name], path, **shared) for name, (model, _) in models.items()]
     # A split has at least one row; only the training rows are read.
