@@ -49,8 +49,9 @@ def fill(
 ) -> None:
     """Write what a repository holds into a new directory.
 
-    That is ``dictionaries/HOOK/`` as in a run directory, ``itda/HOOK/`` and ``matching_pursuit/HOOK/`` for SAELens, and
-    README.md. Raises InputError for an empty dictionary, or two of one hook point.
+    That is ``dictionaries/HOOK/`` as in a run directory, ``itda/HOOK/`` and ``matching_pursuit/HOOK/`` for SAELens, of
+    a joint dictionary one of each site, and README.md. Raises InputError for an empty dictionary, or two of one hook
+    point.
     """
     shared = []
     for dictionary in dictionaries:
@@ -60,12 +61,16 @@ def fill(
         growth = _measured(dictionary)
         ready = copied(dictionary, metadata=without_local_paths(dictionary.metadata))
         ready = ready if prompts else without_prompts(ready)
-        exports: dict[str, str] = {architecture: f"{architecture}/{name}" for architecture in EXPORTS}
-        for architecture, pursuit in EXPORTS.items():
-            measured = growth is not None and architecture != "itda"  # of itda the fit's validation tells
-            heldout = _heldout(dictionary) if measured else None
-            place = directory / exports[architecture]
-            save_export(ready, place, architecture, pursuit=pursuit, heldout=heldout)
+        sites = ready.sites.hook_names
+        views = [(site, ready.view(site), dictionary.view(site)) for site in sites] or [(name, ready, dictionary)]
+        for place, view, local in views:
+            for architecture, pursuit in EXPORTS.items():
+                measured = growth is not None and architecture != "itda"  # of itda the fit's validation tells
+                heldout = _heldout(local) if measured else None
+                save_export(view, directory / architecture / place, architecture, pursuit=pursuit, heldout=heldout)
+        exports: dict[str, list[str]] = {
+            architecture: [f"{architecture}/{place}" for place, _, _ in views] for architecture in EXPORTS
+        }
         ready.save(directory / DICTIONARIES / name)
         shared.append(Shared(ready, exports, growth))
     write_text(directory / "README.md", repository_card(shared, repo_id, text_licence))

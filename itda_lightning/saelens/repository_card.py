@@ -18,7 +18,7 @@ class Shared(NamedTuple):
     """One dictionary in a repository, with the names of its exports for SAELens, by architecture."""
 
     dictionary: Dictionary
-    exports: Mapping[str, str]
+    exports: Mapping[str, Sequence[str]]
     growth: str | None  # how the error of plain matching pursuit differs, in words
 
 
@@ -42,7 +42,8 @@ def repository_card(shared: Sequence[Shared], repo_id: str, text_licence: str | 
     for dictionary, exports, growth in shared:
         lines += [f"## {_cell(dictionary.metadata.get('hook_name') or 'dictionary')}", "", "| | |", "|---|---|"]
         facts = _facts(dictionary, text_licence) | {
-            f"for SAELens, `{architecture}`": f"`{name}`" for architecture, name in exports.items()
+            f"for SAELens, `{architecture}`": ", ".join(f"`{name}`" for name in names)
+            for architecture, names in exports.items()
         }
         lines += [f"| {name} | {_cell(value)} |" for name, value in facts.items()]
         lines += ["", f"As plain matching pursuit: {growth}."] if growth else []
@@ -67,7 +68,7 @@ def repository_card(shared: Sequence[Shared], repo_id: str, text_licence: str | 
         "",
         "```python",
         "from sae_lens import SAE",
-        f'sae = SAE.from_pretrained("{repo_id}", "{list(first.exports.values())[-1]}")',
+        f'sae = SAE.from_pretrained("{repo_id}", "{list(first.exports.values())[-1][0]}")',
         "```",
         "",
     ]

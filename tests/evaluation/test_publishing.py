@@ -53,6 +53,20 @@ def test_saelens_loads_the_same_repository(hub, dictionary):
     torch.testing.assert_close(plain(x), dictionary(x), rtol=1e-4, atol=1e-4)
 
 
+def test_a_joint_dictionary_has_an_export_of_each_site(hub):
+    x = {"blocks.1.a": torch.randn(500, 8), "blocks.2.a": 3 * torch.randn(500, 12)}
+    plain: dict[str, Any] = {"pursuit": "mp", "nonnegative": False, "l0": None, "refine": None, "progress": False}
+    joint = il.fit_activations(x, max_atoms=30, k=6, **plain)
+    joint.push_to_hub(NAME, private=False)
+    names = {name.split("/")[1] for name in hub.repositories[NAME]["files"] if name.startswith("matching_pursuit/")}
+    assert names == set(x)
+    for site, here in x.items():
+        sae = SAE.from_pretrained(NAME, f"matching_pursuit/{site}")
+        torch.testing.assert_close(sae(here), joint.view(site)(here), rtol=1e-4, atol=1e-4)
+    assert il.load_dictionary(f"hf://{NAME}").sites == joint.sites
+    assert "`itda/blocks.1.a`, `itda/blocks.2.a`" in hub.repositories[NAME]["files"]["README.md"].decode()
+
+
 def test_local_paths_and_on_request_prompts_stay_at_home(hub, dictionary, tiny_run):
     dictionary.push_to_hub(NAME, prompts=False)
     files = hub.repositories[NAME]["files"]

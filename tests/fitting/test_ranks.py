@@ -44,9 +44,12 @@ def files_in(directory: Path) -> dict[str, bytes]:
     return {str(file.relative_to(directory)): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
 
 
-def test_one_and_three_processes_give_the_same_bits(tiny_model_dir, prose_file, tmp_path):
+@pytest.mark.parametrize("joint", [False, True])
+def test_one_and_three_processes_give_the_same_bits(tiny_model_dir, prose_file, tmp_path, joint):
     """Fit with a cache and refine. Rows are so short that the cache has several files."""
     others = {"model__growth": "frozen_batch", "data__model_batch_size": 3}
+    others |= {"data__hook_names": f"[{','.join(BOTH)}]", "data__joint": "true"} if joint else {}
+    hook = "blocks.0+1.hook_resid_post" if joint else HOOK
     others |= {
         "data__context_size": 8,
         "refine": "{anchor: 0.5, passes: 3, batch_size: 128, unmix: 0.3, relabel: true}",
@@ -59,9 +62,9 @@ def test_one_and_three_processes_give_the_same_bits(tiny_model_dir, prose_file, 
             fit.main(arguments)
         else:
             assert fit_in_children(n, arguments, tmp_path / f"output{n}") == [0] * n
-        runs[n] = contents(tmp_path / f"of{n}", [HOOK])
+        runs[n] = contents(tmp_path / f"of{n}", [hook])
         caches.append(files_in(tmp_path / f"cache{n}"))
-    assert 20 < Dictionary.load(tmp_path / "of1" / "dictionaries" / HOOK).n_atoms < 150
+    assert 20 < Dictionary.load(tmp_path / "of1" / "dictionaries" / hook).n_atoms < 150
     assert runs[3] == runs[1]
     assert len(caches[0]) == (5 + 4) + (5 + 1)
     assert caches[1] == caches[0]
