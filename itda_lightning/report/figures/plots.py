@@ -9,7 +9,8 @@ from itda_lightning.report.figures.axes import Axis, Number, round_values, round
 from itda_lightning.report.words.wording import show_number, show_share
 
 WIDTH, HEIGHT = 420, 260
-LEFT, RIGHT, TOP, BOTTOM = 50, 12, 12, 44
+# On the left a turned label and numbers such as 0.035.
+LEFT, RIGHT, TOP, BOTTOM = 58, 12, 12, 44
 # A curve with more points than pixels is thinned; the ends stay.
 MAX_POINTS = 500
 # Up to this many points are marked, each with its value on hover.
