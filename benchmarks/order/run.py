@@ -42,7 +42,7 @@ POLICIES = (
 
 def grow(policy: str, x: Tensor, window: int, rule: GrowthRule, max_atoms: int) -> list[int]:
     """Return the indices of the activations that become atoms, in order."""
-    prepared = PreparedAtoms(torch.zeros(max_atoms, x.shape[1]), 0)
+    prepared = PreparedAtoms(x.new_zeros(max_atoms, x.shape[1]), 0)
     prepared.build_gram()
     chosen: list[int] = []
     for start in range(0, len(x), window or len(x)):
