@@ -3,10 +3,10 @@
     python -m benchmarks.order.reproducibility [--directory runs/reproducibility]
 
 The bundled text is cut into two halves by documents. Of each, dictionaries are grown on T tokens, in another order,
-with another rounding (float64 in plain torch, as another machine would round otherwise) and on the other half; TopK SAEs
-are trained by SAELens on ten times as many, of two seeds and on the other half. Two dictionaries are compared by PW-MCC
-(arXiv 2505.20254: the mean cosine of atoms that are matched one to one), by the share of atoms with a cosine of at least
-.9 to one of the other, and, grown on the same tokens, by the share of sources that both have. Writes
+with another rounding (float64 in plain torch, as another machine would round otherwise) and on the other half; TopK
+SAEs are trained by SAELens on ten times as many, of two seeds and on the other half. Two dictionaries are compared by
+PW-MCC (arXiv 2505.20254: the mean cosine of atoms that are matched one to one), by the share of atoms with a cosine of
+at least .9 to one of the other, and, grown on the same tokens, by the share of sources that both have. Writes
 results/reproducibility.json and .md.
 """
 
