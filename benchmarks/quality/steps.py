@@ -3,10 +3,12 @@
     python -m benchmarks.quality.steps [--directory runs/steps] [--numbers '[2, 3, 4, 8]']
 
 One fit for each number, all else by steps.yaml: grown, refined and measured with that number of steps. The text is
-that of the comparisons without the documents held out there. What is finished is not made again.
+that of the comparisons without the documents held out there. Beside it stand the atoms of synthetic worlds of seeds
+that no table reports. What is finished is not made again.
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ from jsonargparse import auto_cli
 
 from benchmarks.bundled import DATASET, MODEL
 from benchmarks.results import Study, describe, environment, table, write_results
+from benchmarks.synthetic.rows import rows_of
+from benchmarks.synthetic.scores import score
+from benchmarks.synthetic.worlds import World
 from itda_lightning.activations.bundled import resolve
 from itda_lightning.activations.text.split import is_held_out
 from itda_lightning.compare import main as compare
@@ -28,6 +33,8 @@ from itda_lightning.results.paired import paired_difference
 HERE = Path(__file__).parent
 # The share of documents that the comparisons hold out.
 REPORTED = 0.05
+ROW, SAMPLES, HELD_OUT = "unmixed, pruned", 65_536, 16_384
+SCORES = {"f1": "F1", "mcc": "MCC", "ev": "EV", "l0": "L0"}
 COLUMNS = ("l0", "fvu", "cossim", "ce_loss_increase", "kl_div_with_sae", "probing/k=1", "probing/k=16")
 
 
@@ -53,9 +60,31 @@ def row_of(steps: int, directory: Path, text: Path, options: list[str]) -> Row:
     return row
 
 
+def world_of(steps: int, directory: Path, seed: int) -> dict[str, Any]:
+    """Return the scores of a row of the small world, whose samples are drawn once for all numbers of steps."""
+    finished = directory / f"world-{seed}-{steps}-steps.json"
+    if not finished.exists():
+        drawn = directory / "worlds"
+        place = World("small", seed, drawn)
+        place.training(SAMPLES)
+        own = directory / f"{steps}-steps" / "worlds"
+        shutil.copytree(drawn, own, dirs_exist_ok=True)
+        default, generalised.STEPS = generalised.STEPS, steps
+        try:
+            place = World("small", seed, own)
+            sae, _ = rows_of(place)[ROW].sae(place, SAMPLES, seed)
+            scores = score(sae, place, HELD_OUT)
+        finally:
+            generalised.STEPS = default
+        write_text(finished, json.dumps({"steps": steps, "seed": seed, "row": ROW} | scores))
+    kept: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
+    return kept
+
+
 def run(
     directory: str = "runs/steps",
     numbers: tuple[int, ...] = (2, 3, 4, 8),
+    worlds: tuple[int, ...] = (10, 11),
     options: tuple[str, ...] = (),
     results: str = str(HERE / "results"),
 ) -> None:
@@ -64,6 +93,7 @@ def run(
     Args:
         directory: where the text and the fits are kept.
         numbers: of steps, among them today's.
+        worlds: seeds of small worlds.
         options: further options of ``compare``, e.g. ``--data.cache_dir=PLACE``.
         results: directory of the results.
     """
@@ -79,6 +109,7 @@ def run(
         "tokens_hash": today.tokens_hash,
         "settings": today.settings,
         "rows": [as_json(steps, row) for steps, row in rows.items()],
+        "worlds": [world_of(steps, place, seed) for seed in worlds for steps in numbers],
         "differences": [as_difference(steps, row, today) for steps, row in rows.items() if row is not today],
     }
     write_results(Path(results), "steps", result, as_markdown(result))
@@ -103,6 +134,11 @@ def as_markdown(result: dict[str, Any]) -> str:
     for part, title in (("rows", "fit and code"), ("differences", "difference")):
         cells = [[row["name"], *(_shown(row, name) for name in COLUMNS)] for row in result[part]]
         lines += ["", *table([title, *COLUMNS], cells)]
+    worlds = [
+        [f"{one['steps']} steps, seed {one['seed']}", *(f"{one[name]:.3f}" for name in SCORES)]
+        for one in result["worlds"]
+    ]
+    lines += ["", *table([f"small world, {ROW}", *SCORES.values()], worlds)]
     return "\n".join(lines) + "\n"
 
 
