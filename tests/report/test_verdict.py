@@ -65,6 +65,11 @@ def test_an_itda_that_is_best_beyond_doubt_wins():
     assert headline(verdict).startswith("FVU: a, an ITDA, is best at 0.100 ± 0.010.")
 
 
+def test_an_entry_alone_is_not_called_the_best():
+    verdict = fvu_verdict(entry("a", "itda", 0.1))
+    assert headline(verdict) == "FVU: a alone was measured, 0.100 ± 0.010."
+
+
 def test_more_accuracy_is_better():
     rows = [
         dataclasses.replace(entry(name, kind, 0.1), measures={"probing/k=1": Estimate(value, 0.001)})
@@ -86,7 +91,7 @@ def test_only_comparable_sparsity_is_paired():
 def test_without_an_itda_or_without_others_nobody_is_judged():
     alone = fvu_verdict(entry("a", "itda", 0.3))
     assert alone.outcome == ""
-    none = fvu_verdict(entry("a", "sae", 0.3))
+    none = fvu_verdict(entry("a", "sae", 0.3), entry("b", "sae", 0.4))
     assert (none.itda, none.outcome) == (None, "")
     assert headline(none).endswith("There is no ITDA.")
     assert verdicts([Row("a", "sae", failure="gone"), entry("b", "itda", math.nan)]) == []

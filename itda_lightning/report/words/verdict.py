@@ -75,6 +75,8 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
 def headline(verdict: Verdict) -> str:
     """Say which entry is best by a measure, and where the best ITDA stands."""
     best, itda, measure = verdict.best, verdict.itda, verdict.measure
+    if verdict.ranked == 1:
+        return f"{measure_words(measure)[0]}: {best.name} alone was measured, {shown(best, measure)}."
     words = f"{measure_words(measure)[0]}: {best.name}{', an ITDA,' if best is itda else ''} is best at "
     words += shown(best, measure)
     ties = [row for row in verdict.ties if row is not itda]
