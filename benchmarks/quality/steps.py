@@ -84,7 +84,7 @@ def world_of(steps: int, directory: Path, seed: int) -> dict[str, Any]:
 def run(
     directory: str = "runs/steps",
     numbers: tuple[int, ...] = (2, 3, 4, 8),
-    worlds: tuple[int, ...] = (10, 11),
+    worlds: tuple[int, ...] = (10,),
     options: tuple[str, ...] = (),
     results: str = str(HERE / "results"),
 ) -> None:
