@@ -104,7 +104,9 @@ def compare(settings: SimilaritySettings, data: dict[str, Any], fit: dict[str, A
     return results
 
 
-def compare_at(models: list[ModelSettings], tokens: int, directory: Path, orders: int) -> ModelSimilarity:
+def compare_at(
+    models: list[ModelSettings], tokens: int, directory: Path, orders: int, dataset: str = DATASET
+) -> ModelSimilarity:
     """Compare by all measures at one budget."""
     settings = SimilaritySettings(
         models,
@@ -115,7 +117,7 @@ def compare_at(models: list[ModelSettings], tokens: int, directory: Path, orders
         anchors=min(300, tokens // 4),
         queries=min(1000, tokens // 2),
     )
-    return compare(settings, data_of(tokens, directory), fit_of(tokens))
+    return compare(settings, data_of(tokens, directory, dataset), fit_of(tokens))
 
 
 def main(
@@ -123,6 +125,8 @@ def main(
     tokens: Sequence[int] = BUDGETS,
     directory: Path = Path("runs/layer-matching"),
     orders: int = 1,
+    dataset: str = DATASET,
+    name: str = "",
 ) -> None:
     """Compare at every budget.
 
@@ -131,19 +135,21 @@ def main(
         tokens: budgets.
         directory: of the models and the comparisons.
         orders: fits of each dictionary in other orders, for the noise floor.
+        dataset: whose training half the models were trained on.
+        name: of the results; that of the family by default.
     """
     models, training = models_of(family, directory)
-    compared = {budget: compare_at(models, budget, directory / family, orders) for budget in tokens}
+    compared = {budget: compare_at(models, budget, directory / family, orders, dataset) for budget in tokens}
     rows = [row for budget, results in compared.items() for row in rows_of(budget, results)]
     content = {
-        **describe(Study("layer_matching", model=family, hook_name=hook_names(), dataset=DATASET)),
+        **describe(Study("layer_matching", model=family, hook_name=hook_names(), dataset=Path(dataset).name)),
         "facts": next(iter(compared.values())).facts,
         "training": training,
         "fits": {budget: fit_of(budget) for budget in tokens if budget <= MOST_TOKENS_OF_DICTIONARIES},
         "rows": rows,
     }
     figure = plot(rows, 1 / layers_of(next(iter(compared.values()))))
-    write_results(RESULTS, family, content, as_markdown(compared, rows, training), figure)
+    write_results(RESULTS, name or family, content, as_markdown(compared, rows, training, Path(dataset).name), figure)
 
 
 def rows_of(budget: int, results: ModelSimilarity) -> list[dict[str, Any]]:
@@ -187,11 +193,16 @@ def other_order(results: ModelSimilarity) -> float:
     return sum(found) / len(found) if found else float("nan")
 
 
-def as_markdown(compared: dict[int, ModelSimilarity], rows: list[dict[str, Any]], training: dict[str, Any]) -> str:
+def as_markdown(
+    compared: dict[int, ModelSimilarity],
+    rows: list[dict[str, Any]],
+    training: dict[str, Any],
+    dataset: str = DATASET,
+) -> str:
     """Return tables of accuracies by measure and tokens, of the noise floor and of the cost."""
     first = next(iter(compared.values()))
     lines = [
-        f"{models_in(first)} models of {layers_of(first)} layers each; {DATASET}, contexts of {CONTEXT} tokens.",
+        f"{models_in(first)} models of {layers_of(first)} layers each; {dataset}, contexts of {CONTEXT} tokens.",
         "",
     ]
     for name, one in training.items():
