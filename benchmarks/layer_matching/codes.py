@@ -41,13 +41,16 @@ Matrix = Float[Tensor, "sites sites"]
 def joint_sources(training: Sites, n: int) -> Int[Tensor, " sources"]:
     """Return the sources of a joint ITDA of all sites, each centred and scaled to a median norm of 1."""
     x = torch.cat([one / one.norm(dim=1).median() for one in (site - site.mean(0) for site in training)], dim=1)
-    return grown(x, n)
-
-
-def grown(x: Float[Tensor, "tokens d"], n: int) -> Int[Tensor, " sources"]:
-    """Return about n activations that become atoms if the worst of all is appended first, at most n."""
     choice = Choice(len(x), n, SPARSITY, "worst_first", len(x), exponent=EXPONENT)
     return torch.tensor(grow(x, choice, threshold_for(x, choice)))[:n]
+
+
+def own_sources(training: Sites, n: int, layers: int) -> list[Int[Tensor, " sources"]]:
+    """Return the sources of a dictionary of each site, at the thresholds that the first model's layers need."""
+    choice = Choice(len(training[0]), n, SPARSITY, exponent=EXPONENT)
+    thresholds = [threshold_for(x, choice) for x in training[:layers]]
+    found = [torch.tensor(grow(x, choice, thresholds[site % layers])) for site, x in enumerate(training)]
+    return [one[: min(n, *map(len, found))] for one in found]
 
 
 class Codes:
@@ -188,9 +191,8 @@ def measure(activations: Activations, models: int, tokens: int) -> list[dict[str
         keep(f"uses of the same source, {name}", same)
         keep(f"uses of matched atoms, {name}", matched)
         keep(f"CKA of codes, {name}", of_codes)
-    own = [grown(x - mean, n) for x, mean in zip(training, means, strict=True)]
-    n = min(map(len, own))
-    own = [one[:n] for one in own]
+    own = own_sources([x - mean for x, mean in zip(training, means, strict=True)], n, len(training) // models)
+    n = len(own[0])
     codes = Codes(centred, [(x - mean)[one] for x, mean, one in zip(training, means, own, strict=True)])
     keep("uses of matched atoms, own dictionaries", codes.correlations()[1])
     counts = [code.support[code.support >= 0].bincount(minlength=n).double() for code in codes.codes]
