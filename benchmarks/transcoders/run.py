@@ -257,13 +257,14 @@ def as_markdown(result: dict[str, Any]) -> str:
     lines = [f"MLPs of {result['model']}: {environment(result)}"]
     head = ["row", "FVU of the output", "CE increase", "KL", "mean L0", "seconds"]
     for layer, rows in result["layers"].items():
-        cells = [
-            [name, *(f"{value:.3f} ± {error:.3f}" for value, error in (row[key] for key in MEASURES))]
-            + [f"{row['l0']:.1f}", f"{row['seconds']:,.0f}"]
-            for name, row in rows.items()
-        ]
+        cells = [[name, *_cells(row)] for name, row in rows.items()]
         lines += ["", f"**{layer.capitalize()}**", "", *table(head, cells)]
     return "\n".join(lines) + "\n"
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    measured = [f"{value:.3f} ± {error:.3f}" for value, error in (row[key] for key in MEASURES)]
+    return [*measured, f"{row['l0']:.1f}", f"{row['seconds']:,.0f}"]
 
 
 if __name__ == "__main__":
