@@ -21,15 +21,16 @@ from typing import Any, NamedTuple
 import torch
 from jsonargparse import auto_cli
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 import itda_lightning as il
-from benchmarks.joint.run import Replay
 from benchmarks.results import Study, commit, describe, environment, table, write_results
+from benchmarks.transcoders.losses import MLPLosses
 from benchmarks.transcoders.maps import Linear, ridge_regression, sparse, train_transcoder
 from itda_lightning.activations.arrays import ArrayActivations
+from itda_lightning.activations.bundled import resolve
 from itda_lightning.activations.shuffled import TrainingRows
 from itda_lightning.comparison.bootstrap import DocumentSums
-from itda_lightning.comparison.losses import LossMeter
 from itda_lightning.dictionary.reconstruction_error import variance
 from itda_lightning.dictionary.sources import COLUMNS
 from itda_lightning.machine.made_once import made_once
@@ -44,10 +45,9 @@ MEASURES = ("FVU", "CE increase", "KL")
 
 
 class Row(NamedTuple):
-    """A map of inputs to outputs, the atoms that it uses for each, and the seconds that it took to make."""
+    """A map of inputs to outputs and to the number of atoms that it uses, and the seconds that it took to make."""
 
-    explain: Callable[[Tensor], Tensor]
-    l0: Callable[[Tensor], Tensor]
+    explain: Callable[[Tensor], tuple[Tensor, Tensor]]
     seconds: float
 
 
@@ -65,11 +65,10 @@ class Layer:
         assert x.shape == y.shape
         return x, y
 
-    def check_mlp(self) -> None:
+    def check_mlp(self, model: Any) -> None:
         """Check that the MLP, run on the inputs, gives the outputs."""
         x, y = (side[:1024] for side in self.train)
-        model: Any = self.data.language_model.model
-        torch.testing.assert_close(model.original_model.model.layers[self.number].mlp(x), y, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(model.model.layers[self.number].mlp(x), y, rtol=1e-3, atol=1e-3)
 
     @cached_property
     def not_grown_on(self) -> Tensor:
@@ -123,13 +122,14 @@ class Layer:
 
     def mean(self) -> Row:
         mean = self.train[1].double().mean(0)
-        return Row(lambda x: mean.expand(len(x), -1), _none, 0.0)
+        return Row(lambda x: (mean.expand(len(x), -1), _none(x)), 0.0)
 
     def affine_row(self) -> Row:
-        return Row(self.affine[0], _none, self.affine[1])
+        return Row(lambda x: (self.affine[0](x), _none(x)), self.affine[1])
 
     def low_rank(self) -> Row:
-        return Row(self.affine[0].of_rank(K, self.train[0]), _none, self.affine[1])
+        found = self.affine[0].of_rank(K, self.train[0])
+        return Row(lambda x: (found(x), _none(x)), self.affine[1])
 
     def sources(self, rest: bool) -> Row:
         """Decode by what the sources' outputs, less their mean, are for atoms of norm 1."""
@@ -150,11 +150,12 @@ class Layer:
 
     def joint(self) -> Row:
         dictionary = self.dictionary(True, False)
-        return Row(
-            lambda x: dictionary.decode(dictionary.encode({self.x_hook: x}), self.y_hook),
-            lambda x: dictionary.encode({self.x_hook: x}).l0(),
-            dictionary.metadata["seconds"],
-        )
+
+        def explain(x: Tensor) -> tuple[Tensor, Tensor]:
+            code = dictionary.encode({self.x_hook: x})
+            return dictionary.decode(code, self.y_hook), code.l0()
+
+        return Row(explain, dictionary.metadata["seconds"])
 
     def transcoder(self, rest: bool, passes: int) -> Row:
         y, before, seconds = self._left(rest)
@@ -162,7 +163,7 @@ class Layer:
         with torch.enable_grad():
             made = train_transcoder(self.train[0], y.float(), ATOMS, passes)
         seconds += time.perf_counter() - start
-        return Row(lambda x: before(x) + made(x), lambda x: (made.encode(x) != 0).sum(1), seconds)
+        return Row(lambda x: (before(x) + made(x), (made.encode(x) != 0).sum(1)), seconds)
 
     def _left(self, rest: bool) -> tuple[Tensor, Callable[[Tensor], Any], float]:
         """Return the outputs that are to be explained, what explains the others, and its seconds."""
@@ -172,17 +173,18 @@ class Layer:
         return y.double() - self.affine[0](x), *self.affine
 
     def _of_codes(self, dictionary: il.Dictionary, decoder: Linear, before: Any, seconds: float) -> Row:
-        def explain(x: Tensor) -> Tensor:
-            return before(x) + decoder(sparse(dictionary.encode(x), dictionary.n_atoms))
+        def explain(x: Tensor) -> tuple[Tensor, Tensor]:
+            code = dictionary.encode(x)
+            return before(x) + decoder(sparse(code, dictionary.n_atoms)), code.l0()
 
-        return Row(explain, lambda x: dictionary.encode(x).l0(), dictionary.metadata["seconds"] + seconds)
+        return Row(explain, dictionary.metadata["seconds"] + seconds)
 
 
 def _none(x: Tensor) -> Tensor:
     return torch.zeros(len(x))
 
 
-def measure(layer: Layer, meter: LossMeter, row: Row) -> dict[str, Any]:
+def measure(layer: Layer, meter: MLPLosses, row: Row) -> dict[str, Any]:
     """Return the figures of a row at a layer."""
     rows = layer.data.rows("heldout")
     sums = DocumentSums(rows.document[rows.kept])
@@ -190,17 +192,15 @@ def measure(layer: Layer, meter: LossMeter, row: Row) -> dict[str, Any]:
     used = 0.0
     for batch in layer.data.val_dataloader():
         x, y = batch.activations[layer.x_hook], batch.activations[layer.y_hook].double()
-        found = row.explain(x).detach()
-        used += float(row.l0(x).double().sum())
+        found, l0 = row.explain(x)
+        used += float(l0.double().sum())
         inside = batch.table[:, ROW] < len(meter.rows)
         kept[batch.table[inside, ROW], batch.table[inside, POSITION]] = found[inside].float()
         moments = {"tokens": torch.ones(len(y)), "x": y, "squares": y.square().sum(1)}
         sums.update(batch.table[:, DOCUMENT], errors=(y - found.double()).square().sum(1), **moments)
     fvu = sums.estimate(lambda errors, *moments: errors / variance(*moments), "errors", "squares", "x", "tokens")
-    replay: Any = Replay(kept, meter.batch_size)
-    losses = meter.measure(replay)
-    estimates = fvu, losses["ce_loss_increase"], losses["kl_div_with_sae"]
-    figures = {name: [found.value, found.error] for name, found in zip(MEASURES, estimates, strict=True)}
+    estimates = zip(MEASURES, (fvu, *meter.measure(kept)), strict=True)
+    figures = {name: [estimate.value, estimate.error] for name, estimate in estimates}
     return {**figures, "l0": used / int(rows.kept.sum()), "seconds": row.seconds, "commit": commit()}
 
 
@@ -243,8 +243,9 @@ def main(
                 continue
             made = make()
             if meter is None:
-                layer.check_mlp()
-                meter = LossMeter(data.language_model, first, layer.y_hook)
+                model = AutoModelForCausalLM.from_pretrained(resolve(MODEL)).eval()
+                layer.check_mlp(model)
+                meter = MLPLosses(model, first, number)
             measured[name] = measure(layer, meter, made)
             study = Study("transcoders", MODEL, data.model_name.fingerprint(), hooks, DATASET, T, 0)
             whole = {**describe(study), "heldout": heldout.n_kept, "loss_tokens": loss_tokens, "k": K, "atoms": ATOMS}
