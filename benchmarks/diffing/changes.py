@@ -53,7 +53,7 @@ def telegram(text: str) -> str:
         >>> telegram("The harbour is full of ships. It was closed.")
         'HARBOUR FULL SHIPS STOP CLOSED STOP '
     """
-    return re.sub(r"[.;:!?]\\s*", " STOP ", LEFT_OUT.sub("", text)).upper().replace("  ", " ")
+    return re.sub(r"[.;:!?]\s*", " STOP ", LEFT_OUT.sub("", text)).upper().replace("  ", " ")
 
 
 def pieces(texts: list[str], boundary: str) -> list[str]:
@@ -84,8 +84,8 @@ def _prose(half: int, step: int = 1) -> list[Passage]:
 def _after_phrase(phrase: str, answer: str | None, half: int) -> list[Passage]:
     found = []
     for text in pieces(split(speeches())[half][answer is None :: 2], " "):
-        before, after = text[:BEFORE], text[BEFORE:]
-        whole = f"{before} {phrase}{answer * 4 if answer else ' ' + after}"
+        before, after = text[:BEFORE].rstrip(), text[BEFORE:].lstrip()
+        whole = f"{before} {phrase}{answer * 6 if answer else ' ' + after}"
         found.append(Passage(whole, None if answer is None else len(before) + 1))
     return found
 

@@ -4,6 +4,8 @@ Every function takes training inputs x (n, d) and outputs y (n, d), and returns 
 but for the transcoder, which is trained. Ridges are chosen on rows that no dictionary was grown on.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from sae_lens import Transcoder, TranscoderConfig
@@ -16,7 +18,7 @@ from itda_lightning.pursuit import SparseCode
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # shares of the features' mean variance
 # Rates and batches of ``benchmarks/comparison`` for so few activations.
 RATE, BATCH, DECAY = 3e-3, 512, 0.2
-Features = Float[Tensor, "n d"] | csr_array
+Features = Any  # (n, d): a tensor, or a csr_array of codes
 
 
 class Linear:

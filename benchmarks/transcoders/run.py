@@ -135,6 +135,7 @@ class Layer:
         """Decode by what the sources' outputs, less their mean, are for atoms of norm 1."""
         dictionary, (x, _) = self.dictionary(False, False), self.train
         y, before, seconds = self._left(rest)
+        assert dictionary.sources is not None
         rows = torch.tensor([source.document for source in dictionary.sources])
         norms = dictionary.centre(x[rows]).double().norm(dim=1, keepdim=True)
         mean = y.mean(0)
