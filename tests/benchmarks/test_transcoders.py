@@ -19,7 +19,7 @@ from itda_lightning.activations.text.rows import Rows
 def sides() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(400, 20, generator=generator) + 1
-    y = 0.1 * x @ torch.randn(20, 5, generator=generator) + 4 * torch.randn(400, 5, generator=generator)
+    y = 0.1 * x @ torch.randn(20, 5, generator=generator) + torch.randn(400, 5, generator=generator)
     return x, y, torch.rand(400, generator=generator) < 0.2
 
 
