@@ -76,7 +76,6 @@ def main(
         name: of the results.
     """
     torch.set_num_threads(1)
-    torch.set_grad_enabled(False)
     file, place = RESULTS / f"{name}.json", Path(work).expanduser() / "joint"
     cells: dict[str, Any] = json.loads(file.read_text())["cells"] if file.exists() else {}
     revision = LanguageModelName(BASE).fingerprint()
@@ -128,11 +127,13 @@ def sources_of(dictionary: il.Dictionary) -> Int[Tensor, " n"]:
     return torch.tensor([source.document for source in dictionary.sources])
 
 
+@torch.no_grad()
 def uses_of(dictionary: il.Dictionary, x: Any) -> Float[Tensor, "tokens n"]:
     """Return the coefficients of all activations, dense, in float64."""
     return dictionary.encode(x).to_dense(dictionary.n_atoms).double()
 
 
+@torch.no_grad()
 def rankings(
     joint: il.Dictionary, x: dict[str, Float[Tensor, "tokens d"]], index: Int[Tensor, " n"]
 ) -> dict[str, Float[Tensor, " n"]]:
@@ -174,6 +175,7 @@ def _over_uses(squares: Float[Tensor, "tokens n"], values: Float[Tensor, " token
     return torch.where(total > 0, means, means[total > 0].mean())
 
 
+@torch.no_grad()
 def controls(
     own: il.Dictionary, x: dict[str, Float[Tensor, "tokens d"]], index: Int[Tensor, " n"]
 ) -> dict[str, Float[Tensor, " n"]]:

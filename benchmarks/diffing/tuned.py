@@ -88,6 +88,7 @@ def plant(model: Any, change: str, tokens: int, layers: range, learning_rate: fl
     model.requires_grad_(False)
 
 
+@torch.no_grad()
 def both(
     place: Path, change: str, per_class: int, tokens: int, layers: range, learning_rate: float, layer: int, seed: int
 ) -> Both:

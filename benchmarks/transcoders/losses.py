@@ -20,6 +20,7 @@ class MLPLosses:
     As in ``comparison/losses.py``, predictions count from activations that are kept, and only these are replaced.
     """
 
+    @torch.no_grad()
     def __init__(self, model: Any, rows: Rows, layer: int) -> None:
         self.rows = rows
         self.after = copy.copy(model)
@@ -41,6 +42,7 @@ class MLPLosses:
         for handle in handles:
             handle.remove()
 
+    @torch.no_grad()
     def measure(self, replaced: Float[Tensor, "rows context d"]) -> tuple[Estimate, Estimate]:
         """Return the increase of CE and the KL, in nats per token, if these are the outputs where they are kept."""
         sums = DocumentSums(self.rows.document[self.rows.kept])

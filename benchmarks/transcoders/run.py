@@ -65,6 +65,7 @@ class Layer:
         assert x.shape == y.shape
         return x, y
 
+    @torch.no_grad()
     def check_mlp(self, model: Any) -> None:
         """Check that the MLP, run on the inputs, gives the outputs."""
         x, y = (side[:1024] for side in self.train)
@@ -161,8 +162,7 @@ class Layer:
     def transcoder(self, rest: bool, passes: int) -> Row:
         y, before, seconds = self._left(rest)
         start = time.perf_counter()
-        with torch.enable_grad():
-            made = train_transcoder(self.train[0], y.float(), ATOMS, passes)
+        made = train_transcoder(self.train[0], y.float(), ATOMS, passes)
         seconds += time.perf_counter() - start
         return Row(lambda x: (before(x) + made(x), (made.encode(x) != 0).sum(1)), seconds)
 
@@ -185,6 +185,7 @@ def _none(x: Tensor) -> Tensor:
     return torch.zeros(len(x))
 
 
+@torch.no_grad()
 def measure(layer: Layer, meter: MLPLosses, row: Row) -> dict[str, Any]:
     """Return the figures of a row at a layer."""
     rows = layer.data.rows("heldout")
@@ -226,7 +227,6 @@ def main(
         results: where results are.
     """
     torch.set_num_threads(1)
-    torch.set_grad_enabled(False)
     hooks = [hook for layer in (4, 14, 25) for hook in (f"blocks.{layer}.mlp.hook_in", f"blocks.{layer}.hook_mlp_out")]
     data = il.ActivationsDataModule(
         MODEL, hooks, DATASET, training_tokens=T, validation_tokens=16_384, cache_dir=cache_dir
