@@ -91,7 +91,7 @@ def main(
                 cells[cell]["null"] = ranked(twice, max_atoms, k, seed)
             cells[cell]["seconds"] = time.perf_counter() - start
             hook = f"blocks.{layer}.hook_resid_post"
-            study = Study("diffing", BASE, revision, hook, "planted changes, see changes.py", tokens, seed)
+            study = Study("diffing/joint", BASE, revision, hook, "planted changes, see changes.py", tokens, seed)
             result = {**describe(study), "k": k, "max_atoms": max_atoms, "layers": list(layers), "cells": cells}
             write_results(RESULTS, name, result, as_markdown(result))
 
