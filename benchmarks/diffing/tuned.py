@@ -1,12 +1,15 @@
 """Plant a change into the bundled model by a short fine-tune, and read the activations of both models on passages."""
 
 import copy
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -45,7 +48,8 @@ def tokenizer() -> Any:
 
 def rows_of(passages: list[Passage], n: int, seed: int) -> Rows:
     """Return rows of n passages that are long enough, drawn at random."""
-    tokens, planted = [], []
+    tokens: list[list[int]] = []
+    planted: list[list[bool]] = []
     for text, start in drawn(passages, len(passages), seed):
         found = tokenizer()(text, add_special_tokens=False, return_offsets_mapping=True)
         if len(found["input_ids"]) >= CONTEXT - 1 and len(tokens) < n:
@@ -93,7 +97,10 @@ def both(
     place: Path, change: str, per_class: int, tokens: int, layers: range, learning_rate: float, layer: int, seed: int
 ) -> Both:
     """Plant a change and return the activations of both models after a layer, or read them."""
-    file = place / f"{change}-{seed}-{per_class}-{tokens}-{layers.start}-{layers.stop}-{learning_rate:g}-{layer}.pt"
+    file = (
+        place
+        / f"{change}-{seed}-{per_class}-{tokens}-{layers.start}-{layers.stop}-{learning_rate:g}-{layer}.safetensors"
+    )
     if not file.exists():
         base = AutoModelForCausalLM.from_pretrained(resolve(BASE)).eval()
         tuned = copy.deepcopy(base)
@@ -107,12 +114,12 @@ def both(
         for name, model in (("before", base), ("after", tuned)):
             facts[f"loss_{name}"] = [float(loss(model, test)) for test in tests]
         rows = Rows(*(torch.cat([side[:per_class] for side in parts]) for parts in zip(*sides, strict=True)))
-        found = Both(*(_activations(model, rows, layer) for model in (base, tuned)), rows, facts)
+        found = {"base": _activations(base, rows, layer), "tuned": _activations(tuned, rows, layer)}
         place.mkdir(parents=True, exist_ok=True)
-        plain = {"base": found.base, "tuned": found.tuned, "rows": tuple(rows), "facts": facts}
-        write_file(file, lambda path: torch.save(plain, path))
-    read = torch.load(file, weights_only=True)
-    return Both(read["base"], read["tuned"], Rows(*read["rows"]), read["facts"])
+        write_file(file, lambda path: save_file(found | rows._asdict(), path, {"facts": json.dumps(facts)}))
+    with safe_open(file, "pt") as read:
+        base, tuned, *parts = (read.get_tensor(name) for name in ("base", "tuned", *Rows._fields))
+        return Both(base, tuned, Rows(*parts), json.loads(read.metadata()["facts"]))
 
 
 def _activations(model: Any, rows: Rows, layer: int) -> Float[Tensor, "rows context d"]:

@@ -223,7 +223,7 @@ def main(
         if budget not in {row["tokens"] for row in rows}:
             activations = Activations(models, budget, directory / "trained", dataset, budget)
             rows += measure(activations, len(models), budget)
-            study = Study("layer_matching", "trained", hook_name=hook_names(), dataset=Path(dataset).name, seed=0)
+            study = Study("layer_matching/codes", "trained", hook_name=hook_names(), dataset=Path(dataset).name, seed=0)
             content = {**describe(study), "training": training, "rows": rows}
             write_results(results, name, content, as_markdown(content))
 

@@ -140,7 +140,9 @@ def main(
         x = torch.cat([batch.activations[hook_name] for batch in first.train_dataloader()]).float()
         data.append(one)
         halves.append(x - x.mean(0))
-    study = Study("order", MODEL, data[0].model_name.fingerprint(), hook_name, f"{DATASET}, two halves", TOKENS, 0)
+    study = Study(
+        "order/reproducibility", MODEL, data[0].model_name.fingerprint(), hook_name, f"{DATASET}, two halves", TOKENS, 0
+    )
     rows = [*of_growth(halves), *of_saes(data, hook_name, directory)]
     content = {**describe(study), "k": K, "activations": [len(x) for x in halves], "rows": rows}
     write_results(results, "reproducibility", json.loads(json.dumps(content)), as_markdown(content))
