@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from datasets import Dataset
 from lightning.pytorch.callbacks import TQDMProgressBar
 
@@ -206,7 +207,8 @@ def _fit(
         raise InputError(f"{error}: settings are the arguments of il.ITDA") from error
     if refinement is not None:
         refinement.check(data)
-    with quietly(hide_bars=not progress):
+    # Lightning leaves gradients on: not to a caller who has them off.
+    with quietly(hide_bars=not progress), torch.set_grad_enabled(torch.is_grad_enabled()):
         # Lightning's own bar, by rich, stays empty in a notebook without ipywidgets.
         bars = [TQDMProgressBar()] if progress and "ipykernel" in sys.modules else []
         trainer = plain_trainer(*bars, val_check_interval=None, enable_progress_bar=progress)

@@ -182,3 +182,11 @@ def test_bars_are_hidden_on_request_and_nothing_is_advertised(x, capfd):
 def test_refinement_is_of_the_commands_setting_of_given_fields_or_none(refine, passes):
     settings = _refinement(refine)
     assert (settings and settings.passes) == passes
+
+
+def test_gradients_stay_off_for_a_caller_who_has_them_off():
+    x = torch.randn(300, 8)
+    with torch.no_grad():
+        il.fit_activations(x, max_atoms=10, k=3, refine={"passes": 1, "batch_size": 128}, progress=False)
+        assert not torch.is_grad_enabled()
+    assert torch.is_grad_enabled()
