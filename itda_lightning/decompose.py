@@ -1,9 +1,11 @@
 """Command: decompose a text's activations into atoms (``python -m itda_lightning.decompose --help``)."""
 
 import sys
+from collections.abc import Sequence
 
 from rich.console import Console
 
+from itda_lightning.errors import InputError
 from itda_lightning.evaluation.data_of import load_with_data
 from itda_lightning.evaluation.decomposition import decompose_tokens, decomposed_text
 from itda_lightning.evaluation.prompts import prompts_of
@@ -30,7 +32,7 @@ def decompose_text(
 
     Args:
         dictionary: a run directory, a checkpoint, or a saved or exported dictionary.
-        text: any text; the language model of the dictionary reads it.
+        text: any text; the language model of the dictionary reads it. Its option can be left out.
         positions: tokens of the text to decompose, counted from 0 or, if negative, from the end, one as in -1 or
             several as in "[0,-1]"; by default the last one, and all of them with --output.
         hook_name: the hook point of the dictionary; needed if there are several.
@@ -61,7 +63,28 @@ def decompose_text(
 
 def main(args: list[str] | None = None) -> None:
     """Parse the command line and run the command."""
-    run_function(decompose_text, "decompose", args)
+    run_function(decompose_text, "decompose", with_named_text(sys.argv[1:] if args is None else args))
+
+
+def with_named_text(args: Sequence[str]) -> list[str]:
+    """Return the arguments with a text that stands alone as that of ``--text``. Raises InputError for a second text.
+
+    Example:
+        >>> from itda_lightning.decompose import with_named_text
+        >>> with_named_text(["--dictionary", "runs/mine", "the Congress of peace"])
+        ['--dictionary', 'runs/mine', '--text=the Congress of peace']
+    """
+    named: list[str] = []
+    rest = iter(args)
+    for arg in rest:
+        is_option = arg.startswith("-")
+        named.append(arg if is_option else f"--text={arg}")
+        if is_option and "=" not in arg and arg not in ("-h", "--help"):
+            named += [value for value in (next(rest, None),) if value is not None]
+    if sum(arg == "--text" or arg.startswith("--text=") for arg in named) > 1:
+        texts = [arg for arg in named if arg.startswith("--text=")]
+        raise InputError(f"there are two texts, {texts[-1][7:47]!r} among them: quote a text of several words")
+    return named
 
 
 if __name__ == "__main__":

@@ -138,6 +138,8 @@ class ActivationCache(StoredActivations):
                 f"the activation cache needs {naturalsize(needed)} but {self.path} has {naturalsize(free)} free: lower "
                 "training_tokens, set cache_dtype=bfloat16, or choose another cache_dir"
             )
+        if missing and rank() == 0:
+            logger.info("the cache takes about %s; removing its directory frees them", naturalsize(needed))
         wait_for_all()
         total = sum(len(self._rows_of(shard)) for shard in missing) * self.rows.context_size
         with tqdm(total=total, unit=" tokens", unit_scale=True, desc="Harvest", disable=bars_are_hidden()) as bar:

@@ -10,7 +10,7 @@ import torch
 from jsonargparse import auto_cli
 from transformers import AutoTokenizer
 
-from itda_lightning.decompose import decompose_text
+from itda_lightning.decompose import decompose_text, main
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.loading import load_dictionary
@@ -263,3 +263,14 @@ def test_a_file_without_texts(tiny_run, tmp_path):
         (tmp_path / "texts.txt").write_bytes(content)
         with pytest.raises(InputError, match=message):
             decompose_text(str(tiny_run), texts=str(tmp_path / "texts.txt"), device="cpu")
+
+
+def test_a_text_may_stand_alone(tiny_run, capsys):
+    main(["--dictionary", str(tiny_run), "--text", TEXT])
+    expected = capsys.readouterr().out
+    for alone in (["--dictionary", str(tiny_run), TEXT], [TEXT, f"--dictionary={tiny_run}", "--positions", "-1"]):
+        main(alone)
+        assert capsys.readouterr().out == expected
+    for two in (["a", "treaty"], ["--text", "a", "treaty"], ["treaty", "--text=a"]):
+        with pytest.raises(InputError, match=r"there are two texts, .* among them: quote a text of several words"):
+            main(["--dictionary", str(tiny_run), *two])
