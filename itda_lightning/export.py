@@ -4,6 +4,7 @@ import sys
 from typing import Literal
 
 from itda_lightning.activations.shuffled import TrainingRows
+from itda_lightning.dictionary.copies import without_prompts
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.facts import without_local_paths
 from itda_lightning.errors import InputError
@@ -26,6 +27,7 @@ def export(
     tokens: int = 131_072,
     nonnegative_view: bool = False,
     pursuit: Literal["mp"] | None = None,
+    prompts: bool = True,
 ) -> None:
     """Write a dictionary to a new directory that SAELens loads, sources included. Nothing is overwritten.
 
@@ -47,6 +49,7 @@ def export(
             negative coefficients last, for programs that count what is above zero.
         pursuit: mp encodes the atoms by plain matching pursuit, unpruned, which "matching_pursuit" needs if the
             dictionary has another one; by how much the error grows on held-out activations is printed.
+        prompts: false leaves out the text of all prompts; their hashes stay.
     """
     check_at_least(1, {"--tokens": tokens})
     path, activations = user_path(output, "--output"), None
@@ -59,8 +62,8 @@ def export(
     if pursuit is None and (architecture != "itda" or nonnegative_view):  # other latents than the fit validated
         heldout = stored_heldout(loaded, data_config)
     loaded.metadata = without_local_paths(loaded.metadata)
-    signed = not nonnegative_view
-    save_export(loaded, path, architecture, dtype, activations, signed=signed, pursuit=pursuit, heldout=heldout)
+    signed, written = not nonnegative_view, loaded if prompts else without_prompts(loaded)
+    save_export(written, path, architecture, dtype, activations, signed=signed, pursuit=pursuit, heldout=heldout)
     imports = "import itda_lightning.saelens; " if architecture == "itda" else ""
     sys.stdout.write(
         f"wrote {output}: {loaded.n_atoms} atoms of dimension {loaded.d_in} as a SAELens SAE of architecture "

@@ -167,3 +167,15 @@ def test_an_orthogonal_fit_reaches_who_has_saelens_only_and_the_error_is_told(ti
 def test_an_error_that_cannot_be_measured_is_told(saved, tmp_path, capsys):
     export(str(saved), str(tmp_path / "plain"), "matching_pursuit", pursuit="mp")
     assert "by mp: by how much the error grows is not known: nothing says which model" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("architecture", ["itda", "matching_pursuit"])
+def test_prompts_are_left_out_on_request(tiny_run, tmp_path, architecture):
+    token = load_dictionary(tiny_run).sources.prompts[0].before[-20:]
+    found = {}
+    for prompts in (True, False):
+        place = tmp_path / f"{prompts}"
+        export(str(tiny_run), str(place), architecture, pursuit="mp", prompts=prompts)
+        found[prompts] = any(token.encode() in file.read_bytes() for file in place.iterdir() if file.is_file())
+    assert found == {True: True, False: False}
+    assert "prompt_hashes" in (tmp_path / "False" / "cfg.json").read_text()
