@@ -9,7 +9,7 @@ draws could. Writes results/nulls.json and nulls.md.
 """
 
 import statistics
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +56,12 @@ def of_rows(x: Tensor, y: Tensor, orders: list[Tensor], anchors: int, k: int) ->
     relative = RelativeSimilarity(x[:anchors], y[:anchors])
     relative.update(x, y)
     chosen = torch.arange(anchors)
-    near: Callable[[Tensor], float] = lambda z: measures.mutual_neighbours(x, z, k)  # noqa: E731
     results["relative"] = (
         relative.compute(),
         relative.null(),
         [measures.relative_similarity(x, y[order], chosen) for order in orders],
     )
+    near = partial(measures.mutual_neighbours, x, k=k)
     results["neighbours"] = near(y), measures.neighbours_null(k, len(x)), [near(y[order]) for order in orders]
     return results
 

@@ -220,7 +220,7 @@ def main(
     Args:
         layers: whose MLPs; 4, 14 and 25 by default.
         rows: names, or beginnings of names; null for all.
-        most_passes: transcoders are trained for one pass and for so many.
+        most_passes: train transcoders for one pass and, if it is larger, for this many, too.
         directory: of what is made.
         cache_dir: of activations.
         loss_tokens: held-out tokens of CE and KL.

