@@ -4,10 +4,14 @@ import math
 
 import numpy as np
 
-from itda_lightning.pursuit.kernels.jit import Double, Index, compiled
+from itda_lightning.pursuit.kernels.jit import Double, Index, Single, compiled, vectorised
 from itda_lightning.pursuit.kernels.named_arrays import Choice, Path, Problem, Progress, Screen
+from itda_lightning.pursuit.kernels.screening import as_number, larger, magnitude_bits, signed_bits
 from itda_lightning.pursuit.kernels.steps import copy_to, gram_of, subtract_atoms, widen
 from itda_lightning.pursuit.kernels.sums import accurate_dot, dot
+
+# Atoms that share one largest score, by which most are passed over; divides ``screening.GROUP``.
+FEW = 16
 
 
 @compiled
@@ -25,6 +29,43 @@ def insert(atom: int, score: float, atoms: Index, scores: Double) -> None:
     atoms[place], scores[place] = atom, score
 
 
+@vectorised
+def few_maxima(scores: Single, nonnegative: bool, maxima: Single) -> np.float32:
+    """Fill in the largest score of every ``FEW`` atoms, at least 0; return the largest |score| of all."""
+    top = np.float32(0)
+    for few in range(maxima.shape[0]):
+        bits, signed = np.int32(0), np.int32(0)
+        for q in range(few * FEW, (few + 1) * FEW):
+            bits = larger(bits, magnitude_bits(scores[q]))
+            signed = larger(signed, signed_bits(scores[q]))  # negative numbers are negative integers
+        top = max(top, as_number(bits))
+        maxima[few] = as_number(signed if nonnegative else bits)
+    return top
+
+
+@compiled
+def best_screened(scores: Single, maxima: Single, nonnegative: bool, best: Double, atoms: Index) -> float:
+    """Return the last of the ``len(best)`` best scores, 0 if there are fewer; ``best`` and ``atoms`` are scratch.
+
+    The best of as many groups are a bar that no smaller score passes.
+    """
+    last = best.shape[0] - 1
+    atoms[:], best[:] = -1, 0.0
+    for few in range(maxima.shape[0]):
+        if maxima[few] > best[last]:
+            insert(few, maxima[few], atoms, best)
+    bar = best[last]
+    atoms[:], best[:] = -1, 0.0
+    for few in range(maxima.shape[0]):
+        if maxima[few] < bar or maxima[few] == 0:
+            continue
+        for atom in range(few * FEW, (few + 1) * FEW):
+            value = scores[atom] if nonnegative else abs(scores[atom])
+            if value > best[last]:
+                insert(atom, value, atoms, best)
+    return best[last]
+
+
 @compiled
 def select(start: int, stop: int, problem: Problem, screen: Screen, progress: Progress, choice: Choice) -> None:
     """Bring the lists of the best atoms outside the support up to date with the screened part of the atoms.
@@ -33,30 +74,27 @@ def select(start: int, stop: int, problem: Problem, screen: Screen, progress: Pr
     """
     count, first, n, nonnegative = choice.atoms.shape[1], screen.first, screen.n_atoms, problem.nonnegative
     screened_atoms, screened = np.empty(count, np.int64), np.empty(count)
+    maxima = np.empty(-(-n // FEW), np.float32)
     for p in range(start, stop):
         i = progress.rows[p]
-        scores, residual = screen.scores[p].reshape(-1)[:n], progress.residual[i]
-        top = np.float32(0)
-        for atom in range(n):
-            top = max(top, abs(scores[atom]))
-        error = screen.error[p] + screen.relative * top
-        error += problem.rounding * math.sqrt(accurate_dot(residual, residual))
+        scores, residual = screen.scores[p].reshape(-1), progress.residual[i]
+        error = problem.rounding * math.sqrt(accurate_dot(residual, residual))
         for atom in progress.support[i]:
             if first <= atom < first + n:
                 scores[atom - first] = 0
-        screened_atoms[:], screened[:] = -1, 0.0
-        for atom in range(n):
-            value = scores[atom] if nonnegative else abs(scores[atom])
-            if value > screened[count - 1]:
-                insert(atom, value, screened_atoms, screened)
+        top = few_maxima(scores, nonnegative, maxima)
+        error += screen.error[p] + screen.relative * top
         # The best exact scores are at least the best screened ones less the error, so nothing much below those can win.
-        bar = max(screened[count - 1] - 2 * error, choice.scores[i, count - 1] - error)
-        for atom in range(n):
-            value = scores[atom] if nonnegative else abs(scores[atom])
-            if value >= bar and value != 0:
-                exact = dot(residual, problem.atoms[first + atom])
-                exact = exact if nonnegative else abs(exact)
-                insert(first + atom, exact, choice.atoms[i], choice.scores[i])
+        last = best_screened(scores, maxima, nonnegative, screened, screened_atoms)
+        bar = max(last - 2 * error, choice.scores[i, count - 1] - error)
+        for few in range(maxima.shape[0]):
+            if maxima[few] < bar:
+                continue
+            for atom in range(few * FEW, min(n, (few + 1) * FEW)):
+                value = scores[atom] if nonnegative else abs(scores[atom])
+                if value >= bar and value != 0:  # a negative one may be positive but for its error
+                    exact = dot(residual, problem.atoms[first + atom])
+                    insert(first + atom, exact if nonnegative else abs(exact), choice.atoms[i], choice.scores[i])
 
 
 @compiled
@@ -64,6 +102,7 @@ def solve(
     gram: Double,
     projections: Double,
     columns: Index,
+    done: int,
     count: int,
     min_new_direction: float,
     factor: Double,
@@ -71,33 +110,45 @@ def solve(
 ) -> int:
     """Solve for the coefficients of ``columns[:count]``; return how many columns are left, in place.
 
-    A column that is linearly dependent on those before it is left out. ``solved`` receives the coefficients.
+    A column that is linearly dependent on those before it is left out. ``solved`` receives the coefficients. ``factor``
+    is the transpose of the Cholesky factor, of whose columns the first ``done`` are there from an earlier call: so that
+    the loops run along its rows.
     """
-    left = 0
-    for s in range(count):
+    left, row = done, np.empty(count)
+    for s in range(done, count):
         column = columns[s]
         new_direction = gram[column, column]
         for p in range(left):
-            total = gram[column, columns[p]]
-            for q in range(p):
-                total -= factor[left, q] * factor[p, q]
-            factor[left, p] = total / factor[p, p]
-            new_direction -= factor[left, p] ** 2
+            row[p] = gram[column, columns[p]]
+        for q in range(left):
+            along = row[q] / factor[q, q]
+            new_direction -= along**2
+            row[q] = along
+            subtract_row(row, factor[q], along, q + 1, left)
         if new_direction > min_new_direction:
+            for p in range(left):
+                factor[p, left] = row[p]
             factor[left, left] = math.sqrt(new_direction)
             columns[left] = column
             left += 1
     for s in range(left):
-        total = projections[columns[s]]
-        for q in range(s):
-            total -= factor[s, q] * solved[q]
-        solved[s] = total / factor[s, s]
+        solved[s] = projections[columns[s]]
+    for q in range(left):
+        solved[q] /= factor[q, q]
+        subtract_row(solved, factor[q], solved[q], q + 1, left)
     for s in range(left - 1, -1, -1):
         total = solved[s]
         for q in range(s + 1, left):
-            total -= factor[q, s] * solved[q]
+            total -= factor[s, q] * solved[q]
         solved[s] = total / factor[s, s]
     return left
+
+
+@compiled
+def subtract_row(target: Double, row: Double, weight: float, start: int, stop: int) -> None:
+    """Subtract ``weight * row`` from the entries ``start..stop`` of the target."""
+    for p in range(start, stop):
+        target[p] -= weight * row[p]
 
 
 @compiled
@@ -127,13 +178,16 @@ def take(start: int, stop: int, first: int, problem: Problem, progress: Progress
             if support[s] >= 0:
                 widen(chosen[s], atoms[support[s]])
         gram_of(chosen, first, last, gram)
+        done = 0
         while True:
-            count = solve(gram, projections, columns, count, problem.min_new_direction, factor, solved)
-            kept = 0
+            count = solve(gram, projections, columns, done, count, problem.min_new_direction, factor, solved)
+            kept, done = 0, count
             for s in range(count):
                 if not nonnegative or solved[s] >= 0:
                     columns[kept], solved[kept] = columns[s], solved[s]
                     kept += 1
+                else:
+                    done = min(done, s)
             if kept == count:
                 break
             count = kept
