@@ -1,4 +1,4 @@
-"""The shapes of the Llama 3.1 models, as in their config.json, and the parameters of a layer and a model."""
+"""The shapes of the Llama 3.1 models and of Llama 3.2 1B, as in their config.json, and the parameters of a layer and a model."""
 
 from typing import Any
 
@@ -23,6 +23,7 @@ ALL: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
 }
 SHAPES = {
+    "1B": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32},
     "8B": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32},
     "70B": {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64},
     "405B": {"hidden_size": 16384, "intermediate_size": 53248, "num_hidden_layers": 126, "num_attention_heads": 128},
@@ -30,7 +31,7 @@ SHAPES = {
 
 
 def config(size: str, **changes: Any) -> LlamaConfig:
-    """Return the configuration of Llama 3.1 of a size, with some settings changed."""
+    """Return the configuration of Llama of a size, with some settings changed."""
     return LlamaConfig(**{**ALL, **SHAPES[size], **changes})
 
 
