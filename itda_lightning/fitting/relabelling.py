@@ -76,18 +76,19 @@ def typical_uses(dictionary: Dictionary, rows: TrainingRows) -> Labels:
     for number, block in enumerate(tqdm(rows.blocks, desc=f"Relabel {rows.hook_name}", disable=bars_are_hidden())):
         if number % n_ranks() != rank():
             continue
-        activations = rows.usable(*block)
+        activations, parts = rows.usable(*block), []
         for x, sources in zip(activations.x.split(PART), activations.table.split(PART), strict=True):
             x = x.to(atoms.device)
             code = dictionary.encode(x)
             unit = normalize(dictionary.centre(x).double(), dim=1)
             products = torch.stack([(unit * atoms[column]).sum(1) for column in code.support.clamp(min=0).T], dim=1)
             used = code.coefficients != 0
-            atom, cosine, token = code.support[used].cpu(), products[used].cpu(), used.nonzero()[:, 0].cpu()
-            touched, new = uses_of(atom, cosine, sources[token], number)
-            merged = nearest_of(Uses(*(field[touched] for field in found)), new)
-            for field, value in zip(found, merged, strict=True):
-                field[touched] = value
+            parts.append((code.support[used].cpu(), products[used].cpu(), sources[used.nonzero()[:, 0].cpu()]))
+        atom, cosine, table = (torch.cat(of_all) for of_all in zip(*parts, strict=True))
+        touched, new = uses_of(atom, cosine, table, number)
+        merged = nearest_of(Uses(*(field[touched] for field in found)), new)
+        for field, value in zip(found, merged, strict=True):
+            field[touched] = value
     of_all = (gather_rows(field[None], [1] * n_ranks()) for field in found)
     found = nearest_of(*(Uses(*of_one) for of_one in zip(*of_all, strict=True)))
     row, position = (found.table[..., COLUMNS.index(name)] for name in ("row", "position"))
@@ -104,7 +105,7 @@ def typical_uses(dictionary: Dictionary, rows: TrainingRows) -> Labels:
 def uses_of(
     atom: Int[Tensor, " m"], cosine: Float[Tensor, " m"], sources: Int[Tensor, "m 6"], block: int
 ) -> tuple[Int[Tensor, " touched"], Uses]:
-    """Return the atoms that one part of a block uses, and the ``NEAREST`` uses of each."""
+    """Return the atoms that a block uses, and the ``NEAREST`` uses of each."""
     order = cosine.argsort(descending=True, stable=True)
     order = order[atom[order].argsort(stable=True)]
     touched, group, count = atom[order].unique_consecutive(return_inverse=True, return_counts=True)
