@@ -14,8 +14,9 @@ one line per finished file, by which whatever is read is verified, once.
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterable
-from functools import cached_property, partial
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,16 +55,7 @@ from itda_lightning.machine.progress import bars_are_hidden
 logger = logging.getLogger(__name__)
 
 SHARD_ROWS = 64
-UNREADABLE = (
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    RuntimeError,
-    MemoryError,
-    pa.ArrowException,
-)
+UNREADABLE = OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, MemoryError, pa.ArrowException
 BITS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 # Yields the activations of the rows start..stop, in the language model's batches.
@@ -142,18 +134,17 @@ class ActivationCache(StoredActivations):
             logger.info("the cache takes about %s; removing its directory frees them", naturalsize(needed))
         wait_for_all()
         total = sum(len(self._rows_of(shard)) for shard in missing) * self.rows.context_size
-        with tqdm(total=total, unit=" tokens", unit_scale=True, desc="Harvest", disable=bars_are_hidden()) as bar:
+        bar = tqdm(total=total, unit=" tokens", unit_scale=True, desc="Harvest", disable=bars_are_hidden())
+        with bar, ThreadPoolExecutor(1) as writer:  # one file is written while the next is computed
+            written: tuple[list[int], Future[str] | None] = [], None
             for turn in range(0, len(missing), n_ranks()):
                 together = missing[turn : turn + n_ranks()]
-                checksum = None
-                if rank() < len(together):
-                    checksum = self._write_from(read, together[rank()], features, bar)
-                gathered = gather_json(checksum)[: len(together)]
-                for other, shard in enumerate(together):
-                    checksums[paths[shard].name] = gathered[other]
-                    bar.update(len(self._rows_of(shard)) * self.rows.context_size if other != rank() else 0)
-                if rank() == 0:
-                    add_checksums(self.path, {paths[shard].name: checksums[paths[shard].name] for shard in together})
+                mine = together[rank()] if rank() < len(together) else None
+                parts = [] if mine is None else list(self._counted(read, self._rows_of(mine), bar))
+                checksums |= self._sign(*written, bar)
+                writing = None if mine is None else writer.submit(self._write_shard, mine, parts, features)
+                written = together, writing
+            checksums |= self._sign(*written, bar)
         if rank() == 0:
             self._finish(features, {path.name: checksums[path.name] for path in paths})
         wait_for_all()
@@ -162,14 +153,20 @@ class ActivationCache(StoredActivations):
     def _rows_of(self, shard: int) -> range:
         return range(shard * SHARD_ROWS, min((shard + 1) * SHARD_ROWS, len(self.rows)))
 
-    def _write_from(self, read: ReadRows, shard: int, features: Features, bar: tqdm) -> str:
-        """Write one file and return its checksum."""
-        rows, parts = self._rows_of(shard), []
+    def _counted(self, read: ReadRows, rows: range, bar: tqdm) -> Iterator[RowActivations]:
         for part in read(rows.start, rows.stop):
-            parts.append(part)
             bar.update(next(iter(part.activations.values())).shape[0] * self.rows.context_size)
-        write_file(self._paths[shard], partial(self._write_shard, parts=parts, features=features))
-        return file_checksum(self._paths[shard])
+            yield part
+
+    def _sign(self, shards: list[int], mine: "Future[str] | None", bar: tqdm) -> dict[str, str]:
+        """Wait until all processes have written their files; write and return the checksums."""
+        gathered = gather_json(None if mine is None else mine.result())[: len(shards)]
+        checksums = {self._paths[shard].name: gathered[other] for other, shard in enumerate(shards)}
+        others = sum(len(self._rows_of(shard)) for other, shard in enumerate(shards) if other != rank())
+        bar.update(others * self.rows.context_size)
+        if rank() == 0 and checksums:
+            add_checksums(self.path, checksums)
+        return checksums
 
     def read(self, start_row: int, stop_row: int) -> RowActivations:
         """Return the float32 activations of some rows. Raises InputError for truncated, damaged or foreign files.
@@ -261,14 +258,20 @@ class ActivationCache(StoredActivations):
             return torch.from_numpy(values.astype(np.int16)).view(torch.bfloat16).float()
         return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
 
-    def _write_shard(self, path: Path, parts: list[RowActivations], features: Features) -> None:
-        writer = ArrowWriter(features=features, path=str(path))
-        for part in parts:
-            columns = {self._column(hook): self._encode(hook, values) for hook, values in part.activations.items()}
-            rows = len(next(iter(columns.values())))
-            writer.write_batch(columns | {"token_ids": self._tokens(slice(part.first_row, part.first_row + rows))})
-        writer.finalize()
-        writer.close()
+    def _write_shard(self, shard: int, parts: list[RowActivations], features: Features) -> str:
+        """Write one file and return its checksum."""
+
+        def write(path: Path) -> None:
+            writer = ArrowWriter(features=features, path=str(path))
+            for part in parts:
+                columns = {self._column(hook): self._encode(hook, values) for hook, values in part.activations.items()}
+                rows = slice(part.first_row, part.first_row + len(next(iter(columns.values()))))
+                writer.write_batch(columns | {"token_ids": self._tokens(rows)})
+            writer.finalize()
+            writer.close()
+
+        write_file(self._paths[shard], write)
+        return file_checksum(self._paths[shard])
 
     def _finish(self, features: Features, checksums: dict[str, str]) -> None:
         """Write what tells what the activations are, and last what makes it a cache, with a digest of all of it."""

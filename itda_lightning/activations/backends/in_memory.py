@@ -48,8 +48,8 @@ class InMemoryBackend:
             held = min(held, psutil.virtual_memory().available)
         taken = held + batch_bytes(text, data.hparams["model_batch_size"], context, dtype.itemsize) + working
         shard = SHARD_ROWS * context * width * dtype.itemsize * len(data.read_points)
-        # The CPU loads a model on its way to a GPU.
-        cpu, gpu = PROCESS_BYTES + taken + 2 * shard, 0 if device.type == "cpu" else taken
+        # A file is written while the next is computed. The CPU loads a model on its way to a GPU.
+        cpu, gpu = PROCESS_BYTES + taken + 3 * shard, 0 if device.type == "cpu" else taken
         return HarvestPlan.of(data, width, weights=self.stored, cpu=cpu, gpu=gpu)
 
     def fill(self) -> int:
