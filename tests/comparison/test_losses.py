@@ -111,6 +111,15 @@ def test_rows_in_a_forward_pass_do_not_matter(batch, data, rows, saes, of_topk):
     assert_same(LossMeter(data.language_model, rows, HOOK, batch).measure(saes["topk"]), of_topk)
 
 
+def test_probabilities_are_of_few_positions_at_a_time(data, rows, saes, of_topk, monkeypatch):
+    """So that a large vocabulary takes no more memory; the last part of a batch is shorter."""
+    sizes, log_softmax = [], torch.log_softmax
+    monkeypatch.setattr(losses, "PREDICTED_ENTRIES", 5 * 384)
+    monkeypatch.setattr(torch, "log_softmax", lambda x, dim: sizes.append(len(x)) or log_softmax(x, dim=dim))
+    assert_same(LossMeter(data.language_model, rows, HOOK, 4).measure(saes["topk"]), of_topk)
+    assert max(sizes) == 5 > min(sizes)
+
+
 def logits_bytes(n_rows: int) -> int:
     return n_rows * CONTEXT * 384 * 4
 
