@@ -108,7 +108,7 @@ def refusal_of(error: BaseException) -> str | None:
         return (
             f"the system refuses{where or ' an operation'}: {reason}; check the path, its permissions and the network"
         )
-    return lost_others(error)
+    return lost_others(error) or unimportable(error)
 
 
 def _bug(error: Exception) -> str:
