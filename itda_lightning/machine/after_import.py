@@ -1,9 +1,10 @@
 """Call a function as soon as a package has been imported, without importing it."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from types import ModuleType
 
 
@@ -16,15 +17,26 @@ def call_after_import(package: str, function: Callable[[], object]) -> None:
 
 
 class _Finder(MetaPathFinder):
-    """Find one package as Python does, with a loader that calls the function at the end."""
+    """Find one package as Python does otherwise, with a loader that calls the function at the end."""
 
     def __init__(self, package: str, function: Callable[[], object]) -> None:
         self.package, self.function = package, function
 
-    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != self.package or (spec := PathFinder.find_spec(name, path, target)) is None or spec.loader is None:
+    def find_spec(
+        self,
+        name: str,
+        path: Iterable[str] | None,  # noqa: ARG002
+        target: ModuleType | None = None,  # noqa: ARG002
+    ) -> ModuleSpec | None:
+        if name != self.package:
             return None
-        spec.loader = _Loader(spec.loader, self)
+        sys.meta_path.remove(self)
+        try:
+            spec = find_spec(name)
+        finally:
+            sys.meta_path.insert(0, self)  # who only looks for the package does not import it
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Loader(spec.loader, self)
         return spec
 
 
@@ -36,7 +48,7 @@ class _Loader(Loader):
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Execute the package as its own loader, which it names from then on, and call the function."""
+        """Execute the package by its own loader, whose module it is from then on, and call the function."""
         assert module.__spec__ is not None
         module.__loader__ = module.__spec__.loader = self.loader
         self.loader.exec_module(module)
