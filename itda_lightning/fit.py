@@ -16,7 +16,7 @@ from itda_lightning.fitting.module import ITDA
 from itda_lightning.fitting.refinement import RefinementSettings
 from itda_lightning.fitting.run_directory import RunSettings
 from itda_lightning.fitting.strategy import Replicated
-from itda_lightning.fitting.trainer_options import TRAINER_DEFAULTS, check_options, making_trainer
+from itda_lightning.fitting.trainer_options import TRAINER_DEFAULTS, accelerator_of, check_options, making_trainer
 from itda_lightning.machine.command_line import run_command, start_logging
 
 
@@ -38,6 +38,8 @@ class FitCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Make the trainer, for several processes with the strategy that a fit needs."""
         options = self.config_init["trainer"]
+        if isinstance(options.accelerator, str):
+            kwargs["accelerator"] = accelerator_of(options.accelerator)
         if options.strategy == "auto" and (options.num_nodes > 1 or str(options.devices) not in ("1", "[0]")):
             kwargs["strategy"] = Replicated()
         with making_trainer():

@@ -19,6 +19,7 @@ from itda_lightning.activations.models.foreign_code import no_foreign_code
 from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import write_json
 from itda_lightning.machine.checks import check_choice
+from itda_lightning.machine.devices import device_of
 from itda_lightning.machine.digests import read_signed_json
 from itda_lightning.machine.paths import is_directory, is_meant_as_path, user_path
 
@@ -61,20 +62,7 @@ class LanguageModelName:
             raise InputError(
                 f"device={BALANCED} is for models of `transformers`: set loader=huggingface, got {self.loader}"
             )
-        if self.device in ("auto", BALANCED):
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            device = torch.device(self.device)
-        except RuntimeError as error:
-            raise InputError(f"{self.device!r} is not a device: give auto, cpu, cuda, cuda:N or {BALANCED}") from error
-        if device.type == "cuda" and not (
-            torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
-        ):
-            raise InputError(
-                f"the device {self.device} was asked for but {torch.cuda.device_count()} CUDA devices are available: "
-                "use device=auto or device=cpu"
-            )
-        return device
+        return device_of("auto" if self.device == BALANCED else self.device, f"auto, cpu, cuda, cuda:N or {BALANCED}")
 
     def torch_dtype(self) -> torch.dtype:
         """Return the dtype. Raises InputError for any but float32, bfloat16 and float16."""
