@@ -38,6 +38,7 @@ def test_help_of_most_commands_does_not_wait_for_torch():
     assert not modules & {"torch", "numpy", "lightning", "sae_lens", "transformer_lens", "transformers", "datasets"}
 
 
+@pytest.mark.long
 def test_help_of_the_others_waits_for_lightning_alone():
     modules = modules_after(HELP.format(doors=CLASSES))
     assert "lightning" in modules
@@ -69,12 +70,12 @@ def test_public_names_are_those_that_are_listed():
         il.nothing  # noqa: B018
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "imports",
     [
         "import itda_lightning; import sae_lens",
         "import sae_lens; import itda_lightning",
-        "import itda_lightning.saelens; import sae_lens",
         "from itda_lightning.saelens import ITDASAE; import sae_lens",
         "from itda_lightning.activations.models import loaders; import sae_lens",
         "from itda_lightning.evaluation import entries; import sae_lens",
