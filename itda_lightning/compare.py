@@ -5,15 +5,9 @@ from typing import Any
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.comparison.comparison_settings import ComparisonSettings
-from itda_lightning.comparison.given_places import directory_of, entries_of, recorded_data
-from itda_lightning.comparison.side_by_side import compare
-from itda_lightning.evaluation.data_of import own_cache
 from itda_lightning.machine.command_line import run_command, start_logging
 from itda_lightning.machine.parser import OneLineParser
 from itda_lightning.machine.paths import user_path
-from itda_lightning.report.pages.comparison_page import write_dashboard
-from itda_lightning.report.terminal import print_comparison
-from itda_lightning.report.wandb_log import log_comparison
 
 PAGE = "comparison.html"
 SOME_FAILED = 1
@@ -34,6 +28,10 @@ def parse(args: list[str] | None = None) -> tuple[ComparisonSettings, Activation
     parser = _parser()
     parser.set_defaults(MISSING)
     given = parser.parse_args(args)
+    # After parsing, as in every command: what does the work takes seconds to import.
+    from itda_lightning.comparison.given_places import directory_of, entries_of, recorded_data
+    from itda_lightning.evaluation.data_of import own_cache
+
     parser, entries, own = _parser(), entries_of(given.places), None
     if entries:
         defaults: dict[str, Any] = {"entries": [], "directory": directory_of(entries)}
@@ -70,6 +68,11 @@ def main(args: list[str] | None = None) -> int:
     """Parse, compare and print; return the exit code."""
     start_logging()
     settings, data = parse(args)
+    from itda_lightning.comparison.side_by_side import compare
+    from itda_lightning.report.pages.comparison_page import write_dashboard
+    from itda_lightning.report.terminal import print_comparison
+    from itda_lightning.report.wandb_log import log_comparison
+
     directory = user_path(settings.directory)
     page = directory / PAGE
     comparison = compare(settings, data, publish=lambda comparison: write_dashboard(comparison, page))

@@ -3,18 +3,12 @@
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from itda_lightning.errors import InputError
-from itda_lightning.evaluation.data_of import load_with_data
-from itda_lightning.evaluation.decomposition import decompose_tokens, decomposed_text
-from itda_lightning.evaluation.prompts import prompts_of
 from itda_lightning.machine.atomic_files import write_json
 from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.command_line import run_command, run_function
 from itda_lightning.machine.output_files import check_output
 from itda_lightning.machine.paths import user_path
-from itda_lightning.report.terminal import print_decomposition
 
 
 def decompose_text(
@@ -44,6 +38,15 @@ def decompose_text(
             coefficient and share.
     """
     check_at_least(1, {"--max_terms": max_terms})
+
+    # After parsing, as in every command: what does the work takes seconds to import.
+    from rich.console import Console
+
+    from itda_lightning.evaluation.data_of import load_with_data
+    from itda_lightning.evaluation.decomposition import decompose_tokens, decomposed_text
+    from itda_lightning.evaluation.prompts import prompts_of
+    from itda_lightning.report.terminal import print_decomposition
+
     prompts, path = prompts_of(text, texts, ("--text", "--texts")), None
     if output is not None:
         check_output(path := user_path(output, "--output"))

@@ -1,11 +1,8 @@
 """Command: write codes as a cache of latents of delphi (``python -m itda_lightning.delphi --help``)."""
 
 import sys
+from typing import Literal
 
-from itda_lightning.evaluation.data_of import load_with_data
-from itda_lightning.evaluation.delphi_cache import config_of, write_config, write_latent_cache
-from itda_lightning.evaluation.held_out_codes import Strength
-from itda_lightning.evaluation.reading import activations_of_rows, rows_of_texts
 from itda_lightning.machine.atomic_files import new_directory
 from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.command_line import run_command, run_function
@@ -20,7 +17,7 @@ def delphi(
     texts: str | None = None,
     device: str = "auto",
     splits: int = 5,
-    strength: Strength = "coefficient",
+    strength: Literal["coefficient", "cosine"] = "coefficient",
     nonnegative_view: bool = False,
 ) -> None:
     """Encode held-out documents, or other texts, and write which token uses which atom, as delphi caches latents.
@@ -44,6 +41,12 @@ def delphi(
     """
     check_at_least(1, {"--splits": splits})
     path = user_path(output, "--output")
+
+    # After parsing, as in every command: what does the work takes seconds to import.
+    from itda_lightning.evaluation.data_of import load_with_data
+    from itda_lightning.evaluation.delphi_cache import config_of, write_config, write_latent_cache
+    from itda_lightning.evaluation.reading import activations_of_rows, rows_of_texts
+
     loaded, hook, data = load_with_data(dictionary, hook_name, data_config, device)
     signed = not nonnegative_view or loaded.nonnegative
     with new_directory(path) as directory:

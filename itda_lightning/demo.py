@@ -5,15 +5,14 @@ import runpy
 import shlex
 import sys
 import time
+from importlib import import_module
 from itertools import count
 from pathlib import Path
 
 import psutil
 
-from itda_lightning.fitting.run_directory import DICTIONARIES, METRICS
 from itda_lightning.machine.command_line import run_command, run_function
 from itda_lightning.machine.paths import user_path
-from itda_lightning.report.terminal import print_seconds
 
 # A third of the tokens, half of the atoms and one pass less than in configs/smollm2-135m.yaml, whose figures the README
 # reports: what two cores do in two to three minutes.
@@ -48,6 +47,11 @@ def demo(directory: str | None = None, fit_config: str | None = None, tokens: in
         fit_config: a fit config of your own, of one hook point, instead of the bundled model and text.
         tokens: number of tokens to measure CE losses and KL on.
     """
+    # After parsing, as in every command: what does the work takes seconds to import.
+    import_module("itda_lightning.evaluation.page_results")  # and with it most of what the commands below import
+    from itda_lightning.fitting.run_directory import DICTIONARIES, METRICS
+    from itda_lightning.report.terminal import print_seconds
+
     seconds = {"Python and its packages": time.time() - psutil.Process().create_time()}
     run = _free() if directory is None else user_path(directory, "--directory")
     own = [f"--{name}={value}" for name, value in FIT.items()] if fit_config is None else ["--config", fit_config]

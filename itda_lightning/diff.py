@@ -2,14 +2,9 @@
 
 import sys
 
-from itda_lightning.across_models.diffing import Side, check_sides, diff
-from itda_lightning.fitting.run_directory import result_directory
 from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.command_line import run_command, run_function
 from itda_lightning.machine.paths import user_path
-from itda_lightning.report.pages.model_pages import write_difference_page
-from itda_lightning.report.terminal import print_difference
-from itda_lightning.results.as_json import write_results
 
 RESULTS, PAGE = "difference.json", "difference.html"
 
@@ -41,6 +36,14 @@ def diff_command(
     """
     check_at_least(1, {"--shown": shown})
     user_path(output, "--output")
+
+    # After parsing, as in every command: what does the work takes seconds to import.
+    from itda_lightning.across_models.diffing import Side, check_sides, diff
+    from itda_lightning.fitting.run_directory import result_directory
+    from itda_lightning.report.pages.model_pages import write_difference_page
+    from itda_lightning.report.terminal import print_difference
+    from itda_lightning.results.as_json import write_results
+
     sides = (
         Side.load("base", base, hook_name, device),
         Side.load("other", other, other_hook_name or hook_name, device),

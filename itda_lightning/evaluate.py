@@ -3,16 +3,11 @@
 import sys
 import time
 
-from itda_lightning.evaluation.data_of import data_for
-from itda_lightning.evaluation.entries import load_entry
-from itda_lightning.evaluation.saelens_evals import EVALUATION, evaluate_sae, evaluation_content, rows_for_evals
-from itda_lightning.fitting.run_directory import output_path
 from itda_lightning.machine.atomic_files import write_json
 from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.command_line import run_command, run_function
 from itda_lightning.machine.output_files import check_output
 from itda_lightning.machine.paths import user_path
-from itda_lightning.report.terminal import print_metrics
 
 # Losses cost far more than what else is measured: a minute for the bundled model on one core.
 DEFAULT_LOSS_TOKENS = 4096
@@ -48,6 +43,14 @@ def evaluate(
     check_at_least(1, {"--tokens": tokens, "--model_batch_size": model_batch_size})
     if output is not None:
         user_path(output, "--output")
+
+    # After parsing, as in every command: what does the work takes seconds to import.
+    from itda_lightning.evaluation.data_of import data_for
+    from itda_lightning.evaluation.entries import load_entry
+    from itda_lightning.evaluation.saelens_evals import EVALUATION, evaluate_sae, evaluation_content, rows_for_evals
+    from itda_lightning.fitting.run_directory import output_path
+    from itda_lightning.report.terminal import print_metrics
+
     entry = load_entry(dictionary, hook_name)
     hook = entry.sae.cfg.metadata.hook_name
     path = output_path(dictionary, hook, EVALUATION, output)

@@ -3,18 +3,9 @@
 import sys
 from typing import Literal
 
-from itda_lightning.activations.shuffled import TrainingRows
-from itda_lightning.dictionary.copies import without_prompts
-from itda_lightning.dictionary.dictionary import Dictionary
-from itda_lightning.dictionary.facts import without_local_paths
-from itda_lightning.errors import InputError
-from itda_lightning.evaluation.data_of import data_for, load_with_data, stored_heldout
-from itda_lightning.evaluation.plain_pursuit import growth_of_error
-from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.command_line import run_command, run_function
 from itda_lightning.machine.paths import user_path
-from itda_lightning.saelens import HeldOut, save_export
 
 
 def export(
@@ -53,12 +44,22 @@ def export(
     """
     check_at_least(1, {"--tokens": tokens})
     path, activations = user_path(output, "--output"), None
+
+    # After parsing, as in every command: what does the work takes seconds to import.
+    from itda_lightning.activations.shuffled import TrainingRows
+    from itda_lightning.dictionary.copies import without_prompts
+    from itda_lightning.dictionary.facts import without_local_paths
+    from itda_lightning.evaluation.data_of import load_with_data, stored_heldout
+    from itda_lightning.evaluation.plain_pursuit import growth_on_its_data
+    from itda_lightning.fitting.loading import load_dictionary
+    from itda_lightning.saelens import save_export
+
     if architecture in ("itda", "matching_pursuit"):
         loaded = load_dictionary(dictionary, hook_name)
     else:
         loaded, hook, data = load_with_data(dictionary, hook_name, data_config, "auto", joint=True)
         activations = TrainingRows(data, hook).first(tokens)
-    growth, heldout = (None, None) if pursuit is None else _growth(loaded, data_config)
+    growth, heldout = (None, None) if pursuit is None else growth_on_its_data(loaded, data_config)
     if pursuit is None and (architecture != "itda" or nonnegative_view):  # other latents than the fit validated
         heldout = stored_heldout(loaded, data_config)
     loaded.metadata = without_local_paths(loaded.metadata)
@@ -71,16 +72,6 @@ def export(
         f"{'' if growth is None else f'by mp: {growth}' + chr(10)}"
         f"load it with: {imports}from sae_lens import SAE; sae = SAE.load_from_disk({output!r})\n"
     )
-
-
-def _growth(dictionary: Dictionary, data_config: str | None) -> tuple[str, HeldOut | None]:
-    """Say by how much the error grows, or why that is not known; return the activations that tell it, too."""
-    try:
-        hook = dictionary.metadata.get("hook_name") or ""
-        data = data_for(dictionary, data_config, hook)
-        return growth_of_error(dictionary, data, hook), (x for x, _ in data.heldout_batches(hook))
-    except InputError as error:
-        return f"by how much the error grows is not known: {error}", None
 
 
 def main(args: list[str] | None = None) -> None:

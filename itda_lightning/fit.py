@@ -12,15 +12,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.fitting.arguments import COMMAND_DEFAULTS, REFINE_HELP, RESUME_HELP
 from itda_lightning.fitting.fit_parser import FitParser
-from itda_lightning.fitting.fit_run import fit_run
-from itda_lightning.fitting.from_python import CallableModule
 from itda_lightning.fitting.module import ITDA
 from itda_lightning.fitting.refinement import RefinementSettings
 from itda_lightning.fitting.run_directory import RunSettings
 from itda_lightning.fitting.strategy import Replicated
-from itda_lightning.fitting.trainer_options import TRAINER_DEFAULTS, check_options, making_trainer
+from itda_lightning.fitting.trainer_options import TRAINER_DEFAULTS, accelerator_of, check_options, making_trainer
 from itda_lightning.machine.command_line import run_command, start_logging
-from itda_lightning.report.terminal import print_metrics
 
 
 class FitCLI(LightningCLI):
@@ -41,6 +38,8 @@ class FitCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Make the trainer, for several processes with the strategy that a fit needs."""
         options = self.config_init["trainer"]
+        if isinstance(options.accelerator, str):
+            kwargs["accelerator"] = accelerator_of(options.accelerator)
         if options.strategy == "auto" and (options.num_nodes > 1 or str(options.devices) not in ("1", "[0]")):
             kwargs["strategy"] = Replicated()
         with making_trainer():
@@ -72,6 +71,10 @@ def main(args: list[str] | None = None) -> Path:
     """Fit, print the figures of every hook point, and return the run directory."""
     start_logging(logging.WARNING)
     cli = parse(args)
+    # After parsing, as in every command: what does the work takes seconds to import.
+    from itda_lightning.fitting.fit_run import fit_run
+    from itda_lightning.report.terminal import print_metrics
+
     if cli.trainer.is_global_zero:
         start_logging()
     options, config = cli.config_init, cli.parser.dump(cli.config, skip_none=False)
@@ -86,8 +89,10 @@ def main(args: list[str] | None = None) -> Path:
     return directory
 
 
-sys.modules[__name__].__class__ = CallableModule
-__doc__ = f"{__doc__}\n\nAs a function, il.fit(model, hook_name, texts, ...):\n\n{CallableModule.__call__.__doc__}"
-
 if __name__ == "__main__":
     run_command(main)
+else:  # il.fit is this module
+    from itda_lightning.fitting.from_python import CallableModule
+
+    sys.modules[__name__].__class__ = CallableModule
+    __doc__ = f"{__doc__}\n\nAs a function, il.fit(model, hook_name, texts, ...):\n\n{CallableModule.__call__.__doc__}"

@@ -7,7 +7,6 @@ from typing import Any
 from jsonargparse import SUPPRESS
 
 from itda_lightning.activations.backends.harvest_plan import HarvestSettings
-from itda_lightning.activations.backends.harvest_run import harvest
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.machine.command_line import run_command, start_logging
 from itda_lightning.machine.parser import OneLineParser
@@ -42,6 +41,9 @@ def parse(args: list[str] | None = None) -> tuple[HarvestSettings, ActivationsDa
 def main(args: list[str] | None = None) -> None:
     """Harvest, and print where the activations are."""
     settings, data = parse(args)
+    # After parsing, as in every command: what does the work takes seconds to import.
+    from itda_lightning.activations.backends.harvest_run import harvest
+
     with group_of_torchrun():
         start_logging(logging.INFO if rank() == 0 else logging.WARNING)
         tokens = harvest(settings, data)

@@ -3,13 +3,9 @@
 import re
 import sys
 from datetime import UTC, datetime
+from typing import Literal
 
 from itda_lightning.errors import InputError
-from itda_lightning.evaluation.data_of import add_prompts, load_with_data
-from itda_lightning.evaluation.held_out_codes import Strength
-from itda_lightning.evaluation.neuronpedia_batches import place_of
-from itda_lightning.evaluation.neuronpedia_export import Release
-from itda_lightning.evaluation.neuronpedia_files import write_features
 from itda_lightning.machine.atomic_files import new_directory
 from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.command_line import run_command, run_function
@@ -28,7 +24,7 @@ def neuronpedia(
     atoms_per_batch: int = 128,
     top: int = 10,
     per_interval: int = 2,
-    strength: Strength = "coefficient",
+    strength: Literal["coefficient", "cosine"] = "coefficient",
     release: str | None = None,
     creator: str = "",
     creator_id: str = "",
@@ -73,13 +69,19 @@ def neuronpedia(
     check_at_least(1, {"--atoms_per_batch": atoms_per_batch})
     check_at_least(0, {"--top": top, "--per_interval": per_interval})
     path = user_path(output, "--output")
+
+    # After parsing, as in every command: what does the work takes seconds to import.
+    from itda_lightning.evaluation.data_of import add_prompts, load_with_data
+    from itda_lightning.evaluation.neuronpedia_batches import place_of
+    from itda_lightning.evaluation.neuronpedia_export import Release
+    from itda_lightning.evaluation.neuronpedia_files import write_features
+
     loaded, hook, data = load_with_data(dictionary, hook_name, data_config, device)
     place = place_of(data, hook, model_id, layer, sae_set)
     with new_directory(path) as directory:
         add_prompts(loaded, data)
-        shown = {"top": top, "per_interval": per_interval}
+        shown, published = {"top": top, "per_interval": per_interval}, None
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        published = None
         if release is not None:
             published = Release(release, creator, creator_id, url, hub_repository, hub_folder, now)
         write_features(

@@ -2,15 +2,9 @@
 
 import sys
 
-from itda_lightning.evaluation.data_of import add_prompts, load_with_data
-from itda_lightning.evaluation.page_results import measure_for_page
-from itda_lightning.evaluation.saelens_evals import EVALUATION, read_metrics
-from itda_lightning.fitting.run_directory import is_run, output_path
 from itda_lightning.machine.command_line import run_command, run_function
 from itda_lightning.machine.output_files import check_output
 from itda_lightning.machine.paths import user_path
-from itda_lightning.report.pages.dictionary_page import write_page
-from itda_lightning.report.terminal import print_decomposition, print_metrics
 
 PAGE = "page.html"
 
@@ -34,6 +28,15 @@ def page(
     """
     if output is not None:
         user_path(output, "--output")
+
+    # After parsing, as in every command: what does the work takes seconds to import.
+    from itda_lightning.evaluation.data_of import add_prompts, load_with_data
+    from itda_lightning.evaluation.page_results import measure_for_page
+    from itda_lightning.evaluation.saelens_evals import EVALUATION, read_metrics
+    from itda_lightning.fitting.run_directory import is_run, output_path
+    from itda_lightning.report.pages.dictionary_page import write_page
+    from itda_lightning.report.terminal import print_decomposition, print_metrics
+
     loaded, hook, data = load_with_data(dictionary, hook_name, data_config, device)
     path = output_path(dictionary, hook, PAGE, output)
     check_output(path)

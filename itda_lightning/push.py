@@ -2,8 +2,6 @@
 
 import sys
 
-from itda_lightning.evaluation import publishing
-from itda_lightning.fitting.loading import load_all
 from itda_lightning.machine.command_line import run_command, run_function
 
 
@@ -27,6 +25,10 @@ def push(
         text_licence: licence of that text, for the card.
         hook_name: one of several hook points; by default all.
     """
+    # After parsing, as in every command: what does the work takes seconds to import.
+    from itda_lightning.evaluation import publishing
+    from itda_lightning.fitting.loading import load_all
+
     loaded = load_all(dictionary, hook_name)
     address = publishing.push_to_hub(loaded, repository, private, prompts, text_licence)
     text = "with the prompts of all atoms, text of your corpus" if prompts else "without prompts"

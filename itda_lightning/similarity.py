@@ -6,16 +6,11 @@ from typing import Any
 from jsonargparse import Namespace
 
 from itda_lightning.across_models.similarity_settings import SimilaritySettings
-from itda_lightning.across_models.similarity_study import compare_models
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.fitting.module import ITDA
 from itda_lightning.machine.command_line import run_command, start_logging
 from itda_lightning.machine.parser import OneLineParser
 from itda_lightning.machine.paths import user_path
-from itda_lightning.report.pages.model_pages import write_similarity
-from itda_lightning.report.terminal import print_similarity
-from itda_lightning.report.wandb_log import log_similarity
-from itda_lightning.results.as_json import write_results
 from itda_lightning.results.model_similarity import ModelSimilarity
 
 RESULTS, PAGE = "similarity.json", "similarity.html"
@@ -51,6 +46,13 @@ def main(args: list[str] | None = None) -> ModelSimilarity:
     """Parse the command line, compare the models, write the results and the page, print tables."""
     start_logging()
     settings, data, fit = parse(args)
+    # After parsing, as in every command: what does the work takes seconds to import.
+    from itda_lightning.across_models.similarity_study import compare_models
+    from itda_lightning.report.pages.model_pages import write_similarity
+    from itda_lightning.report.terminal import print_similarity
+    from itda_lightning.report.wandb_log import log_similarity
+    from itda_lightning.results.as_json import write_results
+
     results = compare_models(settings, data, fit)
     directory = user_path(settings.directory)
     write_results(directory / RESULTS, results)

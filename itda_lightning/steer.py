@@ -3,18 +3,10 @@
 import sys
 from typing import Any
 
-from itda_lightning.dictionary.atoms_with_model import READ_BY
-from itda_lightning.evaluation.atom_edits import AtomEdits
-from itda_lightning.evaluation.data_of import load_with_data
-from itda_lightning.evaluation.prompts import prompts_of
-from itda_lightning.evaluation.reading import load_model
-from itda_lightning.evaluation.steered_texts import steered_text
-from itda_lightning.evaluation.steering import SteeringModule
 from itda_lightning.machine.atomic_files import write_json
 from itda_lightning.machine.command_line import run_command, run_function
 from itda_lightning.machine.output_files import check_output
 from itda_lightning.machine.paths import user_path
-from itda_lightning.report.words.excerpt import visible
 
 
 def steer_texts(
@@ -55,6 +47,15 @@ def steer_texts(
         prompts: a file of prompts instead of one: the lines of a .txt file, or jsonl with {"text": ...} per line.
         output: JSON file to write as well.
     """
+    # After parsing, as in every command: what does the work takes seconds to import.
+    from itda_lightning.dictionary.atoms_with_model import READ_BY
+    from itda_lightning.evaluation.atom_edits import AtomEdits
+    from itda_lightning.evaluation.data_of import load_with_data
+    from itda_lightning.evaluation.prompts import prompts_of
+    from itda_lightning.evaluation.reading import load_model
+    from itda_lightning.evaluation.steered_texts import steered_text
+    from itda_lightning.report.words.excerpt import visible
+
     texts, path = prompts_of(prompt, prompts, ("--prompt", "--prompts")), None
     if output is not None:
         check_output(path := user_path(output, "--output"))
@@ -75,10 +76,6 @@ def steer_texts(
         sys.stdout.write(f"steered texts: {path}\n")
 
 
-sys.modules[__name__].__class__ = SteeringModule  # il.steer is called like the function of evaluation/steering.py
-__doc__ = f"{__doc__}\n\nAs a function, il.steer(model, dictionary, ...):\n\n{SteeringModule.__call__.__doc__}"
-
-
 def main(args: list[str] | None = None) -> None:
     """Parse the command line and run the command."""
     run_function(steer_texts, "steer", args)
@@ -86,3 +83,8 @@ def main(args: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     run_command(main)
+else:  # il.steer is this module
+    from itda_lightning.evaluation.steering import SteeringModule
+
+    sys.modules[__name__].__class__ = SteeringModule
+    __doc__ = f"{__doc__}\n\nAs a function, il.steer(model, dictionary, ...):\n\n{SteeringModule.__call__.__doc__}"

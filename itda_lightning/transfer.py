@@ -1,20 +1,10 @@
 """Command: rebuild the dictionary of one model in another (``python -m itda_lightning.transfer --help``)."""
 
 import sys
+from typing import Literal
 
-from rich.console import Console
-
-from itda_lightning.across_models.source_activations import check_sources
-from itda_lightning.across_models.transfer_study import transfer_and_measure
-from itda_lightning.activations.models.language_model import Loader
-from itda_lightning.dictionary.facts import settings
-from itda_lightning.evaluation.data_of import load_with_data, own_cache
-from itda_lightning.fitting.run_directory import result_directory
 from itda_lightning.machine.command_line import run_command, run_function
 from itda_lightning.machine.paths import user_path
-from itda_lightning.report.pages.comparison_page import write_dashboard
-from itda_lightning.report.terminal import print_comparison
-from itda_lightning.results.as_json import write_results
 
 RESULTS, PAGE = "transfer.json", "transfer.html"
 TABLE = 110  # characters per line of a table with L0, FVU, CE increase and KL
@@ -26,7 +16,7 @@ def transfer_command(
     output: str,
     hook_name: str | None = None,
     target_hook_name: str | None = None,
-    loader: Loader = "bridge",
+    loader: Literal["bridge", "hooked_transformer", "huggingface"] = "bridge",
     model_revision: str | None = None,
     model_dtype: str = "float32",
     device: str = "auto",
@@ -57,6 +47,18 @@ def transfer_command(
             one, else a folder of OUTPUT.
         loss_tokens: held-out tokens for CE loss and KL divergence.
     """
+    # After parsing, as in every command: what does the work takes seconds to import.
+    from rich.console import Console
+
+    from itda_lightning.across_models.source_activations import check_sources
+    from itda_lightning.across_models.transfer_study import transfer_and_measure
+    from itda_lightning.dictionary.facts import settings
+    from itda_lightning.evaluation.data_of import load_with_data, own_cache
+    from itda_lightning.fitting.run_directory import result_directory
+    from itda_lightning.report.pages.comparison_page import write_dashboard
+    from itda_lightning.report.terminal import print_comparison
+    from itda_lightning.results.as_json import write_results
+
     original, hook, data = load_with_data(dictionary, hook_name, data_config, device)
     check_sources(original.sources, data)
     directory = user_path(output, "--output")

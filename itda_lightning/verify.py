@@ -3,7 +3,6 @@
 import sys
 from collections import Counter
 
-from itda_lightning.evaluation.verification import verify
 from itda_lightning.machine.command_line import run_command
 from itda_lightning.machine.parser import OneLineParser
 from itda_lightning.machine.paths import user_path
@@ -20,7 +19,11 @@ def main(args: list[str] | None = None) -> int:
     name = "python -m itda_lightning.verify"
     parser = OneLineParser(prog=name, usage=f"{name} [--help] path", description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("path", type=str, help="a file, or a directory with everything below it")
-    verdicts = verify(user_path(parser.parse_args(args).path))
+    path = user_path(parser.parse_args(args).path)
+    # After parsing, as in every command: what does the work takes seconds to import.
+    from itda_lightning.evaluation.verification import verify
+
+    verdicts = verify(path)
     for verdict in verdicts:
         sys.stdout.write(f"{verdict.state}: {verdict.path}{verdict.reason and f' ({verdict.reason})'}\n")
     counts = Counter(verdict.state for verdict in verdicts)

@@ -27,7 +27,7 @@ from benchmarks.diffing.planted import BASE, CONTEXT
 from benchmarks.diffing.run import score
 from benchmarks.diffing.tuned import Both, both, tokenizer
 from benchmarks.results import Study, commit, describe, environment, table, write_results
-from itda_lightning.activations.models.language_model import LanguageModelName
+from itda_lightning.activations.models.model_name import LanguageModelName
 
 RESULTS = Path(__file__).parent / "results"
 CHOSEN = "uses"  # by the cell of the domain, seed 0, of which other cells are independent

@@ -27,7 +27,8 @@ import itda_lightning as il
 from benchmarks.bundled import DATASET, MODEL
 from benchmarks.results import Study, describe, environment, table, write_results
 from itda_lightning.activations.harvesting import harvest
-from itda_lightning.activations.models.language_model import DTYPES, LanguageModel, LanguageModelName
+from itda_lightning.activations.models.language_model import LanguageModel
+from itda_lightning.activations.models.model_name import DTYPES, LanguageModelName
 from itda_lightning.activations.text.rows import Rows
 
 RESULTS = Path(__file__).parent / "results"

@@ -28,7 +28,7 @@ from jsonargparse import auto_cli
 from benchmarks.bundled import AS_GROWN
 from benchmarks.results import Study, describe, environment, write_results
 from itda_lightning.activations.backends.streamed.streamed_decoder import StreamedDecoder
-from itda_lightning.activations.models.language_model import LanguageModelName
+from itda_lightning.activations.models.model_name import LanguageModelName
 
 RESULTS = Path(__file__).parent / "results"
 BESIDE_TWO_LAYERS = 3_000_000_000

@@ -22,6 +22,7 @@ from torch import Tensor
 from benchmarks.results import Study, describe
 from benchmarks.synthetic.worlds import SIZES, orthogonalise, recipe
 from itda_lightning.machine.atomic_files import write_text
+from itda_lightning.saelens.training_configs import trainer_config
 from itda_lightning.saelens.training_settings import TrainedArchitecture, TrainingSettings
 
 RESULTS = Path(__file__).parent / "results"
@@ -88,7 +89,7 @@ def main(
             **settings.sparsity_options(),
         )
         trainer: SAETrainer[Any, Any] = SAETrainer(
-            settings.trainer_config(torch.device(device)), sae_class(config), iter(())
+            trainer_config(settings, torch.device(device)), sae_class(config), iter(())
         )
         trainer.activation_scaler.scaling_factor = scale
         trainer.sae.b_dec.data.copy_(sample.mean(0) * scale)

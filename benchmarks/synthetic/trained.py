@@ -17,6 +17,7 @@ from torch import Tensor
 from benchmarks.synthetic.worlds import World
 from itda_lightning.machine.made_once import hash_of, made_once
 from itda_lightning.saelens.held_decoder import HeldDecoder
+from itda_lightning.saelens.training_configs import trainer_config
 from itda_lightning.saelens.training_settings import TrainedArchitecture, TrainingSettings
 
 # A world's features are drawn with its seed: an SAE that begins with the same random numbers begins at the truth.
@@ -77,7 +78,7 @@ def _train(world: World, training: Training, samples: int, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         sae = sae_class(config)
-    trainer: SAETrainer[Any, Any] = SAETrainer(settings.trainer_config(torch.device("cpu")), sae, iter(()))
+    trainer: SAETrainer[Any, Any] = SAETrainer(trainer_config(settings, torch.device("cpu")), sae, iter(()))
     sample = next(world.activations("train", samples))
     scale = size.width**0.5 / float(sample.norm(dim=1).mean())
     trainer.activation_scaler.scaling_factor = scale

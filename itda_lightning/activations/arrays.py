@@ -14,7 +14,7 @@ from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.harvesting import RowActivations, StoredActivations
 from itda_lightning.activations.joint import SCALING_TOKENS, JointActivations, measured_sites
 from itda_lightning.activations.model_and_rows import ActivationIdentity, ModelAndRows
-from itda_lightning.activations.models.language_model import LanguageModelName
+from itda_lightning.activations.models.model_name import LanguageModelName
 from itda_lightning.activations.text.rows import Rows, draw_rows
 from itda_lightning.activations.text.split import Split
 from itda_lightning.dictionary.sites import Sites, joint_name

@@ -18,14 +18,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 import xxhash
-from datasets import Array2D, Dataset, Features, Sequence, Value, load_from_disk
-from datasets.arrow_writer import ArrowWriter
 from humanize import naturalsize
 from jaxtyping import Float, Int
 from safetensors.torch import save_file
@@ -55,7 +53,6 @@ from itda_lightning.machine.progress import bars_are_hidden
 logger = logging.getLogger(__name__)
 
 SHARD_ROWS = 64
-UNREADABLE = OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, MemoryError, pa.ArrowException
 BITS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 # Yields the activations of the rows start..stop, in the language model's batches.
@@ -185,7 +182,7 @@ class ActivationCache(StoredActivations):
         dataset = self._dataset
         try:
             table = dataset[rows]
-        except UNREADABLE as error:
+        except self._arrow.UNREADABLE as error:
             self._check(shards)
             raise self._unreadable(error) from error
         if not np.array_equal(table["token_ids"], self._tokens(rows)):
@@ -210,17 +207,17 @@ class ActivationCache(StoredActivations):
         return whole_checksums(self.path, [path.name for path in self._paths])
 
     @cached_property
-    def _dataset(self) -> Dataset:
+    def _dataset(self) -> Any:
         try:
             if check_facts(self.path) == "none":
                 warn_unsigned(self.path / STATE)
-            opened = load_from_disk(str(self.path)).with_format("numpy")
+            opened = self._arrow.open_table(self.path)
             columns = {"token_ids", *(self._column(hook) for hook in self.hook_names)}
             if len(opened) != len(self.rows) or set(opened.column_names) != columns:
                 raise ValueError(f"{len(opened)} rows of {sorted(opened.column_names)}")
         except InputError:
             raise
-        except UNREADABLE as error:
+        except self._arrow.UNREADABLE as error:
             raise self._unreadable(error) from error
         return opened
 
@@ -237,11 +234,17 @@ class ActivationCache(StoredActivations):
     def _column(self, hook: str) -> str:
         return f"{hook}.bfloat16" if self.dtype == "bfloat16" else hook
 
-    def _features(self, widths: dict[str, int]) -> Features:
+    @cached_property
+    def _arrow(self) -> ModuleType:
+        # It imports `datasets`, for a second that whoever names a cache need not wait.
+        from itda_lightning.activations import arrow_files
+
+        return arrow_files
+
+    def _features(self, widths: dict[str, int]) -> Any:
         positions = self.rows.context_size - self.rows.first_position
         stored = "int16" if self.dtype == "bfloat16" else self.dtype
-        columns: dict[str, Any] = {self._column(h): Array2D((positions, d), stored) for h, d in widths.items()}
-        return Features(columns | {"token_ids": Sequence(Value("int32"), length=positions)})
+        return self._arrow.features_of({self._column(hook): d for hook, d in widths.items()}, positions, stored)
 
     def _encode(self, hook: str, values: torch.Tensor) -> np.ndarray:
         stored = values.to(BITS[self.dtype])
@@ -258,22 +261,18 @@ class ActivationCache(StoredActivations):
             return torch.from_numpy(values.astype(np.int16)).view(torch.bfloat16).float()
         return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
 
-    def _write_shard(self, shard: int, parts: list[RowActivations], features: Features) -> str:
+    def _write_shard(self, shard: int, parts: list[RowActivations], features: Any) -> str:
         """Write one file and return its checksum."""
+        path, columns = self._paths[shard], map(self._columns_of, parts)
+        write_file(path, lambda temporary: self._arrow.write_table(temporary, features, columns))
+        return file_checksum(path)
 
-        def write(path: Path) -> None:
-            writer = ArrowWriter(features=features, path=str(path))
-            for part in parts:
-                columns = {self._column(hook): self._encode(hook, values) for hook, values in part.activations.items()}
-                rows = slice(part.first_row, part.first_row + len(next(iter(columns.values()))))
-                writer.write_batch(columns | {"token_ids": self._tokens(rows)})
-            writer.finalize()
-            writer.close()
+    def _columns_of(self, part: RowActivations) -> dict[str, np.ndarray]:
+        columns = {self._column(hook): self._encode(hook, values) for hook, values in part.activations.items()}
+        rows = len(next(iter(columns.values())))
+        return columns | {"token_ids": self._tokens(slice(part.first_row, part.first_row + rows))}
 
-        write_file(self._paths[shard], write)
-        return file_checksum(self._paths[shard])
-
-    def _finish(self, features: Features, checksums: dict[str, str]) -> None:
+    def _finish(self, features: Any, checksums: dict[str, str]) -> None:
         """Write what tells what the activations are, and last what makes it a cache, with a digest of all of it."""
         sources = {name: getattr(self.rows, name).contiguous() for name in PARTS}
         write_file(self.path / "sources.safetensors", lambda path: save_file(sources, path))

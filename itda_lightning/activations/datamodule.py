@@ -18,7 +18,7 @@ from itda_lightning.activations.harvesting import RowActivations, StoredActivati
 from itda_lightning.activations.joint import SCALING_TOKENS, JointActivations, joined, measured_sites
 from itda_lightning.activations.model_and_rows import ModelAndRows
 from itda_lightning.activations.models.given_model import GivenModel
-from itda_lightning.activations.models.language_model import LanguageModelName, Loader
+from itda_lightning.activations.models.model_name import LanguageModelName, Loader
 from itda_lightning.activations.text.rows import Packing, Rows, draw_rows
 from itda_lightning.activations.text.split import SPLITS, Split
 from itda_lightning.dictionary.facts import settings

@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from datasets import Dataset
 from jaxtyping import Float, Int
-from sae_lens.training.activations_store import ActivationsStore
 from torch import Tensor
 
 from itda_lightning.activations.models.language_model import LanguageModel
@@ -41,37 +39,13 @@ class StoredActivations(ABC):
         """Return the float32 activations of rows anywhere, in that order, by hook point."""
 
 
-def make_store(
-    language_model: LanguageModel,
-    rows: Rows,
-    start_row: int = 0,
-    model_batch_size: int = 16,
-    stop_row: int | None = None,
-) -> ActivationsStore:
-    """Return a new SAELens store that reads the rows ``start_row..stop_row`` in order."""
-    dataset = Dataset.from_dict({"input_ids": rows.tokens[start_row:stop_row].tolist()})
-    with warnings.catch_warnings():
-        # The store compares the number of rows with a number of tokens.
-        warnings.filterwarnings("ignore", message="The training dataset contains fewer samples")
-        return ActivationsStore.from_config_multi_hook(
-            language_model.model,
-            dataset=dataset,
-            hook_names=list(language_model.widths),
-            hook_d_ins=language_model.widths,
-            streaming=False,
-            context_size=rows.context_size,
-            store_batch_size_prompts=model_batch_size,
-            total_training_tokens=rows.tokens.numel(),
-            prepend_bos=False,
-            device="cpu",
-            seqpos_slice=(rows.first_position, None),
-        )
-
-
 def harvest(
     language_model: LanguageModel, rows: Rows, model_batch_size: int, start_row: int = 0, stop_row: int | None = None
 ) -> Iterator[RowActivations]:
     """Yield activations of the rows ``start_row..stop_row`` in order, ``model_batch_size`` at a time, on the CPU."""
+    # It imports SAELens and `datasets`, for which whoever reads stored activations need not wait.
+    from itda_lightning.activations.store import make_store
+
     stop_row = len(rows) if stop_row is None else stop_row
     if start_row >= stop_row:
         return

@@ -8,7 +8,8 @@ import lightning as L
 import torch
 
 from itda_lightning.activations.harvesting import check_tokens
-from itda_lightning.activations.models.language_model import LanguageModel, LanguageModelName
+from itda_lightning.activations.models.language_model import LanguageModel
+from itda_lightning.activations.models.model_name import LanguageModelName
 from itda_lightning.activations.text.documents import Documents, load_documents
 from itda_lightning.activations.text.rows import Rows
 from itda_lightning.activations.text.split import Split, split_rows

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from itda_lightning.comparison.probing_data import ProbeSettings
+from itda_lightning.comparison.probe_settings import ProbeSettings
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.arguments import GrowthPolicy
 from itda_lightning.fitting.module import ITDA

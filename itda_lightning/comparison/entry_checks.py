@@ -3,7 +3,7 @@
 from typing import Any
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.activations.models.language_model import LanguageModelName
+from itda_lightning.activations.models.model_name import LanguageModelName
 from itda_lightning.comparison.comparison_settings import ComparisonSettings, EntrySettings
 from itda_lightning.comparison.probing_data import load_datasets
 from itda_lightning.errors import InputError

@@ -23,9 +23,9 @@ from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
 from itda_lightning.activations.models.language_model import LanguageModel
+from itda_lightning.comparison.probe_settings import ProbeSettings
 from itda_lightning.comparison.probing_data import (
     ProbeDataset,
-    ProbeSettings,
     cached_activations,
     hash_of_examples,
     load_datasets,

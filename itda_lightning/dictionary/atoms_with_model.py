@@ -1,27 +1,16 @@
 """Give a dictionary the methods that need its model, its text or the hub; the rooms above do their work."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
 from itda_lightning.dictionary.described_atoms import DescribedAtoms
+from itda_lightning.machine.late_work import work_of
 
-# Name of a method -> the function that does its work; each room adds its own when the package is imported.
-WORK: dict[str, Callable[..., Any]] = {}
 # A dictionary -> what its data were made from, and its data; None for data of a model that the user gave.
 READ_BY: WeakKeyDictionary[Any, tuple[str | None, Any]] = WeakKeyDictionary()
-
-
-def does(method: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a function as the work of a method of ``AtomsWithModel``."""
-
-    def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        WORK[method] = function
-        return function
-
-    return register
 
 
 class AtomsWithModel(DescribedAtoms):
@@ -52,7 +41,7 @@ class AtomsWithModel(DescribedAtoms):
             >>> import itda_lightning as il
             >>> # dictionary.decompose("The Senate ratified the treaty of peace")[-1].atoms[0].label
         """
-        return WORK["decompose"](self, text, positions, device)
+        return work_of("decompose")(self, text, positions, device)
 
     def top_contexts(
         self, atom: int, n: int = 10, *, texts: Any = None, by: str = "cosine", device: str = "auto"
@@ -78,7 +67,7 @@ class AtomsWithModel(DescribedAtoms):
             >>> import itda_lightning as il
             >>> # dictionary.top_contexts(12, n=5)[0].prompt.token
         """
-        return WORK["top_contexts"](self, atom, n, texts, by, device)
+        return work_of("top_contexts")(self, atom, n, texts, by, device)
 
     def typical_coefficient(self, atom: int, x: Tensor | None = None) -> float:
         """Return the median ``|coefficient|`` of an atom over the activations that use it; 0 for one that none uses.
@@ -97,7 +86,7 @@ class AtomsWithModel(DescribedAtoms):
             >>> dictionary.typical_coefficient(2, torch.eye(4) * torch.tensor([1.0, 2.0, 3.0, 4.0]))
             3.0
         """
-        return float(WORK["typical_coefficient"](self, atom, x))
+        return float(work_of("typical_coefficient")(self, atom, x))
 
     def push_to_hub(
         self, repo_id: str, *, private: bool = True, prompts: bool = True, text_licence: str | None = None
@@ -123,4 +112,4 @@ class AtomsWithModel(DescribedAtoms):
             >>> import itda_lightning as il
             >>> # dictionary.push_to_hub("owner/name", prompts=False)
         """
-        return str(WORK["push_to_hub"]([self], repo_id, private, prompts, text_licence))
+        return str(work_of("push_to_hub")([self], repo_id, private, prompts, text_licence))

@@ -14,6 +14,7 @@ from itda_lightning.dictionary.named_atoms import Labels
 from itda_lightning.dictionary.sources import Sources
 from itda_lightning.errors import InputError
 from itda_lightning.machine.checks import check_choice, check_kind
+from itda_lightning.machine.devices import device_of
 from itda_lightning.machine.digests import reason
 from itda_lightning.pursuit import (
     PURSUITS,
@@ -260,8 +261,8 @@ class Dictionary(JointAtoms):
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> "Dictionary":
-        """Read what ``save`` wrote. Raises InputError for missing, damaged, foreign or newer files."""
-        saved = read_dictionary(Path(path), device)
+        """Read what ``save`` wrote. Raises InputError for missing, damaged, foreign or newer files, or no device."""
+        saved = read_dictionary(Path(path), device_of(device))
         try:
             return cls(**saved)
         except (TypeError, ValueError) as error:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from itda_lightning.activations.bundled import cache_directory
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.activations.models.language_model import LanguageModelName
+from itda_lightning.activations.models.model_name import LanguageModelName
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.sites import Sites
 from itda_lightning.errors import InputError

@@ -1,6 +1,6 @@
 """Tell by how much the error grows if a dictionary is encoded by plain matching pursuit, which SAELens alone can do."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from jaxtyping import Float
 from torch import Tensor
@@ -8,6 +8,8 @@ from torch import Tensor
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.dictionary.copies import as_matching_pursuit
 from itda_lightning.dictionary.dictionary import Dictionary
+from itda_lightning.errors import InputError
+from itda_lightning.evaluation.data_of import data_for
 from itda_lightning.fitting.validation import ValidationSums
 
 
@@ -17,6 +19,21 @@ def growth_of_error(dictionary: Dictionary, data: ActivationsDataModule, hook_na
     Raises InputError without held-out activations.
     """
     return compared(dictionary, (x for x, _ in data.heldout_batches(hook_name, d_in=dictionary.d_in)))
+
+
+def growth_on_its_data(
+    dictionary: Dictionary, config: str | None
+) -> tuple[str, Iterator[Float[Tensor, "batch d"]] | None]:
+    """Say by how much the error grows, or why that is not known; return the activations that tell it, too.
+
+    They are the held-out ones of the dictionary's data, or of a fit config's.
+    """
+    hook = dictionary.metadata.get("hook_name") or ""
+    try:
+        data = data_for(dictionary, config, hook)
+        return growth_of_error(dictionary, data, hook), (x for x, _ in data.heldout_batches(hook))
+    except InputError as error:
+        return f"by how much the error grows is not known: {error}", None
 
 
 def compared(dictionary: Dictionary, batches: Iterable[Float[Tensor, "batch d"]]) -> str:

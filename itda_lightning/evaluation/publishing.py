@@ -8,7 +8,6 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from itda_lightning.dictionary.atoms_with_model import does
 from itda_lightning.dictionary.copies import copied, without_prompts
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.facts import without_local_paths
@@ -29,7 +28,6 @@ EXPORTS: dict[Architecture, Literal["mp"] | None] = {"itda": None, "matching_pur
 UNNAMED = "dictionary"
 
 
-@does("push_to_hub")
 def push_to_hub(
     dictionaries: Sequence[Dictionary], repo_id: str, private: bool, prompts: bool, text_licence: str | None
 ) -> str:

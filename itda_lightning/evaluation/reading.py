@@ -17,7 +17,7 @@ from itda_lightning.activations.harvesting import harvest
 from itda_lightning.activations.text.documents import load_documents
 from itda_lightning.activations.text.rows import Rows, pack
 from itda_lightning.activations.text.tokenizer import encode
-from itda_lightning.dictionary.atoms_with_model import READ_BY, does
+from itda_lightning.dictionary.atoms_with_model import READ_BY
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.data_of import add_prompts, data_for
@@ -78,7 +78,6 @@ def load_model(dictionary: Dictionary, device: str = "auto") -> Any:
     return loaded.model.model
 
 
-@does("decompose")
 def decompose_by_model(dictionary: Dictionary, text: str, positions: Sequence[int] | int | None, device: str) -> Any:
     """Do the work of ``Dictionary.decompose``."""
     hook, data = data_of(dictionary, device)
@@ -87,7 +86,6 @@ def decompose_by_model(dictionary: Dictionary, text: str, positions: Sequence[in
     return result
 
 
-@does("top_contexts")
 def top_contexts(
     dictionary: Dictionary,
     atom: int,

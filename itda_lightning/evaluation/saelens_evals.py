@@ -15,8 +15,8 @@ from sae_lens.training.activation_scaler import ActivationScaler
 from torch import Tensor
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.activations.harvesting import make_store
 from itda_lightning.activations.models.language_model import LanguageModel
+from itda_lightning.activations.store import make_store
 from itda_lightning.activations.text.rows import Rows
 from itda_lightning.activations.text.tokenizer import Tokenizer, special_ids, special_tokens
 from itda_lightning.errors import InputError

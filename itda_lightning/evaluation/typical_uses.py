@@ -11,7 +11,6 @@ from torch import Tensor
 from itda_lightning.activations.bundled import cache_directory
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.models.given_model import GivenModel
-from itda_lightning.dictionary.atoms_with_model import does
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.reading import data_of
@@ -23,7 +22,6 @@ from itda_lightning.machine.made_once import hash_of
 TYPICAL, OF_CODES = "typical_coefficients", "typical_of"
 
 
-@does("typical_coefficient")
 def typical_coefficient(dictionary: Dictionary, atom: int, x: Tensor | None = None) -> float:
     """Do the work of ``Dictionary.typical_coefficient``."""
     atom = dictionary.check_atom(atom)

@@ -71,9 +71,13 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
 
 
 def check_sizes(arguments: Mapping[str, Any], widths: Mapping[str, int]) -> None:
-    """Raise InputError for dictionaries of ``widths`` (hook point -> d_in) that no memory holds, or senseless codes."""
+    """Raise InputError for dictionaries of ``widths`` (hook point -> d_in) that nothing holds, or senseless codes."""
     most = MOST_K_PER_DIMENSION * min(widths.values())
     check_between(1, most, {"model.k": arguments["k"]}, f"activations here have {min(widths.values()):,} dimensions")
+    if (budget := arguments["memory_budget"]) is not None:
+        method = PURSUITS[arguments["pursuit"]]
+        for width in widths.values():
+            method.check_budget(budget, arguments["max_atoms"], width, arguments["k"])
     itemsize = getattr(torch, arguments["atoms_dtype"]).itemsize
     needed = sum(arguments["max_atoms"] * (width * itemsize + PER_ATOM) for width in widths.values())
     there = total_memory(torch.device("cpu"))

@@ -13,6 +13,7 @@ from itda_lightning.dictionary.sources import Sources
 from itda_lightning.errors import InputError
 from itda_lightning.fitting.checkpoint_io import read_checkpoint, state_of_a_fit
 from itda_lightning.fitting.run_directory import DICTIONARIES, is_run
+from itda_lightning.machine.devices import device_of
 from itda_lightning.machine.digests import reason
 from itda_lightning.machine.part_files import is_part
 from itda_lightning.machine.paths import user_path
@@ -34,7 +35,7 @@ def load_dictionary(path: str | Path, hook_name: str | None = None, device: str 
 
     Raises:
         InputError: no such path or repository, nothing of this kind in it, damaged files, no dictionary of that hook
-            point, or several and no ``hook_name``.
+            point, or several and no ``hook_name``; a device that is not available.
 
     Example:
         >>> import torch
@@ -43,6 +44,7 @@ def load_dictionary(path: str | Path, hook_name: str | None = None, device: str 
         >>> il.load_dictionary("saved").n_atoms
         4
     """
+    device = device_of(device)
     path = downloaded(path)
     if path.is_file():
         return _from_checkpoint(path, hook_name, device)

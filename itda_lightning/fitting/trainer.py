@@ -7,7 +7,7 @@ import lightning as L
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.fitting.module import ITDA
-from itda_lightning.fitting.trainer_options import TRAINER_DEFAULTS
+from itda_lightning.fitting.trainer_options import TRAINER_DEFAULTS, accelerator_of
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,8 @@ def end_on_sigterm(trainer: Any) -> None:
 
 def plain_trainer(*callbacks: L.Callback, **others: Any) -> L.Trainer:
     """Return a trainer with the command's options that writes nothing; ``others`` are further arguments."""
-    return L.Trainer(**TRAINER_DEFAULTS, enable_checkpointing=False, callbacks=[StopWhenDone(), *callbacks], **others)
+    options = TRAINER_DEFAULTS | {"accelerator": accelerator_of(TRAINER_DEFAULTS["accelerator"])}
+    return L.Trainer(**options, enable_checkpointing=False, callbacks=[StopWhenDone(), *callbacks], **others)
 
 
 def fit_in_memory(module: ITDA, data: ActivationsDataModule) -> None:

@@ -15,7 +15,7 @@ from itda_lightning.machine.checks import check_seed
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": 1,
-    "accelerator": "cuda" if torch.cuda.is_available() else "cpu",  # Apple's GPUs have no float64
+    "accelerator": "auto",
     "devices": 1,
     "num_sanity_val_steps": 0,
     "log_every_n_steps": 10,
@@ -23,6 +23,12 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "logger": False,
     "check_val_every_n_epoch": None,
 }
+
+
+def accelerator_of(name: str) -> str:
+    """Return the accelerator of a fit: for "auto" a CUDA device, or the CPU; Apple's GPUs have no float64."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
 
 # Processes on one machine beyond which a number is a mistake: each loads the language model.
 MOST_DEVICES = 32

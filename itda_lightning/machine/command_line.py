@@ -98,7 +98,7 @@ def refusal_of(error: BaseException) -> str | None:
     if is_out_of_memory(error):
         return (
             f"not enough memory ({str(error) or type(error).__name__}): lower data.model_batch_size, data.batch_size, "
-            "model.max_atoms or model.k, or give the process more"
+            "model.memory_budget, model.max_atoms or model.k, or give the process more"
         )
     if isinstance(error, OSError):
         where = f" {error.filename}" if error.filename else ""
@@ -108,7 +108,7 @@ def refusal_of(error: BaseException) -> str | None:
         return (
             f"the system refuses{where or ' an operation'}: {reason}; check the path, its permissions and the network"
         )
-    return lost_others(error)
+    return lost_others(error) or unimportable(error)
 
 
 def _bug(error: Exception) -> str:

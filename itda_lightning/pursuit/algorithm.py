@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from itda_lightning.errors import InputError
 from itda_lightning.pursuit.code import SparseCode
 from itda_lightning.pursuit.correlation import Best, Correlations
 from itda_lightning.pursuit.prepared import PreparedAtoms
@@ -49,16 +50,33 @@ class Pursuit(ABC):
         return single_steps
 
     def init(self, prepared: PreparedAtoms, activations: int, k: int) -> None:
-        """Count activations that are about to be encoded: once a Gram has paid for itself, one is kept."""
+        """Count activations that are about to be encoded: once a Gram has paid for itself, one is kept.
+
+        Raises as ``check_budget``.
+        """
+        self.check_budget(prepared.budget, prepared.n, prepared.rows.shape[1], k, prepared.dtype.itemsize)
         if self.takes_gram:
             prepared.build_gram_if_repaid(activations * (k - 1))
 
+    def bytes_in_torch(self, n: int, d: int, k: int, itemsize: int) -> int:  # noqa: ARG002  other pursuits gather atoms
+        """Return the bytes that an activation takes in plain torch, the most of all ways to encode it."""
+        # n correlations, and for least squares a k x k factor in float64.
+        return max(n, 2 * k * k if self.orthogonal else 1) * itemsize
+
+    def check_budget(self, budget: int, n: int, d: int, k: int, itemsize: int = 4) -> None:
+        """Raise InputError for a budget in which not even one activation can be encoded."""
+        needed = self.bytes_in_torch(n, d, k, itemsize)
+        if budget < needed:
+            raise InputError(
+                f"memory_budget is {budget:,} bytes, but one activation takes {needed:,} with {n:,} atoms and k {k:,}: "
+                "raise it, or lower the number of atoms or k"
+            )
+
     def rows_in_torch(self, prepared: PreparedAtoms, k: int) -> int:
         """Return how many activations go through plain torch at a time."""
-        # Per activation: n correlations, and for least squares a k x k factor in float64.
-        per_row = max(prepared.n, 2 * k * k if self.orthogonal else 1) * prepared.dtype.itemsize
         block_bytes = BLOCK_BYTES.get(prepared.rows.device.type, BLOCK_BYTES_ELSEWHERE)
         block_bytes *= 1 if prepared.gram is not None else WITHOUT_GRAM
+        per_row = self.bytes_in_torch(prepared.n, prepared.rows.shape[1], k, prepared.dtype.itemsize)
         return max(1, min(block_bytes, prepared.budget // 8) // per_row)
 
 

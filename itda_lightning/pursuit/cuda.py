@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 
 # Bytes that a block of rows works in: thousands of rows, which keep every processor of a large device busy.
 BLOCK_BYTES = 256 * 2**20
+# Activations of one product with the atoms: products round by their shape, so codes do not depend on how many blocks
+# there are, and a device that runs out of memory goes on with smaller ones to the same bits.
+UNIT = 1024
 # Scores a program works on at a time. Not fewer than its threads: see the kernels' module.
 BLOCK, WARPS = 1024, 4
 # Scores that a program can hold through all steps, and how many of them each of its threads holds.
@@ -46,12 +49,14 @@ def gram_pursuit(
     """
     k = problem.k
     rows = max(1, block_bytes // (4 * padded(len(atoms)) + (8 * k * k if orthogonal else 0)))
-    codes = []
-    for block in problem.blocks(rows, torch.promote_types(atoms.dtype, torch.float32)):
+    unit = min(rows, UNIT)
+
+    def encoded(block: Problem) -> SparseCode:
         support, coefficients = _run(orthogonal, block, atoms, gram, most_resident)
         residual = block.x - combine(support, coefficients, atoms)
-        codes.append(SparseCode(support, coefficients, residual.double().square().sum(-1).to(block.x.dtype)))
-    return SparseCode.concatenate(codes)
+        return SparseCode(support, coefficients, residual.double().square().sum(-1).to(block.x.dtype))
+
+    return problem.encoded(rows // unit * unit, torch.promote_types(atoms.dtype, torch.float32), encoded, unit)
 
 
 @cache
@@ -83,7 +88,11 @@ def works_on(device: torch.device) -> bool:
 
 
 def _run(
-    orthogonal: bool, problem: Problem, atoms: Float[Tensor, "n d"], gram: Float[Tensor, "n n"], most_resident: int
+    orthogonal: bool,
+    problem: Problem,
+    atoms: Float[Tensor, "n d"],
+    gram: Float[Tensor, "n n"],
+    most_resident: int,
 ) -> tuple[Int[Tensor, "batch k"], Float[Tensor, "batch k"]]:
     x, k, path = problem.x, problem.k, problem.path
     batch, n, width = len(x), len(atoms), _readable_width(gram)
@@ -94,7 +103,8 @@ def _run(
     energy, floor, target = problem.limits()
     best, history = (path.best, path.history) if path is not None else (coefficients, coefficients)  # else never used
     alpha = x.new_zeros(batch, width)
-    correlate(x, atoms, out=alpha[:, :n])
+    for part, scores in zip(x.split(UNIT), alpha.split(UNIT), strict=True):
+        correlate(part, atoms, out=scores[:, :n])
     room, k_room = max(BLOCK, 1 << (width - 1).bit_length()), 1 << (k - 1).bit_length()  # powers of two only
     resident = room <= most_resident
     block, warps = (room, max(WARPS, room // (32 * PER_THREAD))) if resident else (BLOCK, WARPS)

@@ -45,9 +45,12 @@ class GeneralisedOrthogonalMatchingPursuit(Pursuit):
 
         return several_steps
 
+    def bytes_in_torch(self, n: int, d: int, k: int, itemsize: int) -> int:  # noqa: ARG002
+        # n scores, the atoms of the code and two k x k matrices, in float64.
+        return 8 * (n + k * d + 2 * k * k)
+
     def rows_in_torch(self, prepared: PreparedAtoms, k: int) -> int:
-        # Per activation: n scores, the atoms of its code and two k x k matrices, in float64.
-        per_row = 8 * (prepared.n + k * prepared.rows.shape[1] + 2 * k * k)
+        per_row = self.bytes_in_torch(prepared.n, prepared.rows.shape[1], k, prepared.dtype.itemsize)
         return max(1, min(BLOCK_BYTES_ELSEWHERE, prepared.budget // 8) // per_row)
 
     def run(self, problem: Problem, correlations: Correlations) -> SparseCode:

@@ -1,12 +1,15 @@
 """The problem that every pursuit solves: which activations to encode, when to stop, what to remember of the steps."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from itda_lightning.machine.shrinking_blocks import in_blocks
+from itda_lightning.pursuit.code import SparseCode
 
 # Below this share of |x| a correlation is rounding noise: picking it would grow the support and explain nothing.
 NOISE_FLOOR = 1e-6
@@ -96,6 +99,17 @@ class Problem(NamedTuple):
         for start in range(0, max(len(self.x), 1), size):
             block = self.part(slice(start, start + size))
             yield block._replace(x=block.x.to(dtype))
+
+    def encoded(
+        self, size: int, dtype: torch.dtype, encode: Callable[["Problem"], SparseCode], unit: int = 1
+    ) -> SparseCode:
+        """Encode in blocks of at most ``size`` activations of this dtype; see ``in_blocks``."""
+
+        def work(rows: slice) -> SparseCode:
+            block = self.part(rows)
+            return encode(block._replace(x=block.x.to(dtype)))
+
+        return SparseCode.concatenate(in_blocks(len(self.x), size, work, unit))
 
     def limits(self) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"], Float[Tensor, " batch"]]:
         """Return squared norms, scores that are rounding noise, and residual energies to end at (negative: never)."""

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from itda_lightning.machine.shrinking_blocks import in_blocks
 from itda_lightning.pursuit.code import SparseCode
 from itda_lightning.pursuit.generalised import factor_of, unused_last
 from itda_lightning.pursuit.prepared import PreparedAtoms
@@ -139,12 +140,13 @@ def leave_one_out(
         return _compiled(code, x.contiguous(), prepared, least_gain, nonnegative)
     entries = min(BLOCK_ENTRIES.get(x.device.type, BLOCK_ENTRIES_ELSEWHERE), prepared.budget // 64)
     rows = max(1, entries // (support.shape[1] * x.shape[1]))
-    parts = []
-    for block in (slice(start, start + rows) for start in range(0, len(x), rows)):
+
+    def pruned(block: slice) -> Pruned:
         chosen = prepared.rows[support[block].clamp(min=0)].to(x.dtype)
-        parts.append(
-            prune_chosen(SparseCode(*(values[block] for values in code)), x[block], chosen, least_gain, nonnegative)
-        )
+        part = SparseCode(*(values[block] for values in code))
+        return prune_chosen(part, x[block], chosen, least_gain, nonnegative)
+
+    parts = list(in_blocks(len(x), rows, pruned))
     return Pruned(SparseCode.concatenate(part.code for part in parts), torch.cat([part.bears for part in parts]))
 
 

@@ -56,8 +56,8 @@ def pursue(
 
         if cuda.works_on(x.device):
             return cuda.encode(method, problem, prepared)
-    blocks = problem.blocks(method.rows_in_torch(prepared, k), prepared.dtype)
-    return SparseCode.concatenate(_in_torch(method, block, prepared) for block in blocks)
+    rows = method.rows_in_torch(prepared, k)
+    return problem.encoded(rows, prepared.dtype, lambda block: _in_torch(method, block, prepared))
 
 
 def pursue_among_ranks(

@@ -26,6 +26,7 @@ from itda_lightning.machine.paths import user_path
 from itda_lightning.saelens.export_files import check_sae_files
 from itda_lightning.saelens.held_decoder import HeldDecoder
 from itda_lightning.saelens.sae_metadata import site_metadata
+from itda_lightning.saelens.training_configs import sae_config, trainer_config
 from itda_lightning.saelens.training_settings import TrainingSettings
 
 # Points of a curve: most at equal ratios of the steps, for drawing; the others evenly over the last fifth before the
@@ -99,11 +100,11 @@ def _trainer(
     start: SAE[Any] | None = None,
 ) -> SAETrainer[Any, Any]:
     """Return SAELens's trainer with new weights, or those of ``start``, and with the scale of the activations."""
-    config = settings.sae_config(rows.d_in, rows.hook_name, metadata, device)
+    config = sae_config(settings, rows.d_in, rows.hook_name, metadata, device)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         sae: TrainingSAE[Any] = get_sae_training_class(settings.architecture)[0](config)
-    trainer: SAETrainer[Any, Any] = SAETrainer(settings.trainer_config(device), sae, iter(()))
+    trainer: SAETrainer[Any, Any] = SAETrainer(trainer_config(settings, device), sae, iter(()))
     sample = rows.sample().double()
     scale = rows.d_in**0.5 / float(sample.norm(dim=1).mean())
     trainer.activation_scaler.scaling_factor = scale

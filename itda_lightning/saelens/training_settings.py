@@ -1,12 +1,7 @@
-"""Settings of the training of an SAE, and SAELens's configuration for them."""
+"""Settings of the training of an SAE by SAELens."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
-
-import torch
-from sae_lens.config import SAETrainerConfig
-from sae_lens.registry import get_sae_training_class
-from sae_lens.saes.sae import SAEMetadata, TrainingSAEConfig
 
 from itda_lightning.errors import InputError
 from itda_lightning.machine.checks import check_at_least, check_between, check_choice, check_seed
@@ -143,32 +138,3 @@ class TrainingSettings:
             options = {"max_iterations": self.k, "residual_threshold": 0.0, "stop_on_duplicate_support": False}
             options["decoder_init_norm"] = 1.0
         return options
-
-    def sae_config(
-        self, d_in: int, hook_name: str, metadata: dict[str, Any], device: torch.device
-    ) -> TrainingSAEConfig:
-        """Return SAELens's configuration of the SAE."""
-        config: TrainingSAEConfig = get_sae_training_class(self.architecture)[1](
-            d_in=d_in,
-            d_sae=self.n_latents,
-            device=str(device),
-            normalize_activations="expected_average_only_in",
-            reshape_activations="hook_z" if hook_name.endswith("hook_z") else "none",
-            metadata=SAEMetadata(**metadata),
-            **self.sparsity_options(),
-        )
-        return config
-
-    def trainer_config(self, device: torch.device) -> SAETrainerConfig:
-        """Return SAELens's configuration of its trainer."""
-        return SAETrainerConfig(
-            total_training_samples=self.steps * self.batch_size,
-            train_batch_size_samples=self.batch_size,
-            lr=self.learning_rate,
-            lr_end=self.learning_rate / 10,  # used by cosine schedules only, but required
-            lr_warm_up_steps=round(self.warm_up * self.steps),
-            lr_decay_steps=round(self.decay * self.steps),
-            device=str(device),
-            # SAELens's window of 1,000 steps would never revive dead latents in a training that is shorter.
-            dead_feature_window=max(1, min(1000, self.steps // 10)),
-        )

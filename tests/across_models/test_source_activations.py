@@ -9,7 +9,8 @@ from torch.nn.functional import normalize
 
 from itda_lightning.across_models.source_activations import at_sources, check_sources
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.activations.models.language_model import LanguageModel, LanguageModelName
+from itda_lightning.activations.models.language_model import LanguageModel
+from itda_lightning.activations.models.model_name import LanguageModelName
 from itda_lightning.dictionary.facts import settings
 from itda_lightning.dictionary.sources import Sources
 from itda_lightning.errors import InputError

@@ -6,7 +6,8 @@ import pytest
 
 from itda_lightning.activations import model_and_rows
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.activations.models.language_model import LanguageModel, LanguageModelName
+from itda_lightning.activations.models.language_model import LanguageModel
+from itda_lightning.activations.models.model_name import LanguageModelName
 from itda_lightning.activations.text.documents import load_documents
 
 HOOK = "blocks.1.hook_resid_post"

@@ -171,7 +171,7 @@ def test_every_setting_that_changes_activations_has_another_cache(
 def test_the_weights_are_read_once_for_the_name(
     make_data: MakeData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from itda_lightning.activations.models.language_model import LanguageModelName
+    from itda_lightning.activations.models.model_name import LanguageModelName
 
     calls = []
     fingerprint = LanguageModelName.fingerprint

@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from itda_lightning.activations.harvesting import harvest, make_store
+from itda_lightning.activations.harvesting import harvest
+from itda_lightning.activations.store import make_store
 from tests.activations.conftest import HOOK, MakeData
 from tests.tiny_model import save_weights
 

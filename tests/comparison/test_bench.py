@@ -11,7 +11,7 @@ from itda_lightning.comparison import bench as measuring
 from itda_lightning.comparison.bench import Bench
 from itda_lightning.comparison.candidates import identity_of, make_candidate
 from itda_lightning.comparison.comparison_settings import ComparisonSettings, EntrySettings, PCASettings
-from itda_lightning.comparison.probing_data import ProbeSettings
+from itda_lightning.comparison.probe_settings import ProbeSettings
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.saelens_evals import evaluate_sae
 from itda_lightning.fitting.loading import load_dictionary

@@ -9,7 +9,8 @@ from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 from transformers import AutoModelForCausalLM
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.activations.models.language_model import LanguageModel, LanguageModelName
+from itda_lightning.activations.models.language_model import LanguageModel
+from itda_lightning.activations.models.model_name import LanguageModelName
 from itda_lightning.comparison.latents import latent_view
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.sources import Source

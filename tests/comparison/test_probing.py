@@ -9,14 +9,14 @@ import pytest
 import torch
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 
-from itda_lightning.activations.models.language_model import LanguageModel, LanguageModelName
+from itda_lightning.activations.models.language_model import LanguageModel
+from itda_lightning.activations.models.model_name import LanguageModelName
 from itda_lightning.comparison import probing, probing_data
+from itda_lightning.comparison.probe_settings import ProbeSettings
 from itda_lightning.comparison.probing import measure_probing, probe_scores
 from itda_lightning.comparison.probing_data import (
     ProbeDataset,
-    ProbeSettings,
     cached_activations,
-    hash_of_examples,
     last_token_activations,
     load_datasets,
 )
@@ -235,8 +235,8 @@ def test_the_estimate_by_hand():
 
 
 def test_the_hash_of_examples_is_that_of_what_is_drawn():
-    one = [hash_of_examples([draw(8, 4)]) for _ in range(2)]
-    others = [hash_of_examples(datasets) for datasets in ([draw(8, 4)] * 2, [draw(8, 5)], [draw(9, 4)])]
+    one = [probing_data.hash_of_examples([draw(8, 4)]) for _ in range(2)]
+    others = [probing_data.hash_of_examples(datasets) for datasets in ([draw(8, 4)] * 2, [draw(8, 5)], [draw(9, 4)])]
     assert len({*one, *others}) == 4
 
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from itda_lightning.comparison import probing
-from itda_lightning.comparison.probing_data import ProbeSettings, load_datasets
+from itda_lightning.comparison.probe_settings import ProbeSettings
+from itda_lightning.comparison.probing_data import load_datasets
 from itda_lightning.errors import InputError
 
 

@@ -36,9 +36,12 @@ def dictionary():
 
 def test_every_method_that_works_in_another_room_works_after_the_import():
     """In a process that imports the package alone, as a notebook does: ``push_to_hub`` once did not."""
-    methods = re.findall(r'WORK\["(\w+)"\]', Path(inspect.getfile(AtomsWithModel)).read_text(encoding="utf-8"))
+    methods = re.findall(r'work_of\("(\w+)"\)', Path(inspect.getfile(AtomsWithModel)).read_text(encoding="utf-8"))
     assert len(methods) == 4
-    code = "import itda_lightning; from itda_lightning.dictionary.atoms_with_model import WORK; print(*sorted(WORK))"
+    code = (
+        "import itda_lightning; from itda_lightning.machine.late_work import WORK, work_of; "
+        "print(*sorted(method for method in WORK if callable(work_of(method))))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == sorted(methods)
 

@@ -30,7 +30,7 @@ from itda_lightning.comparison.comparison_settings import (
     PCASettings,
     RandomSettings,
 )
-from itda_lightning.comparison.probing_data import ProbeSettings
+from itda_lightning.comparison.probe_settings import ProbeSettings
 from itda_lightning.fitting.refinement import RefinementSettings
 from itda_lightning.machine.command_line import run_command
 from itda_lightning.saelens.training_settings import TrainingSettings

@@ -45,7 +45,7 @@ def test_what_does_not_parse_ends_with_exit_code_2(config_of, tmp_path, capsys, 
 
 def test_results_are_logged_to_wandb_if_a_project_is_given(config_of, tmp_path, monkeypatch, capsys):
     logged = []
-    monkeypatch.setattr(compare, "log_comparison", lambda *args: logged.append(args))
+    monkeypatch.setattr("itda_lightning.report.wandb_log.log_comparison", lambda *args: logged.append(args))
     config, directory = config_of(tmp_path / "out", {"A": PCA}), tmp_path / "out"
     assert main(["--config", str(config)]) == 0
     assert logged == []

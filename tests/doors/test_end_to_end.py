@@ -17,7 +17,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from itda_lightning import fit
-from itda_lightning.activations.models import language_model
+from itda_lightning.activations.models import loaders
 from itda_lightning.activations.text.documents import load_documents
 from itda_lightning.decompose import decompose_text
 from itda_lightning.evaluate import evaluate
@@ -43,7 +43,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     The model is loaded once for all of them, since that takes seconds.
     """
     place = tmp_path_factory.mktemp("end_to_end")
-    load = language_model._load
+    load = loaders.load
 
     @cache
     def once(name: str) -> Any:
@@ -76,7 +76,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         "page": lambda: page(str(run), device="cpu"),
     }
     printed = {}
-    with mock.patch.object(language_model, "_load", lambda *of: once(first.setdefault(of[0].name, of)[0].name)):
+    with mock.patch.object(loaders, "load", lambda *of: once(first.setdefault(of[0].name, of)[0].name)):
         for name, command in commands.items():
             with contextlib.redirect_stdout(io.StringIO()) as out:
                 command()

@@ -45,7 +45,7 @@ def run(tiny_model_dir: Path, prose_file: Path, tmp_path: Path):
 def nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WeightFiles, "_read", lambda *arguments: pytest.fail("weights are read"))
     monkeypatch.setattr(
-        "itda_lightning.activations.models.language_model._load", lambda *a: pytest.fail("a model is loaded")
+        "itda_lightning.activations.models.loaders.load", lambda *a: pytest.fail("a model is loaded")
     )
 
 

@@ -11,7 +11,8 @@ from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.activations.models.language_model import LanguageModel, LanguageModelName
+from itda_lightning.activations.models.language_model import LanguageModel
+from itda_lightning.activations.models.model_name import LanguageModelName
 from itda_lightning.activations.text.rows import Rows
 from itda_lightning.activations.text.tokenizer import special_ids
 from itda_lightning.errors import InputError

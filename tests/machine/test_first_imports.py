@@ -18,8 +18,12 @@ ROOT = Path(__file__).parents[2]
     [
         (["-m", "itda_lightning.fit", "--config", "x"], 2, "and see `itda doctor`\n"),
         (["-uBm", "itda_lightning", "verify", "x"], 2, "and see `itda doctor`\n"),
-        (["-mitda_lightning.page"], 2, "and see `itda doctor`\n"),
-        (["-c", "import itda_lightning"], 1, "ImportError: libtorch.so: cannot open shared object file\n"),
+        (["-mitda_lightning.page", "--dictionary", "x"], 2, "and see `itda doctor`\n"),
+        (
+            ["-c", "import itda_lightning; itda_lightning.Dictionary"],
+            1,
+            "ImportError: libtorch.so: cannot open shared object file\n",
+        ),
     ],
 )
 def test_a_package_that_all_need_and_that_is_broken(tmp_path: Path, call: list[str], code: int, end: str) -> None:

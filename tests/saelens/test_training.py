@@ -20,6 +20,7 @@ from itda_lightning.evaluation.saelens_evals import evaluate_sae
 from itda_lightning.machine.memory import PeakMemory
 from itda_lightning.saelens import amortised, save_export, training
 from itda_lightning.saelens.sae_metadata import EXPECTED_METADATA
+from itda_lightning.saelens.training_configs import sae_config, trainer_config
 from itda_lightning.saelens.training_settings import TrainingSettings
 from tests.fits import HOOK, data_settings
 
@@ -173,10 +174,10 @@ def test_the_loop_is_that_of_saelens(data, tmp_path):
     rows = TrainingRows(data, HOOK)
     cpu = torch.device("cpu")
     start = training._trainer(settings, rows, {}, cpu)
-    sae = get_sae_training_class("topk")[0](settings.sae_config(rows.d_in, HOOK, {}, cpu))
+    sae = get_sae_training_class("topk")[0](sae_config(settings, rows.d_in, HOOK, {}, cpu))
     sae.load_state_dict(start.sae.state_dict())
     batches = shuffled_batches(rows, settings.batch_size, settings.seed, settings.buffer_bytes)
-    trainer = SAETrainer(settings.trainer_config(cpu), sae, batches)
+    trainer = SAETrainer(trainer_config(settings, cpu), sae, batches)
     trainer.activation_scaler.scaling_factor = start.activation_scaler.scaling_factor
     trainer.fit().save_inference_model(tmp_path / "theirs")
     ours = training.train_sae(settings, data, HOOK, tmp_path / "ours")

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from itda_lightning.errors import InputError
+from itda_lightning.saelens.training_configs import sae_config, trainer_config
 from itda_lightning.saelens.training_settings import TrainingSettings
 
 TOPK = {"architecture": "topk", "n_latents": 64, "k": 4}
@@ -36,22 +37,22 @@ def test_bad_settings_are_explained(unchecked_types, base, changes, message):
 
 def test_samples_are_whole_batches_and_shares_are_steps():
     settings = TrainingSettings(**STANDARD, samples=1050, batch_size=10, warm_up=0.1, decay=0.3)
-    trainer = settings.trainer_config(torch.device("cpu"))
+    trainer = trainer_config(settings, torch.device("cpu"))
     assert settings.steps == trainer.total_training_steps == 105
     assert trainer.total_training_samples == 1050
     assert (trainer.lr_warm_up_steps, trainer.lr_decay_steps) == (10, 32)
-    sae = settings.sae_config(8, "blocks.0.hook_resid_post", {}, torch.device("cpu"))
+    sae = sae_config(settings, 8, "blocks.0.hook_resid_post", {}, torch.device("cpu"))
     assert (sae.l1_coefficient, sae.l1_warm_up_steps) == (5.0, 5)
 
 
 def test_jumprelu_is_warmed_up_for_as_long_as_it_is_trained():
     settings = TrainingSettings("jumprelu", 64, sparsity_coefficient=2.0, samples=1000, batch_size=10)
-    sae = settings.sae_config(8, "blocks.0.hook_resid_post", {}, torch.device("cpu"))
+    sae = sae_config(settings, 8, "blocks.0.hook_resid_post", {}, torch.device("cpu"))
     assert (sae.l0_coefficient, sae.l0_warm_up_steps, sae.jumprelu_sparsity_loss_mode) == (2.0, 100, "tanh")
 
 
 def test_matching_pursuit_takes_exactly_k_steps():
     settings = TrainingSettings("matching_pursuit", 64, k=4, samples=1000, batch_size=10)
-    sae = settings.sae_config(8, "blocks.0.attn.hook_z", {}, torch.device("cpu"))
+    sae = sae_config(settings, 8, "blocks.0.attn.hook_z", {}, torch.device("cpu"))
     assert (sae.max_iterations, sae.residual_threshold, sae.stop_on_duplicate_support) == (4, 0.0, False)
     assert sae.reshape_activations == "hook_z"

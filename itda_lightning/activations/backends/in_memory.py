@@ -8,7 +8,7 @@ import torch
 from itda_lightning.activations.backends.harvest_plan import PROCESS_BYTES, HarvestPlan, batch_bytes
 from itda_lightning.activations.cache import SHARD_ROWS
 from itda_lightning.activations.datamodule import ActivationsDataModule
-from itda_lightning.activations.models.language_model import BALANCED
+from itda_lightning.activations.models.model_name import BALANCED
 from itda_lightning.activations.models.quantised import quantizer_of, working_bytes
 from itda_lightning.activations.models.skeleton import config_of, directory_of, make_skeleton
 from itda_lightning.errors import InputError

@@ -5,14 +5,8 @@ from typing import Any
 
 import torch
 import xxhash
-from sae_lens.load_model import HookedProxyLM
-from transformer_lens import HookedTransformer
-from transformer_lens.model_bridge import TransformerBridge
-from transformers import PreTrainedModel
 
-from itda_lightning.activations.models.hook_points import no_such_hook_point
-from itda_lightning.activations.models.language_model import DTYPES, LanguageModelName, Loader
-from itda_lightning.activations.models.own_activations import OwnModel
+from itda_lightning.activations.models.model_name import DTYPES, LanguageModelName, Loader
 from itda_lightning.errors import InputError
 
 UNNAMED = "a model without a name"
@@ -33,6 +27,11 @@ class GivenModel(LanguageModelName):
     @classmethod
     def of(cls, model: Any, tokenizer: Any = None) -> "GivenModel":
         """Name a loaded model. Raises InputError for what is none, is in training mode or has no tokenizer."""
+        # Whoever loaded one waited for them; whoever gives a name need not.
+        from transformer_lens import HookedTransformer
+        from transformer_lens.model_bridge import TransformerBridge
+        from transformers import PreTrainedModel
+
         tokenizer = getattr(model, "tokenizer", None) if tokenizer is None else tokenizer
         loader: Loader
         if isinstance(model, TransformerBridge):
@@ -66,16 +65,3 @@ class GivenModel(LanguageModelName):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return f"given {digest.hexdigest()}"
-
-    def load(self, hook_names: list[str], own: OwnModel) -> Any:  # noqa: ARG002  a bridge's modules are wrapped already
-        """Return the model as what SAELens's store runs. Raises InputError for an unknown hook point."""
-        if self.loader == "huggingface":
-            modules = [module for module, _ in self.model.named_modules() if module]
-            for hook_name in hook_names:
-                if hook_name not in modules:
-                    raise no_such_hook_point(self.name, hook_name, modules)
-            return HookedProxyLM(self.model, self.tokenizer, hook_names=hook_names)
-        if self.loader == "bridge" and not self.model.compatibility_mode:
-            # Without this, the usual hook names (aliases) silently cache nothing.
-            self.model.enable_compatibility_mode(disable_warnings=True, no_processing=True)
-        return self.model

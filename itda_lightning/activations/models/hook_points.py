@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from sae_lens.util import extract_stop_at_layer_from_tlens_hook_name
 
+from itda_lightning.activations.models.model_name import first_line
 from itda_lightning.activations.models.own_activations import (
     OwnModel,
     check_agreement,
@@ -78,11 +79,6 @@ def no_such_hook_point(name: str, hook_name: str, known: list[str]) -> InputErro
     known = list(dict.fromkeys(known))
     nearest = difflib.get_close_matches(hook_name, known, n=4, cutoff=0.5) or known[:4]
     return InputError(f"the language model {name!r} has no hook point {hook_name!r}: did you mean one of {nearest}?")
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, empty for none."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else ""
 
 
 def _resolves(model: Any, loader: str, hook_name: str) -> bool:

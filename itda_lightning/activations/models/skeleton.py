@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from itda_lightning.activations.models.adapters import check_no_adapter
 from itda_lightning.activations.models.foreign_code import no_foreign_code
-from itda_lightning.activations.models.language_model import LanguageModelName
+from itda_lightning.activations.models.model_name import LanguageModelName
 from itda_lightning.activations.models.quantised import quantizer_of, replace_modules
 from itda_lightning.errors import InputError
 

@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 import xxhash
-from datasets import Dataset, IterableDataset, load_dataset
 
 from itda_lightning.activations.bundled import resolve
-from itda_lightning.activations.text.text_files import TextFiles, is_saved, load_saved, suffix_of
 from itda_lightning.errors import InputError
 from itda_lightning.machine.memory import TOO_LITTLE_MEMORY, is_out_of_memory
 from itda_lightning.machine.paths import is_meant_as_path, user_path
@@ -20,13 +18,13 @@ FINGERPRINT_DOCUMENTS = 256
 
 
 class Documents:
-    """The texts of one split of a dataset, by their index.
+    """The texts of one split of a ``Dataset`` or ``IterableDataset``, by their index.
 
     ``fingerprint`` hashes the first 256 texts: it is the same in any form and place, so that dictionaries of different
     runs, machines and models can be compared.
     """
 
-    def __init__(self, dataset: Dataset | IterableDataset, text_column: str, name: str) -> None:
+    def __init__(self, dataset: Any, text_column: str, name: str) -> None:
         # A stream has its columns in its first document; an empty one has none.
         columns = dataset.column_names or list(next(_readable(dataset, name), {}))
         if columns and text_column not in columns:
@@ -46,7 +44,7 @@ class Documents:
 
     def shuffled(self, seed: int) -> Iterator[tuple[int, str]]:
         """Yield (index, text) in an order that depends on the seed alone; a stream keeps its order."""
-        if isinstance(self.dataset, IterableDataset):
+        if not hasattr(self.dataset, "__len__"):  # a stream
             yield from self.in_order()
             return
         order = np.random.default_rng(seed).permutation(len(self.dataset)).tolist()
@@ -80,6 +78,11 @@ def load_documents(
     ``config`` and ``revision`` are those of a hub dataset. Raises InputError for what cannot be read, has no such split
     or column, or is empty.
     """
+    # `datasets` takes a second to import, for which whoever opens no documents need not wait.
+    from datasets import load_dataset
+
+    from itda_lightning.activations.text.text_files import TextFiles, is_saved, load_saved, suffix_of
+
     empty = InputError(f"the dataset {dataset!r} (split {split!r}) is empty: give one with documents")
     files = None
     try:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from itda_lightning.activations.models import language_model
-from itda_lightning.activations.models.language_model import directory_fingerprint
+from itda_lightning.activations.models import model_name
+from itda_lightning.activations.models.model_name import directory_fingerprint
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_it_is_a_hash_of_names_and_contents(model: Path, isolated_cache: Path) -
 def test_that_of_a_large_model_is_remembered(
     model: Path, isolated_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(language_model, "REMEMBERED_BYTES", 1)
+    monkeypatch.setattr(model_name, "REMEMBERED_BYTES", 1)
     file = model / "model.safetensors"
     first, times = directory_fingerprint(model), file.stat()
     file.write_bytes(b"damaged")  # by the disk: neither size nor time changes

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from transformers import dynamic_module_utils
 
-from itda_lightning.activations.models.language_model import LanguageModel, LanguageModelName
+from itda_lightning.activations.models.language_model import LanguageModel
+from itda_lightning.activations.models.model_name import LanguageModelName
 from itda_lightning.activations.models.skeleton import config_of
 from itda_lightning.errors import InputError
 

@@ -9,7 +9,8 @@ import psutil
 import pytest
 import torch
 
-from itda_lightning.activations.models.language_model import LanguageModel, LanguageModelName
+from itda_lightning.activations.models.language_model import LanguageModel
+from itda_lightning.activations.models.model_name import LanguageModelName
 from itda_lightning.errors import InputError
 from tests.tiny_model import LONGEST_CONTEXT, WIDTH, save_weights
 

@@ -12,7 +12,8 @@ import torch
 from itda_lightning.activations.backends.harvest_plan import PROCESS_BYTES
 from itda_lightning.activations.backends.in_memory import InMemoryBackend
 from itda_lightning.activations.backends.streamed.streamed_decoder import StreamedDecoder
-from itda_lightning.activations.models.language_model import LanguageModel, LanguageModelName
+from itda_lightning.activations.models.language_model import LanguageModel
+from itda_lightning.activations.models.model_name import LanguageModelName
 from itda_lightning.errors import InputError
 from tests.activations.backends.streaming import QUANTISED, backend, files, quantise, save_model, save_quantised
 from tests.activations.conftest import MakeData

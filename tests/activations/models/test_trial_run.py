@@ -13,7 +13,8 @@ from transformers import AutoTokenizer
 
 from itda_lightning.activations.harvesting import harvest
 from itda_lightning.activations.models import own_activations
-from itda_lightning.activations.models.language_model import LanguageModel, LanguageModelName
+from itda_lightning.activations.models.language_model import LanguageModel
+from itda_lightning.activations.models.model_name import LanguageModelName
 from itda_lightning.activations.models.own_activations import OwnModel
 from itda_lightning.errors import InputError
 from tests.activations.conftest import MakeData

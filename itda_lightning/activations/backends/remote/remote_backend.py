@@ -20,7 +20,7 @@ from itda_lightning.activations.cache import SHARD_ROWS
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.harvesting import RowActivations, check_tokens
 from itda_lightning.activations.models.foreign_code import no_foreign_code
-from itda_lightning.activations.models.language_model import LanguageModelName
+from itda_lightning.activations.models.model_name import LanguageModelName
 from itda_lightning.activations.models.skeleton import ResidualStream, attention_of, decoder_config
 from itda_lightning.activations.text.rows import Rows
 from itda_lightning.activations.text.split import SPLITS

@@ -26,7 +26,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils import logging as transformers_logging
 
 from itda_lightning.activations.backends.streamed.weight_files import WeightFiles
-from itda_lightning.activations.models.language_model import LanguageModelName
+from itda_lightning.activations.models.model_name import LanguageModelName
 from itda_lightning.activations.models.quantised import statistics, working_bytes, wrongly_packed
 from itda_lightning.activations.models.skeleton import ResidualStream, directory_of, make_skeleton
 from itda_lightning.errors import InputError

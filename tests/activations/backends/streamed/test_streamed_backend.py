@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from itda_lightning.activations.backends.streamed.streamed_decoder import StreamedDecoder
-from itda_lightning.activations.models.language_model import LanguageModelName
+from itda_lightning.activations.models.model_name import LanguageModelName
 from tests.activations.backends.streaming import ARCHITECTURES, backend, files, save_model
 from tests.activations.conftest import MakeData
 
