@@ -18,12 +18,13 @@ Measured (SmolLM2-135M-Instruct from 4 bits, d 576, 8,000 activations, k 32, thr
 import math
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from itda_lightning.growth.pivoting import choose_pivots
 from itda_lightning.growth.rule import Encode, Growth, GrowthRule
-from itda_lightning.pursuit import PreparedAtoms, combine, pursue
+from itda_lightning.pursuit import PreparedAtoms, SparseCode, combine, pursue
 
 # A component is large when its share of a residual's energy is this many times that of a random direction, or half.
 STANDS_OUT, LARGEST_BOUND = 3.0, 0.5
@@ -43,70 +44,38 @@ def grow_worst_first(
     found the dictionary full. ``residual_energy`` is that of the last encode, for an atom the one that it failed. Rows
     of ``prepared`` beyond its atoms are scratch.
     """
-    n_atoms, unit, atoms = prepared.n, normalize(x, dim=1), prepared.as_stored(x)
+    n_atoms, given, atoms = prepared.n, x, prepared.as_stored(x)
     x = x.to(prepared.dtype)
-    reference = rule.reference(x)
+    reference, shares = rule.reference(x), rule.shares(x)
     residual_energy = torch.zeros_like(reference)
     accepted = torch.empty(0, dtype=torch.int64, device=x.device)
     rows = torch.arange(len(x), device=x.device)  # to be judged in this round
     bound, encodes = min(STANDS_OUT / x.shape[1], LARGEST_BOUND), 0
     while len(rows):
-        residual = x[rows]
         if prepared.n:
             encodes += len(rows)
-            code = encode(rule.pursuit, residual, prepared, rule.k, rule.nonnegative, rule.shares(residual))
-            residual = residual - combine(code.support, code.coefficients, prepared.atoms)
-        residual_energy[rows] = code.residual_energy if prepared.n else residual.square().sum(-1)
-        share = residual_energy[rows] / reference[rows]  # nan without energy, which is no failure
-        failed = share > rule.threshold
+            targets = shares if isinstance(shares, float) else shares[rows]
+            code = encode(rule.pursuit, x[rows], prepared, rule.k, rule.nonnegative, targets)
+        else:
+            nothing = x.new_empty(len(rows), 0)
+            code = SparseCode(nothing.long(), nothing, x.square().sum(-1))
+        residual_energy[rows] = code.residual_energy
+        share = code.residual_energy / reference[rows]  # nan without energy, which is no failure
+        failed = (share > rule.threshold).nonzero()[:, 0]
         if rule.admits_repeats:  # else no repeat of an atom fails
-            failed &= ~rule.repeats(atoms[rows], prepared.atoms)
+            failed = failed[~rule.repeats(atoms[rows[failed]], prepared.atoms)]
         if len(accepted):
-            bound = min(bound * max(float(failed.double().mean()), LEAST_FAILING) / FAILING_AGAIN, LARGEST_BOUND)
-        rows, residual, share = rows[failed], residual[failed], share[failed]
+            bound = min(bound * max(len(failed) / len(rows), LEAST_FAILING) / FAILING_AGAIN, LARGEST_BOUND)
+        rows, share = rows[failed], share[failed]
         if encodes + len(rows) > MOST_ENCODES * len(x):
             bound = math.inf
-        scaled = residual / reference[rows, None].sqrt()
-        chosen = rows[_pivots(scaled, share, atoms[rows], rule, bound, prepared.capacity - prepared.n)]
+        residual = x[rows] - combine(code.support[failed], code.coefficients[failed], prepared.atoms)
+        residual /= reference[rows, None].sqrt()
+        chosen = rows[choose_pivots(residual, share, atoms[rows], rule, bound, prepared.capacity - prepared.n)]
         accepted = torch.cat([accepted, chosen])
         prepared.place(prepared.n, atoms[chosen])
         if bound == math.inf or prepared.n == prepared.capacity:
             break
         rows = rows[~torch.isin(rows, chosen)]
     prepared.n = n_atoms
-    return Growth(accepted, unit[accepted], residual_energy)
-
-
-def _pivots(
-    residual: Float[Tensor, "m d"],
-    share: Float[Tensor, " m"],
-    atoms: Float[Tensor, "m d"],
-    rule: GrowthRule,
-    bound: float,
-    room: int,
-) -> Int[Tensor, " p"]:
-    """Choose the failures to append in one round, the worst first, and overwrite ``residual`` and ``share``.
-
-    Residuals are those of activations scaled to a reference energy of 1, with energies ``share``. A component is
-    removed from those of whose energy it is at least the share ``bound``.
-    """
-    chosen: list[int] = []
-    taken = torch.empty_like(atoms)
-    while len(chosen) < min(room, len(share)):
-        worst = int(share.argmax())
-        if float(share[worst]) <= rule.threshold:
-            break
-        if bool(rule.repeats(atoms[worst, None], taken[: len(chosen)])):
-            share[worst] = 0
-            continue
-        taken[len(chosen)] = atoms[worst]
-        chosen.append(worst)
-        direction = normalize(residual[worst], dim=0)
-        component = residual @ direction
-        if rule.nonnegative:
-            component = component.clamp(min=0)
-        explained = (component.square() > bound * share).nonzero()[:, 0]
-        residual[explained] -= component[explained, None] * direction
-        share[explained] -= component[explained].square()
-        residual[worst], share[worst] = 0, 0
-    return torch.tensor(chosen, dtype=torch.int64, device=share.device)
+    return Growth(accepted, normalize(given[accepted], dim=1), residual_energy)

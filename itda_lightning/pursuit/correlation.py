@@ -29,7 +29,7 @@ def correlate(
 ) -> Float[Tensor, "batch n"]:
     """Return ``x @ atoms.T`` in the precision of x, at least that of the atoms, whatever is set for other products."""
     out = x.new_empty(len(x), len(atoms)) if out is None else out
-    with _full_precision(x.device):
+    with full_precision(x.device):
         if atoms.dtype == x.dtype:
             return torch.mm(x, atoms.T, out=out)
         size = max(1, WIDENED_BYTES // (x.itemsize * max(1, x.shape[1])))
@@ -39,7 +39,7 @@ def correlate(
 
 
 @contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
+def full_precision(device: torch.device) -> Iterator[None]:
     """Multiply in full float32: TF32 and autocast would round the correlations that decide which atom is picked."""
     matmul = torch.backends.cuda.matmul
     name, full = ("fp32_precision", "ieee") if hasattr(matmul, "fp32_precision") else ("allow_tf32", False)

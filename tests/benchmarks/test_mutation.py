@@ -69,7 +69,7 @@ def test_a_larger_sample_continues_a_smaller_one(room):
 def test_the_tests_of_the_file_come_first():
     paths = ["tests/growth/test_rule.py", "tests/growth/test_worst_first.py", "tests/fitting/test_wandb.py"]
     items = [SimpleNamespace(path=ROOT / path, nodeid=f"{path}::test") for path in (*paths, paths[1])]
-    chosen = nearest(items, ROOT, "itda_lightning/growth/worst_first.py", "_pivots")
+    chosen = nearest(items, ROOT, "itda_lightning/growth/worst_first.py", "grow_worst_first")
     assert [str(Path(item.path).relative_to(ROOT)) for item in chosen] == [paths[1], paths[1], paths[0]]
 
 

@@ -15,7 +15,7 @@ from tests.growth.naive import mixtures
 def test_how_large_a_removed_component_is_follows_from_what_failed_again(monkeypatch):
     """The share from which on components are removed changes by how many of those taken for explained still fail."""
     seen: list[tuple[int, float, int]] = []  # of each round: how many fail, the bound, how many become atoms
-    pivots = module._pivots
+    pivots = module.choose_pivots
 
     def watched(residual: Tensor, share: Tensor, atoms: Tensor, rule: GrowthRule, bound: float, room: int) -> Tensor:
         n_failing = len(share)
@@ -23,7 +23,7 @@ def test_how_large_a_removed_component_is_follows_from_what_failed_again(monkeyp
         seen.append((n_failing, bound, len(chosen)))
         return chosen
 
-    monkeypatch.setattr(module, "_pivots", watched)
+    monkeypatch.setattr(module, "choose_pivots", watched)
     x = mixtures(600, 48, seed=0, dtype=torch.float32)
     module.grow_worst_first(x, PreparedAtoms(x.new_zeros(600, 48), 0), GrowthRule(4, "mp", False, 0.3))
     bounds = [bound for _, bound, _ in seen]
