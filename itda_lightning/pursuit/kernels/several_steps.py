@@ -1,62 +1,13 @@
-"""The compiled loops of pursuits that take several atoms per step; see ``screening``."""
+"""The step of pursuits that take several atoms at a time, in the compiled loops without a Gram."""
 
 import math
 
 import numpy as np
 
 from itda_lightning.pursuit.kernels.jit import Double, Index, compiled
-from itda_lightning.pursuit.kernels.named_arrays import Choice, Path, Problem, Progress, Screen
+from itda_lightning.pursuit.kernels.named_arrays import Choice, Path, Problem, Progress
 from itda_lightning.pursuit.kernels.steps import copy_to, gram_of, subtract_atoms, widen
-from itda_lightning.pursuit.kernels.sums import accurate_dot, dot
-
-
-@compiled
-def insert(atom: int, score: float, atoms: Index, scores: Double) -> None:
-    """Put an atom into the list of the best, the largest score first, the lowest index of equal ones first."""
-    place = atoms.shape[0]
-    while place > 0 and (
-        score > scores[place - 1] or (score == scores[place - 1] and (atoms[place - 1] < 0 or atom < atoms[place - 1]))
-    ):
-        place -= 1
-    if place == atoms.shape[0]:
-        return
-    for later in range(atoms.shape[0] - 1, place, -1):
-        atoms[later], scores[later] = atoms[later - 1], scores[later - 1]
-    atoms[place], scores[place] = atom, score
-
-
-@compiled
-def select(start: int, stop: int, problem: Problem, screen: Screen, progress: Progress, choice: Choice) -> None:
-    """Bring the lists of the best atoms outside the support up to date with the screened part of the atoms.
-
-    Row ``p`` of the screen belongs to the activation ``progress.rows[p]``, for p in ``start..stop``.
-    """
-    count, first, n, nonnegative = choice.atoms.shape[1], screen.first, screen.n_atoms, problem.nonnegative
-    screened_atoms, screened = np.empty(count, np.int64), np.empty(count)
-    for p in range(start, stop):
-        i = progress.rows[p]
-        scores, residual = screen.scores[p].reshape(-1)[:n], progress.residual[i]
-        top = np.float32(0)
-        for atom in range(n):
-            top = max(top, abs(scores[atom]))
-        error = screen.error[p] + screen.relative * top
-        error += problem.rounding * math.sqrt(accurate_dot(residual, residual))
-        for atom in progress.support[i]:
-            if first <= atom < first + n:
-                scores[atom - first] = 0
-        screened_atoms[:], screened[:] = -1, 0.0
-        for atom in range(n):
-            value = scores[atom] if nonnegative else abs(scores[atom])
-            if value > screened[count - 1]:
-                insert(atom, value, screened_atoms, screened)
-        # The best exact scores are at least the best screened ones less the error, so nothing much below those can win.
-        bar = max(screened[count - 1] - 2 * error, choice.scores[i, count - 1] - error)
-        for atom in range(n):
-            value = scores[atom] if nonnegative else abs(scores[atom])
-            if value >= bar and value != 0:
-                exact = dot(residual, problem.atoms[first + atom])
-                exact = exact if nonnegative else abs(exact)
-                insert(first + atom, exact, choice.atoms[i], choice.scores[i])
+from itda_lightning.pursuit.kernels.sums import accurate_dot
 
 
 @compiled
