@@ -43,11 +43,8 @@ BATCH = 4096
 
 def activations_of_model(n: int, budget: int, cache_dir: Path) -> tuple[Problem, str]:
     """Return a batch of the model's activations, with n others as atoms, and the fingerprint of the model."""
-    # Those of the study of labels, which are many; the first rows are as good as any.
-    data = il.ActivationsDataModule(
-        MODEL, [HOOK], DATASET, training_tokens=655_360, validation_tokens=32_768, cache_dir=str(cache_dir)
-    )
-    training = TrainingRows(data, HOOK, n + 2 * BATCH)
+    data = il.ActivationsDataModule(MODEL, [HOOK], DATASET, training_tokens=n + 2 * BATCH, cache_dir=str(cache_dir))
+    training = TrainingRows(data, HOOK)
     x = training.read(0, training.n_rows)
     x = (x - x.mean(0))[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]
     atoms = torch.nn.functional.normalize(x[:n], dim=1)

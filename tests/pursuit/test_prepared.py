@@ -82,7 +82,7 @@ def test_the_budget_decides_what_is_kept():
     for one, other in zip(pursue("omp", x, without_copy, 5), pursue("omp", x, with_copy, 5), strict=True):
         assert torch.equal(one, other)
     assert torch.equal(kept.coarse.part(3, 9), atoms[3:9].to(torch.bfloat16))
-    assert not PreparedAtoms(atoms, 2000, 2**20, half=True).coarse.used  # a rounded part would be a quarter of it
+    assert not PreparedAtoms(more, 18_000, 2**20, half=True).coarse.used  # a rounded part would be half of it
 
 
 def test_a_coarse_screen_that_rules_out_little_is_given_up(monkeypatch):
