@@ -25,7 +25,7 @@ import torch
 from itda_lightning.__main__ import COMMANDS
 from itda_lightning.pursuit import kernels
 
-LOOPS = {"gram_rows.pursue_rows", "gram_rows.pursue_and_append", "single_steps.select", "single_steps.take"}
+LOOPS = {"gram_rows.pursue_rows", "gram_rows.pursue_and_append", "products.select", "single_steps.take"}
 
 # One server per test process; its children share what it has imported.
 PROCESSES = multiprocessing.get_context("forkserver")

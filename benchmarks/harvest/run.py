@@ -67,7 +67,13 @@ def main(
             gc.collect()
         once = harvest(load(data.model_name.name, [hook], dtype), rows, batch_size)
         harvested[dtype] = torch.cat([part.activations[hook].float() for part in once])
-    study = Study("harvest/run", model if model.startswith("bundled:") else Path(model).name, data.model_name.fingerprint(), hook, DATASET)
+    study = Study(
+        "harvest/run",
+        model if model.startswith("bundled:") else Path(model).name,
+        data.model_name.fingerprint(),
+        hook,
+        DATASET,
+    )
     result = {
         **describe(study),
         "tokens": rows.tokens.numel(),

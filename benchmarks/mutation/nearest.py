@@ -9,6 +9,7 @@ KERNELS = "itda_lightning/pursuit/kernels/"
 # Whole pursuits alone reach the compiled loops: the test files to run for each of their files, and for the others.
 OF_LOOPS = {
     "gram_rows.py": ("pursuit/test_laws.py", "growth/test_sequential.py", "pursuit/test_growing_dictionary.py"),
+    "products.py": ("pursuit/test_generalised.py", "pursuit/test_laws.py", "pursuit/test_against_oracle.py"),
     "several_steps.py": ("pursuit/test_generalised.py",),
     "pruning_rows.py": ("pursuit/test_pruning.py",),
     "triton_kernels.py": ("pursuit/test_triton.py",),

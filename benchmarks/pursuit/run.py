@@ -130,22 +130,28 @@ def contenders(problem: Problem, k: int, repetitions: int, quick: bool) -> dict[
 
 
 def time_all(problem: Problem, entries: dict[str, Contender]) -> dict[str, dict[str, float]]:
-    """Return µs per activation: median and range of interleaved repetitions, after one that is not counted."""
+    """Return µs per activation: median and range of interleaved repetitions, after one that is not counted.
+
+    ``processor`` is the median of the processor time of all threads, on which other processes have less influence.
+    """
     times: dict[str, list[float]] = {name: [] for name in entries}
+    processor: dict[str, list[float]] = {name: [] for name in entries}
     for repetition in range(-1, max(entry.repetitions for entry in entries.values())):
         for name, entry in entries.items():
             if repetition >= entry.repetitions or (repetition < 0 and entry.repetitions == 1):
                 continue
             rows = problem.x[: entry.activations]
-            start = time.perf_counter()
+            start, spent = time.perf_counter(), time.process_time()
             entry.encode(rows)
             if repetition >= 0:
                 times[name].append((time.perf_counter() - start) * 1e6 / entry.activations)
+                processor[name].append((time.process_time() - spent) * 1e6 / entry.activations)
     return {
         name: {
             "median": statistics.median(measured),
             "min": min(measured),
             "max": max(measured),
+            "processor": statistics.median(processor[name]),
             "activations": entries[name].activations,
             "repetitions": len(measured),
         }
@@ -226,7 +232,7 @@ def where_time_goes(problem: Problem, k: int) -> dict[str, float]:
     room = compiled.ScoreRoom.empty(rows, problem.n)
     start = time.perf_counter()
     for part in problem.x.split(rows):
-        compiled.screen(part, fast, range(problem.n), room, fast.coarse.used_with_gram)
+        compiled.screen(part, fast, room, fast.coarse.used_with_gram)
     screened = (time.perf_counter() - start) * 1e6 / len(problem.x)
     start = time.perf_counter()
     pursue("mp", problem.x, fast, k)

@@ -44,7 +44,7 @@ class Pursuit(ABC):
         return [slice(step, step + 1) for step in range(k)]
 
     def loops(self) -> Any:
-        """Return the module of the compiled loops without a Gram: ``select`` and ``take``. Needs numba."""
+        """Return the module whose ``take`` is the step of the compiled loops without a Gram. Needs numba."""
         from itda_lightning.pursuit.kernels import single_steps
 
         return single_steps

@@ -38,7 +38,7 @@ class CoarseAtoms:
         """Make room for a copy of the atoms if the budget allows it, and round the first ``n``."""
         if not self.used or self.copy is not None:
             return
-        if gram_fits or self.copy_bytes <= budget // 8:
+        if gram_fits or self.copy_bytes <= budget // 2:
             self.copy = torch.zeros_like(self._atoms, dtype=torch.bfloat16)
         elif 2 * min(PART, len(self._atoms)) * self._atoms.shape[1] > budget // 8:
             # Without a copy, atoms are rounded anew for every block, a part of them at a time.

@@ -1,7 +1,8 @@
 """Pursuits on the CPU by the compiled loops: blocks of activations, screening products, threads."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -11,12 +12,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from itda_lightning.pursuit.algorithm import Pursuit
-from itda_lightning.pursuit.coarse import PART
+from itda_lightning.pursuit.coarse import PART, CoarseAtoms
 from itda_lightning.pursuit.code import SparseCode
 from itda_lightning.pursuit.correlation import correlate
 from itda_lightning.pursuit.generalised import unused_last
 from itda_lightning.pursuit.gram import UNIT
-from itda_lightning.pursuit.kernels import gram_rows, named_arrays
+from itda_lightning.pursuit.kernels import gram_rows, named_arrays, products
 from itda_lightning.pursuit.kernels.jit import Atoms
 from itda_lightning.pursuit.kernels.screening import GROUP
 from itda_lightning.pursuit.prepared import PreparedAtoms
@@ -52,44 +53,65 @@ def encode(pursuit: Pursuit, problem: Problem, prepared: PreparedAtoms) -> Spars
     """Encode in float32; at least one atom and one activation."""
     takes_gram = pursuit.takes_gram and prepared.gram is not None
     size = min(len(problem.x), rows_at_a_time(prepared, problem.k, takes_gram))
-    room = ScoreRoom.empty(size, prepared.n if takes_gram else min(PART, prepared.n))
-    run = _with_gram if takes_gram else _without_gram
-    blocks = problem.blocks(size, torch.float32)
-    return SparseCode.concatenate(
-        run(pursuit, block._replace(x=block.x.contiguous()), prepared, room) for block in blocks
-    )
+    blocks = (block._replace(x=block.x.contiguous()) for block in problem.blocks(size, torch.float32))
+    if takes_gram:
+        scores = ScoreRoom.empty(size, prepared.n)
+        return SparseCode.concatenate(_with_gram(pursuit, block, prepared, scores) for block in blocks)
+    dtype = torch.bfloat16 if prepared.coarse.used else torch.float32
+    room = torch.empty(size * min(PART, prepared.n), dtype=dtype)
+    return SparseCode.concatenate(_without_gram(pursuit, block, prepared, room) for block in blocks)
 
 
 def rows_at_a_time(prepared: PreparedAtoms, k: int, takes_gram: bool) -> int:
     """Return how many activations have working memory near the cache and within a quarter of the budget."""
     if takes_gram:
         return max(1, min(BLOCK_BYTES, prepared.budget // 4) // (6 * max(1, prepared.n)))
-    # Residuals in two precisions, the factors of an orthogonal pursuit, scores in two precisions.
-    per_row = 6 * prepared.rows.shape[1] + 8 * k * k + 6 * min(PART, prepared.n)
+    # Residuals, and those that move, also in bfloat16; the factors of an orthogonal pursuit; a part of the products.
+    per_product = 2 if prepared.coarse.used else 4
+    per_row = 10 * prepared.rows.shape[1] + 8 * k * k + per_product * min(PART, prepared.n)
     return max(1, min(BLOCK_ROWS, prepared.budget // 4 // per_row))
 
 
-def screen(
-    x: Float[Tensor, "batch d"], prepared: PreparedAtoms, part: range, room: ScoreRoom, half: bool
-) -> named_arrays.Screen:
-    """Score a part of the atoms, in bfloat16 (``half``) or float32."""
-    first, last, count = part.start, part.stop, len(part)
-    scores = room.single[: len(x)]
-    scores[:, count:] = 0
-    error, relative = torch.zeros(len(x)), 0.0
-    if not half:
-        correlate(x, prepared.rows[first:last], out=scores[:, :count])
-    else:
-        rounded = x.to(torch.bfloat16)
-        # If they were narrower than the room, the products would not lie in rows of their own.
-        products = room.half[: len(x)] if count == room.half.shape[1] else room.half.new_empty(len(x), count)
-        scores[:, :count] = torch.mm(rounded, prepared.coarse.part(first, last).T, out=products)
-        # Norms in double precision: squares of huge and of tiny activations leave the range of float32.
-        lost = torch.linalg.vector_norm(x - rounded.float(), dim=1, dtype=torch.float64)
-        whole = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64)
-        error = (lost * (1.01 + prepared.coarse.error) + whole * prepared.coarse.error).float()
+def screen(x: Float[Tensor, "batch d"], prepared: PreparedAtoms, room: ScoreRoom, half: bool) -> named_arrays.Screen:
+    """Score all atoms, in bfloat16 (``half``) or float32."""
+    n, scores, error, relative = prepared.n, room.single[: len(x)], torch.zeros(len(x)), 0.0
+    scores[:, n:] = 0
+    if half:
+        rounded, error = in_bfloat16(x, prepared.coarse)
         relative = HALF_ROUNDING
-    return named_arrays.Screen(scores.view(len(x), -1, GROUP).numpy(), error.numpy(), relative, first, count)
+        scores[:, :n] = torch.mm(rounded, prepared.coarse.part(0, n).T, out=room.half[: len(x)])
+    else:
+        correlate(x, prepared.atoms, out=scores[:, :n])
+    return named_arrays.Screen(scores.view(len(x), -1, GROUP).numpy(), error.numpy(), relative, n)
+
+
+def products_in_parts(
+    x: Float[Tensor, "batch d"], prepared: PreparedAtoms, room: Float[Tensor, " entries"], without_support: bool
+) -> Iterator[named_arrays.Products]:
+    """Yield the products with all atoms, ``PART`` atoms at a time, in the memory and the precision of ``room``."""
+    half = room.dtype == torch.bfloat16
+    rounded, error = in_bfloat16(x, prepared.coarse) if half else (x, torch.zeros(len(x)))
+    for first in range(0, prepared.n, PART):
+        last = min(prepared.n, first + PART)
+        out = room[: len(x) * (last - first)].view(len(x), -1)
+        if half:
+            torch.mm(rounded, prepared.coarse.part(first, last).T, out=out)
+        else:
+            correlate(x, prepared.rows[first:last], out=out)
+        bits = out.view(torch.int16 if half else torch.int32).numpy()
+        relative = HALF_ROUNDING if half else 0.0
+        yield named_arrays.Products(bits, error.numpy(), relative, first, without_support)
+
+
+def in_bfloat16(
+    x: Float[Tensor, "batch d"], coarse: CoarseAtoms
+) -> tuple[Float[Tensor, "batch d"], Float[Tensor, " batch"]]:
+    """Round activations; return also by how much exact sums of products with the rounded atoms are off at most."""
+    rounded = x.to(torch.bfloat16)
+    # Norms in double precision: squares of huge and of tiny activations leave the range of float32.
+    lost = torch.linalg.vector_norm(x - rounded.float(), dim=1, dtype=torch.float64)
+    whole = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64)
+    return rounded, (lost * (1.01 + coarse.error) + whole * coarse.error).float()
 
 
 def kernel_problem(
@@ -137,7 +159,7 @@ def pursue_and_append(
     while start < batch:
         block = slice(start, min(batch, start + min(size, rows_at_a_time(prepared, k, takes_gram=True))))
         rows, n = problem.x[block].contiguous(), prepared.n
-        screened = screen(rows, prepared, range(n), ScoreRoom.empty(len(rows), n), prepared.coarse.used_with_gram)
+        screened = screen(rows, prepared, ScoreRoom.empty(len(rows), n), prepared.coarse.used_with_gram)
         support, coefficients = np.full((len(rows), k), -1), np.empty((len(rows), k), np.float32)
         code = named_arrays.Code(support, coefficients, energies[block].numpy())
         examined = torch.zeros(len(rows), dtype=torch.int64)
@@ -156,7 +178,7 @@ def pursue_and_append(
 def _with_gram(pursuit: Pursuit, problem: Problem, prepared: PreparedAtoms, room: ScoreRoom) -> SparseCode:
     assert prepared.gram is not None
     x, k, gram = problem.x, problem.k, named_arrays.Gram(prepared.gram.numpy(), UNIT)
-    screened = screen(x, prepared, range(prepared.n), room, prepared.coarse.used_with_gram)
+    screened = screen(x, prepared, room, prepared.coarse.used_with_gram)
     energy = torch.zeros(len(x), dtype=torch.float64)
     support, coefficients = torch.full((len(x), k), -1), torch.zeros(len(x), k)
     examined = torch.zeros(len(x), dtype=torch.int64)
@@ -167,11 +189,13 @@ def _with_gram(pursuit: Pursuit, problem: Problem, prepared: PreparedAtoms, room
     return SparseCode(support, coefficients, energy.float())
 
 
-def _without_gram(pursuit: Pursuit, problem: Problem, prepared: PreparedAtoms, room: ScoreRoom) -> SparseCode:
+def _without_gram(
+    pursuit: Pursuit, problem: Problem, prepared: PreparedAtoms, room: Float[Tensor, " entries"]
+) -> SparseCode:
     x, k, batch = problem.x, problem.k, len(problem.x)
     support, coefficients = torch.full((batch, k), -1), torch.zeros(batch, k, dtype=torch.float64)
     energy, residual = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).square(), x.clone()
-    loops, kernels, path = kernel_problem(pursuit, problem, prepared), pursuit.loops(), _path(problem)
+    loops, take, path = kernel_problem(pursuit, problem, prepared), pursuit.loops().take, _path(problem)
     factors = batch if pursuit.orthogonal else 1
     progress = named_arrays.Progress(
         rows=np.arange(batch),
@@ -184,20 +208,18 @@ def _without_gram(pursuit: Pursuit, problem: Problem, prepared: PreparedAtoms, r
         matrix=np.empty((factors, k, k)),
         vector=np.empty((factors, k)),
     )
-    steps = pursuit.steps(k)
-    for columns in steps:
-        rows = np.flatnonzero(progress.active)
-        if len(rows) == 0:
-            break
-        progress = progress._replace(rows=rows)
-        moving = residual[torch.from_numpy(rows)] if len(rows) < batch else residual
-        width = columns.stop - columns.start
-        choice = named_arrays.Choice(np.full((batch, width), -1), np.zeros((batch, width)))
-        for first in range(0, prepared.n, PART):
-            part = range(first, min(prepared.n, first + PART))
-            screened = screen(moving, prepared, part, room, prepared.coarse.used)
-            in_threads(kernels.select, len(rows), loops, screened, progress, choice)
-        in_threads(kernels.take, len(rows), columns.start, loops, progress, choice, path)
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for columns in pursuit.steps(k):
+            rows = np.flatnonzero(progress.active)
+            if len(rows) == 0:
+                break
+            progress = progress._replace(rows=rows)
+            moving = residual[torch.from_numpy(rows)] if len(rows) < batch else residual
+            width = columns.stop - columns.start
+            choice = named_arrays.Choice(np.full((batch, width), -1), np.zeros((batch, width)))
+            for part in products_in_parts(moving, prepared, room, pursuit.atoms_leave):
+                in_threads(products.select, len(rows), loops, part, progress, choice, pool=pool)
+            in_threads(take, len(rows), columns.start, loops, progress, choice, path, pool=pool)
     if pursuit.atoms_leave:
         support, coefficients = unused_last(support, coefficients)
     return SparseCode(support, coefficients.float(), energy.float())
@@ -208,12 +230,14 @@ def _path(problem: Problem) -> named_arrays.Path:
     return named_arrays.Path(path.best.numpy(), path.history.numpy())
 
 
-def in_threads(kernel: Callable[..., None], count: int, *arguments: Any) -> None:
-    """Call the kernel on pieces of ``range(count)`` in as many threads as torch uses."""
+def in_threads(
+    kernel: Callable[..., None], count: int, *arguments: Any, pool: ThreadPoolExecutor | None = None
+) -> None:
+    """Call the kernel on pieces of ``range(count)`` in as many threads as torch uses, those of ``pool`` if given."""
     threads = min(torch.get_num_threads(), count)
     if threads <= 1:
         kernel(0, count, *arguments)
         return
     edges = np.linspace(0, count, min(count, threads * PIECES) + 1).astype(int).tolist()
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda piece: kernel(*piece, *arguments), pairwise(edges)))
+    with ThreadPoolExecutor(threads) if pool is None else nullcontext(pool) as workers:
+        list(workers.map(lambda piece: kernel(*piece, *arguments), pairwise(edges)))

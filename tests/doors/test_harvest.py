@@ -44,9 +44,7 @@ def run(tiny_model_dir: Path, prose_file: Path, tmp_path: Path):
 @pytest.fixture
 def nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WeightFiles, "_read", lambda *arguments: pytest.fail("weights are read"))
-    monkeypatch.setattr(
-        "itda_lightning.activations.models.loaders.load", lambda *a: pytest.fail("a model is loaded")
-    )
+    monkeypatch.setattr("itda_lightning.activations.models.loaders.load", lambda *a: pytest.fail("a model is loaded"))
 
 
 def test_both_backends_fill_the_cache_of_the_same_config(run, tmp_path: Path, capsys) -> None:

@@ -26,7 +26,7 @@ class Call(NamedTuple):
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
-    """What is called from now on: compiled loops, screens, and the correlations of plain torch."""
+    """What is called from now on: compiled loops, screens, products, and the correlations of plain torch."""
     made: list[Call] = []
     for stored in STORED:
         assert prepared.compiler_works(stored)  # which runs them
@@ -44,12 +44,19 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
     spy(gram_rows, "pursue_and_append", lambda problem, *_: Call("grow with a gram", str(problem.atoms.dtype)))
     for module in (single_steps, several_steps):
         name = module.__name__.split(".")[-1].replace("_", " ")
-        spy(module, "select", lambda start, stop, problem, *_, name=name: Call(name, str(problem.atoms.dtype)))
+        spy(module, "take", lambda start, stop, step, problem, *_, name=name: Call(name, str(problem.atoms.dtype)))
     spy(pruning_rows, "prune_rows", lambda start, stop, problem, *_: Call("prune rows", str(problem.atoms.dtype)))
     spy(
         compiled,
         "screen",
-        lambda x, atoms, part, room, half: Call("screen", str(atoms.rows.dtype), "half" if half else "single"),
+        lambda x, atoms, room, half: Call("screen", str(atoms.rows.dtype), "half" if half else "single"),
+    )
+    spy(
+        compiled,
+        "products_in_parts",
+        lambda x, atoms, room, *_: Call(
+            "products", str(atoms.rows.dtype), "half" if room.dtype == torch.bfloat16 else "single"
+        ),
     )
     for name in ("GramCorrelations", "ResidualCorrelations"):
         spy(public, name, lambda x, atoms, *_, name=name: Call(name, str(atoms.dtype)))
@@ -62,8 +69,8 @@ def atoms_name(form: str, stored: torch.dtype) -> str:
     return "uint16" if stored == torch.bfloat16 else "float32"  # numpy knows no bfloat16
 
 
-def screened(form: str, stored: torch.dtype) -> Call:
-    return Call("screen", str(stored), "half" if form.endswith("half") else "single")
+def screened(form: str, stored: torch.dtype, name: str = "screen") -> Call:
+    return Call(name, str(stored), "half" if form.endswith("half") else "single")
 
 
 def expected(pursuit: str, form: str, stored: torch.dtype) -> set[Call]:
@@ -72,7 +79,8 @@ def expected(pursuit: str, form: str, stored: torch.dtype) -> set[Call]:
     if form.startswith("torch"):
         return {Call("ResidualCorrelations", str(stored))}
     loops = "several steps" if pursuit == "gomp" else "gram rows" if form.startswith("gram") else "single steps"
-    return {screened(form, stored), Call(loops, atoms_name(form, stored))}
+    screen = "screen" if loops == "gram rows" else "products"
+    return {screened(form, stored, screen), Call(loops, atoms_name(form, stored))}
 
 
 def small(form: str) -> Case:

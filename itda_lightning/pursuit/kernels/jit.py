@@ -14,6 +14,7 @@ Single = NDArray[np.float32]
 Double = NDArray[np.float64]
 Entries = NDArray[np.int16]
 Atoms = NDArray[np.float32] | NDArray[np.uint16]
+Bits = NDArray[np.int32] | NDArray[np.int16]
 Index = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 

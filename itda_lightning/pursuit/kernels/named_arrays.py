@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from itda_lightning.pursuit.kernels.jit import Atoms, Double, Entries, Flags, Index, Single
+from itda_lightning.pursuit.kernels.jit import Atoms, Bits, Double, Entries, Flags, Index, Single
 
 
 class Problem(NamedTuple):
@@ -20,13 +20,22 @@ class Problem(NamedTuple):
 
 
 class Screen(NamedTuple):
-    """Screened scores of the ``n_atoms`` atoms from ``first`` on, and the bound of their errors."""
+    """Screened scores of the first ``n_atoms`` atoms, and the bound of their errors."""
 
     scores: Single  # (rows, groups, GROUP); the last group ends in zeros. The loops overwrite them.
     error: Single  # (rows,) bound of the error
     relative: float  # further error, as a share of the row's largest |score|
-    first: int
     n_atoms: int
+
+
+class Products(NamedTuple):
+    """Products of activations with the atoms from ``first`` on, and the bound of their errors."""
+
+    bits: Bits  # (rows, m) numbers of float32 or bfloat16, as integers of the same bits
+    error: Single  # (rows,) bound of the error
+    relative: float  # further error, as a share of the row's largest |score|
+    first: int
+    without_support: bool  # no atom may be chosen again
 
 
 class Gram(NamedTuple):

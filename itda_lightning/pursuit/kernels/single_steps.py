@@ -1,45 +1,11 @@
-"""The compiled loops of pursuits that take one atom per step, without a Gram."""
-
-import math
+"""The step of pursuits that take one atom at a time, in the compiled loops without a Gram."""
 
 import numpy as np
 
 from itda_lightning.pursuit.kernels.jit import compiled
-from itda_lightning.pursuit.kernels.named_arrays import Choice, Path, Problem, Progress, Screen, Work
-from itda_lightning.pursuit.kernels.screening import GROUP, group_maxima, hide, select_among
+from itda_lightning.pursuit.kernels.named_arrays import Choice, Path, Problem, Progress, Work
 from itda_lightning.pursuit.kernels.steps import copy_to, take_matching, take_orthogonal
 from itda_lightning.pursuit.kernels.sums import accurate_dot
-
-
-@compiled
-def select(start: int, stop: int, problem: Problem, screen: Screen, progress: Progress, choice: Choice) -> None:
-    """Bring the best atoms up to date with the screened part of the atoms.
-
-    Row ``p`` of the screen belongs to the activation ``progress.rows[p]``, for p in ``start..stop``.
-    """
-    all_exact = np.empty(screen.n_atoms, np.bool_)
-    all_maxima = np.empty(screen.scores.shape[1], np.float32)
-    atoms, nonnegative = problem.atoms[screen.first :], problem.nonnegative
-    for p in range(start, stop):
-        i = progress.rows[p]
-        residual, score = progress.residual[i], choice.scores[i]
-        seen = min(screen.n_atoms, problem.visible[i] - screen.first)
-        if seen <= 0:
-            continue
-        groups = (seen + GROUP - 1) // GROUP
-        scores, maxima, exact = screen.scores[p, :groups], all_maxima[:groups], all_exact[:seen]
-        hide(scores, seen)
-        top = group_maxima(scores, nonnegative, maxima)
-        error = screen.error[p] + screen.relative * top
-        error += problem.rounding * math.sqrt(accurate_dot(residual, residual))
-        if maxima.max() + error < score[0]:
-            continue
-        exact[:] = False
-        atom, value, _ = select_among(
-            scores, maxima, residual, atoms, nonnegative, exact, np.float32(error), np.float32(0)
-        )
-        if value > score[0]:  # equal scores: the atom of an earlier part stays
-            score[0], choice.atoms[i, 0] = value, screen.first + atom
 
 
 @compiled

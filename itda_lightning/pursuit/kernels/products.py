@@ -1,0 +1,106 @@
+"""Find the best atoms of a step among the products of residuals with a part of the atoms, as they were computed.
+
+Products screen the atoms (see ``screening``) and are read once, so they stay numbers of float32 or bfloat16 and are
+compared as integers of the same bits. Without its sign bit a number orders as that integer does; with it, negative
+numbers are negative integers, which win no step. So ``bits & eligible`` is compared, signed or ``nonnegative``.
+"""
+
+import numpy as np
+
+from itda_lightning.pursuit.kernels.jit import Bits, Double, Index, compiled, vectorised
+from itda_lightning.pursuit.kernels.named_arrays import Choice, Problem, Products, Progress
+from itda_lightning.pursuit.kernels.screening import GROUP, as_number, larger
+from itda_lightning.pursuit.kernels.sums import dot
+
+
+@vectorised
+def largest(bits: Bits, eligible: np.int32) -> np.int32:
+    """Return the largest of the integers, at least 0, in their own width: so many fit a vector."""
+    kind = bits.dtype.type
+    top = kind(0)
+    for q in range(bits.shape[0]):
+        top = larger(top, kind(bits[q] & eligible))
+    return top
+
+
+@compiled
+def number(bits: np.int32, shift: int) -> np.float32:
+    """Return the number of these bits: the ``32 - shift`` upper ones of a float32."""
+    return as_number(np.int32(np.int64(bits) << shift))
+
+
+@compiled
+def bar_of(score: float, shift: int) -> int:
+    """Return the smallest integer that bits of at least this score may be."""
+    return np.int64(np.float32(score).view(np.int32)) >> shift if score > 0 else np.int64(-(2**31))
+
+
+@compiled
+def insert(atom: int, score: float, atoms: Index, scores: Double) -> None:
+    """Put an atom into the list of the best, the largest score first, the lowest index of equal ones first."""
+    place = atoms.shape[0]
+    while place > 0 and (
+        score > scores[place - 1] or (score == scores[place - 1] and (atoms[place - 1] < 0 or atom < atoms[place - 1]))
+    ):
+        place -= 1
+    if place == atoms.shape[0]:
+        return
+    for later in range(atoms.shape[0] - 1, place, -1):
+        atoms[later], scores[later] = atoms[later - 1], scores[later - 1]
+    atoms[place], scores[place] = atom, score
+
+
+@compiled
+def contains(support: Index, atom: int) -> bool:
+    """Check if the atom is in the support."""
+    found = False
+    for taken in support:
+        found |= taken == atom
+    return found
+
+
+@compiled
+def select(start: int, stop: int, problem: Problem, products: Products, progress: Progress, choice: Choice) -> None:
+    """Bring the lists of the best atoms up to date with a part of the atoms.
+
+    Row ``p`` of the products belongs to the activation ``progress.rows[p]``, for p in ``start..stop``.
+    """
+    count, first, width = choice.atoms.shape[1], products.first, products.bits.shape[1]
+    last, screened_atoms, screened = count - 1, np.empty(count, np.int64), np.empty(count)
+    all_maxima = np.empty((width + GROUP - 1) // GROUP, products.bits.dtype)
+    kind, shift = products.bits.dtype.type, 32 - 8 * products.bits.itemsize
+    eligible = kind(-1) if problem.nonnegative else kind((1 << (31 - shift)) - 1)
+    for p in range(start, stop):
+        i = progress.rows[p]
+        support, scores, residual = progress.support[i], choice.scores[i], progress.residual[i]
+        seen = min(width, problem.visible[i] - first)
+        if seen <= 0:
+            continue
+        bits, maxima = products.bits[p, :seen], all_maxima[: (seen + GROUP - 1) // GROUP]
+        for group in range(maxima.shape[0]):
+            maxima[group] = largest(bits[group * GROUP : min(seen, (group + 1) * GROUP)], eligible)
+        top = number(largest(maxima, eligible), shift)
+        # A little more than the bound: an exact score that is positive may be screened as a negative one.
+        error = 1.01 * (products.error[p] + problem.rounding * np.sqrt(progress.energy[i])) + products.relative * top
+        if top + error < scores[last]:
+            continue
+        screened_atoms[:], screened[:] = -1, 0.0
+        if count == 1 and not products.without_support:
+            screened[0] = top  # which is all that the loop would find
+        for group in range(maxima.shape[0]):
+            if number(maxima[group], shift) > screened[last]:
+                for atom in range(group * GROUP, min(seen, (group + 1) * GROUP)):
+                    value = number(bits[atom] & eligible, shift)
+                    if value > screened[last] and not (products.without_support and contains(support, first + atom)):
+                        insert(atom, value, screened_atoms, screened)
+        # The best exact scores are at least the best screened ones less the error, so nothing much below those can win.
+        bar = bar_of(max(screened[last] - 2 * error, scores[last] - error), shift)
+        for group in range(maxima.shape[0]):
+            if maxima[group] < bar:
+                continue
+            for atom in range(group * GROUP, min(seen, (group + 1) * GROUP)):
+                if (bits[atom] & eligible) < bar or (products.without_support and contains(support, first + atom)):
+                    continue
+                exact = dot(residual, problem.atoms[first + atom])
+                insert(first + atom, exact if problem.nonnegative else abs(exact), choice.atoms[i], scores)
+                bar = max(bar, bar_of(scores[last] - error, shift))
