@@ -75,11 +75,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     for engine in facts["engines"]:
         lines.append(f"{engine['device']}{engine['name'] and ' ' + engine['name']}: {engine['engine']}")
         if engine["threads"] is not None:
-            pays = (
-                "faster here, they screen atoms; so is a harvest with data.model_dtype=bfloat16"
-                if engine["half_products"]
-                else "not used, float32 is as fast here"
-            )
+            pays = "faster here, for atoms and harvests" if engine["half_products"] else "not used, float32 is as fast"
             lines.append(f"  {engine['threads']} threads (OMP_NUM_THREADS sets them); bfloat16 products: {pays}")
     lines.append("")
     for extra in facts["extras"]:

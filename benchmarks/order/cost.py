@@ -72,7 +72,7 @@ def main(
     torch.set_num_threads(1)
     directory.mkdir(parents=True, exist_ok=True)
     text = str(half_of(directory, 0))
-    sizes = {"training_tokens": MORE * TOKENS, "validation_tokens": 4096}
+    sizes: dict[str, Any] = {"training_tokens": MORE * TOKENS, "validation_tokens": 4096}
     data = il.ActivationsDataModule(MODEL, [hook_name], text, **sizes, cache_dir=cache_dir)
     data.prepare_data()
     first = data.with_settings(first_tokens=TOKENS)

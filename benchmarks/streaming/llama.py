@@ -1,4 +1,4 @@
-"""The shapes of the Llama 3.1 models and of Llama 3.2 1B, as in their config.json, and the parameters of a layer and a model."""
+"""The shapes of the Llama 3.1 models and of Llama 3.2 1B, as in their config.json, and the shapes of their tensors."""
 
 from typing import Any
 

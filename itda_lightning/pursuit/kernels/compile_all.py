@@ -1,5 +1,7 @@
 """Compile the loops of the single-step pursuits ahead of use."""
 
+from typing import Any
+
 import numpy as np
 
 from itda_lightning.pursuit.kernels import gram_rows, products, single_steps
@@ -21,7 +23,8 @@ def compile_all(half: bool = False) -> None:
     codes = index[None] - 1, double[None].copy(), double.copy()
     progress = Progress(index, flags, *codes, one.copy(), double * 0, double[None, None].copy(), double[None].copy())
     choice = Choice(index[None] - 1, double[None] * 0)
-    for kind in (np.int16, np.int32):
+    kinds: tuple[Any, ...] = np.int16, np.int32
+    for kind in kinds:
         part = Products(np.ones((1, 1), kind), one[0].copy(), 0.0, 0, False)
         products.select(0, 1, problem, part, progress, choice)
     single_steps.take(0, 1, 0, problem, progress, choice, path)

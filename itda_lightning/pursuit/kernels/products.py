@@ -5,6 +5,8 @@ compared as integers of the same bits. Without its sign bit a number orders as t
 numbers are negative integers, which win no step. So ``bits & eligible`` is compared, signed or ``nonnegative``.
 """
 
+from typing import Any
+
 import numpy as np
 
 from itda_lightning.pursuit.kernels.jit import Bits, Double, Index, compiled, vectorised
@@ -14,7 +16,7 @@ from itda_lightning.pursuit.kernels.sums import dot
 
 
 @vectorised
-def largest(bits: Bits, eligible: np.int32) -> np.int32:
+def largest(bits: Bits, eligible: np.int32) -> Any:
     """Return the largest of the integers, at least 0, in their own width: so many fit a vector."""
     kind = bits.dtype.type
     top = kind(0)
@@ -30,7 +32,7 @@ def number(bits: np.int32, shift: int) -> np.float32:
 
 
 @compiled
-def bar_of(score: float, shift: int) -> int:
+def bar_of(score: float, shift: int) -> Any:
     """Return the smallest integer that bits of at least this score may be."""
     return np.int64(np.float32(score).view(np.int32)) >> shift if score > 0 else np.int64(-(2**31))
 
