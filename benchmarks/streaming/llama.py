@@ -23,16 +23,19 @@ ALL: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
 }
 SHAPES = {
-    "1B": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32},
     "8B": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32},
     "70B": {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64},
     "405B": {"hidden_size": 16384, "intermediate_size": 53248, "num_hidden_layers": 126, "num_attention_heads": 128},
+}
+# Of Llama 3.2, which fits this memory.
+SMALL = {
+    "1B": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32},
 }
 
 
 def config(size: str, **changes: Any) -> LlamaConfig:
     """Return the configuration of Llama of a size, with some settings changed."""
-    return LlamaConfig(**{**ALL, **SHAPES[size], **changes})
+    return LlamaConfig(**{**ALL, **(SHAPES | SMALL)[size], **changes})
 
 
 def shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:

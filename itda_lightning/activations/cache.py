@@ -134,14 +134,16 @@ class ActivationCache(StoredActivations):
         bar = tqdm(total=total, unit=" tokens", unit_scale=True, desc="Harvest", disable=bars_are_hidden())
         with bar, ThreadPoolExecutor(1) as writer:  # one file is written while the next is computed
             written: tuple[list[int], Future[str] | None] = [], None
-            for turn in range(0, len(missing), n_ranks()):
-                together = missing[turn : turn + n_ranks()]
-                mine = together[rank()] if rank() < len(together) else None
-                parts = [] if mine is None else list(self._counted(read, self._rows_of(mine), bar))
+            try:
+                for turn in range(0, len(missing), n_ranks()):
+                    together = missing[turn : turn + n_ranks()]
+                    mine = together[rank()] if rank() < len(together) else None
+                    parts = [] if mine is None else list(self._counted(read, self._rows_of(mine), bar))
+                    checksums |= self._sign(*written, bar)
+                    writing = None if mine is None else writer.submit(self._write_shard, mine, parts, features)
+                    written = together, writing
+            finally:  # what is written stays
                 checksums |= self._sign(*written, bar)
-                writing = None if mine is None else writer.submit(self._write_shard, mine, parts, features)
-                written = together, writing
-            checksums |= self._sign(*written, bar)
         if rank() == 0:
             self._finish(features, {path.name: checksums[path.name] for path in paths})
         wait_for_all()
@@ -152,15 +154,15 @@ class ActivationCache(StoredActivations):
 
     def _counted(self, read: ReadRows, rows: range, bar: tqdm) -> Iterator[RowActivations]:
         for part in read(rows.start, rows.stop):
-            bar.update(next(iter(part.activations.values())).shape[0] * self.rows.context_size)
+            bar.update(len(next(iter(part.activations.values()))) * self.rows.context_size)
             yield part
 
     def _sign(self, shards: list[int], mine: "Future[str] | None", bar: tqdm) -> dict[str, str]:
-        """Wait until all processes have written their files; write and return the checksums."""
-        gathered = gather_json(None if mine is None else mine.result())[: len(shards)]
+        """Wait for the files of all processes; write and return the checksums."""
+        gathered = gather_json(mine and mine.result())
         checksums = {self._paths[shard].name: gathered[other] for other, shard in enumerate(shards)}
-        others = sum(len(self._rows_of(shard)) for other, shard in enumerate(shards) if other != rank())
-        bar.update(others * self.rows.context_size)
+        others = [len(self._rows_of(shard)) for other, shard in enumerate(shards) if other != rank()]
+        bar.update(sum(others) * self.rows.context_size)
         if rank() == 0 and checksums:
             add_checksums(self.path, checksums)
         return checksums

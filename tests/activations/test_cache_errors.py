@@ -12,8 +12,8 @@ import pytest
 import torch
 from datasets.arrow_writer import ArrowWriter
 
+from itda_lightning.activations import arrow_files, datamodule
 from itda_lightning.activations import cache as cache_module
-from itda_lightning.activations import datamodule
 from itda_lightning.activations.cache import ActivationCache
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.shuffled import TrainingRows
@@ -255,7 +255,7 @@ def test_too_little_memory_is_not_told_as_damage(
     def fail(path: str) -> None:
         raise error
 
-    monkeypatch.setattr(cache_module, "load_from_disk", fail)
+    monkeypatch.setattr(arrow_files, "load_from_disk", fail)
     with pytest.raises(InputError, match=r"reading the activation cache .* takes more memory .*; nothing is damaged"):
         read()
 
