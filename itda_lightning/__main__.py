@@ -5,6 +5,7 @@ import sys
 
 from itda_lightning.errors import InputError
 from itda_lightning.machine.command_line import run_command
+from itda_lightning.machine.first_imports import pause_collection
 
 COMMANDS = {
     "demo": "fit, evaluate, export and show a first dictionary on the bundled model",
@@ -39,9 +40,14 @@ def main(args: list[str] | None = None) -> None:
     elif name in COMMANDS:
         sys.argv = [sys.argv[0], *rest]
         # The module ends its command itself; this is for what its imports raise.
-        run_command(lambda: runpy.run_module(f"itda_lightning.{name}", run_name="__main__", alter_sys=True))
+        run_command(lambda: _run_module(name))
     else:
         run_command(lambda: _refuse(name))
+
+
+def _run_module(name: str) -> None:
+    pause_collection()
+    runpy.run_module(f"itda_lightning.{name}", run_name="__main__", alter_sys=True)
 
 
 def _refuse(name: str) -> None:

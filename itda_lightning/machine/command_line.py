@@ -1,6 +1,7 @@
 """Start and end every command of this package in the same way: whatever ends it early is one line, no traceback."""
 
 import errno
+import gc
 import logging
 import os
 import select
@@ -65,6 +66,7 @@ def run_command(command: Callable[[], object]) -> None:
     line says where to report it, the exit code is 1, and the traceback is in the file that it names, or on stderr if
     ``ITDA_LIGHTNING_TRACEBACK=1``.
     """
+    gc.enable()  # after the imports: see ``pause_collection``
     try:
         with _ended_by_sigterm():
             result = command()

@@ -3,6 +3,7 @@
 Python imports the package of a module before the module, so nothing of a command's own runs yet.
 """
 
+import gc
 import itertools
 import re
 import sys
@@ -18,6 +19,12 @@ def explain_imports() -> None:
     """Let what ends the imports of a command, and of nothing else, be one line and an exit code."""
     if program().partition(".")[0] in ("itda", PACKAGE):
         sys.excepthook = _in_one_line
+        pause_collection()
+
+
+def pause_collection() -> None:
+    """Collect no garbage until ``run_command``: imports leave none, and looking for it slows them down."""
+    gc.disable()
 
 
 def unimportable(error: BaseException) -> str | None:

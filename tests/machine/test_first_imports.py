@@ -1,5 +1,6 @@
 """A package that cannot be imported ends a command in one line; whoever imports this one gets the error itself."""
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,9 @@ def test_the_hook_of_commands(monkeypatch, capsys, error, code, said) -> None:
     monkeypatch.setattr(sys, "argv", ["/usr/bin/itda", "fit"])
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     explain_imports()
+    assert not gc.isenabled()
+    run_command(lambda: None)
+    assert gc.isenabled()
     with pytest.raises(SystemExit) as ended:
         sys.excepthook(type(error), error, None)
     assert ended.value.code == code
