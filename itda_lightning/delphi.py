@@ -1,10 +1,10 @@
 """Command: write codes as a cache of latents of delphi (``python -m itda_lightning.delphi --help``)."""
 
 import sys
-from typing import Literal
 
 from itda_lightning.machine.atomic_files import new_directory
 from itda_lightning.machine.checks import check_at_least
+from itda_lightning.machine.choices import Strength
 from itda_lightning.machine.command_line import run_command, run_function
 from itda_lightning.machine.paths import user_path
 
@@ -17,7 +17,7 @@ def delphi(
     texts: str | None = None,
     device: str = "auto",
     splits: int = 5,
-    strength: Literal["coefficient", "cosine"] = "coefficient",
+    strength: Strength = "coefficient",
     nonnegative_view: bool = False,
 ) -> None:
     """Encode held-out documents, or other texts, and write which token uses which atom, as delphi caches latents.

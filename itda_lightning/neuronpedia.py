@@ -3,11 +3,11 @@
 import re
 import sys
 from datetime import UTC, datetime
-from typing import Literal
 
 from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import new_directory
 from itda_lightning.machine.checks import check_at_least
+from itda_lightning.machine.choices import Strength
 from itda_lightning.machine.command_line import run_command, run_function
 from itda_lightning.machine.paths import user_path
 
@@ -24,7 +24,7 @@ def neuronpedia(
     atoms_per_batch: int = 128,
     top: int = 10,
     per_interval: int = 2,
-    strength: Literal["coefficient", "cosine"] = "coefficient",
+    strength: Strength = "coefficient",
     release: str | None = None,
     creator: str = "",
     creator_id: str = "",

@@ -1,8 +1,8 @@
 """Command: rebuild the dictionary of one model in another (``python -m itda_lightning.transfer --help``)."""
 
 import sys
-from typing import Literal
 
+from itda_lightning.machine.choices import Loader
 from itda_lightning.machine.command_line import run_command, run_function
 from itda_lightning.machine.paths import user_path
 
@@ -16,7 +16,7 @@ def transfer_command(
     output: str,
     hook_name: str | None = None,
     target_hook_name: str | None = None,
-    loader: Literal["bridge", "hooked_transformer", "huggingface"] = "bridge",
+    loader: Loader = "bridge",
     model_revision: str | None = None,
     model_dtype: str = "float32",
     device: str = "auto",

@@ -33,7 +33,7 @@ class Curve(L.Callback):
     def __init__(self) -> None:
         self.points: list[tuple[int, int, float]] = []
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:  # noqa: ARG002
+    def on_train_batch_end(self, _trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Record a point."""
         assert isinstance(pl_module, il.ITDA)
         n_atoms = pl_module.dictionary(pl_module.hook_names[0]).n_atoms

@@ -1,4 +1,4 @@
-"""What does order-free growth cost beside sequential growth, by how large a component is removed?
+"""Measure what order-free growth costs beside sequential growth, by how large a component is removed.
 
     python -m benchmarks.order.cost
 

@@ -31,10 +31,11 @@ from lightning import seed_everything
 from benchmarks.saebench.judge import Judge
 from itda_lightning.activations.bundled import resolve
 from itda_lightning.activations.models.language_model import LanguageModel
-from itda_lightning.activations.models.model_name import LanguageModelName, Loader
+from itda_lightning.activations.models.model_name import LanguageModelName
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.entries import Entry, load_entry
 from itda_lightning.machine.atomic_files import write_json
+from itda_lightning.machine.choices import Loader
 from itda_lightning.machine.command_line import run_command
 from itda_lightning.saelens.saebench import for_saebench
 

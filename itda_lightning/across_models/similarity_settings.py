@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from itda_lightning.across_models.alignment import Alignment
-from itda_lightning.activations.models.model_name import Loader
 from itda_lightning.errors import InputError
 from itda_lightning.machine.checks import check_at_least
+from itda_lightning.machine.choices import Loader
 from itda_lightning.machine.paths import user_path
 
 OF_SOURCES = ("jaccard", "weighted_jaccard")

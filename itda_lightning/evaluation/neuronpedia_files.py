@@ -11,10 +11,11 @@ from tqdm.auto import tqdm
 from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.dictionary.facts import without_local_paths
-from itda_lightning.evaluation.held_out_codes import Strength, codes_of
+from itda_lightning.evaluation.held_out_codes import codes_of
 from itda_lightning.evaluation.logit_effects import Unembedding, token_texts
 from itda_lightning.evaluation.neuronpedia_batches import NO_LOGITS, Place, batch, explanation, feature, logit_tables
 from itda_lightning.evaluation.neuronpedia_export import Release, Site, write_batch, write_metadata
+from itda_lightning.machine.choices import Strength
 
 EXPORTS = "exports"  # beside the batches: MODEL/LAYER-SET as the importer reads it
 

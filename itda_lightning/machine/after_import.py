@@ -25,8 +25,8 @@ class _Finder(MetaPathFinder):
     def find_spec(
         self,
         name: str,
-        path: Iterable[str] | None,  # noqa: ARG002
-        target: ModuleType | None = None,  # noqa: ARG002
+        _path: Iterable[str] | None,
+        _target: ModuleType | None = None,
     ) -> ModuleSpec | None:
         if name != self.package:
             return None

@@ -88,11 +88,7 @@ def works_on(device: torch.device) -> bool:
 
 
 def _run(
-    orthogonal: bool,
-    problem: Problem,
-    atoms: Float[Tensor, "n d"],
-    gram: Float[Tensor, "n n"],
-    most_resident: int,
+    orthogonal: bool, problem: Problem, atoms: Float[Tensor, "n d"], gram: Float[Tensor, "n n"], most_resident: int
 ) -> tuple[Int[Tensor, "batch k"], Float[Tensor, "batch k"]]:
     x, k, path = problem.x, problem.k, problem.path
     batch, n, width = len(x), len(atoms), _readable_width(gram)

@@ -45,7 +45,7 @@ class GeneralisedOrthogonalMatchingPursuit(Pursuit):
 
         return several_steps
 
-    def bytes_in_torch(self, n: int, d: int, k: int, itemsize: int) -> int:  # noqa: ARG002
+    def bytes_in_torch(self, n: int, d: int, k: int, itemsize: int) -> int:  # noqa: ARG002  it works in float64
         # n scores, the atoms of the code and two k x k matrices, in float64.
         return 8 * (n + k * d + 2 * k * k)
 

@@ -26,7 +26,7 @@ class Call(NamedTuple):
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
-    """What is called from now on: compiled loops, screens, products, and the correlations of plain torch."""
+    """Record what is called: compiled loops, screens, products, and the correlations of plain torch."""
     made: list[Call] = []
     for stored in STORED:
         assert prepared.compiler_works(stored)  # which runs them

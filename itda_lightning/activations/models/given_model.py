@@ -6,8 +6,9 @@ from typing import Any
 import torch
 import xxhash
 
-from itda_lightning.activations.models.model_name import DTYPES, LanguageModelName, Loader
+from itda_lightning.activations.models.model_name import DTYPES, LanguageModelName
 from itda_lightning.errors import InputError
+from itda_lightning.machine.choices import Loader
 
 UNNAMED = "a model without a name"
 

@@ -6,7 +6,7 @@ import io
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import xxhash
@@ -19,13 +19,13 @@ from itda_lightning.activations.models.foreign_code import no_foreign_code
 from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import write_json
 from itda_lightning.machine.checks import check_choice
+from itda_lightning.machine.choices import Loader
 from itda_lightning.machine.devices import device_of
 from itda_lightning.machine.digests import read_signed_json
 from itda_lightning.machine.paths import is_directory, is_meant_as_path, user_path
 
 logger = logging.getLogger(__name__)
 
-Loader = Literal["bridge", "hooked_transformer", "huggingface"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # The device of a model spread over several, in the words of `device_map` of `transformers`.
 BALANCED = "balanced"

@@ -17,7 +17,7 @@ from itda_lightning.pursuit.kernels.sums import dot
 
 @vectorised
 def largest(bits: Bits, eligible: np.int32) -> Any:
-    """Return the largest of the integers, at least 0, in their own width: so many fit a vector."""
+    """Return the largest of the integers, or 0, in their own width: the narrower, the more of them fit a register."""
     kind = bits.dtype.type
     top = kind(0)
     for q in range(bits.shape[0]):
