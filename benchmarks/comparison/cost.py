@@ -1,11 +1,11 @@
-"""Measure what the ITDA of configs/smollm2-135m.yaml costs beside a TopK SAE of ten times the tokens, harvests included.
+"""Measure what an ITDA costs beside a TopK SAE of ten times the tokens, harvests included.
 
     python -m benchmarks.comparison.cost
 
-Both begin with an empty cache and may use all cores: the ITDA by the command `fit`, from its first harvested token until it is
-validated; the SAE by SAELens's trainer on ten times the tokens, with the settings of layer14.yaml. Both harvest the same held-out
-tokens, too. Nothing is reused or scaled, so a run takes a quarter of an hour; a busy machine spoils it. Writes results/cost.json
-and .md.
+Both begin with an empty cache and may use all cores: the ITDA of configs/smollm2-135m.yaml by the command `fit`, from
+its first harvested token until it is validated; the SAE by SAELens's trainer on ten times the tokens, with the settings
+of layer14.yaml. Both harvest the same held-out tokens, too. Nothing is reused or scaled, so a run takes a quarter of an
+hour; a busy machine spoils it. Writes results/cost.json and .md.
 """
 
 import json

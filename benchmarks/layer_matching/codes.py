@@ -11,7 +11,7 @@ budget that is there is not measured again.
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from benchmarks.layer_matching.accuracy import accuracy_by_layer, accuracy_over_models, share_within_one
+from benchmarks.layer_matching.anchored import Matrix, Sites, aligned_at, pairwise, relative
 from benchmarks.layer_matching.choices import Activations, Choice, grow, threshold_for, weighted_indices
 from benchmarks.layer_matching.run import RESULTS, hook_names, models_of
 from benchmarks.layer_matching.train import DATASET
@@ -33,9 +34,6 @@ from itda_lightning.pursuit import PreparedAtoms, pursue
 SPARSITY, SHARE_OF_SOURCES, MOST_SOURCES = 16, 1 / 8, 1024
 EXPONENT = 0.85  # as the fit command's
 ROWS = 256  # tokens whose codes of all sites are held densely at a time
-
-Sites = list[Float[Tensor, "tokens d"]]
-Matrix = Float[Tensor, "sites sites"]
 
 
 def joint_sources(training: Sites, n: int) -> Int[Tensor, " sources"]:
@@ -126,25 +124,6 @@ class Codes:
         return same, matched, of_codes
 
 
-def relative(sites: Sites, anchors: Sites) -> Matrix:
-    """Return the mean cosine of the relative representations of a token (``il.relative_similarity``) of all pairs."""
-    total = torch.zeros(len(sites), len(sites), dtype=torch.float64)
-    directions = [normalize(one, dim=1) for one in anchors]
-    for start in range(0, len(sites[0]), ROWS):
-        parts = [normalize(x[start : start + ROWS], dim=1) @ a.T for x, a in zip(sites, directions, strict=True)]
-        entries = normalize(torch.stack(parts), dim=2).flatten(1)
-        total += (entries @ entries.T).double()
-    return total / len(sites[0])
-
-
-def pairwise(sites: Sites, measure: Callable[[Tensor, Tensor], float]) -> Matrix:
-    values = torch.eye(len(sites), dtype=torch.float64)
-    for i in range(len(sites)):
-        for j in range(i):
-            values[i, j] = values[j, i] = measure(sites[i], sites[j])
-    return values
-
-
 def measure(activations: Activations, models: int, tokens: int) -> list[dict[str, Any]]:
     """Return a row for each measure at one budget."""
     training = [x[:tokens] for model in range(models) for x in activations.training(model)]
@@ -184,6 +163,7 @@ def measure(activations: Activations, models: int, tokens: int) -> list[dict[str
         atoms = [x[sources] - mean for x, mean in zip(training, means, strict=True)]
         keep(f"relative representations, {name}", relative(held_out, [x[sources] for x in training]))
         keep(f"relative representations, centred, {name}", relative(centred, atoms))
+        keep(f"aligned at the sources, {name}", aligned_at(centred, atoms))
         codes = Codes(centred, atoms)
         keep(f"codes, supports, {name}", codes.supports())
         keep(f"codes, cosine, {name}", codes.cosines())

@@ -8,6 +8,7 @@ import torch
 
 from benchmarks.layer_matching import accuracy as accuracies
 from benchmarks.layer_matching import choices
+from benchmarks.layer_matching.anchored import aligned_at
 from itda_lightning.across_models.site_matrix import matching_accuracy
 from tests.growth.naive import mixtures
 
@@ -91,3 +92,16 @@ def test_whole_rows_change_places() -> None:
 def test_the_index_is_that_of_the_first_atoms() -> None:
     first, second = [torch.tensor([0, 4, 2, 9]), torch.tensor([1, 2, 3])], [torch.tensor([2, 0, 7])]
     assert choices.indices(first, second, 3).tolist() == [[2 / 4], [1 / 5]]
+
+
+def test_aligned_at_the_anchors_a_rotated_site_is_the_same_and_noise_is_not() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, noise = (torch.randn(400, 16, generator=generator) for _ in range(2))
+    rotation = torch.linalg.qr(torch.randn(20, 20, generator=generator)).Q[:16]  # into a wider space
+    sites = [x, x @ rotation, noise]
+    values = aligned_at([site[:300] for site in sites], [site[300:] for site in sites])
+    torch.testing.assert_close(values, values.T)
+    torch.testing.assert_close(values.diagonal(), torch.ones(3, dtype=torch.float64))
+    assert values[0, 1] == pytest.approx(1, abs=1e-5)
+    assert abs(float(values[0, 2])) < 0.2, "a rotation fitted on 100 anchors of 16 dimensions finds nothing elsewhere"
+    assert abs(float(aligned_at([x[:300], noise[:300]], [x[:300], noise[:300]])[0, 1])) > 0.1, "but on its own it does"
