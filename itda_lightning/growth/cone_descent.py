@@ -15,14 +15,13 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import embedding_bag, normalize
 
 from itda_lightning.growth.rule import Encode
 from itda_lightning.pursuit import PURSUITS, PreparedAtoms, PursuitName, combine, pursue
 
 FIRST_DECAY, SECOND_DECAY = 0.9, 0.999
-# Entries of the codes that are dense at a time, and rows that are projected at a time.
-DENSE_ENTRIES = 2**24
+# Rows that are projected at a time.
 PROJECTED_ROWS = 4096
 
 
@@ -87,17 +86,17 @@ def descent(
     """
     prepared = PreparedAtoms(atoms, len(atoms), rule.memory_budget)
     x = normalize(x.to(prepared.dtype), dim=1)
-    PURSUITS[rule.pursuit].init(prepared, len(x), rule.k)
+    pursuit = PURSUITS[rule.pursuit]
+    pursuit.init(prepared, len(x), rule.k)
     code = encode(rule.pursuit, x, prepared, rule.k, rule.nonnegative)
+    code = code if pursuit.orthogonal else code.distinct()  # which alone picks an atom twice
     residual = x - combine(code.support, code.coefficients, prepared.atoms)
-    direction = torch.zeros(atoms.shape, dtype=torch.float32, device=x.device)
-    uses = torch.zeros(len(atoms), dtype=torch.int64, device=x.device)
-    rows = max(1, DENSE_ENTRIES // max(1, len(atoms)))
-    for start in range(0, len(x), rows):
-        # Adding to rows by their index would leave the order, and so the rounding, to chance on GPUs.
-        part = type(code)(*(values[start : start + rows] for values in code)).distinct()
-        direction += (part.to_dense(len(atoms)).T @ residual[start : start + rows]).float()
-        uses += part.support[part.coefficients != 0].bincount(minlength=len(atoms))
+    used = (code.support >= 0) & (code.coefficients != 0)
+    # Each atom sums its own rows in their order: adding to atoms by index would leave the order to chance on GPUs.
+    order = code.support[used].argsort(stable=True)
+    row, weight = used.nonzero()[order, 0], code.coefficients[used][order].to(residual.dtype)
+    uses = code.support[used].bincount(minlength=len(atoms))
+    direction = embedding_bag(row, residual, uses.cumsum(0) - uses, mode="sum", per_sample_weights=weight).float()
     unexplained = residual.double().square().sum()
     return Descent(direction, unexplained, torch.tensor(len(x), device=x.device), uses)
 
@@ -107,15 +106,14 @@ def refinement_step(
 ) -> RefinementState:
     """Take a step along ``sums``. An atom that no activation used so far stays as it is, bit for bit."""
     gradient = sums.direction / sums.activations
-    first = FIRST_DECAY * state.first + (1 - FIRST_DECAY) * gradient
+    first = torch.lerp(gradient, state.first, FIRST_DECAY)
     second = SECOND_DECAY * state.second + (1 - SECOND_DECAY) * gradient.square().sum(1)
     done = int(state.step)
     rate = rule.rate * max(0.0, 1 - done / rule.steps)
     # The means start at zero; both corrections are Adam's.
-    mean = first / (1 - FIRST_DECAY ** (done + 1))
-    size = (second / (1 - SECOND_DECAY ** (done + 1))).sqrt()
+    size = (second / (1 - SECOND_DECAY ** (done + 1))).sqrt() * (1 - FIRST_DECAY ** (done + 1))
     used = second > 0
-    moved = state.atoms + rate * mean / torch.where(used, size, 1.0)[:, None]
+    moved = state.atoms + first * (rate / torch.where(used, size, 1.0))[:, None]
     atoms = torch.where(used[:, None], project_on_cones(moved, sources, rule.anchor), state.atoms)
     return RefinementState(atoms, first, second, state.step + 1)
 
@@ -131,8 +129,8 @@ def project_on_cones(
     anchor the cone is the whole sphere, and only a zero vector becomes its source.
     """
     if anchor is None:
-        unit = normalize(vectors.double(), dim=1).to(sources.dtype)
-        return torch.where((unit != 0).any(dim=1, keepdim=True), unit, sources)
+        norm = torch.linalg.vector_norm(vectors, dim=1, keepdim=True, dtype=torch.float64).to(vectors.dtype)
+        return torch.where(norm > 0, vectors / norm, sources).to(sources.dtype)
     cosine = anchor + max(torch.finfo(sources.dtype).eps, 1e-12)
     if cosine >= 1:
         return sources.clone()

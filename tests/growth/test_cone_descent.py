@@ -11,7 +11,6 @@ from itda_lightning.growth import (
     GrowthRule,
     RefinementRule,
     RefinementState,
-    cone_descent,
     descent,
     grow_sequential,
     project_on_cones,
@@ -127,15 +126,12 @@ def test_the_direction_is_minus_half_the_gradient_of_the_unexplained_share(pursu
     assert int(sums.activations) == 60
 
 
-def test_sums_of_parts_add_up_to_those_of_the_whole(monkeypatch):
+def test_sums_of_parts_add_up_to_those_of_the_whole():
     x, atoms, rule = random_rows(90, 12, 1), normalize(random_rows(20, 12, 2), dim=1), rule_of()
     whole = descent(x, atoms, rule)
     parts = [descent(part, atoms, rule) for part in x.split([10, 50, 30])]
     for one, several in zip(whole, zip(*parts, strict=True), strict=True):
         torch.testing.assert_close(sum(several), one, rtol=1e-5, atol=1e-6)
-    monkeypatch.setattr("itda_lightning.growth.cone_descent.DENSE_ENTRIES", 7 * 20)
-    for one, again in zip(whole, descent(x, atoms, rule), strict=True):
-        torch.testing.assert_close(again, one, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("anchor", [0.8, 0.9, 0.95])
@@ -252,10 +248,9 @@ def test_an_activation_without_energy_changes_nothing_but_the_count():
 
 
 @pytest.mark.parametrize(("pursuit", "nonnegative"), PURSUITS)
-def test_uses_count_the_codes_with_an_atom(pursuit, nonnegative, monkeypatch):
+def test_uses_count_the_codes_with_an_atom(pursuit, nonnegative):
     atoms, x = normalize(random_rows(20, 12, 2), dim=1), random_rows(90, 12, 1)
     x[0] = -atoms[0]  # a code without atoms, if it is non-negative
     dense = PUBLIC[pursuit](normalize(x, dim=1), atoms, 4, nonnegative).to_dense(20)
-    monkeypatch.setattr(cone_descent, "DENSE_ENTRIES", 20 * 40)  # in parts
     uses = descent(x, atoms, rule_of(pursuit=pursuit, nonnegative=nonnegative)).uses
     assert torch.equal(uses, (dense != 0).sum(0))

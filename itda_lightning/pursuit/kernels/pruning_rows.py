@@ -93,7 +93,7 @@ def prune_rows(start: int, stop: int, problem: Problem, limit: Double, code: Cod
     gram, factor, inverse = np.empty((k, k)), np.empty((k, k)), np.empty((k, k))
     projections, solved, gone = np.empty(k), np.empty(k), np.empty(k)
     columns, present, weights = np.empty(k, np.int64), np.empty(k, np.int64), np.empty(k, np.float32)
-    residual, chosen = np.empty(x.shape[1], np.float32), np.zeros((k + 1, x.shape[1]))
+    residual, chosen = np.empty(x.shape[1], np.float32), np.zeros((k + 3, x.shape[1]))
     for i in range(start, stop):
         support, count = code.support[i], 0
         while count < k and support[count] >= 0:

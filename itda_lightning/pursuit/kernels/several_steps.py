@@ -69,7 +69,7 @@ def take(start: int, stop: int, first: int, problem: Problem, progress: Progress
     """Take one step: the atoms chosen for the rows take the columns of the code from ``first`` on."""
     x, atoms, nonnegative, k = problem.x, problem.atoms, problem.nonnegative, progress.support.shape[1]
     columns, factor, solved, weights = np.empty(k, np.int64), np.empty((k, k)), np.empty(k), np.empty(k, np.float32)
-    active, energy, chosen = progress.active, progress.energy, np.zeros((k + 1, x.shape[1]))
+    active, energy, chosen = progress.active, progress.energy, np.zeros((k + 3, x.shape[1]))
     for p in range(start, stop):
         i = progress.rows[p]
         support, coefficients, residual = progress.support[i], progress.coefficients[i], progress.residual[i]

@@ -26,18 +26,19 @@ def widen(target: Double, row: Atoms) -> None:
 
 @compiled
 def gram_of(rows: Double, first: int, count: int, gram: Double) -> None:
-    """Fill in the inner products of ``rows[first:count]`` with those up to themselves, two by two.
+    """Fill in the inner products of ``rows[first:count]`` with those up to themselves, four by four.
 
-    ``rows`` has one row more than ``gram`` if ``count`` may be odd; what is in it does not matter.
+    ``rows`` has three rows more than ``gram``, as a count may be no multiple of four; what is in them does not matter.
     """
-    for s in range(first - first % 2, count, 2):
-        for t in range(0, s + 1, 2):
-            corner, right, below, across = accurate_dots(rows[s], rows[s + 1], rows[t], rows[t + 1])
-            gram[s, t] = corner
-            if t < s:
-                gram[s, t + 1] = right
-            if s + 1 < count:
-                gram[s + 1, t], gram[s + 1, t + 1] = below, across
+    for s in range(first - first % 4, count, 4):
+        for t in range(0, s + 1, 4):
+            products = accurate_dots(
+                (rows[s], rows[s + 1], rows[s + 2], rows[s + 3]), (rows[t], rows[t + 1], rows[t + 2], rows[t + 3])
+            )
+            for i in range(4):
+                for j in range(4):
+                    if s + i < count and t + j <= s + i:
+                        gram[s + i, t + j] = products[4 * i + j]
 
 
 @compiled

@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 
 # Sums side by side: for most of a row, for its rest, and for the rest of that. Each divides the one before.
 LANES = 16, 4, 1
-LANES_OF_FOUR = 8, 1  # of four sums at a time, which then have registers enough
+LANES_OF_PAIRS = 8, 1  # of many sums at a time, which then have registers enough
 
 
 def as_numbers(builder: Any, entries: Any, numbers: Any) -> Any:
@@ -57,22 +57,32 @@ def sum_of_products(result: Any) -> Any:
     return intrinsic(inspect.unwrap(typed))
 
 
-def four_sums(_typing: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
-    """Build the inner products of rows a and b with rows c and d, contiguous and of double precision: ac, ad, bc, bd.
+def sums_of_all_pairs(rows: int) -> Any:
+    """Build the inner products of so many rows with as many others, contiguous and of double precision.
 
-    Each number that is loaded is in two products, so they take half the time of four single ones.
+    They are a matrix, by rows. Each number that is loaded is in ``rows`` products, so they take less time than single
+    ones.
     """
-    rows = (a, b, c, d)
-    if any(row.layout != "C" or row.dtype != types.float64 for row in rows):
-        return None
-    result = types.UniTuple(types.float64, 4)
 
-    def generated(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        pairs = [(0, 2), (0, 3), (1, 2), (1, 3)]
-        totals = sums(context, builder, types.float64, rows, arguments, pairs, LANES_OF_FOUR)
-        return context.make_tuple(builder, result, totals)
+    def typed(_typing: Any, left: Any, right: Any) -> Any:
+        of = (*left, *right)
+        if len(left) != rows or any(row.layout != "C" or row.dtype != types.float64 for row in of):
+            return None
+        result = types.UniTuple(types.float64, rows * rows)
 
-    return result(*rows), generated
+        def generated(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            values = [
+                value
+                for tuple_, kind in zip(arguments, signature.args, strict=True)
+                for value in cgutils.unpack_tuple(builder, tuple_, len(kind))
+            ]
+            pairs = [(i, rows + j) for i in range(rows) for j in range(rows)]
+            totals = sums(context, builder, types.float64, of, values, pairs, LANES_OF_PAIRS)
+            return context.make_tuple(builder, result, totals)
+
+        return result(left, right), generated
+
+    return intrinsic(inspect.unwrap(typed))
 
 
 def sums(context: Any, builder: Any, result: Any, types_of: Any, arguments: Any, pairs: Any, lanes_of: Any) -> Any:
@@ -126,4 +136,4 @@ single: Any = intrinsic(inspect.unwrap(as_single))
 # Inner products in single and in double precision.
 dot: Any = sum_of_products(types.float32)
 accurate_dot: Any = sum_of_products(types.float64)
-accurate_dots: Any = intrinsic(inspect.unwrap(four_sums))
+accurate_dots: Any = sums_of_all_pairs(4)
