@@ -38,6 +38,7 @@ TINY = 1e-12
 GROWN: dict[str, Any] = {"pursuit": "omp", "nonnegative": False, "l0": None, "refine": None, "progress": False}
 RANKINGS = {
     "uses": "joint: mean log distance of the two activations over the uses of the atom",
+    "relative_uses": "joint: the same, of the distances over the base's norm, centred",
     "coefficients": "joint: difference of its two parts, each with coefficients of its own, over their energies",
     "parts": "joint: difference of its two parts over their energies",
     "shares": "joint: how far its energy's share at the fine-tune is from that of the base",
@@ -140,7 +141,9 @@ def rankings(
     """Score the atoms of a joint dictionary, larger for those that the two models use more differently."""
     code = joint.encode(x)
     squares = code.to_dense(joint.n_atoms).double().square()
-    moved = (x["tuned"] - x["base"]).double().square().sum(1).clamp(min=TINY).log() / 2
+    moved = _log_norms(x["tuned"] - x["base"])
+    centred = {side: x[side] - x[side].mean(0) for side in x}
+    relatively = _log_norms(centred["tuned"] - centred["base"]) - _log_norms(centred["base"])
     both = joint.centre(joint.sites.join(x)).double()
     energy = both.square().sum(1) / 2
     from_base = joint.encode({"base": x["base"]})
@@ -157,11 +160,16 @@ def rankings(
     crossed = (own[0] * own[1]).sum(0) * product
     return {
         "uses": _over_uses(squares, moved),
+        "relative_uses": _over_uses(squares, relatively),
         "coefficients": 1 - 2 * crossed / (used[0] + used[1]).clamp(min=TINY),
         "parts": 1 - 2 * product / (energies[0] + energies[1]),
         "shares": (joint.site_shares[:, 1] - 0.5).abs().double(),
         "prediction": _over_uses(others, unpredicted),
     }
+
+
+def _log_norms(x: Float[Tensor, "tokens d"]) -> Float[Tensor, " tokens"]:
+    return x.double().square().sum(1).clamp(min=TINY).log() / 2
 
 
 def _over_uses(squares: Float[Tensor, "tokens n"], values: Float[Tensor, " tokens"]) -> Float[Tensor, " n"]:

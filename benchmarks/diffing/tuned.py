@@ -132,4 +132,4 @@ def _activations(model: Any, rows: Rows, layer: int) -> Float[Tensor, "rows cont
     for part in rows.tokens.split(16):
         model.model(input_ids=part, use_cache=False)
     keep.remove()
-    return torch.cat(seen)[:, 1:]
+    return torch.cat(seen)[:, 1:].contiguous()  # safetensors writes no slices
