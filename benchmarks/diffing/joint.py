@@ -6,9 +6,9 @@ For each change and seed the MLPs of some blocks are fine-tuned briefly (``chang
 grown on the activations of both models side by side, on passages of which half are of what was planted. Its atoms are
 ranked by how differently the two models use them, and a ranking is scored by whether atoms with sources in what was
 planted come first (AUROC, errors from resampling passages, as in ``run.py``). Controls rank the same atoms by what
-needs no dictionary, or by two dictionaries; a delta dictionary is of the difference of the activations. The null has
-the base's activations twice, once rounded to bfloat16. Activations are kept in ``work``, finished cells in
-results/joint.json.
+needs no dictionary, or by two dictionaries; a delta dictionary is of the difference of the activations. Two nulls
+are of the base and itself: activations rounded to bfloat16, and noise in the weights. Activations are kept in ``work``,
+finished cells in results/joint.json.
 """
 
 import json
@@ -25,20 +25,20 @@ import itda_lightning as il
 from benchmarks.diffing.changes import CHANGES
 from benchmarks.diffing.planted import BASE, CONTEXT
 from benchmarks.diffing.run import score
-from benchmarks.diffing.tuned import Both, both, tokenizer
+from benchmarks.diffing.tuned import Both, both, disturbed, tokenizer
 from benchmarks.results import Study, commit, describe, environment, table, write_results
 from itda_lightning.activations.models.model_name import LanguageModelName
 
 RESULTS = Path(__file__).parent / "results"
 CHOSEN = "uses"  # by the cell of the domain, seed 0, of which other cells are independent
-FIRST = ("domain", 0)  # which has the null
+NULLS_OF = 0  # the seed whose cells have nulls
 SHOWN = 10  # atoms whose contexts are kept
 SHOWN_TOKENS = 12
 TINY = 1e-12
 GROWN: dict[str, Any] = {"pursuit": "omp", "nonnegative": False, "l0": None, "refine": None, "progress": False}
 RANKINGS = {
     "uses": "joint: mean log distance of the two activations over the uses of the atom",
-    "relative_uses": "joint: the same, of the distances over the base's norm, centred",
+    "uses_over_noise": "joint: the same, less the log distance that noise in the weights makes",
     "coefficients": "joint: difference of its two parts, each with coefficients of its own, over their energies",
     "parts": "joint: difference of its two parts over their energies",
     "shares": "joint: how far its energy's share at the fine-tune is from that of the base",
@@ -86,10 +86,15 @@ def main(
                 continue
             start = time.perf_counter()
             found = both(place, change, per_class, tokens, range(*layers), learning_rate, layer, seed)
-            cells[cell] = {**found.facts, **ranked(found, max_atoms, k, seed), "commit": commit()}
-            if (change, seed) == FIRST:
-                twice = found._replace(tuned=found.base.bfloat16().float())
-                cells[cell]["null"] = ranked(twice, max_atoms, k, seed)
+            noise = disturbed(found.rows, range(*layers), layer, seed)
+            cells[cell] = {**found.facts, **ranked(found, noise, max_atoms, k, seed), "commit": commit()}
+            if seed == NULLS_OF:
+                twice = {
+                    "rounded to bfloat16": found.base.bfloat16().float(),
+                    "with other noise": disturbed(found.rows, range(*layers), layer, seed + 1),
+                }
+                nulls = {name: found._replace(tuned=x) for name, x in twice.items()}
+                cells[cell]["nulls"] = {name: ranked(of, noise, max_atoms, k, seed) for name, of in nulls.items()}
             cells[cell]["seconds"] = time.perf_counter() - start
             hook = f"blocks.{layer}.hook_resid_post"
             study = Study("diffing/joint", BASE, revision, hook, "planted changes, see changes.py", tokens, seed)
@@ -97,7 +102,7 @@ def main(
             write_results(RESULTS, name, result, as_markdown(result))
 
 
-def ranked(found: Both, max_atoms: int, k: int, seed: int) -> dict[str, Any]:
+def ranked(found: Both, noise: Float[Tensor, "rows context d"], max_atoms: int, k: int, seed: int) -> dict[str, Any]:
     """Grow the dictionaries of a cell and score the rankings of the joint one's atoms."""
     x = {side: getattr(found, side).flatten(0, 1) for side in ("base", "tuned")}
     planted = found.rows.planted[:, 1:].flatten()
@@ -106,7 +111,7 @@ def ranked(found: Both, max_atoms: int, k: int, seed: int) -> dict[str, Any]:
     joint = il.fit_activations(x, **options)
     own = il.fit_activations(x["tuned"], **options)
     index = sources_of(joint)
-    scores = rankings(joint, x, index) | controls(own, x, index)
+    scores = rankings(joint, x, index, noise.flatten(0, 1)) | controls(own, x, index)
     delta = x["tuned"] - x["base"]
     of_delta = il.fit_activations(delta, **options)
     energy = {"excess": uses_of(of_delta, delta).square().sum(0)}
@@ -136,14 +141,18 @@ def uses_of(dictionary: il.Dictionary, x: Any) -> Float[Tensor, "tokens n"]:
 
 @torch.no_grad()
 def rankings(
-    joint: il.Dictionary, x: dict[str, Float[Tensor, "tokens d"]], index: Int[Tensor, " n"]
+    joint: il.Dictionary,
+    x: dict[str, Float[Tensor, "tokens d"]],
+    index: Int[Tensor, " n"],
+    noise: Float[Tensor, "tokens d"],
 ) -> dict[str, Float[Tensor, " n"]]:
-    """Score the atoms of a joint dictionary, larger for those that the two models use more differently."""
+    """Score the atoms of a joint dictionary, larger for those that the two models use more differently.
+
+    ``noise`` has the base's activations with noise in its weights.
+    """
     code = joint.encode(x)
     squares = code.to_dense(joint.n_atoms).double().square()
     moved = _log_norms(x["tuned"] - x["base"])
-    centred = {side: x[side] - x[side].mean(0) for side in x}
-    relatively = _log_norms(centred["tuned"] - centred["base"]) - _log_norms(centred["base"])
     both = joint.centre(joint.sites.join(x)).double()
     energy = both.square().sum(1) / 2
     from_base = joint.encode({"base": x["base"]})
@@ -160,7 +169,7 @@ def rankings(
     crossed = (own[0] * own[1]).sum(0) * product
     return {
         "uses": _over_uses(squares, moved),
-        "relative_uses": _over_uses(squares, relatively),
+        "uses_over_noise": _over_uses(squares, moved - _log_norms(noise - x["base"])),
         "coefficients": 1 - 2 * crossed / (used[0] + used[1]).clamp(min=TINY),
         "parts": 1 - 2 * product / (energies[0] + energies[1]),
         "shares": (joint.site_shares[:, 1] - 0.5).abs().double(),
@@ -226,9 +235,11 @@ def as_markdown(result: dict[str, Any]) -> str:
     lines += table(["AUROC by", *cells], ([text, *_aurocs(cells, name)] for name, text in RANKINGS.items()))
     delta = (f"{of['delta dictionary'][0]:.3f} ± {of['delta dictionary'][1]:.3f}" for of in cells.values())
     lines.append(f"| delta dictionary: energy that its own atoms explain | {' | '.join(delta)} |")
-    nulls = {cell: of["null"] for cell, of in cells.items() if "null" in of}
-    lines += ["", "The base beside itself in bfloat16:", ""]
-    lines += table(["AUROC by", *nulls], ([text, *_aurocs(nulls, name)] for name, text in RANKINGS.items()))
+    names = dict.fromkeys(null for of in cells.values() for null in of.get("nulls", ()))
+    for null in names:
+        nulls = {cell: of["nulls"][null] for cell, of in cells.items() if "nulls" in of}
+        lines += ["", f"The base beside itself {null}:", ""]
+        lines += table(["AUROC by", *nulls], ([text, *_aurocs(nulls, name)] for name, text in RANKINGS.items()))
     for cell, of in cells.items():
         lines += ["", f"**{cell}**, first ten by `{CHOSEN}`:", ""]
         lines += [f"- {json.dumps(atom['text'], ensure_ascii=False)}" for atom in of["first ten"]]

@@ -21,6 +21,7 @@ from itda_lightning.machine.atomic_files import write_file
 BATCH = 4  # rows of a step
 TESTED = 12  # rows of each kind whose loss is measured
 CEILING = 7.0  # nats per token: an unlearned loss is raised no further
+NOISE = 0.01  # standard deviation of noise, of the root mean square of a matrix
 IGNORED = -100  # a label that does not count
 
 
@@ -120,6 +121,17 @@ def both(
     with safe_open(file, "pt") as read:
         base, tuned, *parts = (read.get_tensor(name) for name in ("base", "tuned", *Rows._fields))
         return Both(base, tuned, Rows(*parts), json.loads(read.metadata()["facts"]))
+
+
+@torch.no_grad()
+def disturbed(rows: Rows, layers: range, layer: int, seed: int) -> Float[Tensor, "rows context d"]:
+    """Return the base's activations with noise in the weights that changes are planted in."""
+    model = AutoModelForCausalLM.from_pretrained(resolve(BASE)).eval()
+    generator = torch.Generator().manual_seed(seed)
+    for number in layers:
+        for weight in model.model.layers[number].mlp.parameters():
+            weight += NOISE * weight.square().mean().sqrt() * torch.randn(weight.shape, generator=generator)
+    return _activations(model, rows, layer)
 
 
 def _activations(model: Any, rows: Rows, layer: int) -> Float[Tensor, "rows context d"]:

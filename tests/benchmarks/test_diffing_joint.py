@@ -48,14 +48,18 @@ def test_what_one_model_does_otherwise_comes_first() -> None:
     options = {**GROWN, "max_atoms": 150, "k": 6}
     joint, own = il.fit_activations(x, **options), il.fit_activations(x["tuned"], **options)
     index = sources_of(joint)
-    scores = rankings(joint, x, index) | controls(own, x, index)
+    noise = x["base"] + 0.01 * torch.randn(x["base"].shape, generator=generator)
+    scores = rankings(joint, x, index, noise) | controls(own, x, index)
     moved = (code[index, 40:].square().sum(1) > 0.5 * code[index].square().sum(1)).double()
     assert 5 < float(moved.sum()) < len(moved) / 2
-    for name in ("coefficients", "uses", "parts", "distance", "relative_distance", "cosine_distance"):
+    of_distances = ("uses", "uses_over_noise", "distance", "relative_distance", "cosine_distance")
+    for name in (*of_distances, "coefficients", "parts"):
         first, rest = scores[name][moved == 1], scores[name][moved == 0]
         assert float((first[:, None] > rest).double().mean()) > 0.8, name
     # Of a model and itself nothing differs.
     same = {"base": x["base"], "tuned": x["base"]}
     twice = il.fit_activations(same, **options)
-    for name, values in rankings(twice, same, sources_of(twice)).items():
+    found = rankings(twice, same, sources_of(twice), noise)
+    del found["uses_over_noise"]  # which divides nothing by noise
+    for name, values in found.items():
         assert float((values - values.mean()).abs().max()) < 1e-5, name
