@@ -16,8 +16,8 @@ from torch import Tensor
 from itda_lightning.pursuit import SparseCode
 
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # shares of the features' mean variance
-# Rates and batches of ``benchmarks/comparison`` for so few activations.
-RATE, BATCH, DECAY = 3e-3, 512, 0.2
+# The rate of ``benchmarks/comparison`` for so few activations.
+RATE, DECAY = 3e-3, 0.2
 Features = Any  # (n, d): a tensor, or a csr_array of codes
 
 
@@ -97,7 +97,7 @@ class TopKTranscoder(Transcoder):
 
 
 def train_transcoder(
-    x: Float[Tensor, "n d"], y: Float[Tensor, "n d_out"], n_latents: int, passes: int, seed: int = 0
+    x: Float[Tensor, "n d"], y: Float[Tensor, "n d_out"], n_latents: int, passes: int, batch_size: int, seed: int = 0
 ) -> TopKTranscoder:
     """Train SAELens's transcoder on x and y by Adam, since SAELens has no trainer for it.
 
@@ -116,10 +116,10 @@ def train_transcoder(
     with torch.no_grad():
         transcoder.W_dec.zero_()
         transcoder.W_enc.copy_(torch.nn.functional.normalize(transcoder.W_enc, dim=0))
-    steps = passes * len(x) // BATCH
+    steps = passes * len(x) // batch_size
     optimizer = torch.optim.Adam(transcoder.parameters(), RATE)
     order = torch.cat([torch.randperm(len(x), generator=generator) for _ in range(passes)])
-    for step, rows in enumerate(order[: steps * BATCH].split(BATCH)):
+    for step, rows in enumerate(order[: steps * batch_size].split(batch_size)):
         optimizer.param_groups[0]["lr"] = RATE * min(1.0, (1 - step / steps) / DECAY)
         error = transcoder((x[rows] - means[0]) * scales[0]) - (y[rows] - means[1]) * scales[1]
         optimizer.zero_grad()

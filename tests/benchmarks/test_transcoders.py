@@ -63,7 +63,7 @@ def test_a_transcoder_learns_and_its_scales_are_folded_in() -> None:
     generator = torch.Generator().manual_seed(0)
     x = 5 * torch.randn(4096, 16, generator=generator) + 3
     y = torch.relu(x @ torch.randn(16, 16, generator=generator)) * 0.01 - 2
-    made = train_transcoder(x, y, 64, passes=8)
+    made = train_transcoder(x, y, 64, passes=8, batch_size=512)
     left = (made(x) - y).square().sum() / (y - y.mean(0)).square().sum()
     assert float(left.detach()) < 0.3
     assert int((made.encode(x) != 0).sum(1).max()) <= made.k
