@@ -32,6 +32,7 @@ from itda_lightning.measures import cka, procrustes
 from itda_lightning.pursuit import PreparedAtoms, pursue
 
 SPARSITY, SHARE_OF_SOURCES, MOST_SOURCES = 16, 1 / 8, 1024
+MOST_MATCHED = 512  # sources: with more, matching their uses one to one takes seconds per pair of layers
 EXPONENT = 0.85  # as the fit command's
 ROWS = 256  # tokens whose codes of all sites are held densely at a time
 
@@ -167,10 +168,14 @@ def measure(activations: Activations, models: int, tokens: int) -> list[dict[str
         codes = Codes(centred, atoms)
         keep(f"codes, supports, {name}", codes.supports())
         keep(f"codes, cosine, {name}", codes.cosines())
+        if n > MOST_MATCHED:
+            continue
         same, matched, of_codes = codes.correlations()
         keep(f"uses of the same source, {name}", same)
         keep(f"uses of matched atoms, {name}", matched)
         keep(f"CKA of codes, {name}", of_codes)
+    if n > MOST_MATCHED:
+        return rows
     own = own_sources([x - mean for x, mean in zip(training, means, strict=True)], n, len(training) // models)
     n = len(own[0])
     codes = Codes(centred, [(x - mean)[one] for x, mean, one in zip(training, means, own, strict=True)])
