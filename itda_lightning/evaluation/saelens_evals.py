@@ -22,8 +22,8 @@ from itda_lightning.activations.store import make_store
 from itda_lightning.activations.text.rows import Rows
 from itda_lightning.activations.text.tokenizer import Tokenizer, special_ids, special_tokens
 from itda_lightning.errors import InputError
-from itda_lightning.evaluation.entries import Entry
 from itda_lightning.evaluation.earlier_passes import KeptPredictions, ReadRows
+from itda_lightning.evaluation.entries import Entry
 from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.digests import read_signed_json
 from itda_lightning.machine.paths import without_home

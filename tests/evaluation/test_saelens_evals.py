@@ -175,7 +175,8 @@ def test_predictions_are_kept_while_there_is_room(room, language_model, rows, mo
     options = {"return_type": "both", "loss_per_token": True}
     first, second = ([model(tokens, **options) for tokens in batches] for _ in range(2))
     assert len(calls) == 8 - room // 8
-    assert all(torch.equal(*pair) for one, other in zip(first, second, strict=True) for pair in zip(one, other))
+    for one, other in zip(first, second, strict=True):
+        assert all(map(torch.equal, one, other))
 
 
 def test_activations_of_heads_are_flat_as_they_are_stored(rows):
