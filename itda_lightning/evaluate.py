@@ -1,8 +1,8 @@
 """Command: evaluate an ITDA or an SAE on held-out documents (``python -m itda_lightning.evaluate --help``)."""
 
 import sys
-import time
 
+from itda_lightning.errors import InputError
 from itda_lightning.machine.atomic_files import write_json
 from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.command_line import run_command, run_function
@@ -30,7 +30,7 @@ def evaluate(
     Args:
         dictionary: a run directory, a checkpoint, a saved or exported dictionary, a SAELens SAE on disk,
             hf://owner/name, or release:sae_id of a pretrained SAE.
-        hook_name: the hook point of the dictionary; needed if there are several.
+        hook_name: the hook point of the dictionary; of several in a run, all unless one is named.
         data_config: the fit config whose data section names the model and the documents; by default those of the
             dictionary's own fit.
         output: the JSON file to write; by default RUN/evaluation-<hook name>.json, or evaluation.json in this
@@ -46,27 +46,28 @@ def evaluate(
 
     # After parsing, as in every command: what does the work takes seconds to import.
     from itda_lightning.evaluation.data_of import data_for
-    from itda_lightning.evaluation.entries import load_entry
-    from itda_lightning.evaluation.saelens_evals import EVALUATION, evaluate_sae, evaluation_content, rows_for_evals
+    from itda_lightning.evaluation.entries import load_entries
+    from itda_lightning.evaluation.saelens_evals import EVALUATION, evaluate_entries, evaluation_content
     from itda_lightning.fitting.run_directory import output_path
     from itda_lightning.report.terminal import print_metrics
 
-    entry = load_entry(dictionary, hook_name)
-    hook = entry.sae.cfg.metadata.hook_name
-    path = output_path(dictionary, hook, EVALUATION, output)
-    check_output(path)
-    data = data_for(entry.dictionary, data_config, hook, device, tokens or 0)
+    entries = load_entries(dictionary, hook_name)
+    hooks = [entry.hook_name for entry in entries]
+    if output is not None and len(entries) > 1:
+        raise InputError(f"--output names one file, but {dictionary} has {len(hooks)} hook points: give --hook_name")
+    paths = {hook: output_path(dictionary, hook, EVALUATION, output) for hook in hooks}
+    for path in paths.values():
+        check_output(path)
+    data = data_for(entries[0].dictionary, data_config, hooks[0], device, tokens or 0)
     size = data.hparams["context_size"]
     n_tokens = min(DEFAULT_LOSS_TOKENS, data.hparams["validation_tokens"]) if tokens is None else tokens
     check_at_least(size, {"--tokens": n_tokens}, "that is one row")
-    rows = rows_for_evals(data.rows("heldout"), data.tokenizer)
-    language_model = data.language_model
-    entry.sae.to(data.model_name.torch_device())
-    start = time.perf_counter()
-    metrics, _ = evaluate_sae(entry.sae, language_model, rows, model_batch_size, loss_rows=n_tokens // size)
-    write_json(path, evaluation_content(entry, data, metrics, time.perf_counter() - start), ())
-    print_metrics(metrics)
-    sys.stdout.write(f"wrote {path.resolve()}\n")
+    for entry, metrics, seconds in evaluate_entries(entries, data, n_tokens, model_batch_size):
+        path = paths[entry.hook_name]
+        write_json(path, evaluation_content(entry, data, metrics, seconds), ())
+        sys.stdout.write(f"\n{entry.hook_name}\n" if len(entries) > 1 else "")
+        print_metrics(metrics)
+        sys.stdout.write(f"wrote {path.resolve()}\n")
 
 
 def main(args: list[str] | None = None) -> None:

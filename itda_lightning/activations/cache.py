@@ -4,7 +4,7 @@ A cache is a directory that ``datasets.load_from_disk`` and SAELens's ``use_cach
 one column per hook point (``context_size`` is the number of positions stored per row) and ``token_ids`` (int32). Arrow
 has no bfloat16: such a cache holds the bits as int16 in columns named ``<hook name>.bfloat16``, so that SAELens reports
 a missing column instead of reading nonsense. ``cache.json`` holds the identity of the activations; its hash names the
-directory.
+directory. Some hook points of a finished cache are read as a cache of their own.
 
 Files are written one shard at a time under their final names, ``state.json`` last: a harvest that was killed resumes
 after its last whole shard, and a directory without ``state.json`` is never taken for a cache. ``checksums.xxh128`` has
@@ -29,7 +29,7 @@ from jaxtyping import Float, Int
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
-from itda_lightning.activations.cache_files import STATE, check_facts, covered_by
+from itda_lightning.activations.cache_files import SETTINGS, STATE, check_facts, covered_by, with_more_hook_points
 from itda_lightning.activations.harvesting import RowActivations, StoredActivations
 from itda_lightning.activations.model_and_rows import ActivationIdentity
 from itda_lightning.activations.text.rows import PARTS, Rows
@@ -79,6 +79,8 @@ class ActivationCache(StoredActivations):
         }
         key = xxhash.xxh3_64_hexdigest(json.dumps(self.settings, sort_keys=True).encode())
         self.path = user_path(root) / f"activations-{key}"
+        if not self.complete:
+            self.path = with_more_hook_points(self.path.parent, self.settings) or self.path
         n_shards = -(-len(rows) // SHARD_ROWS)
         self._paths = [self.path / f"data-{shard:05d}-of-{n_shards:05d}.arrow" for shard in range(n_shards)]
         self._checked: set[int] = set()
@@ -214,14 +216,14 @@ class ActivationCache(StoredActivations):
             if check_facts(self.path) == "none":
                 warn_unsigned(self.path / STATE)
             opened = self._arrow.open_table(self.path)
-            columns = {"token_ids", *(self._column(hook) for hook in self.hook_names)}
-            if len(opened) != len(self.rows) or set(opened.column_names) != columns:
+            columns = ["token_ids", *map(self._column, self.hook_names)]
+            if len(opened) != len(self.rows) or not set(opened.column_names) >= set(columns):
                 raise ValueError(f"{len(opened)} rows of {sorted(opened.column_names)}")
+            return opened.select_columns(columns)
         except InputError:
             raise
         except self._arrow.UNREADABLE as error:
             raise self._unreadable(error) from error
-        return opened
 
     def _unreadable(self, error: Exception) -> InputError:
         if is_out_of_memory(error):
@@ -278,7 +280,7 @@ class ActivationCache(StoredActivations):
         """Write what tells what the activations are, and last what makes it a cache, with a digest of all of it."""
         sources = {name: getattr(self.rows, name).contiguous() for name in PARTS}
         write_file(self.path / "sources.safetensors", lambda path: save_file(sources, path))
-        write_json(self.path / "cache.json", self.settings)
+        write_json(self.path / SETTINGS, self.settings)
         write_json(self.path / "dataset_info.json", {"features": features.to_dict()})
         content: dict[str, Any] = {
             "_data_files": [{"filename": path.name} for path in self._paths],

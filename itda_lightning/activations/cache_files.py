@@ -1,14 +1,15 @@
-"""The digest of a cache: ``state.json``, which is written last, covers the files that tell what the activations are."""
+"""What tells what the activations of a cache are: ``cache.json``, and the digest in ``state.json``, written last."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 from itda_lightning.errors import InputError
 from itda_lightning.machine.checksums import CHECKSUMS, whole_checksums
 from itda_lightning.machine.digests import DamagedError, Signature, check_signed
 
-STATE = "state.json"
-COVERED = ("sources.safetensors", "cache.json", "dataset_info.json", CHECKSUMS)
+STATE, SETTINGS = "state.json", "cache.json"
+COVERED = ("sources.safetensors", SETTINGS, "dataset_info.json", CHECKSUMS)
 
 
 def check_facts(directory: Path) -> Signature:
@@ -31,3 +32,16 @@ def check_facts(directory: Path) -> Signature:
 def covered_by(directory: Path) -> list[Path]:
     """Return the files that the digest in ``state.json`` covers, too."""
     return [directory / name for name in COVERED]
+
+
+def with_more_hook_points(root: Path, settings: dict[str, Any]) -> Path | None:
+    """Return a finished cache below ``root`` of these settings, but of more hook points; None if there is none."""
+    for file in sorted(root.glob(f"*/{SETTINGS}")):
+        try:
+            found = json.loads(file.read_bytes())
+            more = set(found["hook_names"]) >= set(settings["hook_names"])
+            if more and found | {"hook_names": settings["hook_names"]} == settings and (file.parent / STATE).exists():
+                return file.parent
+        except (OSError, ValueError, LookupError, TypeError):  # damaged, or not a cache
+            continue
+    return None

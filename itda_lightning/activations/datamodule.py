@@ -213,7 +213,7 @@ class ActivationsDataModule(ModelAndRows):
         return self._loader("train")
 
     def val_dataloader(self) -> ActivationLoader:
-        """Return batches of held-out activations; without a cache they stay in memory after the first pass."""
+        """Return batches of held-out activations; if no cache holds them, they stay in memory after the first pass."""
         return self._loader("heldout")
 
     def calibration_batch(self, tokens: int) -> ActivationBatch:
@@ -272,17 +272,16 @@ class ActivationsDataModule(ModelAndRows):
 
     def _loader(self, split: Split) -> ActivationLoader:
         rows, cache = self.rows(split), self.stored(split)
-        in_memory = split == "heldout" and not self.rereadable
 
         def read(start: int) -> Iterator[RowActivations]:
             if cache is not None:
                 for row in range(start, len(rows), SHARD_ROWS):
                     yield cache.read(row, min(row + SHARD_ROWS, len(rows)))
-            elif not in_memory:
+            elif split == "train":
                 yield from self._harvest(rows, start)
             else:
                 if not self._heldout_in_memory:
-                    self._heldout_in_memory += self._harvest(rows, 0)
+                    self._heldout_in_memory = list(self._harvest(rows, 0))
                 yield from (part for part in self._heldout_in_memory if part.first_row >= start)
 
         block = self.hparams["model_batch_size"] if cache is None else SHARD_ROWS

@@ -7,9 +7,11 @@ from sae_lens import SAE
 
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
-from itda_lightning.fitting.loading import downloaded, load_dictionary
+from itda_lightning.fitting.loading import downloaded, load_all, load_dictionary
+from itda_lightning.fitting.run_directory import is_run
 from itda_lightning.saelens import from_sae, to_sae
 from itda_lightning.saelens.export_files import SAE_FILES, check_sae_files
+from itda_lightning.saelens.hub import is_repository
 
 EXPORT_CONFIG = "cfg.json"
 
@@ -20,6 +22,17 @@ class Entry(NamedTuple):
     name: str
     sae: SAE[Any]
     dictionary: Dictionary | None
+
+    @property
+    def hook_name(self) -> str:
+        return str(self.sae.cfg.metadata.hook_name)
+
+
+def load_entries(reference: str, hook_name: str | None = None) -> list[Entry]:
+    """Load the dictionaries of all hook points of a run, or one entry; raise as ``load_entry``."""
+    if hook_name is not None or is_repository(reference) or not is_run(reference):
+        return [load_entry(reference, hook_name)]
+    return [Entry(reference, to_sae(dictionary), dictionary) for dictionary in load_all(reference)]
 
 
 def load_entry(reference: str, hook_name: str | None = None, device: str = "cpu") -> Entry:

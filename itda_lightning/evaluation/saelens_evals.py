@@ -2,8 +2,9 @@
 
 import logging
 import math
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from sae_lens.training.activation_scaler import ActivationScaler
 from torch import Tensor
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.activations.harvesting import RowActivations
 from itda_lightning.activations.models.language_model import LanguageModel
 from itda_lightning.activations.store import make_store
 from itda_lightning.activations.text.rows import Rows
 from itda_lightning.activations.text.tokenizer import Tokenizer, special_ids, special_tokens
 from itda_lightning.errors import InputError
+from itda_lightning.evaluation.earlier_passes import KeptPredictions, ReadRows
 from itda_lightning.evaluation.entries import Entry
 from itda_lightning.machine.checks import check_at_least
 from itda_lightning.machine.digests import read_signed_json
@@ -90,8 +93,10 @@ def evaluate_sae(
     model_batch_size: int = 4,
     progress: bool = True,
     loss_rows: int | None = None,
+    activations: Iterable[RowActivations] | None = None,
+    model: Any = None,
 ) -> tuple[dict[str, float | int], dict[str, list[float]]]:
-    """Run SAELens's ``run_evals``: losses and KL in one pass, sparsity and variance over all rows in another.
+    """Run SAELens's ``run_evals``: losses and KL on some rows, sparsity and variance over all of them.
 
     Args:
         sae: any SAELens SAE whose hook point is among those of the language model.
@@ -100,6 +105,9 @@ def evaluate_sae(
             that each row counts once. With a large vocabulary small batches are as fast and take far less memory.
         loss_rows: number of rows, from the first, to measure losses and KL on, which takes three passes through the
             whole model; None for all.
+        activations: of all rows, in their order, as a harvest gives them, for sparsity and variance; None for another
+            pass of the model, up to the hook point.
+        model: what takes the place of the language model in losses, such as ``KeptPredictions`` of it.
 
     Returns:
         Finite metrics under SAELens's names, with ``fvu = 1 - explained_variance``, ``tokens_evaluated`` and
@@ -124,7 +132,9 @@ def evaluate_sae(
         "compute_variance_metrics",
         "compute_featurewise_density_statistics",
     )
-    for n_rows, computed in ((n_loss_rows, ("compute_kl", "compute_ce_loss")), (len(rows), of_all)):
+    read = None if activations is None else ReadRows(rows, sae.cfg.metadata.hook_name, activations)
+    parts = (n_loss_rows, ("compute_kl", "compute_ce_loss"), None), (len(rows), of_all, read)
+    for n_rows, computed, known in parts:
         batch = max(size for size in range(1, min(model_batch_size, n_rows) + 1) if n_rows % size == 0)
         config = EvalConfig(
             batch_size_prompts=batch,
@@ -136,8 +146,8 @@ def evaluate_sae(
             warnings.filterwarnings("ignore", message="To copy construct from a tensor")
             groups, lists = run_evals(
                 sae,
-                make_store(language_model, rows, 0, batch),
-                language_model.model,
+                make_store(language_model, rows, 0, batch) if known is None else known,
+                (model or language_model.model) if known is None else known,
                 ActivationScaler(),
                 config,
                 exclude_special_tokens=special_ids(language_model.tokenizer),
@@ -154,6 +164,35 @@ def evaluate_sae(
     }
     finite = {key: float(value) for key, value in ordered.items() if math.isfinite(float(value))}
     return {**finite, **tokens}, per_atom
+
+
+def evaluate_entries(
+    entries: Sequence[Entry], data: ActivationsDataModule, loss_tokens: int, model_batch_size: int
+) -> Iterator[tuple[Entry, dict[str, float | int], float]]:
+    """Evaluate one or several entries of one model; yield each with its metrics and the seconds that it took.
+
+    Held-out activations are those that the fit read, from its cache, and the model's own predictions are computed once
+    for all entries if memory can keep them. Raises as ``evaluate_sae``, before anything is measured.
+    """
+    rows, language_model = data.rows("heldout"), data.language_model
+    for entry in entries:
+        check_site(entry.sae, language_model, entry.hook_name)
+    evaluated = rows_for_evals(rows, data.tokenizer)
+    model = KeptPredictions(language_model.model) if len(entries) > 1 else language_model.model
+    for entry in entries:
+        start = time.perf_counter()
+        entry.sae.to(data.model_name.torch_device())
+        metrics, _ = evaluate_sae(
+            entry.sae,
+            language_model,
+            evaluated,
+            model_batch_size,
+            loss_rows=loss_tokens // rows.context_size,
+            # With another token at position 0 all activations are others.
+            activations=data.val_dataloader().read_from(0) if evaluated is rows else None,
+            model=model,
+        )
+        yield entry, metrics, time.perf_counter() - start
 
 
 @contextmanager
@@ -183,7 +222,7 @@ def evaluation_content(
     return {
         "dictionary": without_home(entry.name),
         "architecture": entry.sae.cfg.architecture(),
-        "hook_name": entry.sae.cfg.metadata.hook_name,
+        "hook_name": entry.hook_name,
         "model": data.model_name.name,
         "model_fingerprint": data.model_name.fingerprint(),
         "dataset": {"name": data.hparams["dataset"], "fingerprint": rows.dataset, "rows": rows.fingerprint()},

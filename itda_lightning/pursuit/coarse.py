@@ -10,9 +10,10 @@ from torch import Tensor
 ROUNDED_ROWS = 1024
 # Without a Gram: atoms that are scored at a time.
 PART = 4096
-# With a Gram: multiply-adds of a product in float32 that take as long as looking at an atom which a coarser screen
-# cannot rule out. Activations of language models leave many such atoms, sparse mixtures few.
-EXAMINATION = 128
+# With a Gram: multiply-adds of a product in float32 that take as long as the inner product with one atom, which lies
+# anywhere, that a coarser screen cannot rule out; and further ones per dimension. Activations of language models leave
+# many such atoms, sparse mixtures few.
+EXAMINATION, PER_DIMENSION = 8192, 16
 
 
 class CoarseAtoms:
@@ -64,8 +65,8 @@ class CoarseAtoms:
     def learn_examined(self, examined: Int[Tensor, " batch"], n: int) -> None:
         """Screen in float32 from now on if that costs less, given how many of n atoms no screen could rule out."""
         if self._chosen_by_machine and self.used_with_gram:
-            cost = float(examined.double().mean()) * EXAMINATION
-            self.used_with_gram = cost <= n * self._atoms.shape[1]
+            d = self._atoms.shape[1]
+            self.used_with_gram = float(examined.double().mean()) * (EXAMINATION + PER_DIMENSION * d) <= n * d
 
 
 @cache

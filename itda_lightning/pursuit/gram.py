@@ -1,5 +1,6 @@
 """The Gram matrix of a growing dictionary, kept up to date so that its bits depend on the atoms alone."""
 
+import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
@@ -15,6 +16,18 @@ UNIT = 1.03 / 32767
 def padded(n: int) -> int:
     """Return the smallest multiple of the tile edge that is at least n."""
     return -(-n // TILE) * TILE
+
+
+def empty_gram(capacity: int, dtype: torch.dtype, device: torch.device) -> Shaped[Tensor, "capacity padded"]:
+    """Return a Gram of zeros, whose rows have a round length, so that a corner of it can be used as it lies in memory.
+
+    On the CPU it has numpy's memory, which comes in huge pages on Linux: rows are read in any order, and with pages of
+    4 kB a pursuit waits for their addresses as long as it computes.
+    """
+    shape = capacity, padded(capacity)
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.empty(shape, torch.empty(0, dtype=dtype).numpy().dtype)).zero_()
 
 
 def as_entries(products: Float[Tensor, "a b"], dtype: torch.dtype) -> Shaped[Tensor, "a b"]:

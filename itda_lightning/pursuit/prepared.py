@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from itda_lightning.machine.memory import memory_budget
 from itda_lightning.pursuit.coarse import CoarseAtoms
-from itda_lightning.pursuit.gram import as_entries, padded, update_gram
+from itda_lightning.pursuit.gram import as_entries, empty_gram, padded, update_gram
 
 logger = logging.getLogger(__name__)
 
@@ -79,9 +79,7 @@ class PreparedAtoms:
     def build_gram(self) -> None:
         """Keep a Gram from now on, if it fits."""
         if self.gram is None and self.gram_fits:
-            # Rows of a round length: a corner of it can be used as it lies in memory.
-            shape = self.capacity, padded(self.capacity)
-            self.gram = torch.zeros(shape, dtype=self.gram_dtype, device=self.rows.device)
+            self.gram = empty_gram(self.capacity, self.gram_dtype, self.rows.device)
             update_gram(self.gram[:, : self.capacity], self._followed_by_zeros(), 0, self.n)
 
     def build_gram_if_repaid(self, products: int) -> None:

@@ -181,3 +181,30 @@ def test_the_weights_are_read_once_for_the_name(
     batches(data.train_dataloader())
     batches(data.val_dataloader())
     assert len(calls) == 1
+
+
+def test_some_hook_points_of_a_finished_cache_are_a_cache(make_data: MakeData, tmp_path: Path, no_model) -> None:
+    others = [f"blocks.{layer}.hook_resid_post" for layer in (0, 2)]
+    alone, several = (
+        make_data(cache_dir=str(tmp_path / name), hook_names=hooks)
+        for name, hooks in (("alone", [HOOK]), ("several", [others[0], HOOK, others[1]]))
+    )
+    for data in (alone, several):
+        data.prepare_data()
+    no_model()
+    (tmp_path / "several" / "no-cache").mkdir()
+    (tmp_path / "several" / "no-cache" / "cache.json").write_text("[")
+    one = make_data(cache_dir=str(tmp_path / "several"))
+    assert one.cache("train").path == several.cache("train").path
+    one.prepare_data()
+    assert one.widths == {HOOK: 32}
+    for found, expected in zip(one.train_dataloader(), alone.train_dataloader(), strict=True):
+        assert list(found.activations) == [HOOK]
+        torch.testing.assert_close(found.activations[HOOK], expected.activations[HOOK])
+        assert torch.equal(found.table, expected.table)
+    reordered = make_data(cache_dir=str(tmp_path / "several"), hook_names=[others[1], others[0]])
+    assert list(reordered.stored("heldout").read(0, 1).activations) == [others[1], others[0]]
+    # One more hook point, or a harvest that is not finished, is no such cache.
+    assert make_data(cache_dir=str(tmp_path / "alone"), hook_names=[HOOK, others[0]]).stored("train") is None
+    (several.cache("train").path / "state.json").unlink()
+    assert make_data(cache_dir=str(tmp_path / "several")).stored("train") is None

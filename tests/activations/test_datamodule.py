@@ -166,6 +166,16 @@ def test_a_small_calibration_batch_is_never_empty(make_data: MakeData) -> None:
         assert len(data.calibration_batch(1)) == 1
 
 
+def test_heldout_activations_that_no_cache_holds_yet_stay_in_memory(
+    make_data: MakeData, harvests: list[int], tmp_path: Any
+) -> None:
+    data = make_data(cache_dir=str(tmp_path))
+    first, second = ([x for x, _ in data.heldout_batches(HOOK)] for _ in range(2))
+    assert len(harvests) == 1
+    assert all(torch.equal(*pair) for pair in zip(first, second, strict=True))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_heldout_batches_hold_every_usable_activation_with_its_source(make_data: MakeData) -> None:
     data = make_data()
     (whole,) = make_data(batch_size=10**6).val_dataloader()

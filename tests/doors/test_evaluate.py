@@ -137,6 +137,20 @@ def test_one_of_several_hook_points(tiny_run_of_two, tmp_path):
     assert written["metrics"]["fvu"] == pytest.approx(fitted["fvu"], rel=1e-4)
 
 
+def test_all_of_several_hook_points(tiny_run_of_two, tmp_path, capsys):
+    run = shutil.copytree(tiny_run_of_two, tmp_path / "two")
+    with pytest.raises(InputError, match=r"--output names one file, but .*two has 2 hook points: give --hook_name"):
+        evaluated(run, tmp_path / "e.json")
+    evaluate(str(run), device="cpu")
+    out = capsys.readouterr().out
+    for hook in (HOOK, OTHER_HOOK):
+        written = json.loads((run / f"evaluation-{hook}.json").read_text())
+        assert written["hook_name"] == hook
+        assert f"\n{hook}\n" in out
+        alone = evaluated(run, tmp_path / "e.json", hook_name=hook)["metrics"]
+        assert written["metrics"] == pytest.approx(alone, rel=1e-5)
+
+
 def test_a_run_that_was_moved_has_the_same_figures(of_the_run, tiny_run, tmp_path):
     moved = shutil.copytree(tiny_run, tmp_path / "elsewhere" / "moved")
     assert evaluated(moved, tmp_path / "e.json")["metrics"] == of_the_run["metrics"]

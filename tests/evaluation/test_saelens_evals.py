@@ -1,9 +1,11 @@
 """SAELens's evals as this package calls them, against a computation by hand on the tiny model."""
 
+import dataclasses
 import json
 import logging
 from collections.abc import Callable
 
+import psutil
 import pytest
 import torch
 from sae_lens import SAE
@@ -11,18 +13,21 @@ from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
+from itda_lightning.activations.harvesting import RowActivations, harvest
 from itda_lightning.activations.models.language_model import LanguageModel
 from itda_lightning.activations.models.model_name import LanguageModelName
 from itda_lightning.activations.text.rows import Rows
 from itda_lightning.activations.text.tokenizer import special_ids
 from itda_lightning.errors import InputError
+from itda_lightning.evaluation import earlier_passes
 from itda_lightning.evaluation.data_of import data_for
+from itda_lightning.evaluation.earlier_passes import KeptPredictions, ReadRows
 from itda_lightning.evaluation.saelens_evals import evaluate_sae, rows_for_evals
 from itda_lightning.fitting.loading import load_dictionary
 from itda_lightning.saelens import to_sae
 from tests import by_hand
 from tests.runs import CONTEXT, HOOK, LAYER, VALIDATION_ROWS
-from tests.tiny_model import BOS, EOS, WIDTH
+from tests.tiny_model import BOS, EOS, VOCABULARY, WIDTH
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +148,44 @@ def test_variance_and_sparsity_are_those_of_the_fits_own_validation(tiny_run, sa
     assert metrics["fvu"] == pytest.approx(fitted["fvu"], rel=1e-4)
     assert metrics["l0"] == pytest.approx(fitted["l0"], rel=1e-6)
     assert per_atom["feature_density"].count(0.0) == fitted["dead_atoms"]
+
+
+@pytest.mark.parametrize("first_position", [0, 1])
+def test_stored_activations_and_kept_predictions_stand_for_passes(sae, language_model, rows, first_position):
+    rows = dataclasses.replace(rows, first_position=first_position)
+    model = KeptPredictions(language_model.model)
+    expected = evaluate_sae(sae, language_model, rows, progress=False)
+    for batch in (5, 32):  # of the harvest, which need not be those of the evals
+        stored = harvest(language_model, rows, batch)
+        known = evaluate_sae(sae, language_model, rows, progress=False, activations=stored, model=model)
+        for name, value in expected[0].items():
+            assert known[0][name] == pytest.approx(value, rel=1e-5), name
+        assert known[1]["feature_density"] == pytest.approx(expected[1]["feature_density"], abs=1e-6)
+
+
+@pytest.mark.parametrize("room", [0, 10, 32])
+def test_predictions_are_kept_while_there_is_room(room, language_model, rows, monkeypatch):
+    monkeypatch.setattr(earlier_passes, "KEPT_SHARE", room * CONTEXT * VOCABULARY * 4 / psutil.virtual_memory().total)
+    model, calls = KeptPredictions(language_model.model), []
+    predict = model.model
+    monkeypatch.setattr(
+        model, "model", lambda tokens, **options: calls.append(len(tokens)) or predict(tokens, **options)
+    )
+    batches = rows.tokens.split(8)
+    options = {"return_type": "both", "loss_per_token": True}
+    first, second = ([model(tokens, **options) for tokens in batches] for _ in range(2))
+    assert len(calls) == 8 - room // 8
+    for one, other in zip(first, second, strict=True):
+        assert all(map(torch.equal, one, other))
+
+
+def test_activations_of_heads_are_flat_as_they_are_stored(rows):
+    stored = torch.randn(len(rows), CONTEXT, 8)
+    read = ReadRows(rows, "blocks.0.attn.hook_z", [RowActivations(0, {"blocks.0.attn.hook_z": stored[:, 1:]})])
+    tokens = read.get_batch_tokens(3)
+    assert torch.equal(tokens, rows.tokens[:3])
+    (values,) = read.run_with_cache(tokens, ["blocks.0.attn.hook_z"])[1].values()
+    assert torch.equal(values.flatten(-2, -1)[:, 1:], stored[:3, 1:])
 
 
 def test_metrics_come_in_the_order_in_which_they_are_read(sae, language_model, rows):

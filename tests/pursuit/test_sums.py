@@ -91,7 +91,8 @@ work = Work(np.empty(k), np.empty((2, k)), np.empty(k, np.float32), np.zeros((k,
 for step in range(k):
     scores, exact = np.zeros((2, GROUP), np.float32), np.zeros(n, np.bool_)
     error = np.float32(10)
-    atom, score, _ = select_among(scores, np.zeros(2, np.float32), residual, atoms, False, exact, error, error)
+    maxima, gram = np.zeros(2, np.float32), np.zeros((n, GROUP), np.int16)
+    atom, score, _ = select_among(scores, maxima, residual, atoms, gram, False, exact, error, error)
     assert take_orthogonal(0, atom, step, problem, residual, support, coefficients, work)
 results = scores, residual, support, coefficients, work.inverse
 print(hashlib.sha256(b"".join(part.tobytes() for part in results)).hexdigest())

@@ -71,7 +71,7 @@ def pursue_row(
                 fine = rounding * (norm + moved) + unit * moved
                 coarse = np.float32(start_error + fine)
                 atom, score, tried = select_among(
-                    scores, maxima, residual, atoms, nonnegative, exact, coarse, np.float32(fine)
+                    scores, maxima, residual, atoms, gram.entries, nonnegative, exact, coarse, np.float32(fine)
                 )
                 examined += tried
             if appended > 0:

@@ -11,7 +11,9 @@ Scores come in groups of ``GROUP`` atoms; zeros, which win no step, fill the las
 import numpy as np
 
 from itda_lightning.pursuit.kernels.jit import Atoms, Double, Entries, Flags, Index, Single, compiled, vectorised
+from itda_lightning.pursuit.kernels.masks import NUMBERS, lowest, reached
 from itda_lightning.pursuit.kernels.named_arrays import Gram
+from itda_lightning.pursuit.kernels.prefetching import prefetch
 from itda_lightning.pursuit.kernels.sums import dot
 
 # Atoms that share one largest score. A fixed length lets LLVM unroll the loops over a group.
@@ -96,11 +98,19 @@ def subtract_rows(scores: Single, gram: Entries, rows: Index, weights: Single) -
 
 
 @compiled
+def bar_of(score: np.float32, error: np.float32) -> np.int32:
+    """Return bits that no screened score has fewer of unless, with the error, it is below the score."""
+    bar = np.float32(score * (1 - 2.0**-20) - error)
+    return np.int32(bar.view(np.int32) - 1) if bar > 0 else np.int32(-(2**31))
+
+
+@compiled
 def select_among(
     scores: Single,
     maxima: Single,
     residual: Single,
     atoms: Atoms,
+    gram: Entries,
     nonnegative: bool,
     exact: Flags,
     coarse: np.float32,
@@ -108,39 +118,48 @@ def select_among(
 ) -> tuple[int, np.float32, int]:
     """Return the atom with the largest exact score (the lowest index of equal ones), the score, and the number tried.
 
+    The most promising atom wins nearly always; then its row of the Gram is read, so that is asked for beforehand.
+
     ``coarse`` bounds the error of a screened score, ``fine`` that of one that was computed exactly at an earlier step
     (``exact``) and updated since. Scores that are computed again are written back.
     """
-    n = exact.shape[0]
+    n, eligible, flat = exact.shape[0], np.int32(-1) if nonnegative else WITHOUT_SIGN, scores.reshape(-1)
     top = 0
     for group in range(1, maxima.shape[0]):
         if maxima[group] > maxima[top]:
             top = group
-    best = top * GROUP
-    for q in range(GROUP):
-        screened = scores[top, q] if nonnegative else abs(scores[top, q])
-        if screened == maxima[top]:
-            best = top * GROUP + q
+    first = n - 1
+    for start in range(top * GROUP, (top + 1) * GROUP, NUMBERS):
+        equal = reached(flat, start, eligible, signed_bits(maxima[top]))
+        if equal:
+            first = min(start + lowest(equal), n - 1)
             break
-    first = min(best, n - 1)
-    best, score, examined = first, np.float32(-np.inf), 0
+    prefetch(atoms, first)
+    prefetch(gram, first)
+    score, best = dot(residual, atoms[first]), first
+    flat[first], exact[first], examined = score, True, 1
+    score = score if nonnegative else abs(score)
     for step in range(-1, maxima.shape[0]):
-        # The most promising atom first, then its group, then the others: the best score so far is a bar for the rest.
-        group = top if step < 0 else (top + step) % maxima.shape[0]
-        if step >= 0 and maxima[group] + coarse < score:
+        # The group of the most promising atom first: the best score so far is a bar for the rest.
+        group = top if step < 0 else step
+        if maxima[group] + coarse < score or step == top:
             continue
-        low, high = (first, first + 1) if step < 0 else (group * GROUP, min(n, (group + 1) * GROUP))
-        examined += high - low
-        for atom in range(low, high):
-            q = atom - group * GROUP
-            screened = scores[group, q] if nonnegative else abs(scores[group, q])
-            if screened + coarse < score or (exact[atom] and screened + fine < score) or (step >= 0 and atom == first):
-                continue
-            candidate = dot(residual, atoms[atom])
-            scores[group, q], exact[atom] = candidate, True
-            candidate = candidate if nonnegative else abs(candidate)
-            if candidate > score or (candidate == score and atom < best):
-                score, best = candidate, atom
+        for start in range(group * GROUP, min(n, (group + 1) * GROUP), NUMBERS):
+            mask = reached(flat, start, eligible, bar_of(score, coarse))
+            while mask:
+                atom = start + lowest(mask)
+                mask &= mask - np.uint64(1)
+                if atom >= n:
+                    break
+                screened = flat[atom] if nonnegative else abs(flat[atom])
+                if screened + coarse < score or (exact[atom] and screened + fine < score) or atom == first:
+                    continue
+                candidate = dot(residual, atoms[atom])
+                flat[atom], exact[atom] = candidate, True
+                examined += 1
+                candidate = candidate if nonnegative else abs(candidate)
+                if candidate > score or (candidate == score and atom < best):
+                    score, best = candidate, atom
     return best, score, examined
 
 
