@@ -285,8 +285,8 @@ def plot(rows: list[dict[str, Any]], chance: float) -> Any:
         # A little beside each other, so that errors can be told apart.
         tokens = [row["tokens"] * 1.02 ** (number - len(MEASURES) / 2) for row in points]
         accuracies, errors = [row["accuracy"] for row in points], [row["error"] for row in points]
-        style = {"marker": "o", "linewidth": 2.5} if "jaccard" in measure else {"marker": ".", "linewidth": 1}
-        panel.errorbar(tokens, accuracies, errors, label=measure, elinewidth=0.6, **style)
+        marker, width = ("o", 2.5) if "jaccard" in measure else (".", 1)
+        panel.errorbar(tokens, accuracies, errors, label=measure, elinewidth=0.6, marker=marker, linewidth=width)
     panel.axhline(chance, color="gray", linestyle=":", label="chance")
     budgets = sorted({row["tokens"] for row in rows})
     panel.set_xscale("log", base=2)
