@@ -1,0 +1,110 @@
+"""The settings of the study: which sites have one code, of which models, on which text."""
+
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from benchmarks.bundled import DATASET, MODEL
+from benchmarks.diffing.tuned import plant
+from benchmarks.joint.activations import AlignedText, Models
+from itda_lightning.activations.bundled import resolve
+from itda_lightning.machine.made_once import made_once
+
+T = 16_384  # activations
+# With each come some on which pruning is calibrated, and the curves of SAEs are measured.
+CALIBRATION = 2048
+BUDGETS = {"T": T, "10 T": 10 * T, "32 T": 32 * T}
+HELD_OUT = 8192  # tokens
+LAYERS = (4, 9, 14, 19, 24)
+PLANTED = ("domain", 8192, range(10, 15), 5e-4, 0)  # change, tokens, blocks, rate, seed: of ``benchmarks/diffing``
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Some sites of a text.
+
+    Attributes:
+        title: what the sites are.
+        sites: name -> (model, hook point).
+        of: the text that holds the activations.
+    """
+
+    title: str
+    sites: dict[str, tuple[str, str]]
+    of: "Text"
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text and the models that read it; settings of one text share activations and whatever is of one site.
+
+    Attributes:
+        dataset: as of ``ActivationsDataModule``; ``told`` is how results name it.
+        models: the first one's tokens are counted.
+        share: at least this share of the first model's tokens is aligned.
+        context_size: tokens per row.
+    """
+
+    directory: Path
+    dataset: str
+    told: str
+    models: Models
+    share: float
+    context_size: int = 128
+
+    @cached_property
+    def aligned(self) -> AlignedText:
+        """The activations."""
+        tokens = {"train": round((BUDGETS["32 T"] + CALIBRATION) / self.share), "heldout": HELD_OUT}
+        return AlignedText(self.directory, self.models, self.dataset, tokens, self.context_size)
+
+
+def settings(directory: Path, other_model: str, other_text: str) -> dict[str, Setting]:
+    """Return the settings by name; that of two tokenizers only if a model and its text are given.
+
+    Args:
+        directory: of whatever is made.
+        other_model: directory of a GPT-2-style model with another tokenizer.
+        other_text: what both models of two tokenizers read.
+    """
+    hook = "blocks.{}.hook_resid_post".format
+    tuned = str(fine_tuned(directory / "fine-tune"))
+    models = {"base": (MODEL, [hook(layer) for layer in LAYERS]), "fine-tune": (tuned, [hook(14)])}
+    sotu = Text(directory / "sotu", DATASET, DATASET, models, share=0.98)
+    layers = {str(layer): ("base", hook(layer)) for layer in LAYERS}
+    found = {
+        "two_layers": Setting("Layers 4 and 14", {name: layers[name] for name in ("4", "14")}, sotu),
+        "fine_tune": Setting(
+            "Layer 14 of the base and of its fine-tune on source code",
+            {"base": ("base", hook(14)), "fine-tune": ("fine-tune", hook(14))},
+            sotu,
+        ),
+        "five_layers": Setting("Five layers", layers, sotu),
+    }
+    if other_model:
+        pair = {"SmolLM2": (MODEL, [hook(14)]), "GPT-2-style": (other_model, [hook(4)])}
+        # Rows of 96 tokens, since the other model reads at most 128 of its shorter ones.
+        told = "corpus of benchmarks/layer_matching"
+        text = Text(directory / "two-tokenizers", other_text, told, pair, share=0.5, context_size=96)
+        sites = {name: (name, hooks[0]) for name, (_, hooks) in pair.items()}
+        found["two_tokenizers"] = Setting("Layer 14 of 30 and layer 4 of 8 of models of two tokenizers", sites, text)
+    return found
+
+
+def fine_tuned(place: Path) -> Path:
+    """Plant the change "domain" into the bundled model as ``benchmarks/diffing`` does, or find it; return its place."""
+    base = Path(resolve(MODEL))
+
+    def make(directory: Path) -> None:
+        model = AutoModelForCausalLM.from_pretrained(base)
+        with torch.enable_grad():
+            plant(model, *PLANTED)
+        model.save_pretrained(directory)
+        for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+            shutil.copy(base / file, directory)
+
+    return made_once(place, make)
