@@ -22,7 +22,7 @@ from itda_lightning.activations.text.rows import Rows
 from itda_lightning.activations.text.split import SPLITS, Split
 from itda_lightning.machine.atomic_files import write_json
 
-SLICE = 16_384  # positions after which a harvest can be resumed
+SLICE = 16_384  # activations after which a harvest can be resumed
 BATCH = 16  # rows
 
 Models = dict[str, tuple[str, list[str]]]  # name -> (model, hook points)
@@ -32,7 +32,7 @@ class AlignedText:
     """Models and the positions of a text that all of them have: tokens, or characters at which tokens end.
 
     Args:
-        place: directory of the memory maps.
+        place: directory of the activations; the same for all texts of the same documents and tokens.
         models: the first one's tokens are counted.
         dataset: as of ``ActivationsDataModule``.
         tokens: of the training text and of the held-out text.
@@ -84,47 +84,55 @@ class AlignedText:
         Raises:
             ValueError: fewer positions than that.
         """
-        data, places = self.data[model], self.places[split][model]
+        rows, places = self.data[model].rows(split), self.places[split][model]
         n = len(places) if n is None else n
         if n > len(places):
             raise ValueError(f"the text has {len(places):,} aligned positions ({split}), not {n:,}: read more tokens")
-        state = self.place / f"{model}-{split}.json"
-        known = (
-            json.loads(state.read_text()) if state.exists() else {"widths": data.widths, "positions": 0, "seconds": 0}
-        )
-        maps = {}
-        for hook, width in known["widths"].items():
-            file = self.place / f"{model}-{split}-{hook}.npy"
-            shape = None if file.exists() else (len(places), width)
-            maps[hook] = open_memmap(file, "r+" if file.exists() else "w+", np.float32, shape)
-            assert maps[hook].shape == (len(places), width), f"{file} is of another text"
-        while known["positions"] < n:
-            start = time.perf_counter()
-            stop = min(known["positions"] + SLICE, len(places))
-            self._read(model, split, maps, known["positions"], stop)
-            seconds = known["seconds"] + time.perf_counter() - start
-            known |= {"positions": stop, "seconds": seconds}
-            write_json(state, known)
-            print(f"{model}, {split}: {stop:,} positions in {seconds:,.0f} s", flush=True)
-        return {hook: x[:n] for hook, x in maps.items()}
+        number = torch.full(rows.kept.shape, -1)
+        number[rows.kept] = torch.arange(rows.n_kept)
+        index = number[tuple(places[:n].T)]
+        maps = self._harvested(model, split, int(index.max()) + 1)
+        # A memory map as it is if all tokens are aligned.
+        every = torch.equal(index, torch.arange(n))
+        return {hook: x[:n] if every else x[index.numpy()] for hook, x in maps.items()}
 
     def harvests(self) -> dict[str, dict[str, float]]:
-        """Return for each model and split how many positions are there and the seconds that they took."""
-        states = sorted(self.place.glob("*-*.json"))
-        return {
-            state.stem: {name: json.loads(state.read_text())[name] for name in ("positions", "seconds")}
-            for state in states
-        }
+        """Return for each model and split how many activations are there and the seconds that they took."""
+        states = {f"{name}-{split}": self.place / f"{name}-{split}.json" for name in self.data for split in SPLITS}
+        known = {name: json.loads(state.read_text()) for name, state in states.items() if state.exists()}
+        return {name: {fact: state[fact] for fact in ("positions", "seconds")} for name, state in known.items()}
 
     def release_models(self) -> None:
         """Free the memory of the language models."""
         for data in self.data.values():
             data.release_model()
 
-    def _read(self, model: str, split: Split, maps: dict[str, np.memmap], start: int, stop: int) -> None:
-        """Harvest the rows of some positions and write these."""
+    def _harvested(self, model: str, split: Split, n: int) -> dict[str, np.memmap]:
+        """Return the activations of a model's own kept tokens, of which at least the first n are there."""
         data = self.data[model]
-        rows, (row, position) = data.rows(split), self.places[split][model][start:stop].T
+        state, total = self.place / f"{model}-{split}.json", data.rows(split).n_kept
+        new = {"widths": None, "positions": 0, "seconds": 0}
+        known = json.loads(state.read_text()) if state.exists() else new | {"widths": data.widths}
+        maps = {}
+        for hook, width in known["widths"].items():
+            file = self.place / f"{model}-{split}-{hook}.npy"
+            there = file.exists()
+            maps[hook] = open_memmap(file, "r+" if there else "w+", np.float32, None if there else (total, width))
+            assert maps[hook].shape == (total, width), f"{file} is of another text"
+        while known["positions"] < n:
+            start = time.perf_counter()
+            stop = min(known["positions"] + SLICE, total)
+            self._read(model, split, maps, known["positions"], stop)
+            known |= {"positions": stop, "seconds": known["seconds"] + time.perf_counter() - start}
+            write_json(state, known)
+            print(f"{model}, {split}: {stop:,} activations in {known['seconds']:,.0f} s", flush=True)
+        return maps
+
+    def _read(self, model: str, split: Split, maps: dict[str, np.memmap], start: int, stop: int) -> None:
+        """Harvest the rows of some kept tokens and write these."""
+        data = self.data[model]
+        rows = data.rows(split)
+        row, position = rows.kept.nonzero()[start:stop].T
         first, last = int(row[0]), int(row[-1])
         index = torch.full((last + 1 - first, rows.context_size), -1)
         index[row - first, position] = torch.arange(start, stop)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jsonargparse import auto_cli
 
+from benchmarks.bundled import DATASET
 from benchmarks.joint.entries import Entries, Training, joint_itda, joint_sae
 from benchmarks.joint.measures import HeldOut, kept_sums
 from benchmarks.joint.run import LOSS_ROWS, RESULTS
@@ -53,14 +54,13 @@ def main(directory: Path = Path("runs/joint"), results: Path = RESULTS) -> None:
     """Run what is not there yet."""
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    setting = settings(directory, "", "")["two_layers"]
+    setting = settings(directory, "")["two_layers"]
     entries, held_out = Entries(setting), HeldOut(setting, LOSS_ROWS)
     makers: dict[str, Any] = {}
-    for refined, kind in ((False, "as grown"), (True, "refined")):
-        for number, (name, sites) in enumerate(scales(entries).items()):
-            makers[f"joint ITDA, {kind}: {name}"] = lambda refined=refined, sites=sites, number=number: joint_itda(
-                entries.itda(entries.names, refined, sites, f"-scale-{number}" if number else "")
-            )
+    for number, (name, sites) in enumerate(scales(entries).items()):
+        makers[f"joint ITDA: {name}"] = lambda sites=sites, number=number: joint_itda(
+            entries.itda(entries.names, False, sites, f"-scale-{number}" if number else "")
+        )
     for budget, trainings in TRAININGS.items():
         for training in trainings:
             passes, rate, batch_size = training
@@ -74,7 +74,7 @@ def main(directory: Path = Path("runs/joint"), results: Path = RESULTS) -> None:
         rows[name] = held_out.figures(kept_sums(file, held_out, make, commit()), None)
         aligned = setting.of.aligned
         model = next(iter(aligned.data.values())).model_name
-        study = Study("joint/choices", model.name, model.fingerprint(), list(setting.sites), setting.of.told, T, 0)
+        study = Study("joint/choices", model.name, model.fingerprint(), list(setting.sites), DATASET, T, 0)
         whole = {**describe(study), "title": "Scales of sites, and trainings of SAEs, at layers 4 and 14", "rows": rows}
         whole["scales"] = {name: [site.scale for site in sites] for name, sites in scales(entries).items()}
         write_results(results, "choices", whole, as_markdown(whole))

@@ -1,7 +1,7 @@
 """One code for several sites: joint ITDAs beside ITDAs of each site, and SAEs trained on all sites or on each.
 
     python -m benchmarks.joint.run [--chosen [two_layers, fine_tune]] [--budgets [T, "10 T"]]
-    python -m benchmarks.joint.run --chosen [two_tokenizers] --other_model MODEL --other_text corpus.jsonl
+    python -m benchmarks.joint.run --chosen [two_tokenizers] --other_model MODEL
 
 All entries explain the same held-out activations at the same number of atoms per token and site: joint codes have as
 many times the atoms as there are sites. For each site: FVU, and the increase of CE and the KL if it alone is replaced,
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from jsonargparse import auto_cli
 
+from benchmarks.bundled import DATASET
 from benchmarks.joint.entries import ATOMS, TRAININGS, Entries, K
 from benchmarks.joint.measures import HeldOut, kept_sums
 from benchmarks.joint.settings import Setting, T, settings
@@ -24,14 +25,13 @@ from benchmarks.results import Study, commit, describe, write_results
 
 __all__ = ["as_markdown", "main", "write"]
 RESULTS = Path(__file__).parent / "results"
-LOSS_ROWS = 32  # held-out rows of CE and KL
+LOSS_ROWS = 24  # held-out rows of CE and KL
 
 
 def main(
     chosen: list[str] | None = None,
     budgets: list[str] | None = None,
     other_model: str = "",
-    other_text: str = "",
     directory: Path = Path("runs/joint"),
     results: Path = RESULTS,
 ) -> None:
@@ -41,13 +41,12 @@ def main(
         chosen: names of settings; null for all.
         budgets: of SAEs; null for all.
         other_model: directory of a model with another tokenizer (``layer_matching/train.py``).
-        other_text: the text that it and the bundled model read (``layer_matching/corpus.py``).
         directory: of whatever is made.
         results: where results are.
     """
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    for name, setting in settings(directory, other_model, other_text).items():
+    for name, setting in settings(directory, other_model).items():
         if chosen is None or name in chosen:
             run(name, setting, budgets or list(TRAININGS), directory, results)
 
@@ -71,7 +70,7 @@ def write(
     """Write the results of the rows so far."""
     text = setting.of
     model, revision = next((one.model_name.name, one.model_name.fingerprint()) for one in text.aligned.data.values())
-    study = Study("joint", model, revision, list(setting.sites), text.told, T, 0)
+    study = Study("joint", model, revision, list(setting.sites), DATASET, T, 0)
     reference = rows[REFERENCE]
     result = {
         **describe(study),

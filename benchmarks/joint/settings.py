@@ -12,6 +12,7 @@ from benchmarks.bundled import DATASET, MODEL
 from benchmarks.diffing.tuned import plant
 from benchmarks.joint.activations import AlignedText, Models
 from itda_lightning.activations.bundled import resolve
+from itda_lightning.activations.text.split import Split
 from itda_lightning.machine.made_once import made_once
 
 T = 16_384  # activations
@@ -19,6 +20,7 @@ T = 16_384  # activations
 CALIBRATION = 2048
 BUDGETS = {"T": T, "10 T": 10 * T, "32 T": 32 * T}
 HELD_OUT = 8192  # tokens
+KEPT = 0.98  # of the tokens: neither first of a row nor special
 LAYERS = (4, 9, 14, 19, 24)
 PLANTED = ("domain", 8192, range(10, 15), 5e-4, 0)  # change, tokens, blocks, rate, seed: of ``benchmarks/diffing``
 
@@ -40,58 +42,60 @@ class Setting:
 
 @dataclass(frozen=True)
 class Text:
-    """A text and the models that read it; settings of one text share activations and whatever is of one site.
+    """A text and the models that read it; settings of one text share whatever is of one site.
 
     Attributes:
-        dataset: as of ``ActivationsDataModule``; ``told`` is how results name it.
+        directory: of what is made of it.
+        activations: directory of the activations, which texts of the same documents and tokens share.
+        dataset: as of ``ActivationsDataModule``.
         models: the first one's tokens are counted.
-        share: at least this share of the first model's tokens is aligned.
+        tokens: training tokens.
         context_size: tokens per row.
     """
 
     directory: Path
+    activations: Path
     dataset: str
-    told: str
     models: Models
-    share: float
+    tokens: int = round((BUDGETS["32 T"] + CALIBRATION) / KEPT)
     context_size: int = 128
 
     @cached_property
     def aligned(self) -> AlignedText:
         """The activations."""
-        tokens = {"train": round((BUDGETS["32 T"] + CALIBRATION) / self.share), "heldout": HELD_OUT}
-        return AlignedText(self.directory, self.models, self.dataset, tokens, self.context_size)
+        tokens: dict[Split, int] = {"train": self.tokens, "heldout": HELD_OUT}
+        return AlignedText(self.activations, self.models, self.dataset, tokens, self.context_size)
 
 
-def settings(directory: Path, other_model: str, other_text: str) -> dict[str, Setting]:
-    """Return the settings by name; that of two tokenizers only if a model and its text are given.
+def settings(directory: Path, other_model: str) -> dict[str, Setting]:
+    """Return the settings by name; that of two tokenizers only if a model is given.
 
     Args:
         directory: of whatever is made.
         other_model: directory of a GPT-2-style model with another tokenizer.
-        other_text: what both models of two tokenizers read.
     """
     hook = "blocks.{}.hook_resid_post".format
-    tuned = str(fine_tuned(directory / "fine-tune"))
-    models = {"base": (MODEL, [hook(layer) for layer in LAYERS]), "fine-tune": (tuned, [hook(14)])}
-    sotu = Text(directory / "sotu", DATASET, DATASET, models, share=0.98)
+    base = MODEL, [hook(layer) for layer in LAYERS]
+    tuned = str(fine_tuned(directory / "fine-tune")), [hook(14)]
+    of_one = Text(directory / "sotu", directory / "activations", DATASET, {"base": base, "fine-tune": tuned})
     layers = {str(layer): ("base", hook(layer)) for layer in LAYERS}
     found = {
-        "two_layers": Setting("Layers 4 and 14", {name: layers[name] for name in ("4", "14")}, sotu),
+        "two_layers": Setting("Layers 4 and 14", {name: layers[name] for name in ("4", "14")}, of_one),
         "fine_tune": Setting(
             "Layer 14 of the base and of its fine-tune on source code",
             {"base": ("base", hook(14)), "fine-tune": ("fine-tune", hook(14))},
-            sotu,
+            of_one,
         ),
-        "five_layers": Setting("Five layers", layers, sotu),
+        "five_layers": Setting("Five layers", layers, of_one),
     }
     if other_model:
-        pair = {"SmolLM2": (MODEL, [hook(14)]), "GPT-2-style": (other_model, [hook(4)])}
-        # Rows of 96 tokens, since the other model reads at most 128 of its shorter ones.
-        told = "corpus of benchmarks/layer_matching"
-        text = Text(directory / "two-tokenizers", other_text, told, pair, share=0.5, context_size=96)
-        sites = {name: (name, hooks[0]) for name, (_, hooks) in pair.items()}
-        found["two_tokenizers"] = Setting("Layer 14 of 30 and layer 4 of 8 of models of two tokenizers", sites, text)
+        models = {"base": base, "other": (other_model, [hook(4)])}
+        of_two = Text(directory / "two-tokenizers", directory / "activations", DATASET, models)
+        found["two_tokenizers"] = Setting(
+            "Layer 14 of 30 of SmolLM2 and layer 4 of 8 of a GPT-2-style model with a tokenizer of its own",
+            {"SmolLM2": ("base", hook(14)), "GPT-2-style": ("other", hook(4))},
+            of_two,
+        )
     return found
 
 
