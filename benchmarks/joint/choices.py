@@ -14,6 +14,7 @@ from jsonargparse import auto_cli
 
 from benchmarks.bundled import DATASET
 from benchmarks.joint.entries import Entries, Training, joint_itda, joint_sae
+from benchmarks.joint.losses import Losses
 from benchmarks.joint.measures import HeldOut, kept_sums
 from benchmarks.joint.run import LOSS_ROWS, RESULTS
 from benchmarks.joint.settings import T, settings
@@ -55,7 +56,7 @@ def main(directory: Path = Path("runs/joint"), results: Path = RESULTS) -> None:
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     setting = settings(directory, "")["two_layers"]
-    entries, held_out = Entries(setting), HeldOut(setting, LOSS_ROWS)
+    entries, held_out = Entries(setting), HeldOut(setting, Losses(setting.of, LOSS_ROWS))
     makers: dict[str, Any] = {}
     for number, (name, sites) in enumerate(scales(entries).items()):
         makers[f"joint ITDA: {name}"] = lambda sites=sites, number=number: joint_itda(

@@ -1,5 +1,9 @@
-"""What explains the sites of a setting: joint ITDAs and SAEs, and those of each site alone."""
+"""What explains the sites of a setting: joint ITDAs and SAEs, and those of each site alone.
 
+Seconds are those of the processor, of one thread, as other work may run at the same time.
+"""
+
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +21,7 @@ from itda_lightning.activations.arrays import ArrayActivations
 from itda_lightning.dictionary.sites import Sites
 from itda_lightning.fitting.refinement import RefinementSettings, refine
 from itda_lightning.fitting.trainer import fit_in_memory
+from itda_lightning.machine.atomic_files import write_json
 from itda_lightning.machine.made_once import made_once
 from itda_lightning.saelens.training import train_sae
 from itda_lightning.saelens.training_settings import TrainingSettings
@@ -32,7 +37,8 @@ class Training(NamedTuple):
     batch_size: int
 
 
-TRAININGS = {"T": Training(1, 3e-3, 256), "10 T": Training(1, 3e-3, 512), "32 T": Training(1, 2e-3, 1024)}
+TRAININGS = {"T": Training(8, 3e-3, 512), "10 T": Training(1, 3e-3, 512), "32 T": Training(1, 2e-3, 1024)}
+SECONDS = "seconds.json"
 AtSites = dict[str, Tensor]
 
 
@@ -79,7 +85,7 @@ class Entries:
             data = self.data(names, "T")
             if len(names) > 1:
                 data.sites = sites or self.sites
-            start = time.perf_counter()
+            start = time.process_time()
             module = il.ITDA(**options)
             with torch.enable_grad():
                 fit_in_memory(module, data)
@@ -87,7 +93,7 @@ class Entries:
                 refine(module, data, RefinementSettings(passes=3, relabel=False))
                 module.calibrate_l0()
             dictionary = module.finished_dictionary(module.hook_names[0])
-            dictionary.metadata["seconds"] = time.perf_counter() - start
+            dictionary.metadata["seconds"] = time.process_time() - start
             dictionary.save(directory / "dictionary")
 
         place = self._place(names, f"itda{'-refined' if refined else ''}{kind}")
@@ -109,11 +115,15 @@ class Entries:
             data = self.data(names, budget)
             if len(names) > 1:
                 data.sites = self.sites
+            start = time.process_time()
             with torch.enable_grad():
                 train_sae(settings, data, data.hook_names[0], directory / "sae")
+            write_json(directory / SECONDS, {"seconds": time.process_time() - start})
 
         place = self._place(names, f"sae-{budget.replace(' ', '')}-{passes}-{rate:g}-{batch_size}")
-        return SAE.load_from_disk(made_once(place, make) / "sae")
+        sae = SAE.load_from_disk(made_once(place, make) / "sae")
+        sae.cfg.metadata["seconds"] = json.loads((place / SECONDS).read_text())["seconds"]
+        return sae
 
     def makers(self, budgets: Sequence[str]) -> dict[str, Callable[[], Entry]]:
         """Return for each row, of ITDAs and of SAEs of some budgets, what makes its entry."""
@@ -169,7 +179,7 @@ def joint_sae(sae: SAE[Any], sites: Sites) -> Entry:
         latents = sae.encode(sites.join(x))
         return sites.split(sae.decode(latents)), (latents != 0).sum(1) / len(x)
 
-    return Entry(explain, sae.cfg.metadata["training"]["seconds"])
+    return Entry(explain, sae.cfg.metadata["seconds"])
 
 
 def separate_saes(saes: dict[str, SAE[Any]]) -> Entry:
@@ -180,4 +190,4 @@ def separate_saes(saes: dict[str, SAE[Any]]) -> Entry:
         found = {site: saes[site].decode(latents[site]) for site in x}
         return found, torch.stack([(one != 0).sum(1).double() for one in latents.values()]).mean(0)
 
-    return Entry(explain, sum(sae.cfg.metadata["training"]["seconds"] for sae in saes.values()))
+    return Entry(explain, sum(sae.cfg.metadata["seconds"] for sae in saes.values()))

@@ -6,71 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import xxhash
-from jaxtyping import Float
-from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from benchmarks.joint.entries import Entry
+from benchmarks.joint.losses import LOSSES, Losses
 from benchmarks.joint.settings import Setting
-from benchmarks.transcoders.losses import MLPLosses
-from itda_lightning.activations.text.rows import Rows
 from itda_lightning.comparison.bootstrap import DocumentSums
-from itda_lightning.comparison.losses import LossMeter
 from itda_lightning.dictionary.reconstruction_error import variance
 from itda_lightning.machine.atomic_files import write_json
-from itda_lightning.results.comparison import Estimate
 
 BATCH = 1024  # activations
-LOSSES = ("CE increase", "KL")
 MOMENTS = ("squares", "x", "tokens")
 Sums = dict[str, Any]  # by document: the squared errors of a site, and what the two losses are ratios of
 
 
-class StreamLosses(MLPLosses):
-    """Losses of a Llama if its residual stream after a layer is replaced; only what comes after it is run again."""
-
-    def __init__(self, model: Any, rows: Rows, layer: int) -> None:
-        super().__init__(model, rows, layer)
-        self.model = model
-        self.outputs = self.streams  # it is the whole stream that is replaced, not the output of the MLP in it
-
-
-class AnyLosses:
-    """Losses of any model at any hook point, of which all is run again."""
-
-    def __init__(self, meter: LossMeter) -> None:
-        self.meter, self.rows = meter, meter.rows
-
-    def measure(self, replaced: Float[Tensor, "rows context d"]) -> tuple[Estimate, Estimate]:
-        """Return the increase of CE and the KL if these are the activations where they are kept."""
-        replay: Any = Replay(replaced, self.meter.batch_size)
-        losses = self.meter.measure(replay)
-        return losses["ce_loss_increase"], losses["kl_div_with_sae"]
-
-
-class Replay:
-    """Stand in for an SAE in ``LossMeter``: give reconstructions that are there already, in the order of the rows."""
-
-    device = "cpu"
-
-    def __init__(self, rows: Float[Tensor, "rows context d"], batch_size: int) -> None:
-        self._parts = iter(rows.split(batch_size))
-
-    def encode(self, activations: Tensor) -> Tensor:
-        return activations
-
-    def decode(self, activations: Tensor) -> Tensor:
-        part = next(self._parts)
-        assert part.shape == activations.shape
-        return part
-
-
 class HeldOut:
-    """The held-out activations of a setting, and the losses of its models on the first rows."""
+    """The held-out activations of a setting."""
 
-    def __init__(self, setting: Setting, loss_rows: int) -> None:
-        self.setting, self.text, self.loss_rows = setting, setting.of.aligned, loss_rows
+    def __init__(self, setting: Setting, losses: Losses) -> None:
+        self.setting, self.text, self.losses = setting, setting.of.aligned, losses
         self.x = {
             site: torch.from_numpy(self.text.arrays(model, "heldout")[hook])
             for site, (model, hook) in setting.sites.items()
@@ -80,7 +33,6 @@ class HeldOut:
             self.moments[site] = DocumentSums(self.text.documents)
             x = x.double()
             self.moments[site].update(self.text.documents, tokens=torch.ones(len(x)), x=x, squares=x.square().sum(1))
-        self._losses_of: dict[tuple[str, str], Any] = {}
 
     def measure(self, entry: Entry) -> dict[str, Any]:
         """Return the sums of an entry by site, with its seconds and its atoms per token and site."""
@@ -92,7 +44,7 @@ class HeldOut:
             x_hat = torch.cat([of[site] for of, _ in parts]).float()
             errors = (x.double() - x_hat.double()).square().sum(1)
             sums = self.moments[site].documents.sums(self.text.documents, errors)
-            found["sums"][site] = {"errors": sums.tolist(), **self._losses(site, x_hat)}
+            found["sums"][site] = {"errors": sums.tolist(), **self.losses.measure(*self.setting.sites[site], x_hat)}
         return found
 
     def figures(self, row: dict[str, Any], reference: dict[str, Any] | None) -> dict[str, Any]:
@@ -121,38 +73,6 @@ class HeldOut:
     def _batches(self) -> list[slice]:
         n = len(self.text.documents)
         return [slice(start, start + BATCH) for start in range(0, n, BATCH)]
-
-    def _losses(self, site: str, x_hat: Float[Tensor, "n d"]) -> Sums:
-        """Return the sums of the losses; those of the same reconstructions are measured once."""
-        model, hook = self.setting.sites[site]
-        key = xxhash.xxh3_64_hexdigest(x_hat.numpy().tobytes() + f"{model} {hook} {self.loss_rows}".encode())
-        file = self.setting.of.directory / "losses" / f"{key}.json"
-        if not file.exists():
-            if (model, hook) not in self._losses_of:
-                self._losses_of[model, hook] = self._new_losses(model, hook)
-            losses = self._losses_of[model, hook]
-            row, position = self.text.places["heldout"][model].T
-            inside = row < self.loss_rows
-            replaced = torch.zeros(self.loss_rows, losses.rows.context_size, x_hat.shape[1])
-            replaced[row[inside], position[inside]] = x_hat[inside]
-            sums = zip(LOSSES, losses.measure(replaced), strict=True)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(file, {name: [list(of.documents.above), list(of.documents.below)] for name, of in sums})
-        known: Sums = json.loads(file.read_text())
-        return known
-
-    def _new_losses(self, model: str, hook: str) -> "StreamLosses | AnyLosses":
-        """Return the losses at a hook point; those of one model share its own predictions."""
-        data, rows = self.text.data[model], self.text.first_rows(model, self.loss_rows)
-        path = data.model_name.path_or_hub_name()
-        if AutoConfig.from_pretrained(path).model_type != "llama":
-            return AnyLosses(LossMeter(data.language_model, rows, hook))
-        others = [of for (name, _), of in self._losses_of.items() if name == model]
-        loaded = others[0].model if others else AutoModelForCausalLM.from_pretrained(path).eval()
-        losses = StreamLosses(loaded, rows, int(hook.split(".")[1]))
-        if others:
-            losses.own = others[0].own
-        return losses
 
 
 def kept_sums(file: Path, held_out: HeldOut, make: Callable[[], Entry], commit: str) -> dict[str, Any]:

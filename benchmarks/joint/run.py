@@ -18,6 +18,7 @@ from jsonargparse import auto_cli
 
 from benchmarks.bundled import DATASET
 from benchmarks.joint.entries import ATOMS, TRAININGS, Entries, K
+from benchmarks.joint.losses import Losses
 from benchmarks.joint.measures import HeldOut, kept_sums
 from benchmarks.joint.settings import Setting, T, settings
 from benchmarks.joint.tables import REFERENCE, as_markdown
@@ -25,6 +26,7 @@ from benchmarks.results import Study, commit, describe, write_results
 
 __all__ = ["as_markdown", "main", "write"]
 RESULTS = Path(__file__).parent / "results"
+NO_SAE = ""
 LOSS_ROWS = 24  # held-out rows of CE and KL
 
 
@@ -46,22 +48,25 @@ def main(
     """
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    for name, setting in settings(directory, other_model).items():
-        if chosen is None or name in chosen:
-            run(name, setting, budgets or list(TRAININGS), directory, results)
+    found = {name: one for name, one in settings(directory, other_model).items() if chosen is None or name in chosen}
+    losses = {id(one.of): Losses(one.of, LOSS_ROWS) for one in found.values()}
+    held_out = {name: HeldOut(one, losses[id(one.of)]) for name, one in found.items()}
+    for budget in [NO_SAE, *(budgets or TRAININGS)]:
+        for name, setting in found.items():
+            run(name, setting, budget, held_out[name], directory, results)
 
 
-def run(name: str, setting: Setting, budgets: list[str], directory: Path, results: Path) -> None:
-    """Make and measure the rows of a setting, those of earlier calls included."""
+def run(name: str, setting: Setting, budget: str, held_out: HeldOut, directory: Path, results: Path) -> None:
+    """Make and measure the ITDAs of a setting and the SAEs of a budget, and write them with those of earlier calls."""
     entries = Entries(setting)
-    held_out = HeldOut(setting, LOSS_ROWS)
-    makers = entries.makers(list(TRAININGS))
     rows: dict[str, Any] = {}
-    for row, make in makers.items():
+    for row, make in entries.makers(list(TRAININGS)).items():
         file = directory / "rows" / name / f"{row}.json"
-        if file.exists() or " SAE " not in row or row.split(", ")[1] in budgets:
+        if file.exists() or " SAE " not in row or row.endswith(f", {budget}"):
+            there = file.exists()
             rows[row] = kept_sums(file, held_out, make, commit())
-            write(name, setting, entries, held_out, rows, results)
+            if not there:
+                write(name, setting, entries, held_out, rows, results)
 
 
 def write(
@@ -77,6 +82,7 @@ def write(
         "title": setting.title,
         "k per site": K,
         "max_atoms": ATOMS,
+        "models": {name: data.model_name.fingerprint() for name, data in text.aligned.data.items()},
         "sites": {site: hook for site, (_, hook) in setting.sites.items()},
         "scales": [list(site) for site in entries.sites],
         "heldout": len(text.aligned.documents),

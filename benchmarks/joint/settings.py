@@ -86,7 +86,6 @@ def settings(directory: Path, other_model: str) -> dict[str, Setting]:
             {"base": ("base", hook(14)), "fine-tune": ("fine-tune", hook(14))},
             of_one,
         ),
-        "five_layers": Setting("Five layers", layers, of_one),
     }
     if other_model:
         models = {"base": base, "other": (other_model, [hook(4)])}
@@ -96,7 +95,7 @@ def settings(directory: Path, other_model: str) -> dict[str, Setting]:
             {"SmolLM2": ("base", hook(14)), "GPT-2-style": ("other", hook(4))},
             of_two,
         )
-    return found
+    return found | {"five_layers": Setting("Five layers", layers, of_one)}
 
 
 def fine_tuned(place: Path) -> Path:

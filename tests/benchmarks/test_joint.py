@@ -6,21 +6,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 import itda_lightning as il
-from benchmarks.joint import activations, choices, entries, measures, settings
+from benchmarks.joint import activations, choices, entries, settings
 from benchmarks.joint.activations import AlignedText
 from benchmarks.joint.entries import Entries, Entry
+from benchmarks.joint.losses import AnyLosses, Losses, StreamLosses
 from benchmarks.joint.measures import HeldOut, kept_sums
 from benchmarks.joint.settings import BUDGETS, Setting, Text
+from itda_lightning.comparison.losses import LossMeter
+from tests.across_models.retokenised import cut_merges
 from tests.across_models.study import HOOKS
 
 TOKENS = 96 * 16
 
 
 @pytest.fixture
-def text(tiny_model_dir: Path, other_tokenizer_dir: Path, prose_file: Path, tmp_path: Path) -> Text:
-    models = {"one": (str(tiny_model_dir), HOOKS[:2]), "other": (str(other_tokenizer_dir), HOOKS[:1])}
+def text(tiny_model_dir: Path, prose_file: Path, tmp_path: Path) -> Text:
+    other = cut_merges(tiny_model_dir, tmp_path / "other", 0.3)
+    models = {"one": (str(tiny_model_dir), HOOKS[:2]), "other": (str(other), HOOKS[:1])}
     return Text(tmp_path / "text", tmp_path / "activations", str(prose_file), models, TOKENS, context_size=16)
 
 
@@ -58,7 +63,7 @@ def test_activations_are_those_of_aligned_activations(
 @pytest.fixture
 def held_out(aligned: AlignedText, text: Text) -> HeldOut:
     sites = {"early": ("one", HOOKS[0]), "late": ("one", HOOKS[1]), "elsewhere": ("other", HOOKS[0])}
-    return HeldOut(Setting("three sites", sites, text), loss_rows=6)
+    return HeldOut(Setting("three sites", sites, text), Losses(text, 6))
 
 
 def noisy(scale: float) -> Entry:
@@ -92,10 +97,23 @@ def test_figures_are_those_of_plain_sums(held_out: HeldOut, tmp_path: Path, monk
             # Both are of the same documents.
             assert error < wrong[site][name][1] + half[site][name][1]
     # What is measured is not measured again: neither rows nor losses of the same reconstructions.
-    monkeypatch.setattr(measures.LossMeter, "measure", None)
+    monkeypatch.setattr(StreamLosses, "measure", None)
     assert kept_sums(tmp_path / "0.5.json", held_out, None, "later") == rows[0.5]  # type: ignore[arg-type]
     again = kept_sums(tmp_path / "again.json", held_out, lambda: noisy(0.5), "abc")
     assert again == rows[0.5]
+
+
+def test_losses_after_a_layer_are_those_of_the_whole_model(held_out: HeldOut, text: Text) -> None:
+    rows = text.aligned.first_rows("one", 6)
+    replaced = torch.randn(6, 16, held_out.x["early"].shape[1], generator=torch.Generator().manual_seed(0))
+    model = text.aligned.data["one"].language_model
+    loaded = AutoModelForCausalLM.from_pretrained(text.models["one"][0]).eval()
+    for layer in (0, 1):
+        found = StreamLosses(loaded, rows, layer).measure(replaced)
+        expected = AnyLosses(LossMeter(model, rows, HOOKS[layer])).measure(replaced)
+        for one, other in zip(found, expected, strict=True):
+            assert one.value == pytest.approx(other.value, rel=1e-4)
+            assert one.error == pytest.approx(other.error, rel=1e-3)
 
 
 def test_entries_have_a_code_for_all_sites_or_one_for_each(
