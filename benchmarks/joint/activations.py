@@ -96,7 +96,7 @@ class AlignedText:
         every = torch.equal(index, torch.arange(n))
         return {hook: x[:n] if every else x[index.numpy()] for hook, x in maps.items()}
 
-    def harvests(self) -> dict[str, dict[str, float]]:
+    def harvests(self) -> dict[str, dict[str, int | float]]:
         """Return for each model and split how many activations are there and the seconds that they took."""
         states = {f"{name}-{split}": self.place / f"{name}-{split}.json" for name in self.data for split in SPLITS}
         known = {name: json.loads(state.read_text()) for name, state in states.items() if state.exists()}

@@ -79,7 +79,7 @@ class Entries:
         k = K * len(names)
         options: dict[str, Any] = {"k": k, "pursuit": "omp", "max_atoms": ATOMS}
         if refined:
-            options = {"k": k * 3 // 2, "pursuit": "gomp", "nonnegative": True, "max_atoms": ATOMS, "l0": k}
+            options = {"k": k * 3 // 2, "pursuit": "gomp", "nonnegative": True, "max_atoms": ATOMS, "l0": float(k)}
 
         def make(directory: Path) -> None:
             data = self.data(names, "T")

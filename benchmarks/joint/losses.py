@@ -1,5 +1,6 @@
 """CE and KL of replacing the activations at a hook point, for reconstructions that are there already."""
 
+import copy
 import json
 from typing import Any
 
@@ -7,14 +8,12 @@ import torch
 import xxhash
 from jaxtyping import Float
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from benchmarks.joint.settings import Text
-from benchmarks.transcoders.losses import MLPLosses
+from benchmarks.transcoders.losses import BATCH, MLPLosses, first
 from itda_lightning.activations.text.rows import Rows
-from itda_lightning.comparison.losses import LossMeter
 from itda_lightning.machine.atomic_files import write_json
-from itda_lightning.results.comparison import Estimate
 
 LOSSES = ("CE increase", "KL")
 
@@ -47,55 +46,35 @@ class Losses:
         known: dict[str, list[list[float]]] = json.loads(file.read_text())
         return known
 
-    def _new(self, model: str, hook: str) -> "StreamLosses | AnyLosses":
+    def _new(self, model: str, hook: str) -> "StreamLosses":
         """Return the losses at a hook point; those of one model share its own predictions."""
         aligned = self.text.aligned
-        data, rows = aligned.data[model], aligned.first_rows(model, self.n_rows)
-        path = data.model_name.path_or_hub_name()
-        if AutoConfig.from_pretrained(path).model_type != "llama":
-            return AnyLosses(LossMeter(data.language_model, rows, hook))
         others = [of for (name, _), of in self._of.items() if name == model]
+        path = aligned.data[model].model_name.path_or_hub_name()
         loaded = others[0].model if others else AutoModelForCausalLM.from_pretrained(path).eval()
-        losses = StreamLosses(loaded, rows, int(hook.split(".")[1]))
+        losses = StreamLosses(loaded, aligned.first_rows(model, self.n_rows), int(hook.split(".")[1]))
         if others:
             losses.own = others[0].own
         return losses
 
 
 class StreamLosses(MLPLosses):
-    """Losses of a Llama if its residual stream after a layer is replaced; only what comes after it is run again."""
+    """Losses of a Llama or GPT-2 if its residual stream after a layer is replaced; only what comes after it is run."""
 
+    @torch.no_grad()
     def __init__(self, model: Any, rows: Rows, layer: int) -> None:
-        super().__init__(model, rows, layer)
-        self.model = model
+        self.model, self.rows, self.after = model, rows, copy.copy(model)
+        name, blocks = ("transformer", "h") if hasattr(model, "transformer") else ("model", "layers")
+        body = getattr(model, name)
+        layers = getattr(body, blocks)
+        later = {blocks: layers[layer + 1 :]}
+        if name == "transformer":  # which adds the embeddings of positions to whatever it is given
+            later["wpe"] = torch.nn.Embedding.from_pretrained(torch.zeros_like(body.wpe.weight))
+        self.after._modules = model._modules | {name: copy.copy(body)}
+        getattr(self.after, name)._modules = body._modules | later
+        self.own, self.streams = [], []
+        keep = layers[layer].register_forward_hook(lambda _, __, output: self.streams.append(first(output)))
+        for tokens in rows.tokens.split(BATCH):
+            self.own.append(torch.log_softmax(model(input_ids=tokens, use_cache=False).logits, dim=-1))
+        keep.remove()
         self.outputs = self.streams  # it is the whole stream that is replaced, not the output of the MLP in it
-
-
-class AnyLosses:
-    """Losses of any model at any hook point, of which all is run again."""
-
-    def __init__(self, meter: LossMeter) -> None:
-        self.meter, self.rows = meter, meter.rows
-
-    def measure(self, replaced: Float[Tensor, "rows context d"]) -> tuple[Estimate, Estimate]:
-        """Return the increase of CE and the KL if these are the activations where they are kept."""
-        replay: Any = Replay(replaced, self.meter.batch_size)
-        losses = self.meter.measure(replay)
-        return losses["ce_loss_increase"], losses["kl_div_with_sae"]
-
-
-class Replay:
-    """Stand in for an SAE in ``LossMeter``: give reconstructions that are there already, in the order of the rows."""
-
-    device = "cpu"
-
-    def __init__(self, rows: Float[Tensor, "rows context d"], batch_size: int) -> None:
-        self._parts = iter(rows.split(batch_size))
-
-    def encode(self, activations: Tensor) -> Tensor:
-        return activations
-
-    def decode(self, activations: Tensor) -> Tensor:
-        part = next(self._parts)
-        assert part.shape == activations.shape
-        return part
