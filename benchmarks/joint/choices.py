@@ -70,13 +70,19 @@ def main(directory: Path = Path("runs/joint"), results: Path = RESULTS) -> None:
                 entries.sae(entries.names, budget, training), entries.sites
             )
     rows: dict[str, Any] = {}
+    ran = commit()
     for name, make in makers.items():
         file = directory / "rows" / "choices" / f"{name}.json"
-        rows[name] = held_out.figures(kept_sums(file, held_out, make, commit()), None)
+        rows[name] = held_out.figures(kept_sums(file, held_out, make, ran), None)
         aligned = setting.of.aligned
         model = next(iter(aligned.data.values())).model_name
         study = Study("joint/choices", model.name, model.fingerprint(), list(setting.sites), DATASET, T, 0)
-        whole = {**describe(study), "title": "Scales of sites, and trainings of SAEs, at layers 4 and 14", "rows": rows}
+        whole = {
+            **describe(study),
+            "commit": ran,
+            "title": "Scales of sites, and trainings of SAEs, at layers 4 and 14",
+            "rows": rows,
+        }
         whole["scales"] = {name: [site.scale for site in sites] for name, sites in scales(entries).items()}
         write_results(results, "choices", whole, as_markdown(whole))
 

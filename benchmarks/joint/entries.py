@@ -130,9 +130,10 @@ class Entries:
         rows: dict[str, Callable[[], Entry]] = {}
         for refined, word in ((True, ", refined"), (False, "")):
             rows[f"joint ITDA{word}"] = lambda refined=refined: joint_itda(self.itda(self.names, refined))
-            rows[f"joint ITDA{word}, own coefficients"] = lambda refined=refined: joint_itda(
-                self.itda(self.names, refined), own=True
-            )
+            if self.setting.own:
+                rows[f"joint ITDA{word}, own coefficients"] = lambda refined=refined: joint_itda(
+                    self.itda(self.names, refined), own=True
+                )
             rows[f"ITDA of each site{word}"] = lambda refined=refined: separate_itdas(
                 {name: self.itda([name], refined) for name in self.names}
             )

@@ -50,13 +50,14 @@ def main(
     torch.set_grad_enabled(False)
     found = {name: one for name, one in settings(directory, other_model).items() if chosen is None or name in chosen}
     losses = {id(one.of): Losses(one.of, LOSS_ROWS) for one in found.values()}
+    ran = commit()  # of this code, whatever is committed meanwhile
     held_out = {name: HeldOut(one, losses[id(one.of)]) for name, one in found.items()}
     for budget in [NO_SAE, *(budgets or TRAININGS)]:
         for name, setting in found.items():
-            run(name, setting, budget, held_out[name], directory, results)
+            run(name, setting, budget, held_out[name], directory, results, ran)
 
 
-def run(name: str, setting: Setting, budget: str, held_out: HeldOut, directory: Path, results: Path) -> None:
+def run(name: str, setting: Setting, budget: str, held_out: HeldOut, directory: Path, results: Path, ran: str) -> None:
     """Make and measure the ITDAs of a setting and the SAEs of a budget, and write them with those of earlier calls."""
     entries = Entries(setting)
     rows: dict[str, Any] = {}
@@ -64,13 +65,19 @@ def run(name: str, setting: Setting, budget: str, held_out: HeldOut, directory: 
         file = directory / "rows" / name / f"{row}.json"
         if file.exists() or " SAE " not in row or row.endswith(f", {budget}"):
             there = file.exists()
-            rows[row] = kept_sums(file, held_out, make, commit())
+            rows[row] = kept_sums(file, held_out, make, ran)
             if not there:
-                write(name, setting, entries, held_out, rows, results)
+                write(name, setting, entries, held_out, rows, results, ran)
 
 
 def write(
-    name: str, setting: Setting, entries: Entries, held_out: HeldOut, rows: dict[str, Any], results: Path
+    name: str,
+    setting: Setting,
+    entries: Entries,
+    held_out: HeldOut,
+    rows: dict[str, Any],
+    results: Path,
+    ran: str,
 ) -> None:
     """Write the results of the rows so far."""
     text = setting.of
@@ -79,6 +86,7 @@ def write(
     reference = rows[REFERENCE]
     result = {
         **describe(study),
+        "commit": ran,
         "title": setting.title,
         "k per site": K,
         "max_atoms": ATOMS,

@@ -33,11 +33,13 @@ class Setting:
         title: what the sites are.
         sites: name -> (model, hook point).
         of: the text that holds the activations.
+        own: measure codes with own coefficients, too; of many sites, solving for them takes long.
     """
 
     title: str
     sites: dict[str, tuple[str, str]]
     of: "Text"
+    own: bool = True
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def settings(directory: Path, other_model: str) -> dict[str, Setting]:
             {"SmolLM2": ("base", hook(14)), "GPT-2-style": ("other", hook(4))},
             of_two,
         )
-    return found | {"five_layers": Setting("Five layers", layers, of_one)}
+    return found | {"five_layers": Setting("Five layers", layers, of_one, own=False)}
 
 
 def fine_tuned(place: Path) -> Path:
