@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ class AlignedText:
         self, place: Path, models: Models, dataset: str, tokens: dict[Split, int], context_size: int = 128
     ) -> None:
         self.place = place
-        shared = {
+        shared: dict[str, Any] = {
             "training_tokens": tokens["train"],
             "validation_tokens": tokens["heldout"],
             "context_size": context_size,
@@ -111,8 +112,8 @@ class AlignedText:
         """Return the activations of a model's own kept tokens, of which at least the first n are there."""
         data = self.data[model]
         state, total = self.place / f"{model}-{split}.json", data.rows(split).n_kept
-        new = {"widths": None, "positions": 0, "seconds": 0}
-        known = json.loads(state.read_text()) if state.exists() else new | {"widths": data.widths}
+        known: dict[str, Any] = {"positions": 0, "seconds": 0}
+        known |= json.loads(state.read_text()) if state.exists() else {"widths": data.widths}
         maps = {}
         for hook, width in known["widths"].items():
             file = self.place / f"{model}-{split}-{hook}.npy"

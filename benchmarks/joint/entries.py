@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -129,22 +129,26 @@ class Entries:
         """Return for each row, of ITDAs and of SAEs of some budgets, what makes its entry."""
         rows: dict[str, Callable[[], Entry]] = {}
         for refined, word in ((True, ", refined"), (False, "")):
-            rows[f"joint ITDA{word}"] = lambda refined=refined: joint_itda(self.itda(self.names, refined))
+            rows[f"joint ITDA{word}"] = partial(self._joint_itda, refined)
             if self.setting.own:
-                rows[f"joint ITDA{word}, own coefficients"] = lambda refined=refined: joint_itda(
-                    self.itda(self.names, refined), own=True
-                )
-            rows[f"ITDA of each site{word}"] = lambda refined=refined: separate_itdas(
-                {name: self.itda([name], refined) for name in self.names}
-            )
+                rows[f"joint ITDA{word}, own coefficients"] = partial(self._joint_itda, refined, own=True)
+            rows[f"ITDA of each site{word}"] = partial(self._itdas, refined)
         for budget in budgets:
-            rows[f"BatchTopK SAE of all sites, {budget}"] = lambda budget=budget: joint_sae(
-                self.sae(self.names, budget), self.sites
-            )
-            rows[f"BatchTopK SAE of each site, {budget}"] = lambda budget=budget: separate_saes(
-                {name: self.sae([name], budget) for name in self.names}
-            )
+            rows[f"BatchTopK SAE of all sites, {budget}"] = partial(self._joint_sae, budget)
+            rows[f"BatchTopK SAE of each site, {budget}"] = partial(self._saes, budget)
         return rows
+
+    def _joint_itda(self, refined: bool, own: bool = False) -> Entry:
+        return joint_itda(self.itda(self.names, refined), own)
+
+    def _itdas(self, refined: bool) -> Entry:
+        return separate_itdas({name: self.itda([name], refined) for name in self.names})
+
+    def _joint_sae(self, budget: str) -> Entry:
+        return joint_sae(self.sae(self.names, budget), self.sites)
+
+    def _saes(self, budget: str) -> Entry:
+        return separate_saes({name: self.sae([name], budget) for name in self.names})
 
     def _place(self, names: Sequence[str], kind: str) -> Path:
         name = "+".join(names) if len(names) > 1 else "-".join(self.setting.sites[names[0]])

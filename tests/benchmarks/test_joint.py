@@ -1,5 +1,6 @@
 """The joint study reads the activations of ``il.aligned_activations``, and its figures are those of plain sums."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def noisy(scale: float) -> Entry:
 
 def test_figures_are_those_of_plain_sums(held_out: HeldOut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = {
-        scale: kept_sums(tmp_path / f"{scale}.json", held_out, lambda scale=scale: noisy(scale), "abc")
+        scale: kept_sums(tmp_path / f"{scale}.json", held_out, partial(noisy, scale), "abc")
         for scale in (1.0, 0.5, -1.0)
     }
     exact, half, wrong = (held_out.figures(row, None) for row in rows.values())
@@ -164,9 +165,9 @@ def test_entries_have_a_code_for_all_sites_or_one_for_each(
     arrays = of_setting.data(of_setting.names, "T").arrays
     for name, statistic in (("median distance from the mean is 1", np.median), ("mean square distance", _rms)):
         ((_, found_sites),) = [(key, of) for key, of in scaled.items() if key.startswith(name)]
-        for site in found_sites:
-            distances = np.linalg.norm(arrays[site.hook_name] - arrays[site.hook_name].mean(0), axis=1)
-            assert float(statistic(distances)) * site.scale == pytest.approx(1, rel=0.05), name
+        for scaled_site in found_sites:
+            distances = np.linalg.norm(arrays[scaled_site.hook_name] - arrays[scaled_site.hook_name].mean(0), axis=1)
+            assert float(statistic(distances)) * scaled_site.scale == pytest.approx(1, rel=0.05), name
 
 
 def _rms(distances: np.ndarray) -> float:
