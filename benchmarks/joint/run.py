@@ -20,7 +20,7 @@ from benchmarks.bundled import DATASET
 from benchmarks.joint.entries import ATOMS, TRAININGS, Entries, K
 from benchmarks.joint.losses import Losses
 from benchmarks.joint.measures import HeldOut, kept_sums
-from benchmarks.joint.settings import Setting, T, settings
+from benchmarks.joint.settings import T, settings
 from benchmarks.joint.tables import REFERENCE, as_markdown
 from benchmarks.results import Study, commit, describe, write_results
 
@@ -54,12 +54,11 @@ def main(
     held_out = {name: HeldOut(one, losses[id(one.of)]) for name, one in found.items()}
     for budget in [NO_SAE, *(budgets or TRAININGS)]:
         for name, setting in found.items():
-            run(name, setting, budget, held_out[name], directory, results, ran)
+            run(name, Entries(setting), budget, held_out[name], directory, results, ran)
 
 
-def run(name: str, setting: Setting, budget: str, held_out: HeldOut, directory: Path, results: Path, ran: str) -> None:
+def run(name: str, entries: Entries, budget: str, held_out: HeldOut, directory: Path, results: Path, ran: str) -> None:
     """Make and measure the ITDAs of a setting and the SAEs of a budget, and write them with those of earlier calls."""
-    entries = Entries(setting)
     rows: dict[str, Any] = {}
     for row, make in entries.makers(list(TRAININGS)).items():
         file = directory / "rows" / name / f"{row}.json"
@@ -67,20 +66,12 @@ def run(name: str, setting: Setting, budget: str, held_out: HeldOut, directory: 
             there = file.exists()
             rows[row] = kept_sums(file, held_out, make, ran)
             if not there:
-                write(name, setting, entries, held_out, rows, results, ran)
+                write(name, entries, held_out, rows, results, ran)
 
 
-def write(
-    name: str,
-    setting: Setting,
-    entries: Entries,
-    held_out: HeldOut,
-    rows: dict[str, Any],
-    results: Path,
-    ran: str,
-) -> None:
+def write(name: str, entries: Entries, held_out: HeldOut, rows: dict[str, Any], results: Path, ran: str) -> None:
     """Write the results of the rows so far."""
-    text = setting.of
+    setting, text = entries.setting, entries.setting.of
     model, revision = next((one.model_name.name, one.model_name.fingerprint()) for one in text.aligned.data.values())
     study = Study("joint", model, revision, list(setting.sites), DATASET, T, 0)
     reference = rows[REFERENCE]
