@@ -26,7 +26,8 @@ from itda_lightning.machine.made_once import made_once
 from itda_lightning.saelens.training import train_sae
 from itda_lightning.saelens.training_settings import TrainingSettings
 
-K, ATOMS = 32, 2048  # atoms per token and site, and in all
+ATOMS = 2048
+USUAL_K = 32  # which names of directories leave out
 
 
 class Training(NamedTuple):
@@ -76,7 +77,7 @@ class Entries:
 
     def itda(self, names: Sequence[str], refined: bool, sites: Sites | None = None, kind: str = "") -> il.Dictionary:
         """Fit an ITDA on T activations, or read it. ``kind`` names one whose sites have other scales."""
-        k = K * len(names)
+        k = self.setting.k * len(names)
         options: dict[str, Any] = {"k": k, "pursuit": "omp", "max_atoms": ATOMS}
         if refined:
             options = {"k": k * 3 // 2, "pursuit": "gomp", "nonnegative": True, "max_atoms": ATOMS, "l0": float(k)}
@@ -105,7 +106,7 @@ class Entries:
         settings = TrainingSettings(
             "batchtopk",
             ATOMS,
-            K * len(names),
+            self.setting.k * len(names),
             samples=passes * BUDGETS[budget],
             learning_rate=rate,
             batch_size=batch_size,
@@ -152,7 +153,8 @@ class Entries:
 
     def _place(self, names: Sequence[str], kind: str) -> Path:
         name = "+".join(names) if len(names) > 1 else "-".join(self.setting.sites[names[0]])
-        return self.setting.of.directory / "made" / f"{name}-{kind}"
+        of_k = "" if self.setting.k == USUAL_K else f"-k{self.setting.k}"
+        return self.setting.of.directory / "made" / f"{name}-{kind}{of_k}"
 
 
 def joint_itda(dictionary: il.Dictionary, own: bool = False) -> Entry:

@@ -17,7 +17,7 @@ import torch
 from jsonargparse import auto_cli
 
 from benchmarks.bundled import DATASET
-from benchmarks.joint.entries import ATOMS, TRAININGS, Entries, K
+from benchmarks.joint.entries import ATOMS, TRAININGS, Entries
 from benchmarks.joint.losses import Losses
 from benchmarks.joint.measures import HeldOut, kept_sums
 from benchmarks.joint.settings import T, settings
@@ -79,7 +79,7 @@ def write(name: str, entries: Entries, held_out: HeldOut, rows: dict[str, Any], 
         **describe(study),
         "commit": ran,
         "title": setting.title,
-        "k per site": K,
+        "k per site": setting.k,
         "max_atoms": ATOMS,
         "models": {name: data.model_name.fingerprint() for name, data in text.aligned.data.items()},
         "sites": {site: hook for site, (_, hook) in setting.sites.items()},

@@ -33,12 +33,14 @@ class Setting:
         title: what the sites are.
         sites: name -> (model, hook point).
         of: the text that holds the activations.
+        k: atoms per token and site.
         own: measure codes with own coefficients, too; of many sites, solving for them takes long.
     """
 
     title: str
     sites: dict[str, tuple[str, str]]
     of: "Text"
+    k: int = 32
     own: bool = True
 
 
@@ -97,7 +99,7 @@ def settings(directory: Path, other_model: str) -> dict[str, Setting]:
             {"SmolLM2": ("base", hook(14)), "GPT-2-style": ("other", hook(4))},
             of_two,
         )
-    return found | {"five_layers": Setting("Five layers", layers, of_one, own=False)}
+    return found | {"five_layers": Setting("Five layers", layers, of_one, k=16, own=False)}
 
 
 def fine_tuned(place: Path) -> Path:

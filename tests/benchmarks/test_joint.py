@@ -142,11 +142,11 @@ def test_entries_have_a_code_for_all_sites_or_one_for_each(
     aligned: AlignedText, text: Text, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(BUDGETS, "T", 256)
-    for name, value in (("CALIBRATION", 64), ("K", 4), ("ATOMS", 40)):
+    for name, value in (("CALIBRATION", 64), ("ATOMS", 40)):
         monkeypatch.setattr(entries, name, value)
     monkeypatch.setitem(entries.TRAININGS, "T", entries.Training(2, 3e-3, 64))
     sites = {"early": ("one", HOOKS[0]), "elsewhere": ("other", HOOKS[0])}
-    of_setting = Entries(Setting("two sites", sites, text))
+    of_setting = Entries(Setting("two sites", sites, text, k=4))
     x = {site: torch.from_numpy(aligned.arrays(model, "heldout")[hook][:50]) for site, (model, hook) in sites.items()}
     made = {name: make() for name, make in of_setting.makers(["T"]).items()}
     assert len(made) == 8
