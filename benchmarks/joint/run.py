@@ -26,7 +26,7 @@ from benchmarks.results import Study, commit, describe, write_results
 
 __all__ = ["as_markdown", "main", "write"]
 RESULTS = Path(__file__).parent / "results"
-NO_SAE = ""
+REFINED, REST = "refined", "rest"
 LOSS_ROWS = 24  # held-out rows of CE and KL
 
 
@@ -52,18 +52,22 @@ def main(
     losses = {id(one.of): Losses(one.of, LOSS_ROWS) for one in found.values()}
     ran = commit()  # of this code, whatever is committed meanwhile
     held_out = {name: HeldOut(one, losses[id(one.of)]) for name, one in found.items()}
-    for budget in [NO_SAE, *(budgets or TRAININGS)]:
+    for stage in [REFINED, *(budgets or TRAININGS), REST]:
         for name, setting in found.items():
-            run(name, Entries(setting), budget, held_out[name], directory, results, ran)
+            run(name, Entries(setting), stage, held_out[name], directory, results, ran)
 
 
-def run(name: str, entries: Entries, budget: str, held_out: HeldOut, directory: Path, results: Path, ran: str) -> None:
-    """Make and measure the ITDAs of a setting and the SAEs of a budget, and write them with those of earlier calls."""
+def run(name: str, entries: Entries, stage: str, held_out: HeldOut, directory: Path, results: Path, ran: str) -> None:
+    """Make and measure the rows of a stage and write them with those of earlier ones.
+
+    Stages are the refined ITDAs, the SAEs of a budget, and the other ITDAs.
+    """
     rows: dict[str, Any] = {}
     for row, make in entries.makers(list(TRAININGS)).items():
+        of_stage = " SAE " not in row if stage == REST else f", {stage}" in row
         file = directory / "rows" / name / f"{row}.json"
-        if file.exists() or " SAE " not in row or row.endswith(f", {budget}"):
-            there = file.exists()
+        there = file.exists()
+        if there or of_stage:
             rows[row] = kept_sums(file, held_out, make, ran)
             if not there:
                 write(name, entries, held_out, rows, results, ran)
