@@ -24,7 +24,7 @@ from itda_lightning.dictionary.sites import Sites
 
 __all__ = ["as_markdown", "main", "scales"]
 TRAININGS = {
-    "T": [Training(8, 3e-3, 512), Training(1, 3e-3, 256), Training(8, 1e-3, 512)],
+    "T": [Training(2, 3e-3, 256), Training(2, 6e-3, 256), Training(8, 3e-3, 512)],
     "10 T": [Training(1, 3e-3, 512), Training(1, 2e-3, 512)],
 }
 

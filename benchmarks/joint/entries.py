@@ -38,7 +38,7 @@ class Training(NamedTuple):
     batch_size: int
 
 
-TRAININGS = {"T": Training(8, 3e-3, 512), "10 T": Training(1, 3e-3, 512), "32 T": Training(1, 2e-3, 1024)}
+TRAININGS = {"T": Training(2, 3e-3, 256), "10 T": Training(1, 3e-3, 512), "32 T": Training(1, 2e-3, 1024)}
 SECONDS = "seconds.json"
 AtSites = dict[str, Tensor]
 
