@@ -10,6 +10,7 @@ for the joint ITDA, or on each site alone. What is made is kept in ``directory``
 started again; results/<setting>.json has the rows that are finished.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +63,14 @@ def run(name: str, entries: Entries, stage: str, held_out: HeldOut, directory: P
 
     Stages are the refined ITDAs, the SAEs of a budget, and the other ITDAs.
     """
-    rows: dict[str, Any] = {}
-    for row, make in entries.makers(list(TRAININGS)).items():
+    makers = entries.makers(list(TRAININGS))
+    files = {row: directory / "rows" / name / f"{row}.json" for row in makers}
+    for row, make in makers.items():
         of_stage = " SAE " not in row if stage == REST else f", {stage}" in row
-        file = directory / "rows" / name / f"{row}.json"
-        there = file.exists()
-        if there or of_stage:
-            rows[row] = kept_sums(file, held_out, make, ran)
-            if not there:
-                write(name, entries, held_out, rows, results, ran)
+        if of_stage:
+            kept_sums(files[row], held_out, make, ran)
+    rows = {row: json.loads(file.read_text()) for row, file in files.items() if file.exists()}
+    write(name, entries, held_out, rows, results, ran)
 
 
 def write(name: str, entries: Entries, held_out: HeldOut, rows: dict[str, Any], results: Path, ran: str) -> None:
