@@ -32,8 +32,8 @@ class MLPLosses:
         self.outputs: list[Tensor] = []
         seen: dict[str, Tensor] = {}
         handles = [
-            layers[layer].register_forward_hook(lambda _, __, out: seen.update(stream=_first(out))),
-            layers[layer].mlp.register_forward_hook(lambda _, __, out: seen.update(output=_first(out))),
+            layers[layer].register_forward_hook(lambda _, __, out: seen.update(stream=first(out))),
+            layers[layer].mlp.register_forward_hook(lambda _, __, out: seen.update(output=first(out))),
         ]
         for tokens in rows.tokens.split(BATCH):
             self.own.append(torch.log_softmax(model(input_ids=tokens, use_cache=False).logits, dim=-1))
@@ -63,6 +63,7 @@ class MLPLosses:
         return sums.ratio(of["rise"], of["predictions"]), sums.ratio(of["kl"], of["tokens"])
 
 
-def _first(output: Any) -> Tensor:
+def first(output: Any) -> Tensor:
+    """Return the activations of a block's output, which stand alone or first."""
     found: Tensor = output if isinstance(output, Tensor) else output[0]
     return found

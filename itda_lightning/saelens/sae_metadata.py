@@ -61,13 +61,14 @@ class Content(dict[str, Any]):
 def site_metadata(data: ActivationsDataModule, hook_name: str) -> dict[str, Any]:
     """Return the metadata of an SAE of activations of ``data``, with the settings of the data under ``data``."""
     own = settings(data.hparams)
-    known = {
-        "model_name": own["model"],
-        "model_class_name": MODEL_CLASSES[own["loader"]],
-        "hook_name": hook_name,
-        "dataset_path": own["dataset"],
-        **{name: own[name] for name in ("context_size", "prepend_bos", "exclude_special_tokens")},
-    }
+    known: dict[str, Any] = {"hook_name": hook_name}
+    if "model" in own:  # an array has neither a model nor a text
+        known |= {
+            "model_name": own["model"],
+            "model_class_name": MODEL_CLASSES[own["loader"]],
+            "dataset_path": own["dataset"],
+            **{name: own[name] for name in ("context_size", "prepend_bos", "exclude_special_tokens")},
+        }
     return _expected(known) | {"data": own}
 
 

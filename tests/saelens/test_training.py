@@ -13,6 +13,7 @@ from sae_lens.registry import get_sae_training_class
 from sae_lens.training.sae_trainer import SAETrainer
 
 from itda_lightning import ActivationsDataModule
+from itda_lightning.activations.arrays import ArrayActivations
 from itda_lightning.activations.shuffled import TrainingRows, shuffled_batches
 from itda_lightning.dictionary.dictionary import Dictionary
 from itda_lightning.errors import InputError
@@ -216,6 +217,19 @@ def test_only_kept_activations_of_the_first_tokens_are_seen(arguments, tmp_path,
 def test_no_model_is_loaded_where_the_activations_are_cached(data, tmp_path, monkeypatch):
     monkeypatch.setattr("itda_lightning.activations.model_and_rows.LanguageModel", pytest.fail)
     training.train_sae(settings_of("topk", samples=500), data, HOOK, tmp_path / "sae")
+
+
+def test_an_sae_is_trained_on_arrays_side_by_side(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(600, 8, generator=generator)
+    data = ArrayActivations({"one": x[:, :5] + 1, "other": 3 * x[:, 5:]})
+    settings = settings_of("batchtopk", samples=2000, n_latents=16)
+    trained = training.train_sae(settings, data, data.hook_names[0], tmp_path / "sae")
+    sae = SAE.load_from_disk(trained.path)
+    assert (sae.cfg.metadata.hook_name, sae.cfg.metadata.model_name) == ("one+other", None)
+    joined = data.sites.join({name: torch.as_tensor(of) for name, of in data.arrays.items()})
+    left = (sae(joined) - joined).square().sum() / (joined - joined.mean(0)).square().sum()
+    assert float(left.detach()) < trained.curve[0][1]
 
 
 def test_attention_heads_are_flattened_and_given_back(tiny_model_dir, prose_file, tmp_path):
