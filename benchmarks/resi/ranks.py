@@ -1,0 +1,79 @@
+"""Rank the measures over the tests of ``groups.py`` and ``layers.py``.
+
+    python -m benchmarks.resi.ranks
+
+A rank is by AUPRC of each test of groups and by conformity of each test of layers; 1 is best, equal scores share their
+mean. Errors are jackknifed over seeds: each is left out of all tests that have seeds. Writes results/ranks.json and
+ranks.md.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import auto_cli
+
+from benchmarks.resi.matrices import NAMES
+from benchmarks.resi.scores import error_of, mean_ranks
+from benchmarks.results import Study, describe, table, write_results
+
+RESULTS = Path(__file__).parent / "results"
+SCORES = {"groups": "auprc", "layers": "conformity"}
+
+
+def ranked(rows: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return a row per measure, best first: its scores by test, mean rank, and mean ranks without each seed."""
+    by_test: dict[str, dict[str, dict[str, Any]]] = {}
+    for script, score in SCORES.items():
+        for row in rows[script]:
+            by_test.setdefault(f"{script}: {row['test']}", {})[row["measure"]] = row | {"score": row[score]}
+    tests = list(by_test.values())
+    names = [name for name in NAMES if all(name in test for test in tests)]
+    units = max(len(test[name]["without_a_seed"]) for test in tests for name in names)
+
+    def ranks(left: int | None) -> torch.Tensor:
+        scores = [
+            [row["score"] if left is None else (row["without_a_seed"] or [row["score"]] * units)[left] for row in of]
+            for of in ([test[name] for name in names] for test in tests)
+        ]
+        return mean_ranks(torch.tensor(scores, dtype=torch.float64))
+
+    whole, without = ranks(None), torch.stack([ranks(left) for left in range(units)])
+    own = [
+        {
+            "measure": name,
+            "rank": float(whole[place]),
+            "error": error_of(without[:, place].tolist()),
+            **{title: test[name]["score"] for title, test in by_test.items()},
+        }
+        for place, name in enumerate(names)
+    ]
+    return sorted(own, key=lambda row: row["rank"])
+
+
+def main() -> None:
+    """Rank the measures by the committed results."""
+    rows = {script: json.loads((RESULTS / f"{script}.json").read_text())["rows"] for script in SCORES}
+    result = {**describe(Study("resi/ranks")), "rows": ranked(rows)}
+    write_results(RESULTS, "ranks", result, as_markdown(result))
+
+
+def as_markdown(result: dict[str, Any]) -> str:
+    """Return the measures with their mean ranks and scores, best first."""
+    tests = [name for name in result["rows"][0] if name not in ("measure", "rank", "error")]
+    rows = (
+        (row["measure"], f"{row['rank']:.1f} ± {row['error']:.1f}", *(f"{row[test]:.3f}" for test in tests))
+        for row in result["rows"]
+    )
+    lines = [
+        f"Mean rank of {len(result['rows'])} measures ± standard error over seeds, then AUPRC of groups and conformity of "
+        "layers:",
+        "",
+        *table(["measure", "mean rank", *tests], rows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=False)
