@@ -3,9 +3,10 @@
     python -m benchmarks.resi.classifiers --directory runs/layer-matching-large [--output runs/resi]
 
 Five models per group of ``variants.py``, each from the first blocks of another seed of
-``benchmarks/layer_matching/train.py``, on the same texts in another order. A linear head reads the last token. Kept are the activations of the last token after the last
-layer norm (what the head reads, as in ReSi) of texts that were not trained on; in the groups of the shortcut they begin
-with the token of any class. A model that is there is not trained again.
+``benchmarks/layer_matching/train.py``, on the same texts in another order. A linear head reads the last token. Kept are
+the activations of the last token after the last layer norm (what the head reads, as in ReSi) of texts that were not
+trained on; in the groups of the shortcut they begin with the token of any class. A model that is there is not trained
+again.
 """
 
 import itertools

@@ -67,8 +67,8 @@ def as_markdown(result: dict[str, Any]) -> str:
         for row in result["rows"]
     )
     lines = [
-        f"Mean rank of {len(result['rows'])} measures ± standard error over seeds, then AUPRC of groups and conformity of "
-        "layers:",
+        f"Mean rank of {len(result['rows'])} measures ± standard error over seeds, then AUPRC of groups and conformity "
+        "of layers:",
         "",
         *table(["measure", "mean rank", *tests], rows),
     ]
