@@ -38,7 +38,6 @@ from itda_lightning.machine.atomic_files import write_file
 
 BLOCKS = 4  # of the eight of the language models: half the time
 TRAINED, COMPARED, SOURCES = 256, 512, 1024  # texts that are trained on, compared, and sources of dictionaries
-SEEDS = 5
 BATCH, EPOCHS, LEARNING_RATE, WARM_UP = 32, 8, 1e-3, 0.1
 
 
@@ -128,20 +127,24 @@ def make(base: Path, news: Labelled, variant: Variant, seed: int) -> Kept:
 
 
 def main(
-    directory: Path = Path("runs/layer-matching-large"), output: Path = Path("runs/resi"), threads: int = 0
+    directory: Path = Path("runs/layer-matching-large"),
+    output: Path = Path("runs/resi"),
+    seeds: int = 5,
+    threads: int = 0,
 ) -> None:
     """Train the missing classifiers.
 
     Args:
         directory: of the language models, as ``benchmarks.layer_matching.train`` made them.
         output: directory of what is kept.
+        seeds: that each group has.
         threads: of the processor; 0 for torch's default.
     """
     if threads:
         torch.set_num_threads(threads)
     news = load_news()
     output.mkdir(parents=True, exist_ok=True)
-    for seed in range(SEEDS):
+    for seed in range(seeds):
         steps = json.loads((directory / f"seed-{seed}" / "training.json").read_text())["steps"]
         for name, variant in VARIANTS.items():
             file = output / f"{name}-{seed}.safetensors"

@@ -3,7 +3,7 @@
     python -m benchmarks.resi.classifiers --directory runs/layer-matching-large
     python -m benchmarks.resi.groups [--directory runs/resi]
 
-Three tests of three groups of five classifiers (``variants.py``). All pairs of the fifteen are compared by every
+Three tests of three groups of five classifiers (``variants.py``). All pairs of a test are compared by every
 measure, on texts that none was trained on. Errors are jackknifed over seeds. Writes results/groups.json and groups.md;
 a test that is there is not measured again.
 """
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from jsonargparse import auto_cli
 
-from benchmarks.resi.classifiers import COMPARED, SEEDS, SOURCES, TRAINED, kept
+from benchmarks.resi.classifiers import COMPARED, SOURCES, TRAINED, kept
 from benchmarks.resi.matrices import NAMES, all_measures
 from benchmarks.resi.scores import jackknife, separation
 from benchmarks.resi.variants import DATASET, TESTS, VARIANTS
@@ -25,40 +25,41 @@ from benchmarks.results import Study, describe, environment, table, write_result
 RESULTS = Path(__file__).parent / "results"
 
 
-def measure(test: str, directory: Path) -> list[dict[str, Any]]:
+def measure(test: str, directory: Path, seeds: int) -> list[dict[str, Any]]:
     """Return a row per measure of one test."""
-    models = [kept(directory, variant, seed) for variant in TESTS[test] for seed in range(SEEDS)]
+    models = [kept(directory, variant, seed) for variant in TESTS[test] for seed in range(seeds)]
     found = all_measures([one.sources for one in models], [one.compared for one in models])
-    groups = [group for group in range(len(TESTS[test])) for _ in range(SEEDS)]
+    groups = [group for group in range(len(TESTS[test])) for _ in range(seeds)]
     rows = []
     for name, one in found.items():
         whole = separation(one.values, groups)
 
-        def auprc(seeds: list[int], values: torch.Tensor = one.values) -> float:
-            places = [group * SEEDS + seed for group in range(len(TESTS[test])) for seed in seeds]
+        def auprc(kept_seeds: list[int], values: torch.Tensor = one.values) -> float:
+            places = [group * seeds + seed for group in range(len(TESTS[test])) for seed in kept_seeds]
             return separation(values[places][:, places], [groups[place] for place in places]).auprc
 
-        without, error = jackknife(auprc, SEEDS)
+        without, error = jackknife(auprc, seeds)
         rows.append({"test": test, "measure": name, **whole._asdict(), "error": error, "without_a_seed": without})
         rows[-1]["seconds"] = one.seconds
     return rows
 
 
-def trained(directory: Path) -> list[dict[str, Any]]:
+def trained(directory: Path, seeds: int) -> list[dict[str, Any]]:
     """Return a row per group of models: how well they classify what they were trained on, and unmodified texts."""
     rows = []
     for variant in VARIANTS:
-        facts = [kept(directory, variant, seed).facts for seed in range(SEEDS)]
+        facts = [kept(directory, variant, seed).facts for seed in range(seeds)]
         figures = ("training_accuracy", "accuracy", "seconds")
         rows.append({"group": variant, **{name: statistics.mean(one[name] for one in facts) for name in figures}})
     return rows
 
 
-def main(directory: Path = Path("runs/resi"), only: list[str] | None = None, note: str = "") -> None:
+def main(directory: Path = Path("runs/resi"), seeds: int = 5, only: list[str] | None = None, note: str = "") -> None:
     """Measure the missing tests.
 
     Args:
         directory: of what is kept of the classifiers.
+        seeds: that each group has.
         only: tests that are measured again.
         note: what else the machine did.
     """
@@ -66,13 +67,13 @@ def main(directory: Path = Path("runs/resi"), only: list[str] | None = None, not
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
     for test in TESTS:
         if test in (only or []) or test not in {row["test"] for row in rows}:
-            rows = [row for row in rows if row["test"] != test] + measure(test, directory)
+            rows = [row for row in rows if row["test"] != test] + measure(test, directory, seeds)
             result = {
                 **describe(Study("resi/groups", "GPT-2-style", dataset=DATASET, seed=0)),
                 "texts": {"trained": TRAINED, "compared": COMPARED, "sources": SOURCES},
-                "seeds": SEEDS,
+                "seeds": seeds,
                 "note": note,
-                "models": trained(directory),
+                "models": trained(directory, seeds),
                 "rows": rows,
             }
             write_results(RESULTS, "groups", result, as_markdown(result))
@@ -94,10 +95,11 @@ def as_markdown(result: dict[str, Any]) -> str:
         f"{texts['trained']:,} texts, compared on {texts['compared']:,}, dictionaries of {texts['sources']:,} others. "
         f"{environment(result)} {result['note']}".strip(),
         "",
-        f"AUPRC ± standard error over seeds (chance {chance(seeds, 3):.3f}), and violation rate:",
+        f"AUPRC ± standard error over seeds (chance {chance(seeds, 3):.3f}), violation rate, and seconds of processor "
+        "time for the three tests:",
         "",
         *table(
-            ["measure", *tests],
+            ["measure", *tests, "seconds"],
             (
                 (
                     name,
@@ -105,6 +107,7 @@ def as_markdown(result: dict[str, Any]) -> str:
                         f"{row['auprc']:.3f} ± {row['error']:.3f}, {row['violations']:.3f}"
                         for row in (by_name[test, name] for test in tests)
                     ),
+                    f"{sum(by_name[test, name]['seconds'] for test in tests):.1f}",
                 )
                 for name in NAMES
             ),

@@ -12,52 +12,68 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import torch
+from jaxtyping import Float
 from jsonargparse import auto_cli
+from torch import Tensor
 
 from benchmarks.bundled import DATASET, MODEL, bundled_data
 from benchmarks.layer_matching.choices import Activations, by_layer
-from benchmarks.layer_matching.run import models_of
-from benchmarks.resi.matrices import NAMES, Measured, all_measures
-from benchmarks.resi.scores import conformity, correlation_with_distance, error_of
+from benchmarks.layer_matching.run import compare_at, models_of
+from benchmarks.resi.matrices import GROWTHS, NAMES, all_measures, of_sources
+from benchmarks.resi.scores import conformity, correlation_with_distance, jackknife
 from benchmarks.results import Study, describe, environment, table, write_results
 
 RESULTS = Path(__file__).parent / "results"
 TESTS = ("bundled", "seeds")
 HOOK_NAMES = [f"blocks.{layer}.hook_resid_post" for layer in (0, 4, 8, 12, 16, 20, 24, 29)]
 
+Matrices = dict[str, Float[Tensor, "layers layers"]]  # by the name of the measure
 
-def of_bundled(tokens: int, cache_dir: str, seed: int) -> list[dict[str, Measured]]:
+
+def of_bundled(tokens: int, cache_dir: str, seed: int) -> list[Matrices]:
     """Return the measures between layers of the bundled model."""
     data = bundled_data(HOOK_NAMES, tokens, tokens, cache_dir, seed)
     data.setup("fit")
     sides = [by_layer(data, loader) for loader in (data.train_dataloader(), data.val_dataloader())]
-    return [all_measures(*sides)]
+    return [{name: one.values for name, one in all_measures(*sides).items()}]
 
 
-def of_seeds(tokens: int, directory: Path, dataset: str) -> list[dict[str, Measured]]:
-    """Return the measures between layers of each of the five seeds."""
-    models, _ = models_of("trained", directory)
-    activations = Activations(models, tokens, directory / "trained", dataset, tokens)
-    return [all_measures(activations.training(model), activations.held_out(model)) for model in range(len(models))]
+def of_seeds(tokens: int, directory: Path, dataset: str) -> list[Matrices]:
+    """Return the measures between layers of each of the five seeds, from the comparison of all their layers.
+
+    That comparison (``benchmarks/layer_matching/run.py``) has dictionaries of sequential growth; the others are grown.
+    """
+    settings, _ = models_of("trained", directory)
+    models, layers = len(settings), len(settings[0].hook_names)
+    results = compare_at(settings, tokens, directory / "trained", 1, dataset)
+    whole = {one.measure: torch.tensor(one.values, dtype=torch.float64) for one in results.measured}
+    activations = Activations(settings, tokens, directory / "trained", dataset, tokens)
+    sides = [[x for model in range(models) for x in of(model)] for of in (activations.training, activations.held_out)]
+    order_free = {suffix: growth for suffix, growth in GROWTHS.items() if suffix}
+    whole |= {name: one.values for name, one in of_sources(*sides, order_free, layers).items()}
+    blocks = [slice(model * layers, (model + 1) * layers) for model in range(models)]
+    return [{name: whole[name][block, block] for name in NAMES} for block in blocks]
 
 
-def rows_of(test: str, models: list[dict[str, Measured]]) -> list[dict[str, Any]]:
+def rows_of(test: str, models: list[Matrices]) -> list[dict[str, Any]]:
     """Return a row per measure: its scores, mean over models."""
     rows = []
     for name in NAMES:
-        own = [one[name] for one in models]
-        conform = [conformity(one.values) for one in own]
-        correlations = [correlation_with_distance(one.values) for one in own]
-        without = [statistics.mean(conform[:i] + conform[i + 1 :]) for i in range(len(own))] if len(own) > 1 else []
+        conform = [conformity(one[name]) for one in models]
+        correlations = [correlation_with_distance(one[name]) for one in models]
+        without: list[float] = []
+        error = None
+        if len(models) > 1:
+            without, error = jackknife(lambda kept, of=conform: statistics.fmean(of[i] for i in kept), len(models))
         rows.append(
             {
                 "test": test,
                 "measure": name,
                 "conformity": statistics.mean(conform),
                 "correlation": statistics.mean(correlations),
-                "error": error_of(without) if without else None,
+                "error": error,
                 "without_a_seed": without,
-                "seconds": sum(one.seconds for one in own),
             }
         )
     return rows
