@@ -113,7 +113,7 @@ def main(
     directory: Path = Path("runs/layer-matching-large"),
     dataset: str = "corpus.jsonl",
     compared_tokens: int = 65_536,
-    counts: tuple[int, ...] = (65_536, 16_384, 6554, 2048, 1024),
+    counts: tuple[int, ...] = (65_536, 6554, 1024),
     only: list[str] | None = None,
     note: str = "",
 ) -> None:

@@ -1,7 +1,6 @@
 """Scores, training texts and measures of `benchmarks/resi`, and activations of `benchmarks/similarity/at_scale`."""
 
 import math
-from itertools import pairwise
 
 import pytest
 import torch
