@@ -108,7 +108,7 @@ def main(
     tokens: int = 1_000_000,
     d: int = 128,
     queries: int = 1000,
-    candidates: tuple[int, ...] = (100_000, 10_000),
+    candidates: tuple[int, ...] = (100_000,),
     layers_of_all: int = 2,
     directory: Path = Path("runs/layer-matching-large"),
     dataset: str = "corpus.jsonl",
