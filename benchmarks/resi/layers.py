@@ -4,10 +4,9 @@
 
 The bundled model, eight of its layers, and the five seeds of ``benchmarks/layer_matching/train.py``, all eight layers
 each, on tokens of documents that were not trained on; dictionaries are of as many tokens of others. Errors are
-jackknifed over seeds. Writes results/layers.json and layers.md; a test that is there is not measured again.
+jackknifed over seeds. Writes results/layers_TEST.json and .md; a test that is there is not measured again.
 """
 
-import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from benchmarks.bundled import DATASET, MODEL, bundled_data
 from benchmarks.layer_matching.choices import Activations, by_layer
-from benchmarks.layer_matching.run import compare_at, models_of
+from benchmarks.layer_matching.run import compare_at, hook_names, models_of
 from benchmarks.resi.matrices import GROWTHS, NAMES, all_measures, of_sources
 from benchmarks.resi.scores import conformity, correlation_with_distance, jackknife
 from benchmarks.results import Study, describe, environment, table, write_results
@@ -99,38 +98,46 @@ def main(
         seed: of the bundled model's data.
         note: what else the machine did.
     """
-    path = RESULTS / "layers.json"
-    rows = json.loads(path.read_text())["rows"] if path.exists() else []
-    for test in only or [test for test in TESTS if test not in {row["test"] for row in rows}]:
-        models = of_bundled(tokens, cache_dir, seed) if test == "bundled" else of_seeds(tokens, directory, dataset)
-        rows = [row for row in rows if row["test"] != test] + rows_of(test, models)
-        data = f"{DATASET} (bundled), {Path(dataset).name} (seeds)"
-        study = Study("resi/layers", f"{MODEL}, five GPT-2-style", dataset=data, tokens=tokens, seed=seed)
-        result = {**describe(study), "hook_names": HOOK_NAMES, "note": note, "rows": rows}
-        write_results(RESULTS, "layers", result, as_markdown(result))
+    for test in only or [test for test in TESTS if not (RESULTS / f"layers_{test}.json").exists()]:
+        bundled = test == "bundled"
+        models = of_bundled(tokens, cache_dir, seed) if bundled else of_seeds(tokens, directory, dataset)
+        study = Study(
+            "resi/layers",
+            model=MODEL if bundled else f"{len(models)} GPT-2-style",
+            hook_name=HOOK_NAMES if bundled else hook_names(),
+            dataset=DATASET if bundled else Path(dataset).name,
+            tokens=tokens,
+            seed=seed,
+        )
+        result = {**describe(study), "note": note, "rows": rows_of(test, models)}
+        write_results(RESULTS, f"layers_{test}", result, as_markdown(result))
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    """Return conformity and correlation of each measure and test."""
-    tests = list(dict.fromkeys(row["test"] for row in result["rows"]))
-    by_name = {(row["test"], row["measure"]): row for row in result["rows"]}
+    """Return conformity and correlation of each measure."""
     lines = [
-        f"{result['model']}; {result['tokens']:,} tokens of {result['dataset']}. "
+        f"{result['model']}, {len(result['hook_name'])} layers; {result['tokens']:,} tokens of {result['dataset']}. "
         f"{environment(result)} {result['note']}".strip(),
         "",
         "Share of triples of layers in whose order similarity falls (± standard error over seeds), and minus "
         "Spearman's correlation of similarity with distance:",
         "",
-        *table(["measure", *tests], ((name, *(cell(by_name[test, name]) for test in tests)) for name in NAMES)),
+        *table(
+            ["measure", "conformity", "correlation"],
+            ((row["measure"], conformity_of(row), correlation_of(row)) for row in result["rows"]),
+        ),
     ]
     return "\n".join(lines) + "\n"
 
 
-def cell(row: dict[str, Any]) -> str:
-    """Return the scores of one measure in one test."""
-    error = "" if row["error"] is None else f" ± {row['error']:.3f}"
-    correlation = "none" if row["correlation"] is None else f"{row['correlation']:.3f}"
-    return f"{row['conformity']:.3f}{error}, {correlation}"
+def conformity_of(row: dict[str, Any]) -> str:
+    """Return the conformity with its error, if it has one."""
+    return f"{row['conformity']:.3f}" + ("" if row["error"] is None else f" ± {row['error']:.3f}")
+
+
+def correlation_of(row: dict[str, Any]) -> str:
+    """Return the correlation, if there is one."""
+    return "none" if row["correlation"] is None else f"{row['correlation']:.3f}"
 
 
 if __name__ == "__main__":

@@ -54,7 +54,12 @@ def ranked(rows: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Rank the measures by the committed results."""
-    rows = {script: json.loads((RESULTS / f"{script}.json").read_text())["rows"] for script in SCORES}
+    rows = {
+        script: [
+            row for path in sorted(RESULTS.glob(f"{script}*.json")) for row in json.loads(path.read_text())["rows"]
+        ]
+        for script in SCORES
+    }
     result = {**describe(Study("resi/ranks")), "rows": ranked(rows)}
     write_results(RESULTS, "ranks", result, as_markdown(result))
 
