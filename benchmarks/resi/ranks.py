@@ -54,12 +54,10 @@ def ranked(rows: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Rank the measures by the committed results."""
-    rows = {
-        script: [
-            row for path in sorted(RESULTS.glob(f"{script}*.json")) for row in json.loads(path.read_text())["rows"]
-        ]
-        for script in SCORES
-    }
+    rows: dict[str, list[dict[str, Any]]] = {script: [] for script in SCORES}
+    for script, own in rows.items():
+        for path in sorted(RESULTS.glob(f"{script}*.json")):
+            own += json.loads(path.read_text())["rows"]
     result = {**describe(Study("resi/ranks")), "rows": ranked(rows)}
     write_results(RESULTS, "ranks", result, as_markdown(result))
 
