@@ -32,11 +32,12 @@ def ranked(rows: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     names = [name for name in NAMES if all(name in test for test in tests)]
     units = max(len(test[name]["without_a_seed"]) for test in tests for name in names)
 
+    def score(row: dict[str, Any], left: int | None) -> float:
+        without = row["without_a_seed"]
+        return without[left] if left is not None and left < len(without) else row["score"]
+
     def ranks(left: int | None) -> torch.Tensor:
-        scores = [
-            [row["score"] if left is None else (row["without_a_seed"] or [row["score"]] * units)[left] for row in of]
-            for of in ([test[name] for name in names] for test in tests)
-        ]
+        scores = [[score(test[name], left) for name in names] for test in tests]
         return mean_ranks(torch.tensor(scores, dtype=torch.float64))
 
     whole, without = ranks(None), torch.stack([ranks(left) for left in range(units)])
