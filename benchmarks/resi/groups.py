@@ -18,7 +18,7 @@ from jsonargparse import auto_cli
 
 from benchmarks.resi.classifiers import COMPARED, SOURCES, TRAINED, kept
 from benchmarks.resi.matrices import NAMES, all_measures
-from benchmarks.resi.scores import jackknife, separation
+from benchmarks.resi.scores import jackknife, mean_similarities, separation
 from benchmarks.resi.variants import DATASET, TESTS, VARIANTS
 from benchmarks.results import Study, describe, environment, table, write_results
 
@@ -40,7 +40,7 @@ def measure(test: str, directory: Path, seeds: int) -> list[dict[str, Any]]:
 
         without, error = jackknife(auprc, seeds)
         rows.append({"test": test, "measure": name, **whole._asdict(), "error": error, "without_a_seed": without})
-        rows[-1]["seconds"] = one.seconds
+        rows[-1] |= {"similarities": mean_similarities(one.values, groups), "seconds": one.seconds}
     return rows
 
 

@@ -62,6 +62,16 @@ def separation(values: Float[Tensor, "models models"], groups: Sequence[int]) ->
     return Separation(float(np.mean(auprc)), float(np.mean(violations)))
 
 
+def mean_similarities(values: Float[Tensor, "models models"], groups: Sequence[int]) -> list[list[float]]:
+    """Return the mean similarity of two different models of each group and each other or the same group."""
+    of = torch.tensor(groups)
+    different = ~torch.eye(len(of), dtype=torch.bool)
+    return [
+        [float(values[(of == one)[:, None] & (of == other) & different].mean()) for other in of.unique()]
+        for one in of.unique()
+    ]
+
+
 def jackknife(of: Callable[[list[int]], float], units: int) -> tuple[list[float], float]:
     """Return what a statistic is without each of the units (seeds), and its standard error (Tukey 1958)."""
     without = [of([unit for unit in range(units) if unit != left]) for left in range(units)]

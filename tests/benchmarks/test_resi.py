@@ -58,6 +58,13 @@ def test_one_pair_across_above_the_pairs_within() -> None:
     assert (auprc, violations) == (pytest.approx(1 / 2), pytest.approx(1 / 4))
 
 
+def test_mean_similarities_leave_out_models_with_themselves() -> None:
+    values = torch.tensor([[9.0, 1.0, 2.0], [3.0, 9.0, 4.0], [5.0, 6.0, 9.0]], dtype=torch.float64)
+    first, second = scores.mean_similarities(values, [0, 0, 1])
+    assert first == [2.0, 3.0]
+    assert second[0] == 5.5
+
+
 @given(seed=st.integers(0, 10**6))
 def test_scores_are_of_the_order_of_similarities_alone(seed) -> None:
     values, groups = drawn(6, seed), [0, 0, 1, 1, 2, 2]
