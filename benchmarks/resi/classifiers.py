@@ -96,6 +96,12 @@ def read(model: Classifier, rows: Rows) -> tuple[Float[Tensor, "texts d"], float
     return activations, float((model.head(activations).argmax(1) == rows.labels).double().mean())
 
 
+def keep(one: Kept, file: Path) -> None:
+    """Write what is kept of a classifier."""
+    tensors = {"compared": one.compared.contiguous(), "sources": one.sources.contiguous()}
+    write_file(file, lambda path: save_file(tensors, path, {"facts": json.dumps(one.facts)}))
+
+
 def kept(place: Path, name: str, seed: int) -> Kept:
     """Read what is kept of a classifier."""
     with safe_open(place / f"{name}-{seed}.safetensors", "pt") as file:
@@ -150,9 +156,7 @@ def main(
             file = output / f"{name}-{seed}.safetensors"
             if not file.exists():
                 one = make(directory / f"seed-{seed}" / f"step-{steps}", news, variant, seed)
-                tensors = {"compared": one.compared.contiguous(), "sources": one.sources.contiguous()}
-                metadata = {"facts": json.dumps(one.facts)}
-                write_file(file, lambda path, own=(tensors, metadata): save_file(own[0], path, own[1]))
+                keep(one, file)
                 print(f"{name}, seed {seed}: {one.facts}", flush=True)
 
 

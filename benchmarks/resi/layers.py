@@ -8,6 +8,7 @@ jackknifed over seeds. Writes results/layers_TEST.json and .md; a test that is t
 """
 
 import statistics
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,11 @@ def of_seeds(tokens: int, directory: Path, dataset: str) -> list[Matrices]:
     return [{name: whole[name][block, block] for name in NAMES} for block in blocks]
 
 
+def mean_of(values: list[float], kept: list[int]) -> float:
+    """Return the mean of some of the values."""
+    return statistics.fmean(values[place] for place in kept)
+
+
 def rows_of(test: str, models: list[Matrices]) -> list[dict[str, Any]]:
     """Return a row per measure: its scores, mean over models."""
     rows = []
@@ -64,7 +70,7 @@ def rows_of(test: str, models: list[Matrices]) -> list[dict[str, Any]]:
         without: list[float] = []
         error = None
         if len(models) > 1:
-            without, error = jackknife(lambda kept, of=conform: statistics.fmean(of[i] for i in kept), len(models))
+            without, error = jackknife(partial(mean_of, conform), len(models))
         rows.append(
             {
                 "test": test,

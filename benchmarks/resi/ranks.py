@@ -22,23 +22,23 @@ RESULTS = Path(__file__).parent / "results"
 SCORES = {"groups": "auprc", "layers": "conformity"}
 
 
-def ranked(rows: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Return a row per measure, best first: its scores by test, mean rank, and mean ranks without each seed."""
+def ranked(rows: dict[str, list[dict[str, Any]]], pairs: str = "all") -> list[dict[str, Any]]:
+    """Return a row per measure, best first: its scores by test, mean rank, and the rank's error over seeds."""
     by_test: dict[str, dict[str, dict[str, Any]]] = {}
     for script, score in SCORES.items():
         for row in rows[script]:
-            by_test.setdefault(f"{script}: {row['test']}", {})[row["measure"]] = row | {"score": row[score]}
+            if row.get("pairs", pairs) == pairs:
+                by_test.setdefault(f"{script}: {row['test']}", {})[row["measure"]] = row | {"score": row[score]}
     tests = list(by_test.values())
     names = [name for name in NAMES if all(name in test for test in tests)]
     units = max(len(test[name]["without_a_seed"]) for test in tests for name in names)
 
-    def score(row: dict[str, Any], left: int | None) -> float:
+    def score_of(row: dict[str, Any], left: int | None) -> float:
         without = row["without_a_seed"]
         return without[left] if left is not None and left < len(without) else row["score"]
 
     def ranks(left: int | None) -> torch.Tensor:
-        scores = [[score(test[name], left) for name in names] for test in tests]
-        return mean_ranks(torch.tensor(scores, dtype=torch.float64))
+        return mean_ranks(torch.tensor([[score_of(test[name], left) for name in names] for test in tests]).double())
 
     whole, without = ranks(None), torch.stack([ranks(left) for left in range(units)])
     own = [
@@ -59,24 +59,34 @@ def main() -> None:
     for script, own in rows.items():
         for path in sorted(RESULTS.glob(f"{script}*.json")):
             own += json.loads(path.read_text())["rows"]
-    result = {**describe(Study("resi/ranks")), "rows": ranked(rows)}
+    result = {**describe(Study("resi/ranks")), "rows": ranked(rows), "other_seeds": ranked(rows, "other seeds")}
     write_results(RESULTS, "ranks", result, as_markdown(result))
 
 
 def as_markdown(result: dict[str, Any]) -> str:
     """Return the measures with their mean ranks and scores, best first."""
-    tests = [name for name in result["rows"][0] if name not in ("measure", "rank", "error")]
-    rows = (
-        (row["measure"], f"{row['rank']:.1f} ± {row['error']:.1f}", *(f"{row[test]:.3f}" for test in tests))
-        for row in result["rows"]
+    return "\n".join(
+        [
+            f"Mean rank of {len(result['rows'])} measures ± standard error over seeds, then AUPRC of groups and "
+            "conformity of layers:",
+            "",
+            *_table(result["rows"]),
+            "",
+            "The same without pairs across groups that start from the same seed:",
+            "",
+            *_table(result["other_seeds"]),
+            "",
+        ]
     )
-    lines = [
-        f"Mean rank of {len(result['rows'])} measures ± standard error over seeds, then AUPRC of groups and conformity "
-        "of layers:",
-        "",
-        *table(["measure", "mean rank", *tests], rows),
-    ]
-    return "\n".join(lines) + "\n"
+
+
+def _table(rows: list[dict[str, Any]]) -> list[str]:
+    tests = [name for name in rows[0] if name not in ("measure", "rank", "error")]
+    cells = (
+        (row["measure"], f"{row['rank']:.1f} ± {row['error']:.1f}", *(f"{row[test]:.3f}" for test in tests))
+        for row in rows
+    )
+    return table(["measure", "mean rank", *tests], cells)
 
 
 if __name__ == "__main__":

@@ -47,15 +47,23 @@ class Separation(NamedTuple):
     violations: float
 
 
-def separation(values: Float[Tensor, "models models"], groups: Sequence[int]) -> Separation:
-    """Return the separation of groups by a measure of all pairs of models; ``groups`` has the group of each."""
-    of = torch.tensor(groups)
-    different = ~torch.eye(len(of), dtype=torch.bool)
+def separation(
+    values: Float[Tensor, "models models"], groups: Sequence[int], starts: Sequence[int] | None = None
+) -> Separation:
+    """Return the separation of groups by a measure of all pairs of models.
+
+    Args:
+        values: similarities; both of a pair count.
+        groups: the group of each model.
+        starts: what each model was trained from; pairs across groups with the same start are left out.
+    """
+    of, counted = torch.tensor(groups), ~torch.eye(len(groups), dtype=torch.bool)
+    if starts is not None:
+        counted &= torch.tensor(starts)[:, None] != torch.tensor(starts)
     auprc, violations = [], []
     for group in of.unique():
         rows = of == group
-        within = values[rows[:, None] & rows & different]
-        across = torch.cat([values[rows][:, ~rows].flatten(), values[~rows][:, rows].flatten()])
+        within, across = values[rows[:, None] & rows & counted], values[(rows[:, None] ^ rows) & counted]
         labels = torch.cat([torch.ones_like(within), torch.zeros_like(across)])
         auprc.append(average_precision_score(labels.numpy(), torch.cat([within, across]).numpy()))
         violations.append(float((within[:, None] <= across).double().mean()))

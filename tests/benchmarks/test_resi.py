@@ -46,7 +46,9 @@ def test_groups_apart_and_groups_alike() -> None:
     assert scores.separation(same, groups) == (1.0, 0.0)
     auprc, violations = scores.separation(torch.ones(9, 9), groups)
     assert (auprc, violations) == (pytest.approx(chance(3, 3)), 1.0)
-    assert chance(5, 3) == 10 / 60
+    assert (chance(5, 3), chance(5, 3, "other seeds")) == (10 / 60, 10 / 50)
+    starts = [0, 1, 2] * 3
+    assert scores.separation(torch.ones(9, 9), groups, starts).auprc == pytest.approx(chance(3, 3, "other seeds"))
 
 
 def test_one_pair_across_above_the_pairs_within() -> None:
@@ -56,6 +58,7 @@ def test_one_pair_across_above_the_pairs_within() -> None:
     auprc, violations = scores.separation(values, [0, 0, 1, 1])
     # Of each group one pair within is second to one of four pairs across.
     assert (auprc, violations) == (pytest.approx(1 / 2), pytest.approx(1 / 4))
+    assert scores.separation(values, [0, 0, 1, 1], [0, 1, 0, 1]) == (1.0, 0.0), "the pair across has one start"
 
 
 def test_mean_similarities_leave_out_models_with_themselves() -> None:
@@ -94,9 +97,14 @@ def test_ranks_leave_each_seed_out_of_all_tests_that_have_seeds() -> None:
         each = zip(NAMES[:2], values, without, strict=True)
         return [{"test": test, "measure": name, score: v, "without_a_seed": w} for name, v, w in each]
 
+    def of_pairs(rows: list[dict[str, object]], pairs: str) -> list[dict[str, object]]:
+        return [{**row, "pairs": pairs} for row in rows]
+
     groups = rows("labels", "auprc", [0.9, 0.4], [[0.8, 0.3], [0.5, 0.6]])
     layers = rows("bundled", "conformity", [0.7, 0.6], [[], []])
-    first, second = ranks.ranked({"groups": groups, "layers": layers})
+    others = rows("labels", "auprc", [0.1, 0.2], [[0.1, 0.2], [0.1, 0.2]])
+    both = {"groups": of_pairs(groups, "all") + of_pairs(others, "other seeds"), "layers": layers}
+    first, second = ranks.ranked(both)
     assert (first["measure"], first["rank"], first["groups: labels"], first["layers: bundled"]) == (
         NAMES[0],
         1,
@@ -105,6 +113,7 @@ def test_ranks_leave_each_seed_out_of_all_tests_that_have_seeds() -> None:
     )
     assert (second["measure"], second["rank"]) == (NAMES[1], 2)
     assert first["error"] == pytest.approx(scores.error_of([1.0, 1.5]))
+    assert [row["rank"] for row in ranks.ranked(both, "other seeds")] == [1.5, 1.5]
 
 
 NEWS = variants.Labelled([[f"word{i}", f"term{i}", f"name{i}"] for i in range(400)], torch.arange(400) % 4)
