@@ -49,9 +49,11 @@ def of_seeds(tokens: int, directory: Path, dataset: str) -> list[Matrices]:
     results = compare_at(settings, tokens, directory / "trained", 1, dataset)
     whole = {one.measure: torch.tensor(one.values, dtype=torch.float64) for one in results.measured}
     activations = Activations(settings, tokens, directory / "trained", dataset, tokens)
-    sides = [[x for model in range(models) for x in of(model)] for of in (activations.training, activations.held_out)]
+    sources, compared = (
+        [x for model in range(models) for x in of(model)] for of in (activations.training, activations.held_out)
+    )
     order_free = {suffix: growth for suffix, growth in GROWTHS.items() if suffix}
-    whole |= {name: one.values for name, one in of_sources(*sides, order_free, layers).items()}
+    whole |= {name: one.values for name, one in of_sources(sources, compared, order_free, layers).items()}
     blocks = [slice(model * layers, (model + 1) * layers) for model in range(models)]
     return [{name: whole[name][block, block] for name in NAMES} for block in blocks]
 
