@@ -98,19 +98,20 @@ class Activations:
 
     def training(self, model: int) -> list[Float[Tensor, "n d"]]:
         """Return the training activations layer by layer."""
-        return self._of(self._data[model], self._data[model].train_dataloader())
+        return by_layer(self._data[model], self._data[model].train_dataloader())
 
     def held_out(self, model: int) -> list[Float[Tensor, "m d"]]:
         """Return the held-out activations layer by layer."""
-        return self._of(self._data[model], self._data[model].val_dataloader())
+        return by_layer(self._data[model], self._data[model].val_dataloader())
 
-    @staticmethod
-    def _of(data: ActivationsDataModule, batches: Iterable[ActivationBatch]) -> list[Tensor]:
-        parts: dict[str, list[Tensor]] = {hook: [] for hook in data.hook_names}
-        for batch in batches:
-            for hook, x in batch.activations.items():
-                parts[hook].append(x)
-        return [torch.cat(parts.pop(hook)) for hook in data.hook_names]
+
+def by_layer(data: ActivationsDataModule, batches: Iterable[ActivationBatch]) -> list[Tensor]:
+    """Return all activations of the batches, one tensor per hook point."""
+    parts: dict[str, list[Tensor]] = {hook: [] for hook in data.hook_names}
+    for batch in batches:
+        for hook, x in batch.activations.items():
+            parts[hook].append(x)
+    return [torch.cat(parts.pop(hook)) for hook in data.hook_names]
 
 
 def reordered(row: Int[Tensor, " n"], seed: int) -> Int[Tensor, " n"]:
