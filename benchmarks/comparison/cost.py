@@ -5,7 +5,8 @@
 Both begin with an empty cache and may use all cores: the ITDA of configs/smollm2-135m.yaml by the command `fit`, from
 its first harvested token until it is validated; the SAE by SAELens's trainer on ten times the tokens, with the settings
 of layer14.yaml. Both harvest the same held-out tokens, too. Nothing is reused or scaled, so a run takes a quarter of an
-hour; a busy machine spoils it. Loops that are compiled once per machine are there before. Writes results/cost.json and .md.
+hour; a busy machine spoils it. Loops that are compiled once per machine are there before. Writes results/cost.json and
+results/cost.md.
 """
 
 import json
