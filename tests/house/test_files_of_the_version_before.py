@@ -121,15 +121,17 @@ def test_a_cache(files):
         assert torch.allclose(centred / centred.norm(), atom.double(), atol=1e-6)
 
 
+# Growth to the same bits; refinement, whose sums are taken in another order than by 0.1.0, to the same numbers.
 @pytest.mark.parametrize(
-    ("run", "checkpoint"), [("run", "interrupted.ckpt"), ("refined", "refined/checkpoints/refinement.ckpt")]
+    ("run", "checkpoint", "tolerance"),
+    [("run", "interrupted.ckpt", 0.0), ("refined", "refined/checkpoints/refinement.ckpt", 1e-6)],
 )
-def test_a_fit_resumes_to_the_same_bits(files, run, checkpoint):
+def test_a_fit_resumes_to_the_same_dictionary(files, run, checkpoint, tolerance):
     main(["--config", f"{run}/config.yaml", "--ckpt_path", checkpoint, "--run.directory", "resumed"])
     before, after = (load_file(f"{name}/dictionaries/{HOOK}/dictionary.safetensors") for name in (run, "resumed"))
     assert before.keys() == after.keys()
     for name, tensor in before.items():
-        assert torch.equal(tensor, after[name]), name
+        torch.testing.assert_close(after[name], tensor, rtol=0, atol=tolerance, msg=name)
     index, again = (
         json.loads(Path(f"{name}/dictionaries/{HOOK}/dictionary.json").read_text()) for name in (run, "resumed")
     )
