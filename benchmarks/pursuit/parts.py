@@ -4,8 +4,9 @@
 
 Centred activations of the bundled model are encoded with others as atoms, as in ``activations.py``, and parts of that
 are repeated alone, with the atoms that were picked: rows of the Gram that move the scores, from memory in pages of 4
-kB, in huge pages as the Gram has, and from few rows that stay in the cache; and the sums of an orthogonal step. Codes of
-every pursuit are also pruned. One thread, processor time, interleaved, since the machine may be shared. Writes results/parts.json and parts.md.
+kB, in huge pages as the Gram has, and from few rows that stay in the cache; and the sums of an orthogonal step. Codes
+of every pursuit are also pruned. One thread, processor time, interleaved, since the machine may be shared. Writes
+results/parts.json and parts.md.
 """
 
 from collections.abc import Callable
