@@ -9,11 +9,13 @@ from torch.nn.functional import normalize
 
 ROWS = 256  # tokens that are compared at a time
 
-Sites = list[Float[Tensor, "tokens d"]]
+# Widths differ between models.
+Sites = list[Float[Tensor, "tokens _"]]
+Anchors = list[Float[Tensor, "anchors _"]]
 Matrix = Float[Tensor, "sites sites"]
 
 
-def relative(sites: Sites, anchors: Sites) -> Matrix:
+def relative(sites: Sites, anchors: Anchors) -> Matrix:
     """Return the mean cosine of the relative representations of a token (``il.relative_similarity``) of all pairs."""
     total = torch.zeros(len(sites), len(sites), dtype=torch.float64)
     directions = [normalize(one, dim=1) for one in anchors]
@@ -29,7 +31,7 @@ def pairwise(sites: Sites, measure: Callable[[Tensor, Tensor], float]) -> Matrix
     return _symmetric(len(sites), lambda i, j: measure(sites[i], sites[j]))
 
 
-def aligned_at(sites: Sites, anchors: Sites) -> Matrix:
+def aligned_at(sites: Sites, anchors: Anchors) -> Matrix:
     """Return the mean cosine of a token's two activations after the rotation that fits the anchors best, of all pairs.
 
     Activations and anchors are of norm 1 first. The rotation is orthogonal Procrustes' of the anchors alone, so the
