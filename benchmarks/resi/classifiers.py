@@ -42,7 +42,7 @@ BATCH, EPOCHS, LEARNING_RATE, WARM_UP = 32, 8, 1e-3, 0.1
 
 
 class Kept(NamedTuple):
-    """What is kept of a classifier.
+    """The record of a classifier.
 
     Attributes:
         compared: activations of the compared texts.

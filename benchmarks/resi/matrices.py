@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from benchmarks.layer_matching.choices import Choice, grow, indices, threshold_for, uses, weighted_indices
-from itda_lightning.across_models.alignment import BATCH, AlignedActivations
+from itda_lightning.across_models.alignment import AlignedActivations
 from itda_lightning.across_models.permuted_pairs import NOT_SYMMETRIC
 from itda_lightning.across_models.representation_comparison import OF_MOMENTS, RepresentationComparison
 from itda_lightning.across_models.similarity_settings import MEASURES, OF_SOURCES, ModelSettings, SimilaritySettings
@@ -37,11 +37,6 @@ class HeldActivations(AlignedActivations):
     def __init__(self, sites: Sites) -> None:
         self._sites, self.left_out = list(sites), 0
         self.documents = torch.arange(len(sites[0]))
-
-    def batches(self, description: str) -> Iterator[tuple[Int[Tensor, " batch"], list[Float[Tensor, "batch _"]]]]:  # noqa: ARG002
-        """Yield indices of rows with their activations."""
-        for index in self.documents.split(BATCH):
-            yield index, self.at(index)
 
     def at(self, index: Int[Tensor, " m"]) -> list[Float[Tensor, "m _"]]:
         """Return the activations of every site at some of the rows."""
@@ -94,7 +89,7 @@ def of_sources(
         sources: activations that dictionaries are grown from, the same rows of each site.
         compared: activations of other rows.
         growths: policies by the ending of the measure's name. Order-free growth takes the worst of all rows first.
-        layers: thresholds are found on so many sites, one per layer, and serve the same layers of the other models; by
+        layers: find thresholds on so many sites, one per layer, for the same layers of the other models, too; by
             default each site has its own.
     """
     found: dict[str, Measured] = {}

@@ -35,7 +35,7 @@ def correlation_with_distance(values: Float[Tensor, "layers layers"]) -> float:
 
 
 class Separation(NamedTuple):
-    """How well a measure separates groups of models; mean over groups.
+    """The separation of groups of models by a measure, mean over groups.
 
     Attributes:
         auprc: area under the precision-recall curve of "a pair is within the group", by similarity, of all pairs with

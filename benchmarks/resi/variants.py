@@ -17,7 +17,7 @@ LENGTH = 22  # tokens of a text
 
 @dataclass(frozen=True)
 class Variant:
-    """How the training set of a group differs from the plain one.
+    """The difference of a group's training set from the plain one.
 
     Attributes:
         random_labels: share of texts whose label is drawn anew.

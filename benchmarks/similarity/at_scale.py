@@ -9,7 +9,6 @@ machine does other work. Writes results/at_scale.json and at_scale.md.
 """
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from jsonargparse import auto_cli
 from torch import Tensor
 
 from benchmarks.results import Study, describe, environment, table, write_results
-from itda_lightning.across_models.alignment import BATCH, AlignedActivations
+from itda_lightning.across_models.alignment import AlignedActivations
 from itda_lightning.across_models.representation_comparison import RepresentationComparison
 from itda_lightning.across_models.similarity_settings import ModelSettings, SimilaritySettings
 
@@ -39,11 +38,6 @@ class MadeActivations(AlignedActivations):
         self.tables = torch.randn(2, TABLE, d, generator=generator)
         self.maps = torch.randn(sites, d, d, generator=generator) / d**0.5
         self.documents, self.left_out, self.seconds = torch.arange(tokens), 0, 0.0
-
-    def batches(self, description: str) -> Iterator[tuple[Int[Tensor, " batch"], list[Float[Tensor, "batch _"]]]]:  # noqa: ARG002
-        """Yield indices of tokens with their activations."""
-        for index in self.documents.split(BATCH):
-            yield index, self.at(index)
 
     def at(self, index: Int[Tensor, " m"]) -> list[Float[Tensor, "m _"]]:
         """Return the activations of every site at some of the tokens."""

@@ -132,7 +132,8 @@ class AlignedActivations:
     ) -> None:
         """``models``: data and hook points of each; ``tokens`` are those of a split's rows."""
         self._models, self._tokens, self._split = models, tokens, split
-        usable = torch.ones(len(tokens.spans), dtype=torch.bool)
+        self.documents = tokens.spans[:, 0]
+        usable = torch.ones(len(self), dtype=torch.bool)
         for rows, parts in self.batches("Check activations"):
             for x in parts:
                 usable[rows] &= torch.isfinite(x).all(1) & (x != 0).any(1)
@@ -142,17 +143,15 @@ class AlignedActivations:
                 f"at none of {len(usable):,} tokens in common are the activations of all models finite and not all "
                 "zero: look at model_dtype, or compare other hook points"
             )
-        self._tokens = tokens.select(usable)
-        self.documents = self._tokens.spans[:, 0]
+        self._tokens, self.documents = tokens.select(usable), self.documents[usable]
 
     def __len__(self) -> int:
         return len(self.documents)
 
     def batches(self, description: str) -> Iterator[tuple[Int[Tensor, " batch"], list[Float[Tensor, "batch _"]]]]:
         """Yield indices of tokens with their activations; ``description`` labels the progress bar."""
-        n = len(self._tokens.spans)
-        with tqdm(total=n, desc=description, unit=" tokens", unit_scale=True) as bar:
-            for index in torch.arange(n).split(BATCH):
+        with tqdm(total=len(self), desc=description, unit=" tokens", unit_scale=True) as bar:
+            for index in torch.arange(len(self)).split(BATCH):
                 yield index, self.at(index)
                 bar.update(len(index))
 

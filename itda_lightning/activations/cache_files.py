@@ -1,4 +1,4 @@
-"""What tells what the activations of a cache are: ``cache.json``, and the digest in ``state.json``, written last."""
+"""Check and find caches by the files that say what they hold: ``cache.json``, and ``state.json``, written last."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What earlier passes of the model gave, in place of the model and the store that SAELens's evals ask for."""
+"""Stand in for the model and the store of SAELens's evals with what earlier passes of the model gave."""
 
 from collections.abc import Iterable, Sequence
 from itertools import islice

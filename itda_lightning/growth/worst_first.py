@@ -12,8 +12,8 @@ many of the activations that were taken for explained failed again. What passed 
 
 Measured (SmolLM2-135M-Instruct from 4 bits, d 576, 8,000 activations, k 32, threshold .25, one core): in batches of
 1,024 / 4,096 2,047 / 1,901 atoms (exact: 2,041 / 1,911) at 1.4 / 2.0 encodes per activation (exact: one per atom) and
-0.9 / 1.5 s (exact: 65 / 250 s), before pivots were chosen in panels; sequential growth 2,210 atoms at 2.1 encodes and
-1.1 s.
+0.9 / 1.5 s (exact: 65 / 250 s), before pivots were chosen in panels and by another bound; sequential growth 2,210 atoms
+at 2.1 encodes and 1.1 s.
 """
 
 import math

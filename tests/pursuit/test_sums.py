@@ -14,6 +14,7 @@ from numba import njit
 
 import itda_lightning
 from itda_lightning.pursuit.kernels import jit
+from itda_lightning.pursuit.kernels.steps import gram_of
 from itda_lightning.pursuit.kernels.sums import LANES, accurate_dot, dot
 
 
@@ -71,6 +72,23 @@ def test_single_sums_are_taken_in_their_order(d, seed, dtypes):
 def test_double_sums_are_taken_in_their_order(d, seed, dtypes):
     a, b = rows(d, seed, dtypes)
     assert inlined_accurate_dot(a, b) == in_order(a, b, np.float64)
+
+
+@given(
+    d=st.integers(1, 40),
+    count=st.integers(1, 14),
+    given=st.integers(0, 13),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_a_gram_is_filled_in_from_a_row_on_and_up_to_the_diagonal(d, count, given, seed):
+    first = min(given, count - 1)
+    chosen = np.random.default_rng(seed).standard_normal((count + 3, d))
+    gram = np.full((count, count), np.nan)
+    gram_of(chosen, first, count, gram)
+    wanted = np.tril(np.ones((count, count), bool)) & (np.arange(count) >= first - first % 4)[:, None]
+    np.testing.assert_array_equal(~np.isnan(gram), wanted)
+    expected = chosen[:count] @ chosen[:count].T
+    np.testing.assert_allclose(gram[wanted], expected[wanted], rtol=0, atol=1e-13 * d)
 
 
 # Two small loops that inline others, and a digest of what they compute.

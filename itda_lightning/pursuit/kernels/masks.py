@@ -1,4 +1,4 @@
-"""Which of 64 numbers reach a bar, as the bits of one integer: many numbers are compared at once."""
+"""Compare 64 numbers with a bar at once; the bits of an integer tell which of them reach it."""
 
 import inspect
 from typing import Any
