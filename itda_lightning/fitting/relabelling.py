@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
 from itda_lightning.activations.datamodule import ActivationsDataModule
@@ -18,6 +17,7 @@ from itda_lightning.dictionary.sources import COLUMNS
 from itda_lightning.fitting.module import ITDA
 from itda_lightning.machine.processes import gather_rows, n_ranks, rank
 from itda_lightning.machine.progress import bars_are_hidden
+from itda_lightning.pursuit import support_products
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,8 @@ def typical_uses(dictionary: Dictionary, rows: TrainingRows) -> Labels:
     cosines the first in the order of the data comes first. An atom that no code uses keeps its first source. Processes
     take turns with the blocks of rows.
     """
-    n, atoms = dictionary.n_atoms, normalize(dictionary.atoms.double(), dim=1)
+    n, prepared = dictionary.n_atoms, dictionary.prepared()
+    norms = torch.linalg.vector_norm(dictionary.atoms, dim=1, dtype=torch.float64)
     found = Uses(
         torch.full((n, NEAREST), -torch.inf, dtype=torch.float64),
         torch.zeros(n, NEAREST, dtype=torch.int64),
@@ -78,12 +79,13 @@ def typical_uses(dictionary: Dictionary, rows: TrainingRows) -> Labels:
             continue
         activations, parts = rows.usable(*block), []
         for x, sources in zip(activations.x.split(PART), activations.table.split(PART), strict=True):
-            x = x.to(atoms.device)
-            code = dictionary.encode(x)
-            unit = normalize(dictionary.centre(x).double(), dim=1)
-            products = torch.stack([(unit * atoms[column]).sum(1) for column in code.support.clamp(min=0).T], dim=1)
+            x = x.to(norms.device)
+            code, centred = dictionary.encode(x), dictionary.centre(x)
             used = code.coefficients != 0
-            parts.append((code.support[used].cpu(), products[used].cpu(), sources[used.nonzero()[:, 0].cpu()]))
+            row, atom = used.nonzero()[:, 0], code.support[used]
+            lengths = torch.linalg.vector_norm(centred, dim=1, dtype=torch.float64)[row] * norms[atom]
+            cosines = support_products(centred, code.support, prepared)[used] / lengths
+            parts.append((atom.cpu(), cosines.cpu(), sources[row.cpu()]))
         atom, cosine, table = (torch.cat(of_all) for of_all in zip(*parts, strict=True))
         touched, new = uses_of(atom, cosine, table, number)
         merged = nearest_of(Uses(*(field[touched] for field in found)), new)

@@ -25,6 +25,7 @@ from itda_lightning.pursuit.public import (
     pursue_among_ranks,
 )
 from itda_lightning.pursuit.sharded_atoms import ShardedAtoms
+from itda_lightning.pursuit.support_products import support_products
 from itda_lightning.pursuit.table import PURSUITS, PursuitName, judging
 
 __all__ = [
@@ -53,4 +54,5 @@ __all__ = [
     "prune_chosen",
     "pursue",
     "pursue_among_ranks",
+    "support_products",
 ]

@@ -55,6 +55,9 @@ class SparseCode(NamedTuple):
 
         The columns of later picks become unused (-1, 0), so ``(distinct().support >= 0).sum(-1)`` is L0.
         """
+        ordered = self.support.sort(-1).values
+        if not bool(((ordered[..., 1:] == ordered[..., :-1]) & (ordered[..., 1:] >= 0)).any()):
+            return self._replace(coefficients=self.coefficients.masked_fill(self.support < 0, 0.0))
         same = (self.support[..., :, None] == self.support[..., None, :]) & (self.support >= 0)[..., :, None]
         summed = (same * self.coefficients[..., None, :]).sum(-1)
         earlier = torch.ones(same.shape[-2:], dtype=torch.bool, device=same.device).tril(-1)

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from itda_lightning.pursuit.kernels.jit import Bits, Double, Index, compiled, vectorised
+from itda_lightning.pursuit.kernels.masks import NUMBERS, lowest, reached
 from itda_lightning.pursuit.kernels.named_arrays import Choice, Problem, Products, Progress
+from itda_lightning.pursuit.kernels.prefetching import prefetch
 from itda_lightning.pursuit.kernels.screening import GROUP, as_number, larger
 from itda_lightning.pursuit.kernels.sums import dot
 
@@ -34,7 +36,20 @@ def number(bits: np.int32, shift: int) -> np.float32:
 @compiled
 def bar_of(score: float, shift: int) -> Any:
     """Return the smallest integer that bits of at least this score may be."""
-    return np.int64(np.float32(score).view(np.int32)) >> shift if score > 0 else np.int64(-(2**31))
+    return np.int64(np.float32(score).view(np.int32)) >> shift if score > 0 else np.int64(-(2 ** (31 - shift)))
+
+
+@compiled
+def at_least(bits: Bits, start: int, eligible: np.int32, bar: int) -> np.uint64:
+    """Return which of the next numbers are at least the bar, as the bits of an integer; there may be fewer."""
+    kind = bits.dtype.type
+    if start + NUMBERS <= bits.shape[0]:
+        return reached(bits, start, kind(eligible), kind(bar))
+    mask = np.uint64(0)
+    for q in range(bits.shape[0] - start):
+        if (bits[start + q] & eligible) >= bar:
+            mask |= np.uint64(1) << np.uint64(q)
+    return mask
 
 
 @compiled
@@ -62,17 +77,17 @@ def contains(support: Index, atom: int) -> bool:
 
 
 @compiled
-def select(start: int, stop: int, problem: Problem, products: Products, progress: Progress, choice: Choice) -> None:
+def select(begin: int, end: int, problem: Problem, products: Products, progress: Progress, choice: Choice) -> None:
     """Bring the lists of the best atoms up to date with a part of the atoms.
 
-    Row ``p`` of the products belongs to the activation ``progress.rows[p]``, for p in ``start..stop``.
+    Row ``p`` of the products belongs to the activation ``progress.rows[p]``, for p in ``begin..end``.
     """
     count, first, width = choice.atoms.shape[1], products.first, products.bits.shape[1]
     last, screened_atoms, screened = count - 1, np.empty(count, np.int64), np.empty(count)
-    all_maxima = np.empty((width + GROUP - 1) // GROUP, products.bits.dtype)
+    all_maxima, candidates = np.empty((width + GROUP - 1) // GROUP, products.bits.dtype), np.empty(width, np.int64)
     kind, shift = products.bits.dtype.type, 32 - 8 * products.bits.itemsize
     eligible = kind(-1) if problem.nonnegative else kind((1 << (31 - shift)) - 1)
-    for p in range(start, stop):
+    for p in range(begin, end):
         i = progress.rows[p]
         support, scores, residual = progress.support[i], choice.scores[i], progress.residual[i]
         seen = min(width, problem.visible[i] - first)
@@ -91,18 +106,31 @@ def select(start: int, stop: int, problem: Problem, products: Products, progress
             screened[0] = top  # which is all that the loop would find
         for group in range(maxima.shape[0]):
             if number(maxima[group], shift) > screened[last]:
-                for atom in range(group * GROUP, min(seen, (group + 1) * GROUP)):
-                    value = number(bits[atom] & eligible, shift)
-                    if value > screened[last] and not (products.without_support and contains(support, first + atom)):
-                        insert(atom, value, screened_atoms, screened)
+                for start in range(group * GROUP, min(seen, (group + 1) * GROUP), NUMBERS):
+                    mask = at_least(bits, start, eligible, bar_of(screened[last], shift))
+                    while mask:
+                        atom = start + lowest(mask)
+                        mask &= mask - np.uint64(1)
+                        value = number(bits[atom] & eligible, shift)
+                        if value > screened[last] and not (products.without_support and contains(support, first + atom)):
+                            insert(atom, value, screened_atoms, screened)
         # The best exact scores are at least the best screened ones less the error, so nothing much below those can win.
-        bar = bar_of(max(screened[last] - 2 * error, scores[last] - error), shift)
+        bar, found = bar_of(max(screened[last] - 2 * error, scores[last] - error), shift), 0
         for group in range(maxima.shape[0]):
-            if maxima[group] < bar:
-                continue
-            for atom in range(group * GROUP, min(seen, (group + 1) * GROUP)):
-                if (bits[atom] & eligible) < bar or (products.without_support and contains(support, first + atom)):
-                    continue
+            if maxima[group] >= bar:
+                for start in range(group * GROUP, min(seen, (group + 1) * GROUP), NUMBERS):
+                    mask = at_least(bits, start, eligible, bar)
+                    while mask:
+                        atom = start + lowest(mask)
+                        mask &= mask - np.uint64(1)
+                        if not (products.without_support and contains(support, first + atom)):
+                            candidates[found] = atom
+                            found += 1
+        for c in range(found):
+            if c + 1 < found:
+                prefetch(problem.atoms, first + candidates[c + 1])
+            atom = candidates[c]
+            if (bits[atom] & eligible) >= bar:
                 exact = dot(residual, problem.atoms[first + atom])
                 insert(first + atom, exact if problem.nonnegative else abs(exact), choice.atoms[i], scores)
                 bar = max(bar, bar_of(scores[last] - error, shift))
