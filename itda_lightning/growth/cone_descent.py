@@ -114,7 +114,9 @@ def refinement_step(
     size = (second / (1 - SECOND_DECAY ** (done + 1))).sqrt() * (1 - FIRST_DECAY ** (done + 1))
     used = second > 0
     moved = state.atoms + first * (rate / torch.where(used, size, 1.0))[:, None]
-    atoms = torch.where(used[:, None], project_on_cones(moved, sources, rule.anchor), state.atoms)
+    atoms = project_on_cones(moved, sources, rule.anchor)
+    if not bool(used.all()):
+        atoms = torch.where(used[:, None], atoms, state.atoms)
     return RefinementState(atoms, first, second, state.step + 1)
 
 
@@ -130,7 +132,8 @@ def project_on_cones(
     """
     if anchor is None:
         norm = torch.linalg.vector_norm(vectors, dim=1, keepdim=True, dtype=torch.float64).to(vectors.dtype)
-        return torch.where(norm > 0, vectors / norm, sources).to(sources.dtype)
+        unit = vectors / norm
+        return (unit if bool((norm > 0).all()) else torch.where(norm > 0, unit, sources)).to(sources.dtype)
     cosine = anchor + max(torch.finfo(sources.dtype).eps, 1e-12)
     if cosine >= 1:
         return sources.clone()

@@ -87,7 +87,8 @@ def screen(x: Float[Tensor, "batch d"], prepared: PreparedAtoms, room: ScoreRoom
     n, scores, error, relative = prepared.n, room.single[: len(x)], torch.zeros(len(x)), 0.0
     scores[:, n:] = 0
     if half:
-        rounded, error = in_bfloat16(x, prepared.coarse)
+        whole = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64)
+        rounded, error = in_bfloat16(x, prepared.coarse, whole)
         relative = HALF_ROUNDING
         scores[:, :n] = torch.mm(rounded, prepared.coarse.part(0, n).T, out=room.half[: len(x)])
     else:
@@ -96,11 +97,15 @@ def screen(x: Float[Tensor, "batch d"], prepared: PreparedAtoms, room: ScoreRoom
 
 
 def products_in_parts(
-    x: Float[Tensor, "batch d"], prepared: PreparedAtoms, room: Float[Tensor, " entries"], without_support: bool
+    x: Float[Tensor, "batch d"],
+    prepared: PreparedAtoms,
+    room: Float[Tensor, " entries"],
+    without_support: bool,
+    norms: Float[Tensor, " batch"],
 ) -> Iterator[named_arrays.Products]:
     """Yield the products with all atoms, ``PART`` atoms at a time, in the memory and the precision of ``room``."""
     half = room.dtype == torch.bfloat16
-    rounded, error = in_bfloat16(x, prepared.coarse) if half else (x, torch.zeros(len(x)))
+    rounded, error = in_bfloat16(x, prepared.coarse, norms) if half else (x, torch.zeros(len(x)))
     for first in range(0, prepared.n, PART):
         last = min(prepared.n, first + PART)
         out = room[: len(x) * (last - first)].view(len(x), -1)
@@ -114,13 +119,12 @@ def products_in_parts(
 
 
 def in_bfloat16(
-    x: Float[Tensor, "batch d"], coarse: CoarseAtoms
+    x: Float[Tensor, "batch d"], coarse: CoarseAtoms, whole: Float[Tensor, " batch"]
 ) -> tuple[Float[Tensor, "batch d"], Float[Tensor, " batch"]]:
-    """Round activations; return also by how much exact sums of products with the rounded atoms are off at most."""
+    """Round activations of norms ``whole``; return also by how much sums of products with rounded atoms are off."""
     rounded = x.to(torch.bfloat16)
     # Norms in double precision: squares of huge and of tiny activations leave the range of float32.
     lost = torch.linalg.vector_norm(x - rounded.float(), dim=1, dtype=torch.float64)
-    whole = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64)
     return rounded, (lost * (1.01 + coarse.error) + whole * coarse.error).float()
 
 
@@ -188,7 +192,8 @@ def _without_gram(
             moving = residual[torch.from_numpy(rows)] if len(rows) < batch else residual
             width = columns.stop - columns.start
             choice = named_arrays.Choice(np.full((batch, width), -1), np.zeros((batch, width)))
-            for part in products_in_parts(moving, prepared, room, pursuit.atoms_leave):
+            norms = energy[torch.from_numpy(rows)].sqrt()
+            for part in products_in_parts(moving, prepared, room, pursuit.atoms_leave, norms):
                 in_threads(products.select, len(rows), loops, part, progress, choice, pool=pool)
             in_threads(take, len(rows), columns.start, loops, progress, choice, path, pool=pool)
     return progress
