@@ -53,8 +53,9 @@ def settings_of(tokens: int) -> TrainingSettings:
 
 def sae_seconds(tokens: int, directory: Path) -> dict[str, float]:
     """Harvest ten times the tokens and train on them; return the seconds."""
+    cache = str(directory / "cache")
     data = il.ActivationsDataModule(
-        MODEL, [HOOK], DATASET, training_tokens=10 * tokens, validation_tokens=16_384, cache_dir=str(directory / "cache")
+        MODEL, [HOOK], DATASET, training_tokens=10 * tokens, validation_tokens=16_384, cache_dir=cache
     )
     data.prepare_data()
     trained = train_sae(settings_of(tokens), data, HOOK, directory / "sae")

@@ -175,7 +175,7 @@ def test_encoding_ahead_on_several_threads_changes_no_bit(
 ):
     x = mixtures(150 + start, d, seed, torch.float32, common=1.0)
     atoms, x = torch.nn.functional.normalize(x[:start], dim=1)[:capacity].to(stored), x[start:]
-    rule = GrowthRule(k, *pursuit, threshold, 0.85, float(x.square().sum(1).median()))
+    rule = GrowthRule(k, pursuit[0], pursuit[1], threshold, 0.85, float(x.square().sum(1).median()))
     before, grown = torch.get_num_threads(), []
     try:
         for threads in (1, 3):

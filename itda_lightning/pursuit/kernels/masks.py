@@ -17,7 +17,7 @@ def mask_of(_typing: Any, numbers: Any, _start: Any, _eligible: Any, _bar: Any) 
 
     A number does if its bits, as an integer of its width, are at least ``bar`` once ``eligible`` has masked them.
     """
-    width = types.int16 if numbers.dtype.bitwidth == 16 else types.int32
+    width: Any = types.int16 if numbers.dtype.bitwidth == 16 else types.int32
 
     def generated(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         row = context.make_array(signature.args[0])(context, builder, arguments[0])

@@ -77,19 +77,59 @@ def contains(support: Index, atom: int) -> bool:
 
 
 @compiled
-def select(begin: int, end: int, problem: Problem, products: Products, progress: Progress, choice: Choice) -> None:
+def list_best(
+    bits: Bits, maxima: Bits, eligible: np.int32, shift: int, first: int, hidden: Index, atoms: Index, scores: Double
+) -> None:
+    """Fill in the best screened atoms, but for the hidden ones, and their scores; ``maxima`` are those of groups."""
+    last = scores.shape[0] - 1
+    for group in range(maxima.shape[0]):
+        if number(maxima[group], shift) <= scores[last]:
+            continue
+        for start in range(group * GROUP, min(bits.shape[0], (group + 1) * GROUP), NUMBERS):
+            mask = at_least(bits, start, eligible, bar_of(scores[last], shift))
+            while mask:
+                place = start + lowest(mask)
+                mask &= mask - np.uint64(1)
+                value = number(bits[place] & eligible, shift)
+                if value > scores[last] and not contains(hidden, first + place):
+                    insert(place, value, atoms, scores)
+
+
+@compiled
+def list_at_least(
+    bits: Bits, maxima: Bits, eligible: np.int32, bar: int, first: int, hidden: Index, places: Index
+) -> int:
+    """Fill in the places of the numbers that are at least the bar, but for hidden atoms; return how many these are."""
+    count = 0
+    for group in range(maxima.shape[0]):
+        if maxima[group] < bar:
+            continue
+        for start in range(group * GROUP, min(bits.shape[0], (group + 1) * GROUP), NUMBERS):
+            mask = at_least(bits, start, eligible, bar)
+            while mask:
+                place = start + lowest(mask)
+                mask &= mask - np.uint64(1)
+                if not contains(hidden, first + place):
+                    places[count] = place
+                    count += 1
+    return count
+
+
+@compiled
+def select(start: int, stop: int, problem: Problem, products: Products, progress: Progress, choice: Choice) -> None:
     """Bring the lists of the best atoms up to date with a part of the atoms.
 
-    Row ``p`` of the products belongs to the activation ``progress.rows[p]``, for p in ``begin..end``.
+    Row ``p`` of the products belongs to the activation ``progress.rows[p]``, for p in ``start..stop``.
     """
     count, first, width = choice.atoms.shape[1], products.first, products.bits.shape[1]
     last, screened_atoms, screened = count - 1, np.empty(count, np.int64), np.empty(count)
     all_maxima, candidates = np.empty((width + GROUP - 1) // GROUP, products.bits.dtype), np.empty(width, np.int64)
     kind, shift = products.bits.dtype.type, 32 - 8 * products.bits.itemsize
     eligible = kind(-1) if problem.nonnegative else kind((1 << (31 - shift)) - 1)
-    for p in range(begin, end):
+    for p in range(start, stop):
         i = progress.rows[p]
-        support, scores, residual = progress.support[i], choice.scores[i], progress.residual[i]
+        scores, residual = choice.scores[i], progress.residual[i]
+        hidden = progress.support[i] if products.without_support else progress.support[i, :0]
         seen = min(width, problem.visible[i] - first)
         if seen <= 0:
             continue
@@ -103,34 +143,17 @@ def select(begin: int, end: int, problem: Problem, products: Products, progress:
             continue
         screened_atoms[:], screened[:] = -1, 0.0
         if count == 1 and not products.without_support:
-            screened[0] = top  # which is all that the loop would find
-        for group in range(maxima.shape[0]):
-            if number(maxima[group], shift) > screened[last]:
-                for start in range(group * GROUP, min(seen, (group + 1) * GROUP), NUMBERS):
-                    mask = at_least(bits, start, eligible, bar_of(screened[last], shift))
-                    while mask:
-                        atom = start + lowest(mask)
-                        mask &= mask - np.uint64(1)
-                        value = number(bits[atom] & eligible, shift)
-                        if value > screened[last] and not (products.without_support and contains(support, first + atom)):
-                            insert(atom, value, screened_atoms, screened)
+            screened[0] = top  # which is all that the list would have
+        else:
+            list_best(bits, maxima, eligible, shift, first, hidden, screened_atoms, screened)
         # The best exact scores are at least the best screened ones less the error, so nothing much below those can win.
-        bar, found = bar_of(max(screened[last] - 2 * error, scores[last] - error), shift), 0
-        for group in range(maxima.shape[0]):
-            if maxima[group] >= bar:
-                for start in range(group * GROUP, min(seen, (group + 1) * GROUP), NUMBERS):
-                    mask = at_least(bits, start, eligible, bar)
-                    while mask:
-                        atom = start + lowest(mask)
-                        mask &= mask - np.uint64(1)
-                        if not (products.without_support and contains(support, first + atom)):
-                            candidates[found] = atom
-                            found += 1
+        bar = bar_of(max(screened[last] - 2 * error, scores[last] - error), shift)
+        found = list_at_least(bits, maxima, eligible, bar, first, hidden, candidates)
         for c in range(found):
             if c + 1 < found:
                 prefetch(problem.atoms, first + candidates[c + 1])
-            atom = candidates[c]
-            if (bits[atom] & eligible) >= bar:
-                exact = dot(residual, problem.atoms[first + atom])
-                insert(first + atom, exact if problem.nonnegative else abs(exact), choice.atoms[i], scores)
+            atom = first + candidates[c]
+            if (bits[candidates[c]] & eligible) >= bar:
+                exact = dot(residual, problem.atoms[atom])
+                insert(atom, exact if problem.nonnegative else abs(exact), choice.atoms[i], scores)
                 bar = max(bar, bar_of(scores[last] - error, shift))

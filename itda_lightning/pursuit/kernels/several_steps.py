@@ -127,7 +127,9 @@ def take(start: int, stop: int, first: int, problem: Problem, progress: Progress
         gram_of(chosen, first, last, gram)
         done = 0
         while True:
-            count = solve(gram, projections, columns, done, count, problem.min_new_direction, factor, rows, squares, solved)
+            count = solve(
+                gram, projections, columns, done, count, problem.min_new_direction, factor, rows, squares, solved
+            )
             kept, done = 0, count
             for s in range(count):
                 if not nonnegative or solved[s] >= 0:

@@ -48,7 +48,8 @@ def elimination(
         zero = ir.Constant(place.type, 0)
         entries = builder.fdiv(load(builder, data[0], place_of(place), number, COLUMNS), spread(pivot))
         store(entries, data[1], first)
-        store(builder.fsub(load(builder, data[2], zero, number, COLUMNS), builder.fmul(entries, entries)), data[2], zero)
+        less = builder.fmul(entries, entries)
+        store(builder.fsub(load(builder, data[2], zero, number, COLUMNS), less), data[2], zero)
         with cgutils.for_range_slice(builder, builder.add(place, one), stop, one) as (p, _):
             weight = spread(builder.load(builder.gep(data[1], [p])))
             less = builder.fmul(entries, weight)
