@@ -145,7 +145,7 @@ def _load_loops() -> None:
 
     from itda_lightning.pursuit.prepared import compiler_works
 
-    for name in ("several_steps", "pruning_rows"):  # imported when they are first used
+    for name in ("several_steps", "pruning_rows", "support_rows"):  # imported when they are first used
         importlib.import_module(f"{PACKAGE}.pursuit.kernels.{name}")
     assert compiler_works(torch.float32)
     assert compiler_works(torch.bfloat16)

@@ -6,6 +6,7 @@ then one thread goes through the window and encodes only those again of which a 
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ from itda_lightning.pursuit.problem import Problem
 LARGEST_BLOCK, SMALLEST_BLOCK, NEW_ATOMS_PER_BLOCK = 512, 16, 16
 # A larger window keeps the threads busy for longer, but more of it is encoded twice. The part of a block.
 LARGEST_WINDOW, SMALLEST_WINDOW, WINDOWS = 64, 16, 4
+PIECES = 2  # of a window per thread
 # Residuals before every step of a window.
 WINDOW_BYTES = 16 * 2**20
 
@@ -109,16 +111,18 @@ def _go_through(
     if torch.get_num_threads() > 1:
         size = min(batch, LARGEST_WINDOW, max(SMALLEST_WINDOW, batch // WINDOWS), max(1, window_bytes // (4 * k * d)))
     steps = named_arrays.Path(*(np.empty(shape, np.float32) for shape in ((size, k), (0, k, k), (size, k, d))))
+    in_threads = partial(compiled.in_threads, pool=pool, pieces=PIECES)
     has_gram_row, count, ready = np.zeros(batch, np.bool_), 0, 0
     for start in range(0, batch, size or batch):
         part = block.part(slice(start, start + (size or batch)))
         path = steps._replace(best=steps.best[: len(part.appended)], residual=steps.residual[: len(part.appended)])
         if size:
             path.best.fill(np.inf)
-            compiled.in_threads(gram_rows.fill_gram_rows, n, part.problem.atoms, n + ready, n + count, gram, pool=pool)
-            has_gram_row[ready:count], ready = True, count
+            if ready < count:
+                in_threads(gram_rows.fill_gram_rows, n, part.problem.atoms, n + ready, n + count, gram)
+                has_gram_row[ready:count], ready = True, count
             spare = part.screen._replace(scores=part.screen.scores.copy())
             ahead = part.problem, spare, gram, part.code, path, part.examined, count, has_gram_row
-            compiled.in_threads(gram_rows.pursue_rows, len(part.appended), *ahead, pool=pool)
+            in_threads(gram_rows.pursue_rows, len(part.appended), *ahead)
         loops = part.screen, gram, part.code, path, part.examined, count, has_gram_row
         count = gram_rows.pursue_and_append(part.problem, part.directions, *loops, largest_cosine, part.appended)

@@ -213,13 +213,20 @@ def _path(problem: Problem) -> named_arrays.Path:
 
 
 def in_threads(
-    kernel: Callable[..., None], count: int, *arguments: Any, pool: ThreadPoolExecutor | None = None
+    kernel: Callable[..., None],
+    count: int,
+    *arguments: Any,
+    pool: ThreadPoolExecutor | None = None,
+    pieces: int = PIECES,
 ) -> None:
-    """Call the kernel on pieces of ``range(count)`` in as many threads as torch uses, those of ``pool`` if given."""
+    """Call the kernel on pieces of ``range(count)``, so many per thread, in as many threads as torch uses.
+
+    These are those of ``pool`` if given.
+    """
     threads = min(torch.get_num_threads(), count)
     if threads <= 1:
         kernel(0, count, *arguments)
         return
-    edges = np.linspace(0, count, min(count, threads * PIECES) + 1).astype(int).tolist()
+    edges = np.linspace(0, count, min(count, threads * pieces) + 1).astype(int).tolist()
     with ThreadPoolExecutor(threads) if pool is None else nullcontext(pool) as workers:
         list(workers.map(lambda piece: kernel(*piece, *arguments), pairwise(edges)))

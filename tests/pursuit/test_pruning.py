@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import itda_lightning as il
-from itda_lightning.pursuit import PURSUITS, gain_for_l0, leave_one_out, pruning, pursue
+from itda_lightning.pursuit import PURSUITS, SparseCode, encode_in_parts, gain_for_l0, leave_one_out, pruning, pursue
 from tests.oracle import independent, pruned
 from tests.pursuit.cases import Case, cases, make_case
 from tests.pursuit.forms import DTYPES, PRUNING_FORMS, of_form, prepare
@@ -69,6 +69,19 @@ def test_what_an_atom_bears_tells_when_it_leaves(form, case, share, pursuit, non
     assume(not bool(((bears / share - 1).abs() < 1e-6).any()))
     left = leave_one_out(code, case.x, prepared, share, nonnegative).code.support >= 0
     assert torch.equal(left.sum(1), (bears >= share).sum(1))
+
+
+@forms
+@given(case=cases(), share=st.sampled_from([1e-3, 0.05, torch.inf]), **SETTINGS)
+def test_encoding_in_parts_prunes_what_the_pursuit_gives(form, case, share, pursuit, nonnegative):
+    case = of_form(case, form)
+    code, prepared = code_of(case, form, pursuit, nonnegative)
+    expected = leave_one_out(code, case.x, prepared, share, nonnegative)
+    parts = encode_in_parts(case.x, lambda x: x, prepared, pursuit, case.k, nonnegative, share, None)
+    codes, bears = zip(*parts, strict=True)
+    for one, other in zip(SparseCode.concatenate(codes), expected.code, strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(torch.cat(bears), expected.bears)
 
 
 @pytest.mark.parametrize("entries", [1, 700])
