@@ -33,7 +33,6 @@ class Pursuit(ABC):
     judged_by_itself: ClassVar[bool] = True  # its residuals decide about growth; else those of ``omp`` do
     shared_by_processes: ClassVar[bool] = True  # runs over atoms that are split over processes
     atoms_leave: ClassVar[bool] = False  # an atom of an earlier step may leave the support again
-    keeps_products: ClassVar[bool] = False  # its compiled loops leave those of the support's atoms for pruning
     exports_as_matching_pursuit: ClassVar[bool] = False  # SAELens's ``matching_pursuit`` gives the same codes
 
     @abstractmethod

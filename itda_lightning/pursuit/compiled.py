@@ -48,28 +48,15 @@ class ScoreRoom(NamedTuple):
 
 def encode(pursuit: Pursuit, problem: Problem, prepared: PreparedAtoms) -> SparseCode:
     """Encode in float32; at least one atom and one activation."""
-    if not pursuit.takes_gram or prepared.gram is None:
-        ends = (progress for _, progress in encode_without_gram(pursuit, problem, prepared))
-        return SparseCode.concatenate(_code_of(pursuit, progress) for progress in ends)
-    size = min(len(problem.x), rows_at_a_time(prepared, problem.k, takes_gram=True))
-    scores = ScoreRoom.empty(size, prepared.n)
-    blocks = _contiguous_blocks(problem, size)
-    return SparseCode.concatenate(_with_gram(pursuit, block, prepared, scores) for block in blocks)
-
-
-def encode_without_gram(
-    pursuit: Pursuit, problem: Problem, prepared: PreparedAtoms
-) -> Iterator[tuple[Problem, named_arrays.Progress]]:
-    """Encode in blocks; yield each block and where its pursuits end, with what they keep for pruning."""
-    size = min(len(problem.x), rows_at_a_time(prepared, problem.k, takes_gram=False))
+    takes_gram = pursuit.takes_gram and prepared.gram is not None
+    size = min(len(problem.x), rows_at_a_time(prepared, problem.k, takes_gram))
+    blocks = (block._replace(x=block.x.contiguous()) for block in problem.blocks(size, torch.float32))
+    if takes_gram:
+        scores = ScoreRoom.empty(size, prepared.n)
+        return SparseCode.concatenate(_with_gram(pursuit, block, prepared, scores) for block in blocks)
     dtype = torch.bfloat16 if prepared.coarse.used else torch.float32
     room = torch.empty(size * min(PART, prepared.n), dtype=dtype)
-    for block in _contiguous_blocks(problem, size):
-        yield block, _without_gram(pursuit, block, prepared, room)
-
-
-def _contiguous_blocks(problem: Problem, size: int) -> Iterator[Problem]:
-    return (block._replace(x=block.x.contiguous()) for block in problem.blocks(size, torch.float32))
+    return SparseCode.concatenate(_without_gram(pursuit, block, prepared, room) for block in blocks)
 
 
 def rows_at_a_time(prepared: PreparedAtoms, k: int, takes_gram: bool) -> int:
@@ -166,7 +153,7 @@ def _with_gram(pursuit: Pursuit, problem: Problem, prepared: PreparedAtoms, room
 
 def _without_gram(
     pursuit: Pursuit, problem: Problem, prepared: PreparedAtoms, room: Float[Tensor, " entries"]
-) -> named_arrays.Progress:
+) -> SparseCode:
     x, k, batch = problem.x, problem.k, len(problem.x)
     support, coefficients = torch.full((batch, k), -1), torch.zeros(batch, k, dtype=torch.float64)
     energy, residual = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).square(), x.clone()
@@ -196,14 +183,9 @@ def _without_gram(
             for part in products_in_parts(moving, prepared, room, pursuit.atoms_leave, norms):
                 in_threads(products.select, len(rows), loops, part, progress, choice, pool=pool)
             in_threads(take, len(rows), columns.start, loops, progress, choice, path, pool=pool)
-    return progress
-
-
-def _code_of(pursuit: Pursuit, progress: named_arrays.Progress) -> SparseCode:
-    support, coefficients = torch.from_numpy(progress.support), torch.from_numpy(progress.coefficients)
     if pursuit.atoms_leave:
         support, coefficients = unused_last(support, coefficients)
-    return SparseCode(support, coefficients.float(), torch.from_numpy(progress.energy).float())
+    return SparseCode(support, coefficients.float(), energy.float())
 
 
 def _path(problem: Problem) -> named_arrays.Path:

@@ -35,7 +35,6 @@ class GeneralisedOrthogonalMatchingPursuit(Pursuit):
     judged_by_itself = False
     shared_by_processes = False
     atoms_leave = True
-    keeps_products = True
 
     def steps(self, k: int) -> list[slice]:
         per_step = -(-k // STEPS)

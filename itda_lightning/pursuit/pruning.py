@@ -14,11 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from itda_lightning.machine.shrinking_blocks import in_blocks
-from itda_lightning.pursuit.algorithm import Pursuit
 from itda_lightning.pursuit.code import SparseCode
 from itda_lightning.pursuit.generalised import factor_of, unused_last
 from itda_lightning.pursuit.prepared import PreparedAtoms
@@ -105,16 +104,10 @@ def encode_in_parts(
     error_threshold: float | None,
 ) -> Iterator[Pruned]:
     """Encode activations in parts, since centring all would double the memory of a long batch; prune if asked to."""
-    method = PURSUITS[pursuit]
-    method.init(prepared, len(x), k)
-    products_are_kept = prepared.compiled and method.keeps_products and prepared.n > 0
+    PURSUITS[pursuit].init(prepared, len(x), k)
     rows = max(1, min(ENCODED_ROWS, prepared.budget // 8 // (prepared.dtype.itemsize * max(1, x.shape[1]))))
     for part in x.split(rows):
         centred = centre(part)
-        if least_gain > 0 and products_are_kept and len(part):
-            problem = Problem(centred.detach(), k, nonnegative, error_threshold)
-            yield from _encode_and_prune(method, problem, prepared, least_gain)
-            continue
         code = pursue(pursuit, centred, prepared, k, nonnegative, error_threshold)
         if least_gain > 0:
             yield leave_one_out(code, centred.to(prepared.dtype), prepared, least_gain, nonnegative)
@@ -144,7 +137,7 @@ def leave_one_out(
     if support.numel() == 0:
         return Pruned(code, torch.zeros_like(coefficients, dtype=torch.float64))
     if prepared.compiled:
-        return _compiled(support, x.contiguous(), prepared, least_gain, nonnegative)
+        return _compiled(code, x.contiguous(), prepared, least_gain, nonnegative)
     entries = min(BLOCK_ENTRIES.get(x.device.type, BLOCK_ENTRIES_ELSEWHERE), prepared.budget // 64)
     rows = max(1, entries // (support.shape[1] * x.shape[1]))
 
@@ -157,42 +150,20 @@ def leave_one_out(
     return Pruned(SparseCode.concatenate(part.code for part in parts), torch.cat([part.bears for part in parts]))
 
 
-def _encode_and_prune(
-    pursuit: Pursuit, problem: Problem, prepared: PreparedAtoms, least_gain: float
-) -> Iterator[Pruned]:
-    """Encode and prune in the compiled loops, with the products that the pursuit has computed already."""
-    from itda_lightning.pursuit import compiled  # needs numba, which is there then
-
-    for block, end in compiled.encode_without_gram(pursuit, problem, prepared):
-        support = torch.from_numpy(end.support)
-        yield _compiled(support, block.x, prepared, least_gain, problem.nonnegative, (end.matrix, end.vector))
-
-
 def _compiled(
-    support: Int[Tensor, "batch k"],
-    x: Float[Tensor, "batch d"],
-    prepared: PreparedAtoms,
-    least_gain: float,
-    nonnegative: bool,
-    products: tuple[np.ndarray, np.ndarray] | None = None,
+    code: SparseCode, x: Float[Tensor, "batch d"], prepared: PreparedAtoms, least_gain: float, nonnegative: bool
 ) -> Pruned:
-    """Prune codes of distinct atoms in the compiled loops.
-
-    ``products``: inner products of the support's atoms with each other (batch, k, k) and with x (batch, k), if known.
-    """
     from itda_lightning.pursuit import compiled  # needs numba, which is there then
     from itda_lightning.pursuit.kernels import named_arrays
     from itda_lightning.pursuit.kernels.pruning_rows import prune_rows
 
-    batch, k = support.shape
     energy = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).square()
-    support, coefficients = support.clone(), torch.empty(batch, k)
-    left, gone_at = torch.empty_like(energy), torch.empty(batch, k, dtype=torch.float64)
-    problem = compiled.kernel_problem(PURSUITS["omp"], Problem(x, k, nonnegative), prepared, energy)
+    support, coefficients = code.support.clone(), torch.empty_like(code.coefficients)
+    left, gone_at = torch.empty_like(energy), torch.empty_like(coefficients, dtype=torch.float64)
+    problem = compiled.kernel_problem(PURSUITS["omp"], Problem(x, support.shape[1], nonnegative), prepared, energy)
     arrays = named_arrays.Code(support.numpy(), coefficients.numpy(), left.numpy())
-    limit = np.full(batch, np.inf) if least_gain == torch.inf else (least_gain * energy).numpy()
-    gram, projections = (np.empty((0, k, k)), np.empty((0, k))) if products is None else products
-    compiled.in_threads(prune_rows, batch, problem, limit, arrays, gone_at.numpy(), gram, projections)
+    limit = np.full(len(x), np.inf) if least_gain == torch.inf else (least_gain * energy).numpy()
+    compiled.in_threads(prune_rows, len(x), problem, limit, arrays, gone_at.numpy())
     return Pruned(SparseCode(support, coefficients, left.float()), _shares(gone_at, energy))
 
 

@@ -81,48 +81,28 @@ def leave_one_out(
 
 
 @compiled
-def prune_rows(
-    start: int,
-    stop: int,
-    problem: Problem,
-    limit: Double,
-    code: Code,
-    gone_at: Double,
-    grams: Double,
-    projections_of: Double,
-) -> None:
-    """Prune the codes of the activations ``start..stop``; unused columns are last afterwards.
+def prune_rows(start: int, stop: int, problem: Problem, limit: Double, code: Code, gone_at: Double) -> None:
+    """Prune the codes of the activations ``start..stop``, whose unused columns are the last ones.
 
     Args:
         limit: (batch,) energies that an atom must explain.
-        gone_at: (batch, k) receives, in the first columns, the energies above which the code's atoms leave; infinite
+        gone_at: (batch, k) receives, for the first columns of the code, the energies above which they leave; infinite
             for those that stay.
-        grams: (batch, k, k) inner products of the code's atoms by columns, below the diagonal; without rows if they are
-            to be computed, as ``projections_of``.
-        projections_of: (batch, k) inner products of the activations with the code's atoms.
     """
-    x, atoms, k, known = problem.x, problem.atoms, code.support.shape[1], grams.shape[0] > 0
-    own_gram, factor, inverse = np.empty((k, k)), np.empty((k, k)), np.empty((k, k))
-    own_projections, solved, gone = np.empty(k), np.empty(k), np.empty(k)
+    x, atoms, k = problem.x, problem.atoms, code.support.shape[1]
+    gram, factor, inverse = np.empty((k, k)), np.empty((k, k)), np.empty((k, k))
+    projections, solved, gone = np.empty(k), np.empty(k), np.empty(k)
     columns, present, weights = np.empty(k, np.int64), np.empty(k, np.int64), np.empty(k, np.float32)
     residual, chosen = np.empty(x.shape[1], np.float32), np.zeros((k + 3, x.shape[1]))
     for i in range(start, stop):
         support, count = code.support[i], 0
-        for s in range(k):
-            if support[s] >= 0:
-                columns[count] = s
-                count += 1
-        gram, projections = own_gram, own_projections
-        if known:
-            gram, projections = grams[i], projections_of[i]
-        else:
-            last = columns[count - 1] + 1 if count > 0 else 0
-            for s in range(last):
-                if support[s] >= 0:
-                    # Each atom is in many products: it is made double precision once.
-                    widen(chosen[s], atoms[support[s]])
-                    projections[s] = accurate_dot(x[i], chosen[s])
-            gram_of(chosen, 0, last, gram)
+        while count < k and support[count] >= 0:
+            # Each atom is in many products: it is made double precision once.
+            widen(chosen[count], atoms[support[count]])
+            columns[count] = count
+            projections[count] = accurate_dot(x[i], chosen[count])
+            count += 1
+        gram_of(chosen, 0, count, gram)
         left = invert(gram, columns, count, problem.min_new_direction, factor, inverse)
         for s in range(left):
             total = 0.0
