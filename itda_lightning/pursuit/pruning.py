@@ -131,13 +131,13 @@ def leave_one_out(
     code: SparseCode, x: Float[Tensor, "batch d"], prepared: PreparedAtoms, least_gain: float, nonnegative: bool
 ) -> Pruned:
     """Prune codes without the checks of ``prune``, in the form that the prepared atoms allow."""
+    if code.support.numel() == 0:
+        return Pruned(code, torch.zeros_like(code.coefficients, dtype=torch.float64))
+    if prepared.compiled:
+        return _compiled(code, x.contiguous(), prepared, least_gain, nonnegative)
     code = code.distinct()
     support, coefficients = unused_last(code.support, code.coefficients)
     code = SparseCode(support, coefficients, code.residual_energy)
-    if support.numel() == 0:
-        return Pruned(code, torch.zeros_like(coefficients, dtype=torch.float64))
-    if prepared.compiled:
-        return _compiled(code, x.contiguous(), prepared, least_gain, nonnegative)
     entries = min(BLOCK_ENTRIES.get(x.device.type, BLOCK_ENTRIES_ELSEWHERE), prepared.budget // 64)
     rows = max(1, entries // (support.shape[1] * x.shape[1]))
 

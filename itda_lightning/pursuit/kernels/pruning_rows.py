@@ -1,69 +1,66 @@
 """The compiled loop of pruning: leave-one-out over the atoms of each code."""
 
-import math
-
 import numpy as np
 
 from itda_lightning.pursuit.kernels.jit import Double, Index, compiled
 from itda_lightning.pursuit.kernels.named_arrays import Code, Problem
-from itda_lightning.pursuit.kernels.steps import (
-    combine_rows,
-    copy_to,
-    gram_of,
-    products_with_rows,
-    subtract_atoms,
-    widen,
-)
+from itda_lightning.pursuit.kernels.prefetching import prefetch
+from itda_lightning.pursuit.kernels.steps import copy_to, gram_of, subtract_atoms, widen
 from itda_lightning.pursuit.kernels.sums import accurate_dot
 
 
 @compiled
-def invert(gram: Double, columns: Index, count: int, min_new_direction: float, rows: Double, inverse: Double) -> int:
-    """Fill in the inverse of the Gram of ``columns[:count]``; return how many columns are left, in place.
+def distinct(support: Index, columns: Index) -> int:
+    """Fill in the atoms of a code, each once; return their number."""
+    count = 0
+    for atom in support:
+        new = atom >= 0
+        for s in range(count):
+            new &= columns[s] != atom
+        if new:
+            columns[count] = atom
+            count += 1
+    return count
 
-    A column that is linearly dependent on those before it is left out. ``rows`` receives the inverse of the Gram's
-    Cholesky factor.
+
+@compiled
+def sweep(matrix: Double, pivot: int, size: int, column: Double) -> None:
+    """Sweep a symmetric matrix, of which the lower triangle is stored, on a diagonal entry (Goodnight 1979).
+
+    Sweeping a Gram matrix, below which the projections of x stand, on some of its columns leaves minus the inverse of
+    their Gram, and below that the least-squares coefficients of x; sweeping on one of them again takes it out.
     """
-    left, scratch = 0, np.empty((2, count))
-    for s in range(count):
-        column = columns[s]
-        inner, along = scratch[0, :left], scratch[1, :left]
-        for p in range(left):
-            inner[p] = gram[column, columns[p]]
-        new_direction = gram[column, column] - products_with_rows(rows, inner, along)
-        if new_direction > min_new_direction:
-            length = math.sqrt(new_direction)
-            combine_rows(rows[left, :left], rows, along, -1.0 / length)
-            rows[left, left] = 1.0 / length
-            columns[left] = column
-            left += 1
-    inverse[:left, :left] = 0.0
-    for q in range(left):
-        for p in range(q + 1):
-            weight = rows[q, p]
-            for s in range(p + 1):
-                inverse[p, s] += weight * rows[q, s]
-    for p in range(left):
-        for s in range(p):
-            inverse[s, p] = inverse[p, s]
-    return left
+    share = 1.0 / matrix[pivot, pivot]
+    for s in range(pivot):
+        column[s] = matrix[pivot, s]
+    for s in range(pivot, size):
+        column[s] = matrix[s, pivot]
+    for s in range(size):
+        weight, row = column[s] * share, matrix[s]
+        for p in range(s + 1):
+            row[p] -= weight * column[p]
+    for s in range(pivot):
+        matrix[pivot, s] = column[s] * share
+    for s in range(pivot + 1, size):
+        matrix[s, pivot] = column[s] * share
+    matrix[pivot, pivot] = -share
 
 
 @compiled
 def leave_one_out(
-    inverse: Double, coefficients: Double, count: int, limit: float, nonnegative: bool, present: Index, gone_at: Double
+    matrix: Double, count: int, limit: float, nonnegative: bool, gone_at: Double, column: Double
 ) -> None:
-    """Take atoms out one by one until the next would cost ``limit`` or more; ``present`` tells which are left.
+    """Take atoms out one by one until the next would cost ``limit`` or more.
 
-    ``gone_at`` receives the limit above which each atom that was taken out leaves.
+    ``gone_at`` is infinite for the atoms that are there; it receives the limit above which each that is taken out
+    leaves.
     """
-    present[:count] = 1
-    highest = 0.0
-    for _ in range(count):
+    coefficients, highest = matrix[count], 0.0
+    while True:
         worst, least = -1, np.inf
         for s in range(count):
-            if present[s]:
-                gain = coefficients[s] ** 2 / inverse[s, s]
+            if gone_at[s] == np.inf:
+                gain = coefficients[s] ** 2 / -matrix[s, s]
                 if nonnegative and coefficients[s] < 0:
                     gain = -gain
                 if gain < least:
@@ -71,53 +68,43 @@ def leave_one_out(
         if worst < 0 or least >= limit:
             return
         highest = max(highest, least)
-        gone_at[worst], present[worst] = highest, 0
-        for s in range(count):
-            if present[s]:
-                share = inverse[s, worst] / inverse[worst, worst]
-                coefficients[s] -= share * coefficients[worst]
-                for p in range(count):  # of all: entries of atoms that are gone are not read again
-                    inverse[s, p] -= share * inverse[worst, p]
+        gone_at[worst] = highest
+        sweep(matrix, worst, count + 1, column)
 
 
 @compiled
 def prune_rows(start: int, stop: int, problem: Problem, limit: Double, code: Code, gone_at: Double) -> None:
-    """Prune the codes of the activations ``start..stop``, whose unused columns are the last ones.
+    """Prune the codes of the activations ``start..stop``.
 
     Args:
         limit: (batch,) energies that an atom must explain.
-        gone_at: (batch, k) receives, for the first columns of the code, the energies above which they leave; infinite
-            for those that stay.
+        gone_at: (batch, k) receives, for the distinct atoms of the code in their order, the energies above which they
+            leave; infinite for those that stay.
     """
     x, atoms, k = problem.x, problem.atoms, code.support.shape[1]
-    gram, factor, inverse = np.empty((k, k)), np.empty((k, k)), np.empty((k, k))
-    projections, solved, gone = np.empty(k), np.empty(k), np.empty(k)
-    columns, present, weights = np.empty(k, np.int64), np.empty(k, np.int64), np.empty(k, np.float32)
+    matrix, column = np.empty((k + 1, k + 1)), np.empty(k + 1)
+    columns, weights = np.empty(k, np.int64), np.empty(k, np.float32)
     residual, chosen = np.empty(x.shape[1], np.float32), np.zeros((k + 3, x.shape[1]))
     for i in range(start, stop):
-        support, count = code.support[i], 0
-        while count < k and support[count] >= 0:
+        support, gone = code.support[i], gone_at[i]
+        count = distinct(support, columns)
+        for s in range(count):
             # Each atom is in many products: it is made double precision once.
-            widen(chosen[count], atoms[support[count]])
-            columns[count] = count
-            projections[count] = accurate_dot(x[i], chosen[count])
-            count += 1
-        gram_of(chosen, 0, count, gram)
-        left = invert(gram, columns, count, problem.min_new_direction, factor, inverse)
-        for s in range(left):
-            total = 0.0
-            for p in range(left):
-                total += inverse[s, p] * projections[columns[p]]
-            solved[s] = total
-        gone[:] = np.inf
-        leave_one_out(inverse, solved, left, limit[i], problem.nonnegative, present, gone)
+            widen(chosen[s], atoms[columns[s]])
+            matrix[count, s] = accurate_dot(x[i], chosen[s])
+        gram_of(chosen, 0, count, matrix)
+        gone[:] = 0.0
+        for s in range(count):
+            if matrix[s, s] > problem.min_new_direction:  # else it depends on those before
+                sweep(matrix, s, count + 1, column)
+                gone[s] = np.inf
+        leave_one_out(matrix, count, limit[i], problem.nonnegative, gone, column)
         kept = 0
-        for s in range(left):
-            if present[s]:
-                columns[kept], weights[kept] = support[columns[s]], np.float32(solved[s])
+        for s in range(count):
+            if gone[s] == np.inf:
+                columns[kept], weights[kept] = columns[s], np.float32(matrix[count, s])
                 kept += 1
         for s in range(k):
-            gone_at[i, s] = gone[s] if s < left else 0.0
             support[s] = columns[s] if s < kept else -1
             code.coefficients[i, s] = weights[s] if s < kept else np.float32(0)
         copy_to(residual, x[i])
