@@ -7,6 +7,11 @@ from itda_lightning.pursuit.kernels.named_arrays import Code, Problem
 from itda_lightning.pursuit.kernels.prefetching import prefetch
 from itda_lightning.pursuit.kernels.steps import copy_to, gram_of, subtract_atoms, widen
 from itda_lightning.pursuit.kernels.sums import accurate_dot
+from itda_lightning.pursuit.kernels.sweeping import padded_size, sweep
+
+# An atom with a smaller part (its squared norm) outside the span of the others needs products in double precision.
+# Rounding those in single precision, some 1e-8, moves coefficients by that part's share at most.
+SMALL_DIRECTION = 1 / 32
 
 
 @compiled
@@ -24,35 +29,31 @@ def distinct(support: Index, columns: Index) -> int:
 
 
 @compiled
-def sweep(matrix: Double, pivot: int, size: int, column: Double) -> None:
-    """Sweep a symmetric matrix, of which the lower triangle is stored, on a diagonal entry (Goodnight 1979).
+def solve(matrix: Double, count: int, min_new_direction: float, gone_at: Double, scratch: Double) -> float:
+    """Sweep on all atoms but those that depend linearly on atoms before, which are gone at 0 and others never.
 
-    Sweeping a Gram matrix, below which the projections of x stand, on some of its columns leaves minus the inverse of
-    their Gram, and below that the least-squares coefficients of x; sweeping on one of them again takes it out.
+    Return the smallest squared norm of a part of an atom outside the span of the others, 0 if any depends on them.
     """
-    share = 1.0 / matrix[pivot, pivot]
-    for s in range(pivot):
-        column[s] = matrix[pivot, s]
-    for s in range(pivot, size):
-        column[s] = matrix[s, pivot]
-    for s in range(size):
-        weight, row = column[s] * share, matrix[s]
-        for p in range(s + 1):
-            row[p] -= weight * column[p]
-    for s in range(pivot):
-        matrix[pivot, s] = column[s] * share
-    for s in range(pivot + 1, size):
-        matrix[s, pivot] = column[s] * share
-    matrix[pivot, pivot] = -share
+    smallest = 1.0
+    for s in range(count):
+        if matrix[s, s] > min_new_direction:
+            sweep(matrix, s, count + 1, scratch)
+            gone_at[s] = np.inf
+        else:
+            gone_at[s] = smallest = 0.0
+    for s in range(count):
+        if gone_at[s] > 0:
+            smallest = min(smallest, -1.0 / matrix[s, s])
+    return smallest
 
 
 @compiled
 def leave_one_out(
-    matrix: Double, count: int, limit: float, nonnegative: bool, gone_at: Double, column: Double
+    matrix: Double, count: int, limit: float, nonnegative: bool, gone_at: Double, scratch: Double
 ) -> None:
     """Take atoms out one by one until the next would cost ``limit`` or more.
 
-    ``gone_at`` is infinite for the atoms that are there; it receives the limit above which each that is taken out
+    ``gone_at`` is infinite for the atoms that are there, and receives the limit above which each that is taken out
     leaves.
     """
     coefficients, highest = matrix[count], 0.0
@@ -69,7 +70,7 @@ def leave_one_out(
             return
         highest = max(highest, least)
         gone_at[worst] = highest
-        sweep(matrix, worst, count + 1, column)
+        sweep(matrix, worst, count + 1, scratch)
 
 
 @compiled
@@ -81,24 +82,28 @@ def prune_rows(start: int, stop: int, problem: Problem, limit: Double, code: Cod
         gone_at: (batch, k) receives, for the distinct atoms of the code in their order, the energies above which they
             leave; infinite for those that stay.
     """
-    x, atoms, k = problem.x, problem.atoms, code.support.shape[1]
-    matrix, column = np.empty((k + 1, k + 1)), np.empty(k + 1)
-    columns, weights = np.empty(k, np.int64), np.empty(k, np.float32)
-    residual, chosen = np.empty(x.shape[1], np.float32), np.zeros((k + 3, x.shape[1]))
+    x, atoms, k, d = problem.x, problem.atoms, code.support.shape[1], problem.x.shape[1]
+    matrix, scratch = np.zeros((padded_size(k + 1), padded_size(k + 1))), np.zeros((2, padded_size(k + 1)))
+    columns, weights, residual = np.empty(k, np.int64), np.empty(k, np.float32), np.empty(d, np.float32)
+    # The atoms of a code, and after them the activation: the Gram of all has its projections as the last row.
+    rows, exact = np.zeros((k + 4, d), np.float32), np.zeros((k + 4, d))
     for i in range(start, stop):
         support, gone = code.support[i], gone_at[i]
         count = distinct(support, columns)
         for s in range(count):
-            # Each atom is in many products: it is made double precision once.
-            widen(chosen[s], atoms[columns[s]])
-            matrix[count, s] = accurate_dot(x[i], chosen[s])
-        gram_of(chosen, 0, count, matrix)
-        gone[:] = 0.0
-        for s in range(count):
-            if matrix[s, s] > problem.min_new_direction:  # else it depends on those before
-                sweep(matrix, s, count + 1, column)
-                gone[s] = np.inf
-        leave_one_out(matrix, count, limit[i], problem.nonnegative, gone, column)
+            widen(rows[s], atoms[columns[s]])
+        copy_to(rows[count], x[i])
+        if i + 1 < stop:
+            for atom in code.support[i + 1]:
+                prefetch(atoms, max(atom, 0))
+        gone[count:] = 0.0
+        gram_of(rows, 0, count + 1, matrix)
+        if solve(matrix, count, problem.min_new_direction, gone, scratch) < SMALL_DIRECTION:
+            for s in range(count + 1):
+                copy_to(exact[s], rows[s])
+            gram_of(exact, 0, count + 1, matrix)
+            solve(matrix, count, problem.min_new_direction, gone, scratch)
+        leave_one_out(matrix, count, limit[i], problem.nonnegative, gone, scratch)
         kept = 0
         for s in range(count):
             if gone[s] == np.inf:
