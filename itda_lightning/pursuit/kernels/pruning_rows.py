@@ -56,21 +56,28 @@ def leave_one_out(
     ``gone_at`` is infinite for the atoms that are there, and receives the limit above which each that is taken out
     leaves.
     """
-    coefficients, highest = matrix[count], 0.0
-    while True:
-        worst, least = -1, np.inf
-        for s in range(count):
-            if gone_at[s] == np.inf:
-                gain = coefficients[s] ** 2 / -matrix[s, s]
-                if nonnegative and coefficients[s] < 0:
-                    gain = -gain
-                if gain < least:
-                    worst, least = s, gain
-        if worst < 0 or least >= limit:
+    coefficients, highest, left, columns = matrix[count], 0.0, 0, np.empty(count, np.int64)
+    for s in range(count):
+        if gone_at[s] == np.inf:
+            columns[left] = s
+            left += 1
+    while left > 0:
+        worst, least = 0, np.inf
+        for p in range(left):
+            coefficient = coefficients[columns[p]]
+            gain = coefficient**2 / -matrix[columns[p], columns[p]]
+            if nonnegative and coefficient < 0:
+                gain = -gain
+            if gain < least:
+                worst, least = p, gain
+        if least >= limit:
             return
         highest = max(highest, least)
-        gone_at[worst] = highest
-        sweep(matrix, worst, count + 1, scratch)
+        gone_at[columns[worst]] = highest
+        sweep(matrix, columns[worst], count + 1, scratch)
+        left -= 1
+        for p in range(worst, left):
+            columns[p] = columns[p + 1]
 
 
 @compiled
