@@ -81,13 +81,13 @@ def leave_one_out(
 
 
 @compiled
-def prune_rows(start: int, stop: int, problem: Problem, limit: Double, code: Code, gone_at: Double) -> None:
+def prune_rows(start: int, stop: int, problem: Problem, least_gain: float, code: Code, bears: Double) -> None:
     """Prune the codes of the activations ``start..stop``.
 
     Args:
-        limit: (batch,) energies that an atom must explain.
-        gone_at: (batch, k) receives, for the distinct atoms of the code in their order, the energies above which they
-            leave; infinite for those that stay.
+        least_gain: share of an activation's energy that an atom must explain; if infinite, all leave.
+        bears: (batch, k) receives, for the distinct atoms of the code in their order, the largest share at which they
+            stay; infinite for those that stay at ``least_gain``.
     """
     x, atoms, k, d = problem.x, problem.atoms, code.support.shape[1], problem.x.shape[1]
     matrix, scratch = np.zeros((padded_size(k + 1), padded_size(k + 1))), np.zeros((2, padded_size(k + 1)))
@@ -95,7 +95,8 @@ def prune_rows(start: int, stop: int, problem: Problem, limit: Double, code: Cod
     # The atoms of a code, and after them the activation: the Gram of all has its projections as the last row.
     rows, exact = np.zeros((k + 4, d), np.float32), np.zeros((k + 4, d))
     for i in range(start, stop):
-        support, gone = code.support[i], gone_at[i]
+        support, gone, energy = code.support[i], bears[i], accurate_dot(x[i], x[i])
+        limit = least_gain * energy if least_gain < np.inf else np.inf
         count = distinct(support, columns)
         for s in range(count):
             widen(rows[s], atoms[columns[s]])
@@ -110,13 +111,15 @@ def prune_rows(start: int, stop: int, problem: Problem, limit: Double, code: Cod
                 copy_to(exact[s], rows[s])
             gram_of(exact, 0, count + 1, matrix)
             solve(matrix, count, problem.min_new_direction, gone, scratch)
-        leave_one_out(matrix, count, limit[i], problem.nonnegative, gone, scratch)
+        leave_one_out(matrix, count, limit, problem.nonnegative, gone, scratch)
         kept = 0
         for s in range(count):
             if gone[s] == np.inf:
                 columns[kept], weights[kept] = columns[s], np.float32(matrix[count, s])
                 kept += 1
         for s in range(k):
+            if energy > 0:
+                gone[s] /= energy
             support[s] = columns[s] if s < kept else -1
             code.coefficients[i, s] = weights[s] if s < kept else np.float32(0)
         copy_to(residual, x[i])
