@@ -5,8 +5,8 @@
 Centred activations of the bundled model are encoded with others as atoms, as in ``activations.py``, and parts of that
 are repeated alone, with the atoms that were picked: rows of the Gram that move the scores, from memory in pages of 4
 kB, in huge pages as the Gram has, and from few rows that stay in the cache; and the sums of an orthogonal step. Codes
-of every pursuit are also pruned. One thread, processor time, interleaved, since the machine may be shared. Writes
-results/parts.json and parts.md.
+of every pursuit are also pruned, as a dictionary with a ``least_gain`` prunes them. One thread, processor time,
+interleaved, since the machine may be shared. Writes results/parts.json and parts.md.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from benchmarks.pursuit.coarse_gram import seconds
 from benchmarks.pursuit.run import LINEAR, RESULTS
 from benchmarks.results import Study, describe, environment, table, write_results
 from itda_lightning.activations.shuffled import TrainingRows
-from itda_lightning.pursuit import PreparedAtoms, pursue
+from itda_lightning.pursuit import PreparedAtoms, leave_one_out, pursue
 from itda_lightning.pursuit.compiled import ScoreRoom, screen
 from itda_lightning.pursuit.kernels.screening import GROUP, subtract_row, subtract_rows
 from itda_lightning.pursuit.kernels.steps import inner_products, subtract_atoms
@@ -32,7 +32,8 @@ from itda_lightning.pursuit.kernels.steps import inner_products, subtract_atoms
 SEVERAL = "generalised pursuit, half as many atoms again, non-negative"
 MODEL, DATASET, HOOK = "bundled:smollm2-135m", "bundled:sotu", "blocks.14.hook_resid_post"
 TINY = np.float32(1e-9)
-LEAST_GAIN = 1e-3  # of an activation's energy, that an atom must explain in a pruned code
+# Of an activation's energy, that an atom must explain in a pruned code: most atoms stay, or few do.
+LEAST_GAIN, LARGE_GAIN = 1e-3, 1e-2
 IN_CACHE = 8  # rows of a Gram that stay in the cache
 
 
@@ -83,9 +84,12 @@ def parts(x: torch.Tensor, atoms: torch.Tensor, k: int) -> dict[str, tuple[int, 
         "MP": lambda: pursue("mp", x, prepared, k),
         "OMP": lambda: pursue("omp", x, prepared, k),
         SEVERAL: lambda: pursue("gomp", x, prepared, k * 3 // 2, nonnegative=True),
-        "pruning MP's codes": lambda: il.prune(codes["mp"], x, atoms, LEAST_GAIN),
-        "pruning OMP's codes": lambda: il.prune(codes["omp"], x, atoms, LEAST_GAIN),
-        "pruning generalised codes": lambda: il.prune(several, x, atoms, LEAST_GAIN, nonnegative=True),
+        "pruning MP's codes": lambda: leave_one_out(codes["mp"], x, prepared, LEAST_GAIN, False),
+        "pruning OMP's codes": lambda: leave_one_out(codes["omp"], x, prepared, LEAST_GAIN, False),
+        "pruning generalised codes": lambda: leave_one_out(several, x, prepared, LEAST_GAIN, True),
+        "pruning MP's codes to few atoms": lambda: leave_one_out(codes["mp"], x, prepared, LARGE_GAIN, False),
+        "pruning OMP's codes to few atoms": lambda: leave_one_out(codes["omp"], x, prepared, LARGE_GAIN, False),
+        "pruning generalised codes to few atoms": lambda: leave_one_out(several, x, prepared, LARGE_GAIN, True),
         "the product of all steps": lambda: screen(x, prepared, room, half=False),
         "MP's rows, 4 kB pages": lambda: single_rows(scores, small, mp, maxima),
         "MP's rows": lambda: single_rows(scores, huge, mp, maxima),

@@ -12,7 +12,6 @@ On worlds of known features this is what makes an atom fire where its feature is
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -131,13 +130,13 @@ def leave_one_out(
     code: SparseCode, x: Float[Tensor, "batch d"], prepared: PreparedAtoms, least_gain: float, nonnegative: bool
 ) -> Pruned:
     """Prune codes without the checks of ``prune``, in the form that the prepared atoms allow."""
+    if code.support.numel() == 0:
+        return Pruned(code, torch.zeros_like(code.coefficients, dtype=torch.float64))
+    if prepared.compiled:
+        return _compiled(code, x.contiguous(), prepared, least_gain, nonnegative)
     code = code.distinct()
     support, coefficients = unused_last(code.support, code.coefficients)
     code = SparseCode(support, coefficients, code.residual_energy)
-    if support.numel() == 0:
-        return Pruned(code, torch.zeros_like(coefficients, dtype=torch.float64))
-    if prepared.compiled:
-        return _compiled(code, x.contiguous(), prepared, least_gain, nonnegative)
     entries = min(BLOCK_ENTRIES.get(x.device.type, BLOCK_ENTRIES_ELSEWHERE), prepared.budget // 64)
     rows = max(1, entries // (support.shape[1] * x.shape[1]))
 
@@ -157,14 +156,12 @@ def _compiled(
     from itda_lightning.pursuit.kernels import named_arrays
     from itda_lightning.pursuit.kernels.pruning_rows import prune_rows
 
-    energy = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).square()
     support, coefficients = code.support.clone(), torch.empty_like(code.coefficients)
-    left, gone_at = torch.empty_like(energy), torch.empty_like(coefficients, dtype=torch.float64)
-    problem = compiled.kernel_problem(PURSUITS["omp"], Problem(x, support.shape[1], nonnegative), prepared, energy)
+    left, bears = torch.empty(len(x), dtype=torch.float64), torch.empty_like(coefficients, dtype=torch.float64)
+    problem = compiled.kernel_problem(PURSUITS["omp"], Problem(x, support.shape[1], nonnegative), prepared)
     arrays = named_arrays.Code(support.numpy(), coefficients.numpy(), left.numpy())
-    limit = np.full(len(x), np.inf) if least_gain == torch.inf else (least_gain * energy).numpy()
-    compiled.in_threads(prune_rows, len(x), problem, limit, arrays, gone_at.numpy())
-    return Pruned(SparseCode(support, coefficients, left.float()), _shares(gone_at, energy))
+    compiled.in_threads(prune_rows, len(x), problem, float(least_gain), arrays, bears.numpy())
+    return Pruned(SparseCode(support, coefficients, left.float()), bears)
 
 
 def prune_chosen(
@@ -205,8 +202,5 @@ def prune_chosen(
     solved = solved.masked_fill(~present, 0.0).to(code.coefficients.dtype)
     left = (x.double() - (solved.double()[:, None, :] @ chosen)[:, 0]).square().sum(-1).to(code.residual_energy.dtype)
     support, coefficients = unused_last(code.support.masked_fill(~present, -1), solved)
-    return Pruned(SparseCode(support, coefficients, left), _shares(gone_at, energy))
-
-
-def _shares(gone_at: Float[Tensor, "batch k"], energy: Float[Tensor, " batch"]) -> Float[Tensor, "batch k"]:
-    return gone_at / torch.where(energy > 0, energy, 1.0)[:, None]
+    bears = gone_at / torch.where(energy > 0, energy, 1.0)[:, None]
+    return Pruned(SparseCode(support, coefficients, left), bears)

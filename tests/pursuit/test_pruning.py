@@ -84,6 +84,18 @@ def test_encoding_in_parts_prunes_what_the_pursuit_gives(form, case, share, purs
     assert torch.equal(torch.cat(bears), expected.bears)
 
 
+@pytest.mark.parametrize("form", [form for form in PRUNING_FORMS if DTYPES[form] == torch.float32])
+def test_atoms_that_are_nearly_dependent_have_exact_coefficients(form):
+    """Products in single precision would put them off by a hundredth."""
+    rows = torch.randn(3, 200, generator=torch.Generator().manual_seed(0))
+    rows[1] = rows[0] + 2e-3 * rows[1]
+    atoms, x = torch.nn.functional.normalize(rows, dim=1), rows[:1] + rows[1:2] / 2 + rows[2:]
+    given = il.SparseCode(torch.tensor([[0, 1, 2]]), torch.ones(1, 3), torch.ones(1))
+    code = leave_one_out(given, x, prepare(atoms, form), 0.0, False).code
+    solved = torch.linalg.lstsq(atoms.double().T, x[0].double()).solution
+    torch.testing.assert_close(code.coefficients[0].double(), solved, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("entries", [1, 700])
 def test_codes_do_not_depend_on_the_size_of_blocks(monkeypatch, entries):
     case = make_case("random", 20, 40, 16, 8, 1.0, seed=0)

@@ -7,7 +7,7 @@ import numpy as np
 
 from itda_lightning.pursuit.kernels.jit import Atoms, Double, Index, Single, compiled
 from itda_lightning.pursuit.kernels.named_arrays import Problem, Work
-from itda_lightning.pursuit.kernels.sums import accurate_dot, accurate_dots, single
+from itda_lightning.pursuit.kernels.sums import accurate_dot, all_dots, single
 
 
 @compiled
@@ -18,21 +18,21 @@ def copy_to(target: Any, source: Any) -> None:
 
 
 @compiled
-def widen(target: Double, row: Atoms) -> None:
-    """Copy an atom in double precision."""
+def widen(target: Single | Double, row: Atoms) -> None:
+    """Copy an atom in single or double precision."""
     for q in range(target.shape[0]):
         target[q] = single(row[q])
 
 
 @compiled
-def gram_of(rows: Double, first: int, count: int, gram: Double) -> None:
+def gram_of(rows: Single | Double, first: int, count: int, gram: Double) -> None:
     """Fill in the inner products of ``rows[first:count]`` with those up to themselves, four by four.
 
     ``rows`` has three rows more than ``gram``, as a count may be no multiple of four; what is in them does not matter.
     """
     for s in range(first - first % 4, count, 4):
         for t in range(0, s + 1, 4):
-            products = accurate_dots(
+            products = all_dots(
                 (rows[s], rows[s + 1], rows[s + 2], rows[s + 3]), (rows[t], rows[t + 1], rows[t + 2], rows[t + 3])
             )
             for i in range(4):

@@ -16,7 +16,8 @@ from numba.extending import intrinsic
 
 # Sums side by side: for most of a row, for its rest, and for the rest of that. Each divides the one before.
 LANES = 16, 4, 1
-LANES_OF_PAIRS = 8, 1  # of many sums at a time, which then have registers enough
+# Of many sums at a time, which then have registers enough, by the bytes of a number.
+LANES_OF_PAIRS = {8: (8, 1), 4: (16, 4, 1)}
 
 
 def as_numbers(builder: Any, entries: Any, numbers: Any) -> Any:
@@ -58,17 +59,17 @@ def sum_of_products(result: Any) -> Any:
 
 
 def sums_of_all_pairs(rows: int) -> Any:
-    """Build the inner products of so many rows with as many others, contiguous and of double precision.
+    """Build the inner products of so many rows with as many others, contiguous, in the precision that all have.
 
     They are a matrix, by rows. Each number that is loaded is in ``rows`` products, so they take less time than single
     ones.
     """
 
     def typed(_typing: Any, left: Any, right: Any) -> Any:
-        of = (*left, *right)
-        if len(left) != rows or any(row.layout != "C" or row.dtype != types.float64 for row in of):
+        of, number = (*left, *right), left[0].dtype
+        if len(left) != rows or any(row.layout != "C" or row.dtype != number for row in of):
             return None
-        result = types.UniTuple(types.float64, rows * rows)
+        result = types.UniTuple(number, rows * rows)
 
         def generated(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             values = [
@@ -77,7 +78,7 @@ def sums_of_all_pairs(rows: int) -> Any:
                 for value in cgutils.unpack_tuple(builder, tuple_, len(kind))
             ]
             pairs = [(i, rows + j) for i in range(rows) for j in range(rows)]
-            totals = sums(context, builder, types.float64, of, values, pairs, LANES_OF_PAIRS)
+            totals = sums(context, builder, number, of, values, pairs, LANES_OF_PAIRS[number.bitwidth // 8])
             return context.make_tuple(builder, result, totals)
 
         return result(left, right), generated
@@ -101,19 +102,22 @@ def sums(context: Any, builder: Any, result: Any, types_of: Any, arguments: Any,
             parts = [load(builder, row.data, q, entry, lanes) for row, entry in zip(rows, entries, strict=True)]
             parts = [as_numbers(builder, part, ir.VectorType(number, lanes)) for part in parts]
             for place, (left, right) in zip(places, pairs, strict=True):
-                builder.store(with_product(builder, builder.load(place), parts[left], parts[right]), place)
+                builder.store(
+                    with_product(builder, builder.load(place), parts[left], parts[right], len(pairs) > 1), place
+                )
         start, totals = stop, [builder.load(place) for place in places]
     return [builder.extract_element(total, ir.Constant(ir.IntType(32), 0)) for total in totals]
 
 
-def with_product(builder: Any, total: Any, left: Any, right: Any) -> Any:
-    """Add a product to a sum; in double precision in one instruction, which rounds once.
+def with_product(builder: Any, total: Any, left: Any, right: Any, fused: bool) -> Any:
+    """Add a product to a sum; ``fused`` and in double precision in one instruction, which rounds once.
 
     A product of two numbers that were float32 is exact in double precision, so for them this is the same sum.
     """
-    if total.type.element == ir.FloatType():
+    single = total.type.element == ir.FloatType()
+    if single and not fused:
         return builder.fadd(total, builder.fmul(left, right))
-    name = f"llvm.fma.v{total.type.count}f64"
+    name = f"llvm.fma.v{total.type.count}f{32 if single else 64}"
     fused = cgutils.get_or_insert_function(builder.module, ir.FunctionType(total.type, [total.type] * 3), name)
     return builder.call(fused, [left, right, total])
 
@@ -136,4 +140,4 @@ single: Any = intrinsic(inspect.unwrap(as_single))
 # Inner products in single and in double precision.
 dot: Any = sum_of_products(types.float32)
 accurate_dot: Any = sum_of_products(types.float64)
-accurate_dots: Any = sums_of_all_pairs(4)
+all_dots: Any = sums_of_all_pairs(4)
