@@ -11,7 +11,7 @@ OF_LOOPS = {
     "gram_rows.py": ("pursuit/test_laws.py", "growth/test_sequential.py", "pursuit/test_growing_dictionary.py"),
     "products.py": ("pursuit/test_generalised.py", "pursuit/test_laws.py", "pursuit/test_against_oracle.py"),
     "several_steps.py": ("pursuit/test_generalised.py",),
-    "side_by_side.py": ("pursuit/test_generalised.py",),
+    "elimination.py": ("pursuit/test_generalised.py",),
     "support_rows.py": ("fitting/test_relabelling.py",),
     "pruning_rows.py": ("pursuit/test_pruning.py",),
     "triton_kernels.py": ("pursuit/test_triton.py",),

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
+from itda_lightning.pursuit.kernels.elimination import COLUMNS, eliminate
 from itda_lightning.pursuit.kernels.jit import Double, Index, compiled
 from itda_lightning.pursuit.kernels.named_arrays import Choice, Path, Problem, Progress
-from itda_lightning.pursuit.kernels.side_by_side import COLUMNS, eliminate
 from itda_lightning.pursuit.kernels.steps import copy_to, gram_of, subtract_atoms, widen
 from itda_lightning.pursuit.kernels.sums import accurate_dot
 
