@@ -220,14 +220,18 @@ def as_markdown(result: dict[str, Any]) -> str:
             "the .99 quantile of tokens.",
             "",
             *(
-                f"Operators of one pass of `transformers` in {dtype}, shares of processor time: "
-                + ", ".join(f"{name.lstrip('_')} {share:.3f}" for name, share in shares.items())
-                + "."
+                line
                 for dtype, shares in result.get("operators", {}).items()
+                for line in (operators_in(dtype, shares), "")
             ),
-            "",
         ]
     )
+
+
+def operators_in(dtype: str, shares: dict[str, float]) -> str:
+    """Return a sentence on the operators that a pass takes its time for."""
+    named = ", ".join(f"{name.lstrip('_')} {share:.3f}" for name, share in shares.items())
+    return f"Operators of one pass of `transformers` in {dtype}, shares of processor time: {named}."
 
 
 if __name__ == "__main__":

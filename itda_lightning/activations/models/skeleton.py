@@ -18,8 +18,8 @@ from itda_lightning.activations.models.model_name import LanguageModelName
 from itda_lightning.activations.models.quantised import quantizer_of, replace_modules
 from itda_lightning.errors import InputError
 
-# Architectures (`model_type`) for which TransformerLens's bridge runs the model's own modules, bit for bit. For others
-# (GPT-2, GPT-J, GPT-Neo, BLOOM, Falcon) it has an attention of its own, which differs in the last bits.
+# Architectures (`model_type`) whose layers TransformerLens's bridge is known to take as they are. For others (GPT-2,
+# GPT-J, GPT-Neo, BLOOM, Falcon) it has an attention of its own, and a harvest of other hook points has other last bits.
 BRIDGED_ALIKE = {
     "gemma2", "gemma3_text", "gpt_neox", "gpt_oss", "llama", "mistral", "mixtral", "olmo2", "opt", "phi", "phi3",
     "qwen2", "qwen3", "qwen3_moe", "stablelm",
