@@ -6,7 +6,8 @@
 
 "Products alone" are what the linear layers up to the hook point multiply, and nothing else: what a harvest would reach
 if all else were free. They are timed in turn with every way, on the same tokens in the same process; tokens per second
-are medians over rounds. Writes results/NAME.json and NAME.md.
+are medians over rounds. Operators are those of one profiled pass of `transformers`. Writes results/NAME.json and
+NAME.md.
 """
 
 import gc
@@ -21,6 +22,7 @@ import torch
 from jsonargparse import auto_cli
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM
 
 import itda_lightning as il
@@ -33,7 +35,7 @@ from itda_lightning.activations.text.rows import Rows
 
 RESULTS = Path(__file__).parent / "results"
 CONTEXT = 128
-OTHER_BATCHES = (4, 64)
+OTHER_BATCHES = (4, 8, 64)
 COMPARED = ("float32", "bfloat16")
 # What is timed: it reads all rows once.
 Way = Callable[[], object]
@@ -57,6 +59,7 @@ def main(
     timed: list[dict[str, Any]] = []
     harvested: dict[str, Tensor] = {}
     flops = 0
+    operators: dict[str, dict[str, float]] = {}
     for dtype in COMPARED:
         weights = [weight.clone() for weight in linear_weights(truncated(data, layer, dtype))]
         flops = 2 * sum(weight.numel() for weight in weights)
@@ -65,6 +68,8 @@ def main(
             rates = {part: [rows.tokens.numel() / one for one in spent] for part, spent in seconds.items()}
             timed.append({"way": way, "dtype": dtype, **rates})
             gc.collect()
+        plain = truncated(data, layer, dtype)
+        operators[dtype] = shares_of_operators(partial(plain, rows.tokens[:batch_size], use_cache=False))
         once = harvest(load(data.model_name.name, [hook], dtype), rows, batch_size)
         harvested[dtype] = torch.cat([part.activations[hook].float() for part in once])
     study = Study(
@@ -81,6 +86,7 @@ def main(
         "rounds": rounds,
         "flops_per_token": flops,
         "ways": timed,
+        "operators": operators,
         "bfloat16_error": rounding_error(harvested["float32"], harvested["bfloat16"]),
     }
     write_results(Path(results), name, result, as_markdown(result))
@@ -97,6 +103,17 @@ def in_turn(products: Way, run: Way, rounds: int) -> dict[str, list[float]]:
                 if number:
                     part.append(time.perf_counter() - start)
     return seconds
+
+
+@torch.no_grad()
+def shares_of_operators(run: Way) -> dict[str, float]:
+    """Return the shares of processor time of torch's operators in one run after another, the largest first."""
+    run()
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        run()
+    spent = {one.key.removeprefix("aten::"): one.self_cpu_time_total for one in profiled.key_averages()}
+    total = sum(spent.values())
+    return {name: time / total for name, time in sorted(spent.items(), key=lambda one: -one[1]) if time > 0.005 * total}
 
 
 def multiply(weights: list[Tensor], rows: Rows, batch_size: int) -> None:
@@ -140,6 +157,7 @@ def ways(
     made: dict[str, Callable[[], Way]] = {
         "the harvest": lambda: harvested([hook]),
         f"the harvest, {len(several)} hook points": lambda: harvested(several),
+        "the harvest, of heads too": lambda: harvested([hook, f"blocks.{layer}.attn.hook_z"]),
         "the harvest, loader huggingface": lambda: harvested([f"model.layers.{layer}"], loader="huggingface"),
         "transformers, plainly": lambda: plain(truncated(data, layer, dtype)),
         "transformers, attention spelled out": lambda: plain(truncated(data, layer, dtype, "eager")),
@@ -201,8 +219,19 @@ def as_markdown(result: dict[str, Any]) -> str:
             f"variance, relative errors {error['median_relative']:.2%} in the median and {error['relative_99']:.2%} at "
             "the .99 quantile of tokens.",
             "",
+            *(
+                line
+                for dtype, shares in result.get("operators", {}).items()
+                for line in (operators_in(dtype, shares), "")
+            ),
         ]
     )
+
+
+def operators_in(dtype: str, shares: dict[str, float]) -> str:
+    """Return a sentence on the operators that a pass takes its time for."""
+    named = ", ".join(f"{name.lstrip('_')} {share:.3f}" for name, share in shares.items())
+    return f"Operators of one pass of `transformers` in {dtype}, shares of processor time: {named}."
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Harvest activations at several hook points in one pass, with SAELens's ActivationsStore."""
+"""Harvest activations at several hook points in one pass, from the model's own modules or with SAELens's store."""
 
 import warnings
 from abc import ABC, abstractmethod
@@ -43,13 +43,36 @@ def harvest(
     language_model: LanguageModel, rows: Rows, model_batch_size: int, start_row: int = 0, stop_row: int | None = None
 ) -> Iterator[RowActivations]:
     """Yield activations of the rows ``start_row..stop_row`` in order, ``model_batch_size`` at a time, on the CPU."""
-    # It imports SAELens and `datasets`, for which whoever reads stored activations need not wait.
-    from itda_lightning.activations.store import make_store
-
     stop_row = len(rows) if stop_row is None else stop_row
     if start_row >= stop_row:
         return
     check_tokens(rows, language_model.n_tokens, language_model.name.name)
+    run = _run_modules if language_model.plain is not None else _run_store
+    row, positions = start_row, rows.context_size - rows.first_position
+    for activations in run(language_model, rows, model_batch_size, start_row, stop_row):
+        n_rows = min(model_batch_size, stop_row - row)
+        _check_shapes(activations, language_model, (n_rows, positions))
+        yield RowActivations(row, {hook: values.detach().cpu() for hook, values in activations.items()})
+        row += n_rows
+
+
+def _run_modules(
+    language_model: LanguageModel, rows: Rows, model_batch_size: int, start_row: int, stop_row: int
+) -> Iterator[dict[str, Tensor]]:
+    """Yield activations of batches of rows from the model's own modules."""
+    assert language_model.plain is not None
+    for tokens in rows.tokens[start_row:stop_row].split(model_batch_size):
+        read = language_model.plain.read(tokens)
+        yield {hook: values[:, rows.first_position :] for hook, values in read.items()}
+
+
+def _run_store(
+    language_model: LanguageModel, rows: Rows, model_batch_size: int, start_row: int, stop_row: int
+) -> Iterator[dict[str, Tensor]]:
+    """Yield activations of batches of rows with SAELens's ActivationsStore, which knows all hook points."""
+    # It imports SAELens and `datasets`, for which whoever reads stored activations need not wait.
+    from itda_lightning.activations.store import make_store
+
     store = make_store(language_model, rows, start_row, model_batch_size, stop_row)
     for row in range(start_row, stop_row, model_batch_size):
         with warnings.catch_warnings():
@@ -57,9 +80,7 @@ def harvest(
             warnings.filterwarnings("ignore", message="To copy construct from a tensor")
             tokens = store.get_batch_tokens(min(model_batch_size, stop_row - row))
         with torch.no_grad():
-            activations = store.get_multi_hook_activations(tokens)
-        _check_shapes(activations, language_model, (len(tokens), rows.context_size - rows.first_position))
-        yield RowActivations(row, {hook: values.detach().cpu() for hook, values in activations.items()})
+            yield store.get_multi_hook_activations(tokens)
 
 
 def check_tokens(rows: Rows, n_tokens: int, model: str) -> None:

@@ -18,6 +18,7 @@ class LanguageModel:
 
     Attributes:
         model: the ``HookedRootModule`` that SAELens's store and evals take.
+        plain: what reads the hook points from the model's own modules, faster; None if one of them is no module's.
         tokenizer: its fast tokenizer.
         widths: hook point -> d_in.
         longest_context: maximal number of tokens that the model reads; None if unknown.
@@ -33,6 +34,7 @@ class LanguageModel:
         from itda_lightning.activations.models.hook_points import widths_of
         from itda_lightning.activations.models.loaders import load
         from itda_lightning.activations.models.own_activations import OwnModel
+        from itda_lightning.activations.models.plain_model import plain_model
 
         self.name = name
         device = name.torch_device()
@@ -63,3 +65,4 @@ class LanguageModel:
         self.n_tokens: int = self.model.cfg.d_vocab if hf_model is None else n_embeddings(getattr(self.model, hf_model))
         longest = self.longest_context
         self.widths = widths_of(self.model, name.name, name.loader, hook_names, self.n_tokens, longest, own)
+        self.plain = plain_model(self.model, name, hook_names, own)

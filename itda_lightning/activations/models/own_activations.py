@@ -5,8 +5,10 @@ Its bridge puts components of its own around a model's modules, and computes att
 modules are run on two rows before that, and what they read and gave is compared with TransformerLens's hook points.
 """
 
+import contextlib
 import re
 from collections import defaultdict
+from copy import deepcopy
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -39,13 +41,15 @@ class OwnModel:
     """A model of `transformers` as it is before TransformerLens takes it; given to the bridge as its class.
 
     ``runs`` are the runs of its modules on ``tokens``; modules that run more than once or not at all have none, and
-    those of layers without a hook point are not kept.
+    those of layers without a hook point are not kept. They are made by ``modules``, a copy of the model that shares
+    its weights, stays as it is and has torch's fused attention, if the architecture allows it.
     """
 
     def __init__(self, device: torch.device, hook_names: list[str]) -> None:
         self.device = device
         self.runs: dict[nn.Module, ModuleRun] = {}
         self.tokens: Tensor | None = None
+        self.modules: Any = None
         self._layers = {extract_layer_from_tlens_hook_name(name) for name in hook_names}
 
     def from_pretrained(self, path: str, **options: Any) -> Any:
@@ -58,6 +62,9 @@ class OwnModel:
     def record(self, model: Any) -> None:
         """Run a model, where it is, on the tokens of the trial run and keep what its modules read and gave."""
         model.eval()
+        self.modules = _with_shared_weights(model)
+        with contextlib.suppress(ValueError):  # as for scores that are capped
+            self.modules.set_attn_implementation("sdpa")
         handles = []
         longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self.tokens = trial_tokens(n_embeddings(model), model.device, longest)
@@ -66,18 +73,31 @@ class OwnModel:
             if numbers and None not in self._layers and not numbers & self._layers:
                 continue
 
-            def keep(module: nn.Module, args: Any, options: dict[str, Any], output: Any, name: str = name) -> None:
-                read = next((options[key] for key in INPUTS if isinstance(options.get(key), Tensor)), args)
+            def keep(
+                _: nn.Module, args: Any, options: dict[str, Any], output: Any, name: str = name, module: Any = module
+            ) -> None:
+                read = input_of(args, options)
                 again = ModuleRun(name, None, None)
                 self.runs[module] = again if module in self.runs else ModuleRun(name, _first(read), _first(output))
 
-            handles.append(module.register_forward_hook(keep, with_kwargs=True))
+            handles.append(self.modules.get_submodule(name).register_forward_hook(keep, with_kwargs=True))
         try:
             with torch.no_grad():
-                model(self.tokens, use_cache=False)
+                self.modules(self.tokens, use_cache=False)
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def input_of(args: Any, options: dict[str, Any]) -> Any:
+    """Return what a module reads of its arguments: a tensor by name, else the positional ones."""
+    return next((options[key] for key in INPUTS if isinstance(options.get(key), Tensor)), args)
+
+
+def _with_shared_weights(model: nn.Module) -> Any:
+    """Copy a model but for its weights and its innermost modules, which may hold packed weights."""
+    innermost = [module for module in model.modules() if not any(module.children())]
+    return deepcopy(model, {id(part): part for part in (*innermost, *model.parameters())})
 
 
 def _first(values: Any) -> Tensor | None:
@@ -93,6 +113,7 @@ class Comparison(NamedTuple):
     hook_name: str
     module: str
     own: Tensor
+    at_input: bool = False
 
 
 def comparable(bridge: Any, own: OwnModel, hook_name: str) -> Comparison | None:
@@ -101,12 +122,12 @@ def comparable(bridge: Any, own: OwnModel, hook_name: str) -> Comparison | None:
     What a bridge computes within a component (attention patterns, heads before they are joined) is no module's, but the
     component's output depends on it. None for a hook point outside of all modules.
     """
-    runs: dict[int, tuple[str, Tensor]] = {}
+    runs: dict[int, tuple[str, Tensor, bool]] = {}
     for component in bridge.modules():
         run = own.runs.get(component._modules.get("_original_component"))
         for point, values in (("hook_in", run and run.read), ("hook_out", run and run.gave)):
             if run is not None and values is not None and hasattr(component, point):
-                runs[id(getattr(component, point))] = run.name, values
+                runs[id(getattr(component, point))] = run.name, values, point == "hook_in"
     try:
         point = reduce(getattr, hook_name.split("."), bridge)  # which also knows the usual names
     except AttributeError:
@@ -152,7 +173,7 @@ def check_agreement(
 ) -> None:
     """Raise InputError if an activation differs from the model's own; ``comparisons`` by the names of hook points."""
     who = "TransformerLens's bridge" if loader == "bridge" else f"loader={loader}"
-    for hook_name, (compared, module, own) in comparisons.items():
+    for hook_name, (compared, module, own, _) in comparisons.items():
         activation = cache[compared]
         if activation.shape[:2] != own.shape[:2] or own.shape[:2] != tokens.shape or activation.numel() != own.numel():
             continue  # heads in another order

@@ -18,8 +18,8 @@ from itda_lightning.activations.models.model_name import LanguageModelName
 from itda_lightning.activations.models.quantised import quantizer_of, replace_modules
 from itda_lightning.errors import InputError
 
-# Architectures (`model_type`) for which TransformerLens's bridge runs the model's own modules, bit for bit. For others
-# (GPT-2, GPT-J, GPT-Neo, BLOOM, Falcon) it has an attention of its own, which differs in the last bits.
+# Architectures (`model_type`) whose layers TransformerLens's bridge is known to take as they are. For others (GPT-2,
+# GPT-J, GPT-Neo, BLOOM, Falcon) it has an attention of its own, and a harvest of other hook points has other last bits.
 BRIDGED_ALIKE = {
     "gemma2", "gemma3_text", "gpt_neox", "gpt_oss", "llama", "mistral", "mixtral", "olmo2", "opt", "phi", "phi3",
     "qwen2", "qwen3", "qwen3_moe", "stablelm",
@@ -75,11 +75,6 @@ def decoder_config(path: Path | str, name: LanguageModelName) -> Any:
     return config
 
 
-def attention_of(name: LanguageModelName) -> dict[str, str]:
-    """Return the attention of a loader: eager for TransformerLens's bridge, else the default of `transformers`."""
-    return {"attn_implementation": "eager"} if name.loader == "bridge" else {}
-
-
 def make_skeleton(directory: Path, name: LanguageModelName) -> Any:
     """Make a model without weights, in evaluation mode; its buffers (rotary frequencies, scales) are real.
 
@@ -88,7 +83,7 @@ def make_skeleton(directory: Path, name: LanguageModelName) -> Any:
     config, device = decoder_config(directory, name), name.torch_device()
     quantizer = quantizer_of(config, directory, name.torch_dtype(), refuse_others=True)
     with init_empty_weights(include_buffers=False):
-        options: dict[str, Any] = {"dtype": name.torch_dtype(), "trust_remote_code": False, **attention_of(name)}
+        options: dict[str, Any] = {"dtype": name.torch_dtype(), "trust_remote_code": False}
         with no_foreign_code(name.name):
             model = AutoModelForCausalLM.from_config(config, **options)
     if quantizer is not None:

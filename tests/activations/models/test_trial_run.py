@@ -17,7 +17,7 @@ from itda_lightning.activations.models.language_model import LanguageModel
 from itda_lightning.activations.models.model_name import LanguageModelName
 from itda_lightning.activations.models.own_activations import OwnModel
 from itda_lightning.errors import InputError
-from tests.activations.conftest import MakeData
+from tests.activations.conftest import HOOK, MakeData
 from tests.activations.models.architectures import save_model
 
 
@@ -52,11 +52,13 @@ def test_a_module_without_a_tensor_is_refused(tiny_model_dir: Path, hook: str) -
         LanguageModel(name, [hook])
 
 
-def test_the_shape_of_every_batch_is_checked(make_data: MakeData, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = make_data()
+@pytest.mark.parametrize("hook", [HOOK, "blocks.1.attn.hook_z"])
+def test_the_shape_of_every_batch_is_checked(make_data: MakeData, monkeypatch: pytest.MonkeyPatch, hook: str) -> None:
+    data = make_data(hook_names=[hook])
     model = data.language_model
-    ((hook, width),) = model.widths.items()
-    monkeypatch.setitem(model.widths, hook, width)
+    if model.plain is not None:
+        read = model.plain.read
+        monkeypatch.setattr(model.plain, "read", lambda tokens: {hook: read(tokens)[hook][:1]})
     run = model.model.run_with_cache
     monkeypatch.setattr(
         model.model, "run_with_cache", lambda *args, **options: (None, {hook: run(*args, **options)[1][hook][:1]})

@@ -21,7 +21,7 @@ from itda_lightning.activations.datamodule import ActivationsDataModule
 from itda_lightning.activations.harvesting import RowActivations, check_tokens
 from itda_lightning.activations.models.foreign_code import no_foreign_code
 from itda_lightning.activations.models.model_name import LanguageModelName
-from itda_lightning.activations.models.skeleton import ResidualStream, attention_of, decoder_config
+from itda_lightning.activations.models.skeleton import ResidualStream, decoder_config
 from itda_lightning.activations.text.rows import Rows
 from itda_lightning.activations.text.split import SPLITS
 from itda_lightning.errors import InputError
@@ -45,7 +45,6 @@ class ServedModel(ResidualStream):
                 tokenizer=tokenizer,
                 dtype=name.torch_dtype(),
                 device=name.torch_device(),
-                **attention_of(name),
             )
         super().__init__(self._model._module, name)
         self.remote = remote
