@@ -33,7 +33,7 @@ Data = TypeVar("Data", bound="ActivationsDataModule")
 
 
 class ActivationsDataModule(ModelAndRows):
-    """Activations of a language model on documents, with their sources, read from its modules or through SAELens's store.
+    """Activations of a language model on documents, with their sources, from its modules or SAELens's store.
 
     Args:
         model: the language model: a hub name, a local directory, or bundled:smollm2-135m (SmolLM2-135M-Instruct,
