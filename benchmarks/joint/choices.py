@@ -3,7 +3,8 @@
     python -m benchmarks.joint.choices
 
 Joint ITDAs of layers 4 and 14 whose sites have other scales, and BatchTopK SAEs of both layers by passes, learning rate
-and batch, on T, 10 T and 32 T activations. Everything else is as in ``run.py``, whose activations and dictionaries it shares.
+and batch, on T, 10 T and 32 T activations. Everything else is as in ``run.py``, whose activations and dictionaries it
+shares.
 """
 
 from pathlib import Path
