@@ -3,7 +3,8 @@
     python -m benchmarks.joint.choices
 
 Joint ITDAs of layers 4 and 14 whose sites have other scales, and BatchTopK SAEs of both layers by passes, learning rate
-and batch, on T and 10 T activations. Everything else is as in ``run.py``, whose activations and dictionaries it shares.
+and batch, on T, 10 T and 32 T activations. Everything else is as in ``run.py``, whose activations and dictionaries it
+shares.
 """
 
 from pathlib import Path
@@ -24,8 +25,15 @@ from itda_lightning.dictionary.sites import Sites
 
 __all__ = ["as_markdown", "main", "scales"]
 TRAININGS = {
-    "T": [Training(2, 3e-3, 256), Training(2, 6e-3, 256), Training(8, 3e-3, 512)],
-    "10 T": [Training(1, 3e-3, 512), Training(1, 2e-3, 512)],
+    "T": [
+        Training(2, 3e-3, 256),
+        Training(2, 6e-3, 256),
+        Training(8, 3e-3, 512),
+        Training(8, 2e-3, 512),
+        Training(16, 2e-3, 512),
+    ],
+    "10 T": [Training(1, 3e-3, 512), Training(1, 2e-3, 512), Training(1, 1e-3, 512), Training(2, 2e-3, 512)],
+    "32 T": [Training(1, 2e-3, 1024), Training(1, 1e-3, 1024), Training(1, 2e-3, 512)],
 }
 
 

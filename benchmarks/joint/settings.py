@@ -21,6 +21,7 @@ CALIBRATION = 2048
 BUDGETS = {"T": T, "10 T": 10 * T, "32 T": 32 * T}
 HELD_OUT = 8192  # tokens
 KEPT = 0.98  # of the tokens: neither first of a row nor special
+ALIGNED = 0.73  # of these, where tokens of both models end
 LAYERS = (4, 9, 14, 19, 24)
 PLANTED = ("domain", 8192, range(10, 15), 5e-4, 0)  # change, tokens, blocks, rate, seed: of ``benchmarks/diffing``
 
@@ -34,14 +35,12 @@ class Setting:
         sites: name -> (model, hook point).
         of: the text that holds the activations.
         k: atoms per token and site.
-        own: measure codes with own coefficients, too; of many sites, solving for them takes long.
     """
 
     title: str
     sites: dict[str, tuple[str, str]]
     of: "Text"
     k: int = 32
-    own: bool = True
 
 
 @dataclass(frozen=True)
@@ -92,14 +91,16 @@ def settings(directory: Path, other_model: str) -> dict[str, Setting]:
         ),
     }
     if other_model:
-        models = {"base": base, "other": (other_model, [hook(4)])}
-        of_two = Text(directory / "two-tokenizers", directory / "activations", DATASET, models)
+        models = {"base": (MODEL, [hook(14)]), "other": (other_model, [hook(4)])}
+        place = directory / "two-tokenizers"
+        tokens = round(Text.tokens / ALIGNED)
+        of_two = Text(place, place / "activations", DATASET, models, tokens)
         found["two_tokenizers"] = Setting(
             "Layer 14 of 30 of SmolLM2 and layer 4 of 8 of a GPT-2-style model with a tokenizer of its own",
             {"SmolLM2": ("base", hook(14)), "GPT-2-style": ("other", hook(4))},
             of_two,
         )
-    return found | {"five_layers": Setting("Five layers", layers, of_one, k=16, own=False)}
+    return found | {"five_layers": Setting("Five layers", layers, of_one, k=16)}
 
 
 def fine_tuned(place: Path) -> Path:

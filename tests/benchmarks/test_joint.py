@@ -10,16 +10,14 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 import itda_lightning as il
-from benchmarks.joint import activations, choices, entries, longest, settings
+from benchmarks.joint import activations, choices, entries, settings
 from benchmarks.joint.activations import AlignedText
 from benchmarks.joint.entries import Entries, Entry
 from benchmarks.joint.losses import Losses, StreamLosses
 from benchmarks.joint.measures import HeldOut, kept_sums
 from benchmarks.joint.settings import BUDGETS, Setting, Text
 from benchmarks.transcoders.losses import first
-from itda_lightning.activations.arrays import SITE
 from itda_lightning.activations.text.rows import Rows
-from itda_lightning.activations.text.split import is_held_out
 from tests.across_models.retokenised import cut_merges
 from tests.across_models.study import HOOKS
 
@@ -159,6 +157,12 @@ def test_entries_have_a_code_for_all_sites_or_one_for_each(
     for name in ("joint ITDA", "joint ITDA, refined"):
         for site in x:
             assert left[f"{name}, own coefficients"][site] <= left[name][site] * (1 + 1e-5)
+    # SAEs have as many latents as the pruned codes have atoms, on the activations that nothing was trained on.
+    for names in (["early"], ["early", "elsewhere"]):
+        data = of_setting.data(names, "T")
+        data.sites = of_setting.sites if len(names) > 1 else data.sites
+        (calibration,) = data.stored("heldout").read_at(torch.arange(64)).values()
+        assert int((of_setting.sae(names, "T").encode(calibration) > 0).sum()) == 64 * 4 * len(names)
     # A dictionary of one site is that of its activations.
     alone = of_setting.itda(["early"], refined=False)
     torch.testing.assert_close(made["ITDA of each site"].explain(x)[0]["early"], alone(x["early"]))
@@ -170,35 +174,6 @@ def test_entries_have_a_code_for_all_sites_or_one_for_each(
         for scaled_site in found_sites:
             distances = np.linalg.norm(arrays[scaled_site.hook_name] - arrays[scaled_site.hook_name].mean(0), axis=1)
             assert float(statistic(distances)) * scaled_site.scale == pytest.approx(1, rel=0.05), name
-
-
-def test_the_longest_training_leaves_out_what_is_held_out(
-    text: Text, aligned: AlignedText, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, (hook, *_) = text.models["one"]
-    base = Text(tmp_path / "made", text.activations, text.dataset, {"base": (model, [hook])}, TOKENS, context_size=16)
-    base.aligned.data["base"].hparams["holdout_fraction"] = 0.4
-    cached = {"training_tokens": 1024, "validation_tokens": 128, "holdout_fraction": 0.2, "context_size": 16}
-    for name, value in (
-        ("MODEL", model),
-        ("DATASET", text.dataset),
-        ("CACHED", cached),
-        ("CACHE", str(tmp_path / "cache")),
-        ("CALIBRATION", 60),
-    ):
-        monkeypatch.setattr(longest, name, value)
-    monkeypatch.setitem(BUDGETS, "32 T", 300)
-    setting = Setting("one site", {"early": ("base", hook)}, base)
-    found = longest.LongestEntries(setting).data(["early"], "32 T").arrays[SITE]
-    data = il.ActivationsDataModule(model, hook, text.dataset, cache_dir=str(tmp_path / "cache"), **cached)
-    expected = [
-        x
-        for batch in data.train_dataloader()
-        for x, source in zip(batch.activations[hook], batch.table, strict=True)
-        if not is_held_out(data.rows("train").texts[int(source[0])], 0.4)
-    ]
-    assert 360 < len(expected) < data.rows("train").n_kept
-    np.testing.assert_array_equal(found, torch.stack(expected[:360]).numpy())
 
 
 def _rms(distances: np.ndarray) -> float:
