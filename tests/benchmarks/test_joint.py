@@ -100,7 +100,7 @@ def test_figures_are_those_of_plain_sums(held_out: HeldOut, tmp_path: Path, monk
         for name, (value, error) in less[f"{site}, less"].items():
             assert value == pytest.approx(wrong[site][name][0] - half[site][name][0], rel=1e-4, abs=1e-9)
             # Both are of the same documents.
-            assert error < wrong[site][name][1] + half[site][name][1]
+            assert error <= (wrong[site][name][1] + half[site][name][1]) * (1 + 1e-9)
     # What is measured is not measured again: neither rows nor losses of the same reconstructions.
     monkeypatch.setattr(StreamLosses, "measure", None)
     assert kept_sums(tmp_path / "0.5.json", held_out, lambda: noisy(0.0), "later") == rows[0.5]

@@ -1,4 +1,4 @@
-"""Fits on a model that the user has loaded: any of three kinds, with the bits of a fit by name."""
+"""Fits on a model that the user has loaded: any of three kinds, as those of a fit by name."""
 
 from typing import Any
 
@@ -30,7 +30,10 @@ def test_a_loaded_model_is_fitted_and_reads_on(kind, tiny_model_dir, prose, isol
     assert x[-1].unexplained < 1
     if kind != "hooked_transformer":  # which has weights of its own
         by_name = il.fit(str(tiny_model_dir), HOOKS[kind], prose, loader=kind, device="cpu", **SETTINGS)
-        assert torch.equal(fitted.atoms, by_name.atoms)
+        if kind == "bridge":  # by name, it is read from its modules, whose attention rounds in another order
+            torch.testing.assert_close(fitted.atoms, by_name.atoms, rtol=1e-4, atol=1e-4)
+        else:
+            assert torch.equal(fitted.atoms, by_name.atoms)
         assert fitted.sources.prompts == by_name.sources.prompts
         assert by_name.metadata["data"]["model"] == fitted.metadata["data"]["model"]
 
