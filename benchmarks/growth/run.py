@@ -23,8 +23,8 @@ from benchmarks.bundled import bundled_data, study_of
 from benchmarks.results import describe, environment, table, write_results
 from itda_lightning import growth
 from itda_lightning.growth import GROWTH_POLICIES, Growth, GrowthRule
-from itda_lightning.pursuit import PreparedAtoms, appending, pursue
-from itda_lightning.pursuit.appending import pursue_and_append
+from itda_lightning.pursuit import PreparedAtoms, compiled, pursue
+from itda_lightning.pursuit.compiled import pursue_and_append
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -75,7 +75,7 @@ def grow(
     for module, name in (
         (growth.frozen_batch, "pursue"),
         (growth.sequential, "pursue"),
-        (appending, "pursue_and_append"),
+        (compiled, "pursue_and_append"),
     ):
         setattr(module, name, getattr(counted, name))
     start = time.perf_counter()

@@ -89,8 +89,8 @@ def of_sources(
         sources: activations that dictionaries are grown from, the same rows of each site.
         compared: activations of other rows.
         growths: policies by the ending of the measure's name. Order-free growth takes the worst of all rows first.
-        layers: find thresholds on so many sites, one per layer, for the same layers of the other models, too; by
-            default each site has its own.
+        layers: number of sites, one per layer, on which thresholds are found; other models use that of the same layer.
+            By default each site has its own.
     """
     found: dict[str, Measured] = {}
     means = [site.mean(0) for site in sources]

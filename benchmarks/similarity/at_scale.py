@@ -3,7 +3,7 @@
     python -m benchmarks.similarity.at_scale [--note "what else the machine did"]
 
 The comparison of the package itself, with its default number of candidates. Activations are made when they are read,
-from two small tables, as 40 layers of so many tokens would take 20 GB; the time of making them is taken off. A search
+from two small tables, as 40 layers of a million tokens would take 20 GB; the time of making them is taken off. A search
 among all tokens is measured on fewer layers; its time grows with their number. Times are those of the processor, as the
 machine does other work. Writes results/at_scale.json and at_scale.md.
 """

@@ -30,7 +30,7 @@ def grow_sequential(x: Float[Tensor, "batch d"], prepared: PreparedAtoms, rule: 
     """
     n_atoms = prepared.n
     if prepared.compiled and prepared.gram is not None:
-        from itda_lightning.pursuit.appending import pursue_and_append  # needs numba, which is there then
+        from itda_lightning.pursuit.compiled import pursue_and_append  # needs numba, which is there then
 
         problem = Problem(x.to(prepared.dtype), rule.k, rule.nonnegative)
         target = rule.threshold * rule.reference(x.double())

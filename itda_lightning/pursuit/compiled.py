@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from itda_lightning.pursuit.algorithm import Pursuit
@@ -31,6 +31,9 @@ BLOCK_ROWS = 1024
 HALF_ROUNDING = 1.01 * 2.0**-8
 # Pieces of work per thread: some rows end early.
 PIECES = 4
+# In a dictionary that grows, new atoms are scored from the residual until the block ends and the screen has them, so a
+# block should append few.
+LARGEST_BLOCK, SMALLEST_BLOCK, NEW_ATOMS_PER_BLOCK = 512, 16, 16
 
 
 class ScoreRoom(NamedTuple):
@@ -137,6 +140,45 @@ def entries(rows: Float[Tensor, "n d"]) -> Atoms:
     return rows.view(torch.uint16).numpy() if rows.dtype == torch.bfloat16 else rows.numpy()
 
 
+def pursue_and_append(
+    pursuit: Pursuit,
+    problem: Problem,
+    prepared: PreparedAtoms,
+    directions: Float[Tensor, "batch d"],
+    target: Float[Tensor, " batch"],
+    largest_cosine: float,
+) -> tuple[Bool[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """Encode each activation with the atoms and those appended before it, and append what is explained too badly.
+
+    What leaves more than its ``target`` (float64) becomes an atom, its row of ``directions``, while there is room and
+    unless an atom has a cosine of ``largest_cosine`` with it; ``prepared.n`` counts it. Returned are which were
+    appended, and the squared norms of what is left. The pursuits wait for each other, so they run in one thread; the
+    products that screen atoms are computed for a block at a time. For the compiled loops with a Gram only.
+    """
+    assert prepared.gram is not None
+    batch, k, gram = len(problem.x), problem.k, named_arrays.Gram(prepared.gram.numpy(), UNIT)
+    appended, energies = torch.zeros(batch, dtype=torch.bool), torch.zeros(batch, dtype=torch.float64)
+    stored = directions.to(prepared.rows.dtype).contiguous()
+    start, size = 0, SMALLEST_BLOCK
+    while start < batch:
+        block = slice(start, min(batch, start + min(size, rows_at_a_time(prepared, k, takes_gram=True))))
+        rows, n = problem.x[block].contiguous(), prepared.n
+        screened = screen(rows, prepared, ScoreRoom.empty(len(rows), n), prepared.coarse.used_with_gram)
+        support, coefficients = np.full((len(rows), k), -1), np.empty((len(rows), k), np.float32)
+        code = named_arrays.Code(support, coefficients, energies[block].numpy())
+        examined = torch.zeros(len(rows), dtype=torch.int64)
+        part = kernel_problem(pursuit, problem._replace(x=rows), prepared, target[block])
+        loops = part, entries(stored[block]), screened, gram, code
+        gram_rows.pursue_and_append(*loops, largest_cosine, appended[block].numpy(), examined.numpy())
+        prepared.coarse.learn_examined(examined, n)
+        new = directions[block][appended[block]]
+        if len(new):
+            prepared.place(n, new, correlate(new, prepared.rows[: n + len(new)]))
+        start = block.stop
+        size = int(np.clip(len(rows) * NEW_ATOMS_PER_BLOCK // max(len(new), 1), SMALLEST_BLOCK, LARGEST_BLOCK))
+    return appended, energies.float()
+
+
 def _with_gram(pursuit: Pursuit, problem: Problem, prepared: PreparedAtoms, room: ScoreRoom) -> SparseCode:
     assert prepared.gram is not None
     x, k, gram = problem.x, problem.k, named_arrays.Gram(prepared.gram.numpy(), UNIT)
@@ -146,7 +188,7 @@ def _with_gram(pursuit: Pursuit, problem: Problem, prepared: PreparedAtoms, room
     examined = torch.zeros(len(x), dtype=torch.int64)
     code = named_arrays.Code(support.numpy(), coefficients.numpy(), energy.numpy())
     loops = kernel_problem(pursuit, problem, prepared), screened, gram, code, _path(problem)
-    in_threads(gram_rows.pursue_rows, len(x), *loops, examined.numpy(), 0, np.zeros(0, np.bool_))
+    in_threads(gram_rows.pursue_rows, len(x), *loops, examined.numpy())
     prepared.coarse.learn_examined(examined, prepared.n)
     return SparseCode(support, coefficients, energy.float())
 
@@ -190,25 +232,17 @@ def _without_gram(
 
 def _path(problem: Problem) -> named_arrays.Path:
     path = problem.path or Path.empty(problem.x[:0], problem.k)
-    best, history = path.best.numpy(), path.history.numpy()
-    return named_arrays.Path(best, history, np.empty((0, problem.k, problem.x.shape[1]), np.float32))
+    return named_arrays.Path(path.best.numpy(), path.history.numpy())
 
 
 def in_threads(
-    kernel: Callable[..., None],
-    count: int,
-    *arguments: Any,
-    pool: ThreadPoolExecutor | None = None,
-    pieces: int = PIECES,
+    kernel: Callable[..., None], count: int, *arguments: Any, pool: ThreadPoolExecutor | None = None
 ) -> None:
-    """Call the kernel on pieces of ``range(count)``, so many per thread, in as many threads as torch uses.
-
-    These are those of ``pool`` if given.
-    """
+    """Call the kernel on pieces of ``range(count)`` in as many threads as torch uses, those of ``pool`` if given."""
     threads = min(torch.get_num_threads(), count)
     if threads <= 1:
         kernel(0, count, *arguments)
         return
-    edges = np.linspace(0, count, min(count, threads * pieces) + 1).astype(int).tolist()
+    edges = np.linspace(0, count, min(count, threads * PIECES) + 1).astype(int).tolist()
     with ThreadPoolExecutor(threads) if pool is None else nullcontext(pool) as workers:
         list(workers.map(lambda piece: kernel(*piece, *arguments), pairwise(edges)))

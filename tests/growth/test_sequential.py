@@ -12,7 +12,7 @@ from torch import Tensor
 from itda_lightning.growth import Growth, GrowthRule, grow_sequential
 from itda_lightning.growth import sequential as module
 from itda_lightning.growth.across_processes import Step, grow_among_ranks
-from itda_lightning.pursuit import PursuitName, appending, pursue
+from itda_lightning.pursuit import PursuitName, compiled, pursue
 from itda_lightning.pursuit.gram import UNIT
 from tests.growth.naive import ROUNDING, NaiveGrowth, grow_one_by_one, mixtures
 from tests.pursuit.forms import COMPILED, DTYPES, FORMS, forms, with_room
@@ -151,42 +151,12 @@ def test_the_size_of_a_compiled_block_changes_nothing(monkeypatch, pursuit):
     rule = GrowthRule(4, pursuit, False, 0.2)
     usual = grow(x, 500, rule, "gram, half")
     for smallest, largest, new in ((1, 1, 1), (3, 7, 2), (500, 500, 500)):
-        monkeypatch.setattr(appending, "SMALLEST_BLOCK", smallest)
-        monkeypatch.setattr(appending, "LARGEST_BLOCK", largest)
-        monkeypatch.setattr(appending, "NEW_ATOMS_PER_BLOCK", new)
+        monkeypatch.setattr(compiled, "SMALLEST_BLOCK", smallest)
+        monkeypatch.setattr(compiled, "LARGEST_BLOCK", largest)
+        monkeypatch.setattr(compiled, "NEW_ATOMS_PER_BLOCK", new)
         other = grow(x, 500, rule, "gram, half")
         assert torch.equal(other.accepted, usual.accepted)
         torch.testing.assert_close(other.residual_energy, usual.residual_energy)
-
-
-@given(
-    pursuit=st.sampled_from(PURSUITS),
-    d=st.integers(2, 24),
-    k=st.integers(1, 6),
-    threshold=st.sampled_from([0.02, 0.2, 0.5]),
-    start=st.integers(0, 30),
-    capacity=st.integers(1, 200),
-    window=st.sampled_from([1, 7, 64]),
-    stored=st.sampled_from([torch.float32, torch.bfloat16]),
-    seed=st.integers(0, 2**32 - 1),
-)
-def test_encoding_ahead_on_several_threads_changes_no_bit(
-    pursuit, d, k, threshold, start, capacity, window, stored, seed
-):
-    x = mixtures(150 + start, d, seed, torch.float32, common=1.0)
-    atoms, x = torch.nn.functional.normalize(x[:start], dim=1)[:capacity].to(stored), x[start:]
-    rule = GrowthRule(k, pursuit[0], pursuit[1], threshold, 0.85, float(x.square().sum(1).median()))
-    before, grown = torch.get_num_threads(), []
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(appending, "LARGEST_WINDOW", window)
-                grown.append(grow(x, capacity, rule, "gram, half", atoms))
-    finally:
-        torch.set_num_threads(before)
-    assert torch.equal(grown[0].accepted, grown[1].accepted)
-    assert torch.equal(grown[0].residual_energy, grown[1].residual_energy)
 
 
 @cache

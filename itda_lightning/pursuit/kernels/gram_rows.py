@@ -13,17 +13,10 @@ from itda_lightning.pursuit.kernels.sums import accurate_dot, dot
 
 
 @compiled
-def fill_gram_row(atoms: Atoms, atom: int, start: int, stop: int, row: Entries, unit: float) -> None:
-    """Fill in the inner products of one atom with the atoms ``start..stop``."""
-    for other in range(start, stop):
+def fill_gram_row(atoms: Atoms, atom: int, visible: int, row: Entries, unit: float) -> None:
+    """Fill in the inner products of one atom with the first ``visible`` ones."""
+    for other in range(visible):
         row[other] = np.int16(np.rint(dot(atoms[atom], atoms[other]) / np.float32(unit)))
-
-
-@compiled
-def fill_gram_rows(start: int, stop: int, atoms: Atoms, first: int, last: int, gram: Gram) -> None:
-    """Fill in the inner products of the atoms ``first..last`` with the atoms ``start..stop``."""
-    for atom in range(first, last):
-        fill_gram_row(atoms, atom, start, stop, gram.entries[atom], gram.unit)
 
 
 @compiled
@@ -40,11 +33,11 @@ def select_appended(
 
 
 @compiled
-def room_for_one(d: int, k: int, groups: int, has_gram_row: Flags) -> Any:
-    """Allocate the memory of the pursuit of one activation."""
+def room_for_one(d: int, k: int, groups: int, appended: int) -> Any:
+    """Allocate the memory of the pursuit of one activation, behind at most ``appended`` new atoms."""
     work = Work(np.empty(k), np.empty((2, k)), np.empty(k, np.float32), np.empty((k, k)))
     exact, maxima = np.empty(groups * GROUP, np.bool_), np.empty(groups, np.float32)
-    return Room(np.empty(d, np.float32), exact, maxima, np.empty(k), has_gram_row, work)
+    return Room(np.empty(d, np.float32), exact, maxima, np.empty(k), np.zeros(appended, np.bool_), work)
 
 
 @compiled
@@ -87,10 +80,7 @@ def pursue_row(
             first_score = float(score)
         if path.best.shape[0] > 0:
             path.best[i, step] = np.float32(max(float(score), noise_floor * norm))
-        if path.history.shape[0] > 0:
             copy_to(path.history[i, step], found[:step])
-        if path.residual.shape[0] > 0:
-            copy_to(path.residual[i, step], residual)
         if score <= noise_floor * norm:
             break
         first = 0
@@ -106,7 +96,7 @@ def pursue_row(
         energy = accurate_dot(residual, residual)
         if step + 1 < steps and energy > target and visible > 0:
             if atom >= visible and not room.has_gram_row[atom - visible]:
-                fill_gram_row(atoms, atom, 0, visible, gram.entries[atom], unit)
+                fill_gram_row(atoms, atom, visible, gram.entries[atom], unit)
                 room.has_gram_row[atom - visible] = True
             used = slice(first, step + 1)
             update_scores(scores, maxima, gram, support[used], change[used], weights, visible, nonnegative)
@@ -116,34 +106,13 @@ def pursue_row(
 
 @compiled
 def pursue_rows(
-    start: int,
-    stop: int,
-    problem: Problem,
-    screen: Screen,
-    gram: Gram,
-    code: Code,
-    path: Path,
-    examined: Index,
-    appended: int,
-    has_gram_row: Flags,
+    start: int, stop: int, problem: Problem, screen: Screen, gram: Gram, code: Code, path: Path, examined: Index
 ) -> None:
     """Encode the rows ``start..stop``; ``examined`` gets the number of atoms that no screen could rule out."""
-    room = room_for_one(problem.x.shape[1], code.support.shape[1], screen.scores.shape[1], has_gram_row)
+    none = np.int64(0)  # for a literal 0 numba would compile the pursuit once more
+    room = room_for_one(problem.x.shape[1], code.support.shape[1], screen.scores.shape[1], none)
     for i in range(start, stop):
-        _, examined[i] = pursue_row(i, appended, problem, screen, gram, code, path, room)
-
-
-@compiled
-def is_outdated(i: int, start: int, stop: int, atoms: Atoms, nonnegative: bool, path: Path) -> bool:
-    """Check if one of the atoms ``start..stop`` would have won a step of row ``i``."""
-    for step in range(path.best.shape[1]):
-        if path.best[i, step] == np.inf:  # the pursuit had ended
-            return False
-        for atom in range(start, stop):
-            own = dot(path.residual[i, step], atoms[atom])
-            if (own if nonnegative else abs(own)) >= path.best[i, step]:
-                return True
-    return False
+        _, examined[i] = pursue_row(i, none, problem, screen, gram, code, path, room)
 
 
 @compiled
@@ -153,34 +122,24 @@ def pursue_and_append(
     screen: Screen,
     gram: Gram,
     code: Code,
-    path: Path,
-    examined: Index,
-    appended: int,
-    has_gram_row: Flags,
     largest_cosine: float,
-    accepted: Flags,
-) -> int:
+    appended: Flags,
+    examined: Index,
+) -> None:
     """Encode one row after another; what leaves more energy than its target becomes an atom for those after it.
 
-    Row ``i`` of ``directions`` is appended behind the screened atoms and the ``appended`` ones, unless there is no room
-    or an atom with a cosine of at least ``largest_cosine``: then the pursuit began with it, so the first score tells.
-    If there is a path, ``pursue_rows`` has encoded the rows with the atoms before all of them, and only those are
-    encoded again that an atom of an earlier row changes. Returned is the new number of appended atoms.
+    Row ``i`` of ``directions`` is appended behind the screened atoms, unless there is no room or an atom with a cosine
+    of at least ``largest_cosine``: then the pursuit began with it, so the first score tells.
     """
     batch, k = code.support.shape
-    room = room_for_one(problem.x.shape[1], k, screen.scores.shape[1], has_gram_row)
-    no_path = Path(path.best[:0], path.history[:0], path.residual[:0])
-    first = appended
+    room = room_for_one(problem.x.shape[1], k, screen.scores.shape[1], batch)
+    path = Path(np.empty((0, k), np.float32), np.empty((0, k, k), np.float32))
+    count = np.int64(0)  # no literal, as above
     for i in range(batch):
         norm = math.sqrt(accurate_dot(problem.x[i], problem.x[i]))
-        start, stop = screen.n_atoms + first, screen.n_atoms + appended
-        if path.best.shape[0] == 0 or is_outdated(i, start, stop, problem.atoms, problem.nonnegative, path):
-            score, examined[i] = pursue_row(i, appended, problem, screen, gram, code, no_path, room)
-        else:
-            score = float(path.best[i, 0])
-        has_room = stop < problem.atoms.shape[0]
-        accepted[i] = code.energy[i] > problem.target[i] and score < largest_cosine * norm and has_room
-        if accepted[i]:
-            copy_to(problem.atoms[stop], directions[i])
-            appended += 1
-    return appended
+        score, examined[i] = pursue_row(i, count, problem, screen, gram, code, path, room)
+        has_room = screen.n_atoms + count < problem.atoms.shape[0]
+        appended[i] = code.energy[i] > problem.target[i] and score < largest_cosine * norm and has_room
+        if appended[i]:
+            copy_to(problem.atoms[screen.n_atoms + count], directions[i])
+            count += 1

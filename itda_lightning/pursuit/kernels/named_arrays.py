@@ -54,11 +54,10 @@ class Code(NamedTuple):
 
 
 class Path(NamedTuple):
-    """The arrays of a ``Path`` and the residuals before each step; those that are not wanted have no rows."""
+    """The arrays of a ``Path``, with no rows if none is wanted."""
 
     best: Single
     history: Single
-    residual: Single  # (batch, k, d)
 
 
 class Work(NamedTuple):

@@ -59,7 +59,7 @@ def sum_of_products(result: Any) -> Any:
 
 
 def sums_of_all_pairs(rows: int) -> Any:
-    """Build the inner products of so many rows with as many others, contiguous, in the precision that all have.
+    """Build the inner products of ``rows`` rows with as many others, contiguous, in the precision that all have.
 
     They are a matrix, by rows. Each number that is loaded is in ``rows`` products, so they take less time than single
     ones.
